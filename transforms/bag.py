@@ -1,0 +1,110 @@
+"""A study as a bag of slices, and a single image as a bag of one.
+
+Between loading and the last step an item is a MONAI 2D image whose channels are slices (times windows), `[S * C, H, W]`:
+every MONAI transform of 2D images then treats all slices of a study alike. The last step gives the bag `[S, C, H, W]`.
+Orientation is one for all: rows run anterior to posterior, columns from the patient's right to left, slices from inferior
+to superior (the radiological view of an axial slice, and the way figures are printed).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.data.utils import list_data_collate
+from monai.transforms import MapTransform, Orientation
+
+__all__ = ["ChannelsToBagd", "SliceStackd", "bag_collate"]
+
+
+class SliceStackd(MapTransform):
+    """`[C, X, Y]` image or `[1, X, Y, Z]` volume to a grey stack of slices `[S, H, W]` in the one orientation.
+
+    Args:
+        keys: keys of the item to transform.
+        slices: how many slices stand for a volume: spread evenly over it, at the middle of equal parts; a volume of
+            fewer slices repeats some. An image gives one; its colours become their luminance (ITU-R BT.601), an alpha
+            channel is dropped.
+
+    Raises:
+        ValueError: slices below 1, or another shape.
+    """
+
+    def __init__(self, keys: KeysCollection, slices: int) -> None:
+        super().__init__(keys)
+        if slices < 1:
+            raise ValueError(f"slices must be at least 1, got {slices}")
+        self.slices = slices
+        self._orient = Orientation(axcodes="LPS", labels=(("R", "L"), ("A", "P"), ("I", "S")))
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Transform every key of the item."""
+        return dict(data) | {key: self._stack(data[key]) for key in self.key_iterator(dict(data))}
+
+    def _stack(self, image: MetaTensor) -> MetaTensor:
+        if image.ndim == 4 and image.shape[0] == 1:
+            volume = self._orient(image)[0]  # [X, Y, Z], to the left, the back and the top
+            depth = volume.shape[-1]
+            chosen = ((np.arange(self.slices) + 0.5) * depth / self.slices).astype(int)
+            stack = volume.as_tensor()[..., chosen].permute(2, 1, 0)
+        elif image.ndim == 3:
+            stack = _luminance(image.as_tensor()).permute(0, 2, 1)
+        else:
+            raise ValueError(f"a volume [1, X, Y, Z] or an image [C, X, Y] is needed, got {list(image.shape)}")
+        return MetaTensor(stack.contiguous(), meta={"intensity": image.meta.get("intensity", "arbitrary")})
+
+
+def _luminance(image: torch.Tensor) -> torch.Tensor:
+    """Grey `[1, X, Y]` of a grey, grey-alpha, RGB or RGBA image."""
+    if image.shape[0] in (1, 2):
+        return image[:1]
+    weights = image.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+    return (image[:3] * weights).sum(dim=0, keepdim=True)
+
+
+class ChannelsToBagd(MapTransform):
+    """`[S * C, H, W]` to the bag `[S, 3, H, W]`: 3 windows a slice stay channels, a single one is repeated.
+
+    Args:
+        keys: keys of the item to transform.
+        windows: C, how many windows a slice has: 1 or 3.
+
+    Raises:
+        ValueError: another number of windows.
+    """
+
+    def __init__(self, keys: KeysCollection, windows: int = 1) -> None:
+        super().__init__(keys)
+        if windows not in (1, 3):
+            raise ValueError(f"windows must be 1 or 3, got {windows}")
+        self.windows = windows
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Transform every key of the item."""
+        item = dict(data)
+        for key in self.key_iterator(item):
+            stack = item[key]
+            item[key] = stack.reshape(-1, self.windows, *stack.shape[1:]).expand(-1, 3, -1, -1).contiguous()
+        return item
+
+
+def bag_collate(items: Sequence[Mapping[str, Any]]) -> Any:
+    """MONAI's collate function for items of which some are studies and some single images.
+
+    Studies all have one number of slices; where a batch has both kinds, a single image is repeated to that number, which
+    leaves the mean over its slices what it was.
+
+    Raises:
+        ValueError: bags of several sizes above one.
+    """
+    sizes = {len(item["image"]) for item in items}
+    largest = max(sizes)
+    if sizes - {1, largest}:
+        raise ValueError(f"bags of {sorted(sizes)} slices in one batch; give every volume the same number of slices")
+    if len(sizes) == 1:
+        return list_data_collate(list(items))
+    return list_data_collate([{**item, "image": item["image"].expand(largest, -1, -1, -1)} for item in items])

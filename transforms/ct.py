@@ -1,0 +1,88 @@
+"""CT: Hounsfield windows to one intensity definition, and augmentation.
+
+One definition for all CT the project sees: a value in [0, 1] is the grey of a display window, 0 at its lower and 1 at its
+upper edge. HU are clipped to the window; an 8-bit image is such a display already (a figure of a chest CT shows the lung
+window) and is divided by 255. So a student trained on figures may be asked about DICOM, as far as the figures' windows
+were the one configured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import Compose, MapTransform, RandAffined, RandFlipd, RandScaleIntensityd, RandShiftIntensityd
+
+__all__ = ["WINDOWS", "CTAugmentation", "HounsfieldWindowsd"]
+
+# Centre and width in HU.
+WINDOWS = {"lung": (-600.0, 1500.0), "mediastinum": (40.0, 400.0), "bone": (500.0, 2000.0)}
+
+
+class HounsfieldWindowsd(MapTransform):
+    """A stack of slices `[S, H, W]` to `[S * windows, H, W]` in [0, 1].
+
+    Args:
+        keys: keys of the item to transform; each a MetaTensor whose `meta["intensity"]` is "HU" or "display".
+        windows: names of `WINDOWS`, or (centre, width) pairs in HU; each becomes a channel of every slice.
+
+    Raises:
+        ValueError: an unknown window or a width not above 0; values that are neither HU nor a display image; several
+            windows asked of an 8-bit image, which holds only the one it was shown in.
+    """
+
+    def __init__(self, keys: KeysCollection, windows: Sequence[str | tuple[float, float]] = ("lung",)) -> None:
+        super().__init__(keys)
+        unknown = [window for window in windows if isinstance(window, str) and window not in WINDOWS]
+        if unknown or not windows:
+            raise ValueError(f"unknown CT window {unknown}; known: {', '.join(WINDOWS)}, or (centre, width) in HU")
+        self.windows = [WINDOWS[window] if isinstance(window, str) else tuple(window) for window in windows]
+        if any(width <= 0 for _, width in self.windows):
+            raise ValueError(f"a window's width must be above 0 HU: {self.windows}")
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Transform every key of the item."""
+        return dict(data) | {key: self._window(data[key]) for key in self.key_iterator(dict(data))}
+
+    def _window(self, stack: MetaTensor) -> MetaTensor:
+        intensity, values = stack.meta.get("intensity"), stack.as_tensor()
+        if intensity == "HU":
+            shown = [((values - centre) / width + 0.5).clamp(0, 1) for centre, width in self.windows]
+            return MetaTensor(torch.stack(shown, dim=1).flatten(0, 1), meta=dict(stack.meta))
+        if intensity != "display":
+            raise ValueError(f"CT windows need Hounsfield units or an 8-bit image, got '{intensity}' values (not a CT?)")
+        if len(self.windows) > 1:
+            raise ValueError("an 8-bit image holds one window only: configure a single one, or give DICOM or NIfTI in HU")
+        return MetaTensor(values / 255, meta=dict(stack.meta))
+
+
+class CTAugmentation(Compose):
+    """Random views of a stack `[S * C, H, W]` in [0, 1]: mirror, small rotation, shift and zoom, brightness and contrast.
+
+    All slices of a study are treated alike.
+
+    Args:
+        keys: keys of the item to transform.
+    """
+
+    def __init__(self, keys: KeysCollection) -> None:
+        super().__init__(
+            [
+                RandFlipd(keys, prob=0.5, spatial_axis=1),
+                RandAffined(
+                    keys,
+                    prob=0.8,
+                    rotate_range=0.2,
+                    translate_range=None,
+                    scale_range=0.15,
+                    shear_range=0.05,
+                    mode="bilinear",
+                    padding_mode="border",
+                ),
+                RandScaleIntensityd(keys, factors=0.15, prob=0.5),
+                RandShiftIntensityd(keys, offsets=0.05, prob=0.5),
+            ]
+        )

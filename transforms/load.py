@@ -1,0 +1,106 @@
+"""One entry for everything that a data list may name: DICOM series, NIfTI volumes, PNG and JPEG images.
+
+What comes out is MONAI's own layout, a `MetaTensor` `[C, X, Y]` (image) or `[1, X, Y, Z]` (volume) with its affine in mm,
+RAS+. `meta["intensity"]` says what the values are: "HU" (CT series, and NIfTI, which in the CT bundles is taken to be CT),
+"display" (8-bit grey or colour, as shown on a screen) or "arbitrary" (other DICOM modalities). The metadata holds nothing
+else: no file name, no patient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import LoadImage, MapTransform
+
+from monai_rd.data.dicom import is_dicom, load_series
+
+__all__ = ["LoadDicomSeriesd", "LoadImageOrSeriesd"]
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+NIFTI_SUFFIXES = (".nii", ".nii.gz")
+
+
+class LoadDicomSeriesd(MapTransform):
+    """Load one DICOM series: a folder, a file, or a list of files, to `[1, X, Y, Z]`, CT in HU.
+
+    Raises:
+        DicomSeriesError: the series cannot stand for one volume; the error names it by UID and says what to do.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Load every key of the item."""
+        return dict(data) | {key: self._load(data[key]) for key in self.key_iterator(dict(data))}
+
+    @staticmethod
+    def _load(source: str | Path | Sequence[str]) -> MetaTensor:
+        series = load_series(source)
+        meta = {"intensity": series.intensity, "series_uid": series.series_uid}
+        return _meta_tensor(series.array[None], series.affine, meta)
+
+
+class LoadImageOrSeriesd(MapTransform):
+    """Load whatever the item names: a DICOM series, a NIfTI volume, a PNG, JPEG, BMP or TIFF image.
+
+    MONAI Deploy brings its own images and removes transforms with "LoadImage" in their name: hence this one's.
+
+    Args:
+        keys: keys of the item that hold paths, or lists of the files of one DICOM series.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        ValueError: a format that is none of these, or an image that is not 8-bit.
+        DicomSeriesError: see `LoadDicomSeriesd`.
+    """
+
+    def __init__(self, keys: KeysCollection) -> None:
+        super().__init__(keys)
+        # Readers are pinned: MONAI's choice depends on what is installed.
+        self._nifti = LoadImage(reader="NibabelReader", ensure_channel_first=True, dtype=np.float32)
+        self._image = LoadImage(reader="PILReader", ensure_channel_first=True, dtype=None)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Load every key of the item."""
+        return dict(data) | {key: self._load(data[key]) for key in self.key_iterator(dict(data))}
+
+    def _load(self, source: str | Path | Sequence[str]) -> MetaTensor:
+        if not isinstance(source, (str, Path)):
+            return LoadDicomSeriesd._load(source)
+        path = Path(source)
+        name = path.name.lower()
+        if path.is_dir():
+            return LoadDicomSeriesd._load(path)
+        if not path.exists():
+            raise FileNotFoundError(f"{_anonymous(path)} named in the data list does not exist; check its path")
+        if name.endswith(NIFTI_SUFFIXES):
+            volume = self._nifti(path)
+            if volume.ndim != 4 or volume.shape[0] != 1:
+                raise ValueError(f"{_anonymous(path)} has shape {list(volume.shape)}: a 3D volume of one channel is needed")
+            return _meta_tensor(volume, volume.affine, {"intensity": "HU"})
+        if name.endswith(IMAGE_SUFFIXES):
+            image = self._image(path)
+            if image.dtype != torch.uint8:
+                raise ValueError(f"{_anonymous(path)} holds {image.dtype} values; images must be 8-bit (0 to 255)")
+            return _meta_tensor(image, image.affine, {"intensity": "display"})
+        if is_dicom(path):
+            return LoadDicomSeriesd._load(path)
+        raise ValueError(
+            f"{_anonymous(path)} is no image this project reads: DICOM, NIfTI ({', '.join(NIFTI_SUFFIXES)}) or "
+            f"an 8-bit image ({', '.join(IMAGE_SUFFIXES)})"
+        )
+
+
+def _meta_tensor(array: Any, affine: Any, meta: dict[str, Any]) -> MetaTensor:
+    """A float32 MetaTensor that carries `meta` and its affine and nothing of the file it came from."""
+    values = torch.as_tensor(np.asarray(array), dtype=torch.float32)
+    return MetaTensor(values, affine=torch.as_tensor(np.asarray(affine), dtype=torch.float64), meta=dict(meta))
+
+
+def _anonymous(path: Path) -> str:
+    """Name a file without its path or name, which may hold a patient's."""
+    return f"a {''.join(path.suffixes[-2:]) or 'suffixless'} file"
