@@ -1,0 +1,9 @@
+"""Ignite handlers that turn MONAI's `SupervisedTrainer` into a distillation that can be watched, killed and resumed."""
+
+from monai_rd.handlers.checkpoint import RunCheckpoint
+from monai_rd.handlers.cotraining import CoTrainingHandler
+from monai_rd.handlers.progress import ProgressHandler
+from monai_rd.handlers.scores import ScoreWriter
+from monai_rd.handlers.seeding import EpochSeedHandler
+
+__all__ = ["CoTrainingHandler", "EpochSeedHandler", "ProgressHandler", "RunCheckpoint", "ScoreWriter"]

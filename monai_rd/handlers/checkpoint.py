@@ -1,0 +1,147 @@
+"""What a run leaves on disk: the best student alone, and what a killed run needs to go on.
+
+MONAI's `CheckpointSaver` writes in place and does not save the evaluator's best metric; a run killed while it writes, or
+resumed by it, would lose or replace a better model. Here every file is written beside its target and then renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from torch import distributed as dist
+from torch import nn
+
+__all__ = ["RunCheckpoint", "atomic_save", "unwrapped_state"]
+
+logger = logging.getLogger(__name__)
+
+
+def atomic_save(content: Any, path: Path) -> None:
+    """`torch.save` that leaves the old file or the new one, never half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        torch.save(content, beside)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def atomic_write(text: str, path: Path) -> None:
+    """Write a text file so that the old one or the new one is there, never half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        beside.write_text(text, newline="")
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def unwrapped_state(module: nn.Module) -> dict[str, Any]:
+    """State dict of a module without the wrapper of DistributedDataParallel."""
+    return (module.module if isinstance(module, nn.parallel.DistributedDataParallel) else module).state_dict()
+
+
+class RunCheckpoint:
+    """Saves after every epoch, restores at the start when asked to. List it after `ValidationHandler`.
+
+    Files: `model_path`, the state dict of the best student and nothing else; beside it `settings.json`; `best_method.pt` in `output_dir`, the
+    method's parts (phi) of the same epoch, for the report on the reprogrammed teacher; `last.pt` in `output_dir`, all that a
+    killed run needs. The student is saved when the evaluator names the epoch its best.
+
+    Args:
+        model_path: where the best student goes, `BUNDLE/models/model.pt`.
+        output_dir: folder for the other two.
+        network: the student.
+        method: the distillation method.
+        stateful: further objects with `state_dict` and `load_state_dict`: optimizer, scheduler.
+        evaluator: MONAI evaluator whose `best_metric` decides.
+        settings: what must be equal for a run to be continued: plain numbers, strings, None.
+        resume: continue the run in `output_dir` if there is one; otherwise an older `last.pt` is removed at the start.
+
+    Raises:
+        ValueError: (at the start) the run in `output_dir` has other settings.
+    """
+
+    def __init__(
+        self,
+        model_path: str | os.PathLike[str],
+        output_dir: str | os.PathLike[str],
+        network: nn.Module,
+        method: nn.Module,
+        stateful: Mapping[str, Any],
+        evaluator: Engine,
+        settings: Mapping[str, Any],
+        resume: bool = False,
+    ) -> None:
+        self.model_path, self.best_method = Path(model_path), Path(output_dir) / "best_method.pt"
+        self.last = Path(output_dir) / "last.pt"
+        self.network, self.method, self.stateful = network, method, dict(stateful)
+        self.evaluator, self.settings, self.resume = evaluator, dict(settings), resume
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to the trainer."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
+
+    def _start(self, engine: Engine) -> None:
+        if not self.resume:
+            if _is_main():
+                self.last.unlink(missing_ok=True)
+            return
+        if not self.last.is_file():
+            logger.info("resume: no run to go on with in output_dir, starting from the beginning")
+            return
+        state = torch.load(self.last, map_location="cpu", weights_only=True)
+        changed = [
+            f"{key} was {state['settings'].get(key)!r}, now {self.settings.get(key)!r}"
+            for key in sorted({*state["settings"], *self.settings})
+            if state["settings"].get(key) != self.settings.get(key)
+        ]
+        if changed:
+            raise ValueError(
+                f"cannot resume: the run in output_dir has other settings ({'; '.join(changed)}). "
+                "Start with the same settings, or with --resume false, or with another --output_dir"
+            )
+        for name, module in (("network", self.network), ("method", self.method)):
+            bare = module.module if isinstance(module, nn.parallel.DistributedDataParallel) else module
+            bare.load_state_dict(state[name])
+        for name, thing in self.stateful.items():
+            thing.load_state_dict(state[name])
+        engine.state.epoch = state["epoch"]
+        engine.state.iteration = state["epoch"] * engine.state.epoch_length
+        self.evaluator.state.best_metric = state["best_metric"]
+        self.evaluator.state.best_metric_epoch = state["best_metric_epoch"]
+        logger.info("resume: going on after epoch %d of %d", state["epoch"], engine.state.max_epochs)
+
+    def _save(self, engine: Engine) -> None:
+        if not _is_main():
+            return
+        best = self.evaluator.state
+        # The best model first: killed in between, the run repeats this epoch and writes the same again.
+        if best.best_metric_epoch == engine.state.epoch:
+            atomic_save(unwrapped_state(self.network), self.model_path)
+            atomic_write(json.dumps(self.settings, indent=2) + "\n", self.model_path.with_name("settings.json"))
+            atomic_save(unwrapped_state(self.method), self.best_method)
+        state = {
+            "settings": self.settings,
+            "epoch": engine.state.epoch,
+            "best_metric": float(best.best_metric),
+            "best_metric_epoch": int(best.best_metric_epoch),
+            "network": unwrapped_state(self.network),
+            "method": unwrapped_state(self.method),
+            **{name: thing.state_dict() for name, thing in self.stateful.items()},
+        }
+        atomic_save(state, self.last)
+
+
+def _is_main() -> bool:
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0

@@ -1,0 +1,103 @@
+"""Co-training on a plain `SupervisedTrainer`: the handler that adds a method's loss terms to the trainer's own loss."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from ignite.engine import Engine, Events
+from monai.engines.utils import IterationEvents
+from monai.utils.enums import CommonKeys
+from torch import Tensor, nn
+
+from monai_rd.methods.base import Method
+
+if TYPE_CHECKING:
+    from monai_rd.networks import FrozenFoundationModel
+
+__all__ = ["CoTrainingHandler"]
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    return module.module if isinstance(module, nn.parallel.DistributedDataParallel) else module
+
+
+class CoTrainingHandler:
+    """Runs the frozen teacher and the method beside the student in every training step.
+
+    After the forward pass it takes the student's features (what the student's classifier read) and the teacher's: from
+    the batch's key `teacher_features` when they were computed beforehand, otherwise from the teacher. After the loss it
+    adds the weighted terms to `engine.state.output["loss"]`, which `SupervisedTrainer` reads for the backward pass only
+    then. At each epoch it moves the weights: progress is 0 in the first epoch and 1 in the last. The terms stand in
+    `engine.state.output["terms"]`, unweighted and detached, with the student's cross entropy as `student_ce` and the sum as
+    `loss`; their means over the epoch in `engine.state.metrics`; the weights in `engine.state.term_weights`.
+
+    Args:
+        network: the student, bare or wrapped in DistributedDataParallel; the trainer's own network.
+        method: the distillation method, bare or wrapped likewise.
+        teacher: the frozen foundation model; may be None when the method needs none or batches bring its features.
+    """
+
+    def __init__(self, network: nn.Module, method: nn.Module, teacher: FrozenFoundationModel | None = None) -> None:
+        self.method, self.teacher = method, teacher
+        self._bare_method = cast(Method, _unwrapped(method))
+        self._classifier = cast(nn.Module, _unwrapped(network).classifier)
+        self._features: Tensor | None = None
+        self._terms: dict[str, Tensor] = {}
+        self._sums: dict[str, Tensor] = {}
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a `SupervisedTrainer`."""
+        self._classifier.register_forward_pre_hook(self._keep_features)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._move_weights)
+        engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._compute_terms)
+        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._add_terms)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._mean_terms)
+
+    def _keep_features(self, classifier: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if classifier.training:
+            self._features = inputs[0]
+
+    def _move_weights(self, engine: Engine) -> None:
+        progress = (engine.state.epoch - 1) / max(engine.state.max_epochs - 1, 1)
+        engine.state.term_weights = self._bare_method.weights(progress)
+        self.method.train()
+        self._sums = {}
+
+    def _teacher_features(self, engine: Engine, image: Tensor) -> Tensor | None:
+        if not self._bare_method.needs_teacher:
+            return None
+        stored = engine.state.batch.get("teacher_features")
+        if stored is not None:
+            return stored.to(image.device, non_blocking=True)
+        if self.teacher is None:
+            raise ValueError("the method needs a teacher: give CoTrainingHandler one, or batches with 'teacher_features'")
+        return self.teacher(image)
+
+    def _compute_terms(self, engine: Engine) -> None:
+        output: dict[str, Any] = engine.state.output
+        features, self._features = self._features, None
+        if features is None:
+            raise RuntimeError("the trainer's network did not call the classifier of the network given to this handler")
+        image, logits, target = (as_tensor(output[key]) for key in (CommonKeys.IMAGE, CommonKeys.PRED, CommonKeys.LABEL))
+        self._terms = self.method(features, logits, self._teacher_features(engine, image), self._classifier, target)
+        self._features = None  # g has read the teacher path's features since
+
+    def _add_terms(self, engine: Engine) -> None:
+        output, weights = engine.state.output, engine.state.term_weights
+        student_ce = output[CommonKeys.LOSS]
+        # A weight of 0 still multiplies: under DDP every trained parameter must take part in every backward pass.
+        loss = student_ce + sum(weights[name] * term for name, term in self._terms.items())
+        terms = {"loss": loss, "student_ce": student_ce, **self._terms}
+        output[CommonKeys.LOSS], self._terms = loss, {}
+        output["terms"] = {name: term.detach() for name, term in terms.items()}
+        # Summed on the device: reading a value in every step would wait for it.
+        self._sums = {name: self._sums[name] + term if self._sums else term for name, term in output["terms"].items()}
+
+    def _mean_terms(self, engine: Engine) -> None:
+        engine.state.metrics.update({name: total.item() / engine.state.epoch_length for name, total in self._sums.items()})
+
+
+def as_tensor(value: Tensor) -> Tensor:
+    """A plain tensor: MONAI's MetaTensor would drag its metadata through every loss."""
+    return value.as_subclass(torch.Tensor)

@@ -1,0 +1,58 @@
+"""Scores of studies to a CSV, keyed by series UID and never by a path or a patient."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ignite.engine import Engine, Events
+from monai.utils.enums import CommonKeys
+
+from monai_rd.data.dicom import SeriesInfo
+
+__all__ = ["ScoreWriter"]
+
+
+class ScoreWriter:
+    """Writes one row a study: id, class, its probability, the probability of every class, and a problem's code.
+
+    Attach it to an evaluator whose postprocessing leaves probabilities in `pred` and whose batches hold `id`.
+
+    Args:
+        path: of the CSV; written as a whole at the end.
+        class_names: by class index.
+        problems: DICOM series that could not be read; each gets a row with its code and no score.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], class_names: Sequence[str], problems: Sequence[SeriesInfo] = ()) -> None:
+        self.path, self.class_names, self.problems = Path(path), list(class_names), list(problems)
+        self._rows: list[list[str]] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to an evaluator."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+        engine.add_event_handler(Events.COMPLETED, self._write)
+
+    def _start(self, engine: Engine) -> None:
+        self._rows = []
+
+    def _collect(self, engine: Engine) -> None:
+        for item in engine.state.output:
+            probabilities = item[CommonKeys.PRED].tolist()
+            best = max(range(len(probabilities)), key=probabilities.__getitem__)
+            numbers = [f"{p:.7f}" for p in (probabilities[best], *probabilities)]
+            self._rows.append([item["id"], self.class_names[best], *numbers, ""])
+
+    def _write(self, engine: Engine) -> None:
+        blank = [""] * (len(self.class_names) + 2)
+        unread = [[one.series_uid, *blank, one.problem.code] for one in self.problems if one.problem is not None]
+        header = ["id", "class", "probability", *(f"p_{name}" for name in self.class_names), "problem"]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        beside = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
+        with open(beside, "w", newline="") as file:
+            csv.writer(file).writerows([header, *self._rows, *unread])
+        os.replace(beside, self.path)
+        print(f"{len(self._rows)} studies scored, {len(unread)} not readable: {self.path}")

@@ -1,0 +1,44 @@
+"""Randomness that is a function of seed and epoch alone, so that a resumed run continues as an unbroken one."""
+
+from __future__ import annotations
+
+from ignite.engine import Engine, Events
+from monai.data import DataLoader
+from monai.data.utils import set_rnd
+from monai.utils import set_determinism
+from torch import distributed as dist
+
+__all__ = ["EpochSeedHandler"]
+
+
+class EpochSeedHandler:
+    """Seeds torch, numpy, random and the data set's random transforms anew at each epoch's start.
+
+    Args:
+        seed: seed of the run.
+        loader: the training data loader. Its order and its workers' seeds follow from torch's random state; the
+            transforms of a loader without workers keep their own and are seeded here.
+
+    Raises:
+        ValueError: the loader has no batch.
+    """
+
+    def __init__(self, seed: int, loader: DataLoader) -> None:
+        if len(loader) == 0:
+            raise ValueError(
+                f"{len(loader.dataset)} training items give no batch of {loader.batch_size}: use a smaller --batch_size"
+            )
+        self.seed, self.loader = seed, loader
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._seed)
+
+    def _seed(self, engine: Engine) -> None:
+        # A prime stride keeps the epochs of neighbouring seeds apart; ranks augment differently.
+        rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+        seed = (self.seed * 1_000_003 + engine.state.epoch * 1009 + rank) % 2**31
+        set_determinism(seed)
+        set_rnd(self.loader.dataset, seed)
+        if hasattr(self.loader.sampler, "set_epoch"):
+            self.loader.sampler.set_epoch(engine.state.epoch)
