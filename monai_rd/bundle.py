@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["bundle_root", "default_device", "explain_errors", "trained_settings"]
+__all__ = ["bundle_root", "default_device", "explain_errors", "require_model", "trained_settings"]
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +71,16 @@ def trained_settings(root: str, **defaults: Any) -> dict[str, Any]:
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}: train again, or remove it to use the bundle's defaults")
     return settings
+
+
+def require_model(path: str | Path) -> None:
+    """Check that there is a trained model.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no trained model '{path}': run the bundle's train.json first")
 
 
 def explain_errors() -> None:

@@ -8,7 +8,10 @@ else: no file name, no patient.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+import logging
+import warnings
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +64,9 @@ class LoadImageOrSeriesd(MapTransform):
     def __init__(self, keys: KeysCollection) -> None:
         super().__init__(keys)
         # Readers are pinned: MONAI's choice depends on what is installed.
-        self._nifti = LoadImage(reader="NibabelReader", ensure_channel_first=True, dtype=np.float32)
-        self._image = LoadImage(reader="PILReader", ensure_channel_first=True, dtype=None)
+        with _quiet_about_gpu_decoders():
+            self._nifti = LoadImage(reader="NibabelReader", ensure_channel_first=True, dtype=np.float32)
+            self._image = LoadImage(reader="PILReader", ensure_channel_first=True, dtype=None)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Load every key of the item."""
@@ -93,6 +97,20 @@ class LoadImageOrSeriesd(MapTransform):
             f"{_anonymous(path)} is no image this project reads: DICOM, NIfTI ({', '.join(NIFTI_SUFFIXES)}) or "
             f"an 8-bit image ({', '.join(IMAGE_SUFFIXES)})"
         )
+
+
+@contextmanager
+def _quiet_about_gpu_decoders() -> Iterator[None]:
+    """MONAI builds every reader it knows with each LoadImage and warns about an NVIDIA decoder that is not used here."""
+    logger = logging.getLogger("monai.data.nvimgcodec_pydicom_plugin")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*nvImageCodec.*")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _meta_tensor(array: Any, affine: Any, meta: dict[str, Any]) -> MetaTensor:

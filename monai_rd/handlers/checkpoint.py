@@ -18,36 +18,12 @@ from ignite.engine import Engine, Events
 from torch import distributed as dist
 from torch import nn
 
-__all__ = ["RunCheckpoint", "atomic_save", "unwrapped_state"]
+from monai_rd.files import atomic_path, atomic_write
+from monai_rd.methods.base import unwrapped
+
+__all__ = ["RunCheckpoint"]
 
 logger = logging.getLogger(__name__)
-
-
-def atomic_save(content: Any, path: Path) -> None:
-    """`torch.save` that leaves the old file or the new one, never half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        torch.save(content, beside)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def atomic_write(text: str, path: Path) -> None:
-    """Write a text file so that the old one or the new one is there, never half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        beside.write_text(text, newline="")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def unwrapped_state(module: nn.Module) -> dict[str, Any]:
-    """State dict of a module without the wrapper of DistributedDataParallel."""
-    return (module.module if isinstance(module, nn.parallel.DistributedDataParallel) else module).state_dict()
 
 
 class RunCheckpoint:
@@ -112,8 +88,7 @@ class RunCheckpoint:
                 "Start with the same settings, or with --resume false, or with another --output_dir"
             )
         for name, module in (("network", self.network), ("method", self.method)):
-            bare = module.module if isinstance(module, nn.parallel.DistributedDataParallel) else module
-            bare.load_state_dict(state[name])
+            unwrapped(module).load_state_dict(state[name])
         for name, thing in self.stateful.items():
             thing.load_state_dict(state[name])
         engine.state.epoch = state["epoch"]
@@ -128,19 +103,24 @@ class RunCheckpoint:
         best = self.evaluator.state
         # The best model first: killed in between, the run repeats this epoch and writes the same again.
         if best.best_metric_epoch == engine.state.epoch:
-            atomic_save(unwrapped_state(self.network), self.model_path)
+            _save_atomically(unwrapped(self.network).state_dict(), self.model_path)
             atomic_write(json.dumps(self.settings, indent=2) + "\n", self.model_path.with_name("settings.json"))
-            atomic_save(unwrapped_state(self.method), self.best_method)
+            _save_atomically(unwrapped(self.method).state_dict(), self.best_method)
         state = {
             "settings": self.settings,
             "epoch": engine.state.epoch,
             "best_metric": float(best.best_metric),
             "best_metric_epoch": int(best.best_metric_epoch),
-            "network": unwrapped_state(self.network),
-            "method": unwrapped_state(self.method),
+            "network": unwrapped(self.network).state_dict(),
+            "method": unwrapped(self.method).state_dict(),
             **{name: thing.state_dict() for name, thing in self.stateful.items()},
         }
-        atomic_save(state, self.last)
+        _save_atomically(state, self.last)
+
+
+def _save_atomically(content: Any, path: Path) -> None:
+    with atomic_path(path) as beside:
+        torch.save(content, beside)
 
 
 def _is_main() -> bool:

@@ -10,16 +10,12 @@ from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys
 from torch import Tensor, nn
 
-from monai_rd.methods.base import Method
+from monai_rd.methods.base import Method, unwrapped
 
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel
 
 __all__ = ["CoTrainingHandler"]
-
-
-def _unwrapped(module: nn.Module) -> nn.Module:
-    return module.module if isinstance(module, nn.parallel.DistributedDataParallel) else module
 
 
 class CoTrainingHandler:
@@ -40,8 +36,8 @@ class CoTrainingHandler:
 
     def __init__(self, network: nn.Module, method: nn.Module, teacher: FrozenFoundationModel | None = None) -> None:
         self.method, self.teacher = method, teacher
-        self._bare_method = cast(Method, _unwrapped(method))
-        self._classifier = cast(nn.Module, _unwrapped(network).classifier)
+        self._bare_method = cast(Method, unwrapped(method))
+        self._classifier = cast(nn.Module, unwrapped(network).classifier)
         self._features: Tensor | None = None
         self._terms: dict[str, Tensor] = {}
         self._sums: dict[str, Tensor] = {}

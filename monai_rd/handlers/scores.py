@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys
 
 from monai_rd.data.dicom import SeriesInfo
+from monai_rd.files import atomic_write
 
 __all__ = ["ScoreWriter"]
 
@@ -40,19 +42,17 @@ class ScoreWriter:
         self._rows = []
 
     def _collect(self, engine: Engine) -> None:
-        for item in engine.state.output:
-            probabilities = item[CommonKeys.PRED].tolist()
+        for study, output in zip(engine.state.batch, engine.state.output, strict=True):
+            probabilities = output[CommonKeys.PRED].tolist()
             best = max(range(len(probabilities)), key=probabilities.__getitem__)
             numbers = [f"{p:.7f}" for p in (probabilities[best], *probabilities)]
-            self._rows.append([item["id"], self.class_names[best], *numbers, ""])
+            self._rows.append([study["id"], self.class_names[best], *numbers, ""])
 
     def _write(self, engine: Engine) -> None:
         blank = [""] * (len(self.class_names) + 2)
         unread = [[one.series_uid, *blank, one.problem.code] for one in self.problems if one.problem is not None]
         header = ["id", "class", "probability", *(f"p_{name}" for name in self.class_names), "problem"]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
-        with open(beside, "w", newline="") as file:
-            csv.writer(file).writerows([header, *self._rows, *unread])
-        os.replace(beside, self.path)
+        table = io.StringIO(newline="")
+        csv.writer(table).writerows([header, *self._rows, *unread])
+        atomic_write(table.getvalue(), self.path)
         print(f"{len(self._rows)} studies scored, {len(unread)} not readable: {self.path}")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel, Student
 
-__all__ = ["Method", "trainable_parameters"]
+__all__ = ["Method", "trainable_parameters", "unwrapped"]
 
 
 class Method(nn.Module, ABC):
@@ -53,3 +53,8 @@ class Method(nn.Module, ABC):
 def trainable_parameters(network: nn.Module, method: nn.Module) -> list[nn.Parameter]:
     """All parameters that one optimizer trains: the student's with its classifier, then the method's own."""
     return [parameter for module in (network, method) for parameter in module.parameters() if parameter.requires_grad]
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module itself, without the wrapper of DistributedDataParallel."""
+    return module.module if isinstance(module, nn.parallel.DistributedDataParallel) else module

@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from monai_rd.bundle import require_model
+from monai_rd.files import atomic_write
 from monai_rd.methods.rd import ReprogrammingDistillation
 from monai_rd.report.metrics import classification_metrics
 
@@ -82,8 +84,7 @@ class TestReport:
         Raises:
             FileNotFoundError: no trained model.
         """
-        if not self.model_path.is_file():
-            raise FileNotFoundError(f"no trained model '{self.model_path}': run the bundle's train.json first")
+        require_model(self.model_path)
         self.network.load_state_dict(torch.load(self.model_path, map_location="cpu", weights_only=True))
         rows = {"student": self._score(self.network)}
         if isinstance(self.method, ReprogrammingDistillation) and self.teacher is not None:
@@ -93,10 +94,7 @@ class TestReport:
                 _ReprogrammedTeacher(self.teacher, self.method.phi, self.network.classifier)
             )
         result = {"class_names": self.class_names, "phantom": self.phantom, "settings": self.settings, "test": rows}
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        beside = self.output_dir / f"metrics.json.{os.getpid()}.tmp"
-        beside.write_text(json.dumps(result, indent=2) + "\n")
-        os.replace(beside, self.output_dir / "metrics.json")
+        atomic_write(json.dumps(result, indent=2) + "\n", self.output_dir / "metrics.json")
         self._print(rows)
         return result
 

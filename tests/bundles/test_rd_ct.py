@@ -1,0 +1,309 @@
+"""The bundle as its users run it: by MONAI's own commands, in processes of their own."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser, create_workflow
+
+from monai_rd.data import find_studies, phantom_cohort
+from monai_rd.data.phantoms import SPLIT
+
+ROOT = Path(__file__).parents[2]
+BUNDLE = ROOT / "bundles" / "rd_ct"
+REAL = ROOT.parent / "shared" / "data"
+CONFIGS = BUNDLE / "configs"
+PATIENT = "PHANTOM"
+# Small enough for seconds, the same road as the default run.
+QUICK = ["--max_epochs", "2", "--image_size", "32", "--slices", "2", "--seed", "3"]
+
+
+def monai(*words: str, cwd: Path = ROOT, launcher: tuple[str, ...] = (), code: int = 0) -> str:
+    """Run `python -m monai.bundle WORDS` and give back what it printed."""
+    command = [sys.executable, *(launcher or ("-m",)), "monai.bundle", *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONHASHSEED": "0"}
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    assert done.returncode == code, done.stdout[-3000:] + done.stderr[-6000:]
+    return done.stdout + done.stderr
+
+
+def train(root: Path, cohort: str, *words: str, **how: Any) -> str:
+    places = ["--bundle_root", str(root), "--output_dir", str(root / "eval"), "--dataset_dir", cohort]
+    return monai("run", "--config_file", str(CONFIGS / "train.json"), *places, *QUICK, *words, **how)
+
+
+@pytest.fixture(scope="session")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A cohort of a tenth of the phantoms."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("monai_rd.data.phantoms.SPLIT", {"training": 32, "validation": 12, "test": 20})
+        return phantom_cohort(tmp_path_factory.mktemp("cohort"))
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, cohort: str) -> tuple[Path, str]:
+    """A copy of the bundle after a short training, and what that printed."""
+    root = tmp_path_factory.mktemp("trained") / "rd_ct"
+    shutil.copytree(BUNDLE, root, ignore=shutil.ignore_patterns("models", "eval"))
+    return root, train(root, cohort)
+
+
+def test_training_ends_with_the_table_and_says_phantoms(trained: tuple[Path, str]) -> None:
+    root, printed = trained
+    result = json.loads((root / "eval" / "metrics.json").read_text())
+    student = result["test"]["student"]
+    assert student["n"] == 20
+    assert set(result["test"]) == {"student", "reprogrammed teacher"}
+    for word in ("accuracy", "ROC AUC", "sensitivity", "specificity", "reprogrammed teacher", "PHANTOMS", "epoch   2/2"):
+        assert word in printed
+    assert f"{student['accuracy']['value']:.3f}" in printed
+
+
+def test_model_is_the_student_alone(trained: tuple[Path, str]) -> None:
+    from monai_rd.networks import Student
+
+    state = torch.load(trained[0] / "models" / "model.pt", weights_only=True)
+    assert state.keys() == Student("resnet18", 2).state_dict().keys()
+    Student("resnet18", 2).load_state_dict(state)
+
+
+def test_nothing_is_written_elsewhere(trained: tuple[Path, str]) -> None:
+    root = trained[0]
+    found = {path.relative_to(root).parts[0] for path in root.rglob("*") if path.is_file()}
+    assert found == {"configs", "docs", "LICENSE", "eval", "models"}
+    assert sorted(path.name for path in (root / "models").iterdir()) == ["model.pt", "settings.json"]
+
+
+def test_no_patient_in_anything_written_or_printed(trained: tuple[Path, str], cohort: str, tmp_path: Path) -> None:
+    root, printed = trained
+    assert any(PATIENT.encode() in path.read_bytes() for path in Path(cohort).rglob("*.dcm"))
+    out = tmp_path / "out"
+    printed += infer(root, cohort, out)
+    assert PATIENT not in printed.replace("PHANTOMS drawn by the project", "")
+    for path in [*(root / "eval").rglob("*"), *(root / "models").rglob("*"), *out.rglob("*")]:
+        if path.is_file():
+            assert PATIENT.encode() not in path.read_bytes(), path
+            assert b"study_0" not in path.read_bytes(), path
+
+
+def infer(root: Path, folder: str, out: Path, *words: str, **how: Any) -> str:
+    config = str(CONFIGS / "inference.json")
+    places = ["--bundle_root", str(root), "--output_dir", str(out), "--dataset_dir", folder]
+    return monai("run", "--config_file", config, *places, *words, **how)
+
+
+def test_inference_scores_every_series(trained: tuple[Path, str], cohort: str, tmp_path: Path) -> None:
+    folder = tmp_path / "mixed" / "nested"
+    for study in ("study_0001", "study_0002", "study_0003"):
+        shutil.copytree(Path(cohort) / study, folder / study)
+    sorted((folder / "study_0003").iterdir())[0].unlink()
+    sorted((folder / "study_0003").iterdir())[4].unlink()
+    (folder / "notes.txt").write_text("junk")
+    out = tmp_path / "out"
+    infer(trained[0], str(tmp_path / "mixed"), out)
+    with open(out / "scores.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    studies = find_studies(tmp_path / "mixed")
+    assert [row["id"] for row in rows] == [i["id"] for i in studies.items] + [p.series_uid for p in studies.problems]
+    assert [row["problem"] for row in rows] == ["", "", "MISSING_SLICES"]
+    for row in rows[:2]:
+        assert row["class"] in ("clear", "opacity")
+        assert float(row["p_clear"]) + float(row["p_opacity"]) == pytest.approx(1, abs=1e-5)
+        assert float(row["probability"]) == max(float(row["p_clear"]), float(row["p_opacity"]))
+    assert rows[2]["class"] == ""
+
+
+def test_evaluate_reports_what_training_reported(trained: tuple[Path, str], cohort: str, tmp_path: Path) -> None:
+    root = trained[0]
+    before = json.loads((root / "eval" / "metrics.json").read_text())
+    files = str([str(CONFIGS / name) for name in ("train.json", "evaluate.json")])
+    places = ["--bundle_root", str(root), "--output_dir", str(root / "eval"), "--dataset_dir", cohort]
+    monai("run", "--config_file", files, *places, *QUICK)
+    assert json.loads((root / "eval" / "metrics.json").read_text()) == before
+
+
+def test_resume_after_a_kill_ends_at_the_same_numbers(trained: tuple[Path, str], cohort: str, tmp_path: Path) -> None:
+    """Killed by the system (SIGKILL) after the first epoch was saved; then the same command with --resume true."""
+    root = tmp_path / "rd_ct"
+    shutil.copytree(BUNDLE, root, ignore=shutil.ignore_patterns("models", "eval"))
+    places = ["--bundle_root", str(root), "--output_dir", str(root / "eval"), "--dataset_dir", cohort]
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(CONFIGS / "train.json"), *places, *QUICK]
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONHASHSEED": "0"}
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch   1/2"):
+            process.kill()
+            break
+    process.wait()
+    assert not (root / "eval" / "metrics.json").exists()
+    printed = train(root, cohort, "--resume", "true")
+    assert "going on after epoch 1 of 2" in printed
+    for file in ("eval/metrics.json", "models/settings.json"):
+        assert json.loads((root / file).read_text()) == json.loads((trained[0] / file).read_text())
+    first, second = (torch.load(r / "models" / "model.pt", weights_only=True) for r in (trained[0], root))
+    for key, value in first.items():
+        assert torch.equal(value, second[key]), key
+
+
+def test_two_processes(cohort: str, tmp_path: Path) -> None:
+    root = tmp_path / "rd_ct"
+    shutil.copytree(BUNDLE, root, ignore=shutil.ignore_patterns("models", "eval"))
+    files = str([str(CONFIGS / name) for name in ("train.json", "multi_gpu_train.json")])
+    places = ["--bundle_root", str(root), "--output_dir", str(root / "eval"), "--dataset_dir", cohort]
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m")
+    printed = monai("run", "--config_file", files, *places, *QUICK, "--batch_size", "8", launcher=launcher)
+    assert printed.count("epoch   2/2") == 1
+    assert json.loads((root / "eval" / "metrics.json").read_text())["test"]["student"]["n"] == 20
+    state = torch.load(root / "models" / "model.pt", weights_only=True)
+    assert not any(key.startswith("module.") for key in state)
+
+
+@pytest.mark.parametrize("kind", ["train", "infer"])
+def test_monai_finds_every_property(kind: str, cohort: str, tmp_path: Path) -> None:
+    name = "train.json" if kind == "train" else "inference.json"
+    workflow = create_workflow(
+        config_file=str(CONFIGS / name), workflow_type=kind, dataset_dir=cohort, output_dir=str(tmp_path)
+    )
+    assert workflow.check_properties() == []
+
+
+def test_metadata_meets_the_schema_20240725(tmp_path: Path) -> None:
+    """MONAI's own check, against our statement of that schema's requirements (its file is not ours to ship)."""
+    schema = Path(__file__).with_name("meta_schema_20240725_requirements.json")
+    shutil.copy(schema, tmp_path / "schema.json")
+    printed = monai(
+        "verify_metadata", "--meta_file", str(CONFIGS / "metadata.json"), "--filepath", str(tmp_path / "schema.json")
+    )
+    assert "verified with no error" in printed
+    broken = json.loads((CONFIGS / "metadata.json").read_text())
+    del broken["network_data_format"]["outputs"]["pred"]["value_range"]
+    (tmp_path / "broken.json").write_text(json.dumps(broken))
+    monai(
+        "verify_metadata",
+        "--meta_file",
+        str(tmp_path / "broken.json"),
+        "--filepath",
+        str(tmp_path / "schema.json"),
+        code=1,
+    )
+
+
+def test_network_fits_the_metadata() -> None:
+    monai(
+        "verify_net_in_out",
+        "--net_id",
+        "network_def",
+        "--meta_file",
+        str(CONFIGS / "metadata.json"),
+        "--config_file",
+        str(CONFIGS / "inference.json"),
+        "--device",
+        "cpu",
+    )
+
+
+@pytest.mark.parametrize("form", ["ckpt_export", "onnx_export"])
+def test_exports_agree_with_the_network(form: str, trained: tuple[Path, str], tmp_path: Path) -> None:
+    root = trained[0]
+    file = tmp_path / ("model.ts" if form == "ckpt_export" else "model.onnx")
+    if form == "onnx_export":
+        runtime = pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+    monai(
+        form,
+        "network_def",
+        "--filepath",
+        str(file),
+        "--ckpt_file",
+        str(root / "models" / "model.pt"),
+        "--meta_file",
+        str(CONFIGS / "metadata.json"),
+        "--config_file",
+        str(CONFIGS / "inference.json"),
+        "--bundle_root",
+        str(root),
+    )
+    parser = ConfigParser.load_config_files([str(CONFIGS / "inference.json")])
+    parser["bundle_root"] = str(root)
+    network = ConfigParser(parser).get_parsed_content("network_def").eval()
+    network.load_state_dict(torch.load(root / "models" / "model.pt", weights_only=True))
+    image = torch.rand(1, 3, 96, 96)
+    with torch.no_grad():
+        expected = network(image)
+        if form == "ckpt_export":
+            found = torch.jit.load(str(file)).eval()(image)
+        else:
+            session = runtime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+            found = torch.from_numpy(session.run(None, {session.get_inputs()[0].name: image.numpy()})[0])
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--student", "resnet19"], "unknown student 'resnet19'; known: resnet18"),
+        (["--method", "kd2"], "unknown method 'kd2'"),
+        (["--dataset_dir", "/nowhere"], "dataset_dir '/nowhere' is not a folder"),
+        (["--teacher", "resnet50"], "resnet50"),
+        (["--num_classes", "5"], "num_classes is 5"),
+        (["--batch_size", "1000"], "smaller --batch_size"),
+    ],
+)
+def test_wrong_input_says_what_to_do(words: list[str], said: str, cohort: str, tmp_path: Path) -> None:
+    places = ["--bundle_root", str(tmp_path), "--output_dir", str(tmp_path / "eval")]
+    data = [] if "--dataset_dir" in words else ["--dataset_dir", cohort]
+    printed = monai("run", "--config_file", str(CONFIGS / "train.json"), *places, *data, *QUICK, *words, code=1)
+    assert said in printed.split("The cause:")[-1]
+
+
+def test_inference_before_training_says_so(cohort: str, tmp_path: Path) -> None:
+    shutil.copytree(CONFIGS, tmp_path / "rd_ct" / "configs")
+    printed = infer(tmp_path / "rd_ct", cohort, tmp_path / "out", code=1)
+    assert "no trained model" in printed
+
+
+@pytest.mark.parametrize("place", ["root", "bundle", "/"])
+def test_the_bundle_is_found_from_anywhere(place: str, tmp_path: Path) -> None:
+    cwd = {"root": ROOT, "bundle": BUNDLE, "/": Path("/")}[place]
+    config = "configs/inference.json" if place == "bundle" else str(CONFIGS / "inference.json")
+    script = (
+        "from monai.bundle import ConfigParser; p = ConfigParser(ConfigParser.load_config_files([r'%s'])); "
+        "print(p.get_parsed_content('bundle_root'))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script % config], cwd=cwd, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert Path(done.stdout.splitlines()[-1]) == BUNDLE
+
+
+def test_covid_ct_with_a_black_box_teacher(tmp_path: Path) -> None:
+    """Real images and a real int8 network, one short epoch on the official split."""
+    data, teacher = REAL / "COVID-CT", REAL / "weights" / "tf2_mobilenet_v2_1.0_224_ptq.tflite"
+    if not data.is_dir() or not teacher.is_file():
+        pytest.skip("needs COVID-CT and the int8 MobileNetV2, which the project does not ship")
+    pytest.importorskip("ai_edge_litert")
+    words = ["--bundle_root", str(tmp_path), "--output_dir", str(tmp_path / "eval"), "--dataset_dir", str(data)]
+    words += ["--teacher", str(teacher), "--max_epochs", "1", "--image_size", "64", "--student", "shufflenet_v2_x1_0"]
+    printed = monai("run", "--config_file", str(CONFIGS / "train.json"), *words)
+    assert "training 425 (234 NonCOVID, 191 COVID); validation 118 (58 NonCOVID, 60 COVID); test 203" in printed
+    result = json.loads((tmp_path / "eval" / "metrics.json").read_text())
+    assert result["test"]["student"]["n"] == 203
+    assert result["phantom"] is False
+    assert "PHANTOMS" not in printed
+    assert np.isfinite(result["test"]["reprogrammed teacher"]["roc_auc"]["value"])
+
+
+def test_the_default_cohort_is_large_enough_for_its_batch() -> None:
+    config = json.loads((CONFIGS / "train.json").read_text())
+    assert SPLIT["training"] >= 2 * config["batch_size"]

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from torch import distributed as dist
+from torch import nn
+from torch.nn import functional as F
+
+from monai_rd.losses import cka
+from monai_rd.methods import METHODS, CrossEntropyAlone, ReprogrammingDistillation, build_method, trainable_parameters
+from monai_rd.methods.rd import gather_batch
+from monai_rd.networks import FrozenFoundationModel, Preprocessing, Student
+
+
+def test_terms_are_those_of_equation_3() -> None:
+    torch.manual_seed(0)
+    method = ReprogrammingDistillation(5, 7, temperature=2.0, estimator="unbiased", width=8).eval()
+    g, target = nn.Linear(7, 3), torch.tensor([0, 1, 2, 1, 0, 2])
+    f_s, teacher = torch.randn(6, 7), torch.randn(6, 5, 4, 4)
+    terms = method(f_s, g(f_s), teacher, g, target)
+    f_t = method.phi(teacher)
+    z_t, z_s = g(f_t), g(f_s)
+    p_t = (z_t / 2).softmax(1)
+    kl = 4 * (p_t * (p_t.log() - (z_s / 2).softmax(1).log())).sum(1).mean()
+    torch.testing.assert_close(terms["teacher_ce"], F.cross_entropy(z_t, target))
+    torch.testing.assert_close(terms["kl"], kl)
+    torch.testing.assert_close(terms["cka"], -cka(f_s, f_t, "unbiased"))
+
+
+def test_alpha_and_beta_fall_linearly() -> None:
+    method = ReprogrammingDistillation(5, 7, alpha=(1.0, 0.0), beta=(2.0, 1.0))
+    assert method.weights(0) == {"teacher_ce": 1, "kl": 2, "cka": 2}
+    assert method.weights(0.25) == {"teacher_ce": 0.75, "kl": 1.75, "cka": 1.75}
+    assert method.weights(1) == {"teacher_ce": 0, "kl": 1, "cka": 1}
+
+
+@pytest.mark.parametrize("kind", ["map", "vector"])
+def test_every_parameter_gets_a_gradient(kind: str) -> None:
+    torch.manual_seed(0)
+    method = ReprogrammingDistillation(5, 7, kind, width=8)  # type: ignore[arg-type]
+    g, f_s = nn.Linear(7, 2), torch.randn(8, 7, requires_grad=True)
+    teacher = torch.randn(8, 3, 5, 4, 4) if kind == "map" else torch.randn(8, 3, 5)
+    sum(method(f_s, g(f_s), teacher, g, torch.arange(8) % 2).values()).backward()
+    for name, parameter in [*method.named_parameters(), *g.named_parameters(), ("f_s", f_s)]:
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_detach_teacher_keeps_kl_and_cka_out_of_phi() -> None:
+    torch.manual_seed(0)
+    g, f_s, teacher, target = nn.Linear(7, 2), torch.randn(8, 7), torch.randn(8, 5, 4, 4), torch.arange(8) % 2
+    for detach in (False, True):
+        method = ReprogrammingDistillation(5, 7, detach_teacher=detach, width=8)
+        terms = method(f_s, g(f_s), teacher, g, target)
+        (terms["kl"] + terms["cka"]).backward()
+        assert any(parameter.grad is not None for parameter in method.parameters()) is not detach
+
+
+def test_registry() -> None:
+    student = Student("shufflenet_v2_x1_0", 3)
+    plain = Preprocessing(None, (0.0,) * 3, (1.0,) * 3)
+    teacher = FrozenFoundationModel(nn.Conv2d(3, 4, 1), channels=4, kind="map", preprocessing=plain, name="t")
+    method = build_method("rd", student, teacher, temperature=4.0)
+    assert isinstance(method, ReprogrammingDistillation)
+    assert method.phi(torch.randn(2, 4, 3, 3)).shape == (2, 1024)
+    assert isinstance(build_method("ce", student, None), CrossEntropyAlone)
+    with pytest.raises(ValueError, match=r"unknown method 'kd2'; known: rd, ce"):
+        build_method("kd2", student, teacher)
+    with pytest.raises(ValueError, match="needs a teacher"):
+        build_method("rd", student, None)
+    with pytest.raises(ValueError, match="no options"):
+        build_method("ce", student, None, temperature=4.0)
+    assert set(METHODS) == {"rd", "ce"}
+
+
+def test_the_optimizer_gets_student_and_phi_and_nothing_of_the_teacher() -> None:
+    student = nn.Linear(3, 4)
+    method = ReprogrammingDistillation(5, 4, width=8)
+    found = {id(p) for p in trainable_parameters(student, method)}
+    assert found == {id(p) for p in [*student.parameters(), *method.parameters()]}
+
+
+def _rank(rank: int, store: str, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    x, y = torch.randn(12, 6), torch.randn(12, 5)
+    weight = nn.Parameter(torch.eye(6))
+    model = nn.parallel.DistributedDataParallel(_Map(weight))
+    mine = slice(6 * rank, 6 * rank + 6)
+    value = cka(gather_batch(model(x[mine])), gather_batch(y[mine]), "unbiased")
+    value.backward()
+    torch.save({"value": value.detach(), "grad": weight.grad}, os.path.join(folder, f"{rank}.pt"))
+    dist.destroy_process_group()
+
+
+class _Map(nn.Module):
+    def __init__(self, weight: nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.weight
+
+
+def test_cka_over_two_processes_is_that_of_the_global_batch(tmp_path: Path) -> None:
+    """Value and DDP's averaged gradient equal those of one process with the whole batch."""
+    mp.spawn(_rank, (str(tmp_path / "store"), str(tmp_path)), nprocs=2)  # type: ignore[attr-defined]
+    torch.manual_seed(0)
+    x, y = torch.randn(12, 6), torch.randn(12, 5)
+    weight = torch.eye(6, requires_grad=True)
+    value = cka(x @ weight, y, "unbiased")
+    value.backward()
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        torch.testing.assert_close(found["value"], value.detach())
+        torch.testing.assert_close(found["grad"], weight.grad)
