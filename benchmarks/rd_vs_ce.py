@@ -3,10 +3,10 @@
     python benchmarks/rd_vs_ce.py                                            # the phantoms of the default run
     python benchmarks/rd_vs_ce.py --seeds 3 -- --dataset_dir COVID-CT --teacher mobilenet_v2.tflite --max_epochs 30
 
-Every cell (method, seed) is one run of `bundles/rd_ct/configs/train.json`; a finished cell is not run again, so a stopped
-benchmark goes on where it stopped. Both methods share seed, initial weights, data and recipe. Printed: the test metrics of
-every cell, mean and standard deviation over seeds, and the paired difference RD - CE with its 95 % interval (Student's t over
-seeds). Words after `--` go to the bundle.
+Every cell (method, seed) is one run of `bundles/rd_ct/configs/train.json`; a finished cell is not run again, so a
+stopped benchmark goes on where it stopped. Both methods share seed, initial weights, data and recipe. Printed: the test
+metrics of every cell, mean and standard deviation over seeds, and the paired difference RD - CE with its 95 % interval
+(Student's t over seeds). Words after `--` go to the bundle.
 """
 
 from __future__ import annotations
@@ -36,8 +36,25 @@ def run_cell(folder: Path, method: str, seed: int, words: list[str]) -> dict:
     result = folder / "metrics.json"
     if not result.is_file():
         began = time.monotonic()
-        command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", f"{bundle_root('rd_ct')}/configs/train.json"]
-        command += ["--bundle_root", str(folder), "--output_dir", str(folder), "--method", method, "--seed", str(seed), *words]
+        command = [
+            sys.executable,
+            "-m",
+            "monai.bundle",
+            "run",
+            "--config_file",
+            f"{bundle_root('rd_ct')}/configs/train.json",
+        ]
+        command += [
+            "--bundle_root",
+            str(folder),
+            "--output_dir",
+            str(folder),
+            "--method",
+            method,
+            "--seed",
+            str(seed),
+            *words,
+        ]
         with open(folder.with_suffix(".log"), "w") as log:
             subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True)
         print(f"{method} seed {seed}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
@@ -69,7 +86,8 @@ def main() -> None:
         return np.array([cell[metric]["value"] for cell in rows[name]])
 
     n, test = arguments.seeds, rows["RD"][0]["n"]
-    print(f"\nn = {n} seeds, {test} test studies; {platform.machine()}, {os.cpu_count()} CPU cores, torch {torch.__version__}")
+    machine = f"{platform.machine()}, {os.cpu_count()} CPU cores, torch {torch.__version__}"
+    print(f"\nn = {n} seeds, {test} test studies; {machine}")
     print(f"bundle words: {' '.join(words) or '(none)'}\n")
     shown = [metric for metric in METRICS if metric in rows["RD"][0]]
     print("| | " + " | ".join(shown) + " |\n" + "|---" * (len(shown) + 1) + "|")

@@ -1,4 +1,4 @@
-"""What bundle configs ask for and JSON cannot say: where the bundle stands, which device, what a trained student needs."""
+"""What bundle configs ask for and JSON cannot say: where the bundle stands, the device, a trained student's settings."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ def bundle_root(name: str) -> str:
     """Find the folder of the bundle `name`.
 
     MONAI does not tell a config where it lies, so a bundle's config asks here. Looked at, in this order: the current
-    folder and its parent (run from inside a bundle, or from its `configs`), `bundles/NAME` below the current folder (run
-    from a checkout), the checkout that this package was installed from in editable mode, the copy inside the wheel.
+    folder and its parent (run from inside a bundle, or from its `configs`), `bundles/NAME` below the current folder
+    (run from a checkout), the checkout that this package was installed from in editable mode, the copy inside the
+    wheel.
 
     Args:
         name: folder name of the bundle, such as "rd_ct".
@@ -40,7 +41,9 @@ def bundle_root(name: str) -> str:
         if (candidate / "configs" / "metadata.json").is_file():
             return str(candidate.resolve())
     places = ", ".join(str(candidate) for candidate in candidates)
-    raise FileNotFoundError(f"no bundle '{name}' (a folder with configs/metadata.json) in: {places}; pass --bundle_root DIR")
+    raise FileNotFoundError(
+        f"no bundle '{name}' (a folder with configs/metadata.json) in: {places}; pass --bundle_root DIR"
+    )
 
 
 def default_device() -> torch.device:
@@ -86,7 +89,8 @@ def require_model(path: str | Path) -> None:
 def explain_errors() -> None:
     """Repeat the cause of a failed run below its traceback.
 
-    MONAI wraps what goes wrong in a config as "Failed to evaluate ConfigExpression", and the reason stands many lines above.
+    MONAI wraps what goes wrong in a config as "Failed to evaluate ConfigExpression", and the reason stands many lines
+    above.
     """
     ordinary = sys.excepthook
 

@@ -46,7 +46,9 @@ def tiny_teacher(channels: int = 5) -> FrozenFoundationModel:
 class TinyRun:
     """A whole training on 16 random images: the parts of a bundle's train.json without its data and size."""
 
-    def __init__(self, folder: Path, max_epochs: int = 4, resume: bool = False, num_workers: int = 0, **rd: Any) -> None:
+    def __init__(
+        self, folder: Path, max_epochs: int = 4, resume: bool = False, num_workers: int = 0, **rd: Any
+    ) -> None:
         torch.manual_seed(0)
         images, labels = torch.rand(16, 3, 16, 16), torch.arange(16) % 2
         images[labels == 1, 0] += 0.3
@@ -98,7 +100,7 @@ def _accuracy() -> Any:
     return Accuracy(output_transform=lambda output: (output["pred"], output["label"]))
 
 
-@pytest.fixture()
+@pytest.fixture
 def tiny_run(tmp_path: Path) -> Callable[..., TinyRun]:
     """Make a run; `folder` names a subfolder of the test's own."""
 

@@ -2,10 +2,10 @@
 
     python tools/pretrain_phantom_teacher.py
 
-The task is not the downstream one: on single slices of phantoms (of other seeds than the cohort's) the network says which of
-nodule, emphysema, effusion and consolidation the slice shows, how high in the chest it lies and how noisy it is. Ground-glass
-opacities, the cohort's classes, occur in half of the studies and are never labelled. Printed at the end: the AUC of each
-finding on held-out studies.
+The task is not the downstream one: on single slices of phantoms (of other seeds than the cohort's) the network says
+which of nodule, emphysema, effusion and consolidation the slice shows, how high in the chest it lies and how noisy it
+is. Ground-glass opacities, the cohort's classes, occur in half of the studies and are never labelled. Printed at the
+end: the AUC of each finding on held-out studies.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
+from monai_rd.transforms.ct import WINDOWS
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_rd.data.phantoms import OTHER_FINDINGS, draw_study
 from monai_rd.networks.foundation_zoo import TEACHERS, save_teacher
-from monai_rd.transforms.ct import WINDOWS
 
 OUTPUT = Path(__file__).parents[1] / "monai_rd" / "networks" / "weights" / "phantom_ct.safetensors"
 SEED = 7_000_001  # far from the seeds of cohorts
@@ -55,7 +55,9 @@ def main() -> None:
     head = nn.Linear(entry.channels, len(OTHER_FINDINGS) + 1)
     images, findings, heights = slices_of(range(arguments.studies))
     optimizer = torch.optim.AdamW([*backbone.parameters(), *head.parameters()], lr=2e-3, weight_decay=0.02)
-    batches = [batch for _ in range(arguments.epochs) for batch in torch.randperm(len(images)).split(96) if len(batch) == 96]
+    batches = [
+        batch for _ in range(arguments.epochs) for batch in torch.randperm(len(images)).split(96) if len(batch) == 96
+    ]
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=len(batches))
 
     def predict(batch: Tensor) -> Tensor:

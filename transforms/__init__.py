@@ -1,4 +1,4 @@
-"""Transforms for medical images on their way into a student: one entry for every format, slice bags, modality windows."""
+"""Transforms on the way into a student: one entry for every format, slice bags, modality windows."""
 
 from monai_rd.transforms.bag import ChannelsToBagd, SliceStackd, bag_collate
 from monai_rd.transforms.ct import CTAugmentation, HounsfieldWindowsd

@@ -2,8 +2,8 @@
 
 Between loading and the last step an item is a MONAI 2D image whose channels are slices (times windows), `[S * C, H, W]`:
 every MONAI transform of 2D images then treats all slices of a study alike. The last step gives the bag `[S, C, H, W]`.
-Orientation is one for all: rows run anterior to posterior, columns from the patient's right to left, slices from inferior
-to superior (the radiological view of an axial slice, and the way figures are printed).
+Orientation is one for all: rows run anterior to posterior, columns from the patient's right to left, slices from
+inferior to superior (the radiological view of an axial slice, and the way figures are printed).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class SliceStackd(MapTransform):
         if slices < 1:
             raise ValueError(f"slices must be at least 1, got {slices}")
         self.slices = slices
-        self._orient = Orientation(axcodes="LPS", labels=(("R", "L"), ("A", "P"), ("I", "S")))
+        self._orient = Orientation(axcodes="LPS", labels=(("L", "R"), ("P", "A"), ("I", "S")))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Transform every key of the item."""
@@ -95,8 +95,8 @@ class ChannelsToBagd(MapTransform):
 def bag_collate(items: Sequence[Mapping[str, Any]]) -> Any:
     """MONAI's collate function for items of which some are studies and some single images.
 
-    Studies all have one number of slices; where a batch has both kinds, a single image is repeated to that number, which
-    leaves the mean over its slices what it was.
+    Studies all have one number of slices; where a batch has both kinds, a single image is repeated to that number,
+    which leaves the mean over its slices what it was.
 
     Raises:
         ValueError: bags of several sizes above one.

@@ -1,9 +1,9 @@
 """CT: Hounsfield windows to one intensity definition, and augmentation.
 
-One definition for all CT the project sees: a value in [0, 1] is the grey of a display window, 0 at its lower and 1 at its
-upper edge. HU are clipped to the window; an 8-bit image is such a display already (a figure of a chest CT shows the lung
-window) and is divided by 255. So a student trained on figures may be asked about DICOM, as far as the figures' windows
-were the one configured.
+One definition for all CT the project sees: a value in [0, 1] is the grey of a display window, 0 at its lower and 1 at
+its upper edge. HU are clipped to the window; an 8-bit image is such a display already (a figure of a chest CT shows the
+lung window) and is divided by 255. So a student trained on figures may be asked about DICOM, as far as the figures'
+windows were the one configured.
 """
 
 from __future__ import annotations
@@ -53,14 +53,18 @@ class HounsfieldWindowsd(MapTransform):
             shown = [((values - centre) / width + 0.5).clamp(0, 1) for centre, width in self.windows]
             return MetaTensor(torch.stack(shown, dim=1).flatten(0, 1), meta=dict(stack.meta))
         if intensity != "display":
-            raise ValueError(f"CT windows need Hounsfield units or an 8-bit image, got '{intensity}' values (not a CT?)")
+            raise ValueError(
+                f"CT windows need Hounsfield units or an 8-bit image, got '{intensity}' values (not a CT?)"
+            )
         if len(self.windows) > 1:
-            raise ValueError("an 8-bit image holds one window only: configure a single one, or give DICOM or NIfTI in HU")
+            raise ValueError(
+                "an 8-bit image holds one window only: configure a single one, or give DICOM or NIfTI in HU"
+            )
         return MetaTensor(values / 255, meta=dict(stack.meta))
 
 
 class CTAugmentation(Compose):
-    """Random views of a stack `[S * C, H, W]` in [0, 1]: mirror, small rotation, shift and zoom, brightness and contrast.
+    """Random views of a stack `[S * C, H, W]` in [0, 1]: mirror, small rotation and zoom, brightness and contrast.
 
     All slices of a study are treated alike.
 
@@ -73,16 +77,9 @@ class CTAugmentation(Compose):
             [
                 RandFlipd(keys, prob=0.5, spatial_axis=1),
                 RandAffined(
-                    keys,
-                    prob=0.8,
-                    rotate_range=0.2,
-                    translate_range=None,
-                    scale_range=0.15,
-                    shear_range=0.05,
-                    mode="bilinear",
-                    padding_mode="border",
+                    keys, prob=0.5, rotate_range=0.15, scale_range=0.1, mode="bilinear", padding_mode="border"
                 ),
-                RandScaleIntensityd(keys, factors=0.15, prob=0.5),
-                RandShiftIntensityd(keys, offsets=0.05, prob=0.5),
+                RandScaleIntensityd(keys, factors=0.1, prob=0.5),
+                RandShiftIntensityd(keys, offsets=0.03, prob=0.5),
             ]
         )

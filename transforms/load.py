@@ -1,8 +1,9 @@
 """One entry for everything that a data list may name: DICOM series, NIfTI volumes, PNG and JPEG images.
 
-What comes out is MONAI's own layout, a `MetaTensor` `[C, X, Y]` (image) or `[1, X, Y, Z]` (volume) with its affine in mm,
-RAS+. `meta["intensity"]` says what the values are: "HU" (CT series, and NIfTI, which in the CT bundles is taken to be CT),
-"display" (8-bit grey or colour, as shown on a screen) or "arbitrary" (other DICOM modalities). The metadata holds nothing
+What comes out is MONAI's own layout, a `MetaTensor` `[C, X, Y]` (image) or `[1, X, Y, Z]` (volume) with its affine in
+mm, RAS+. `meta["intensity"]` says what the values are: "HU" (CT series, and NIfTI, which in the CT bundles is taken to
+be CT), "display" (8-bit grey or colour, as shown on a screen) or "arbitrary" (other DICOM modalities). The metadata
+holds nothing
 else: no file name, no patient.
 """
 
@@ -84,7 +85,9 @@ class LoadImageOrSeriesd(MapTransform):
         if name.endswith(NIFTI_SUFFIXES):
             volume = self._nifti(path)
             if volume.ndim != 4 or volume.shape[0] != 1:
-                raise ValueError(f"{_anonymous(path)} has shape {list(volume.shape)}: a 3D volume of one channel is needed")
+                raise ValueError(
+                    f"{_anonymous(path)} has shape {list(volume.shape)}: a 3D volume of one channel is needed"
+                )
             return _meta_tensor(volume, volume.affine, {"intensity": "HU"})
         if name.endswith(IMAGE_SUFFIXES):
             image = self._image(path)
@@ -101,7 +104,7 @@ class LoadImageOrSeriesd(MapTransform):
 
 @contextmanager
 def _quiet_about_gpu_decoders() -> Iterator[None]:
-    """MONAI builds every reader it knows with each LoadImage and warns about an NVIDIA decoder that is not used here."""
+    """MONAI's LoadImage builds every reader it knows and warns about an NVIDIA decoder not used here."""
     logger = logging.getLogger("monai.data.nvimgcodec_pydicom_plugin")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""From a folder as it comes to training, validation and test lists, and to the studies that inference is asked about."""
+"""From a folder as it comes to training, validation and test lists, and to the studies to be scored."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".nii", ".nii.gz")
 SPLITS = ("training", "validation", "test")
-SPLIT_NAMES = {"train": "training", "val": "validation", "valid": "validation", "testing": "test"} | {s: s for s in SPLITS}
+SPLIT_NAMES = {"train": "training", "val": "validation", "valid": "validation", "testing": "test"} | {
+    s: s for s in SPLITS
+}
 LABEL_FILES = ("labels.csv", "data.csv")
 # Names of the official split files of COVID-CT (github.com/UCSD-AI4H/COVID-CT).
 COVID_CT = {"NonCOVID": "CT_NonCOVID", "COVID": "CT_COVID"}
@@ -78,10 +80,11 @@ def make_datalist(
 ) -> DataList:
     """Make training, validation and test lists of a data set.
 
-    Looked for, in this order: `data_list` if given; the official layout and split of COVID-CT; `labels.csv` or `data.csv`
-    in the folder; a folder of images or DICOM series for each class.
+    Looked for, in this order: `data_list` if given; the official layout and split of COVID-CT; `labels.csv` or
+    `data.csv` in the folder; a folder of images or DICOM series for each class.
 
-    - CSV: columns `image` (file or series folder, relative to `dataset_dir`) or `series` (a SeriesInstanceUID found below
+    - CSV: columns `image` (file or series folder, relative to `dataset_dir`) or `series` (a SeriesInstanceUID found
+      below
       `dataset_dir`), and `label`; optional `patient` and `split` (training, validation, test).
     - JSON: MONAI's data list, `{"training": [{"image": ..., "label": ...}], "validation": [...], "test": [...]}`.
 
@@ -91,8 +94,8 @@ def make_datalist(
     Args:
         dataset_dir: folder of the data.
         data_list: a CSV or JSON file, if it is not found in the folder.
-        class_names: the classes in order of their index, the positive one last; by default sorted by name (COVID-CT: COVID
-            is the positive one).
+        class_names: the classes in order of their index, the positive one last; by default sorted by name (COVID-CT:
+            COVID is the positive one).
         num_classes: how many classes the caller expects; None takes what is found.
         seed: of the split.
 
@@ -108,7 +111,9 @@ def make_datalist(
         path = Path(data_list)
         if not path.is_file():
             raise FileNotFoundError(f"data_list '{path}' is not a file")
-        found = _from_json(path, root, class_names) if path.suffix == ".json" else _from_csv(path, root, class_names, seed)
+        found = (
+            _from_json(path, root, class_names) if path.suffix == ".json" else _from_csv(path, root, class_names, seed)
+        )
     elif (root / "Data-split").is_dir():
         found = _from_covid_ct(root, class_names)
     elif labels is not None:
@@ -116,7 +121,9 @@ def make_datalist(
     else:
         found = _from_class_folders(root, class_names, seed)
     if num_classes is not None and num_classes != len(found.class_names):
-        raise DataListError(f"num_classes is {num_classes}, but the data have {len(found.class_names)}: {found.class_names}")
+        raise DataListError(
+            f"num_classes is {num_classes}, but the data have {len(found.class_names)}: {found.class_names}"
+        )
     empty = [
         f"class '{name}' has no item in {split}"
         for split in SPLITS
@@ -158,12 +165,16 @@ def _from_covid_ct(root: Path, class_names: Sequence[str] | None) -> DataList:
             folders = [root / parent / COVID_CT[name] for parent in ("Images", "Images-processed", "")]
             folder = next((f for f in folders if f.is_dir()), None)
             if folder is None or not listing.is_file():
-                problems.append(f"COVID-CT: {f'no folder of images {COVID_CT[name]}' if folder is None else f'no {listing.name}'}")
+                problems.append(
+                    f"COVID-CT: {f'no folder of images {COVID_CT[name]}' if folder is None else f'no {listing.name}'}"
+                )
                 continue
             names = [line.strip() for line in listing.read_text().splitlines() if line.strip()]
             missing = sum(not (folder / file).is_file() for file in names)
             if missing:
-                problems.append(f"COVID-CT: {missing} of the {len(names)} images of {listing.name} are not in {folder.name}")
+                problems.append(
+                    f"COVID-CT: {missing} of the {len(names)} images of {listing.name} are not in {folder.name}"
+                )
             splits[split] += [{"image": str(folder / file), "label": index} for file in names]
             expected = COVID_CT_COUNTS[split][tuple(COVID_CT).index(name)]
             if len(names) != expected:
@@ -177,7 +188,9 @@ def _from_csv(path: Path, root: Path, class_names: Sequence[str] | None, seed: i
     table.columns = [str(column).strip().lower() for column in table.columns]
     source = next((column for column in ("image", "series") if column in table), None)
     if source is None or "label" not in table:
-        raise DataListError(f"{path.name} needs the columns 'image' (or 'series') and 'label', it has: {list(table.columns)}")
+        raise DataListError(
+            f"{path.name} needs the columns 'image' (or 'series') and 'label', it has: {list(table.columns)}"
+        )
     series = {one.series_uid: one for one in index_dicom(root)} if source == "series" else {}
     problems, images = [], []
     for row, value in enumerate(table[source], start=2):  # row 1 is the header
@@ -191,7 +204,9 @@ def _from_csv(path: Path, root: Path, class_names: Sequence[str] | None, seed: i
         images.append([str(file) for file in series[value].files] if value in series else str(root / value))
     problems += [f"row {row}: no label" for row, label in enumerate(table["label"], start=2) if not label.strip()]
     twice = table[source].duplicated(keep="first")
-    problems += [f"row {row}: the same image stands in an earlier row" for row, again in enumerate(twice, start=2) if again]
+    problems += [
+        f"row {row}: the same image stands in an earlier row" for row, again in enumerate(twice, start=2) if again
+    ]
     split_names = [value.strip().lower() for value in table["split"]] if "split" in table else None
     if split_names is not None:
         problems += [
@@ -258,7 +273,9 @@ def _from_class_folders(root: Path, class_names: Sequence[str] | None, seed: int
     for name, folder in folders.items():
         studies = find_studies(folder, empty_is_error=False)
         if studies.problems:
-            logger.warning("class %s: %d DICOM series left out: %s", name, len(studies.problems), _summary(studies.problems))
+            logger.warning(
+                "class %s: %d DICOM series left out: %s", name, len(studies.problems), _summary(studies.problems)
+            )
         images += [item["image"] for item in studies.items]
         groups += [item["group"] for item in studies.items]
         labels += [name] * len(studies.items)
@@ -300,9 +317,10 @@ def _split(order: tuple[str, ...], items: list[Item], groups: Sequence[str] | No
 class Studies:
     """What `find_studies` found: `items` to be loaded, and `problems`, the DICOM series that cannot be.
 
-    An item is `{"image": path or list of paths, "id": name without patient data, "group": what belongs to one patient}`;
-    `id` is the SeriesInstanceUID of a DICOM series, and `NUMBER-HASH` of any other file: its place in the sorted list of the
-    folder's files, from 1, and the start of the sha256 of its content.
+    An item is `{"image": path or list of paths, "id": name without patient data, "group": what belongs to one
+    patient}`;
+    `id` is the SeriesInstanceUID of a DICOM series, and `NUMBER-HASH` of any other file: its place in the sorted list
+    of the folder's files, from 1, and the start of the sha256 of its content.
     """
 
     items: list[Item]

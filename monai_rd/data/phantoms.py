@@ -1,9 +1,9 @@
 """A small chest-CT phantom cohort, written as real DICOM series: the data of the embedded default run.
 
-Every study is drawn from a few random ellipsoids: body with a fat layer, two lungs with vessels, heart, spine, ribs, trachea.
-Findings are added to the lungs. The cohort's two classes are "clear" and "opacity" (patches of ground-glass opacity); the
-other findings (nodules, emphysema, effusion, consolidation) occur in both classes and are what the shipped teacher was
-pretrained on. No patient is imitated: a model trained here knows phantoms and nothing else.
+Every study is drawn from a few random ellipsoids: body with a fat layer, two lungs with vessels, heart, spine, ribs,
+trachea. Findings are added to the lungs. The cohort's two classes are "clear" and "opacity" (patches of ground-glass
+opacity); the other findings (nodules, emphysema, effusion, consolidation) occur in both classes and are what the
+shipped teacher was pretrained on. No patient is imitated: a model trained here knows phantoms and nothing else.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class PhantomStudy:
     """One drawn study.
 
     Attributes:
-        hounsfield: int16 `[slices, rows, columns]` in HU; rows run anterior to posterior, columns from the patient's right
-            to left, slices from inferior to superior.
+        hounsfield: int16 `[slices, rows, columns]` in HU; rows run anterior to posterior, columns from the patient's
+            right to left, slices from inferior to superior.
         findings: for each finding's name, which slices show it, bool `[slices]`; "opacity" among them.
     """
 
@@ -51,7 +51,7 @@ class PhantomStudy:
 
 
 def draw_study(random: np.random.Generator, opacity: bool) -> PhantomStudy:
-    """Draw one study, with or without ground-glass opacities; the other findings come by chance, each in 3 of 10 studies."""
+    """Draw one study, with or without ground-glass opacities; each other finding comes in 3 of 10 studies."""
     z, y, x = _coordinates()
     size = random.uniform(0.85, 1.1)  # of the body
     depth, width = 105 * size * random.uniform(0.92, 1.08), 145 * size * random.uniform(0.92, 1.08)
@@ -64,7 +64,9 @@ def draw_study(random: np.random.Generator, opacity: bool) -> PhantomStudy:
         centre = (random.uniform(-55, 55) * 0.1 - 5, side * width * random.uniform(0.47, 0.51))
         taper = np.sqrt(np.clip(1 - (z / random.uniform(75, 90)) ** 2, 0.08, 1))  # narrow at apex and base
         lungs |= _ellipse(y, x, centre, (depth * 0.68 * taper, width * 0.36 * taper)) < 1
-    heart = _ellipsoid(z, y, x, (random.uniform(-40, -20), -20, 22), (45, random.uniform(38, 46), random.uniform(42, 55)))
+    heart = _ellipsoid(
+        z, y, x, (random.uniform(-40, -20), -20, 22), (45, random.uniform(38, 46), random.uniform(42, 55))
+    )
     lungs &= heart > 1
     hu[lungs] = random.uniform(-880, -800)
     hu[heart < 1] = 40
@@ -79,7 +81,9 @@ def draw_study(random: np.random.Generator, opacity: bool) -> PhantomStudy:
     change = np.zeros(z.shape, dtype=np.float32)
     inside = np.argwhere(lungs)
 
-    def add_patch(to: NDArray[np.float32], radius: tuple[float, float], gain: tuple[float, float], softness: float) -> None:
+    def add_patch(
+        to: NDArray[np.float32], radius: tuple[float, float], gain: tuple[float, float], softness: float
+    ) -> None:
         """Add one soft-edged ellipsoid somewhere in the lungs; only the box it fills is computed."""
         at = tuple(inside[random.integers(len(inside))])
         axes = random.uniform(*radius, size=3) * np.array([1.4, 1, 1])
@@ -114,8 +118,12 @@ def draw_study(random: np.random.Generator, opacity: bool) -> PhantomStudy:
         hu[fluid] = 10
         findings["effusion"] = fluid.sum(axis=(1, 2)) >= 4
     # Breathing makes the dependent lung denser, in every study: a brightness threshold must not tell the classes apart.
-    hu += np.where(lungs, random.uniform(0, 60) * np.clip(y / depth, 0, 1) + random.uniform(0, 40) * np.exp(-(z + 60) / 40), 0)
-    hu = gaussian_filter(hu, (0.3, 0.6, 0.6)) + gaussian_filter(random.normal(size=hu.shape), (0, 0.7, 0.7)) * random.uniform(50, 100)
+    hu += np.where(
+        lungs, random.uniform(0, 60) * np.clip(y / depth, 0, 1) + random.uniform(0, 40) * np.exp(-(z + 60) / 40), 0
+    )
+    hu = gaussian_filter(hu, (0.3, 0.6, 0.6)) + gaussian_filter(
+        random.normal(size=hu.shape), (0, 0.7, 0.7)
+    ) * random.uniform(50, 100)
     return PhantomStudy(np.clip(hu, -1024, 3071).astype(np.int16), findings)
 
 

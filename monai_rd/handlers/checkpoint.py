@@ -1,7 +1,7 @@
 """What a run leaves on disk: the best student alone, and what a killed run needs to go on.
 
-MONAI's `CheckpointSaver` writes in place and does not save the evaluator's best metric; a run killed while it writes, or
-resumed by it, would lose or replace a better model. Here every file is written beside its target and then renamed.
+MONAI's `CheckpointSaver` writes in place and does not save the evaluator's best metric; a run killed while it writes,
+or resumed by it, would lose or replace a better model. Here every file is written beside its target and then renamed.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ logger = logging.getLogger(__name__)
 class RunCheckpoint:
     """Saves after every epoch, restores at the start when asked to. List it after `ValidationHandler`.
 
-    Files: `model_path`, the state dict of the best student and nothing else; beside it `settings.json`; `best_method.pt` in `output_dir`, the
-    method's parts (phi) of the same epoch, for the report on the reprogrammed teacher; `last.pt` in `output_dir`, all that a
-    killed run needs. The student is saved when the evaluator names the epoch its best.
+    Files: `model_path`, the state dict of the best student and nothing else; beside it `settings.json`;
+        `best_method.pt` in `output_dir`, the
+    method's parts (phi) of the same epoch, for the report on the reprogrammed teacher; `last.pt` in `output_dir`, all
+    that a killed run needs. The student is saved when the evaluator names the epoch its best.
 
     Args:
         model_path: where the best student goes, `BUNDLE/models/model.pt`.

@@ -25,7 +25,8 @@ class CoTrainingHandler:
     the batch's key `teacher_features` when they were computed beforehand, otherwise from the teacher. After the loss it
     adds the weighted terms to `engine.state.output["loss"]`, which `SupervisedTrainer` reads for the backward pass only
     then. At each epoch it moves the weights: progress is 0 in the first epoch and 1 in the last. The terms stand in
-    `engine.state.output["terms"]`, unweighted and detached, with the student's cross entropy as `student_ce` and the sum as
+    `engine.state.output["terms"]`, unweighted and detached, with the student's cross entropy as `student_ce` and the
+    sum as
     `loss`; their means over the epoch in `engine.state.metrics`; the weights in `engine.state.term_weights`.
 
     Args:
@@ -67,7 +68,9 @@ class CoTrainingHandler:
         if stored is not None:
             return stored.to(image.device, non_blocking=True)
         if self.teacher is None:
-            raise ValueError("the method needs a teacher: give CoTrainingHandler one, or batches with 'teacher_features'")
+            raise ValueError(
+                "the method needs a teacher: give CoTrainingHandler one, or batches with 'teacher_features'"
+            )
         return self.teacher(image)
 
     def _compute_terms(self, engine: Engine) -> None:
@@ -75,7 +78,9 @@ class CoTrainingHandler:
         features, self._features = self._features, None
         if features is None:
             raise RuntimeError("the trainer's network did not call the classifier of the network given to this handler")
-        image, logits, target = (as_tensor(output[key]) for key in (CommonKeys.IMAGE, CommonKeys.PRED, CommonKeys.LABEL))
+        image, logits, target = (
+            as_tensor(output[key]) for key in (CommonKeys.IMAGE, CommonKeys.PRED, CommonKeys.LABEL)
+        )
         self._terms = self.method(features, logits, self._teacher_features(engine, image), self._classifier, target)
         self._features = None  # g has read the teacher path's features since
 
@@ -91,7 +96,9 @@ class CoTrainingHandler:
         self._sums = {name: self._sums[name] + term if self._sums else term for name, term in output["terms"].items()}
 
     def _mean_terms(self, engine: Engine) -> None:
-        engine.state.metrics.update({name: total.item() / engine.state.epoch_length for name, total in self._sums.items()})
+        engine.state.metrics.update(
+            {name: total.item() / engine.state.epoch_length for name, total in self._sums.items()}
+        )
 
 
 def as_tensor(value: Tensor) -> Tensor:

@@ -39,7 +39,9 @@ class ProgressHandler:
             total = engine.state.max_epochs * engine.state.epoch_length
             # Without a terminal every refresh is a line of a log file: none then.
             quiet = not sys.stderr.isatty()
-            self._bar = tqdm(total=total, initial=engine.state.iteration, unit="step", dynamic_ncols=True, disable=quiet)
+            self._bar = tqdm(
+                total=total, initial=engine.state.iteration, unit="step", dynamic_ncols=True, disable=quiet
+            )
 
     def _iteration_completed(self, engine: Engine) -> None:
         assert self._bar is not None

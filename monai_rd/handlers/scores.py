@@ -28,7 +28,9 @@ class ScoreWriter:
         problems: DICOM series that could not be read; each gets a row with its code and no score.
     """
 
-    def __init__(self, path: str | os.PathLike[str], class_names: Sequence[str], problems: Sequence[SeriesInfo] = ()) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], class_names: Sequence[str], problems: Sequence[SeriesInfo] = ()
+    ) -> None:
         self.path, self.class_names, self.problems = Path(path), list(class_names), list(problems)
         self._rows: list[list[str]] = []
 

@@ -6,17 +6,19 @@ $$\mathrm{CKA}(X, Y) = \frac{\mathrm{HSIC}(K, L)}{\sqrt{\mathrm{HSIC}(K, K)\,\ma
 
 Two estimators of HSIC:
 
-- biased, the paper's (arXiv 2407.06504, Eq. 2): $\langle HKH, HLH \rangle / (n-1)^2$. On *independent* features it is far
-  from 0 when n is small beside d (0.94 at n=32, d=512).
+- biased, the paper's (arXiv 2407.06504, Eq. 2): $\langle HKH, HLH \rangle / (n-1)^2$. On *independent* features it is
+  far from 0 when n is small beside d (0.94 at n=32, d=512).
 - unbiased, HSIC_1 of Song et al. (JMLR 13, 2012, Eq. 5), the minibatch estimator of Nguyen et al. (arXiv 2010.15327).
 
 Both are computed from centred features. Then $K1 = 0$, so the sums over rows that HSIC_1 subtracts reduce to the
 diagonals $k$, $l$ of the centred Gram matrices,
 
-$$n(n-3)\,\mathrm{HSIC}_1 = \langle K, L \rangle - k \cdot l + \frac{(\sum k)(\sum l)}{(n-1)(n-2)} - \frac{2\,k \cdot l}{n-2}$$
+$$n(n-3)\,\mathrm{HSIC}_1 = \langle K, L \rangle - k \cdot l + \frac{(\sum k)(\sum l)}{(n-1)(n-2)}
+- \frac{2\,k \cdot l}{n-2}$$
 
-and $\langle K, L \rangle = \lVert X^T Y \rVert_F^2$ may be taken from whichever product is cheaper. HSIC_1 does not change when
-the features are shifted, but without centring first it is a small difference of large numbers, lost in float32.
+and $\langle K, L \rangle = \lVert X^T Y \rVert_F^2$ may be taken from whichever product is cheaper. HSIC_1 does not
+change when the features are shifted, but without centring first it is a small difference of large numbers, lost in
+float32.
 """
 
 from __future__ import annotations
@@ -46,12 +48,15 @@ def cka(x: Tensor, y: Tensor, estimator: Estimator = "biased") -> Tensor:
         Scalar. Biased: in [0, 1]. Unbiased: at most 1, may be negative. 0 where one side is constant over the batch.
 
     Raises:
-        ValueError: not two matrices of one batch size; a batch smaller than 2 (biased) or 4 (unbiased); an unknown estimator.
+        ValueError: not two matrices of one batch size; a batch smaller than 2 (biased) or 4 (unbiased); an unknown
+            estimator.
     """
     if estimator not in SMALLEST_BATCH:
         raise ValueError(f"estimator must be 'biased' or 'unbiased', not {estimator!r}")
     if x.ndim != 2 or y.ndim != 2 or x.shape[0] != y.shape[0]:
-        raise ValueError(f"CKA needs features [n, d1] and [n, d2] of one batch, got {list(x.shape)} and {list(y.shape)}")
+        raise ValueError(
+            f"CKA needs features [n, d1] and [n, d2] of one batch, got {list(x.shape)} and {list(y.shape)}"
+        )
     if x.shape[0] < SMALLEST_BATCH[estimator]:
         raise ValueError(
             f"the {estimator} CKA needs a batch of at least {SMALLEST_BATCH[estimator]}, got {x.shape[0]}: "

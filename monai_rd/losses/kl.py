@@ -1,6 +1,7 @@
 r"""Knowledge distillation on logits: $T^2\,\mathrm{KL}(\mathrm{softmax}(z_t/T)\,\|\,\mathrm{softmax}(z_s/T))$.
 
-Hinton et al., arXiv 1503.02531; with T = 1 the KL term of arXiv 2407.06504, Eq. 3. Summed over classes, mean over the batch.
+Hinton et al., arXiv 1503.02531; with T = 1 the KL term of arXiv 2407.06504, Eq. 3. Summed over classes, mean over the
+batch.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class KLDistillationLoss(nn.Module):
         self.temperature = temperature
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-        """Return the scalar loss, at least 0, of two `[B, classes]` logits; gradient flows to both, computed in float32."""
+        """Return the scalar loss (at least 0, in float32) of two `[B, classes]` logits; gradient flows to both."""
         if student_logits.shape != teacher_logits.shape:
             raise ValueError(f"logits differ in shape: {list(student_logits.shape)} and {list(teacher_logits.shape)}")
         with torch.autocast(device_type=student_logits.device.type, enabled=False):

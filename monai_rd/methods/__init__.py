@@ -11,7 +11,15 @@ from monai_rd.methods.rd import ReprogrammingDistillation
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel, Student
 
-__all__ = ["METHODS", "CrossEntropyAlone", "Method", "ReprogrammingDistillation", "build_method", "method_class", "trainable_parameters"]
+__all__ = [
+    "METHODS",
+    "CrossEntropyAlone",
+    "Method",
+    "ReprogrammingDistillation",
+    "build_method",
+    "method_class",
+    "trainable_parameters",
+]
 
 METHODS: dict[str, type[Method]] = {"rd": ReprogrammingDistillation, "ce": CrossEntropyAlone}
 

@@ -3,7 +3,8 @@ r"""Reprogramming Distillation, arXiv 2407.06504.
 With the frozen teacher $F_t$, the student $F_s$, the reprogramming module $\phi$ and the shared classifier $g$,
 
 $$f_s = F_s(x),\quad z_s = g(f_s),\quad f_t = \phi(F_t(x)),\quad z_t = g(f_t)$$
-$$L = \mathrm{CE}(y, z_s) + \alpha\,\mathrm{CE}(y, z_t) + \beta\,(\mathrm{KL}(z_t \| z_s) + L_\mathrm{CKA}(f_t, f_s)) \qquad (3)$$
+$$L = \mathrm{CE}(y, z_s) + \alpha\,\mathrm{CE}(y, z_t) + \beta\,(\mathrm{KL}(z_t \| z_s) + L_\mathrm{CKA}(f_t, f_s))
+\qquad (3)$$
 
 The first term is the trainer's own loss; this method gives the others.
 """
@@ -52,8 +53,8 @@ class ReprogrammingDistillation(Method):
         beta: weight of KL and CKA, likewise.
         temperature: of the KL term; 1 in the paper.
         estimator: of CKA; "biased" in the paper.
-        detach_teacher: stop the gradient of KL and CKA into phi and, by way of z_t, into g. The paper says only that the
-            foundation model is fixed, so the default lets it flow.
+        detach_teacher: stop the gradient of KL and CKA into phi and, by way of z_t, into g. The paper says only that
+            the foundation model is fixed, so the default lets it flow.
         width: channels inside phi.
         blocks: residual blocks of phi.
 
@@ -81,7 +82,9 @@ class ReprogrammingDistillation(Method):
         self.alpha, self.beta, self.detach_teacher = alpha, beta, detach_teacher
 
     @classmethod
-    def build(cls, student: Student, teacher: FrozenFoundationModel | None, **options: Any) -> ReprogrammingDistillation:
+    def build(
+        cls, student: Student, teacher: FrozenFoundationModel | None, **options: Any
+    ) -> ReprogrammingDistillation:
         """Build RD with the widths of this student and teacher.
 
         Raises:
@@ -104,7 +107,7 @@ class ReprogrammingDistillation(Method):
         classifier: nn.Module,
         target: Tensor,
     ) -> dict[str, Tensor]:
-        """Terms of Eq. 3 beside CE(y, z_s): `teacher_ce` = CE(y, z_t), `kl` = KL(z_t || z_s), `cka` = L_CKA(f_t, f_s)."""
+        """Terms of Eq. 3 beside CE(y, z_s): `teacher_ce` CE(y, z_t), `kl` KL(z_t || z_s), `cka` L_CKA(f_t, f_s)."""
         if teacher_features is None:
             raise ValueError("RD got no teacher features")
         f_t = self.phi(teacher_features)

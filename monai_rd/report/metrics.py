@@ -15,8 +15,8 @@ __all__ = ["classification_metrics"]
 def classification_metrics(probabilities: ArrayLike, labels: ArrayLike, seed: int = 0) -> dict[str, Any]:
     """Accuracy, ROC AUC, sensitivity and specificity.
 
-    Of two classes, class 1 is the positive one. Of more, AUC is the unweighted mean over classes, each against the rest,
-    and sensitivity and specificity are left out.
+    Of two classes, class 1 is the positive one. Of more, AUC is the unweighted mean over classes, each against the
+    rest, and sensitivity and specificity are left out.
 
     Args:
         probabilities: `[N, classes]`, rows summing to 1.
@@ -24,17 +24,21 @@ def classification_metrics(probabilities: ArrayLike, labels: ArrayLike, seed: in
         seed: of the bootstrap.
 
     Returns:
-        `n`, and for each metric its `value` in [0, 1] and 95 % `interval`: Wilson's (1927) for proportions, a stratified
-        percentile bootstrap of 1000 draws for the AUC.
+        `n`, and for each metric its `value` in [0, 1] and 95 % `interval`: Wilson's (1927) for proportions, a
+        stratified percentile bootstrap of 1000 draws for the AUC.
 
     Raises:
         ValueError: shapes that do not fit, a label out of range, or a class without a sample.
     """
     p, y = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
     if p.ndim != 2 or y.shape != p.shape[:1]:
-        raise ValueError(f"probabilities [N, classes] and labels [N] are needed, got {list(p.shape)} and {list(y.shape)}")
+        raise ValueError(
+            f"probabilities [N, classes] and labels [N] are needed, got {list(p.shape)} and {list(y.shape)}"
+        )
     if set(np.unique(y)) != set(range(p.shape[1])):
-        raise ValueError(f"every class of 0 to {p.shape[1] - 1} must occur among the labels, found {sorted(set(y.tolist()))}")
+        raise ValueError(
+            f"every class of 0 to {p.shape[1] - 1} must occur among the labels, found {sorted(set(y.tolist()))}"
+        )
     chosen = p.argmax(axis=1)
     result: dict[str, Any] = {"n": len(y), "accuracy": _proportion(chosen == y), "roc_auc": _auc(p, y, seed)}
     if p.shape[1] == 2:

@@ -117,7 +117,11 @@ class TestReport:
         for name in shown.values():
             table.add_column(name, justify="right")
         for row, metrics in rows.items():
-            cells = [f"{m['value']:.3f} ({m['interval'][0]:.3f}-{m['interval'][1]:.3f})" for m in map(metrics.get, shown) if m]
+            cells = [
+                f"{m['value']:.3f} ({m['interval'][0]:.3f}-{m['interval'][1]:.3f})"
+                for m in map(metrics.get, shown)
+                if m
+            ]
             table.add_row(row, *cells)
         console.print(table)
         if len(self.class_names) == 2:

@@ -64,7 +64,15 @@ def test_training_ends_with_the_table_and_says_phantoms(trained: tuple[Path, str
     student = result["test"]["student"]
     assert student["n"] == 20
     assert set(result["test"]) == {"student", "reprogrammed teacher"}
-    for word in ("accuracy", "ROC AUC", "sensitivity", "specificity", "reprogrammed teacher", "PHANTOMS", "epoch   2/2"):
+    for word in (
+        "accuracy",
+        "ROC AUC",
+        "sensitivity",
+        "specificity",
+        "reprogrammed teacher",
+        "PHANTOMS",
+        "epoch   2/2",
+    ):
         assert word in printed
     assert f"{student['accuracy']['value']:.3f}" in printed
 
@@ -137,9 +145,20 @@ def test_resume_after_a_kill_ends_at_the_same_numbers(trained: tuple[Path, str],
     root = tmp_path / "rd_ct"
     shutil.copytree(BUNDLE, root, ignore=shutil.ignore_patterns("models", "eval"))
     places = ["--bundle_root", str(root), "--output_dir", str(root / "eval"), "--dataset_dir", cohort]
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(CONFIGS / "train.json"), *places, *QUICK]
+    command = [
+        sys.executable,
+        "-m",
+        "monai.bundle",
+        "run",
+        "--config_file",
+        str(CONFIGS / "train.json"),
+        *places,
+        *QUICK,
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONHASHSEED": "0"}
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+    )
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("epoch   1/2"):

@@ -84,7 +84,9 @@ def test_nothing_of_the_teacher_on_disk_and_model_is_the_student_alone(tiny_run:
     def tensors(content: Any) -> list[Tensor]:
         if isinstance(content, Tensor):
             return [content]
-        values = content.values() if isinstance(content, dict) else content if isinstance(content, (list, tuple)) else ()
+        values = (
+            content.values() if isinstance(content, dict) else content if isinstance(content, (list, tuple)) else ()
+        )
         return [tensor for value in values for tensor in tensors(value)]
 
     for file in (run.checkpoint.model_path, run.checkpoint.last, run.checkpoint.best_method):

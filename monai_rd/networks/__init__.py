@@ -1,0 +1,16 @@
+"""What is frozen and what is trained: teachers, students, and phi between them."""
+
+from monai_rd.networks.foundation import FrozenFoundationModel, Preprocessing
+from monai_rd.networks.foundation_zoo import TEACHERS, load_teacher
+from monai_rd.networks.reprogramming import Reprogrammer
+from monai_rd.networks.students import STUDENTS, Student
+
+__all__ = [
+    "STUDENTS",
+    "TEACHERS",
+    "FrozenFoundationModel",
+    "Preprocessing",
+    "Reprogrammer",
+    "Student",
+    "load_teacher",
+]

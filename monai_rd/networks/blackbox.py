@@ -1,0 +1,378 @@
+"""Whole networks in ONNX and TFLite files as teachers: RD needs their features, never a gradient."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import warnings
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["OnnxBackbone", "TFLiteBackbone"]
+
+logger = logging.getLogger(__name__)
+
+_DEFAULT_SIDE = 224  # for a network that leaves rows or columns open
+_DTYPES = ("float32", "float16", "uint8", "int8")
+_POOLING = ("GlobalAveragePool", "AveragePool", "ReduceMean", "AVERAGE_POOL_2D", "MEAN")
+_ATTENTION = ("MatMul", "BATCH_MATMUL")
+_REARRANGING = ("Transpose", "Reshape", "TRANSPOSE", "RESHAPE")
+
+
+class _Node(NamedTuple):
+    operator: str
+    inputs: Sequence[str]
+    outputs: Sequence[str]
+
+
+def _channels_last(shape: Sequence[int], default: bool) -> bool:
+    """Whether a 4-D activation is NHWC: two equal neighbours are rows and columns, else the format's default holds."""
+    first, last = shape[2] == shape[3], shape[1] == shape[2]
+    return default if first == last else last
+
+
+def _is_map(shape: Sequence[int], channels_last: bool) -> bool:
+    """Whether an activation is a batch of one of maps with more than one position."""
+    if len(shape) != 4 or shape[0] != 1:
+        return False
+    rows, columns = shape[1:3] if _channels_last(shape, channels_last) else shape[2:4]
+    return rows * columns > 1
+
+
+def _choose(
+    path: Path, nodes: Sequence[_Node], image: str, shapes: Mapping[str, Sequence[int]], tap: str, channels_last: bool
+) -> tuple[str, bool]:
+    """Find the tensor to read.
+
+    Args:
+        path: the file, for errors.
+        nodes: the graph in the order of execution.
+        image: name of the input.
+        shapes: of the activations of one image, where known.
+        tap: "map", "vector" or the name of a tensor.
+        channels_last: how the format lays out its maps.
+
+    Returns:
+        The tensor's name, and whether it is a map whose mean is wanted.
+
+    Raises:
+        ValueError: the graph has no such tensor, or its last map is part of an attention.
+    """
+    producer: dict[str, _Node] = {}  # of what depends on the image: weights are no activations
+    for node in nodes:
+        if image in node.inputs or any(name in producer for name in node.inputs):
+            producer.update(dict.fromkeys(node.outputs, node))
+    if tap not in ("map", "vector"):
+        if tap not in producer:
+            raise ValueError(
+                f"{path}: no activation is named '{tap}'; the last ones are: {', '.join(list(producer)[-5:])}"
+            )
+        return tap, False
+    maps = [name for name in producer if _is_map(shapes.get(name, ()), channels_last)]
+    if not maps:
+        raise ValueError(
+            f"{path}: no activation is a map [B, C, h, w]; name the tensor to read with tap=NAME, "
+            f"the last ones are: {', '.join(list(producer)[-5:])}"
+        )
+    source = producer[maps[-1]]
+    while source.operator in _REARRANGING and source.inputs[0] in producer:
+        source = producer[source.inputs[0]]
+    if source.operator in _ATTENTION:
+        raise ValueError(
+            f"{path}: the last 4-D activation, '{maps[-1]}', belongs to an attention and is no feature map; "
+            f"name the tensor to read with tap=NAME, the last ones are: {', '.join(list(producer)[-5:])}"
+        )
+    if tap == "map":
+        return maps[-1], False
+    shape = shapes[maps[-1]]
+    channels = shape[3] if _channels_last(shape, channels_last) else shape[1]
+    for node in nodes:
+        if node.operator in _POOLING and maps[-1] in node.inputs:
+            pooled = shapes.get(node.outputs[0], ())
+            if len(pooled) in (2, 4) and int(np.prod(pooled)) == channels:
+                return node.outputs[0], False
+    return maps[-1], True
+
+
+def _input_layout(path: Path, shape: Sequence[int | None]) -> tuple[bool, int, tuple[int, int]]:
+    """Read an input's shape (None: left open): whether it is NHWC, its channels, its rows and columns."""
+    if len(shape) == 4:
+        for axis, spatial in ((1, shape[2:4]), (3, shape[1:3])):
+            channels = shape[axis]
+            if channels in (1, 3):
+                rows, columns = (side or _DEFAULT_SIDE for side in spatial)
+                if None in spatial:
+                    logger.info("%s leaves the image's size open: %d x %d is assumed", path, rows, columns)
+                return axis == 3, channels, (rows, columns)
+    raise ValueError(f"{path}: its input {list(shape)} is no image batch [B, C, H, W] or [B, H, W, C] with C = 1 or 3")
+
+
+def _sha256(files: Sequence[Path], *words: str) -> str:
+    digest = hashlib.sha256("\n".join(words).encode())
+    for file in files:
+        with open(file, "rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+class _BlackBox(ABC):
+    """What the two formats share: from a float tensor to the network's input, from the tapped tensor to features.
+
+    Attributes:
+        image_channels: 3 or 1.
+        size: rows and columns of the input.
+        integer: the input takes pixel values, so images come in [0, 1] without any normalisation.
+        kind: "map" or "vector".
+        channels: C of the features.
+        tensor: name of the tapped tensor.
+    """
+
+    kind: Literal["map", "vector"]
+    channels_last: bool  # how the format lays out its maps
+
+    def __init__(self, path: Path, shape: Sequence[int | None], dtype: np.dtype) -> None:
+        if dtype.name not in _DTYPES:
+            raise ValueError(f"{path}: its input is {dtype.name}; it must be one of {', '.join(_DTYPES)}")
+        self.path = path
+        self.dtype = dtype
+        self.integer = dtype.kind in "iu"
+        self.input_channels_last, self.image_channels, self.size = _input_layout(path, shape)
+        self.batch = shape[0]  # None: as many images as wanted at once
+        self.tensor = ""
+        self.pool = False
+
+    def _input_shape(self, batch: int) -> list[int]:
+        rows, columns = self.size
+        channels = self.image_channels
+        return [batch, rows, columns, channels] if self.input_channels_last else [batch, channels, rows, columns]
+
+    @abstractmethod
+    def _run(self, array: np.ndarray) -> np.ndarray:
+        """The tapped tensor of one batch in the network's own layout and type."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the file and of what is read from it."""
+
+    def _probe(self) -> None:
+        """See on a black image what the tapped tensor really is."""
+        features = self(torch.zeros(1, self.image_channels, *self.size))
+        if features.dim() not in (2, 4) or len(features) != 1:
+            raise ValueError(
+                f"{self.path}: '{self.tensor}' has shape {list(features.shape)} for one image; "
+                "a teacher's features are maps [B, C, h, w] or vectors [B, C]"
+            )
+        self.kind = "map" if features.dim() == 4 else "vector"
+        self.channels = features.shape[1]
+        pooled = ", averaged over its positions" if self.pool else ""
+        logger.info("%s: features are '%s'%s, %s of %d", self.path, self.tensor, pooled, self.kind, self.channels)
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Features of images, float32 on the image's device.
+
+        Args:
+            image: `[B, C, H, W]` with the input's C, H, W; in [0, 1] where `integer`, else already normalised.
+
+        Returns:
+            Maps `[B, C, h, w]` or vectors `[B, C]`.
+        """
+        pixels = image.detach().float()
+        if self.integer:
+            pixels = (pixels * 255).round_().clamp_(0, 255)
+            pixels = pixels.to(torch.uint8) if self.dtype == np.uint8 else pixels.sub_(128).to(torch.int8)
+        if self.input_channels_last:
+            pixels = pixels.permute(0, 2, 3, 1)
+        array = np.ascontiguousarray(pixels.cpu().numpy(), dtype=self.dtype)
+        step = self.batch or len(array)
+        outputs = []
+        for start in range(0, len(array), step):
+            part = array[start : start + step]
+            filled = np.concatenate([part, np.repeat(part[-1:], step - len(part), axis=0)])
+            outputs.append(self._run(filled)[: len(part)])
+        features = np.concatenate(outputs)
+        if features.dtype.kind != "f":
+            raise ValueError(
+                f"{self.path}: '{self.tensor}' holds {features.dtype}; name its dequantised form with tap=NAME"
+            )
+        features = features.astype(np.float32)
+        if features.ndim == 4:
+            if _channels_last(features.shape, self.channels_last):
+                features = features.transpose(0, 3, 1, 2)
+            if self.pool or features.shape[2:] == (1, 1):
+                features = features.mean(axis=(2, 3))
+        return torch.from_numpy(np.ascontiguousarray(features)).to(image.device)
+
+
+class OnnxBackbone(_BlackBox):
+    """A network in an ONNX file, run by onnxruntime on CUDA where its build has it, else on the CPU.
+
+    Args:
+        path: the `.onnx` file; weights in files beside it are found.
+        tap: "map" for the last 4-D activation with more than one position; "vector" for the tensor that pools it (its
+            mean over positions where the graph has none); or the name of a tensor.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ImportError: onnx or onnxruntime is not installed.
+        ValueError: not an ONNX file, an input that is no image batch, or no such tensor.
+    """
+
+    channels_last = False
+
+    def __init__(self, path: str | Path, tap: str = "map") -> None:
+        try:
+            import onnx
+            import onnxruntime  # noqa: F401
+        except ImportError as error:
+            raise ImportError(
+                f'{path}: ONNX teachers need onnx and onnxruntime: pip install "monai_rd[onnx]"'
+            ) from error
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file")
+        try:
+            model = onnx.load(str(path), load_external_data=False)
+        except Exception as error:  # protobuf's own DecodeError is not public
+            raise ValueError(f"{path}: not an ONNX file, or damaged ({error})") from error
+        graph = model.graph
+        weights = {tensor.name for tensor in graph.initializer}
+        inputs = [value for value in graph.input if value.name not in weights]
+        if len(inputs) != 1:
+            raise ValueError(f"{path}: a teacher has one input, the image; this network has {len(inputs)}")
+        image = inputs[0].type.tensor_type
+        shape = [dim.dim_value or None for dim in image.shape.dim]
+        super().__init__(path, shape, onnx.helper.tensor_dtype_to_np_dtype(image.elem_type))
+        beside = {e.value for tensor in graph.initializer for e in tensor.external_data if e.key == "location"}
+        self.files = [path, *(path.parent / location for location in sorted(beside))]
+        self._input = inputs[0].name
+        nodes = [_Node(node.op_type, list(node.input), list(node.output)) for node in graph.node]
+        # Static shape inference gives up on reshapes that exporters compute, so every activation is looked at once.
+        names = [name for node in nodes for name in node.outputs if name]
+        batch = self.batch or 1
+        seen = self._open(model, names).run(names, {self._input: np.zeros(self._input_shape(batch), self.dtype)})
+        shapes = {
+            name: [1, *value.shape[1:]]
+            for name, value in zip(names, seen, strict=True)
+            if isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.shape[:1] == (batch,)
+        }
+        self.tensor, self.pool = _choose(path, nodes, self._input, shapes, tap, self.channels_last)
+        self._session = self._open(model, [self.tensor])
+        self._probe()
+
+    def _open(self, model: Any, outputs: list[str]) -> Any:
+        """A session that gives these tensors and nothing else."""
+        import onnx
+        import onnxruntime
+
+        tapped = onnx.ModelProto()
+        tapped.CopyFrom(model)
+        del tapped.graph.output[:]
+        tapped.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+        options = onnxruntime.SessionOptions()
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(self.path.parent))
+        available = onnxruntime.get_available_providers()
+        providers = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
+        try:
+            return onnxruntime.InferenceSession(tapped.SerializeToString(), options, providers=providers)
+        except Exception as error:  # onnxruntime's errors share no public base class
+            raise ValueError(f"{self.path}: onnxruntime cannot run it ({error})") from error
+
+    def _run(self, array: np.ndarray) -> np.ndarray:
+        return self._session.run([self.tensor], {self._input: array})[0]
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the file, of the weights beside it and of what is read from it."""
+        return _sha256(self.files, self.tensor, str(self.pool))
+
+
+class TFLiteBackbone(_BlackBox):
+    """A network in a TFLite file, run by LiteRT on the CPU, quantised or not.
+
+    Images go through one at a time unless the file fixes a larger batch: on a MobileNetV2 of 8-bit integers that was as
+    fast as a resized batch on one core and faster on two, and most files cannot be resized at all.
+
+    Args:
+        path: the `.tflite` file.
+        tap: as in `OnnxBackbone`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ImportError: ai_edge_litert is not installed.
+        ValueError: not a TFLite file, an input that is no image batch, or no such tensor.
+    """
+
+    channels_last = True
+
+    def __init__(self, path: str | Path, tap: str = "map") -> None:
+        try:
+            from ai_edge_litert.interpreter import Interpreter
+        except ImportError as error:
+            raise ImportError(f'{path}: TFLite teachers need ai_edge_litert: pip install "monai_rd[tflite]"') from error
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file")
+        try:
+            with warnings.catch_warnings():
+                # It warns that keeping every tensor costs memory. It is how an inner one can be read.
+                warnings.simplefilter("ignore", UserWarning)
+                self._interpreter = Interpreter(
+                    str(path), num_threads=min(4, os.cpu_count() or 1), experimental_preserve_all_tensors=True
+                )
+            inputs = self._interpreter.get_input_details()
+        except (ValueError, RuntimeError) as error:
+            raise ValueError(f"{path}: not a TFLite file, or damaged ({error})") from error
+        if len(inputs) != 1:
+            raise ValueError(f"{path}: a teacher has one input, the image; this network has {len(inputs)}")
+        signature = [int(length) if length > 0 else None for length in inputs[0]["shape_signature"]]
+        super().__init__(path, signature, np.dtype(inputs[0]["dtype"]))
+        self.batch = self.batch or 1
+        self._input = inputs[0]["index"]
+        self._interpreter.resize_tensor_input(self._input, self._input_shape(self.batch))
+        self._interpreter.allocate_tensors()
+        self._interpreter.set_tensor(self._input, np.zeros(self._input_shape(self.batch), self.dtype))
+        self._interpreter.invoke()  # shapes that the graph computes are known only now
+        details = {detail["index"]: detail for detail in self._interpreter.get_tensor_details()}
+        times = Counter(detail["name"] for detail in details.values())
+        names = {i: d["name"] if times[d["name"]] == 1 else f"{d['name']}:{i}" for i, d in details.items()}
+        self.tensor, self.pool = _choose(
+            path,
+            [
+                _Node(
+                    node["op_name"],
+                    [names[index] for index in node["inputs"] if index in names],
+                    [names[index] for index in node["outputs"] if index in names],
+                )
+                for node in self._interpreter._get_ops_details()
+                if node["op_name"] != "DELEGATE"  # the same nodes again, as the accelerated kernels see them
+            ],
+            names[self._input],
+            {
+                names[index]: [1, *map(int, detail["shape"][1:])]
+                for index, detail in details.items()
+                if list(detail["shape"][:1]) == [self.batch]
+            },
+            tap,
+            self.channels_last,
+        )
+        self._tapped = next(detail for index, detail in details.items() if names[index] == self.tensor)
+        self._probe()
+
+    def _run(self, array: np.ndarray) -> np.ndarray:
+        self._interpreter.set_tensor(self._input, array)
+        self._interpreter.invoke()
+        values = self._interpreter.get_tensor(self._tapped["index"])
+        scale, zero_point = self._tapped["quantization"]
+        return (values.astype(np.float32) - zero_point) * scale if scale else values
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the file and of what is read from it."""
+        return _sha256([self.path], self.tensor, str(self.pool))

@@ -1,0 +1,198 @@
+"""The frozen foundation model: a black-box teacher that gives features and takes no gradient."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from monai_rd.networks.bag import fold, unfold
+
+__all__ = ["FrozenFoundationModel", "Preprocessing"]
+
+# ITU-R BT.601, what PIL and OpenCV call grey.
+_LUMA = (0.299, 0.587, 0.114)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a teacher wants its image. It is computed in float32 on the image's device.
+
+    The image is resized (antialiased; its sides are not kept in proportion), its channels are put in order, and then it
+    becomes `(image - mean) / std`.
+
+    Args:
+        size: rows and columns, one number for a square, or None to keep the image's own.
+        mean: one number a channel, in the teacher's channel order, for values in [0, 1].
+        std: as `mean`, above 0.
+        channel_order: what the teacher was trained on; "GRAY" gives one channel of ITU-R BT.601 luma.
+        interpolation: "bilinear" or "bicubic" (cut to [0, 1], which it would overshoot).
+
+    Raises:
+        ValueError: an unknown channel order or interpolation, a wrong number of means or stds, or a std or size not
+            above 0.
+    """
+
+    size: int | tuple[int, int] | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    channel_order: Literal["RGB", "BGR", "GRAY"] = "RGB"
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+
+    def __post_init__(self) -> None:
+        if self.channel_order not in ("RGB", "BGR", "GRAY"):
+            raise ValueError(f"channel_order must be 'RGB', 'BGR' or 'GRAY', not {self.channel_order!r}")
+        if self.interpolation not in ("bilinear", "bicubic"):
+            raise ValueError(f"interpolation must be 'bilinear' or 'bicubic', not {self.interpolation!r}")
+        channels = 1 if self.channel_order == "GRAY" else 3
+        if len(self.mean) != channels or len(self.std) != channels or min(self.std) <= 0:
+            raise ValueError(
+                f"{self.channel_order} needs {channels} means and {channels} stds above 0, got {self.mean}, {self.std}"
+            )
+        if self.size is not None and min(self._rows_columns(self.size)) < 1:
+            raise ValueError(f"size must be at least 1, got {self.size}")
+
+    @staticmethod
+    def _rows_columns(size: int | tuple[int, int]) -> tuple[int, int]:
+        return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Prepare images `[B, 3, H, W]`, RGB in [0, 1]: float32 `[B, 3, h, w]`, or `[B, 1, h, w]` for "GRAY".
+
+        Raises:
+            ValueError: not `[B, 3, H, W]`.
+        """
+        if image.dim() != 4 or image.shape[1] != 3:
+            raise ValueError(f"a teacher's images are [B, 3, H, W], got {list(image.shape)}")
+        image = image.float()
+        if self.size is not None and tuple(image.shape[2:]) != self._rows_columns(self.size):
+            size = self._rows_columns(self.size)
+            image = F.interpolate(image, size=size, mode=self.interpolation, align_corners=False, antialias=True)
+            if self.interpolation == "bicubic":
+                image = image.clamp(0, 1)
+        if self.channel_order == "BGR":
+            image = image.flip(1)
+        elif self.channel_order == "GRAY":
+            image = (image * image.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
+        return (image - image.new_tensor(self.mean).view(1, -1, 1, 1)) / image.new_tensor(self.std).view(1, -1, 1, 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What JSON can hold; `from_dict` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
+        """The inverse of `to_dict`, also after JSON has made lists of the tuples."""
+        fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        return cls(**fields)
+
+
+class FrozenFoundationModel(nn.Module):
+    """A teacher: images to features, never trained and in no checkpoint.
+
+    The backbone is kept out of PyTorch's register of submodules, so `parameters()`, `state_dict()`, optimizers, DDP and
+    checkpoints see nothing of it; `.to()` and `.cuda()` move it all the same. It stays in eval mode whatever `train()`
+    is told, and runs under `no_grad` in the caller's autocast.
+
+    Args:
+        backbone: from a preprocessed image batch to features. A module is frozen in place; any other callable, such as
+            an ONNX session, is taken as it is.
+        channels: C of the features.
+        kind: "map" for features `[B, C, h, w]`, "vector" for `[B, C]`.
+        preprocessing: how the backbone wants its images.
+        name: what errors and logs call it.
+
+    Raises:
+        ValueError: an unknown kind, or fewer than 1 channel.
+    """
+
+    backbone: nn.Module | Callable[[Tensor], Tensor]
+
+    def __init__(
+        self,
+        backbone: nn.Module | Callable[[Tensor], Tensor],
+        *,
+        channels: int,
+        kind: Literal["map", "vector"],
+        preprocessing: Preprocessing,
+        name: str,
+    ) -> None:
+        super().__init__()
+        if kind not in ("map", "vector"):
+            raise ValueError(f"kind must be 'map' or 'vector', not {kind!r}")
+        if channels < 1:
+            raise ValueError(f"channels must be at least 1, got {channels}")
+        if isinstance(backbone, nn.Module):
+            backbone.requires_grad_(False)
+        object.__setattr__(self, "backbone", backbone)
+        self.channels = channels
+        self.kind: Literal["map", "vector"] = kind
+        self.preprocessing = preprocessing
+        self.name = name
+        self.eval()
+
+    def train(self, mode: bool = True) -> FrozenFoundationModel:
+        """Stay in eval mode, whatever is asked: MONAI's trainer calls `train()` every iteration."""
+        if isinstance(self.backbone, nn.Module):
+            self.backbone.eval()
+        return super().train(False)
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> FrozenFoundationModel:
+        """Take the unregistered backbone along wherever `.to()`, `.cuda()` or `.half()` go."""
+        if isinstance(self.backbone, nn.Module):
+            self.backbone._apply(fn, recurse)
+        return super()._apply(fn, recurse)
+
+    @torch.no_grad()
+    def forward(self, image: Tensor) -> Tensor:
+        """Features of images `[B, 3, H, W]` or bags `[B, S, 3, H, W]`, RGB in [0, 1].
+
+        Returns:
+            Maps `[B, C, h, w]` or vectors `[B, C]`; of bags `[B, S, C, h, w]` or `[B, S, C]`.
+
+        Raises:
+            ValueError: images of another shape, or features other than `kind` and `channels` state.
+        """
+        images, slices = fold(image)
+        inputs = self.preprocessing(images)
+        if isinstance(self.backbone, nn.Module):
+            dtype = next((p.dtype for p in self.backbone.parameters() if p.is_floating_point()), inputs.dtype)
+            inputs = inputs.to(dtype)
+        features = self.backbone(inputs)
+        dims = 4 if self.kind == "map" else 2
+        if features.dim() != dims or features.shape[:2] != (len(images), self.channels):
+            stated = [len(images), self.channels, "h", "w"][:dims]
+            raise ValueError(
+                f"teacher '{self.name}' states a {self.kind} [{', '.join(map(str, stated))}], but its backbone gave "
+                f"{list(features.shape)}"
+            )
+        return features if image.dim() == 4 else unfold(features, slices)
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of all that decides the features: weights or file bytes, preprocessing, kind.
+
+        It is computed anew at every call, so that two calls show whether anything moved; keep the answer to use it as a
+        key.
+
+        Raises:
+            TypeError: the backbone is a callable that is neither a module nor has a `fingerprint()` of its own.
+        """
+        described = json.dumps([self.kind, self.channels, self.preprocessing.to_dict()], sort_keys=True)
+        digest = hashlib.sha256(described.encode())
+        if isinstance(self.backbone, nn.Module):
+            for key, tensor in sorted(self.backbone.state_dict().items()):
+                digest.update(f"{key} {tensor.dtype} {list(tensor.shape)}".encode())
+                digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        elif hasattr(self.backbone, "fingerprint"):
+            digest.update(self.backbone.fingerprint().encode())
+        else:
+            raise TypeError(
+                f"teacher '{self.name}' is a plain callable: give it a fingerprint() method that returns a str"
+            )
+        return digest.hexdigest()
