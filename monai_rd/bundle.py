@@ -1,4 +1,4 @@
-"""What bundle configs ask for and JSON cannot say: where the bundle stands, the device, a trained student's settings."""
+"""What bundle configs ask for and JSON cannot say: the bundle's place, the device, a trained student's settings."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """A study as a bag of slices, and a single image as a bag of one.
 
-Between loading and the last step an item is a MONAI 2D image whose channels are slices (times windows), `[S * C, H, W]`:
-every MONAI transform of 2D images then treats all slices of a study alike. The last step gives the bag `[S, C, H, W]`.
-Orientation is one for all: rows run anterior to posterior, columns from the patient's right to left, slices from
-inferior to superior (the radiological view of an axial slice, and the way figures are printed).
+Between loading and the last step an item is a MONAI 2D image whose channels are slices (times windows),
+`[S * C, H, W]`: every MONAI transform of 2D images then treats all slices of a study alike. The last step gives the bag
+`[S, C, H, W]`. Orientation is one for all: rows run anterior to posterior, columns from the patient's right to left,
+slices from inferior to superior (the radiological view of an axial slice, and the way figures are printed).
 """
 
 from __future__ import annotations

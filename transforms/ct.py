@@ -76,9 +76,7 @@ class CTAugmentation(Compose):
         super().__init__(
             [
                 RandFlipd(keys, prob=0.5, spatial_axis=1),
-                RandAffined(
-                    keys, prob=0.5, rotate_range=0.15, scale_range=0.1, mode="bilinear", padding_mode="border"
-                ),
+                RandAffined(keys, prob=0.5, rotate_range=0.15, scale_range=0.1, mode="bilinear", padding_mode="border"),
                 RandScaleIntensityd(keys, factors=0.1, prob=0.5),
                 RandShiftIntensityd(keys, offsets=0.03, prob=0.5),
             ]

@@ -192,7 +192,8 @@ def _from_csv(path: Path, root: Path, class_names: Sequence[str] | None, seed: i
             f"{path.name} needs the columns 'image' (or 'series') and 'label', it has: {list(table.columns)}"
         )
     series = {one.series_uid: one for one in index_dicom(root)} if source == "series" else {}
-    problems, images = [], []
+    problems: list[str] = []
+    images: list[str | list[str]] = []
     for row, value in enumerate(table[source], start=2):  # row 1 is the header
         value = value.strip()
         if source == "series" and value not in series:
@@ -220,7 +221,7 @@ def _from_csv(path: Path, root: Path, class_names: Sequence[str] | None, seed: i
     _refuse(problems)
     labels = [label.strip() for label in table["label"]]
     order = _class_order(labels, class_names)
-    items = [{"image": image, "label": order.index(label)} for image, label in zip(images, labels, strict=True)]
+    items: list[Item] = [{"image": i, "label": order.index(n)} for i, n in zip(images, labels, strict=True)]
     if split_names is None:
         return _split(order, items, patients, seed)
     chosen = [SPLIT_NAMES[name] for name in split_names]
@@ -282,8 +283,8 @@ def _from_class_folders(root: Path, class_names: Sequence[str] | None, seed: int
     if len(set(labels)) < 2:
         raise DataListError(
             "dataset_dir holds no data list and no two class folders with images. Give one of: a CSV with the columns "
-            "image,label (as dataset_dir/labels.csv or --data_list FILE), a MONAI data-list JSON, a folder of images or "
-            "DICOM series for each class, or COVID-CT as published"
+            "image,label (as dataset_dir/labels.csv or --data_list FILE), a MONAI data-list JSON, a folder of images "
+            "or DICOM series for each class, or COVID-CT as published"
         )
     order = _class_order(labels, class_names)
     items = [{"image": image, "label": order.index(label)} for image, label in zip(images, labels, strict=True)]
@@ -342,7 +343,7 @@ def find_studies(folder: str | os.PathLike[str], empty_is_error: bool = True) ->
     if not root.is_dir():
         raise FileNotFoundError(f"dataset_dir '{root}' is not a folder")
     files = sorted(path for path in root.rglob("*") if path.is_file() and path.name.lower().endswith(IMAGE_SUFFIXES))
-    items = [
+    items: list[Item] = [
         {"image": str(path), "id": f"{number}-{_content_hash(path)}", "group": f"file {number}"}
         for number, path in enumerate(files, start=1)
     ]

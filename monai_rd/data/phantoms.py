@@ -2,8 +2,8 @@
 
 Every study is drawn from a few random ellipsoids: body with a fat layer, two lungs with vessels, heart, spine, ribs,
 trachea. Findings are added to the lungs. The cohort's two classes are "clear" and "opacity" (patches of ground-glass
-opacity); the other findings (nodules, emphysema, effusion, consolidation) occur in both classes and are what the
-shipped teacher was pretrained on. No patient is imitated: a model trained here knows phantoms and nothing else.
+opacity); the other findings (nodules, emphysema, effusion, consolidation) occur in both classes; the shipped teacher
+was pretrained on them and on densities. No patient is imitated: a model trained here knows phantoms and nothing else.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from scipy.ndimage import gaussian_filter
 
 __all__ = ["OTHER_FINDINGS", "PhantomStudy", "draw_study", "is_phantom", "phantom_cohort"]
@@ -43,15 +43,17 @@ class PhantomStudy:
     Attributes:
         hounsfield: int16 `[slices, rows, columns]` in HU; rows run anterior to posterior, columns from the patient's
             right to left, slices from inferior to superior.
+        noiseless: the same before noise was added.
         findings: for each finding's name, which slices show it, bool `[slices]`; "opacity" among them.
     """
 
     hounsfield: NDArray[np.int16]
+    noiseless: NDArray[np.int16]
     findings: dict[str, NDArray[np.bool_]]
 
 
 def draw_study(random: np.random.Generator, opacity: bool) -> PhantomStudy:
-    """Draw one study, with or without ground-glass opacities; each other finding comes in 3 of 10 studies."""
+    """Draw one study, with or without ground-glass opacities; each other finding comes in 1 of 5 studies."""
     z, y, x = _coordinates()
     size = random.uniform(0.85, 1.1)  # of the body
     depth, width = 105 * size * random.uniform(0.92, 1.08), 145 * size * random.uniform(0.92, 1.08)
@@ -100,10 +102,10 @@ def draw_study(random: np.random.Generator, opacity: bool) -> PhantomStudy:
         "nodule": (random.integers(2, 5), (5.0, 9.0), (750.0, 900.0), 0.08),
         "emphysema": (random.integers(6, 12), (9.0, 16.0), (-130.0, -80.0), 0.15),
         "consolidation": (random.integers(1, 3), (14.0, 24.0), (600.0, 850.0), 0.2),
-        "opacity": (random.integers(3, 6), (14.0, 26.0), (180.0, 320.0), 0.3),
+        "opacity": (random.integers(4, 8), (15.0, 28.0), (260.0, 420.0), 0.3),
     }
     for name, (count, radius, gain, softness) in recipe.items():
-        if not (opacity if name == "opacity" else random.random() < 0.3):
+        if not (opacity if name == "opacity" else random.random() < 0.2):
             continue
         added = np.zeros_like(change)
         for _ in range(count):
@@ -112,7 +114,7 @@ def draw_study(random: np.random.Generator, opacity: bool) -> PhantomStudy:
         seen = (np.abs(added) > 0.5 * abs(gain[0])) & lungs
         findings[name] = seen.sum(axis=(1, 2)) >= 4
     hu += np.where(lungs, change, 0)
-    if random.random() < 0.3:
+    if random.random() < 0.2:
         side, level = random.choice([-1, 1]), depth * random.uniform(0.25, 0.45)
         fluid = lungs & (y > level + 0.15 * z) & (np.sign(x) == side)
         hu[fluid] = 10
@@ -121,10 +123,10 @@ def draw_study(random: np.random.Generator, opacity: bool) -> PhantomStudy:
     hu += np.where(
         lungs, random.uniform(0, 60) * np.clip(y / depth, 0, 1) + random.uniform(0, 40) * np.exp(-(z + 60) / 40), 0
     )
-    hu = gaussian_filter(hu, (0.3, 0.6, 0.6)) + gaussian_filter(
-        random.normal(size=hu.shape), (0, 0.7, 0.7)
-    ) * random.uniform(50, 100)
-    return PhantomStudy(np.clip(hu, -1024, 3071).astype(np.int16), findings)
+    noiseless = gaussian_filter(hu, (0.3, 0.6, 0.6))
+    noise = gaussian_filter(random.normal(size=hu.shape), (0, 0.7, 0.7)) * random.uniform(50, 100)
+    hounsfield, clean = (np.clip(v, -1024, 3071).astype(np.int16) for v in (noiseless + noise, noiseless))
+    return PhantomStudy(hounsfield, clean, findings)
 
 
 def phantom_cohort(directory: str | os.PathLike[str], seed: int = 0) -> str:
@@ -193,7 +195,7 @@ def _ellipsoid(z: NDArray, y: NDArray, x: NDArray, centre: tuple[float, float, f
 def _write_series(folder: Path, hounsfield: NDArray[np.int16], seed: int, number: int) -> None:
     """Write one axial CT series: a file a slice, file names in no geometric order."""
 
-    def uid(*parts: object) -> str:
+    def uid(*parts: object) -> UID:
         return generate_uid(entropy_srcs=["monai_rd phantom", str(VERSION), str(seed), str(number), *map(str, parts)])
 
     folder.mkdir(parents=True)

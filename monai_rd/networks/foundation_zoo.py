@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from monai_rd.files import atomic_path
 from monai_rd.networks.blackbox import OnnxBackbone, TFLiteBackbone
 from monai_rd.networks.foundation import FrozenFoundationModel, Preprocessing
 
@@ -270,7 +270,7 @@ def _load_black_box(path: Path, tap: str) -> FrozenFoundationModel:
     preprocessing = Preprocessing(backbone.size, mean, std, channel_order="GRAY" if grey else "RGB")
     logger.info(
         "%s does not say how it wants its images; assumed: %s, %d x %d, %s (for others build FrozenFoundationModel)",
-        path,
+        path.name,
         preprocessing.channel_order,
         *backbone.size,
         assumed,
@@ -334,7 +334,7 @@ def load_teacher(name: str, checkpoint: str | Path | None = None, tap: str = "ma
         )
     network = network or _build(entry.builder, entry.arguments)
     _load_strictly(network, _read_weights(weights), entry, str(weights))
-    logger.info("teacher '%s': %d tensors from %s", entry.name, len(network.state_dict()), weights)
+    logger.info("teacher '%s': %d tensors from %s", entry.name, len(network.state_dict()), weights.name)
     kind: Literal["map", "vector"] = "vector" if tap == "vector" else entry.kind
     return FrozenFoundationModel(
         _Timm(network, kind), channels=entry.channels, kind=kind, preprocessing=entry.preprocessing, name=entry.name
@@ -368,9 +368,5 @@ def save_teacher(path: str | Path, backbone: nn.Module, entry: TeacherEntry) -> 
     rebuilt = _build(entry.builder, entry.arguments)
     _load_strictly(rebuilt, weights, replace(entry, renamed={}), f"{path} is not written: the backbone")
     described = {key: value for key, value in asdict(entry).items() if key not in ("name", "renamed")}
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        save_file(weights, partial, metadata={_METADATA_KEY: json.dumps(described, sort_keys=True)})
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_path(path) as beside:
+        save_file(weights, beside, metadata={_METADATA_KEY: json.dumps(described, sort_keys=True)})

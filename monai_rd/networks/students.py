@@ -30,7 +30,9 @@ def _headless(name: str) -> tuple[nn.Module, int]:
     head = getattr(backbone, STUDENTS[name])
     last = head[-1] if isinstance(head, nn.Sequential) else head
     setattr(backbone, STUDENTS[name], nn.Identity())
-    return backbone, int(last.in_features)
+    if not isinstance(last, nn.Linear):
+        raise TypeError(f"torchvision's {name} has no linear head at '{STUDENTS[name]}'")
+    return backbone, last.in_features
 
 
 class Student(nn.Module):
@@ -51,6 +53,9 @@ class Student(nn.Module):
     Raises:
         ValueError: an unknown name, or fewer than 2 classes.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, name: str = "resnet18", num_classes: int = 2) -> None:
         super().__init__()
