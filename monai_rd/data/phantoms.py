@@ -30,7 +30,7 @@ OTHER_FINDINGS = ("nodule", "emphysema", "effusion", "consolidation")
 CLASS_NAMES = ("clear", "opacity")
 # Rows and columns, and their size in mm; slices lie 10 mm apart.
 MATRIX, PIXEL_MM, SLICES, SLICE_MM = 96, 3.6, 12, 10.0
-SPLIT = {"training": 64, "validation": 40, "test": 120}
+SPLIT = {"training": 40, "validation": 40, "test": 160}
 MARKER = "phantoms.json"
 # A change of what is drawn is a new version: an older cohort on disk is then made anew.
 VERSION = 1

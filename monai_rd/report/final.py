@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from monai_rd.methods import Method
     from monai_rd.networks import FrozenFoundationModel, Student
 
-__all__ = ["TestReport"]
+__all__ = ["FinalReport"]
 
 METRICS = {"accuracy": "accuracy", "roc_auc": "ROC AUC", "sensitivity": "sensitivity", "specificity": "specificity"}
 PHANTOM_NOTE = (
@@ -43,7 +43,7 @@ class _ReprogrammedTeacher(nn.Module):
         return self.classifier(self.phi(self.teacher(image)))
 
 
-class TestReport:
+class FinalReport:
     """Loads the best student (and phi of the same epoch), scores the test set, prints a table, writes `metrics.json`.
 
     Args:
@@ -58,8 +58,6 @@ class TestReport:
         phantom: the data are the project's phantoms; then the report says so.
         settings: written into `metrics.json` beside the numbers.
     """
-
-    __test__ = False  # not a test case, whatever its name
 
     def __init__(
         self,
@@ -111,16 +109,14 @@ class TestReport:
     def _print(self, rows: dict[str, dict[str, Any]]) -> None:
         console = Console(width=100)
         n = rows["student"]["n"]
-        table = Table(title=f"Test set, {n} studies, value and 95 % interval", title_justify="left")
+        table = Table(title=f"Test set, {n} studies, value and 95 % interval", title_justify="left", show_lines=True)
         table.add_column("")
         shown = {key: name for key, name in METRICS.items() if key in rows["student"]}
         for name in shown.values():
             table.add_column(name, justify="right")
         for row, metrics in rows.items():
             cells = [
-                f"{m['value']:.3f} ({m['interval'][0]:.3f}-{m['interval'][1]:.3f})"
-                for m in map(metrics.get, shown)
-                if m
+                f"{m['value']:.3f}\n{m['interval'][0]:.3f}-{m['interval'][1]:.3f}" for m in map(metrics.get, shown) if m
             ]
             table.add_row(row, *cells)
         console.print(table)
