@@ -187,6 +187,19 @@ def test_two_processes(cohort: str, tmp_path: Path) -> None:
     assert not any(key.startswith("module.") for key in state)
 
 
+def test_inference_and_metadata_know_the_default_run(cohort: str, tmp_path: Path) -> None:
+    """Before anything was trained, exports and checks build the network that the default run would train."""
+    train = ConfigParser(ConfigParser.load_config_files([str(CONFIGS / "train.json")]))
+    train["dataset_dir"] = cohort
+    infer = ConfigParser(ConfigParser.load_config_files([str(CONFIGS / "inference.json")]))
+    infer["bundle_root"] = str(tmp_path)
+    for name in ("student", "windows", "image_size", "slices"):
+        assert infer.get_parsed_content(name) == train.get_parsed_content(name), name
+    assert infer.get_parsed_content("class_names") == train.get_parsed_content("settings")["class_names"]
+    shape = json.loads((CONFIGS / "metadata.json").read_text())["network_data_format"]["inputs"]["image"]
+    assert shape["spatial_shape"] == [train.get_parsed_content("image_size")] * 2
+
+
 @pytest.mark.parametrize("kind", ["train", "infer"])
 def test_monai_finds_every_property(kind: str, trained: tuple[Path, str], cohort: str, tmp_path: Path) -> None:
     name = "train.json" if kind == "train" else "inference.json"
@@ -255,7 +268,7 @@ def test_exports_agree_with_the_network(form: str, trained: tuple[Path, str], tm
     parser["bundle_root"] = str(root)
     network = ConfigParser(parser).get_parsed_content("network_def").eval()
     network.load_state_dict(torch.load(root / "models" / "model.pt", weights_only=True))
-    image = torch.rand(1, 3, 96, 96)
+    image = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         expected = network(image)
         if form == "ckpt_export":
