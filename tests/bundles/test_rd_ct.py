@@ -94,13 +94,16 @@ def test_nothing_is_written_elsewhere(trained: tuple[Path, str]) -> None:
 def test_no_patient_in_anything_written_or_printed(trained: tuple[Path, str], cohort: str, tmp_path: Path) -> None:
     root, printed = trained
     assert any(PATIENT.encode() in path.read_bytes() for path in Path(cohort).rglob("*.dcm"))
-    out = tmp_path / "out"
-    printed += infer(root, cohort, out)
-    assert PATIENT not in printed.replace("PHANTOMS drawn by the project", "")
+    named, out = tmp_path / "MUELLER_HANS", tmp_path / "out"
+    shutil.copytree(Path(cohort) / "study_0001", named / "study_0001")
+    printed += infer(root, str(named), out)
+    printed = printed.replace("PHANTOMS drawn by the project", "")
+    assert PATIENT not in printed
+    assert "MUELLER" not in printed
     for path in [*(root / "eval").rglob("*"), *(root / "models").rglob("*"), *out.rglob("*")]:
         if path.is_file():
-            assert PATIENT.encode() not in path.read_bytes(), path
-            assert b"study_0" not in path.read_bytes(), path
+            for word in (PATIENT, "study_0", "MUELLER"):
+                assert word.encode() not in path.read_bytes(), path
 
 
 def infer(root: Path, folder: str, out: Path, *words: str, **how: Any) -> str:
