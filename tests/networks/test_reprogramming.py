@@ -1,0 +1,70 @@
+"""phi."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from monai_rd.networks import Reprogrammer
+
+SHAPES = {"map": (6, 12, 5, 5), "vector": (6, 12)}
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_any_teacher_width_becomes_the_students(kind: str) -> None:
+    phi = Reprogrammer(12, 7, kind, width=16, blocks=3)
+    features = torch.rand(SHAPES[kind])
+    found = phi(features)
+    assert found.shape == (6, 7)
+    found.square().sum().backward()
+    for name, parameter in phi.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_a_bag_is_averaged_after_the_blocks(kind: str) -> None:
+    phi = Reprogrammer(12, 7, kind, width=16).eval()
+    bag = torch.rand(2, 3, *SHAPES[kind][1:])
+    with torch.no_grad():
+        each = torch.stack([phi(bag[:, index]) for index in range(3)])
+        torch.testing.assert_close(phi(bag), each.mean(dim=0), atol=1e-6, rtol=1e-5)
+
+
+def test_a_spatial_phi_sees_where() -> None:
+    """Not a function of the pooled map alone: shuffled places give another output."""
+    phi = Reprogrammer(12, 7, "map", width=16).eval()
+    features = torch.rand(2, 12, 5, 5)
+    shuffled = features.flatten(2)[..., torch.randperm(25, generator=torch.Generator().manual_seed(0))].view(
+        2, 12, 5, 5
+    )
+    with torch.no_grad():
+        assert not torch.allclose(phi(features), phi(shuffled), atol=1e-4)
+
+
+def test_width_bounds_the_cost() -> None:
+    """A wide teacher costs its 1x1 convolution only."""
+
+    def count(channels: int) -> int:
+        return sum(parameter.numel() for parameter in Reprogrammer(channels, 512).parameters())
+
+    assert count(2048) - count(1024) == 1024 * 512
+
+
+def test_blocks_are_residual() -> None:
+    phi = Reprogrammer(4, 3, "vector", width=8, blocks=1)
+    last = phi.blocks[1].body[-1]
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    features = torch.rand(2, 4)
+    torch.testing.assert_close(phi(features), phi.output(phi.blocks[0](features)))
+
+
+def test_wrong_input_is_refused() -> None:
+    with pytest.raises(ValueError, match="kind must be 'map' or 'vector', not 'token'"):
+        Reprogrammer(4, 3, "token")
+    with pytest.raises(ValueError, match="must be at least 1"):
+        Reprogrammer(4, 3, blocks=0)
+    with pytest.raises(ValueError, match=r"built for a teacher's map, got features of shape \[2, 4\]"):
+        Reprogrammer(4, 3)(torch.rand(2, 4))

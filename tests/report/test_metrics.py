@@ -1,0 +1,82 @@
+"""Metrics against slow restatements."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from monai_rd.report import classification_metrics
+
+
+def slow_auc(scores: np.ndarray, positive: np.ndarray) -> float:
+    """Share of pairs (positive, negative) in the right order; a tie counts half."""
+    pairs = [(p > n) + 0.5 * (p == n) for p in scores[positive] for n in scores[~positive]]
+    return float(np.mean(pairs))
+
+
+def scored(n: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    labels = np.arange(n) % classes
+    logits = random.normal(size=(n, classes)) + 1.2 * np.eye(classes)[labels]
+    p = np.exp(logits)
+    return (p / p.sum(axis=1, keepdims=True)).round(2), labels  # rounded: some scores tie
+
+
+def test_two_classes() -> None:
+    p, y = scored(60, 2)
+    found = classification_metrics(p, y)
+    chosen = (p[:, 1] > p[:, 0]).astype(int)
+    assert found["n"] == 60
+    assert found["accuracy"]["value"] == pytest.approx((chosen == y).mean())
+    assert found["sensitivity"]["value"] == pytest.approx(chosen[y == 1].mean())
+    assert found["specificity"]["value"] == pytest.approx(1 - chosen[y == 0].mean())
+    assert found["roc_auc"]["value"] == pytest.approx(slow_auc(p[:, 1], y == 1))
+    for name in ("accuracy", "roc_auc", "sensitivity", "specificity"):
+        low, high = found[name]["interval"]
+        assert 0 <= low < found[name]["value"] < high <= 1
+
+
+def test_more_classes_have_the_mean_auc_and_no_sensitivity() -> None:
+    p, y = scored(45, 3)
+    found = classification_metrics(p, y)
+    assert found["roc_auc"]["value"] == pytest.approx(np.mean([slow_auc(p[:, k], y == k) for k in range(3)]))
+    assert set(found) == {"n", "accuracy", "roc_auc"}
+
+
+def test_interval_of_a_proportion_is_wilsons() -> None:
+    """9 of 10 right. Wilson's formula: (p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n), z = 1.96."""
+    p = np.tile([[0.9, 0.1], [0.1, 0.9]], (5, 1))
+    p[0] = [0.2, 0.8]
+    z, n, share = 1.959964, 10, 0.9
+    middle, half = share + z**2 / (2 * n), z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    expected = [(middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n)]
+    assert classification_metrics(p, np.arange(10) % 2)["accuracy"]["interval"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_bootstrap_is_repeatable_and_narrows_with_n() -> None:
+    few, many = scored(40, 2), scored(1000, 2)
+    assert classification_metrics(*few) == classification_metrics(*few)
+    widths = [np.diff(classification_metrics(*cohort)["roc_auc"]["interval"])[0] for cohort in (few, many)]
+    assert widths[1] < widths[0] / 3
+
+
+def test_perfect_and_useless_scores() -> None:
+    y = np.arange(20) % 2
+    perfect = classification_metrics(np.eye(2)[y], y)
+    assert perfect["roc_auc"] == {"value": 1.0, "interval": [1.0, 1.0]}
+    assert perfect["accuracy"]["interval"][0] < 1
+    assert classification_metrics(np.full((20, 2), 0.5), y)["roc_auc"]["value"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("shape", "labels", "said"),
+    [
+        ((4,), [0, 1, 0, 1], "are needed"),
+        ((4, 2), [0, 1], "are needed"),
+        ((4, 2), [0, 0, 0, 0], "every class of 0 to 1 must occur"),
+        ((4, 2), [0, 1, 2, 1], "every class of 0 to 1 must occur"),
+    ],
+)
+def test_what_does_not_fit_is_refused(shape: tuple[int, ...], labels: list[int], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        classification_metrics(np.full(shape, 0.5), labels)

@@ -1,0 +1,83 @@
+"""What bundle configs ask for, and how files are written."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from monai_rd.bundle import bundle_root, require_model, trained_settings
+from monai_rd.files import atomic_path, atomic_write
+
+BUNDLE = Path(__file__).parents[1] / "bundles" / "rd_ct"
+
+
+@pytest.mark.parametrize("place", [BUNDLE.parents[1], BUNDLE, BUNDLE / "configs", Path("/")], ids=str)
+def test_bundle_is_found(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    assert Path(bundle_root("rd_ct")) == BUNDLE
+
+
+def test_the_copy_one_stands_in_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "rd_ct"
+    (copy / "configs").mkdir(parents=True)
+    (copy / "configs" / "metadata.json").write_text("{}")
+    monkeypatch.chdir(copy / "configs")
+    assert Path(bundle_root("rd_ct")) == copy.resolve()
+
+
+def test_unknown_bundle_names_every_place() -> None:
+    with pytest.raises(FileNotFoundError, match=r"no bundle 'rd_xx'.*--bundle_root DIR"):
+        bundle_root("rd_xx")
+
+
+def test_settings_of_the_training_or_the_defaults(tmp_path: Path) -> None:
+    assert trained_settings(str(tmp_path), student="resnet18") == {"student": "resnet18"}
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "settings.json").write_text(json.dumps({"student": "mobilenet_v2", "slices": 3}))
+    assert trained_settings(str(tmp_path), student="resnet18") == {"student": "mobilenet_v2", "slices": 3}
+    with pytest.raises(ValueError, match="lacks image_size: train again"):
+        trained_settings(str(tmp_path), student="resnet18", image_size=64)
+
+
+def test_a_missing_model_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"run the bundle's train\.json first"):
+        require_model(tmp_path / "model.pt")
+    (tmp_path / "model.pt").touch()
+    require_model(tmp_path / "model.pt")
+
+
+def test_the_first_cause_stands_last() -> None:
+    script = (
+        "from monai_rd.bundle import explain_errors; explain_errors()\n"
+        "try:\n try:\n  raise KeyError('deep')\n except KeyError as e:\n  raise ValueError('middle') from e\n"
+        "except ValueError as e:\n raise RuntimeError('Failed to evaluate') from e\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "RuntimeError: Failed to evaluate" in done.stderr
+    assert done.stderr.rstrip().endswith("The cause: 'deep'")
+
+
+def test_importing_the_package_is_light() -> None:
+    script = "import sys, monai_rd, monai_rd.bundle; print('torch' in sys.modules or 'monai' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "file.txt"
+    atomic_write("old\r\nlines\n", file)
+
+    def write_half() -> None:
+        with atomic_path(file) as beside:
+            beside.write_text("half")
+            raise RuntimeError("the disk is full")
+
+    with pytest.raises(RuntimeError, match="disk is full"):
+        write_half()
+    assert file.read_bytes() == b"old\r\nlines\n"
+    assert list(file.parent.iterdir()) == [file]
