@@ -149,24 +149,28 @@ def phantom_cohort(directory: str | os.PathLike[str], seed: int = 0) -> str:
     logger.info("writing the phantom chest-CT cohort: %d DICOM series of %d slices", sum(SPLIT.values()), SLICES)
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(f"{target.name}.unfinished.{os.getpid()}")
-    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        _write_cohort(unfinished, seed)
+        (unfinished / MARKER).write_text(json.dumps(made))
+        if not _is_complete(target, made):  # unless another process was faster
+            shutil.rmtree(target, ignore_errors=True)
+            unfinished.rename(target)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return str(target)
+
+
+def _write_cohort(folder: Path, seed: int) -> None:
     rows = []
     for number in range(sum(SPLIT.values())):
         split = next(name for name, end in zip(SPLIT, np.cumsum(list(SPLIT.values())), strict=True) if number < end)
         label = number % 2
         study = draw_study(np.random.default_rng([seed, number]), opacity=bool(label))
-        folder = f"study_{number:04d}"
-        _write_series(unfinished / folder, study.hounsfield, seed, number)
-        rows.append((folder, CLASS_NAMES[label], f"PHANTOM-{number:04d}", split))
-    with open(unfinished / "labels.csv", "w", newline="") as file:
+        name = f"study_{number:04d}"
+        _write_series(folder / name, study.hounsfield, seed, number)
+        rows.append((name, CLASS_NAMES[label], f"PHANTOM-{number:04d}", split))
+    with open(folder / "labels.csv", "w", newline="") as file:
         csv.writer(file).writerows([("image", "label", "patient", "split"), *rows])
-    (unfinished / MARKER).write_text(json.dumps(made))
-    if _is_complete(target, made):  # another process was faster
-        shutil.rmtree(unfinished)
-        return str(target)
-    shutil.rmtree(target, ignore_errors=True)
-    unfinished.rename(target)
-    return str(target)
 
 
 def _is_complete(target: Path, made: dict[str, object]) -> bool:

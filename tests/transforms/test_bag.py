@@ -1,0 +1,75 @@
+"""Slices of a study as channels, and as a bag."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from monai_rd.transforms import ChannelsToBagd, SliceStackd, bag_collate
+
+
+def volume(depth: int) -> MetaTensor:
+    """[1, X, Y, Z] in LPS order, each slice filled with its number."""
+    values = torch.arange(depth).float().expand(1, 4, 5, depth)
+    return MetaTensor(values, affine=torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0])), meta={"intensity": "HU"})
+
+
+@pytest.mark.parametrize(
+    ("depth", "slices", "expected"),
+    [(12, 4, [1, 4, 7, 10]), (4, 4, [0, 1, 2, 3]), (100, 1, [50]), (2, 4, [0, 0, 1, 1]), (1, 3, [0, 0, 0])],
+)
+def test_slices_stand_in_the_middle_of_equal_parts(depth: int, slices: int, expected: list[int]) -> None:
+    stack = SliceStackd("image", slices)({"image": volume(depth)})["image"]
+    assert stack.shape == (slices, 5, 4)
+    assert stack[:, 0, 0].tolist() == expected
+    assert stack.meta["intensity"] == "HU"
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_an_image_becomes_one_grey_slice(channels: int) -> None:
+    image = MetaTensor(torch.rand(channels, 6, 5) * 255, meta={"intensity": "display"})
+    stack = SliceStackd("image", 4)({"image": image})["image"]
+    grey = image[0] if channels < 3 else 0.299 * image[0] + 0.587 * image[1] + 0.114 * image[2]
+    assert stack.shape == (1, 5, 6)
+    torch.testing.assert_close(stack.as_tensor()[0], grey.as_tensor().T)
+
+
+def test_grey_colours_keep_their_value() -> None:
+    image = MetaTensor(torch.full((3, 4, 4), 77.0))
+    torch.testing.assert_close(
+        SliceStackd("image", 1)({"image": image})["image"].as_tensor(), torch.full((1, 4, 4), 77.0)
+    )
+
+
+@pytest.mark.parametrize("windows", [1, 3])
+def test_channels_become_a_bag(windows: int) -> None:
+    stack = torch.rand(4 * windows, 6, 5)
+    bag = ChannelsToBagd("image", windows)({"image": stack})["image"]
+    assert bag.shape == (4, 3, 6, 5)
+    for index in range(4):
+        for channel in range(3):
+            assert torch.equal(bag[index, channel], stack[index * windows + (channel if windows == 3 else 0)])
+
+
+def item(slices: int, label: int) -> dict[str, object]:
+    return {"image": torch.full((slices, 3, 2, 2), float(label)), "label": label}
+
+
+def test_a_single_image_among_studies_is_repeated() -> None:
+    batch = bag_collate([item(3, 0), item(1, 1), item(3, 2)])
+    assert batch["image"].shape == (3, 3, 3, 2, 2)
+    assert batch["image"].mean(dim=(1, 2, 3, 4)).tolist() == [0, 1, 2]
+    assert batch["label"].tolist() == [0, 1, 2]
+    assert bag_collate([item(1, 0), item(1, 1)])["image"].shape == (2, 1, 3, 2, 2)
+
+
+def test_wrong_input_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        SliceStackd("image", 0)
+    with pytest.raises(ValueError, match="must be 1 or 3, got 2"):
+        ChannelsToBagd("image", 2)
+    with pytest.raises(ValueError, match=r"got \[2, 3, 3, 3\]"):
+        SliceStackd("image", 1)({"image": MetaTensor(np.zeros((2, 3, 3, 3)))})
+    with pytest.raises(ValueError, match=r"bags of \[1, 2, 3\] slices"):
+        bag_collate([item(1, 0), item(2, 0), item(3, 0)])
