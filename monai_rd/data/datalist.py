@@ -305,7 +305,7 @@ def _split(order: tuple[str, ...], items: list[Item], groups: Sequence[str] | No
     def one_fifth(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         grouped = len(set(keys[indices])) < len(indices)
         folds = (StratifiedGroupKFold if grouped else StratifiedKFold)(5, shuffle=True, random_state=seed)
-        rest, fifth = next(iter(folds.split(indices, labels[indices], keys[indices])))
+        rest, fifth = next(iter(folds.split(indices, labels[indices], keys[indices] if grouped else None)))
         return indices[rest], indices[fifth]
 
     development, test = one_fifth(np.arange(len(items)))
@@ -318,10 +318,10 @@ def _split(order: tuple[str, ...], items: list[Item], groups: Sequence[str] | No
 class Studies:
     """What `find_studies` found: `items` to be loaded, and `problems`, the DICOM series that cannot be.
 
-    An item is `{"image": path or list of paths, "id": name without patient data, "group": what belongs to one
-    patient}`;
-    `id` is the SeriesInstanceUID of a DICOM series, and `NUMBER-HASH` of any other file: its place in the sorted list
-    of the folder's files, from 1, and the start of the sha256 of its content.
+    An item is `{"image": path or list of paths, "id": ..., "group": ...}`. `id` holds no patient data: it is the
+    SeriesInstanceUID of a DICOM series, and `NUMBER-HASH` of any other file: its place in the sorted list of the
+    folder's files, from 1, and the start of the sha256 of its content. `group` is what must not be split: the series
+    of one patient, the copies of one file.
     """
 
     items: list[Item]
@@ -343,9 +343,10 @@ def find_studies(folder: str | os.PathLike[str], empty_is_error: bool = True) ->
     if not root.is_dir():
         raise FileNotFoundError(f"dataset_dir '{root}' is not a folder")
     files = sorted(path for path in root.rglob("*") if path.is_file() and path.name.lower().endswith(IMAGE_SUFFIXES))
+    hashes = [_content_hash(path) for path in files]
     items: list[Item] = [
-        {"image": str(path), "id": f"{number}-{_content_hash(path)}", "group": f"file {number}"}
-        for number, path in enumerate(files, start=1)
+        {"image": str(path), "id": f"{number}-{digest}", "group": digest}
+        for number, (path, digest) in enumerate(zip(files, hashes, strict=True), start=1)
     ]
     try:
         series = index_dicom(root)

@@ -15,8 +15,8 @@ __all__ = ["STUDENTS", "Student"]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-# torchvision's name -> where that network keeps its last linear layer. The paper's three students are these: its Table 6
-# gives exactly their parameter counts.
+# torchvision's name -> where that network keeps its last linear layer. These are the paper's three students: its
+# Table 6 gives exactly their parameter counts.
 STUDENTS = {"resnet18": "fc", "mobilenet_v2": "classifier", "shufflenet_v2_x1_0": "fc"}
 
 

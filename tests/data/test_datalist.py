@@ -1,0 +1,308 @@
+"""From folders as they come to training, validation and test lists."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from monai_rd.data import DataListError, find_studies, index_dicom, make_datalist, phantom_cohort
+
+SHARED = Path(__file__).parents[2].parent / "shared" / "data"
+
+
+def picture(path: Path, value: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((4, 4), value % 256, np.uint8)).save(path)
+    return path
+
+
+def table(path: Path, rows: list[tuple[str, ...]]) -> Path:
+    with open(path, "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return path
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """40 images of 20 patients, a.png of each patient's two shown early and late in the list."""
+    for number in range(40):
+        picture(tmp_path / "data" / f"{number:02d}.png", number)
+    return tmp_path / "data"
+
+
+def labelled(number: int) -> str:
+    return "covid" if number % 4 == 0 else "clear"
+
+
+def rows_of(count: int = 40) -> list[tuple[str, ...]]:
+    return [("image", "label"), *((f"{n:02d}.png", labelled(n)) for n in range(count))]
+
+
+def names(items: list[dict]) -> list[str]:
+    return [Path(item["image"]).name for item in items]
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("monai_rd.data.phantoms.SPLIT", {"training": 4, "validation": 2, "test": 2})
+        return Path(phantom_cohort(tmp_path_factory.mktemp("cohort")))
+
+
+def test_a_table_without_split_is_split_by_class_and_seed(images: Path) -> None:
+    table(images / "labels.csv", rows_of())
+    found = make_datalist(images)
+    assert found.class_names == ("clear", "covid")
+    sizes = {split: Counter(item["label"] for item in found[split]) for split in ("training", "validation", "test")}
+    assert sizes == {"training": {0: 19, 1: 6}, "validation": {0: 5, 1: 2}, "test": {0: 6, 1: 2}}
+    together = [name for split in sizes for name in names(found[split])]
+    assert sorted(together) == sorted(path.name for path in images.glob("*.png"))
+    for split in sizes:
+        for item in found[split]:
+            assert item["label"] == int(labelled(int(Path(item["image"]).stem)) == "covid")
+    assert make_datalist(images) == found
+    assert make_datalist(images, seed=1) != found
+
+
+def test_no_patient_stands_on_two_sides(images: Path) -> None:
+    rows = [("image", "label", "patient"), *((f"{n:02d}.png", "ab"[n % 2], f"P{n % 20}") for n in range(40))]
+    table(images / "labels.csv", rows)
+    for seed in range(5):
+        found = make_datalist(images, seed=seed)
+        sides = [{int(Path(item["image"]).stem) % 20 for item in found[s]} for s in ("training", "validation", "test")]
+        assert sum(map(len, sides)) == len(set.union(*sides)) == 20
+
+
+def test_a_split_column_is_followed(images: Path, tmp_path: Path) -> None:
+    splits = ["train", "Val", "testing", "training"]
+    rows = [("Image", " Label", "SPLIT"), *((f"{n:02d}.png", labelled(n // 4), splits[n % 4]) for n in range(40))]
+    path = table(tmp_path / "elsewhere.csv", rows)
+    found = make_datalist(images, path)
+    assert names(found.validation) == [f"{n:02d}.png" for n in range(1, 40, 4)]
+    assert names(found.test) == [f"{n:02d}.png" for n in range(2, 40, 4)]
+    assert len(found.training) == 20
+
+
+def test_series_are_named_by_uid(cohort: Path, tmp_path: Path) -> None:
+    series = index_dicom(cohort)
+    rows = [("series", "label", "split")]
+    for number, one in enumerate(series):
+        rows.append((one.series_uid, "ab"[number % 2], ["training", "validation", "test", "test"][number // 2]))
+    found = make_datalist(cohort, table(tmp_path / "list.csv", rows))
+    assert [item["label"] for item in found.training] == [0, 1]
+    assert [Path(file) for file in found.training[1]["image"]] == list(series[1].files)
+
+
+def test_the_phantoms_own_table(cohort: Path) -> None:
+    found = make_datalist(cohort)
+    assert (len(found.training), len(found.validation), len(found.test)) == (4, 2, 2)
+    assert found.class_names == ("clear", "opacity")
+    assert str(found).startswith("training 4 (2 clear, 2 opacity)")
+
+
+def test_everything_wrong_with_a_table_is_said_at_once(images: Path) -> None:
+    rows = [
+        ("image", "label", "patient", "split"),
+        ("00.png", "clear", "Anna", "training"),
+        ("absent_Anna.png", "clear", "Anna", "training"),
+        ("01.png", "", "Bert", "test"),
+        ("00.png", "clear", "Anna", "training"),
+        ("02.png", "covid", "", "test"),
+        ("03.png", "covid", "Carl", "holdout"),
+    ]
+    table(images / "labels.csv", rows)
+    with pytest.raises(DataListError) as caught:
+        make_datalist(images)
+    said = str(caught.value)
+    assert "(5 problems)" in said
+    for words in (
+        "row 3: the image does not exist",
+        "row 4: no label",
+        "row 5: the same image stands in an earlier row",
+        "row 6: no patient",
+        "row 7: split 'holdout' is none of training, validation, test",
+    ):
+        assert words in said
+    assert "Anna" not in said
+
+
+def test_a_patient_in_two_splits_is_refused_without_the_name(images: Path) -> None:
+    rows = [("image", "label", "patient", "split")]
+    for n in range(40):
+        rows.append((f"{n:02d}.png", labelled(n // 4), f"Anna{n % 19}", ["training", "validation", "test"][n % 3]))
+    table(images / "labels.csv", rows)
+    with pytest.raises(DataListError, match="a patient stands in two splits") as caught:
+        make_datalist(images)
+    assert "Anna" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "said"),
+    [
+        ([("file", "label"), ("00.png", "a")], {}, r"needs the columns 'image' \(or 'series'\) and 'label'"),
+        (rows_of(), {"class_names": ["clear", "flu"]}, "label 'covid' is not among class_names"),
+        (rows_of(), {"num_classes": 3}, "num_classes is 3, but the data have 2"),
+        ([("image", "label"), *((f"{n:02d}.png", "clear") for n in range(20))], {}, "at least two classes"),
+        (rows_of(20), {}, "class 'covid' has 5 patients or images; a split needs at least 10"),
+        (
+            [("image", "label", "split"), *((f"{n:02d}.png", labelled(n), "test") for n in range(20))],
+            {},
+            "class 'clear' has no item in training",
+        ),
+    ],
+)
+def test_unusable_tables_are_refused(rows: list, options: dict, said: str, images: Path) -> None:
+    table(images / "labels.csv", rows)
+    with pytest.raises(DataListError, match=said):
+        make_datalist(images, **options)
+
+
+def test_class_names_set_the_order(images: Path) -> None:
+    table(images / "labels.csv", rows_of())
+    found = make_datalist(images, class_names=["covid", "clear"])
+    assert sum(item["label"] == 0 for item in found.training) == 6
+
+
+def test_class_folders(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(30):
+        picture(tmp_path / ["healthy", "ill"][number % 2] / "deep" / f"{number}.png", number)
+    with caplog.at_level(logging.INFO):
+        found = make_datalist(tmp_path)
+    assert found.class_names == ("healthy", "ill")
+    assert sum(len(found[split]) for split in ("training", "validation", "test")) == 30
+    assert all(("ill" in item["image"].split("/")) == item["label"] for item in found.test)
+    assert "training 19 (" in caplog.text
+
+
+def test_copies_of_one_image_stay_together(tmp_path: Path) -> None:
+    for number in range(60):
+        picture(tmp_path / ["healthy", "ill"][number % 2] / f"{number}.png", number % 30)
+    for seed in range(5):
+        found = make_datalist(tmp_path, seed=seed)
+        sides = [{int(Path(i["image"]).stem) % 30 for i in found[s]} for s in ("training", "validation", "test")]
+        assert sum(map(len, sides)) == len(set.union(*sides)) == 30
+
+
+def test_class_folders_of_dicom_keep_patients_apart(cohort: Path, tmp_path: Path) -> None:
+    """Two series of each of 12 patients a class: both on one side."""
+    from pydicom import dcmread
+    from pydicom.uid import generate_uid
+
+    for patient in range(24):
+        for twin in range(2):
+            folder = tmp_path / ["clear", "opacity"][patient % 2] / f"{patient}_{twin}"
+            folder.mkdir(parents=True)
+            uid = generate_uid()
+            for number in range(3):
+                image = dcmread(cohort / "study_0000" / f"IM{number:04d}.dcm")
+                image.PatientID, image.SeriesInstanceUID = f"P{patient}", uid
+                image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+                image.ImagePositionPatient = [0, 0, 10 * number]
+                image.save_as(folder / f"{number}.dcm")
+    found = make_datalist(tmp_path)
+    sides = [
+        {Path(item["image"][0]).parent.name.split("_")[0] for item in found[split]}
+        for split in ("training", "validation", "test")
+    ]
+    assert sum(map(len, sides)) == len(set.union(*sides)) == 24
+
+
+@pytest.mark.parametrize("by", ["index", "name"])
+def test_monai_data_list(by: str, images: Path, tmp_path: Path) -> None:
+    content: dict = {"training": [], "validation": [], "test": []}
+    for n in range(40):
+        label = int(labelled(n // 4) == "covid") if by == "index" else labelled(n // 4)
+        content[["training", "validation", "test", "training"][n % 4]].append({"image": f"{n:02d}.png", "label": label})
+    path = tmp_path / "list.json"
+    path.write_text(json.dumps(content))
+    found = make_datalist(images, path)
+    assert found.class_names == (("0", "1") if by == "index" else ("clear", "covid"))
+    assert [item["label"] for item in found.validation] == [int(labelled(n // 4) == "covid") for n in range(1, 40, 4)]
+    if by == "index":
+        assert make_datalist(images, path, class_names=["clear", "covid"]).class_names == ("clear", "covid")
+
+
+def test_a_wrong_json_is_refused(images: Path, tmp_path: Path) -> None:
+    path = tmp_path / "list.json"
+    path.write_text(json.dumps({"training": []}))
+    with pytest.raises(DataListError, match="needs the lists training, validation, test"):
+        make_datalist(images, path)
+    wrong = [{"image": "00.png"}, {"image": "absent.png", "label": 0}]
+    path.write_text(json.dumps({"training": wrong, "validation": [], "test": []}))
+    with pytest.raises(DataListError, match=r"(?s)training\[0\]: needs .*training\[1\]: the image does not exist"):
+        make_datalist(images, path)
+
+
+def covid_ct(root: Path) -> Path:
+    """COVID-CT's layout, 2 images a class and split."""
+    for name in ("COVID", "NonCOVID"):
+        for split in ("train", "val", "test"):
+            files = [picture(root / "Images-processed" / f"CT_{name}" / f"{split}_{n}.png").name for n in range(2)]
+            listing = root / "Data-split" / name / f"{split}CT_{name}.txt"
+            listing.parent.mkdir(parents=True, exist_ok=True)
+            listing.write_text("\n".join(files) + "\n")
+    return root
+
+
+def test_covid_cts_official_split(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    found = make_datalist(covid_ct(tmp_path))
+    assert found.class_names == ("NonCOVID", "COVID")
+    for split, short in (("training", "train"), ("validation", "val"), ("test", "test")):
+        assert names(found[split]) == [f"{short}_0.png", f"{short}_1.png"] * 2
+        assert [item["label"] for item in found[split]] == [0, 0, 1, 1]
+    assert "lists 2 images, the official one 234" in caplog.text
+    (tmp_path / "Images-processed" / "CT_COVID" / "val_1.png").unlink()
+    shutil.rmtree(tmp_path / "Data-split" / "NonCOVID")
+    with pytest.raises(DataListError) as caught:
+        make_datalist(tmp_path)
+    assert "1 of the 2 images of valCT_COVID.txt are not in CT_COVID" in str(caught.value)
+    assert "no trainCT_NonCOVID.txt" in str(caught.value)
+
+
+@pytest.mark.skipif(not (SHARED / "COVID-CT").is_dir(), reason="COVID-CT is not here; the project does not ship it")
+def test_the_real_covid_ct(caplog: pytest.LogCaptureFixture) -> None:
+    found = make_datalist(SHARED / "COVID-CT")
+    assert (len(found.training), len(found.validation), len(found.test)) == (425, 118, 203)
+    assert sum(item["label"] for item in found.test) == 98
+    assert not caplog.records
+
+
+def test_a_folder_of_nothing_says_what_to_give(tmp_path: Path) -> None:
+    with pytest.raises(DataListError, match="Give one of: a CSV with the columns image,label"):
+        make_datalist(tmp_path)
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
+        make_datalist(tmp_path / "absent")
+    with pytest.raises(FileNotFoundError, match="is not a file"):
+        make_datalist(tmp_path, tmp_path / "absent.csv")
+
+
+def test_studies_of_a_mixed_folder(cohort: Path, tmp_path: Path) -> None:
+    shutil.copytree(cohort / "study_0000", tmp_path / "a" / "Anna_Secretname")
+    shutil.copytree(cohort / "study_0001", tmp_path / "b")
+    for name in ("IM0004.dcm", "IM0006.dcm"):
+        (tmp_path / "b" / name).unlink()
+    picture(tmp_path / "z" / "Anna_Secretname.png", 3)
+    (tmp_path / "notes.txt").write_text("junk")
+    studies = find_studies(tmp_path)
+    assert len(studies.items) == 2
+    assert studies.items[0]["id"].startswith("1-")
+    assert len(studies.items[0]["id"]) == 14
+    assert studies.items[1]["id"] == index_dicom(cohort / "study_0000")[0].series_uid
+    assert [problem.problem.code for problem in studies.problems] == ["MISSING_SLICES"]
+    assert all("Anna" not in item["id"] + item["group"] for item in studies.items)
+
+
+def test_studies_that_cannot_be_read_are_counted_by_code(cohort: Path, tmp_path: Path) -> None:
+    shutil.copytree(cohort / "study_0001", tmp_path / "b")
+    for name in ("IM0004.dcm", "IM0006.dcm"):
+        (tmp_path / "b" / name).unlink()
+    with pytest.raises(DataListError, match="1 DICOM series cannot be read: 1 MISSING_SLICES"):
+        find_studies(tmp_path)
