@@ -3,8 +3,7 @@
 What comes out is MONAI's own layout, a `MetaTensor` `[C, X, Y]` (image) or `[1, X, Y, Z]` (volume) with its affine in
 mm, RAS+. `meta["intensity"]` says what the values are: "HU" (CT series, and NIfTI, which in the CT bundles is taken to
 be CT), "display" (8-bit grey or colour, as shown on a screen) or "arbitrary" (other DICOM modalities). The metadata
-holds nothing
-else: no file name, no patient.
+holds nothing else: no file name, no patient.
 """
 
 from __future__ import annotations

@@ -84,8 +84,7 @@ def make_datalist(
     `data.csv` in the folder; a folder of images or DICOM series for each class.
 
     - CSV: columns `image` (file or series folder, relative to `dataset_dir`) or `series` (a SeriesInstanceUID found
-      below
-      `dataset_dir`), and `label`; optional `patient` and `split` (training, validation, test).
+      below it), and `label`; optional `patient` and `split` (training, validation, test).
     - JSON: MONAI's data list, `{"training": [{"image": ..., "label": ...}], "validation": [...], "test": [...]}`.
 
     Without a split column the items are split 4:1 into development and test, and development 4:1 into training and

@@ -30,9 +30,9 @@ class RunCheckpoint:
     """Saves after every epoch, restores at the start when asked to. List it after `ValidationHandler`.
 
     Files: `model_path`, the state dict of the best student and nothing else; beside it `settings.json`;
-        `best_method.pt` in `output_dir`, the
-    method's parts (phi) of the same epoch, for the report on the reprogrammed teacher; `last.pt` in `output_dir`, all
-    that a killed run needs. The student is saved when the evaluator names the epoch its best.
+    `best_method.pt` in `output_dir`, the method's parts (phi) of the same epoch, for the report on the reprogrammed
+    teacher; `last.pt` in `output_dir`, all that a killed run needs. The student is saved when the evaluator names the
+    epoch its best.
 
     Args:
         model_path: where the best student goes, `BUNDLE/models/model.pt`.

@@ -26,8 +26,7 @@ class CoTrainingHandler:
     adds the weighted terms to `engine.state.output["loss"]`, which `SupervisedTrainer` reads for the backward pass only
     then. At each epoch it moves the weights: progress is 0 in the first epoch and 1 in the last. The terms stand in
     `engine.state.output["terms"]`, unweighted and detached, with the student's cross entropy as `student_ce` and the
-    sum as
-    `loss`; their means over the epoch in `engine.state.metrics`; the weights in `engine.state.term_weights`.
+    sum as `loss`; their means over the epoch in `engine.state.metrics`; the weights in `engine.state.term_weights`.
 
     Args:
         network: the student, bare or wrapped in DistributedDataParallel; the trainer's own network.
