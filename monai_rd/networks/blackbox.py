@@ -174,7 +174,8 @@ class _BlackBox(ABC):
         self.kind = "map" if features.dim() == 4 else "vector"
         self.channels = features.shape[1]
         pooled = ", averaged over its positions" if self.pool else ""
-        logger.info("%s: features are '%s'%s, %s of %d", self.path, self.tensor, pooled, self.kind, self.channels)
+        tensor = self.tensor.split(";")[0]  # TFLite joins the names of all operations it fused
+        logger.info("%s: features are '%s'%s, %s of %d", self.path.name, tensor, pooled, self.kind, self.channels)
 
     def __call__(self, image: Tensor) -> Tensor:
         """Features of images, float32 on the image's device.
