@@ -1,20 +1,21 @@
-"""Writing files so that a killed run leaves the old one or the new one, never half of one."""
+"""Files written so that a killed run leaves the old one or the new one, and named without their names."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["atomic_path", "atomic_write"]
+__all__ = ["atomic_path", "atomic_write", "content_hash"]
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a path beside `path` to write to: it takes `path`'s place if the block ends well, and goes if not."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    beside = path.with_name(f"{path.name}.tmp")  # one name, so that a killed run leaves one at most
     try:
         yield beside
         os.replace(beside, path)
@@ -26,3 +27,8 @@ def atomic_write(text: str, path: Path) -> None:
     """Write a text file atomically, its line ends as they are in `text`."""
     with atomic_path(path) as beside:
         beside.write_text(text, encoding="utf-8", newline="")
+
+
+def content_hash(path: Path) -> str:
+    """The first 12 hex digits of a file's SHA-256: a name for it that holds no patient's."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]

@@ -16,6 +16,8 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import Compose, MapTransform, RandAffined, RandFlipd, RandScaleIntensityd, RandShiftIntensityd
 
+from monai_rd.data.errors import WrongIntensityError
+
 __all__ = ["WINDOWS", "CTAugmentation", "HounsfieldWindowsd"]
 
 # Centre and width in HU.
@@ -30,8 +32,9 @@ class HounsfieldWindowsd(MapTransform):
         windows: names of `WINDOWS`, or (centre, width) pairs in HU; each becomes a channel of every slice.
 
     Raises:
-        ValueError: an unknown window or a width not above 0; values that are neither HU nor a display image; several
-            windows asked of an 8-bit image, which holds only the one it was shown in.
+        ValueError: an unknown window or a width not above 0.
+        WrongIntensityError: values that are neither HU nor a display image; several windows asked of an 8-bit image,
+            which holds only the one it was shown in.
     """
 
     def __init__(self, keys: KeysCollection, windows: Sequence[str | tuple[float, float]] = ("lung",)) -> None:
@@ -53,11 +56,11 @@ class HounsfieldWindowsd(MapTransform):
             shown = [((values - centre) / width + 0.5).clamp(0, 1) for centre, width in self.windows]
             return MetaTensor(torch.stack(shown, dim=1).flatten(0, 1), meta=dict(stack.meta))
         if intensity != "display":
-            raise ValueError(
+            raise WrongIntensityError(
                 f"CT windows need Hounsfield units or an 8-bit image, got '{intensity}' values (not a CT?)"
             )
         if len(self.windows) > 1:
-            raise ValueError(
+            raise WrongIntensityError(
                 "an 8-bit image holds one window only: configure a single one, or give DICOM or NIfTI in HU"
             )
         return MetaTensor(values / 255, meta=dict(stack.meta))

@@ -22,6 +22,8 @@ from monai.data import MetaTensor
 from monai.transforms import LoadImage, MapTransform
 
 from monai_rd.data.dicom import is_dicom, load_series
+from monai_rd.data.errors import UnreadableImageError
+from monai_rd.files import content_hash
 
 __all__ = ["LoadDicomSeriesd", "LoadImageOrSeriesd"]
 
@@ -57,7 +59,7 @@ class LoadImageOrSeriesd(MapTransform):
 
     Raises:
         FileNotFoundError: nothing there.
-        ValueError: a format that is none of these, or an image that is not 8-bit.
+        UnreadableImageError: a format that is none of these, a damaged file, an image that is not 8-bit.
         DicomSeriesError: see `LoadDicomSeriesd`.
     """
 
@@ -82,23 +84,41 @@ class LoadImageOrSeriesd(MapTransform):
         if not path.exists():
             raise FileNotFoundError(f"{_anonymous(path)} named in the data list does not exist; check its path")
         if name.endswith(NIFTI_SUFFIXES):
-            volume = self._nifti(path)
+            volume = _read(self._nifti, path)
             if volume.ndim != 4 or volume.shape[0] != 1:
-                raise ValueError(
+                raise UnreadableImageError(
                     f"{_anonymous(path)} has shape {list(volume.shape)}: a 3D volume of one channel is needed"
                 )
             return _meta_tensor(volume, volume.affine, {"intensity": "HU"})
         if name.endswith(IMAGE_SUFFIXES):
-            image = self._image(path)
+            image = _read(self._image, path)
             if image.dtype != torch.uint8:
-                raise ValueError(f"{_anonymous(path)} holds {image.dtype} values; images must be 8-bit (0 to 255)")
+                raise UnreadableImageError(
+                    f"{_anonymous(path)} holds {image.dtype} values; images must be 8-bit (0 to 255)"
+                )
             return _meta_tensor(image, image.affine, {"intensity": "display"})
         if is_dicom(path):
             return LoadDicomSeriesd._load(path)
-        raise ValueError(
+        raise UnreadableImageError(
             f"{_anonymous(path)} is no image this project reads: DICOM, NIfTI ({', '.join(NIFTI_SUFFIXES)}) or "
             f"an 8-bit image ({', '.join(IMAGE_SUFFIXES)})"
         )
+
+
+def _read(reader: LoadImage, path: Path) -> MetaTensor:
+    try:
+        return reader(path)
+    except Exception as error:  # a damaged file can fail in its reader in any way; the message may name the file
+        raise UnreadableImageError(
+            f"{_anonymous(path)} cannot be read ({_first(error)}); replace it, or take it out of the data"
+        ) from None
+
+
+def _first(error: BaseException) -> str:
+    """The kind of the error that MONAI wrapped."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return type(error).__name__
 
 
 @contextmanager
@@ -123,4 +143,6 @@ def _meta_tensor(array: Any, affine: Any, meta: dict[str, Any]) -> MetaTensor:
 
 def _anonymous(path: Path) -> str:
     """Name a file without its path or name, which may hold a patient's."""
-    return f"a {''.join(path.suffixes[-2:]) or 'suffixless'} file"
+    kind = next((end for end in (*NIFTI_SUFFIXES[::-1], *IMAGE_SUFFIXES) if path.name.lower().endswith(end)), "data")
+    known = f" (sha256 {content_hash(path)}...)" if path.is_file() else ""
+    return f"a {kind} file{known}"

@@ -1,7 +1,9 @@
 """DICOM series, data lists, and the phantom cohort."""
 
 from monai_rd.data.datalist import DataList, DataListError, Studies, find_studies, make_datalist
-from monai_rd.data.dicom import DicomSeriesError, SeriesInfo, SeriesVolume, index_dicom, load_series
+from monai_rd.data.dataset import TolerantDataset
+from monai_rd.data.dicom import SeriesInfo, SeriesVolume, index_dicom, load_series
+from monai_rd.data.errors import DicomSeriesError, StudyError, UnreadableImageError
 from monai_rd.data.phantoms import is_phantom, phantom_cohort
 
 __all__ = [
@@ -11,6 +13,9 @@ __all__ = [
     "SeriesInfo",
     "SeriesVolume",
     "Studies",
+    "StudyError",
+    "TolerantDataset",
+    "UnreadableImageError",
     "find_studies",
     "index_dicom",
     "is_phantom",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -16,7 +15,9 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from monai_rd.data.dicom import DicomSeriesError, NoDicomError, SeriesInfo, index_dicom
+from monai_rd.data.dicom import SeriesInfo, index_dicom
+from monai_rd.data.errors import DicomSeriesError, NoDicomError
+from monai_rd.files import content_hash
 
 __all__ = ["DataList", "DataListError", "Studies", "find_studies", "make_datalist"]
 
@@ -342,7 +343,7 @@ def find_studies(folder: str | os.PathLike[str], empty_is_error: bool = True) ->
     if not root.is_dir():
         raise FileNotFoundError(f"dataset_dir '{root}' is not a folder")
     files = sorted(path for path in root.rglob("*") if path.is_file() and path.name.lower().endswith(IMAGE_SUFFIXES))
-    hashes = [_content_hash(path) for path in files]
+    hashes = [content_hash(path) for path in files]
     items: list[Item] = [
         {"image": str(path), "id": f"{number}-{digest}", "group": digest}
         for number, (path, digest) in enumerate(zip(files, hashes, strict=True), start=1)
@@ -356,7 +357,8 @@ def find_studies(folder: str | os.PathLike[str], empty_is_error: bool = True) ->
             items.append({"image": [str(f) for f in one.files], "id": one.series_uid, "group": one.patient_key})
     problems = [one for one in series if one.problem is not None]
     if not items and empty_is_error:
-        found = f" {len(problems)} DICOM series cannot be read: {_summary(problems)}" if problems else ""
+        found = f" {len(problems)} DICOM series cannot be read: {_summary(problems)}. " if problems else ""
+        found += f"The first: {problems[0].problem}" if problems else ""
         raise DataListError(f"no DICOM series, NIfTI volume or image to read in '{root}'.{found}")
     return Studies(items, problems)
 
@@ -364,7 +366,3 @@ def find_studies(folder: str | os.PathLike[str], empty_is_error: bool = True) ->
 def _summary(problems: Iterable[SeriesInfo]) -> str:
     codes = Counter(p.problem.code for p in problems if isinstance(p.problem, DicomSeriesError))
     return ", ".join(f"{count} {code}" for code, count in codes.items())
-
-
-def _content_hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]

@@ -2,8 +2,8 @@
 
 The readers of MONAI stack whatever lies in a folder: two series become one volume, a missing slice is stretched
 over, a constant ``InstanceNumber`` shuffles the slices. None of that raises. Here a series is read only if its
-headers describe one regular stack of parallel slices; everything else is a :class:`DicomSeriesError` with a stable
-``code``.
+headers describe one regular stack of parallel slices; everything else is a
+:class:`~monai_rd.data.errors.DicomSeriesError` with a stable ``code``.
 
 Privacy: only the attributes in ``_HEADER_TAGS`` and ``_PIXEL_TAGS`` are parsed, and the patient's name is not among
 them. Messages name a series by its ``SeriesInstanceUID``, by counts and by positions in mm. Paths found on disk never
@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import highdicom
 import numpy as np
@@ -36,24 +36,21 @@ from pydicom.pixels import get_decoder
 from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-__all__ = [
-    "DicomSeriesError",
-    "DuplicateSlicesError",
-    "MissingSlicesError",
-    "MixedOrientationError",
-    "MixedSeriesError",
-    "MixedShapeError",
-    "NoDicomError",
-    "NoHounsfieldError",
-    "SeriesInfo",
-    "SeriesVolume",
-    "TiltedStackError",
-    "UnreadablePixelsError",
-    "UnsupportedImageError",
-    "index_dicom",
-    "is_dicom",
-    "load_series",
-]
+from monai_rd.data.errors import (
+    DicomSeriesError,
+    DuplicateSlicesError,
+    MissingSlicesError,
+    MixedOrientationError,
+    MixedSeriesError,
+    MixedShapeError,
+    NoDicomError,
+    NoHounsfieldError,
+    TiltedStackError,
+    UnreadablePixelsError,
+    UnsupportedImageError,
+)
+
+__all__ = ["SeriesInfo", "SeriesVolume", "index_dicom", "is_dicom", "load_series"]
 
 logger = logging.getLogger(__name__)
 
@@ -100,85 +97,6 @@ _DECODER_HINTS = {
     "1.2.840.10008.1.2.4.202": "install pylibjpeg and pylibjpeg-openjpeg",
     "1.2.840.10008.1.2.4.203": "install pylibjpeg and pylibjpeg-openjpeg",
 }
-
-
-class DicomSeriesError(ValueError):
-    """A DICOM series that is not read, with the reason and the remedy.
-
-    Args:
-        message: what was found and what to do; free of names, patient IDs and paths found on disk.
-        series_uid: ``SeriesInstanceUID`` of the series, None where no single series is meant.
-
-    Attributes:
-        code: stable name of the reason, for programs and reports.
-        series_uid: as given.
-    """
-
-    code: ClassVar[str] = "DICOM_SERIES"
-
-    def __init__(self, message: str, series_uid: str | None = None) -> None:
-        super().__init__(message)
-        self.series_uid = series_uid
-
-
-class NoDicomError(DicomSeriesError):
-    """There is no DICOM image where one was expected."""
-
-    code = "NO_DICOM"
-
-
-class MixedSeriesError(DicomSeriesError):
-    """The files belong to more than one series, or to more than one frame of reference."""
-
-    code = "MIXED_SERIES"
-
-
-class MixedShapeError(DicomSeriesError):
-    """Rows, columns or pixel spacing differ between the images of one series."""
-
-    code = "MIXED_SHAPE"
-
-
-class MixedOrientationError(DicomSeriesError):
-    """The images of one series are not parallel, as with a localizer among axial slices."""
-
-    code = "MIXED_ORIENTATION"
-
-
-class DuplicateSlicesError(DicomSeriesError):
-    """Two images of one series lie at the same position, or one image is there twice."""
-
-    code = "DUPLICATE_SLICES"
-
-
-class MissingSlicesError(DicomSeriesError):
-    """The slices are not evenly spaced: there is a gap, or the spacing is irregular."""
-
-    code = "MISSING_SLICES"
-
-
-class TiltedStackError(DicomSeriesError):
-    """The slices are not stacked along their normal, as with a tilted gantry: the volume would be sheared."""
-
-    code = "TILTED_STACK"
-
-
-class UnreadablePixelsError(DicomSeriesError):
-    """The file is cut off or damaged, or no installed decoder reads its transfer syntax."""
-
-    code = "UNREADABLE_PIXELS"
-
-
-class UnsupportedImageError(DicomSeriesError):
-    """The object is DICOM but not a slice of a volume: colour, no pixels, no position in the patient."""
-
-    code = "UNSUPPORTED_IMAGE"
-
-
-class NoHounsfieldError(DicomSeriesError):
-    """A CT whose stored values cannot be turned into Hounsfield units."""
-
-    code = "NO_HOUNSFIELD"
 
 
 @dataclass(frozen=True)

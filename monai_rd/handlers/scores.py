@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,21 +19,24 @@ __all__ = ["ScoreWriter"]
 
 
 class ScoreWriter:
-    """Writes one row a study: id, class, its probability, the probability of every class, and a problem's code.
+    """Writes one row a study: id, class, its probability, the probability of every class, a problem's code and message.
 
-    Attach it to an evaluator whose postprocessing leaves probabilities in `pred` and whose batches hold `id`.
+    Attach it to an evaluator whose postprocessing leaves probabilities in `pred` and whose batches come from a
+    `TolerantDataset`: an item with a `problem` gets no score.
 
     Args:
         path: of the CSV; written as a whole at the end.
         class_names: by class index.
-        problems: DICOM series that could not be read; each gets a row with its code and no score.
+        problems: DICOM series whose headers tell that they cannot be read; each gets a row with its code and no score.
     """
 
     def __init__(
         self, path: str | os.PathLike[str], class_names: Sequence[str], problems: Sequence[SeriesInfo] = ()
     ) -> None:
         self.path, self.class_names, self.problems = Path(path), list(class_names), list(problems)
+        self._blank = [""] * (len(self.class_names) + 2)
         self._rows: list[list[str]] = []
+        self._unread: list[list[str]] = []
 
     def attach(self, engine: Engine) -> None:
         """Attach to an evaluator."""
@@ -42,19 +46,24 @@ class ScoreWriter:
 
     def _start(self, engine: Engine) -> None:
         self._rows = []
+        found = [(one.series_uid, one.problem) for one in self.problems if one.problem is not None]
+        self._unread = [[uid, *self._blank, problem.code, str(problem)] for uid, problem in found]
 
     def _collect(self, engine: Engine) -> None:
         for study, output in zip(engine.state.batch, engine.state.output, strict=True):
+            if study["problem"]:
+                self._unread.append([study["id"], *self._blank, study["problem"], study["message"]])
+                continue
             probabilities = output[CommonKeys.PRED].tolist()
             best = max(range(len(probabilities)), key=probabilities.__getitem__)
             numbers = [f"{p:.7f}" for p in (probabilities[best], *probabilities)]
-            self._rows.append([study["id"], self.class_names[best], *numbers, ""])
+            self._rows.append([study["id"], self.class_names[best], *numbers, "", ""])
 
     def _write(self, engine: Engine) -> None:
-        blank = [""] * (len(self.class_names) + 2)
-        unread = [[one.series_uid, *blank, one.problem.code] for one in self.problems if one.problem is not None]
-        header = ["id", "class", "probability", *(f"p_{name}" for name in self.class_names), "problem"]
+        header = ["id", "class", "probability", *(f"p_{name}" for name in self.class_names), "problem", "message"]
         table = io.StringIO(newline="")
-        csv.writer(table).writerows([header, *self._rows, *unread])
+        csv.writer(table).writerows([header, *self._rows, *self._unread])
         atomic_write(table.getvalue(), self.path)
-        print(f"{len(self._rows)} studies scored, {len(unread)} not readable: {self.path}")
+        codes = Counter(row[-2] for row in self._unread)
+        which = f" ({', '.join(f'{count} {code}' for code, count in codes.items())})" if codes else ""
+        print(f"{len(self._rows)} studies scored, {len(self._unread)} not readable{which}: {self.path}")

@@ -119,18 +119,31 @@ def test_inference_scores_every_series(trained: tuple[Path, str], cohort: str, t
     sorted((folder / "study_0003").iterdir())[0].unlink()
     sorted((folder / "study_0003").iterdir())[4].unlink()
     (folder / "notes.txt").write_text("junk")
+    (folder / "damaged.png").write_text("junk")
+    shutil.copytree(Path(cohort) / "study_0004", folder / "study_0004")
+    cut = sorted((folder / "study_0004").iterdir())[5]
+    cut.write_bytes(cut.read_bytes()[:-1000])
     out = tmp_path / "out"
-    infer(trained[0], str(tmp_path / "mixed"), out)
+    printed = infer(trained[0], str(tmp_path / "mixed"), out, "--batch_size", "3")
+    assert "2 studies scored, 3 not readable (1 MISSING_SLICES, 1 UNREADABLE_IMAGE, 1 UNREADABLE_PIXELS)" in printed
     with open(out / "scores.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     studies = find_studies(tmp_path / "mixed")
-    assert [row["id"] for row in rows] == [i["id"] for i in studies.items] + [p.series_uid for p in studies.problems]
-    assert [row["problem"] for row in rows] == ["", "", "MISSING_SLICES"]
+    assert len(rows) == 5
+    assert {row["id"] for row in rows} == {one["id"] for one in studies.items} | {studies.problems[0].series_uid}
+    assert [row["problem"] for row in rows[:3]] == ["", "", "MISSING_SLICES"]
+    assert all(row["message"] for row in rows[2:])
     for row in rows[:2]:
         assert row["class"] in ("clear", "opacity")
         assert float(row["p_clear"]) + float(row["p_opacity"]) == pytest.approx(1, abs=1e-5)
         assert float(row["probability"]) == max(float(row["p_clear"]), float(row["p_opacity"]))
-    assert rows[2]["class"] == ""
+    assert {row["class"] for row in rows[2:]} == {""}
+    alone = tmp_path / "alone"
+    infer(trained[0], str(folder / "study_0001"), alone)
+    with open(alone / "scores.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    (same,) = (one for one in rows if one["id"] == row["id"])
+    assert float(row["p_clear"]) == pytest.approx(float(same["p_clear"]), abs=1e-5)
 
 
 def test_evaluate_reports_what_training_reported(trained: tuple[Path, str], cohort: str, tmp_path: Path) -> None:
