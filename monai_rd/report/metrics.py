@@ -53,9 +53,10 @@ def _proportion(hits: np.ndarray) -> dict[str, Any]:
 
 
 def _auc(p: np.ndarray, y: np.ndarray, seed: int) -> dict[str, Any]:
+    scored = range(p.shape[1]) if p.shape[1] > 2 else [1]  # of two classes each has the same AUC
+
     def auc(rows: np.ndarray) -> float:
-        per_class = [roc_auc_score(y[rows] == index, p[rows, index]) for index in range(p.shape[1])]
-        return float(np.mean(per_class))
+        return float(np.mean([roc_auc_score(y[rows] == index, p[rows, index]) for index in scored]))
 
     random = np.random.default_rng(seed)
     classes = [np.flatnonzero(y == index) for index in range(p.shape[1])]

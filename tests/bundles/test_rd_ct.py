@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigParser, create_workflow
+from monai.bundle import ConfigParser, create_workflow, verify_metadata, verify_net_in_out
 
 from monai_rd.data import find_studies, phantom_cohort
 
@@ -228,35 +228,17 @@ def test_metadata_meets_the_schema_20240725(tmp_path: Path) -> None:
     """MONAI's own check, against our statement of that schema's requirements (its file is not ours to ship)."""
     schema = Path(__file__).with_name("meta_schema_20240725_requirements.json")
     shutil.copy(schema, tmp_path / "schema.json")
-    printed = monai(
-        "verify_metadata", "--meta_file", str(CONFIGS / "metadata.json"), "--filepath", str(tmp_path / "schema.json")
-    )
-    assert "verified with no error" in printed
+    verify_metadata(meta_file=str(CONFIGS / "metadata.json"), filepath=str(tmp_path / "schema.json"))
     broken = json.loads((CONFIGS / "metadata.json").read_text())
     del broken["network_data_format"]["outputs"]["pred"]["value_range"]
     (tmp_path / "broken.json").write_text(json.dumps(broken))
-    monai(
-        "verify_metadata",
-        "--meta_file",
-        str(tmp_path / "broken.json"),
-        "--filepath",
-        str(tmp_path / "schema.json"),
-        code=1,
-    )
+    with pytest.raises(ValueError, match="value_range"):
+        verify_metadata(meta_file=str(tmp_path / "broken.json"), filepath=str(tmp_path / "schema.json"))
 
 
 def test_network_fits_the_metadata() -> None:
-    monai(
-        "verify_net_in_out",
-        "--net_id",
-        "network_def",
-        "--meta_file",
-        str(CONFIGS / "metadata.json"),
-        "--config_file",
-        str(CONFIGS / "inference.json"),
-        "--device",
-        "cpu",
-    )
+    files = {"meta_file": str(CONFIGS / "metadata.json"), "config_file": str(CONFIGS / "inference.json")}
+    verify_net_in_out("network_def", **files, device="cpu")
 
 
 @pytest.mark.parametrize("form", ["ckpt_export", "onnx_export"])
@@ -296,21 +278,32 @@ def test_exports_agree_with_the_network(form: str, trained: tuple[Path, str], tm
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("override", "said"),
     [
-        (["--student", "resnet19"], "unknown student 'resnet19'; known: resnet18"),
-        (["--method", "kd2"], "unknown method 'kd2'"),
-        (["--dataset_dir", "/nowhere"], "dataset_dir '/nowhere' is not a folder"),
-        (["--teacher", "resnet50"], "resnet50"),
-        (["--num_classes", "5"], "num_classes is 5"),
-        (["--batch_size", "1000"], "smaller --batch_size"),
+        ({"student": "resnet19"}, "unknown student 'resnet19'; known: resnet18"),
+        ({"method": "kd2"}, "unknown method 'kd2'"),
+        ({"dataset_dir": "/nowhere"}, "dataset_dir '/nowhere' is not a folder"),
+        ({"teacher": "resnet50"}, "unknown teacher 'resnet50'"),
+        ({"num_classes": 5}, "num_classes is 5"),
     ],
 )
-def test_wrong_input_says_what_to_do(words: list[str], said: str, cohort: str, tmp_path: Path) -> None:
-    places = ["--bundle_root", str(tmp_path), "--output_dir", str(tmp_path / "eval")]
-    data = [] if "--dataset_dir" in words else ["--dataset_dir", cohort]
-    printed = monai("run", "--config_file", str(CONFIGS / "train.json"), *places, *data, *QUICK, *words, code=1)
-    assert said in printed.split("The cause:")[-1]
+def test_wrong_input_says_what_to_do(override: dict[str, Any], said: str, cohort: str, tmp_path: Path) -> None:
+    places = {"bundle_root": str(tmp_path), "output_dir": str(tmp_path / "eval"), "dataset_dir": cohort}
+    parser = ConfigParser(ConfigParser.load_config_file(str(CONFIGS / "train.json")))
+    parser.update({**places, **override})
+    with pytest.raises(RuntimeError) as caught:
+        parser.get_parsed_content("train#trainer")
+    cause: BaseException = caught.value
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    assert said in str(cause)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_run_ends_with_the_cause(cohort: str, tmp_path: Path) -> None:
+    places = ["--bundle_root", str(tmp_path), "--output_dir", str(tmp_path / "eval"), "--dataset_dir", cohort]
+    printed = monai("run", "--config_file", str(CONFIGS / "train.json"), *places, "--batch_size", "1000", code=1)
+    assert "smaller --batch_size" in printed.split("The cause:")[-1]
 
 
 def test_inference_before_training_says_so(cohort: str, tmp_path: Path) -> None:
@@ -319,18 +312,11 @@ def test_inference_before_training_says_so(cohort: str, tmp_path: Path) -> None:
     assert "no trained model" in printed
 
 
-@pytest.mark.parametrize("place", ["root", "bundle", "/"])
-def test_the_bundle_is_found_from_anywhere(place: str, tmp_path: Path) -> None:
-    cwd = {"root": ROOT, "bundle": BUNDLE, "/": Path("/")}[place]
-    config = "configs/inference.json" if place == "bundle" else str(CONFIGS / "inference.json")
-    script = (
-        "from monai.bundle import ConfigParser; p = ConfigParser(ConfigParser.load_config_files([r'%s'])); "
-        "print(p.get_parsed_content('bundle_root'))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script % config], cwd=cwd, capture_output=True, text=True, timeout=120, check=True
-    )
-    assert Path(done.stdout.splitlines()[-1]) == BUNDLE
+@pytest.mark.parametrize("place", [ROOT, BUNDLE, CONFIGS, Path("/")])
+def test_the_bundle_is_found_from_anywhere(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    parser = ConfigParser(ConfigParser.load_config_file(str(CONFIGS / "inference.json")))
+    assert Path(parser.get_parsed_content("bundle_root")) == BUNDLE
 
 
 def test_covid_ct_with_a_black_box_teacher(tmp_path: Path) -> None:
