@@ -97,7 +97,7 @@ def explain_errors() -> None:
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         ordinary(kind, error, trace)
         cause = error
-        while cause.__cause__ is not None:
+        while isinstance(cause, RuntimeError) and cause.__cause__ is not None:  # MONAI's wrappers are RuntimeErrors
             cause = cause.__cause__
         if cause is not error:
             print(f"\nThe cause: {cause}", file=sys.stderr)

@@ -50,16 +50,17 @@ def test_a_missing_model_says_what_to_run(tmp_path: Path) -> None:
     require_model(tmp_path / "model.pt")
 
 
-def test_the_first_cause_stands_last() -> None:
+def test_the_cause_below_monais_wrappers_stands_last() -> None:
     script = (
         "from monai_rd.bundle import explain_errors; explain_errors()\n"
         "try:\n try:\n  raise KeyError('deep')\n except KeyError as e:\n  raise ValueError('middle') from e\n"
-        "except ValueError as e:\n raise RuntimeError('Failed to evaluate') from e\n"
+        "except ValueError as e:\n try:\n  raise RuntimeError('Failed to instantiate') from e\n "
+        "except RuntimeError as r:\n  raise RuntimeError('Failed to evaluate') from r\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "RuntimeError: Failed to evaluate" in done.stderr
-    assert done.stderr.rstrip().endswith("The cause: 'deep'")
+    assert done.stderr.rstrip().endswith("The cause: middle")
 
 
 def test_importing_the_package_is_light() -> None:

@@ -108,17 +108,10 @@ class LoadImageOrSeriesd(MapTransform):
 def _read(reader: LoadImage, path: Path) -> MetaTensor:
     try:
         return reader(path)
-    except Exception as error:  # a damaged file can fail in its reader in any way; the message may name the file
+    except Exception:  # a damaged file can fail in its reader in any way; the message may name the file
         raise UnreadableImageError(
-            f"{_anonymous(path)} cannot be read ({_first(error)}); replace it, or take it out of the data"
+            f"{_anonymous(path)} is damaged or not what its name says; replace it, or take it out of the data"
         ) from None
-
-
-def _first(error: BaseException) -> str:
-    """The kind of the error that MONAI wrapped."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return type(error).__name__
 
 
 @contextmanager

@@ -230,16 +230,16 @@ class OnnxBackbone(_BlackBox):
     channels_last = False
 
     def __init__(self, path: str | Path, tap: str = "map") -> None:
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"teacher '{path}': no such file")
         try:
             import onnx
             import onnxruntime  # noqa: F401
         except ImportError as error:
             raise ImportError(
-                f'{path}: ONNX teachers need onnx and onnxruntime: pip install "monai_rd[onnx]"'
+                f"teacher '{path}': ONNX files need onnx and onnxruntime: pip install onnx onnxruntime"
             ) from error
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file")
         try:
             model = onnx.load(str(path), load_external_data=False)
         except Exception as error:  # protobuf's own DecodeError is not public
@@ -314,13 +314,15 @@ class TFLiteBackbone(_BlackBox):
     channels_last = True
 
     def __init__(self, path: str | Path, tap: str = "map") -> None:
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"teacher '{path}': no such file")
         try:
             from ai_edge_litert.interpreter import Interpreter
         except ImportError as error:
-            raise ImportError(f'{path}: TFLite teachers need ai_edge_litert: pip install "monai_rd[tflite]"') from error
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file")
+            raise ImportError(
+                f"teacher '{path}': TFLite files need ai_edge_litert: pip install ai-edge-litert"
+            ) from error
         try:
             with warnings.catch_warnings():
                 # It warns that keeping every tensor costs memory. It is how an inner one can be read.

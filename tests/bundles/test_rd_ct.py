@@ -294,7 +294,7 @@ def test_wrong_input_says_what_to_do(override: dict[str, Any], said: str, cohort
     with pytest.raises(RuntimeError) as caught:
         parser.get_parsed_content("train#trainer")
     cause: BaseException = caught.value
-    while cause.__cause__ is not None:
+    while isinstance(cause, RuntimeError) and cause.__cause__ is not None:
         cause = cause.__cause__
     assert said in str(cause)
     assert not list(tmp_path.iterdir())

@@ -125,8 +125,8 @@ def write(name: str, folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("name", "error", "said"),
     [
-        ("junk.png", UnreadableImageError, r"a .png file \(sha256 [0-9a-f]{12}...\) cannot be read"),
-        ("junk.nii.gz", UnreadableImageError, "a .nii.gz file .* cannot be read"),
+        ("junk.png", UnreadableImageError, r"a .png file \(sha256 [0-9a-f]{12}...\) is damaged"),
+        ("junk.nii.gz", UnreadableImageError, "a .nii.gz file .* is damaged"),
         ("16.png", UnreadableImageError, "images must be 8-bit"),
         ("4d.nii", UnreadableImageError, "a 3D volume of one channel is needed"),
         ("notes.txt", UnreadableImageError, "is no image this project reads: DICOM, NIfTI"),
