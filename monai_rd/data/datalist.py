@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from sklearn.model_selection import StratifiedKFold
 
 from monai_rd.data.dicom import SeriesInfo, index_dicom
 from monai_rd.data.errors import DicomSeriesError, NoDicomError
@@ -294,24 +294,27 @@ def _from_class_folders(root: Path, class_names: Sequence[str] | None, seed: int
 def _split(order: tuple[str, ...], items: list[Item], groups: Sequence[str] | None, seed: int) -> DataList:
     """Split 4:1 into development and test, then development 4:1 into training and validation."""
     labels = np.array([item["label"] for item in items])
-    keys = np.array(groups) if groups is not None else np.arange(len(items)).astype(str)
+    # Numbered in order of appearance: the keys of DICOM patients differ between runs, the split must not.
+    group = pd.factorize(np.array(groups))[0] if groups is not None else np.arange(len(items))
     few = [
-        f"class '{name}' has {len(set(keys[labels == index]))} patients or images; a split needs at least 10"
+        f"class '{name}' has {len(set(group[labels == index]))} patients or images; a split needs at least 10"
         for index, name in enumerate(order)
-        if len(set(keys[labels == index])) < 10
+        if len(set(group[labels == index])) < 10
     ]
     _refuse(few)
+    rank = np.argsort(np.argsort(np.bincount(labels, minlength=len(order))))  # 0 is the rarest class
+    stratum = np.full(group.max() + 1, len(order))
+    np.minimum.at(stratum, group, rank[labels])  # a patient stands for the rarest of its classes
 
-    def one_fifth(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        grouped = len(set(keys[indices])) < len(indices)
-        folds = (StratifiedGroupKFold if grouped else StratifiedKFold)(5, shuffle=True, random_state=seed)
-        rest, fifth = next(iter(folds.split(indices, labels[indices], keys[indices] if grouped else None)))
-        return indices[rest], indices[fifth]
+    def one_fifth(patients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        folds = StratifiedKFold(5, shuffle=True, random_state=seed)
+        rest, fifth = next(iter(folds.split(patients, stratum[patients])))
+        return patients[rest], patients[fifth]
 
-    development, test = one_fifth(np.arange(len(items)))
+    development, test = one_fifth(np.arange(len(stratum)))
     training, validation = one_fifth(development)
     pick = {"training": training, "validation": validation, "test": test}
-    return DataList(order, **{split: [items[i] for i in sorted(indices)] for split, indices in pick.items()})
+    return DataList(order, **{s: [items[i] for i in np.flatnonzero(np.isin(group, pick[s]))] for s in SPLITS})
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,18 @@ def test_no_patient_stands_on_two_sides(images: Path) -> None:
         found = make_datalist(images, seed=seed)
         sides = [{int(Path(item["image"]).stem) % 20 for item in found[s]} for s in ("training", "validation", "test")]
         assert sum(map(len, sides)) == len(set.union(*sides)) == 20
+        counts = [Counter(item["label"] for item in found[s]) for s in ("training", "validation", "test")]
+        assert all(abs(count[0] - count[1]) <= 2 for count in counts), "not stratified"
+
+
+def test_a_patient_of_two_classes_stands_for_the_rarer(images: Path) -> None:
+    """20 patients of two images; 10 of them have one image of the rare class."""
+    rows = [("image", "label", "patient"), *((f"{n:02d}.png", "ab"[n < 10], f"P{n % 20}") for n in range(40))]
+    table(images / "labels.csv", rows)
+    for seed in range(5):
+        found = make_datalist(images, seed=seed)
+        assert [sum(item["label"] for item in found[s]) for s in ("validation", "test")] == [2, 2]
+        assert [len(found[s]) for s in ("training", "validation", "test")] in ([24, 8, 8], [26, 6, 8])
 
 
 def test_a_split_column_is_followed(images: Path, tmp_path: Path) -> None:
@@ -191,8 +203,10 @@ def test_copies_of_one_image_stay_together(tmp_path: Path) -> None:
         assert sum(map(len, sides)) == len(set.union(*sides)) == 30
 
 
-def test_class_folders_of_dicom_keep_patients_apart(cohort: Path, tmp_path: Path) -> None:
-    """Two series of each of 12 patients a class: both on one side."""
+def test_class_folders_of_dicom_keep_patients_apart(
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two series of each of 12 patients a class: both on one side, in every run the same."""
     from pydicom import dcmread
     from pydicom.uid import generate_uid
 
@@ -213,6 +227,9 @@ def test_class_folders_of_dicom_keep_patients_apart(cohort: Path, tmp_path: Path
         for split in ("training", "validation", "test")
     ]
     assert sum(map(len, sides)) == len(set.union(*sides)) == 24
+    for run in range(5):
+        monkeypatch.setattr("monai_rd.data.dicom._RUN_KEY", bytes([run]) * 32)
+        assert make_datalist(tmp_path) == found
 
 
 @pytest.mark.parametrize("by", ["index", "name"])
