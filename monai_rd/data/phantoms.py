@@ -149,6 +149,7 @@ def phantom_cohort(directory: str | os.PathLike[str], seed: int = 0) -> str:
     logger.info("writing the phantom chest-CT cohort: %d DICOM series of %d slices", sum(SPLIT.values()), SLICES)
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(f"{target.name}.unfinished.{os.getpid()}")
+    shutil.rmtree(unfinished, ignore_errors=True)  # a killed process of the same number may have left one
     try:
         _write_cohort(unfinished, seed)
         (unfinished / MARKER).write_text(json.dumps(made))

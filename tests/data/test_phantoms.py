@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +89,11 @@ def test_a_killed_writing_leaves_no_cohort(tmp_path: Path, monkeypatch: pytest.M
         with pytest.raises(KeyboardInterrupt):
             phantom_cohort(tmp_path)
     assert list(tmp_path.iterdir()) == []
+    leftover = tmp_path / f"phantoms_0.unfinished.{os.getpid()}" / "study_0000"  # SIGKILL lets nobody clean up
+    leftover.mkdir(parents=True)
+    (leftover / "IM9999.dcm").write_text("half")
     assert len(bytes_of(phantom_cohort(tmp_path))) == 6 * SLICES + 2
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_only_cohorts_count_as_phantoms(tmp_path: Path) -> None:
