@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["bundle_root", "default_device", "explain_errors", "require_model", "trained_settings"]
+__all__ = ["bundle_root", "default_device", "explain_errors", "original_error", "require_model", "trained_settings"]
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +86,13 @@ def require_model(path: str | Path) -> None:
         raise FileNotFoundError(f"no trained model '{path}': run the bundle's train.json first")
 
 
+def original_error(error: BaseException) -> BaseException:
+    """What was raised first: MONAI wraps it in RuntimeErrors ("Failed to evaluate", "applying transform")."""
+    while isinstance(error, RuntimeError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
 def explain_errors() -> None:
     """Repeat the cause of a failed run below its traceback.
 
@@ -96,9 +103,7 @@ def explain_errors() -> None:
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         ordinary(kind, error, trace)
-        cause = error
-        while isinstance(cause, RuntimeError) and cause.__cause__ is not None:  # MONAI's wrappers are RuntimeErrors
-            cause = cause.__cause__
+        cause = original_error(error)
         if cause is not error:
             print(f"\nThe cause: {cause}", file=sys.stderr)
 

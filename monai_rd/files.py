@@ -1,4 +1,4 @@
-"""Files written so that a killed run leaves the old one or the new one, and named without their names."""
+"""Files: kinds by suffix, one that must be there, writing that leaves no halves, names that are no patient's."""
 
 from __future__ import annotations
 
@@ -8,12 +8,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["atomic_path", "atomic_write", "content_hash"]
+__all__ = ["IMAGE_SUFFIXES", "NIFTI_SUFFIXES", "atomic_path", "atomic_write", "content_hash", "existing_file"]
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+NIFTI_SUFFIXES = (".nii", ".nii.gz")
+
+
+def existing_file(path: str | os.PathLike[str]) -> Path:
+    """Give back `path`.
+
+    Raises:
+        FileNotFoundError: it is no file.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    return Path(path)
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a path beside `path` to write to: it takes `path`'s place if the block ends well, and goes if not."""
+    """Give a path beside `path` to write to: it takes `path`'s place if the block ends well, and goes if not.
+
+    So a killed run leaves the old file or the new one.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.tmp")  # one name, so that a killed run leaves one at most
     try:

@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
-from monai_rd.transforms.ct import WINDOWS
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_rd.data.phantoms import OTHER_FINDINGS, draw_study
 from monai_rd.networks.foundation_zoo import TEACHERS, save_teacher
+from monai_rd.transforms.ct import WINDOWS
 
 OUTPUT = Path(__file__).parents[1] / "monai_rd" / "networks" / "weights" / "phantom_ct.safetensors"
 SEED = 7_000_001  # far from the seeds of cohorts

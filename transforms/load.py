@@ -23,12 +23,9 @@ from monai.transforms import LoadImage, MapTransform
 
 from monai_rd.data.dicom import is_dicom, load_series
 from monai_rd.data.errors import UnreadableImageError
-from monai_rd.files import content_hash
+from monai_rd.files import IMAGE_SUFFIXES, NIFTI_SUFFIXES, content_hash
 
 __all__ = ["LoadDicomSeriesd", "LoadImageOrSeriesd"]
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-NIFTI_SUFFIXES = (".nii", ".nii.gz")
 
 
 class LoadDicomSeriesd(MapTransform):
@@ -136,6 +133,6 @@ def _meta_tensor(array: Any, affine: Any, meta: dict[str, Any]) -> MetaTensor:
 
 def _anonymous(path: Path) -> str:
     """Name a file without its path or name, which may hold a patient's."""
-    kind = next((end for end in (*NIFTI_SUFFIXES[::-1], *IMAGE_SUFFIXES) if path.name.lower().endswith(end)), "data")
+    kind = next((end for end in (*NIFTI_SUFFIXES, *IMAGE_SUFFIXES) if path.name.lower().endswith(end)), "data")
     known = f" (sha256 {content_hash(path)}...)" if path.is_file() else ""
     return f"a {kind} file{known}"

@@ -16,14 +16,13 @@ import pandas as pd
 from sklearn.model_selection import StratifiedKFold
 
 from monai_rd.data.dicom import SeriesInfo, index_dicom
-from monai_rd.data.errors import DicomSeriesError, NoDicomError
-from monai_rd.files import content_hash
+from monai_rd.data.errors import NoDicomError, count_codes
+from monai_rd.files import IMAGE_SUFFIXES, NIFTI_SUFFIXES, content_hash
 
 __all__ = ["DataList", "DataListError", "Studies", "find_studies", "make_datalist"]
 
 logger = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".nii", ".nii.gz")
 SPLITS = ("training", "validation", "test")
 SPLIT_NAMES = {"train": "training", "val": "validation", "valid": "validation", "testing": "test"} | {
     s: s for s in SPLITS
@@ -297,9 +296,9 @@ def _split(order: tuple[str, ...], items: list[Item], groups: Sequence[str] | No
     # Numbered in order of appearance: the keys of DICOM patients differ between runs, the split must not.
     group = pd.factorize(np.array(groups))[0] if groups is not None else np.arange(len(items))
     few = [
-        f"class '{name}' has {len(set(group[labels == index]))} patients or images; a split needs at least 10"
+        f"class '{name}' has {count} patients or images; a split needs at least 10"
         for index, name in enumerate(order)
-        if len(set(group[labels == index])) < 10
+        if (count := len(set(group[labels == index]))) < 10
     ]
     _refuse(few)
     rank = np.argsort(np.argsort(np.bincount(labels, minlength=len(order))))  # 0 is the rarest class
@@ -345,11 +344,12 @@ def find_studies(folder: str | os.PathLike[str], empty_is_error: bool = True) ->
     root = Path(folder)
     if not root.is_dir():
         raise FileNotFoundError(f"dataset_dir '{root}' is not a folder")
-    files = sorted(path for path in root.rglob("*") if path.is_file() and path.name.lower().endswith(IMAGE_SUFFIXES))
-    hashes = [content_hash(path) for path in files]
+    kinds = (*IMAGE_SUFFIXES, *NIFTI_SUFFIXES)
+    files = sorted(path for path in root.rglob("*") if path.is_file() and path.name.lower().endswith(kinds))
     items: list[Item] = [
         {"image": str(path), "id": f"{number}-{digest}", "group": digest}
-        for number, (path, digest) in enumerate(zip(files, hashes, strict=True), start=1)
+        for number, path in enumerate(files, start=1)
+        for digest in [content_hash(path)]
     ]
     try:
         series = index_dicom(root)
@@ -367,5 +367,4 @@ def find_studies(folder: str | os.PathLike[str], empty_is_error: bool = True) ->
 
 
 def _summary(problems: Iterable[SeriesInfo]) -> str:
-    codes = Counter(p.problem.code for p in problems if isinstance(p.problem, DicomSeriesError))
-    return ", ".join(f"{count} {code}" for code, count in codes.items())
+    return count_codes(p.problem.code for p in problems if p.problem is not None)

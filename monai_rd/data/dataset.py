@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from monai.data import Dataset, MetaTensor
 
+from monai_rd.bundle import original_error
 from monai_rd.data.errors import StudyError
 
 __all__ = ["TolerantDataset"]
@@ -34,15 +35,8 @@ class TolerantDataset(Dataset):
         try:
             return {**super()._transform(index), "problem": "", "message": ""}
         except Exception as error:
-            reason = _study_error(error)
-            if reason is None:
+            reason = original_error(error)
+            if not isinstance(reason, StudyError):
                 raise
         black = MetaTensor(torch.zeros(1, 3, self.image_size, self.image_size))
         return {**self.data[index], "image": black, "problem": reason.code, "message": str(reason)}
-
-
-def _study_error(error: BaseException | None) -> StudyError | None:
-    """The first `StudyError` in a chain of causes: MONAI wraps what a transform raises in a RuntimeError."""
-    while error is not None and not isinstance(error, StudyError):
-        error = error.__cause__
-    return error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import ClassVar
 
 __all__ = [
@@ -19,6 +21,7 @@ __all__ = [
     "UnreadablePixelsError",
     "UnsupportedImageError",
     "WrongIntensityError",
+    "count_codes",
 ]
 
 
@@ -117,3 +120,8 @@ class NoHounsfieldError(DicomSeriesError):
     """A CT whose stored values cannot be turned into Hounsfield units."""
 
     code = "NO_HOUNSFIELD"
+
+
+def count_codes(codes: Iterable[str]) -> str:
+    """Say how often each code occurs: "2 MISSING_SLICES, 1 TILTED_STACK"."""
+    return ", ".join(f"{count} {code}" for code, count in Counter(codes).items())

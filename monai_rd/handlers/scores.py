@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys
 
 from monai_rd.data.dicom import SeriesInfo
+from monai_rd.data.errors import count_codes
 from monai_rd.files import atomic_write
 
 __all__ = ["ScoreWriter"]
@@ -34,9 +34,8 @@ class ScoreWriter:
         self, path: str | os.PathLike[str], class_names: Sequence[str], problems: Sequence[SeriesInfo] = ()
     ) -> None:
         self.path, self.class_names, self.problems = Path(path), list(class_names), list(problems)
-        self._blank = [""] * (len(self.class_names) + 2)
         self._rows: list[list[str]] = []
-        self._unread: list[list[str]] = []
+        self._unread: list[tuple[str, str, str]] = []  # id, code, message
 
     def attach(self, engine: Engine) -> None:
         """Attach to an evaluator."""
@@ -47,12 +46,12 @@ class ScoreWriter:
     def _start(self, engine: Engine) -> None:
         self._rows = []
         found = [(one.series_uid, one.problem) for one in self.problems if one.problem is not None]
-        self._unread = [[uid, *self._blank, problem.code, str(problem)] for uid, problem in found]
+        self._unread = [(uid, problem.code, str(problem)) for uid, problem in found]
 
     def _collect(self, engine: Engine) -> None:
         for study, output in zip(engine.state.batch, engine.state.output, strict=True):
             if study["problem"]:
-                self._unread.append([study["id"], *self._blank, study["problem"], study["message"]])
+                self._unread.append((study["id"], study["problem"], study["message"]))
                 continue
             probabilities = output[CommonKeys.PRED].tolist()
             best = max(range(len(probabilities)), key=probabilities.__getitem__)
@@ -61,9 +60,10 @@ class ScoreWriter:
 
     def _write(self, engine: Engine) -> None:
         header = ["id", "class", "probability", *(f"p_{name}" for name in self.class_names), "problem", "message"]
+        blank = [""] * (len(self.class_names) + 2)
         table = io.StringIO(newline="")
-        csv.writer(table).writerows([header, *self._rows, *self._unread])
+        unread = [[study, *blank, code, message] for study, code, message in self._unread]
+        csv.writer(table).writerows([header, *self._rows, *unread])
         atomic_write(table.getvalue(), self.path)
-        codes = Counter(row[-2] for row in self._unread)
-        which = f" ({', '.join(f'{count} {code}' for code, count in codes.items())})" if codes else ""
+        which = f" ({count_codes(code for _, code, _ in self._unread)})" if self._unread else ""
         print(f"{len(self._rows)} studies scored, {len(self._unread)} not readable{which}: {self.path}")

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from monai_rd.files import existing_file
+
 __all__ = ["OnnxBackbone", "TFLiteBackbone"]
 
 logger = logging.getLogger(__name__)
@@ -230,9 +232,7 @@ class OnnxBackbone(_BlackBox):
     channels_last = False
 
     def __init__(self, path: str | Path, tap: str = "map") -> None:
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"teacher '{path}': no such file")
+        path = existing_file(path)
         try:
             import onnx
             import onnxruntime  # noqa: F401
@@ -314,9 +314,7 @@ class TFLiteBackbone(_BlackBox):
     channels_last = True
 
     def __init__(self, path: str | Path, tap: str = "map") -> None:
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"teacher '{path}': no such file")
+        path = existing_file(path)
         try:
             from ai_edge_litert.interpreter import Interpreter
         except ImportError as error:

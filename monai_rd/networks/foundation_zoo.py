@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from monai_rd.files import atomic_path
+from monai_rd.files import atomic_path, existing_file
 from monai_rd.networks.blackbox import OnnxBackbone, TFLiteBackbone
 from monai_rd.networks.foundation import FrozenFoundationModel, Preprocessing
 
@@ -160,8 +160,7 @@ def _first(keys: Sequence[str]) -> str:
 
 def _read_weights(path: Path) -> dict[str, Any]:
     """Read a state dict of tensors; wrappers and DDP's prefix are taken off. No code of the file is run."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+    path = existing_file(path)
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
@@ -237,8 +236,7 @@ def _described(path: Path) -> TeacherEntry | None:
         FileNotFoundError: no such file.
         ValueError: a damaged file, or a description that is none.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+    path = existing_file(path)
     if path.suffix != ".safetensors":
         return None
     try:

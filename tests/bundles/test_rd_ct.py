@@ -16,6 +16,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser, create_workflow, verify_metadata, verify_net_in_out
 
+from monai_rd.bundle import original_error
 from monai_rd.data import find_studies, phantom_cohort
 
 ROOT = Path(__file__).parents[2]
@@ -39,6 +40,11 @@ def monai(*words: str, cwd: Path = ROOT, launcher: tuple[str, ...] = (), code: i
 def train(root: Path, cohort: str, *words: str, **how: Any) -> str:
     places = ["--bundle_root", str(root), "--output_dir", str(root / "eval"), "--dataset_dir", cohort]
     return monai("run", "--config_file", str(CONFIGS / "train.json"), *places, *QUICK, *words, **how)
+
+
+def config(name: str, **overrides: Any) -> ConfigParser:
+    """A config of the bundle in this process."""
+    return ConfigParser({**ConfigParser.load_config_file(str(CONFIGS / name)), **overrides})
 
 
 @pytest.fixture(scope="session")
@@ -205,10 +211,8 @@ def test_two_processes(cohort: str, tmp_path: Path) -> None:
 
 def test_inference_and_metadata_know_the_default_run(cohort: str, tmp_path: Path) -> None:
     """Before anything was trained, exports and checks build the network that the default run would train."""
-    train = ConfigParser(ConfigParser.load_config_files([str(CONFIGS / "train.json")]))
-    train["dataset_dir"] = cohort
-    infer = ConfigParser(ConfigParser.load_config_files([str(CONFIGS / "inference.json")]))
-    infer["bundle_root"] = str(tmp_path)
+    train = config("train.json", dataset_dir=cohort)
+    infer = config("inference.json", bundle_root=str(tmp_path))
     for name in ("student", "windows", "image_size", "slices"):
         assert infer.get_parsed_content(name) == train.get_parsed_content(name), name
     assert infer.get_parsed_content("class_names") == train.get_parsed_content("settings")["class_names"]
@@ -262,9 +266,7 @@ def test_exports_agree_with_the_network(form: str, trained: tuple[Path, str], tm
         "--bundle_root",
         str(root),
     )
-    parser = ConfigParser.load_config_files([str(CONFIGS / "inference.json")])
-    parser["bundle_root"] = str(root)
-    network = ConfigParser(parser).get_parsed_content("network_def").eval()
+    network = config("inference.json", bundle_root=str(root)).get_parsed_content("network_def").eval()
     network.load_state_dict(torch.load(root / "models" / "model.pt", weights_only=True))
     image = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
@@ -289,20 +291,14 @@ def test_exports_agree_with_the_network(form: str, trained: tuple[Path, str], tm
 )
 def test_wrong_input_says_what_to_do(override: dict[str, Any], said: str, cohort: str, tmp_path: Path) -> None:
     places = {"bundle_root": str(tmp_path), "output_dir": str(tmp_path / "eval"), "dataset_dir": cohort}
-    parser = ConfigParser(ConfigParser.load_config_file(str(CONFIGS / "train.json")))
-    parser.update({**places, **override})
     with pytest.raises(RuntimeError) as caught:
-        parser.get_parsed_content("train#trainer")
-    cause: BaseException = caught.value
-    while isinstance(cause, RuntimeError) and cause.__cause__ is not None:
-        cause = cause.__cause__
-    assert said in str(cause)
+        config("train.json", **{**places, **override}).get_parsed_content("train#trainer")
+    assert said in str(original_error(caught.value))
     assert not list(tmp_path.iterdir())
 
 
 def test_a_failed_run_ends_with_the_cause(cohort: str, tmp_path: Path) -> None:
-    places = ["--bundle_root", str(tmp_path), "--output_dir", str(tmp_path / "eval"), "--dataset_dir", cohort]
-    printed = monai("run", "--config_file", str(CONFIGS / "train.json"), *places, "--batch_size", "1000", code=1)
+    printed = train(tmp_path, cohort, "--batch_size", "1000", code=1)
     assert "smaller --batch_size" in printed.split("The cause:")[-1]
 
 
@@ -315,8 +311,7 @@ def test_inference_before_training_says_so(cohort: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("place", [ROOT, BUNDLE, CONFIGS, Path("/")])
 def test_the_bundle_is_found_from_anywhere(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
-    parser = ConfigParser(ConfigParser.load_config_file(str(CONFIGS / "inference.json")))
-    assert Path(parser.get_parsed_content("bundle_root")) == BUNDLE
+    assert Path(config("inference.json").get_parsed_content("bundle_root")) == BUNDLE
 
 
 def test_covid_ct_with_a_black_box_teacher(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 from monai.data import DataLoader, MetaTensor
-from monai_rd.transforms import bag_collate
 
 from monai_rd.data import StudyError, TolerantDataset, UnreadableImageError
+from monai_rd.transforms import bag_collate
 
 
 def load(item: dict[str, Any]) -> dict[str, Any]:

@@ -10,11 +10,11 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from monai_rd.transforms import HounsfieldWindowsd, LoadDicomSeriesd, LoadImageOrSeriesd, SliceStackd
 from PIL import Image
 
 from monai_rd.data import DicomSeriesError, UnreadableImageError, phantom_cohort
 from monai_rd.data.phantoms import PIXEL_MM, SLICE_MM, SLICES, draw_study
+from monai_rd.transforms import HounsfieldWindowsd, LoadDicomSeriesd, LoadImageOrSeriesd, SliceStackd
 
 PATIENT = "Secretname_Anna"
 
