@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["IMAGE_SUFFIXES", "NIFTI_SUFFIXES", "atomic_path", "atomic_write", "content_hash", "existing_file"]
+__all__ = ["IMAGE_SUFFIXES", "NIFTI_SUFFIXES", "atomic_path", "atomic_write", "content_hash", "existing_file", "sha256"]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
@@ -46,6 +46,15 @@ def atomic_write(text: str, path: Path) -> None:
         beside.write_text(text, encoding="utf-8", newline="")
 
 
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, 64 hex digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def content_hash(path: Path) -> str:
     """The first 12 hex digits of a file's SHA-256: a name for it that holds no patient's."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    return sha256(path)[:12]

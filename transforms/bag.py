@@ -22,12 +22,12 @@ __all__ = ["ChannelsToBagd", "SliceStackd", "bag_collate"]
 
 
 class SliceStackd(MapTransform):
-    """`[C, X, Y]` image or `[1, X, Y, Z]` volume to a grey stack of slices `[S, H, W]` in the one orientation.
+    """`[C, X, Y]` image or `[C, X, Y, Z]` volume to a grey stack of slices `[S, H, W]` in the one orientation.
 
     Args:
         keys: keys of the item to transform.
         slices: how many slices stand for a volume: spread evenly over it, at the middle of equal parts; a volume of
-            fewer slices repeats some. An image gives one; its colours become their luminance (ITU-R BT.601), an alpha
+            fewer slices repeats some. An image gives one. Colours become their luminance (ITU-R BT.601), an alpha
             channel is dropped.
 
     Raises:
@@ -46,23 +46,25 @@ class SliceStackd(MapTransform):
         return dict(data) | {key: self._stack(data[key]) for key in self.key_iterator(dict(data))}
 
     def _stack(self, image: MetaTensor) -> MetaTensor:
-        if image.ndim == 4 and image.shape[0] == 1:
-            volume = self._orient(image)[0]  # [X, Y, Z], to the left, the back and the top
+        if image.ndim == 4:
+            grey = MetaTensor(_luminance(image.as_tensor()), affine=image.affine)
+            volume = self._orient(grey)[0]  # [X, Y, Z], to the left, the back and the top
             depth = volume.shape[-1]
             chosen = ((np.arange(self.slices) + 0.5) * depth / self.slices).astype(int)
             stack = volume.as_tensor()[..., chosen].permute(2, 1, 0)
         elif image.ndim == 3:
             stack = _luminance(image.as_tensor()).permute(0, 2, 1)
         else:
-            raise ValueError(f"a volume [1, X, Y, Z] or an image [C, X, Y] is needed, got {list(image.shape)}")
-        return MetaTensor(stack.contiguous(), meta={"intensity": image.meta.get("intensity", "arbitrary")})
+            raise ValueError(f"a volume [C, X, Y, Z] or an image [C, X, Y] is needed, got {list(image.shape)}")
+        known = {key: image.meta[key] for key in ("modality",) if key in image.meta}
+        return MetaTensor(stack.contiguous(), meta={"intensity": image.meta.get("intensity", "arbitrary"), **known})
 
 
 def _luminance(image: torch.Tensor) -> torch.Tensor:
-    """Grey `[1, X, Y]` of a grey, grey-alpha, RGB or RGBA image."""
+    """Grey `[1, ...]` of a grey, grey-alpha, RGB or RGBA image `[C, ...]`."""
     if image.shape[0] in (1, 2):
         return image[:1]
-    weights = image.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+    weights = image.new_tensor([0.299, 0.587, 0.114]).view(3, *[1] * (image.ndim - 1))
     return (image[:3] * weights).sum(dim=0, keepdim=True)
 
 

@@ -33,8 +33,8 @@ class HounsfieldWindowsd(MapTransform):
 
     Raises:
         ValueError: an unknown window or a width not above 0.
-        WrongIntensityError: values that are neither HU nor a display image; several windows asked of an 8-bit image,
-            which holds only the one it was shown in.
+        WrongIntensityError: DICOM of another modality; values that are neither HU nor a display image; several windows
+            asked of an 8-bit image, which holds only the one it was shown in.
     """
 
     def __init__(self, keys: KeysCollection, windows: Sequence[str | tuple[float, float]] = ("lung",)) -> None:
@@ -52,6 +52,9 @@ class HounsfieldWindowsd(MapTransform):
 
     def _window(self, stack: MetaTensor) -> MetaTensor:
         intensity, values = stack.meta.get("intensity"), stack.as_tensor()
+        modality = stack.meta.get("modality", "CT")
+        if modality != "CT":
+            raise WrongIntensityError(f"CT windows were asked of a DICOM image of modality '{modality}'")
         if intensity == "HU":
             shown = [((values - centre) / width + 0.5).clamp(0, 1) for centre, width in self.windows]
             return MetaTensor(torch.stack(shown, dim=1).flatten(0, 1), meta=dict(stack.meta))

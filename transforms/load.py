@@ -2,8 +2,8 @@
 
 What comes out is MONAI's own layout, a `MetaTensor` `[C, X, Y]` (image) or `[1, X, Y, Z]` (volume) with its affine in
 mm, RAS+. `meta["intensity"]` says what the values are: "HU" (CT series, and NIfTI, which in the CT bundles is taken to
-be CT), "display" (8-bit grey or colour, as shown on a screen) or "arbitrary" (other DICOM modalities). The metadata
-holds nothing else: no file name, no patient.
+be CT), "display" (0 to 255, grey or colour, as shown on a screen) or "arbitrary". Of DICOM it also says `modality` and
+`series_uid`, and nothing else: no file name, no patient.
 """
 
 from __future__ import annotations
@@ -22,37 +22,50 @@ from monai.data import MetaTensor
 from monai.transforms import LoadImage, MapTransform
 
 from monai_rd.data.dicom import is_dicom, load_series
-from monai_rd.data.errors import UnreadableImageError
+from monai_rd.data.errors import Policy, UnreadableImageError
 from monai_rd.files import IMAGE_SUFFIXES, NIFTI_SUFFIXES, content_hash
 
 __all__ = ["LoadDicomSeriesd", "LoadImageOrSeriesd"]
 
 
 class LoadDicomSeriesd(MapTransform):
-    """Load one DICOM series: a folder, a file, or a list of files, to `[1, X, Y, Z]`, CT in HU.
+    """Load one DICOM series or picture: a folder, a file, or a list of files; see `load_series`.
+
+    A volume becomes `[1, X, Y, Z]`, CT in HU; a picture `[C, X, Y]`, one of several frames `[C, X, Y, frames]`.
+
+    Args:
+        keys: keys of the item that hold them.
+        window: whether volumes of other modalities than CT, PT and NM come in the window of their files.
+        policy: codes that are "warn" in it are read all the same, see `Policy`.
 
     Raises:
         DicomSeriesError: the series cannot stand for one volume; the error names it by UID and says what to do.
     """
 
+    def __init__(self, keys: KeysCollection, window: bool = True, policy: Mapping[str, str] | None = None) -> None:
+        super().__init__(keys)
+        self.window, self.policy = window, Policy(policy)
+
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Load every key of the item."""
         return dict(data) | {key: self._load(data[key]) for key in self.key_iterator(dict(data))}
 
-    @staticmethod
-    def _load(source: str | Path | Sequence[str]) -> MetaTensor:
-        series = load_series(source)
-        meta = {"intensity": series.intensity, "series_uid": series.series_uid}
-        return _meta_tensor(series.array[None], series.affine, meta)
+    def _load(self, source: str | Path | Sequence[str]) -> MetaTensor:
+        series = load_series(source, window=self.window, policy=self.policy)
+        meta = {"intensity": series.intensity, "modality": series.modality, "series_uid": series.series_uid}
+        array = series.array[..., 0] if series.picture and series.array.shape[-1] == 1 else series.array
+        return _meta_tensor(array, series.affine, meta)
 
 
-class LoadImageOrSeriesd(MapTransform):
+class LoadImageOrSeriesd(LoadDicomSeriesd):
     """Load whatever the item names: a DICOM series, a NIfTI volume, a PNG, JPEG, BMP or TIFF image.
 
     MONAI Deploy brings its own images and removes transforms with "LoadImage" in their name: hence this one's.
 
     Args:
         keys: keys of the item that hold paths, or lists of the files of one DICOM series.
+        window: see `LoadDicomSeriesd`.
+        policy: see `LoadDicomSeriesd`.
 
     Raises:
         FileNotFoundError: nothing there.
@@ -60,24 +73,20 @@ class LoadImageOrSeriesd(MapTransform):
         DicomSeriesError: see `LoadDicomSeriesd`.
     """
 
-    def __init__(self, keys: KeysCollection) -> None:
-        super().__init__(keys)
+    def __init__(self, keys: KeysCollection, window: bool = True, policy: Mapping[str, str] | None = None) -> None:
+        super().__init__(keys, window, policy)
         # Readers are pinned: MONAI's choice depends on what is installed.
         with _quiet_about_gpu_decoders():
             self._nifti = LoadImage(reader="NibabelReader", ensure_channel_first=True, dtype=np.float32)
             self._image = LoadImage(reader="PILReader", ensure_channel_first=True, dtype=None)
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Load every key of the item."""
-        return dict(data) | {key: self._load(data[key]) for key in self.key_iterator(dict(data))}
-
     def _load(self, source: str | Path | Sequence[str]) -> MetaTensor:
         if not isinstance(source, (str, Path)):
-            return LoadDicomSeriesd._load(source)
+            return super()._load(source)
         path = Path(source)
         name = path.name.lower()
         if path.is_dir():
-            return LoadDicomSeriesd._load(path)
+            return super()._load(path)
         if not path.exists():
             raise FileNotFoundError(f"{_anonymous(path)} named in the data list does not exist; check its path")
         if name.endswith(NIFTI_SUFFIXES):
@@ -95,7 +104,7 @@ class LoadImageOrSeriesd(MapTransform):
                 )
             return _meta_tensor(image, image.affine, {"intensity": "display"})
         if is_dicom(path):
-            return LoadDicomSeriesd._load(path)
+            return super()._load(path)
         raise UnreadableImageError(
             f"{_anonymous(path)} is no image this project reads: DICOM, NIfTI ({', '.join(NIFTI_SUFFIXES)}) or "
             f"an 8-bit image ({', '.join(IMAGE_SUFFIXES)})"

@@ -1,25 +1,56 @@
 """DICOM series, data lists, and the phantom cohort."""
 
-from monai_rd.data.datalist import DataList, DataListError, Studies, find_studies, make_datalist
-from monai_rd.data.dataset import TolerantDataset
-from monai_rd.data.dicom import SeriesInfo, SeriesVolume, index_dicom, load_series
-from monai_rd.data.errors import DicomSeriesError, StudyError, UnreadableImageError
-from monai_rd.data.phantoms import is_phantom, phantom_cohort
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from monai_rd.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from monai_rd.data.datalist import DataList, make_datalist, make_folds, write_datalist
+    from monai_rd.data.dataset import SkippingCacheDataset, TolerantDataset
+    from monai_rd.data.dicom import SeriesInfo, SeriesRule, SeriesVolume, choose_series, index_dicom, load_series
+    from monai_rd.data.errors import DicomSeriesError, Policy, StudyError, UnreadableImageError
+    from monai_rd.data.phantoms import is_phantom, phantom_cohort
+    from monai_rd.data.problems import DataListError
+    from monai_rd.data.pseudonyms import project_key
+    from monai_rd.data.studies import Studies, find_studies
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "datalist": ("DataList", "make_datalist", "make_folds", "write_datalist"),
+        "dataset": ("SkippingCacheDataset", "TolerantDataset"),
+        "dicom": ("SeriesInfo", "SeriesRule", "SeriesVolume", "choose_series", "index_dicom", "load_series"),
+        "errors": ("DicomSeriesError", "Policy", "StudyError", "UnreadableImageError"),
+        "phantoms": ("is_phantom", "phantom_cohort"),
+        "problems": ("DataListError",),
+        "pseudonyms": ("project_key",),
+        "studies": ("Studies", "find_studies"),
+    },
+)
 
 __all__ = [
     "DataList",
     "DataListError",
     "DicomSeriesError",
+    "Policy",
     "SeriesInfo",
+    "SeriesRule",
     "SeriesVolume",
+    "SkippingCacheDataset",
     "Studies",
     "StudyError",
     "TolerantDataset",
     "UnreadableImageError",
+    "choose_series",
     "find_studies",
     "index_dicom",
     "is_phantom",
     "load_series",
     "make_datalist",
+    "make_folds",
     "phantom_cohort",
+    "project_key",
+    "write_datalist",
 ]

@@ -1,42 +1,97 @@
-"""A data set for inference: one study that cannot be read does not stop the others."""
+"""Data sets for which one study that cannot be read does not stop the others, as far as the policy says so."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from monai.data import Dataset, MetaTensor
+from monai.data import CacheDataset, Dataset, MetaTensor
 
 from monai_rd.bundle import original_error
-from monai_rd.data.errors import StudyError
+from monai_rd.data.errors import Policy, StudyError, count_codes
 
-__all__ = ["TolerantDataset"]
+__all__ = ["SkippingCacheDataset", "TolerantDataset"]
+
+logger = logging.getLogger(__name__)
+
+
+def _to_skip(error: Exception, policy: Policy) -> StudyError | None:
+    """Return the `StudyError` behind an error if the policy lets its study be left out."""
+    reason = original_error(error)
+    return reason if isinstance(reason, StudyError) and policy[reason.code] == "skip" else None
 
 
 class TolerantDataset(Dataset):
     """MONAI's `Dataset` whose items carry `problem` and `message`, empty where all went well.
 
-    An item that its transform refuses with a `StudyError` comes out with the error's code and message and a black
-    image, so that it takes part in a batch; whoever reads the predictions must leave it out, as `ScoreWriter` does.
-    Every other error is raised.
+    An item that its transform refuses with a `StudyError` which the policy skips comes out with the error's code and
+    message and a black image, so that it takes part in a batch; whoever reads the predictions must leave it out, as
+    `ScoreWriter` and `FinalReport` do. Every other error is raised.
 
     Args:
-        data: items with `image` and `id`.
+        data: items with `image`.
         transform: to a bag of slices `[S, 3, H, W]`.
         image_size: H and W of the black image `[1, 3, H, W]`.
+        policy: see `Policy`; "warn" is for the loading transform.
     """
 
-    def __init__(self, data: Sequence[dict[str, Any]], transform: Callable[[Any], Any], image_size: int) -> None:
+    def __init__(
+        self,
+        data: Sequence[dict[str, Any]],
+        transform: Callable[[Any], Any],
+        image_size: int,
+        policy: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(data, transform)
-        self.image_size = image_size
+        self.image_size, self.policy = image_size, Policy(policy)
 
     def _transform(self, index: int) -> dict[str, Any]:
         try:
             return {**super()._transform(index), "problem": "", "message": ""}
         except Exception as error:
-            reason = original_error(error)
-            if not isinstance(reason, StudyError):
+            reason = _to_skip(error, self.policy)
+            if reason is None:
                 raise
         black = MetaTensor(torch.zeros(1, 3, self.image_size, self.image_size))
         return {**self.data[index], "image": black, "problem": reason.code, "message": str(reason)}
+
+
+class SkippingCacheDataset(CacheDataset):
+    """MONAI's `CacheDataset` that leaves out, while it fills its cache, what the policy skips; the log counts it.
+
+    Args:
+        data: items, all of which are cached.
+        transform: see `CacheDataset`.
+        policy: see `Policy`; every other error is raised.
+
+    Raises:
+        ValueError: nothing is left.
+    """
+
+    def __init__(
+        self, data: Sequence[dict[str, Any]], transform: Callable[[Any], Any], policy: Mapping[str, str] | None = None
+    ) -> None:
+        self._policy = Policy(policy)
+        self._skipped: dict[int, str] = {}
+        super().__init__(data, transform, progress=False)
+        if self._skipped:
+            codes = count_codes(self._skipped.values())
+            logger.warning("%d of %d studies left out: %s", len(self._skipped), len(data), codes)
+            kept = [index for index in range(len(data)) if index not in self._skipped]
+            if not kept:
+                raise ValueError(f"no study is left, all were left out: {codes}")
+            self.data: list[Any] = [data[index] for index in kept]
+            self._cache: list[Any] = [self._cache[index] for index in kept]
+            self.cache_num = len(kept)
+
+    def _load_cache_item(self, idx: int) -> Any:
+        try:
+            return super()._load_cache_item(idx)
+        except Exception as error:
+            reason = _to_skip(error, self._policy)
+            if reason is None:
+                raise
+            self._skipped[idx] = reason.code
+            return None

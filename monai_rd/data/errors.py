@@ -1,25 +1,31 @@
-"""Why a study is not read: every reason has a class and a stable code."""
+"""Why a study is not read: every reason has a class and a stable code, and a policy says what follows from it."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 __all__ = [
     "DicomSeriesError",
     "DuplicateSlicesError",
+    "IrregularSpacingError",
+    "LocalizerError",
+    "MissingFilesError",
     "MissingSlicesError",
     "MixedOrientationError",
     "MixedSeriesError",
     "MixedShapeError",
     "NoDicomError",
     "NoHounsfieldError",
+    "Policy",
     "StudyError",
     "TiltedStackError",
+    "TruncatedPixelsError",
     "UnreadableImageError",
     "UnreadablePixelsError",
     "UnsupportedImageError",
+    "UnsupportedSyntaxError",
     "WrongIntensityError",
     "count_codes",
 ]
@@ -29,10 +35,12 @@ class StudyError(ValueError):
     """A study that is not read; the message says why and what to do, without names, patient IDs or paths found on disk.
 
     Attributes:
-        code: stable name of the reason, for programs and reports.
+        code: stable name of the reason, for programs, reports and policies.
+        tolerable: what is read where the policy for the code is "warn"; "" where nothing can be.
     """
 
     code: ClassVar[str] = "STUDY"
+    tolerable: ClassVar[str] = ""
 
 
 class UnreadableImageError(StudyError):
@@ -61,11 +69,28 @@ class DicomSeriesError(StudyError):
         super().__init__(message)
         self.series_uid = series_uid
 
+    def __reduce__(self) -> tuple[type[DicomSeriesError], tuple[str, str | None]]:
+        """Keep the UID when an error comes from another process."""
+        return type(self), (str(self), self.series_uid)
+
 
 class NoDicomError(DicomSeriesError):
     """There is no DICOM image where one was expected."""
 
     code = "NO_DICOM"
+
+
+class MissingFilesError(DicomSeriesError):
+    """A DICOMDIR names files of the series that are not there."""
+
+    code = "MISSING_FILES"
+
+
+class LocalizerError(DicomSeriesError):
+    """A scout view that a scan was planned on: no study to be read."""
+
+    code = "LOCALIZER"
+    tolerable = "the localizer"
 
 
 class MixedSeriesError(DicomSeriesError):
@@ -78,40 +103,64 @@ class MixedShapeError(DicomSeriesError):
     """Rows, columns or pixel spacing differ between the images of one series."""
 
     code = "MIXED_SHAPE"
+    tolerable = "the largest group of images of one size and pixel spacing"
 
 
 class MixedOrientationError(DicomSeriesError):
     """The images of one series are not parallel, as with a localizer among axial slices."""
 
     code = "MIXED_ORIENTATION"
+    tolerable = "the largest group of parallel images"
 
 
 class DuplicateSlicesError(DicomSeriesError):
     """Two images of one series lie at the same position, or one image is there twice."""
 
     code = "DUPLICATE_SLICES"
+    tolerable = "the image of the lowest InstanceNumber at each position"
 
 
 class MissingSlicesError(DicomSeriesError):
-    """The slices are not evenly spaced: there is a gap, or the spacing is irregular."""
+    """There are gaps in the stack."""
 
     code = "MISSING_SLICES"
+    tolerable = "the slices that are there, as if evenly spaced"
+
+
+class IrregularSpacingError(DicomSeriesError):
+    """The distance between slices changes along the stack, without a slice missing."""
+
+    code = "IRREGULAR_SPACING"
+    tolerable = "all slices, as if evenly spaced"
 
 
 class TiltedStackError(DicomSeriesError):
     """The slices are not stacked along their normal, as with a tilted gantry: the volume would be sheared."""
 
     code = "TILTED_STACK"
+    tolerable = "all slices, with an affine that holds the shear"
 
 
 class UnreadablePixelsError(DicomSeriesError):
-    """The file is cut off or damaged, or no installed decoder reads its transfer syntax."""
+    """The file is damaged: it cannot be opened, parsed or decoded, or its header contradicts its pixels."""
 
     code = "UNREADABLE_PIXELS"
 
 
+class TruncatedPixelsError(UnreadablePixelsError):
+    """The file is cut off: there are fewer pixels than its header announces, or none."""
+
+    code = "TRUNCATED_PIXELS"
+
+
+class UnsupportedSyntaxError(UnreadablePixelsError):
+    """No installed decoder reads the transfer syntax."""
+
+    code = "UNSUPPORTED_SYNTAX"
+
+
 class UnsupportedImageError(DicomSeriesError):
-    """The object is DICOM but not a slice of a volume: colour, no pixels, no position in the patient."""
+    """The object is DICOM but not an image that this project reads: no pixels, no position in the patient."""
 
     code = "UNSUPPORTED_IMAGE"
 
@@ -120,6 +169,50 @@ class NoHounsfieldError(DicomSeriesError):
     """A CT whose stored values cannot be turned into Hounsfield units."""
 
     code = "NO_HOUNSFIELD"
+    tolerable = 'the values as they are, intensity "arbitrary"'
+
+
+def _codes(kind: type[StudyError]) -> dict[str, type[StudyError]]:
+    found = {kind.code: kind}
+    for below in kind.__subclasses__():
+        found |= _codes(below)
+    return found
+
+
+class Policy:
+    """What follows from a study that is not as it should be, for each code.
+
+    - "error": the run stops.
+    - "skip": the study is left out, and counted. In inference it gets a row with the code and no score.
+    - "warn": what `StudyError.tolerable` says is read, with a warning in the log.
+
+    Without a word of the user, a localizer is skipped and everything else is an error.
+
+    Args:
+        actions: code to action, such as `{"TILTED_STACK": "warn", "default": "skip"}`; "default" stands for all codes
+            that are not named, except that localizers are skipped unless named.
+
+    Raises:
+        ValueError: an unknown code or action, or "warn" for a code under which nothing can be read.
+    """
+
+    def __init__(self, actions: Mapping[str, str] | None = None) -> None:
+        known = _codes(StudyError)
+        for code, action in (actions or {}).items():
+            if code != "default" and code not in known:
+                raise ValueError(f"policy: there is no code '{code}'; the codes: {', '.join(sorted(known))}, default")
+            if action not in ("error", "skip", "warn"):
+                raise ValueError(f"policy: '{action}' for {code} is none of error, skip, warn")
+            if action == "warn" and (code == "default" or not known[code].tolerable):
+                allowed = ", ".join(sorted(name for name, kind in known.items() if kind.tolerable))
+                raise ValueError(
+                    f"policy: {code} cannot be 'warn', nothing could be read; it is possible for {allowed}"
+                )
+        self.actions = {LocalizerError.code: "skip"} | dict(actions or {})
+
+    def __getitem__(self, code: str) -> str:
+        """The action for a code."""
+        return self.actions.get(code, self.actions.get("default", "error"))
 
 
 def count_codes(codes: Iterable[str]) -> str:

@@ -11,8 +11,7 @@ from pathlib import Path
 from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys
 
-from monai_rd.data.dicom import SeriesInfo
-from monai_rd.data.errors import count_codes
+from monai_rd.data.errors import DicomSeriesError, count_codes
 from monai_rd.files import atomic_write
 
 __all__ = ["ScoreWriter"]
@@ -27,11 +26,11 @@ class ScoreWriter:
     Args:
         path: of the CSV; written as a whole at the end.
         class_names: by class index.
-        problems: DICOM series whose headers tell that they cannot be read; each gets a row with its code and no score.
+        problems: why DICOM series were left out, by their headers; each gets a row with its code and no score.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], class_names: Sequence[str], problems: Sequence[SeriesInfo] = ()
+        self, path: str | os.PathLike[str], class_names: Sequence[str], problems: Sequence[DicomSeriesError] = ()
     ) -> None:
         self.path, self.class_names, self.problems = Path(path), list(class_names), list(problems)
         self._rows: list[list[str]] = []
@@ -45,8 +44,7 @@ class ScoreWriter:
 
     def _start(self, engine: Engine) -> None:
         self._rows = []
-        found = [(one.series_uid, one.problem) for one in self.problems if one.problem is not None]
-        self._unread = [(uid, problem.code, str(problem)) for uid, problem in found]
+        self._unread = [(one.series_uid or "", one.code, str(one)) for one in self.problems]
 
     def _collect(self, engine: Engine) -> None:
         for study, output in zip(engine.state.batch, engine.state.output, strict=True):

@@ -1,6 +1,15 @@
-"""What a run says at its end: metrics with intervals, as a table and as JSON."""
+"""What a training ends with, and what is shown of data: metrics, tables."""
 
-from monai_rd.report.final import FinalReport
-from monai_rd.report.metrics import classification_metrics
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from monai_rd.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from monai_rd.report.final import FinalReport
+    from monai_rd.report.metrics import classification_metrics
+
+__getattr__ = lazy_names(__name__, {"final": ("FinalReport",), "metrics": ("classification_metrics",)})
 
 __all__ = ["FinalReport", "classification_metrics"]

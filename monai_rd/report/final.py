@@ -15,6 +15,7 @@ from rich.table import Table
 from torch import nn
 
 from monai_rd.bundle import require_model
+from monai_rd.data.errors import count_codes
 from monai_rd.files import atomic_write
 from monai_rd.methods.rd import ReprogrammingDistillation
 from monai_rd.report.metrics import classification_metrics
@@ -50,7 +51,7 @@ class FinalReport:
         model_path: `models/model.pt`.
         output_dir: where `best_method.pt` lies and `metrics.json` goes.
         network: the student, bare.
-        loader: of the test set.
+        loader: of the test set; items of a `TolerantDataset` with a `problem` are counted and not scored.
         class_names: by class index.
         device: where to run.
         method: the method; with RD and a teacher, the reprogrammed teacher gets a row of its own.
@@ -75,16 +76,19 @@ class FinalReport:
         self.model_path, self.output_dir = Path(model_path), Path(output_dir)
         self.network, self.loader, self.class_names, self.device = network, loader, list(class_names), device
         self.method, self.teacher, self.phantom, self.settings = method, teacher, phantom, settings or {}
+        self._unread: list[str] = []
 
     def run(self) -> dict[str, Any]:
         """Score, print, write; returns what was written.
 
         Raises:
             FileNotFoundError: no trained model.
+            ValueError: no test study could be read.
         """
         require_model(self.model_path)
         self.network.load_state_dict(torch.load(self.model_path, map_location="cpu", weights_only=True))
         rows = {"student": self._score(self.network)}
+        unread = count_codes(self._unread)
         if isinstance(self.method, ReprogrammingDistillation) and self.teacher is not None:
             best = torch.load(self.output_dir / "best_method.pt", map_location="cpu", weights_only=True)
             self.method.load_state_dict(best)
@@ -92,18 +96,27 @@ class FinalReport:
                 _ReprogrammedTeacher(self.teacher, self.method.phi, self.network.classifier)
             )
         result = {"class_names": self.class_names, "phantom": self.phantom, "settings": self.settings, "test": rows}
+        result["unread"] = unread
         atomic_write(json.dumps(result, indent=2) + "\n", self.output_dir / "metrics.json")
         self._print(rows)
+        if unread:
+            print(f"test studies left out because they cannot be read: {unread}")
         return result
 
     def _score(self, network: nn.Module) -> dict[str, Any]:
         network.to(self.device).eval()
         probabilities, labels = [], []
+        self._unread = []
         with torch.inference_mode():
             for batch in self.loader:
                 logits = network(batch["image"].as_subclass(torch.Tensor).to(self.device))
-                probabilities.append(logits.float().softmax(dim=1).cpu())
-                labels.append(torch.as_tensor(batch["label"]).cpu())
+                problems = batch.get("problem", [""] * len(logits))
+                self._unread += [code for code in problems if code]
+                read = torch.tensor([not code for code in problems])
+                probabilities.append(logits.float().softmax(dim=1).cpu()[read])
+                labels.append(torch.as_tensor(batch["label"]).cpu()[read])
+        if not sum(map(len, labels)):
+            raise ValueError(f"no test study could be read: {count_codes(self._unread)}")
         return classification_metrics(torch.cat(probabilities).numpy(), torch.cat(labels).numpy())
 
     def _print(self, rows: dict[str, dict[str, Any]]) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from monai.data import DataLoader, MetaTensor
 
-from monai_rd.data import StudyError, TolerantDataset, UnreadableImageError
+from monai_rd.data import SkippingCacheDataset, StudyError, TolerantDataset, UnreadableImageError
 from monai_rd.transforms import bag_collate
 
 
@@ -26,7 +26,12 @@ def load(item: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_study_that_cannot_be_read_leaves_the_others_alone(num_workers: int) -> None:
     items = [{"image": name, "id": str(i)} for i, name in enumerate(["bad", "good", "bad", "good", "bad", "bad"])]
-    loader = DataLoader(TolerantDataset(items, load, 8), batch_size=2, num_workers=num_workers, collate_fn=bag_collate)
+    loader = DataLoader(
+        TolerantDataset(items, load, 8, {"default": "skip"}),
+        batch_size=2,
+        num_workers=num_workers,
+        collate_fn=bag_collate,
+    )
     batches = list(loader)
     assert [batch["problem"] for batch in batches] == [["UNREADABLE_IMAGE", ""]] * 2 + [["UNREADABLE_IMAGE"] * 2]
     assert [batch["message"][0] for batch in batches] == ["it is torn; mend it"] * 3
@@ -39,8 +44,30 @@ def test_a_study_that_cannot_be_read_leaves_the_others_alone(num_workers: int) -
 
 def test_any_other_error_is_raised() -> None:
     with pytest.raises(RuntimeError) as caught:
-        TolerantDataset([{"image": "bug", "id": "0"}], load, 8)[0]
+        TolerantDataset([{"image": "bug", "id": "0"}], load, 8, {"default": "skip"})[0]
     assert "no such key" in f"{caught.value} {caught.value.__cause__}"
+
+
+@pytest.mark.parametrize("policy", [None, {"default": "skip", "UNREADABLE_IMAGE": "error"}])
+def test_what_the_policy_calls_an_error_is_raised(policy: dict | None) -> None:
+    items = [{"image": "good", "id": "0"}, {"image": "bad", "id": "1"}]
+    with pytest.raises(RuntimeError) as caught:
+        TolerantDataset(items, load, 8, policy)[1]
+    assert isinstance(caught.value.__cause__, UnreadableImageError)
+    with pytest.raises(RuntimeError):
+        SkippingCacheDataset(items, load, policy)
+
+
+def test_training_goes_on_without_what_is_skipped(caplog: pytest.LogCaptureFixture) -> None:
+    names = ["good", "bad", "good", "bad", "good"]
+    data = SkippingCacheDataset([{"image": n, "id": str(i)} for i, n in enumerate(names)], load, {"default": "skip"})
+    assert [data[i]["id"] for i in range(len(data))] == ["0", "2", "4"]
+    assert len(list(DataLoader(data, batch_size=2, collate_fn=bag_collate))) == 2
+    assert "2 of 5 studies left out: 2 UNREADABLE_IMAGE" in caplog.text
+    with pytest.raises(ValueError, match="no study is left, all were left out: 1 UNREADABLE_IMAGE"):
+        SkippingCacheDataset([{"image": "bad", "id": "0"}], load, {"default": "skip"})
+    with pytest.raises(RuntimeError):
+        SkippingCacheDataset([{"image": "bug", "id": "0"}], load, {"default": "skip"})
 
 
 def test_every_reason_has_a_code_of_its_own() -> None:

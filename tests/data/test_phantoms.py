@@ -40,8 +40,8 @@ def test_series_are_real_dicom_in_hounsfield_units(tmp_path: Path) -> None:
     cohort = Path(phantom_cohort(tmp_path))
     series = load_series(cohort / "study_0003")
     drawn = draw_study(np.random.default_rng([0, 3]), opacity=True).hounsfield
-    # The volume is [X, Y, Z]; the drawing [slices, rows, columns].
-    assert np.array_equal(series.array, drawn.transpose(2, 1, 0))
+    # The volume is [1, X, Y, Z]; the drawing [slices, rows, columns].
+    assert np.array_equal(series.array[0], drawn.transpose(2, 1, 0))
     assert series.intensity == "HU"
     headers = [pydicom.dcmread(path, stop_before_pixels=True) for path in sorted(cohort.rglob("*.dcm"))]
     assert len({header.SOPInstanceUID for header in headers}) == 6 * SLICES

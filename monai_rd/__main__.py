@@ -1,0 +1,135 @@
+"""The console command `monai-rd`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+Key = Annotated[Path, typer.Option(help="The project's key, which patients' pseudonyms depend on; made if absent.")]
+Policies = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--policy", help="What follows from a study that cannot be read, as CODE=error|skip|warn; CODE may be default."
+    ),
+]
+Modality = Annotated[str | None, typer.Option(help="Take series of this modality, such as CT.")]
+Description = Annotated[str | None, typer.Option(help="Take series whose description fits this regular expression.")]
+Orientation = Annotated[str | None, typer.Option(help="Take axial, coronal, sagittal or oblique series.")]
+Pick = Annotated[str | None, typer.Option(help="Among those left: most_slices, largest or all.")]
+Per = Annotated[str | None, typer.Option(help="One series for each patient or study.")]
+
+
+def _rule(
+    modality: str | None, description: str | None, orientation: str | None, pick: str | None, per: str | None
+) -> dict[str, str] | None:
+    """Return the series rule that was asked for, None where no word of it was."""
+    words = {
+        "modality": modality,
+        "description": description,
+        "orientation": orientation,
+        "pick": pick,
+        "per": per,
+    }
+    return {name: word for name, word in words.items() if word is not None} or None
+
+
+def _policy(words: list[str] | None) -> dict[str, str]:
+    wrong = [word for word in words or () if word.count("=") != 1]
+    if wrong:
+        raise ValueError(f"--policy {wrong[0]}: give CODE=error, CODE=skip or CODE=warn")
+    return dict(word.split("=", 1) for word in words or ())  # type: ignore[misc]
+
+
+@app.command()
+def index(
+    source: Annotated[Path, typer.Argument(help="A folder, nested and mixed as it may be, or a DICOMDIR.")],
+    csv: Annotated[Path | None, typer.Option(help="Write the table here too.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write it here as JSON.")] = None,
+    modality: Modality = None,
+    description: Description = None,
+    orientation: Orientation = None,
+    pick: Pick = None,
+    per: Per = None,
+    policy: Policies = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; one a core by default.")] = None,
+    key: Key = Path("monai_rd.key"),
+) -> None:
+    """List the DICOM series below a folder, from headers only, and which of them a rule takes."""
+    from monai_rd.data.dicom import SeriesRule, choose_series, index_dicom
+    from monai_rd.data.errors import Policy, count_codes
+    from monai_rd.data.pseudonyms import project_key
+    from monai_rd.report.series import series_table, write_series
+
+    rule, actions = SeriesRule.of(_rule(modality, description, orientation, pick, per)), Policy(_policy(policy))
+    files = [path for path in (csv, json) if path is not None]
+    secret = project_key(key) if files else None  # nothing is kept: the keys need not outlive the command
+    series = index_dicom(source, key=secret, workers=workers, progress=True)
+    chosen = None if rule is None else {one.series_uid for one in choose_series(series, rule, actions)}
+    for path in files:
+        write_series(series, path, chosen)
+    console = Console()
+    console.print(series_table(series, chosen))
+    problems = count_codes(one.code for each in series for one in each.problems[:1])
+    if problems:
+        console.print(f"not read as they are: {problems}. What is wrong and what to do stands in --csv and --json.")
+    if chosen is not None:
+        console.print(f"{len(chosen)} of {len(series)} series taken: {rule}", soft_wrap=True)
+
+
+@app.command()
+def datalist(
+    dataset_dir: Annotated[Path, typer.Argument(help="Folder of the data.")],
+    out: Annotated[Path, typer.Option(help="The JSON to write; with --folds, NAME_0.json, NAME_1.json, ...")],
+    sheet: Annotated[
+        Path | None,
+        typer.Option(help="CSV or Excel with the columns label and image, series or patient; else class folders."),
+    ] = None,
+    class_names: Annotated[str | None, typer.Option(help="Comma-separated, in order, the positive one last.")] = None,
+    folds: Annotated[int | None, typer.Option(help="Make k folds instead of one split.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
+    modality: Modality = None,
+    description: Description = None,
+    orientation: Orientation = None,
+    pick: Pick = None,
+    per: Per = None,
+    policy: Policies = None,
+    key: Key = Path("monai_rd.key"),
+) -> None:
+    """Make MONAI's data list of a folder: splits by patient, stratified, everything that is wrong said at once."""
+    from monai_rd.data.datalist import make_datalist, make_folds, write_datalist
+    from monai_rd.data.pseudonyms import project_key
+
+    names = None if class_names is None else [name.strip() for name in class_names.split(",")]
+    rule, actions = _rule(modality, description, orientation, pick, per), _policy(policy)
+    secret = project_key(key)
+    if folds is None:
+        made = [
+            make_datalist(dataset_dir, sheet, names, seed=seed, policy=actions, series_rule=rule, key=secret),
+        ]
+    else:
+        made = make_folds(dataset_dir, folds, sheet, names, seed, actions, rule, secret)
+    paths = [out] if folds is None else [out.with_name(f"{out.stem}_{n}{out.suffix}") for n in range(folds)]
+    for one, path in zip(made, paths, strict=True):
+        write_datalist(one, dataset_dir, path, secret)
+        print(f"{path}: {one}")
+
+
+def main() -> None:
+    """Run the command; wrong input ends with one line that says what to do."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        print(f"monai-rd: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

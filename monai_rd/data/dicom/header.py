@@ -1,0 +1,439 @@
+"""What the header of one DICOM file tells: which series it belongs to, where its frames lie, why it is not read.
+
+Privacy: only the attributes named here are parsed. The patient's ID leaves as a keyed hash; name, ID and date of birth
+are looked at for one more reason, to blot them out of the series description. Values of free text reach no message.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import sys
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydicom import dcmread
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filereader import read_partial
+from pydicom.tag import Tag
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+
+from monai_rd.data.errors import (
+    DicomSeriesError,
+    LocalizerError,
+    TruncatedPixelsError,
+    UnreadablePixelsError,
+    UnsupportedImageError,
+)
+from monai_rd.data.pseudonyms import patient_pseudonym, study_pseudonym
+
+__all__ = ["Header", "Plane", "describe", "functional_groups", "is_dicom", "is_image", "macro", "numbers", "read_file"]
+
+# Modalities whose images are slices of a volume; without a position in the patient they are not read.
+CROSS_SECTIONAL = frozenset({"CT", "MR", "PT", "NM"})
+# RescaleType values of CT under which the rescaled values are Hounsfield units ("US" is "unspecified").
+HU_TYPES = frozenset({"", "HU", "HU_MOD", "US"})
+
+_PRIVATE = ("PatientName", "PatientID", "PatientBirthDate")
+_HEADER_TAGS = [
+    Tag(keyword)
+    for keyword in (
+        *("SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID"),
+        *("SeriesInstanceUID", "SeriesDescription", "InstanceNumber", "FrameOfReferenceUID", "Modality", *_PRIVATE),
+        *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration"),
+        *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "ImagerPixelSpacing", "SliceThickness"),
+        *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue"),
+        *("PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence"),
+        *("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence", "PresentationLUTShape"),
+        *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    )
+]
+_PIXEL_TAGS = [
+    Tag(keyword)
+    for keyword in (
+        *(f"{colour}PaletteColorLookupTable{what}" for colour in ("Red", "Green", "Blue") for what in ("Descriptor",)),
+        *(f"{colour}PaletteColorLookupTableData" for colour in ("Red", "Green", "Blue")),
+        *(f"Segmented{colour}PaletteColorLookupTableData" for colour in ("Red", "Green", "Blue")),
+        *("ExtendedOffsetTable", "ExtendedOffsetTableLengths", "PixelData", "FloatPixelData", "DoubleFloatPixelData"),
+    )
+]
+_PIXEL_GROUP, _AFTER_SERIES_UID = 0x7FE00000, 0x0020000F
+# What a deflated data set may become; a few bytes can become gigabytes.
+_MOST_INFLATED = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """Where one frame lies: mm in LPS, direction cosines (row 3, column 3), (row, column) spacing in mm."""
+
+    position: tuple[float, ...]
+    orientation: tuple[float, ...]
+    spacing: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """One image file, as far as its header tells.
+
+    Attributes:
+        planes: of every frame; () for a picture, which has no place in the patient.
+        picture: a radiograph, an ultrasound, a colour image: to be looked at, not part of a volume.
+        patient_key: 16 hex digits, equal for images of one patient under one key.
+        no_hounsfield: why a CT has no Hounsfield units, None where it has.
+        problem: why the file is not read whatever else lies beside it, else None.
+    """
+
+    series_uid: str
+    study_uid: str
+    sop_uid: str
+    frame_of_reference: str
+    modality: str
+    description: str
+    syntax: str
+    patient_key: str
+    instance_number: int
+    shape: tuple[int, int]
+    frames: int
+    enhanced: bool
+    picture: bool
+    localizer: bool
+    planes: tuple[Plane, ...]
+    thickness: float
+    no_hounsfield: str | None
+    problem: DicomSeriesError | None
+
+
+class _AnonymousReader(io.BufferedReader):
+    """An open file that does not tell its path: pydicom puts ``name`` into its warnings."""
+
+    @property
+    def name(self) -> str:
+        return "(name withheld)"
+
+
+# ------------------------------------------------------------------------------------------------------- parsing
+
+
+def is_dicom(path: str | os.PathLike[str]) -> bool:
+    """Tell cheaply whether a file is DICOM, by its first bytes.
+
+    Args:
+        path: a file, with or without the 128-byte preamble.
+
+    Returns:
+        True for the "DICM" mark, or where the first elements hold a SOP class; False also for what is not a
+        readable file.
+    """
+    try:
+        with _AnonymousReader(io.FileIO(os.fspath(path), "rb")) as stream:
+            return _starts_as_dicom(stream)
+    except OSError:
+        return False
+
+
+def _starts_as_dicom(stream: io.BufferedReader) -> bool:
+    """Look at the first bytes of an open file; leaves it at its start."""
+    head = stream.read(132)
+    stream.seek(0)
+    if head[128:132] == b"DICM":
+        return True
+    # Without preamble a data set starts in group 0002 or 0008; anything else would send the parser through noise.
+    if head[:2] not in (b"\x08\x00", b"\x02\x00", b"\x00\x08"):
+        return False
+    try:
+        found = read_partial(
+            stream,
+            stop_when=lambda tag, vr, length: tag > 0x00080016 or length > 4096,
+            force=True,
+            specific_tags=[0x00080016],
+        )
+        return bool(re.fullmatch(r"[0-9.]{5,64}", str(found.get("SOPClassUID", ""))))
+    except Exception:  # noise can fail in the parser in any way, and is then not DICOM
+        return False
+    finally:
+        stream.seek(0)
+
+
+def read_file(path: str | os.PathLike[str], *, pixels: bool) -> Dataset | None:
+    """Parse one file with a single pass.
+
+    Args:
+        path: the file.
+        pixels: whether to read the pixel data also.
+
+    Returns:
+        The data set, None where the file is not DICOM.
+
+    Raises:
+        UnreadablePixelsError: the file cannot be opened, or is DICOM but cannot be parsed. To skip it silently could
+            lose the last slice of a stack, which no check of the spacing can see.
+    """
+    try:
+        with _AnonymousReader(io.FileIO(os.fspath(path), "rb")) as stream:
+            if not _starts_as_dicom(stream):
+                return None
+            _check_deflated(stream)
+            wanted: list[Any] = [*_HEADER_TAGS, *_PIXEL_TAGS] if pixels else list(_HEADER_TAGS)
+            dataset = dcmread(stream, force=True, stop_before_pixels=not pixels, specific_tags=wanted)
+            # A file that ends within an element loses all of them in the parser: read it up to the pixels, or at
+            # least up to the series UID, so that the damage is told of the right series.
+            for stop in (_PIXEL_GROUP, _AFTER_SERIES_UID):
+                if "SeriesInstanceUID" not in dataset and "PixelData" not in dataset:
+                    stream.seek(0)
+                    dataset = read_partial(stream, _stop_at(stop), force=True, specific_tags=wanted)
+    except Exception as error:  # a damaged file can fail in the parser in any way; the message may quote the file
+        raise UnreadablePixelsError(
+            f"A file cannot be opened or parsed ({type(error).__name__}). Check its permissions, or export the series "
+            "again."
+        ) from None
+    meta = getattr(dataset, "file_meta", None) or FileMetaDataset()
+    if not _uid(meta, "TransferSyntaxUID"):  # a file without meta header: the parser has seen its encoding
+        implicit, little = dataset.original_encoding
+        explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
+        dataset.file_meta = meta
+    return dataset
+
+
+def _check_deflated(stream: io.BufferedReader) -> None:
+    """Inflate a deflated data set up to a limit, before the parser does without one; leaves the file at its start.
+
+    Raises:
+        ValueError: it becomes larger.
+    """
+    head = stream.read(1024)
+    if DeflatedExplicitVRLittleEndian.encode() in head and head[132:140] == b"\x02\x00\x00\x00UL\x04\x00":
+        stream.seek(144 + int.from_bytes(head[140:144], "little"))
+        inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        data = stream.read()
+        while data and not inflater.eof:
+            size += len(inflater.decompress(data, 1 << 20))
+            if size > _MOST_INFLATED:
+                raise ValueError("the deflated data set is too large")
+            data = inflater.unconsumed_tail
+    stream.seek(0)
+
+
+def _stop_at(stop: int) -> Callable[[int, str | None, int], bool]:
+    return lambda tag, vr, length: tag >= stop
+
+
+# -------------------------------------------------------------------------------------------------------- values
+
+
+def text(dataset: Dataset, keyword: str) -> str:
+    """Return a short code string or UID; "" where absent or where it holds anything but a code."""
+    try:
+        value = str(dataset.get(keyword) or "").strip()
+    except Exception:  # an undecodable value counts as absent
+        return ""
+    return value if re.fullmatch(r"[A-Za-z0-9._ ]{1,64}", value) else ""
+
+
+def _uid(dataset: Dataset, keyword: str) -> str:
+    """Return a UID; "" where absent or not a UID (free text there could name a person)."""
+    value = text(dataset, keyword)
+    return value if re.fullmatch(r"[0-9.]+", value) else ""
+
+
+def integer(dataset: Dataset, keyword: str, default: int) -> int:
+    """Return a whole number, the default where absent or undecodable."""
+    try:
+        value = dataset.get(keyword)
+        return default if value is None else int(value)
+    except Exception:  # an undecodable value counts as absent
+        return default
+
+
+def numbers(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
+    """Return ``count`` finite numbers, None where the attribute is absent, empty, of other length or not numeric."""
+    try:
+        value = dataset.get(keyword)
+        if value is None:
+            return None
+        found = tuple(float(v) for v in (value if count > 1 else [value]))
+    except Exception:  # an undecodable value counts as absent
+        return None
+    return found if len(found) == count and np.isfinite(found).all() else None
+
+
+def _raw(dataset: Dataset, keyword: str) -> bytes:
+    """Return the stored bytes: parsing an odd value would quote it in a warning."""
+    element = dataset.get_item(Tag(keyword))
+    value = element.value if element is not None else None
+    return (value if isinstance(value, bytes) else str(value or "").encode()).strip(b" \0")
+
+
+def sop_class(dataset: Dataset) -> UID:
+    """Return the class of a DICOM object, UID("") where it does not tell."""
+    return UID(_uid(dataset, "SOPClassUID") or _uid(dataset.file_meta, "MediaStorageSOPClassUID"))
+
+
+def is_image(dataset: Dataset) -> bool:
+    """Tell whether a parsed file is an image, also where it is cut off before its Rows."""
+    return "Rows" in dataset or sop_class(dataset).name.endswith("Image Storage")
+
+
+def functional_groups(dataset: Dataset) -> tuple[tuple[Dataset, ...], tuple[Dataset, ...]]:
+    """Return the shared and the per-frame functional groups of an enhanced object, () where absent."""
+    try:
+        return (
+            tuple(dataset.get("SharedFunctionalGroupsSequence") or ()),
+            tuple(dataset.get("PerFrameFunctionalGroupsSequence") or ()),
+        )
+    except Exception:  # a damaged sequence counts as absent
+        return (), ()
+
+
+def macro(dataset: Dataset, groups: Iterable[Dataset], sequence: str) -> Dataset:
+    """Return the item of a functional group macro, frame before shared; the data set itself for a plain image."""
+    for group in groups:
+        try:
+            items = group.get(sequence)
+            if items:
+                return items[0]
+        except Exception:  # a damaged macro counts as absent
+            continue
+    return dataset
+
+
+def _plane(dataset: Dataset, groups: tuple[Dataset, ...]) -> Plane | None:
+    """Return where a frame lies, None where that is not stated or not possible."""
+    position = numbers(macro(dataset, groups, "PlanePositionSequence"), "ImagePositionPatient", 3)
+    orientation = numbers(macro(dataset, groups, "PlaneOrientationSequence"), "ImageOrientationPatient", 6)
+    spacing = numbers(macro(dataset, groups, "PixelMeasuresSequence"), "PixelSpacing", 2)
+    if position is None or orientation is None or spacing is None or min(spacing) <= 0:
+        return None
+    a, b, c, d, e, f = orientation  # two orthogonal unit vectors?
+    if max(abs(a * a + b * b + c * c - 1), abs(d * d + e * e + f * f - 1), abs(a * d + b * e + c * f)) > 1e-3:
+        return None
+    return Plane(position, orientation, spacing)
+
+
+def _no_hounsfield(dataset: Dataset, sources: Sequence[tuple[Dataset, ...]]) -> str | None:
+    """Say why a CT has no Hounsfield units, None where it has."""
+    if "ModalityLUTSequence" in dataset:
+        return None
+    for groups in sources:
+        rescale = macro(dataset, groups, "PixelValueTransformationSequence")
+        slope = numbers(rescale, "RescaleSlope", 1)
+        if not slope or not slope[0] or numbers(rescale, "RescaleIntercept", 1) is None:
+            return "no RescaleSlope and RescaleIntercept"
+        kind = text(rescale, "RescaleType").upper()
+        if kind not in HU_TYPES:
+            return f"RescaleType {kind}"
+    return None
+
+
+def _description(dataset: Dataset) -> str:
+    """Return the series description without what it repeats of the patient's name, ID and date of birth."""
+    words = [w for k in _PRIVATE for w in re.split(r"[\W_]+", _raw(dataset, k).decode("latin-1").lower()) if len(w) > 1]
+    try:
+        found = "".join(c if c.isprintable() else " " for c in str(dataset.get("SeriesDescription") or "")).strip()
+    except Exception:  # an undecodable value counts as absent
+        return ""
+    for word in sorted(set(words), key=len, reverse=True):
+        found = re.sub(re.escape(word), "***", found, flags=re.IGNORECASE)
+    return found[:64]
+
+
+def _is_localizer(dataset: Dataset) -> bool:
+    try:
+        return any(str(value).upper() in ("LOCALIZER", "SCOUT") for value in list(dataset.get("ImageType") or ())[2:])
+    except Exception:  # an undecodable value counts as absent
+        return False
+
+
+def describe(dataset: Dataset, key: bytes) -> Header:
+    """Extract what the checks of a series need from a parsed image.
+
+    Args:
+        dataset: an image, as `read_file` gives it.
+        key: of the patient's pseudonym.
+    """
+    series_uid, study_uid = _uid(dataset, "SeriesInstanceUID"), _uid(dataset, "StudyInstanceUID")
+    modality = text(dataset, "Modality")
+    shape = (max(0, integer(dataset, "Rows", 0)), max(0, integer(dataset, "Columns", 0)))
+    frames = max(1, integer(dataset, "NumberOfFrames", 1))
+    shared, per_frame = functional_groups(dataset)
+    samples, colours = integer(dataset, "SamplesPerPixel", 1), text(dataset, "PhotometricInterpretation")
+    grey = samples == 1 and colours.startswith("MONOCHROME")
+    localizer = _is_localizer(dataset)
+
+    # Not one plane for each announced frame: a forged number could announce billions.
+    sources = [(group, *shared) for group in per_frame] if per_frame else [shared]
+    planes: tuple[Plane, ...] = ()
+    if grey and len(sources) == frames:
+        found = [_plane(dataset, groups) for groups in sources]
+        if None not in found:
+            planes = tuple(plane for plane in found if plane is not None)
+    picture = not planes and modality not in CROSS_SECTIONAL
+    no_hounsfield = _no_hounsfield(dataset, sources) if modality == "CT" and planes else None
+
+    who = f"Series {series_uid or '(no UID)'}"
+    problem: DicomSeriesError | None = None
+    if not shape[0] or not shape[1]:
+        problem = TruncatedPixelsError(
+            f"{who}: an image file has no image size (cut off in its header, or a header only). Export the series "
+            "again.",
+            series_uid or None,
+        )
+    elif not series_uid:
+        problem = UnsupportedImageError("An image has no valid SeriesInstanceUID, so it belongs to no series.", None)
+    elif not planes and not picture:
+        problem = UnsupportedImageError(f"{who}: {_why_no_planes(modality, grey, frames, len(per_frame))}", series_uid)
+    elif localizer:
+        problem = LocalizerError(
+            f"{who}: a localizer, the overview a scan was planned on. Give the series that was scanned.", series_uid
+        )
+    patient_id = _raw(dataset, "PatientID")
+    thickness = numbers(macro(dataset, sources[0], "PixelMeasuresSequence"), "SliceThickness", 1)
+    return Header(
+        series_uid=sys.intern(series_uid),
+        study_uid=sys.intern(study_uid),
+        sop_uid=_uid(dataset, "SOPInstanceUID"),
+        frame_of_reference=sys.intern(_uid(dataset, "FrameOfReferenceUID")),
+        modality=sys.intern(modality),
+        description=sys.intern(_description(dataset)),
+        syntax=sys.intern(_uid(dataset.file_meta, "TransferSyntaxUID")),
+        patient_key=sys.intern(patient_pseudonym(patient_id, key) or study_pseudonym(study_uid, key)),
+        instance_number=integer(dataset, "InstanceNumber", 0),
+        shape=shape,
+        frames=frames,
+        enhanced=bool(shared or per_frame),
+        picture=picture,
+        localizer=localizer,
+        planes=planes,
+        thickness=thickness[0] if thickness and thickness[0] > 0 else 1.0,
+        no_hounsfield=no_hounsfield,
+        problem=problem,
+    )
+
+
+def _why_no_planes(modality: str, grey: bool, frames: int, groups: int) -> str:
+    if not grey:
+        return (
+            f"a colour image of modality {modality}, such as a screen capture or a dose report, holds no measured "
+            "values. Use the original series."
+        )
+    if groups and groups != frames:
+        return f"{frames} frames but {groups} sets of frame attributes. Export the series again."
+    if frames > 1 and not groups:
+        return (
+            f"multi-frame image ({frames} frames) without plane positions. Only enhanced multi-frame objects, which "
+            "give each frame a position, can become a volume."
+        )
+    return (
+        f"{modality} without a valid ImagePositionPatient, ImageOrientationPatient or PixelSpacing, so it has no place "
+        "in the patient (a secondary capture, or a file that lost its geometry). Use the original series."
+    )

@@ -1,0 +1,357 @@
+"""Which series lie under a folder: headers only, in parallel, and which of them to take."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import secrets
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from joblib import Parallel, delayed
+from pydicom import dcmread
+from pydicom.uid import UID
+from rich.progress import track
+
+from monai_rd.data.dicom.geometry import Frame, arrange, axis_name, lps_affine
+from monai_rd.data.dicom.header import Header, describe, is_image, read_file
+from monai_rd.data.errors import (
+    DicomSeriesError,
+    MissingFilesError,
+    NoDicomError,
+    Policy,
+    UnreadablePixelsError,
+)
+
+__all__ = ["SeriesInfo", "SeriesRule", "choose_series", "index_dicom"]
+
+logger = logging.getLogger(__name__)
+
+# Patient keys group within one run only unless the caller brings a project's key.
+_RUN_KEY = secrets.token_bytes(32)
+# Files that one process reads at a time; up to a few of these, other processes are not worth their start.
+_CHUNK, _ALONE = 250, 1500
+
+
+@dataclass(frozen=True)
+class SeriesInfo:
+    """One series as found by `index_dicom`.
+
+    Attributes:
+        series_uid: ``SeriesInstanceUID``.
+        study_uid: ``StudyInstanceUID`` of its first image.
+        patient_key: 16 hex digits that are equal for images of one patient under one key; for patient-level splits.
+            Images without a patient ID are grouped by study.
+        modality: such as "CT".
+        description: ``SeriesDescription`` without what it repeats of the patient's name, ID and date of birth.
+        pictures: it holds pictures without a place in the patient (radiographs, ultrasound), each read on its own.
+        slices: how many slices `load_series` gives; of pictures, how many files.
+        shape: rows and columns.
+        spacing: mm between rows, columns, slices; None for pictures and for what cannot be read.
+        orientation: "axial", "coronal", "sagittal", "oblique"; "" for pictures and for what cannot be read.
+        syntaxes: transfer syntaxes by name.
+        files: its image files, sorted by path. Paths can carry names: keep them out of logs and reports.
+        sop_uids: ``SOPInstanceUID`` of each file.
+        problems: why `load_series` would refuse it by its headers, in the order in which a policy meets them.
+    """
+
+    series_uid: str
+    study_uid: str
+    patient_key: str
+    modality: str
+    description: str
+    pictures: bool
+    slices: int
+    shape: tuple[int, int]
+    spacing: tuple[float, float, float] | None
+    orientation: str
+    syntaxes: tuple[str, ...]
+    files: tuple[Path, ...]
+    sop_uids: tuple[str, ...]
+    problems: tuple[DicomSeriesError, ...]
+
+    def problem(self, policy: Policy | None = None) -> DicomSeriesError | None:
+        """Return the first problem that a policy does not let pass, None where the series can be read."""
+        actions = policy or Policy()
+        return next((one for one in self.problems if actions[one.code] != "warn"), None)
+
+    def row(self) -> dict[str, Any]:
+        """Return what may be shown and written: no path, no patient."""
+        return {
+            "series_uid": self.series_uid,
+            "study_uid": self.study_uid,
+            "patient": self.patient_key,
+            "modality": self.modality,
+            "description": self.description,
+            "kind": "pictures" if self.pictures else "volume",
+            "files": len(self.files),
+            "slices": self.slices,
+            "rows": self.shape[0],
+            "columns": self.shape[1],
+            "spacing_mm": " x ".join(f"{value:.3g}" for value in self.spacing or ()),
+            "orientation": self.orientation,
+            "transfer_syntax": ", ".join(self.syntaxes),
+            "problems": ", ".join(one.code for one in self.problems),
+            "message": str(self.problems[0]) if self.problems else "",
+        }
+
+
+# ------------------------------------------------------------------------------------------------------ scanning
+
+
+def index_dicom(
+    source: str | os.PathLike[str], *, key: bytes | None = None, workers: int | None = None, progress: bool = False
+) -> list[SeriesInfo]:
+    """List the image series under a folder, from headers only.
+
+    Args:
+        source: a folder, walked with all its subfolders, or a DICOMDIR, whose files are taken. Other files and DICOM
+            objects that are no images (reports, PDF) are skipped; their number is logged.
+        key: of the patient keys, as `project_key` gives it; None makes keys that hold for this process only.
+        workers: processes; None takes one a core for more than 1,500 files.
+        progress: whether to show a progress bar.
+
+    Returns:
+        One entry for each series, sorted by series UID. A series that cannot be read has its `problems` set; it does
+        not raise. Damaged pixel data shows only in `load_series`.
+
+    Raises:
+        NoDicomError: nothing there, or no DICOM image.
+    """
+    root = Path(source)
+    if root.is_file():
+        named = _named_by_dicomdir(root)
+        if named is None:
+            raise NoDicomError("The file given is no DICOMDIR. Give a folder or a DICOMDIR.")
+        paths = sorted({path for found in named.values() for path in found if path.is_file()})
+    elif root.is_dir():
+        paths = sorted(Path(where, name) for where, _, names in os.walk(root) for name in names)
+        directories = [_named_by_dicomdir(path) or {} for path in paths if path.name.upper() == "DICOMDIR"]
+        named = {uid: found for directory in directories for uid, found in directory.items()}
+    else:
+        raise NoDicomError("The folder given does not exist. Give the folder that holds the DICOM files.")
+    found: dict[str, list[tuple[Path, Header]]] = {}
+    other = damaged = 0
+    for path, header in zip(paths, _headers(paths, key or _RUN_KEY, workers, progress), strict=True):
+        if header is None:
+            other += 1
+        elif isinstance(header, str) or (not header.series_uid and isinstance(header.problem, UnreadablePixelsError)):
+            damaged += 1
+        else:
+            found.setdefault(header.series_uid, []).append((path, header))
+    if other or damaged:
+        level = logging.WARNING if damaged else logging.INFO
+        logger.log(level, "index_dicom: %d file(s) not DICOM images, %d unreadable file(s) skipped", other, damaged)
+    lost = {uid: sum(not path.is_file() for path in files) for uid, files in named.items()} if named else {}
+    series = [_summarise(uid, entries, lost.pop(uid, 0)) for uid, entries in found.items()]
+    series += [_absent(uid, count) for uid, count in lost.items() if count]
+    if not series:
+        raise NoDicomError(
+            f"There is no DICOM image ({other + damaged} other file(s)). Give the folder of the exported series."
+        )
+    return sorted(series, key=lambda one: one.series_uid)
+
+
+def _headers(paths: Sequence[Path], key: bytes, workers: int | None, progress: bool) -> Iterator[Header | str | None]:
+    """Read the headers of many files, in order: None for what is no DICOM image, "" for what cannot be read."""
+    chunks = [[str(path) for path in paths[i : i + _CHUNK]] for i in range(0, len(paths), _CHUNK)]
+    jobs = workers or ((os.cpu_count() or 1) if len(paths) > _ALONE else 1)
+    # Loky starts its processes anew, without the caller's main module or threads.
+    done: Iterable[list[Header | str | None]] = Parallel(jobs, return_as="generator", pre_dispatch="4*n_jobs")(
+        delayed(_scan)(chunk, key) for chunk in chunks
+    )
+    if progress:
+        done = track(done, "headers", total=len(chunks))
+    for headers in done:
+        yield from headers
+
+
+def _scan(paths: Sequence[str], key: bytes) -> list[Header | str | None]:
+    found: list[Header | str | None] = []
+    for path in paths:
+        try:
+            dataset = read_file(path, pixels=False)
+        except UnreadablePixelsError:
+            found.append("")
+            continue
+        found.append(describe(dataset, key) if dataset is not None and is_image(dataset) else None)
+    return found
+
+
+def _named_by_dicomdir(path: Path) -> dict[str, list[Path]] | None:
+    """Return the files that a DICOMDIR (PS3.3 F.3) names for each series, None where it is none."""
+    try:
+        with open(path, "rb") as stream:
+            records = {one.seq_item_tell: one for one in dcmread(stream).DirectoryRecordSequence}
+        found: dict[str, list[Path]] = {}
+        for record in records.values():
+            if record.DirectoryRecordType != "SERIES":
+                continue
+            below, seen = record.OffsetOfReferencedLowerLevelDirectoryEntity, set()
+            while below in records and below not in seen:
+                seen.add(below)
+                if "ReferencedFileID" in records[below]:
+                    parts = records[below].ReferencedFileID
+                    file = path.parent.joinpath(*([parts] if isinstance(parts, str) else parts))
+                    lower = path.parent.joinpath(*(part.lower() for part in file.relative_to(path.parent).parts))
+                    found.setdefault(str(record.SeriesInstanceUID), []).append(lower if lower.is_file() else file)
+                below = records[below].OffsetOfTheNextDirectoryRecord
+    except Exception:  # not DICOM, or a damaged directory, which can fail in the parser in any way
+        return None
+    return found
+
+
+def _summarise(uid: str, entries: Sequence[tuple[Path, Header]], lost: int) -> SeriesInfo:
+    files, headers = [path for path, _ in entries], [header for _, header in entries]
+    frames, tolerated, fatal = arrange(headers, lambda kind: True)
+    problems = [*tolerated, *([fatal] if fatal is not None else [])]
+    first = headers[0]
+    pictures = all(header.picture for header in headers)
+    if pictures:  # each is read on its own, so that only their own problems count
+        problems = list({one.problem.code: one.problem for one in headers if one.problem is not None}.values())
+    if lost:
+        problems.insert(
+            0,
+            MissingFilesError(
+                f"Series {uid}: a DICOMDIR names {lost} file(s) of it that are not there. Copy the whole medium again.",
+                uid,
+            ),
+        )
+    spacing, orientation = _place(frames)
+    syntaxes = Counter(header.syntax for header in headers)
+    return SeriesInfo(
+        series_uid=uid,
+        study_uid=first.study_uid,
+        patient_key=first.patient_key,
+        modality=first.modality,
+        description=first.description,
+        pictures=pictures,
+        slices=len(files) if pictures else len(frames) or sum(max(1, len(one.planes)) for one in headers),
+        shape=frames[0].header.shape if frames else first.shape,
+        spacing=spacing,
+        orientation=orientation,
+        syntaxes=tuple(_syntax_name(syntax) for syntax, _ in syntaxes.most_common()),
+        files=tuple(files),
+        sop_uids=tuple(header.sop_uid for header in headers),
+        problems=tuple(problems),
+    )
+
+
+def _absent(uid: str, lost: int) -> SeriesInfo:
+    problem = MissingFilesError(
+        f"Series {uid}: a DICOMDIR names {lost} file(s) of it, and none is there. Copy the whole medium again.", uid
+    )
+    return SeriesInfo(uid, "", "", "", "", False, 0, (0, 0), None, "", (), (), (), (problem,))
+
+
+def _place(frames: Sequence[Frame]) -> tuple[tuple[float, float, float] | None, str]:
+    if not frames or frames[0].plane is None:
+        return None, ""
+    columns, rows, slices = (float(value) for value in np.linalg.norm(lps_affine(frames)[:3, :3], axis=0))
+    return (rows, columns, slices), axis_name(frames[0].plane)
+
+
+def _syntax_name(syntax: str) -> str:
+    uid = UID(syntax)
+    return uid.name if uid.is_transfer_syntax and not uid.is_private else "private syntax"
+
+
+# ------------------------------------------------------------------------------------------------------ choosing
+
+
+@dataclass(frozen=True)
+class SeriesRule:
+    """Which series of a patient to take.
+
+    Args:
+        modality: such as "CT"; None takes any.
+        description: a regular expression searched in the series description, case ignored; None takes any.
+        orientation: "axial", "coronal", "sagittal" or "oblique"; None takes any.
+        pick: among those left, "most_slices", "largest" (voxels), or "all".
+        per: one series for each "patient" or "study".
+
+    Raises:
+        ValueError: a word that is none of these, or no regular expression.
+    """
+
+    modality: str | None = None
+    description: str | None = None
+    orientation: str | None = None
+    pick: str = "most_slices"
+    per: str = "patient"
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "orientation": (None, "axial", "coronal", "sagittal", "oblique"),
+            "pick": ("most_slices", "largest", "all"),
+            "per": ("patient", "study"),
+        }
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                words = ", ".join(str(value) for value in values if value)
+                raise ValueError(f"series rule: {name} '{getattr(self, name)}' is none of {words}")
+        try:
+            re.compile(self.description or "")
+        except re.error as error:
+            raise ValueError(f"series rule: '{self.description}' is no regular expression: {error}") from None
+
+    @classmethod
+    def of(cls, rule: SeriesRule | Mapping[str, str] | None) -> SeriesRule | None:
+        """Make a rule of what a bundle config says.
+
+        Raises:
+            ValueError: an unknown word.
+        """
+        if rule is None or isinstance(rule, SeriesRule):
+            return rule
+        unknown = set(rule) - set(cls.__dataclass_fields__)
+        if unknown:
+            raise ValueError(f"series rule: no '{min(unknown)}'; there are {', '.join(cls.__dataclass_fields__)}")
+        return cls(**rule)
+
+    def __str__(self) -> str:
+        asked = [
+            f"modality {self.modality}" if self.modality else "",
+            self.orientation or "",
+            f"description like '{self.description}'" if self.description else "",
+        ]
+        kind = ", ".join(word for word in asked if word) or "any readable series"
+        best = {"most_slices": "the most slices", "largest": "the most voxels", "all": ""}[self.pick]
+        return f"{kind}; {f'of each {self.per} the one with {best}' if best else 'all of them'}"
+
+
+def choose_series(series: Sequence[SeriesInfo], rule: SeriesRule, policy: Policy | None = None) -> list[SeriesInfo]:
+    """Take series by a rule; what the policy does not let be read is never taken.
+
+    Args:
+        series: as `index_dicom` gives them.
+        rule: see `SeriesRule`. Between equals the lower series UID decides.
+        policy: see `SeriesInfo.problem`.
+
+    Returns:
+        The chosen ones, in the order of `series`.
+    """
+    fit = [
+        one
+        for one in series
+        if one.problem(policy) is None
+        and (rule.modality is None or one.modality == rule.modality)
+        and (rule.orientation is None or one.orientation == rule.orientation)
+        and (rule.description is None or re.search(rule.description, one.description, re.IGNORECASE))
+    ]
+    if rule.pick == "all":
+        return fit
+
+    def size(one: SeriesInfo) -> int:
+        return one.slices * (one.shape[0] * one.shape[1] if rule.pick == "largest" else 1)
+
+    best: dict[str, SeriesInfo] = {}
+    for one in sorted(fit, key=lambda one: (-size(one), one.series_uid)):
+        best.setdefault(one.patient_key if rule.per == "patient" else one.study_uid, one)
+    chosen = {one.series_uid for one in best.values()}
+    return [one for one in fit if one.series_uid in chosen]

@@ -1,0 +1,63 @@
+"""Names for patients that are no names: keyed hashes, stable within a project, not reversible without its key.
+
+A plain hash of a patient's ID is no pseudonym: IDs are short, and whoever has the hash tries them all. With a secret
+key of the project (HMAC-SHA-256, RFC 2104) one cannot, and two projects with two keys cannot be linked.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import os
+import secrets
+from pathlib import Path
+
+__all__ = ["KEY_FILE", "patient_pseudonym", "project_key", "study_pseudonym"]
+
+logger = logging.getLogger(__name__)
+
+KEY_FILE = "monai_rd.key"
+
+
+def project_key(path: str | os.PathLike[str] = KEY_FILE) -> bytes:
+    """Read a project's key; make it where there is none.
+
+    Args:
+        path: the key file, 64 hex digits, readable by its owner only.
+
+    Raises:
+        ValueError: the file holds no key.
+    """
+    file = Path(path)
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        text = file.read_text(errors="replace").strip()
+        if len(text) != 64 or not set(text) <= set("0123456789abcdef"):
+            raise ValueError(
+                f"'{file}' is not a key of this project (64 hex digits). Give another file, or remove it to have a new "
+                "key made; pseudonyms then change."
+            ) from None
+        return bytes.fromhex(text)
+    key = secrets.token_bytes(32)
+    with os.fdopen(descriptor, "w") as opened:
+        opened.write(key.hex() + "\n")
+    logger.info("made the project's key '%s': pseudonyms depend on it; keep it, and never pass it on with them", file)
+    return key
+
+
+def patient_pseudonym(patient_id: bytes | str, key: bytes) -> str:
+    """Return 16 hex digits for a patient's ID, "" for an empty one.
+
+    Args:
+        patient_id: as in a sheet or a DICOM header; blanks around it do not count.
+        key: of the project.
+    """
+    raw = patient_id.encode() if isinstance(patient_id, str) else patient_id
+    raw = raw.strip(b" \0\t\r\n")
+    return hmac.new(key, b"patient:" + raw, "sha256").hexdigest()[:16] if raw else ""
+
+
+def study_pseudonym(study_uid: str, key: bytes) -> str:
+    """Return what stands for the patient of a study without patient ID: the smallest group that is surely one."""
+    return hmac.new(key, b"study:" + study_uid.encode(), "sha256").hexdigest()[:16]

@@ -1,0 +1,106 @@
+"""What in a folder is to be loaded: DICOM series, pictures, NIfTI volumes, images."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from monai_rd.data.dicom import SeriesInfo, SeriesRule, choose_series, index_dicom
+from monai_rd.data.errors import DicomSeriesError, NoDicomError, Policy, count_codes
+from monai_rd.data.problems import DataListError
+from monai_rd.files import IMAGE_SUFFIXES, NIFTI_SUFFIXES, content_hash
+
+__all__ = ["Studies", "find_studies", "items_of_series"]
+
+logger = logging.getLogger(__name__)
+
+Item = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Studies:
+    """What `find_studies` found: `items` to be loaded, and `problems`, why DICOM series are left out.
+
+    An item is `{"image": path or list of paths, "id": ..., "series": ..., "patient": ...}`. `id` holds no patient data:
+    it is the SeriesInstanceUID of a DICOM volume, the SOPInstanceUID of a picture, and `NUMBER-HASH` of any other file:
+    its place in the sorted list of the folder's files, from 1, and the start of the sha256 of its content. `series` is
+    the SeriesInstanceUID of DICOM, else "". `patient` is what must not be split: the pseudonym of the patient, or the
+    hash of a file, which its copies share.
+    """
+
+    items: list[Item]
+    problems: list[DicomSeriesError]
+
+
+def items_of_series(one: SeriesInfo) -> list[Item]:
+    """Return what of a series is loaded at a time: a volume as a whole, each picture alone."""
+    if not one.pictures:
+        files = [str(file) for file in one.files]
+        return [{"image": files, "id": one.series_uid, "series": one.series_uid, "patient": one.patient_key}]
+    return [
+        {"image": [str(file)], "id": sop_uid, "series": one.series_uid, "patient": one.patient_key}
+        for file, sop_uid in zip(one.files, one.sop_uids, strict=True)
+    ]
+
+
+def find_studies(
+    folder: str | os.PathLike[str],
+    empty_is_error: bool = True,
+    policy: Mapping[str, str] | None = None,
+    series_rule: Mapping[str, str] | None = None,
+    key: bytes | None = None,
+) -> Studies:
+    """Find every DICOM series, NIfTI volume and image in `folder` and below.
+
+    Args:
+        folder: where to look; nested and mixed content is welcome.
+        empty_is_error: raise where nothing is found.
+        policy: what follows from a series that cannot be read, see `Policy`.
+        series_rule: which DICOM series to take, see `SeriesRule`; None takes all. The choice is logged.
+        key: of the patients' pseudonyms, see `index_dicom`.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        DataListError: nothing in it that could be read, or series that the policy calls errors, all of them listed.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise FileNotFoundError(f"dataset_dir '{root}' is not a folder")
+    kinds = (*IMAGE_SUFFIXES, *NIFTI_SUFFIXES)
+    files = sorted(path for path in root.rglob("*") if path.is_file() and path.name.lower().endswith(kinds))
+    items: list[Item] = [
+        {"image": str(path), "id": f"{number}-{digest}", "series": "", "patient": digest}
+        for number, path in enumerate(files, start=1)
+        for digest in [content_hash(path)]
+    ]
+    try:
+        series = index_dicom(root, key=key)
+    except NoDicomError:
+        series = []
+    actions = Policy(policy)
+    problems = [problem for one in series if (problem := one.problem(actions)) is not None]
+    refused = [problem for problem in problems if actions[problem.code] == "error"]
+    if refused:
+        listed = "".join(f"\n  - {problem.code}: {problem}" for problem in refused)
+        raise DataListError(
+            f"{len(refused)} DICOM series cannot be read ({count_codes(one.code for one in refused)}). Mend or remove "
+            'them, or let the policy leave them out, by code or all with {"default": "skip"}:' + listed
+        )
+    rule = SeriesRule.of(series_rule)
+    if rule is not None:
+        chosen = choose_series(series, rule, actions)
+        logger.info("series: %d of %d taken (%s)", len(chosen), len(series), rule)
+    else:
+        chosen = [one for one in series if one.problem(actions) is None]
+    items += [item for one in chosen for item in items_of_series(one)]
+    if problems:
+        logger.warning("%d DICOM series left out: %s", len(problems), count_codes(one.code for one in problems))
+    if not items and empty_is_error:
+        found = f" {len(problems)} DICOM series cannot be read: {count_codes(one.code for one in problems)}. "
+        found = found + f"The first: {problems[0]}" if problems else ""
+        raise DataListError(f"no DICOM series, NIfTI volume or image to read in '{root}'.{found}")
+    return Studies(items, problems)

@@ -1,0 +1,67 @@
+"""An index of DICOM series as a table, a CSV and a JSON; no path and no patient's name or ID in any of them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from monai_rd.data.dicom import SeriesInfo
+from monai_rd.files import atomic_write
+
+__all__ = ["series_table", "write_series"]
+
+
+def series_table(series: Sequence[SeriesInfo], chosen: Collection[str] | None = None) -> Table:
+    """Make the table that `monai-rd index` prints: two lines a series; patients are numbered, not named.
+
+    Args:
+        series: as `index_dicom` gives them.
+        chosen: UIDs of the series that a rule took; None where there was no rule.
+    """
+    table = Table(title=f"{len(series)} DICOM series", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in [] if chosen is None else ["taken"]:
+        table.add_column(name)
+    for name in ("series\npatient", "what\nspacing (rows, columns, slices)"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("description\ntransfer syntax, problems", overflow="fold")
+    patients: dict[str, int] = {}
+    for one in series:
+        row = one.row()
+        number = patients.setdefault(one.patient_key, len(patients) + 1)
+        mark = [] if chosen is None else ["yes" if one.series_uid in chosen else ""]
+        count = f"{one.slices} {'picture' if one.pictures else 'slice'}{'' if one.slices == 1 else 's'}"
+        problems = [f"[yellow]{problem.code}[/yellow]" for problem in one.problems]
+        table.add_row(
+            *mark,
+            f"..{one.series_uid[-10:]}\npatient {number}",
+            f"{' '.join(word for word in (one.modality, one.orientation) if word)}, {count}\n"
+            + (f"{row['spacing_mm']} mm" if one.spacing else f"{one.shape[0]} x {one.shape[1]} pixels"),
+            "\n".join([escape(one.description) or "-", f"[dim]{row['transfer_syntax']}[/dim]", *problems]),
+        )
+    return table
+
+
+def write_series(series: Sequence[SeriesInfo], path: Path, chosen: Collection[str] | None = None) -> None:
+    """Write the index as CSV or JSON, by the suffix of the path, atomically.
+
+    Raises:
+        ValueError: another suffix.
+    """
+    rows = [one.row() | ({} if chosen is None else {"taken": one.series_uid in chosen}) for one in series]
+    if path.suffix.lower() == ".json":
+        atomic_write(json.dumps(rows, indent=1) + "\n", path)
+    elif path.suffix.lower() == ".csv":
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+        atomic_write(text.getvalue(), path)
+    else:
+        raise ValueError(f"an index is written as .csv or .json, not as '{path.suffix}'")

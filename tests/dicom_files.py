@@ -1,0 +1,97 @@
+"""DICOM files that the project writes itself, for its tests."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+NAME, PATIENT_ID = "Secretname^Anna", "SECRET-4711"
+AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
+SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
+ROWS, COLUMNS = 10, 14
+SHARED = Path(__file__).parents[1].parent / "shared" / "data"
+
+
+def oblique() -> tuple[float, ...]:
+    """Two orthonormal in-plane directions along no world axis, as written in a file (8 digits)."""
+    q, _ = np.linalg.qr(np.array([[0.9, 0.1, 0.3], [-0.2, 0.95, 0.1], [-0.25, 0.2, 0.9]]))
+    return tuple(float(f"{v:.8f}") for v in (*q[:, 0], *q[:, 1]))
+
+
+def make_series(
+    folder: Path,
+    *,
+    slices: int = 6,
+    orientation: tuple[float, ...] = AXIAL,
+    origin: tuple[float, float, float] = (-31.5, 12.25, 40.0),
+    spacing: tuple[float, float] = (0.8, 0.6),  # between rows, between columns
+    distance: float = 2.5,
+    shape: tuple[int, int] = (ROWS, COLUMNS),
+    modality: str = "CT",
+    rescale: tuple[float, float] | None = (2.0, -1024.0),
+    change: Callable[[int, Dataset], None] | None = None,
+    skip: tuple[int, ...] = (),
+    seed: int = 0,
+) -> tuple[str, np.ndarray]:
+    """Write a CT series with shuffled names and InstanceNumbers; return its UID and stored values [slice, row, col]."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shuffled = random.Random(seed)
+    names, numbers = list(range(slices)), list(range(1, slices + 1))
+    shuffled.shuffle(names)
+    shuffled.shuffle(numbers)
+    stored = np.random.default_rng(seed).integers(0, 2000, (slices, *shape), dtype=np.int16)
+    series, study, frame = generate_uid(), generate_uid(), generate_uid()
+    normal = np.cross(orientation[:3], orientation[3:])
+    for k in range(slices):
+        if k in skip:
+            continue
+        ds = Dataset()
+        ds.SOPClassUID, ds.SOPInstanceUID = CTImageStorage, generate_uid()
+        ds.PatientName, ds.PatientID = NAME, PATIENT_ID
+        ds.PatientBirthDate, ds.PatientSex, ds.StudyDate, ds.StudyTime = "19700101", "O", "20200101", "120000"
+        ds.AccessionNumber, ds.StudyID, ds.ReferringPhysicianName, ds.Manufacturer = "", "1", "", "test"
+        ds.PositionReferenceIndicator, ds.SeriesNumber, ds.InstanceNumber = "", 1, numbers[k]
+        ds.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
+        ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.FrameOfReferenceUID, ds.Modality = study, series, frame, modality
+        ds.ImageOrientationPatient = list(orientation)
+        ds.ImagePositionPatient = [f"{v:.8f}" for v in np.asarray(origin) + k * distance * normal]
+        ds.PixelSpacing, ds.SliceThickness, ds.KVP, ds.AcquisitionNumber = list(spacing), 3.0, 120, 1
+        ds.Rows, ds.Columns, ds.SamplesPerPixel, ds.PhotometricInterpretation = *shape, 1, "MONOCHROME2"
+        ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 16, 15, 1
+        ds.WindowCenter, ds.WindowWidth = 40, 400  # a loader that applies the display window fails the HU tests
+        if rescale is not None:
+            ds.RescaleSlope, ds.RescaleIntercept = rescale
+        ds.PixelData = stored[k].tobytes()
+        ds.file_meta = FileMetaDataset()
+        ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        if change is not None:
+            change(k, ds)
+        ds.save_as(folder / f"{PATIENT_ID}_{names[k]:03d}.dcm", enforce_file_format=True)
+    return str(series), stored
+
+
+def enhanced(folder: Path, target: Path, **change: Any) -> str:
+    """Write an enhanced CT made of the series in a folder; return its series UID."""
+    legacy = pytest.importorskip("highdicom.legacy")
+    datasets = [pydicom.dcmread(f) for f in sorted(folder.iterdir())]
+    uid = str(generate_uid())
+    made = legacy.LegacyConvertedEnhancedCTImage(
+        datasets,
+        series_instance_uid=uid,
+        series_number=2,
+        sop_instance_uid=generate_uid(),
+        instance_number=1,
+    )
+    for keyword, value in change.items():
+        setattr(made, keyword, value)
+    made.save_as(target)
+    return uid
