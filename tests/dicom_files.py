@@ -11,7 +11,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 NAME, PATIENT_ID = "Secretname^Anna", "SECRET-4711"
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
@@ -55,7 +55,8 @@ def make_series(
         if k in skip:
             continue
         ds = Dataset()
-        ds.SOPClassUID, ds.SOPInstanceUID = CTImageStorage, generate_uid()
+        ds.SOPClassUID = MRImageStorage if modality == "MR" else CTImageStorage
+        ds.SOPInstanceUID = generate_uid()
         ds.PatientName, ds.PatientID = NAME, PATIENT_ID
         ds.PatientBirthDate, ds.PatientSex, ds.StudyDate, ds.StudyTime = "19700101", "O", "20200101", "120000"
         ds.AccessionNumber, ds.StudyID, ds.ReferringPhysicianName, ds.Manufacturer = "", "1", "", "test"
@@ -80,11 +81,12 @@ def make_series(
 
 
 def enhanced(folder: Path, target: Path, **change: Any) -> str:
-    """Write an enhanced CT made of the series in a folder; return its series UID."""
+    """Write an enhanced CT or MR made of the series in a folder; return its series UID."""
     legacy = pytest.importorskip("highdicom.legacy")
     datasets = [pydicom.dcmread(f) for f in sorted(folder.iterdir())]
     uid = str(generate_uid())
-    made = legacy.LegacyConvertedEnhancedCTImage(
+    kinds = {"CT": legacy.LegacyConvertedEnhancedCTImage, "MR": legacy.LegacyConvertedEnhancedMRImage}
+    made = kinds[datasets[0].Modality](
         datasets,
         series_instance_uid=uid,
         series_number=2,

@@ -28,7 +28,7 @@ def series_table(series: Sequence[SeriesInfo], chosen: Collection[str] | None = 
     table = Table(title=f"{len(series)} DICOM series", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in [] if chosen is None else ["taken"]:
         table.add_column(name)
-    for name in ("series\npatient", "what\nspacing (rows, columns, slices)"):
+    for name in ("series\npatient", "kind, slices\nspacing in mm"):
         table.add_column(name, no_wrap=True)
     table.add_column("description\ntransfer syntax, problems", overflow="fold")
     patients: dict[str, int] = {}

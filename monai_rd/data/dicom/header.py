@@ -269,7 +269,10 @@ def numbers(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...] | N
 
 def _raw(dataset: Dataset, keyword: str) -> bytes:
     """Return the stored bytes: parsing an odd value would quote it in a warning."""
-    element = dataset.get_item(Tag(keyword))
+    try:
+        element = dataset.get_item(Tag(keyword))
+    except Exception:  # an undecodable value counts as absent
+        return b""
     value = element.value if element is not None else None
     return (value if isinstance(value, bytes) else str(value or "").encode()).strip(b" \0")
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.multival import MultiValue
-from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi, get_decoder
+from pydicom.pixels import apply_color_lut, get_decoder
 from pydicom.uid import UID
 
 from monai_rd.data.dicom import codecs
@@ -229,7 +229,7 @@ def _modality_transform(
 ) -> None:
     """Write the values of one frame to `target`."""
     if "ModalityLUTSequence" in dataset:
-        target[...] = apply_modality_lut(stored, dataset)
+        target[...], _ = _lookup(dataset, "ModalityLUTSequence", stored)
         return
     rescale = macro(dataset, groups, "PixelValueTransformationSequence")
     slope, intercept = numbers(rescale, "RescaleSlope", 1), numbers(rescale, "RescaleIntercept", 1)
@@ -241,6 +241,27 @@ def _modality_transform(
             target += np.float32(intercept[0])
     else:
         target[...] = stored.astype(np.float64) * slope[0] + intercept[0]
+
+
+def _lookup(dataset: Dataset, sequence: str, values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], int]:
+    """Return the entries of a modality or VOI LUT for values, and of how many bits they are (PS3.3 C.11.1.1.1).
+
+    Raises:
+        ValueError: the table contradicts itself.
+    """
+    table = dataset[sequence].value[0]
+    count, first, bits = (int(value) for value in table.LUTDescriptor)
+    count = count or 1 << 16
+    entries = table.LUTData
+    if isinstance(entries, bytes):  # 8-bit entries may stand in bytes or in words
+        order = "<" if dataset.original_encoding[1] else ">"
+        entries = np.frombuffer(entries, f"{order}u{2 if len(entries) >= 2 * count else 1}", count=count)
+    entries = np.asarray(entries, dtype=np.float32).ravel()
+    if len(entries) != count or not 1 <= bits <= 16:
+        raise ValueError("contradictory lookup table")
+    if first >= 1 << 15 and values.min(initial=0) < 0:  # written as if unsigned
+        first -= 1 << 16
+    return entries[np.clip(values.astype(np.int64) - first, 0, count - 1)], bits
 
 
 def _padding(dataset: Dataset, stored: npt.NDArray[Any]) -> npt.NDArray[np.bool_] | None:
@@ -351,8 +372,8 @@ def _show(
     """Turn the values of one frame into grey 0 to 255, in place."""
     window = _window(dataset, number)
     if dataset.get("VOILUTSequence"):
-        table = dataset.VOILUTSequence[0].LUTDescriptor
-        shown = apply_voi(np.rint(values).astype(np.int64), dataset) * np.float32(255 / ((1 << int(table[2])) - 1))
+        entries, bits = _lookup(dataset, "VOILUTSequence", np.rint(values).astype(np.int64))
+        shown = entries * np.float32(255 / ((1 << bits) - 1))
     elif window is not None:
         shown = window(values)
     elif (bits := integer(dataset, "BitsStored", 16)) <= 8:
