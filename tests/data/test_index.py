@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from monai_rd.data.dicom import SeriesInfo, SeriesRule, choose_series, index, index_dicom
 from monai_rd.data.pseudonyms import patient_pseudonym, project_key
 from monai_rd.report.series import write_series
-from tests.dicom_files import CORONAL, NAME, PATIENT_ID, SAGITTAL, make_series, oblique
+from tests.dicom_files import CORONAL, NAME, PATIENT_ID, SAGITTAL, make_series
 
 DICOMDIR = Path(get_testdata_file("CT_small.dcm")).parent / "dicomdirtests"
 
@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ("A", "Thorax cor", {"slices": 12, "orientation": CORONAL}),
             ("A", "broken", {"slices": 20, "skip": (7,)}),
             ("B", "t1 sag", {"slices": 5, "modality": "MR", "orientation": SAGITTAL}),
-            ("B", "Chest", {"slices": 6, "orientation": oblique()}),
+            ("B", "Chest", {"slices": 6, "orientation": (0.70710678, 0.0, 0.70710678, 0.0, 1.0, 0.0)}),
             ("B", "Chest", {"slices": 6}),
         ]
     ):
@@ -140,7 +140,7 @@ def test_a_dicomdir_names_what_is_lost(tmp_path: Path) -> None:
     gone.files[0].unlink()
     for source in (tmp_path / "cd" / "DICOMDIR", tmp_path):
         found = {one.series_uid: one for one in index_dicom(source)}
-        assert len(found) == len(whole)
+        assert {one.series_uid for one in whole} <= set(found)
         for one in (lost, gone):
             problem = found[one.series_uid].problem()
             assert problem is not None
