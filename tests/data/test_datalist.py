@@ -10,10 +10,23 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from monai.data import load_decathlon_datalist
 from PIL import Image
+from pydicom.dataset import Dataset
 
-from monai_rd.data import DataListError, find_studies, index_dicom, make_datalist, phantom_cohort
+from monai_rd.data import (
+    DataList,
+    DataListError,
+    find_studies,
+    index_dicom,
+    make_datalist,
+    make_folds,
+    phantom_cohort,
+    write_datalist,
+)
+from tests.dicom_files import make_series
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 
@@ -331,3 +344,202 @@ def test_studies_that_cannot_be_read_are_counted_by_code(cohort: Path, tmp_path:
         (tmp_path / "b" / name).unlink()
     with pytest.raises(DataListError, match="1 DICOM series cannot be read: 1 MISSING_SLICES"):
         find_studies(tmp_path, policy={"default": "skip"})
+
+
+# ------------------------------------------------------------------------------------- sheets as people have them
+
+
+def named(root: Path, patients: int, labels: str = "ab") -> list[tuple[str, str]]:
+    """DICOM series below a folder, one of each patient, every other one of the second class; (patient, label)."""
+    for number in range(patients):
+        identity = f"PAT-{number:03d}"
+
+        def change(k: int, ds: Dataset, identity: str = identity) -> None:
+            ds.PatientID, ds.SeriesDescription = identity, "thorax"
+
+        make_series(root / f"export_{identity}" / "CT", slices=3, shape=(4, 4), change=change, seed=number)
+    return [(f"PAT-{number:03d}", labels[number % 2]) for number in range(patients)]
+
+
+def test_excel_with_patients_and_the_rule_chooses_the_series(tmp_path: Path) -> None:
+    pairs = named(tmp_path, 20)
+
+    def longer(k: int, ds: Dataset) -> None:
+        ds.PatientID, ds.SeriesDescription = "PAT-003", "abdomen"
+
+    long, _ = make_series(tmp_path / "x", slices=7, shape=(4, 4), change=longer, seed=99)
+    pd.DataFrame([{"PatientID": p, "Label": c, "Site": "Jena"} for p, c in pairs]).to_excel(
+        tmp_path / "labels.xlsx", index=False
+    )
+    found = make_datalist(tmp_path)
+    items = [item for split in ("training", "validation", "test") for item in found[split]]
+    assert len(items) == 20
+    assert long in [item["series"] for item in items]
+    assert {item["site"] for item in items} == {"Jena"}
+    assert len({item["patient"] for item in items}) == 20
+    thorax = make_datalist(tmp_path, series_rule={"description": "thorax"})
+    chosen = [item["series"] for split in ("training", "validation", "test") for item in thorax[split]]
+    assert long not in chosen
+    assert len(chosen) == 20
+
+
+@pytest.mark.parametrize("text", ["image;label\n{0};{1}\n", "\ufeffimage,label\n{0},{1}\n", "image\tlabel\n{0}\t{1}\n"])
+def test_separators_and_byte_order_marks_of_exports(images: Path, text: str) -> None:
+    head, row = text.splitlines(keepends=True)
+    body = "".join(row.format(f"{n:02d}.png", labelled(n)) for n in range(40))
+    (images / "labels.csv").write_text(head + body, encoding="utf-8")
+    assert sum(len(make_datalist(images)[split]) for split in ("training", "validation", "test")) == 40
+    (images / "labels.csv").write_bytes((head.lstrip("\ufeff") + body.replace("clear", "unauffällig")).encode("cp1252"))
+    assert "unauffällig" in make_datalist(images).class_names
+
+
+def test_a_sheet_that_cannot_be_read(images: Path) -> None:
+    (images / "labels.xlsx").write_bytes(b"no workbook")
+    with pytest.raises(DataListError, match="cannot be read .*give a CSV, or Excel as .xlsx"):
+        make_datalist(images)
+
+
+def test_dicom_named_by_path_brings_its_patient(tmp_path: Path) -> None:
+    pairs = named(tmp_path, 24)
+    rows = [("image", "label")]
+    for number, (patient, label) in enumerate(pairs):
+        rows.append((f"export_{patient}" if number % 2 else f"export_{patient}/CT", label))
+    table(tmp_path / "labels.csv", rows)
+    found = make_datalist(tmp_path)
+    items = [item for split in ("training", "validation", "test") for item in found[split]]
+    assert len({item["patient"] for item in items}) == 24
+    assert all(len(item["image"]) == 3 for item in items)
+
+
+def test_everything_wrong_with_dicom_rows_is_said_at_once(tmp_path: Path) -> None:
+    named(tmp_path, 2)
+    bad, _ = make_series(tmp_path / "bad", skip=(2,), seed=50)
+    make_series(tmp_path / "two" / "a", seed=51)
+    make_series(tmp_path / "two" / "b", seed=52)
+    (tmp_path / "empty").mkdir()
+    rows = [
+        ("image", "series", "patient", "label", "split"),
+        ("", "1.2.3", "x", "a", "test"),
+        ("bad", "", "y", "a", "test"),
+        ("two", "", "z", "b", "test"),
+        ("empty", "", "z", "b", "test"),
+        ("../outside", "", "z", "b", "test"),
+        ("", "", "PAT-777", "b", "test"),
+        ("export_PAT-000", "", "q", "b", "training"),
+        ("export_PAT-001", "", "q", "b", "test"),
+    ]
+    (tmp_path.parent / "outside").mkdir(exist_ok=True)
+    with pytest.raises(DataListError) as caught:
+        make_datalist(tmp_path, table(tmp_path / "list.csv", rows))
+    said = str(caught.value)
+    for words in (
+        "row 2: no DICOM series with this SeriesInstanceUID",
+        f"row 3: MISSING_SLICES: Series {bad}",
+        "row 4: the folder holds 2 DICOM series",
+        "row 5: there is no DICOM image in this folder",
+        "row 6: the image lies outside dataset_dir",
+        "row 7: no DICOM series of this patient",
+        "rows 8-9: the patient stands in two splits",
+        "class 'b' has no item in validation",
+    ):
+        assert words in said
+    assert "PAT-" not in said
+    with pytest.raises(DataListError) as caught:
+        make_datalist(tmp_path, tmp_path / "list.csv", policy={"default": "skip"})
+    assert "MISSING_SLICES" not in str(caught.value)
+
+
+def test_the_same_image_under_another_label(images: Path) -> None:
+    table(images / "labels.csv", [*rows_of(), ("00.png", "clear"), ("./04.png", "covid")])
+    with pytest.raises(DataListError) as caught:
+        make_datalist(images)
+    assert "row 42: the same image stands in an earlier row with another label" in str(caught.value)
+    assert "row 43: the same image stands in an earlier row\n" in str(caught.value) + "\n"
+
+
+def test_a_lesion_keeps_its_images_together(images: Path) -> None:
+    """Patients 0 to 19 have two images each; lesion L joins the patients 0 and 1, so that their four stay together."""
+    rows = [("image", "label", "patient", "lesion")]
+    for n in range(40):
+        rows.append((f"{n:02d}.png", "ab"[n % 2], f"P{n % 20}", "L" if n in (0, 21) else ""))
+    table(images / "labels.csv", rows)
+    for seed in range(8):
+        found = make_datalist(images, seed=seed)
+        sides = [{int(Path(item["image"]).stem) for item in found[s]} for s in ("training", "validation", "test")]
+        assert any({0, 20, 1, 21} <= side for side in sides)
+    rows = [
+        (*row, split) for row, split in zip(rows, ["split", *["training", "validation", "test"] * 14], strict=False)
+    ]
+    table(images / "labels.csv", [(r[0], r[1], r[3] if i else "lesion", r[4]) for i, r in enumerate(rows)])
+    with pytest.raises(DataListError, match="rows 2, 23: the lesion stands in two splits") as caught:
+        make_datalist(images)
+    assert "patient stands" not in str(caught.value)
+
+
+def test_folds_test_everything_once(images: Path) -> None:
+    rows = [
+        ("image", "label", "patient", "split"),
+        *((f"{n:02d}.png", "ab"[n % 2], f"P{n % 20}", "test") for n in range(40)),
+    ]
+    table(images / "labels.csv", rows)
+    made = make_folds(images, 5)
+    assert len(made) == 5
+    assert sorted(name for one in made for name in names(one.test)) == [f"{n:02d}.png" for n in range(40)]
+    for number, one in enumerate(made):
+        assert names(one.validation) == names(made[(number + 1) % 5].test)
+        sides = [{item["patient"] for item in one[s]} for s in ("training", "validation", "test")]
+        assert sum(map(len, sides)) == len(set.union(*sides)) == 20
+        assert Counter(item["label"] for item in one.test) == {0: 4, 1: 4}
+    again = make_folds(images, 5)
+    assert [names(one.test) for one in again] == [names(one.test) for one in made]
+    assert [names(one.test) for one in make_folds(images, 5, seed=1)] != [names(one.test) for one in made]
+    with pytest.raises(ValueError, match="at least 3"):
+        make_folds(images, 2)
+    with pytest.raises(DataListError, match="class 'a' has 10 patients .*; 11 folds needs at least 11"):
+        make_folds(images, 11)
+
+
+KEY = b"0123456789abcdef" * 2
+
+
+def test_a_written_list_is_read_back_and_names_nobody(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    pairs = named(data, 10)
+    for number in range(10):
+        picture(data / "pictures" / f"PAT-{number:03d}_scan.png", number)
+        picture(data / "pictures" / f"plain{number}.png", 100 + number)
+    rows = [("image", "label", "patient", "site")]
+    rows += [(f"export_{patient}", label, patient, "Jena") for patient, label in pairs]
+    rows += [(f"pictures/PAT-{n:03d}_scan.png", pairs[n][1], pairs[n][0], "Ulm") for n in range(10)]
+    rows += [(f"pictures/plain{n}.png", "ab"[n % 2], f"PAT-{n + 10:03d}", "Ulm") for n in range(10)]
+    table(data / "labels.csv", rows)
+    made = make_datalist(data, key=KEY)
+    write_datalist(made, data, tmp_path / "list.json", KEY)
+    text = (tmp_path / "list.json").read_text()
+    assert "PAT" not in text
+    assert str(tmp_path) not in text
+    content = json.loads(text)
+    kinds = Counter(next(iter(entry)) for split in ("training", "validation", "test") for entry in content[split])
+    assert kinds == {"series": 10, "sha256": 10, "image": 10}
+    assert make_datalist(data, tmp_path / "list.json", key=KEY) == made
+    items = load_decathlon_datalist(str(tmp_path / "list.json"), True, "training")
+    assert len(items) == len(made.training)
+
+
+def test_pictures_of_a_series_are_items_of_their_own(tmp_path: Path) -> None:
+    def radiograph(k: int, ds: Dataset) -> None:
+        del ds.ImagePositionPatient
+        ds.PatientID = f"P{k // 2}"
+
+    uid, _ = make_series(tmp_path / "data", slices=40, shape=(4, 4), modality="DX", change=radiograph)
+    (one,) = index_dicom(tmp_path / "data")
+    assert one.pictures
+    rows = [("series", "label"), (uid, "a")]
+    with pytest.raises(DataListError, match="at least two classes"):
+        make_datalist(tmp_path / "data", table(tmp_path / "list.csv", rows))
+    made = find_studies(tmp_path / "data")
+    assert [item["id"] for item in made.items] == list(one.sop_uids)
+    lists = DataList(("a", "b"), [item | {"label": n % 2} for n, item in enumerate(made.items)], [], [])
+    write_datalist(lists, tmp_path / "data", tmp_path / "list.json", KEY)
+    content = json.loads((tmp_path / "list.json").read_text())
+    assert content["training"][3] == {"series": uid, "sop": one.sop_uids[3], "label": 1, "patient": one.patient_key}
