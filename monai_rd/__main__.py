@@ -44,7 +44,7 @@ def _policy(words: list[str] | None) -> dict[str, str]:
     wrong = [word for word in words or () if word.count("=") != 1]
     if wrong:
         raise ValueError(f"--policy {wrong[0]}: give CODE=error, CODE=skip or CODE=warn")
-    return dict(word.split("=", 1) for word in words or ())  # type: ignore[misc]
+    return {code: action for code, action in (word.split("=") for word in words or ())}
 
 
 @app.command()
