@@ -131,7 +131,7 @@ def test_inference_scores_every_series(trained: tuple[Path, str], cohort: str, t
     cut.write_bytes(cut.read_bytes()[:-1000])
     out = tmp_path / "out"
     printed = infer(trained[0], str(tmp_path / "mixed"), out, "--batch_size", "3")
-    assert "2 studies scored, 3 not readable (1 MISSING_SLICES, 1 UNREADABLE_IMAGE, 1 UNREADABLE_PIXELS)" in printed
+    assert "2 studies scored, 3 not readable (1 MISSING_SLICES, 1 UNREADABLE_IMAGE, 1 TRUNCATED_PIXELS)" in printed
     with open(out / "scores.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     studies = find_studies(tmp_path / "mixed")

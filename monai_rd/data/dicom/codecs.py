@@ -18,10 +18,10 @@ import numpy.typing as npt
 from pydicom.pixels import convert_color_space
 from pydicom.uid import UID, RLELossless
 
-__all__ = ["FrameShape", "decoder", "hint"]
+__all__ = ["MOST_SAMPLES", "FrameShape", "decoder", "hint"]
 
 # Samples of one frame; no detector or scanner comes near, and OpenJPEG takes 6 bytes for each.
-_MOST_SAMPLES = 100_000_000
+MOST_SAMPLES = 100_000_000
 # How many pixels a byte can hold at most: an 8 x 8 block takes 2 bits at least in DCT, a pixel 1 bit in lossless JPEG.
 _DCT_PIXELS_PER_BYTE, _LOSSLESS_PIXELS_PER_BYTE = 512, 8
 _RUN_PIXELS_PER_BYTE = 64
@@ -81,7 +81,7 @@ def _check(shape: FrameShape, found: tuple[int, int, int], size: int, pixels_per
     pixels = shape.rows * shape.columns
     if found != (shape.rows, shape.columns, shape.samples) or shape.samples not in (1, 3):
         raise ValueError("the sizes of codestream and header differ")
-    if pixels * shape.samples > _MOST_SAMPLES:
+    if pixels * shape.samples > MOST_SAMPLES:
         raise ValueError("an image of that size is not read")
     if pixels_per_byte is not None and pixels > pixels_per_byte * size:
         raise ValueError("the codestream is too short for its size")

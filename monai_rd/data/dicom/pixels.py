@@ -28,7 +28,17 @@ from monai_rd.data.errors import (
     UnsupportedSyntaxError,
 )
 
-__all__ = ["CT_PADDING_HU", "MEASURED", "GreyFrames", "Window", "common_window", "grey_frames", "is_inverse", "picture"]
+__all__ = [
+    "CT_PADDING_HU",
+    "MEASURED",
+    "GreyFrames",
+    "Window",
+    "check_pixels",
+    "common_window",
+    "grey_frames",
+    "is_inverse",
+    "picture",
+]
 
 # Modalities whose rescaled values are measurements: no window, no inversion.
 MEASURED = frozenset({"CT", "PT", "NM"})
@@ -57,14 +67,22 @@ class Window:
 # ------------------------------------------------------------------------------------------------ stored pixels
 
 
-def _stored(dataset: Dataset, header: Header) -> npt.NDArray[Any]:
-    """Return the stored values `[frames, rows, columns]`, or `[frames, rows, columns, 3]` as RGB.
+def check_pixels(dataset: Dataset, header: Header) -> None:
+    """Refuse a file without pixels, or with fewer than its header announces, before memory is taken for them.
+
+    Args:
+        dataset: one file with its pixels.
+        header: of the same file.
 
     Raises:
-        DicomSeriesError: no pixels, too few, no decoder, or undecodable ones.
+        UnsupportedImageError: it has none.
+        TruncatedPixelsError: they are cut off.
+        UnreadablePixelsError: more than any image has.
+        UnsupportedSyntaxError: nothing decodes them.
     """
+    native = _is_native(dataset)
     if not any(keyword in dataset for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-        if _is_native(dataset):
+        if native:
             raise UnsupportedImageError(
                 f"Series {header.series_uid}: an image has no pixel data (a header only, or cut off before it). Export "
                 "the series again with its images.",
@@ -72,10 +90,47 @@ def _stored(dataset: Dataset, header: Header) -> npt.NDArray[Any]:
             )
         # The parser drops a compressed element without its end mark, so here absent mostly means cut off.
         raise _unreadable(dataset, header, "its pixel data is missing or cut off", TruncatedPixelsError)
+    if not native and codecs.decoder(header.syntax) is None:
+        raise _unreadable(dataset, header, "no installed decoder reads it", UnsupportedSyntaxError)
+    samples = header.shape[0] * header.shape[1] * max(1, integer(dataset, "SamplesPerPixel", 1))
+    size = len(_pixel_data(dataset))
+    if native:
+        bits = samples * header.frames * _bits_allocated(dataset)
+        least = bits / 8 * (2 / 3 if "422" in text(dataset, "PhotometricInterpretation") else 1)
+    else:
+        least = 8 * header.frames  # each frame is an item with a head of 8 bytes
+        if samples > codecs.MOST_SAMPLES:
+            raise _unreadable(dataset, header, f"{samples} values in one frame are more than any image has")
+    if size < least:
+        fault = f"{size} bytes are fewer than the header announces"
+        raise _unreadable(dataset, header, fault, TruncatedPixelsError)
+
+
+def _pixel_keyword(dataset: Dataset) -> str:
+    return next((k for k in ("FloatPixelData", "DoubleFloatPixelData") if k in dataset), "PixelData")
+
+
+def _pixel_data(dataset: Dataset) -> bytes:
     try:
-        if _is_native(dataset):
-            return _native(dataset, header)
-        return _compressed(dataset, header)
+        value = dataset[_pixel_keyword(dataset)].value
+    except Exception:  # of an unknown kind, which a damaged header can make of it
+        return b""
+    return value if isinstance(value, bytes) else b""
+
+
+def _bits_allocated(dataset: Dataset) -> int:
+    known = {"FloatPixelData": 32, "DoubleFloatPixelData": 64}
+    return known.get(_pixel_keyword(dataset), max(1, integer(dataset, "BitsAllocated", 16)))
+
+
+def _stored(dataset: Dataset, header: Header) -> npt.NDArray[Any]:
+    """Return the stored values `[frames, rows, columns]`, or `[frames, rows, columns, 3]` as RGB.
+
+    Raises:
+        DicomSeriesError: too few, or undecodable ones.
+    """
+    try:
+        return _native(dataset, header) if _is_native(dataset) else _compressed(dataset, header)
     except DicomSeriesError:
         raise
     except Exception as error:  # decoders fail in their own ways, and their text can hold header values
@@ -89,21 +144,17 @@ def _is_native(dataset: Dataset) -> bool:
 
 def _native(dataset: Dataset, header: Header) -> npt.NDArray[Any]:
     frames, (rows, columns) = header.frames, header.shape
-    samples, allocated = integer(dataset, "SamplesPerPixel", 1), integer(dataset, "BitsAllocated", 16)
-    order = "<" if UID(dataset.file_meta.TransferSyntaxUID).is_little_endian else ">"
-    floats = next((k for k in ("FloatPixelData", "DoubleFloatPixelData") if k in dataset), None)
-    kind = {"FloatPixelData": "f4", "DoubleFloatPixelData": "f8"}.get(floats or "", f"u{allocated // 8}")
-    data = dataset[floats or "PixelData"].value
-    subsampled = "422" in text(dataset, "PhotometricInterpretation")
-    bits = 8 * int(kind[1:]) if floats else allocated
-    if len(data) * 8 < frames * rows * columns * samples * bits * (2 / 3 if subsampled else 1):
-        raise _unreadable(
-            dataset, header, f"{len(data)} bytes are fewer than the header announces", TruncatedPixelsError
-        )
-    if samples == 1 and (floats or allocated in (8, 16, 32)):
-        count = frames * rows * columns
-        stored = np.frombuffer(data, dtype=order + kind, count=count).reshape(frames, rows, columns)
-        if floats:
+    samples, allocated, keyword = (
+        integer(dataset, "SamplesPerPixel", 1),
+        _bits_allocated(dataset),
+        _pixel_keyword(dataset),
+    )
+    kind = "u" if keyword == "PixelData" else "f"
+    if samples == 1 and (kind == "f" or allocated in (8, 16, 32)):
+        order = "<" if UID(dataset.file_meta.TransferSyntaxUID).is_little_endian else ">"
+        stored = np.frombuffer(_pixel_data(dataset), f"{order}{kind}{allocated // 8}", count=frames * rows * columns)
+        stored = stored.reshape(frames, rows, columns)
+        if kind == "f":
             return stored
         high = integer(dataset, "HighBit", integer(dataset, "BitsStored", allocated) - 1)
         return _used_bits(stored, dataset, allocated - 1 - high)
@@ -114,14 +165,13 @@ def _native(dataset: Dataset, header: Header) -> npt.NDArray[Any]:
 def _compressed(dataset: Dataset, header: Header) -> npt.NDArray[Any]:
     syntax = UID(dataset.file_meta.TransferSyntaxUID)
     decode = codecs.decoder(syntax)
-    if decode is None:
-        raise _unreadable(dataset, header, "no installed decoder reads it", UnsupportedSyntaxError)
+    assert decode is not None  # checked before
     offsets = None
     if "ExtendedOffsetTable" in dataset and "ExtendedOffsetTableLengths" in dataset:
         offsets = (dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths)
     samples, photometric = integer(dataset, "SamplesPerPixel", 1), text(dataset, "PhotometricInterpretation")
     found: list[npt.NDArray[Any]] = []
-    for frame in generate_frames(dataset.PixelData, number_of_frames=header.frames, extended_offsets=offsets):
+    for frame in generate_frames(_pixel_data(dataset), number_of_frames=header.frames, extended_offsets=offsets):
         if len(found) == header.frames:
             break
         expected = codecs.FrameShape(*header.shape, samples, integer(dataset, "BitsAllocated", 16), photometric)
@@ -186,29 +236,31 @@ class GreyFrames:
     """Frames after the modality transform.
 
     Attributes:
-        values: float32 `[frames, rows, columns]`; HU for CT.
-        outside: for each frame which pixels lie outside the field of view, None where none does.
+        values: of each frame float32 `[rows, columns]`; HU for CT.
+        outside: of each frame which pixels lie outside the field of view, None where none does.
     """
 
-    values: npt.NDArray[np.float32]
-    outside: list[npt.NDArray[np.bool_] | None]
+    values: Sequence[npt.NDArray[np.float32]]
+    outside: Sequence[npt.NDArray[np.bool_] | None]
 
-    def fill(self, padding: float | None = None) -> npt.NDArray[np.float32]:
+    def fill(self, padding: float | None = None) -> None:
         """Give the pixels outside the field of view one value, by default the lowest of the others in their frame."""
         for frame, outside in zip(self.values, self.outside, strict=True):
             if outside is not None:
                 frame[outside] = frame[~outside].min(initial=np.inf) if padding is None else padding
                 frame[np.isinf(frame)] = 0.0  # nothing lies inside
-        return self.values
 
 
-def grey_frames(dataset: Dataset, header: Header, wanted: Sequence[int]) -> GreyFrames:
+def grey_frames(
+    dataset: Dataset, header: Header, wanted: Sequence[int], targets: Sequence[npt.NDArray[np.float32]]
+) -> GreyFrames:
     """Decode grey frames and apply the modality transform, that of each frame where they have their own.
 
     Args:
-        dataset: one file with its pixels, single-channel.
+        dataset: one file with its pixels, single-channel, that has passed `check_pixels`.
         header: of the same file.
         wanted: numbers of the frames.
+        targets: where the values of each go, float32 `[rows, columns]`.
 
     Raises:
         DicomSeriesError: the pixels cannot be read.
@@ -216,10 +268,9 @@ def grey_frames(dataset: Dataset, header: Header, wanted: Sequence[int]) -> Grey
     stored = _stored(dataset, header)
     try:
         shared, per_frame = functional_groups(dataset)
-        values = np.empty((len(wanted), *header.shape), dtype=np.float32)
-        for target, number in zip(values, wanted, strict=True):
+        for target, number in zip(targets, wanted, strict=True):
             _modality_transform(dataset, (*per_frame[number : number + 1], *shared), stored[number], target)
-        return GreyFrames(values, [_padding(dataset, stored[number]) for number in wanted])
+        return GreyFrames(targets, [_padding(dataset, stored[number]) for number in wanted])
     except Exception as error:  # a damaged lookup table and the like; the message could quote header values
         raise _unreadable(dataset, header, f"the modality transform failed with {type(error).__name__}") from None
 
@@ -342,13 +393,15 @@ def picture(dataset: Dataset, header: Header) -> npt.NDArray[np.float32]:
     Raises:
         DicomSeriesError: the pixels cannot be read.
     """
+    check_pixels(dataset, header)
     photometric, samples = text(dataset, "PhotometricInterpretation"), integer(dataset, "SamplesPerPixel", 1)
     try:
         if samples == 1 and photometric.startswith("MONOCHROME"):
-            frames = grey_frames(dataset, header, range(header.frames))
-            for number in range(header.frames):
-                _show(dataset, number, frames.values[number], frames.outside[number])
-            return frames.values[None]
+            shown = np.empty((header.frames, *header.shape), dtype=np.float32)
+            frames = grey_frames(dataset, header, range(header.frames), list(shown))
+            for number, outside in enumerate(frames.outside):
+                _show(dataset, number, shown[number], outside)
+            return shown[None]
         stored, depth = _stored(dataset, header), integer(dataset, "BitsStored", 8)
         if photometric == "PALETTE COLOR" and samples == 1:
             stored = apply_color_lut(stored, dataset)

@@ -126,27 +126,31 @@ def _stack(
     datasets: list[Dataset], headers: Sequence[Header], frames: Sequence[Frame], window: pixels.Window | None
 ) -> npt.NDArray[np.float32]:
     """Decode all frames into one array `[slices, rows, columns]`; `datasets` is emptied."""
-    stack = np.empty((len(frames), *frames[0].header.shape), dtype=np.float32)
     places: dict[int, list[int]] = {}
     for place, frame in enumerate(frames):
         places.setdefault(frame.file, []).append(place)
+    for file in places:
+        pixels.check_pixels(datasets[file], headers[file])
+    stack = np.empty((len(frames), *frames[0].header.shape), dtype=np.float32)
     inverse = headers[frames[0].file].modality not in pixels.MEASURED and pixels.is_inverse(datasets[frames[0].file])
 
     def decode(file: int) -> None:
         dataset, header = datasets[file], headers[file]
-        decoded = pixels.grey_frames(dataset, header, [frames[place].number for place in places[file]])
-        values = decoded.fill(pixels.CT_PADDING_HU if header.modality == "CT" else None)
+        slots = [stack[place] for place in places[file]]
+        decoded = pixels.grey_frames(dataset, header, [frames[place].number for place in places[file]], slots)
+        decoded.fill(pixels.CT_PADDING_HU if header.modality == "CT" else None)
         if window is not None:
-            values = window(values)
-        if window is not None and inverse:
-            values = 255 - values
-        stack[places[file]] = values
+            for slot in slots:
+                slot[...] = 255 - window(slot) if inverse else window(slot)
         del dataset.PixelData
 
-    # Decoders work outside Python's lock; plain pixels gain nothing from threads.
-    compressed = any(codecs.decoder(headers[file].syntax) is not None for file in places)
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1) if compressed else 1) as pool:
-        list(pool.map(decode, places))
+    # Decoders work outside Python's lock; plain pixels would only lose by threads.
+    if any(codecs.decoder(headers[file].syntax) is not None for file in places):
+        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+            list(pool.map(decode, places))
+    else:
+        for file in places:
+            decode(file)
     datasets.clear()
     if inverse and window is None:
         np.subtract(stack.min() + stack.max(), stack, out=stack)

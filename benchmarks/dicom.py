@@ -1,0 +1,217 @@
+"""DICOM series per second: load_series against MONAI's PydicomReader and ITKReader and against SimpleITK.
+
+    python benchmarks/dicom.py                       # needs itk-io, which the extra "test" brings
+    python benchmarks/dicom.py --rounds 15 --files 100000
+
+The same series, written anew with random content, is read by all readers in turn, so that the machine's moods meet all
+of them alike; the ratio of each round is taken, and the median printed. A reader counts only where its values and its
+order of slices are right. Then headers per second of `index_dicom`, and how much memory it takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import platform
+import re
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pydicom
+import SimpleITK as sitk
+from highdicom.legacy import LegacyConvertedEnhancedCTImage
+from monai.transforms import LoadImage
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, RLELossless, generate_uid
+from rich.console import Console
+from rich.table import Table
+
+from monai_rd.data.dicom import index_dicom, load_series
+
+ENCODERS: dict[str, Callable[[np.ndarray], bytes] | None] = {
+    "1.2.840.10008.1.2.1": None,
+    str(RLELossless): None,
+    "1.2.840.10008.1.2.4.70": lambda image: imagecodecs.jpeg8_encode(image, lossless=True, predictor=1),
+    "1.2.840.10008.1.2.4.80": imagecodecs.jpegls_encode,
+    "1.2.840.10008.1.2.4.90": lambda image: imagecodecs.jpeg2k_encode(image, level=0, codecformat="j2k"),
+}
+
+
+def write_series(folder: Path, syntax: str, slices: int, size: int) -> np.ndarray:
+    """Write an axial CT series, its InstanceNumbers in geometric order as MONAI's reader needs; returns its HU."""
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    study, series, frame = generate_uid(), generate_uid(), generate_uid()
+    y, x = np.mgrid[:size, :size]
+    volume = []
+    for k in range(slices):
+        image = 1000 + 600 * np.sin(x / 40 + k / 9) * np.cos(y / 31) + random.normal(0, 20, (size, size))
+        stored = image.clip(0, 4095).astype("<u2")
+        volume.append(stored.astype(np.float32) - 1024)
+        ds = Dataset()
+        ds.file_meta = FileMetaDataset()
+        ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = CTImageStorage
+        ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID = generate_uid()
+        ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.FrameOfReferenceUID = study, series, frame
+        ds.PatientName, ds.PatientID, ds.Modality, ds.Manufacturer = "BENCHMARK", "BENCHMARK", "CT", "none"
+        ds.PatientBirthDate = ds.PatientSex = ds.StudyDate = ds.StudyTime = ds.StudyID = ds.AccessionNumber = ""
+        ds.ReferringPhysicianName = ds.PositionReferenceIndicator = ""
+        ds.ImageType, ds.SeriesNumber, ds.InstanceNumber, ds.AcquisitionNumber = ["ORIGINAL", "PRIMARY"], 1, k + 1, 1
+        ds.ImagePositionPatient, ds.ImageOrientationPatient = [-180, -180, 1.5 * k], [1, 0, 0, 0, 1, 0]
+        ds.PixelSpacing, ds.SliceThickness, ds.KVP = [0.7, 0.7], 1.5, 120
+        ds.Rows = ds.Columns = size
+        ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PixelRepresentation = 1, "MONOCHROME2", 0
+        ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 12, 11
+        ds.RescaleSlope, ds.RescaleIntercept, ds.RescaleType = 1, -1024, "HU"
+        ds.PixelData = stored.tobytes()
+        encode = ENCODERS[syntax]
+        if encode is not None:
+            ds.file_meta.TransferSyntaxUID = UID(syntax)
+            ds.PixelData = encapsulate([bytes(encode(stored))])
+            ds["PixelData"].is_undefined_length = True
+        elif syntax != ExplicitVRLittleEndian:
+            ds.compress(UID(syntax))
+        ds.save_as(folder / f"IM{k:04d}.dcm", enforce_file_format=True)
+    return np.stack(volume)
+
+
+def write_enhanced(folder: Path, slices: int, size: int) -> np.ndarray:
+    """Write the same series as one enhanced multi-frame CT; returns its HU."""
+    plain = folder.with_name("plain_of_enhanced")
+    truth = write_series(plain, str(ExplicitVRLittleEndian), slices, size)
+    folder.mkdir()
+    files = [pydicom.dcmread(path) for path in sorted(plain.iterdir())]
+    made = LegacyConvertedEnhancedCTImage(files, generate_uid(), 2, generate_uid(), 1)
+    made.save_as(folder / "enhanced.dcm")
+    shutil.rmtree(plain)
+    return truth
+
+
+def with_sitk(folder: str) -> np.ndarray:
+    """Read a folder as SimpleITK's documentation does."""
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(folder))
+    return sitk.GetArrayFromImage(reader.Execute())
+
+
+def readers() -> dict[str, Callable[[str], np.ndarray]]:
+    """All readers, each from a folder to [slices, rows, columns]."""
+
+    def monai(name: str) -> Callable[[str], np.ndarray]:
+        load = LoadImage(reader=name)
+
+        def read(folder: str) -> np.ndarray:
+            files = sorted(str(path) for path in Path(folder).iterdir())
+            return load(folder if len(files) > 1 else files[0]).numpy().transpose(2, 1, 0)
+
+        return read
+
+    return {
+        "monai_rd": lambda folder: load_series(folder).array[0].transpose(2, 1, 0),
+        "MONAI PydicomReader": monai("PydicomReader"),
+        "MONAI ITKReader": monai("ITKReader"),
+        "SimpleITK": with_sitk,
+    }
+
+
+def compare(folder: Path, truth: np.ndarray, rounds: int) -> tuple[dict[str, str], float | None]:
+    """Time all readers on one series, in turn; returns a cell for each, and ours against the fastest right one."""
+    times: dict[str, list[float]] = {}
+    right: dict[str, bool] = {}
+    for number in range(rounds + 1):
+        for name, read in _READERS.items():
+            try:
+                began = time.perf_counter()
+                found = read(str(folder))
+                took = time.perf_counter() - began
+                right[name] = found.shape == truth.shape and bool(np.abs(found - truth).max() < 0.01)
+            except Exception:  # each refuses in its own way
+                right[name], took = False, float("nan")
+            if number:  # the first round warms up
+                times.setdefault(name, []).append(took)
+    cells = {
+        name: f"{1 / np.median(taken):.1f}" + ("" if right[name] else " (wrong)")
+        if np.isfinite(taken).all()
+        else "fails"
+        for name, taken in times.items()
+    }
+    others = {name: taken for name, taken in times.items() if right[name] and name != "monai_rd"}
+    if not others or not right["monai_rd"]:
+        return cells, None
+    fastest = min(others.values(), key=np.median)
+    return cells, float(np.median(np.array(fastest) / np.array(times["monai_rd"])))
+
+
+_READERS: dict[str, Callable[[str], np.ndarray]] = {}
+
+
+def headers_per_second(place: Path, files: int) -> None:
+    """Index a tree of many small files, by one process and by all; the memory is that of the whole run so far."""
+    write_series(place / "one", str(ExplicitVRLittleEndian), 100, 16)
+    originals = sorted((place / "one").iterdir())
+    for number in range(files // 100):
+        folder = place / "many" / f"{number // 100}" / f"{number}"
+        folder.mkdir(parents=True)
+        uid = str(generate_uid()).ljust(64, "0")[:64]
+        for path in originals:
+            content = path.read_bytes()
+            old = pydicom.dcmread(path, specific_tags=["SeriesInstanceUID"]).SeriesInstanceUID.encode()
+            (folder / path.name).write_bytes(content.replace(old, uid.encode()[: len(old)], 1))
+    for workers in sorted({1, os.cpu_count() or 1}):
+        began = time.perf_counter()
+        series = index_dicom(place / "many", workers=workers)
+        took = time.perf_counter() - began
+        total = sum(len(one.files) for one in series)
+        speed = f"{took:.1f} s, {total / took:.0f} files per second"
+        print(f"index_dicom, {workers} process(es): {total} files, {len(series)} series, {speed}")
+    status = Path("/proc/self/status")
+    if status.is_file():
+        peak = re.search(r"VmHWM:\s+(\d+)", status.read_text())
+        print(f"peak memory of this process: {int(peak[1]) / 2**20:.2f} GiB" if peak else "")
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--slices", type=int, default=60)
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--files", type=int, default=10_000)
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    _READERS.update(readers())
+    table = Table(
+        title=f"series of {options.slices} slices of {options.size} x {options.size}, per second, {os.cpu_count()}"
+        f" cores, {platform.machine()}, n = {options.rounds} rounds"
+    )
+    for name in ("series", *_READERS, "ours against the fastest right one"):
+        table.add_column(name)
+    place = Path(tempfile.mkdtemp())
+    try:
+        for number, syntax in enumerate([*ENCODERS, "enhanced"]):
+            folder = place / str(number)
+            if syntax == "enhanced":
+                name, truth = "enhanced multi-frame", write_enhanced(folder, options.slices, options.size)
+            else:
+                name, truth = UID(syntax).name.split(",")[0], write_series(folder, syntax, options.slices, options.size)
+            cells, ratio = compare(folder, truth, options.rounds)
+            table.add_row(name, *(cells[reader] for reader in _READERS), "-" if ratio is None else f"{ratio:.2f}x")
+            shutil.rmtree(folder)
+        Console(width=150).print(table)
+        headers_per_second(place, options.files)
+    finally:
+        shutil.rmtree(place)
+
+
+if __name__ == "__main__":
+    main()
