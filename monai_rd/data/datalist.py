@@ -8,14 +8,14 @@ import os
 import re
 import secrets
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from monai_rd.data import sources
 from monai_rd.data.dicom import SeriesRule
-from monai_rd.data.errors import Policy, count_codes
+from monai_rd.data.errors import DicomSeriesError, Policy, count_codes
 from monai_rd.data.problems import Problems
 from monai_rd.data.pseudonyms import patient_pseudonym
 from monai_rd.data.sources import Found, Reading
@@ -23,7 +23,7 @@ from monai_rd.data.splits import SPLITS, group, split_folds, split_once
 from monai_rd.data.studies import Item
 from monai_rd.files import atomic_write, sha256
 
-__all__ = ["DataList", "make_datalist", "make_folds", "write_datalist"]
+__all__ = ["DataList", "make_datalist", "make_folds", "read_datalist", "write_datalist"]
 
 logger = logging.getLogger(__name__)
 
@@ -105,18 +105,41 @@ def make_datalist(
         DataListError: nothing usable there, or everything that is wrong with the list at once: images that do not
             exist, series that cannot be read, unknown labels, duplicated rows, a patient in two splits, empty classes.
     """
-    found, order, problems = _collect(dataset_dir, data_list, class_names, num_classes, policy, series_rule, key)
-    labels = [order.index(item["label"]) for item in found.items]
-    if found.splits is not None:
-        chosen = {s: [i for i, name in enumerate(found.splits) if name == s] for s in SPLITS}
-        _check_given_splits(found, order, problems)
-    else:
-        parts = split_once(labels, _groups(found), order, seed, problems) if len(order) > 1 else {}
-        chosen = {split: list(map(int, members)) for split, members in parts.items()}
-    problems.refuse()
-    made = _datalist(found, order, chosen)
+    read = _collect(dataset_dir, data_list, class_names, num_classes, policy, series_rule, key)
+    made = _split(read, seed)
+    if read.found.splits is not None:
+        _check_given_splits(read.found, read.order, read.leaks)
+    read.problems.take(read.leaks)
+    read.problems.refuse()
     logger.info("data: %s", made)
     return made
+
+
+def read_datalist(
+    dataset_dir: str | os.PathLike[str],
+    data_list: str | os.PathLike[str] | None = None,
+    policy: Mapping[str, str] | None = None,
+    key: bytes | None = None,
+) -> tuple[DataList, list[DicomSeriesError]]:
+    """Read a data list as it is, for an audit: `make_datalist` without its judgement of copies, leaks and classes.
+
+    Args:
+        dataset_dir: see `make_datalist`.
+        data_list: see `make_datalist`.
+        policy: see `make_datalist`.
+        key: see `make_datalist`.
+
+    Returns:
+        The lists, and the DICOM series that the policy left out.
+
+    Raises:
+        FileNotFoundError: no such folder or file.
+        DataListError: images that do not exist and other rows that say nothing.
+    """
+    read = _collect(dataset_dir, data_list, None, None, policy, None, key)
+    made = _split(read, 0)
+    read.problems.refuse()
+    return made, read.left_out
 
 
 def make_folds(
@@ -147,11 +170,11 @@ def make_folds(
         ValueError: fewer than 3 folds.
         DataListError: see `make_datalist`.
     """
-    found, order, problems = _collect(dataset_dir, data_list, class_names, None, policy, series_rule, key)
-    labels = [order.index(item["label"]) for item in found.items]
-    parts = split_folds(labels, _groups(found), order, folds, seed, problems) if len(order) > 1 else []
-    problems.refuse()
-    return [_datalist(found, order, {s: list(map(int, m)) for s, m in part.items()}) for part in parts]
+    read = _collect(dataset_dir, data_list, class_names, None, policy, series_rule, key)
+    parts = split_folds(read.labels, read.groups, read.order, folds, seed, read.problems) if len(read.order) > 1 else []
+    read.problems.take(read.leaks)
+    read.problems.refuse()
+    return [_datalist(read, part) for part in parts]
 
 
 def write_datalist(
@@ -202,6 +225,33 @@ def _tells_the_patient(path: Path, pseudonym: str, key: bytes) -> bool:
 # ---------------------------------------------------------------------------------------------------- collecting
 
 
+@dataclass(frozen=True)
+class _Read:
+    """A source that was read, and everything that is wrong with it.
+
+    Attributes:
+        found: items of known classes.
+        order: the class names.
+        problems: why rows cannot be used.
+        leaks: what is wrong with rows that can be used.
+        left_out: DICOM series that the policy left out.
+    """
+
+    found: Found
+    order: tuple[str, ...]
+    problems: Problems
+    leaks: Problems
+    left_out: list[DicomSeriesError]
+
+    @property
+    def labels(self) -> list[int]:
+        return [self.order.index(item["label"]) for item in self.found.items]
+
+    @property
+    def groups(self) -> list[int]:
+        return group([item["patient"] for item in self.found.items], self.found.lesions)
+
+
 def _collect(
     dataset_dir: str | os.PathLike[str],
     data_list: str | os.PathLike[str] | None,
@@ -210,8 +260,8 @@ def _collect(
     policy: Mapping[str, str] | None,
     series_rule: Mapping[str, str] | None,
     key: bytes | None,
-) -> tuple[Found, tuple[str, ...], Problems]:
-    """Read a source; what is wrong with it is in the problems, and not raised yet, except for what ends the reading."""
+) -> _Read:
+    """Read a source; what is wrong with it is noted and not raised yet, except for what ends the reading."""
     root = Path(dataset_dir)
     if not root.is_dir():
         raise FileNotFoundError(f"dataset_dir '{root}' is not a folder")
@@ -221,13 +271,13 @@ def _collect(
     sheet = Path(data_list) if data_list is not None else None
     if sheet is None and not (root / "Data-split").is_dir():
         sheet = next((root / name for name in LABEL_FILES if (root / name).is_file()), None)
-    is_json = sheet is not None and sheet.suffix.lower() == ".json"
-    problems = Problems("item" if is_json or sheet is None else "row")
+    what = "row" if sheet is not None and sheet.suffix.lower() != ".json" else "item"
+    problems, leaks = Problems(what), Problems(what)
     if sheet is None and (root / "Data-split").is_dir():
         found = sources.from_covid_ct(root, problems)
     elif sheet is None:
         found = sources.from_class_folders(root, reading, class_names)
-    elif is_json:
+    elif what == "item":
         found = sources.from_json(sheet, reading, class_names, problems)
     else:
         found = sources.from_sheet(sheet, reading, problems)
@@ -235,9 +285,23 @@ def _collect(
         logger.warning("left out by the policy: %s", count_codes(problem.code for problem in reading.left_out))
     order = _class_order(found, class_names, num_classes, problems)
     if sheet is not None:
-        _check_duplicates(found, problems)
-    known = [i for i, item in enumerate(found.items) if item["label"] in order]
-    return _picked(found, known), order, problems
+        _check_duplicates(found, leaks)
+    found = _picked(found, [i for i, item in enumerate(found.items) if item["label"] in order])
+    return _Read(found, order, problems, leaks, reading.left_out)
+
+
+def _split(read: _Read, seed: int) -> DataList:
+    """Follow the splits of the source, or make them; a class too small is noted in the problems."""
+    if read.found.splits is not None:
+        return _datalist(read, {s: [i for i, name in enumerate(read.found.splits) if name == s] for s in SPLITS})
+    if len(read.order) < 2:
+        return _datalist(read, {})
+    return _datalist(read, split_once(read.labels, read.groups, read.order, seed, read.problems))
+
+
+def _datalist(read: _Read, chosen: Mapping[str, Iterable[int]]) -> DataList:
+    items = [item | {"label": label} for item, label in zip(read.found.items, read.labels, strict=True)]
+    return DataList(read.order, **{split: [items[i] for i in chosen.get(split, ())] for split in SPLITS})
 
 
 def _picked(found: Found, indices: Sequence[int]) -> Found:
@@ -293,12 +357,3 @@ def _check_given_splits(found: Found, order: Sequence[str], problems: Problems) 
         for name in order:
             if (split, name) not in present:
                 problems.add(f"class '{name}' has no item in {split}")
-
-
-def _groups(found: Found) -> list[int]:
-    return group([item["patient"] for item in found.items], found.lesions)
-
-
-def _datalist(found: Found, order: tuple[str, ...], chosen: Mapping[str, Sequence[int]]) -> DataList:
-    items = [item | {"label": order.index(item["label"])} for item in found.items]
-    return DataList(order, **{split: [items[i] for i in chosen.get(split, ())] for split in SPLITS})

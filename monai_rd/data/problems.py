@@ -25,6 +25,11 @@ class Problems:
         """Note a problem, and the rows it is true of, if it has any."""
         self._rows.setdefault(message, []).extend(rows)
 
+    def take(self, other: Problems) -> None:
+        """Add the problems of another."""
+        for message, rows in other._rows.items():
+            self.add(message, *rows)
+
     def __len__(self) -> int:
         return sum(max(1, len(rows)) for rows in self._rows.values())
 

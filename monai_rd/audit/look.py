@@ -1,0 +1,174 @@
+"""One item of a data list looked at: read once, and only what is compared is kept of it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import imagehash
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydicom.filereader import read_partial
+from scipy import ndimage
+
+from monai_rd.audit.findings import Picture
+from monai_rd.bundle import original_error
+from monai_rd.data.dicom import is_dicom
+from monai_rd.data.errors import StudyError
+from monai_rd.files import content_hash
+
+if TYPE_CHECKING:
+    from monai.data import MetaTensor
+
+__all__ = ["THUMBNAIL", "Loader", "Look", "Measured", "default_loader", "look", "sheet_picture"]
+
+THUMBNAIL, SHEET_PIXELS = 64, 320
+# Manufacturer, ManufacturerModelName, SeriesInstanceUID, BurnedInAnnotation; read from the first of so many bytes.
+_SCANNER_TAGS = [0x00080070, 0x00081090, 0x0020000E, 0x00280301]
+_HEADER_BYTES = 1 << 20
+
+Item = dict[str, Any]
+Loader = Callable[[Item], "MetaTensor"]
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What is kept of an image that was read."""
+
+    digest: str
+    bits: NDArray[np.bool_]
+    mirrored_bits: NDArray[np.bool_]
+    thumbnail: Picture
+    intensity: tuple[float, float]
+    size: tuple[int, ...]
+    spacing: tuple[float, ...] | None
+    channels: int
+    text: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """One item looked at: its id, its scanner if it is DICOM, and what was measured, or the code of why not."""
+
+    id: str
+    scanner: str | None
+    measured: Measured | None
+    problem: str = ""
+
+
+def default_loader() -> Loader:
+    """Return what loads an item as the bundles do."""
+    from monai_rd.transforms import LoadImageOrSeriesd  # torch and MONAI: not before they are needed
+
+    return partial(_load_with, LoadImageOrSeriesd("image"))
+
+
+def _load_with(transform: Callable[[Item], Item], item: Item) -> MetaTensor:
+    return transform({"image": item["image"]})["image"]
+
+
+def look(load: Loader, item: Item) -> Look:
+    """Read one item; never raises for what is wrong with its files."""
+    paths = item["image"] if isinstance(item["image"], list) else [item["image"]]
+    first = Path(paths[0])
+    if first.is_dir():
+        first = next((file for file in sorted(first.iterdir()) if is_dicom(file)), first)
+    header = _scanner_header(first) if is_dicom(first) else {}
+    known = f"sha256:{content_hash(first)}" if first.is_file() else ""
+    name = item.get("id") or header.get(0x0020000E) or known
+    scanner = f"{header.get(0x00080070)} {header.get(0x00081090)}" if header else None
+    try:
+        measured = _measure(load(item))
+    except Exception as error:  # a loader made of MONAI's transforms wraps what it meets
+        reason = original_error(error)
+        if not isinstance(reason, (StudyError, OSError)):
+            raise
+        return Look(name, scanner, None, reason.code if isinstance(reason, StudyError) else "NO_FILE")
+    return Look(name, scanner, replace(measured, text=measured.text or header.get(0x00280301) == "YES"))
+
+
+def _scanner_header(path: Path) -> dict[int, str]:
+    """The four attributes that are looked at; pydicom gets no file, whose name it could tell."""
+    with open(path, "rb") as file:
+        head = io.BytesIO(file.read(_HEADER_BYTES))
+    try:
+        found = read_partial(head, lambda tag, vr, length: tag > 0x00280301, force=True, specific_tags=_SCANNER_TAGS)
+        return {tag: str(found[tag].value).strip() for tag in _SCANNER_TAGS if tag in found}
+    except Exception:  # a damaged header can fail in the parser in any way; the loader says what is wrong with it
+        return {}
+
+
+def _measure(image: MetaTensor) -> Measured:
+    values = image.as_tensor().numpy()
+    digest = hashlib.sha256(str(values.shape).encode() + values.tobytes()).hexdigest()
+    picture = _picture(image)
+    shown = Image.fromarray(picture)
+    mirrored = Image.fromarray(np.ascontiguousarray(picture[:, ::-1]))
+    display = image.meta.get("intensity") == "display"
+    spacing = np.linalg.norm(np.asarray(image.affine)[:3, :3], axis=0)
+    return Measured(
+        digest=digest,
+        bits=imagehash.phash(shown).hash.ravel(),
+        mirrored_bits=imagehash.phash(mirrored).hash.ravel(),
+        thumbnail=np.asarray(shown.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)),
+        intensity=(float(values.mean()), float(values.std())),
+        size=values.shape[1:],
+        spacing=None if display else tuple(float(mm) for mm in spacing),
+        channels=values.shape[0],
+        text=display and _shows_text(picture),
+    )
+
+
+def _picture(image: MetaTensor) -> Picture:
+    """An image in grey; of a volume four slices, evenly spread, two by two."""
+    from monai_rd.transforms import SliceStackd
+
+    stack = SliceStackd("image", 4)({"image": image})["image"].as_tensor().numpy()
+    if len(stack) == 4:
+        stack = np.block([[stack[0], stack[1]], [stack[2], stack[3]]])[None]
+    if image.meta.get("intensity") != "display":
+        low, high = np.percentile(stack, (0.5, 99.5))
+        stack = (stack - low) * (255 / max(high - low, 1e-6))
+    return stack[0].clip(0, 255).round().astype(np.uint8)
+
+
+def sheet_picture(load: Loader, item: Item) -> Picture:
+    """Return an item as a small grey picture for the contact sheet."""
+    shown = Image.fromarray(_picture(load(item)))
+    shown.thumbnail((SHEET_PIXELS, SHEET_PIXELS), Image.Resampling.LANCZOS)
+    return np.asarray(shown)
+
+
+def _shows_text(picture: Picture) -> bool:
+    """Whether three signs like white letters stand in a row near a border of an 8-bit image.
+
+    A sign is small, near white, on something much darker, higher than wide or nearly so. On COVID-CT this fires on 11
+    of 746 figures; in 10 of them there is text. Text that is dark, small or joined up is missed.
+    """
+    rows, columns = picture.shape
+    values = picture.astype(np.int16)
+    regions, _ = ndimage.label((values >= ndimage.minimum_filter(values, 15) + 150) & (values >= 200), np.ones((3, 3)))
+    signs = []
+    for number, (y, x) in enumerate(ndimage.find_objects(regions), start=1):
+        height, width = y.stop - y.start, x.stop - x.start
+        to_border_y = min(y.start + y.stop, 2 * rows - y.start - y.stop) / (2 * rows)
+        to_border_x = min(x.start + x.stop, 2 * columns - x.start - x.stop) / (2 * columns)
+        if not 5 <= height <= max(8, rows // 12) or width > 1.2 * height or (to_border_y > 0.12 and to_border_x > 0.2):
+            continue
+        if 0.2 <= (regions[y, x] == number).mean() <= 0.95:
+            signs.append((y.start, y.stop, x.start, x.stop))
+    for top, bottom, _, _ in signs:
+        height = bottom - top
+        slack = max(1.0, 0.15 * height)
+        line = sorted(s[2:] for s in signs if abs(s[0] - top) <= slack and abs(s[1] - bottom) <= slack)
+        close = [-1 <= after[0] - before[1] <= 1.2 * height for before, after in pairwise(line)]
+        if any(close[n] and close[n + 1] for n in range(len(close) - 1)):
+            return True
+    return False
