@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 # Patient keys group within one run only unless the caller brings a project's key.
 _RUN_KEY = secrets.token_bytes(32)
 # Files that one process reads at a time; up to a few of these, other processes are not worth their start.
-_CHUNK, _ALONE = 250, 1500
+_CHUNK, _ALONE = 250, 5000
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def index_dicom(
         source: a folder, walked with all its subfolders, or a DICOMDIR, whose files are taken. Other files and DICOM
             objects that are no images (reports, PDF) are skipped; their number is logged.
         key: of the patient keys, as `project_key` gives it; None makes keys that hold for this process only.
-        workers: processes; None takes one a core for more than 1,500 files.
+        workers: processes; None takes one a core for more than 5,000 files.
         progress: whether to show a progress bar.
 
     Returns:
