@@ -134,7 +134,7 @@ def test_inference_scores_every_series(trained: tuple[Path, str], cohort: str, t
     assert "2 studies scored, 3 not readable (1 MISSING_SLICES, 1 UNREADABLE_IMAGE, 1 TRUNCATED_PIXELS)" in printed
     with open(out / "scores.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    studies = find_studies(tmp_path / "mixed")
+    studies = find_studies(tmp_path / "mixed", policy={"default": "skip"})
     assert len(rows) == 5
     assert {row["id"] for row in rows} == {one["id"] for one in studies.items} | {studies.problems[0].series_uid}
     assert [row["problem"] for row in rows[:3]] == ["", "", "MISSING_SLICES"]
@@ -150,6 +150,34 @@ def test_inference_scores_every_series(trained: tuple[Path, str], cohort: str, t
         (row,) = csv.DictReader(file)
     (same,) = (one for one in rows if one["id"] == row["id"])
     assert float(row["p_clear"]) == pytest.approx(float(same["p_clear"]), abs=1e-5)
+
+
+def test_the_policy_of_a_config_is_followed(cohort: str, tmp_path: Path) -> None:
+    """A gap, which the headers tell, and cut-off pixels, which loading tells."""
+    data = tmp_path / "data"
+    shutil.copytree(cohort, data)
+    with open(data / "labels.csv", newline="") as file:
+        training = [row["image"] for row in csv.DictReader(file) if row["split"] == "training"]
+    sorted((data / training[0]).iterdir(), key=lambda path: path.name)[5].unlink()
+    cut = sorted((data / training[1]).iterdir())[5]
+    cut.write_bytes(cut.read_bytes()[:-1000])
+
+    def training_data(policy: dict[str, str]) -> Any:
+        parser = ConfigParser()
+        parser.read_config(CONFIGS / "train.json")
+        parser.update(
+            {"dataset_dir": str(data), "output_dir": str(tmp_path / "out"), "policy": policy, "phantom": True}
+        )
+        return parser.get_parsed_content("train#dataset")
+
+    with pytest.raises(RuntimeError) as caught:
+        training_data({})
+    assert "MISSING_SLICES" in str(original_error(caught.value))
+    with pytest.raises(RuntimeError) as caught:
+        training_data({"MISSING_SLICES": "skip"})
+    assert original_error(caught.value).code == "TRUNCATED_PIXELS"  # type: ignore[attr-defined]
+    assert len(training_data({"default": "skip"})) == len(training) - 2
+    assert len(training_data({"default": "skip", "MISSING_SLICES": "warn"})) == len(training) - 1
 
 
 def test_evaluate_reports_what_training_reported(trained: tuple[Path, str], cohort: str, tmp_path: Path) -> None:
