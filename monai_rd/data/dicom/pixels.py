@@ -286,7 +286,9 @@ def _modality_transform(
     slope, intercept = numbers(rescale, "RescaleSlope", 1), numbers(rescale, "RescaleIntercept", 1)
     if slope is None or intercept is None:
         target[...] = stored
-    elif stored.itemsize <= 2:  # 16-bit values are exact in float32
+    elif stored.itemsize <= 2 and slope[0] == 1:  # 16-bit values are exact in float32
+        np.add(stored, np.float32(intercept[0]), out=target, dtype=np.float32, casting="unsafe")
+    elif stored.itemsize <= 2:
         np.multiply(stored, np.float32(slope[0]), out=target, dtype=np.float32, casting="unsafe")
         if intercept[0]:
             target += np.float32(intercept[0])

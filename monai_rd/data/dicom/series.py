@@ -182,7 +182,9 @@ def _read_source(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str
     if isinstance(source, str | os.PathLike):
         path = Path(source)
         if path.is_dir():
-            read = [read_file(entry, pixels=True) for entry in sorted(path.iterdir()) if entry.is_file()]
+            with os.scandir(path) as entries:
+                files = sorted(entry.path for entry in entries if entry.is_file())
+            read = [read_file(file, pixels=True) for file in files]
             datasets = [dataset for dataset in read if dataset is not None and is_image(dataset)]
             if not datasets:
                 raise NoDicomError(
