@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,7 +19,7 @@ from monai_rd.data.errors import DicomSeriesError, NoDicomError, Policy, count_c
 from monai_rd.data.problems import DataListError, Problems
 from monai_rd.data.pseudonyms import patient_pseudonym
 from monai_rd.data.splits import SPLITS
-from monai_rd.data.studies import Item, find_studies, items_of_series
+from monai_rd.data.studies import Item, find_studies, item_of_file, items_of_series
 from monai_rd.files import IMAGE_SUFFIXES, NIFTI_SUFFIXES, sha256
 
 __all__ = ["EXCEL_SUFFIXES", "Found", "Reading", "from_class_folders", "from_covid_ct", "from_json", "from_sheet"]
@@ -82,7 +83,7 @@ class Reading:
     """
 
     def __init__(self, root: Path, policy: Policy, rule: SeriesRule | None, key: bytes) -> None:
-        self.root, self.policy, self.rule, self.key = root, policy, rule, key
+        self.root, self.policy, self.rule, self.key = Path(os.path.abspath(root)), policy, rule, key
         self.left_out: list[DicomSeriesError] = []
 
     @cached_property
@@ -108,7 +109,7 @@ class Reading:
     def _by_folder(self) -> dict[Path, list[SeriesInfo]]:
         found: dict[Path, list[SeriesInfo]] = {}
         for one in self.series:
-            for folder in {parent for file in one.files for parent in (file, *file.parents)}:
+            for folder in {parent for file in one.files for parent in file.parents}:
                 found.setdefault(folder, []).append(one)
         return found
 
@@ -116,7 +117,7 @@ class Reading:
     def _by_hash(self) -> dict[str, Path]:
         """Image and NIfTI files by the sha256 of their content: read whole, so only for lists that name them so."""
         kinds = (*IMAGE_SUFFIXES, *NIFTI_SUFFIXES)
-        files = sorted(path for path in self.root.rglob("*") if path.name.lower().endswith(kinds))
+        files = sorted(path for path in self.root.rglob("*") if path.name.lower().endswith(kinds) and path.is_file())
         return {sha256(path): path for path in files}
 
     def series_of_uid(self, uid: str, row: int, problems: Problems) -> list[Item]:
@@ -141,15 +142,15 @@ class Reading:
 
     def at_path(self, value: str, row: int, problems: Problems) -> list[Item]:
         """Return the items at a path: an image or volume file, a DICOM file, a folder of DICOM."""
-        path = self.root / value
+        path = Path(os.path.abspath(self.root / value))
         if not value or not path.exists():
             problems.add("the image does not exist below dataset_dir", row)
             return []
         if not path.resolve().is_relative_to(self.root.resolve()):
             problems.add("the image lies outside dataset_dir", row)
             return []
-        if path.is_file() and not is_dicom(path):
-            return [_file_item(path)]
+        if path.is_file():
+            return self._one_file(path, row, problems) if is_dicom(path) else [_file_item(path)]
         found = self._by_folder.get(path, [])
         if not found:
             problems.add("there is no DICOM image in this folder", row)
@@ -172,11 +173,20 @@ class Reading:
         return [_file_item(self._by_hash[digest])]
 
     def picture_of_uid(self, uid: str, sop_uid: str, row: int, problems: Problems) -> list[Item]:
-        """Return the item of one picture of a series."""
-        items = [item for item in self.series_of_uid(uid, row, problems) if item["id"] == sop_uid]
-        if uid in self._by_uid and not items:
-            problems.add("no image with this SOPInstanceUID in its series", row)
-        return items
+        """Return the item of one file of a series."""
+        for one in self._by_uid.get(uid, []):
+            if sop_uid in one.sop_uids:
+                return [item_of_file(one, one.sop_uids.index(sop_uid))]
+        problems.add("no DICOM image with these SeriesInstanceUID and SOPInstanceUID below dataset_dir", row)
+        return []
+
+    def _one_file(self, path: Path, row: int, problems: Problems) -> list[Item]:
+        """Return the item of one DICOM file: a picture, a multi-frame volume, or a single slice if the row says so."""
+        for one in self._by_folder.get(path.parent, []):
+            if path in one.files:
+                return [item_of_file(one, one.files.index(path))]
+        problems.add("the DICOM file holds no image", row)
+        return []
 
     def _readable(self, found: Iterable[SeriesInfo], row: int, problems: Problems) -> list[Item]:
         items = []

@@ -14,7 +14,7 @@ from monai_rd.data.errors import DicomSeriesError, NoDicomError, Policy, count_c
 from monai_rd.data.problems import DataListError
 from monai_rd.files import IMAGE_SUFFIXES, NIFTI_SUFFIXES, content_hash
 
-__all__ = ["Studies", "find_studies", "items_of_series"]
+__all__ = ["Studies", "find_studies", "item_of_file", "items_of_series"]
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +41,13 @@ def items_of_series(one: SeriesInfo) -> list[Item]:
     if not one.pictures:
         files = [str(file) for file in one.files]
         return [{"image": files, "id": one.series_uid, "series": one.series_uid, "patient": one.patient_key}]
-    return [
-        {"image": [str(file)], "id": sop_uid, "series": one.series_uid, "patient": one.patient_key}
-        for file, sop_uid in zip(one.files, one.sop_uids, strict=True)
-    ]
+    return [item_of_file(one, number) for number in range(len(one.files))]
+
+
+def item_of_file(one: SeriesInfo, number: int) -> Item:
+    """Return the item of one file of a series; where it is the only one, that of the series."""
+    name = one.series_uid if len(one.files) == 1 and not one.pictures else one.sop_uids[number]
+    return {"image": [str(one.files[number])], "id": name, "series": one.series_uid, "patient": one.patient_key}
 
 
 def find_studies(

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from monai.data import load_decathlon_datalist
 from PIL import Image
+from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 
 from monai_rd.data import (
@@ -409,6 +410,29 @@ def test_dicom_named_by_path_brings_its_patient(tmp_path: Path) -> None:
     items = [item for split in ("training", "validation", "test") for item in found[split]]
     assert len({item["patient"] for item in items}) == 24
     assert all(len(item["image"]) == 3 for item in items)
+
+
+def test_a_row_may_name_one_slice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However the folder is written, and the list is read back."""
+    named(tmp_path / "data", 24)
+    (tmp_path / "data" / "report.dcm").write_bytes(Path(get_testdata_file("test-SR.dcm")).read_bytes())
+    rows = [("image", "label")]
+    for number in range(24):
+        slices = sorted((tmp_path / "data" / f"export_PAT-{number:03d}" / "CT").iterdir())
+        rows += [(f"./export_PAT-{number:03d}/../export_PAT-{number:03d}/CT/{slices[1].name}", "ab"[number % 2])]
+    monkeypatch.chdir(tmp_path)
+    made = make_datalist("data", table(tmp_path / "list.csv", rows), key=KEY)
+    items = [item for split in ("training", "validation", "test") for item in made[split]]
+    assert all(len(item["image"]) == 1 and item["id"] != item["series"] for item in items)
+    write_datalist(made, "data", tmp_path / "list.json", KEY)
+    assert make_datalist(tmp_path / "data", tmp_path / "list.json", key=KEY) == made
+    with pytest.raises(DataListError, match="row 26: the DICOM file holds no image"):
+        make_datalist("data", table(tmp_path / "list.csv", [*rows, ("report.dcm", "a")]))
+    content = json.loads((tmp_path / "list.json").read_text())
+    content["training"][0]["sop"] = "1.2.3"
+    (tmp_path / "wrong.json").write_text(json.dumps(content))
+    with pytest.raises(DataListError, match="item 1: no DICOM image with these SeriesInstanceUID and SOPInstanceUID"):
+        make_datalist("data", tmp_path / "wrong.json")
 
 
 def test_everything_wrong_with_dicom_rows_is_said_at_once(tmp_path: Path) -> None:

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pydicom
 import pytest
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
 from pydicom.uid import ImplicitVRLittleEndian
 
 from monai_rd.data import errors as dicom
@@ -596,3 +598,36 @@ def test_mr_in_7_transfer_syntaxes() -> None:
     for volume in volumes:
         np.testing.assert_array_equal(volume.array, volumes[0].array)
         np.testing.assert_array_equal(volume.affine, volumes[0].affine)
+
+
+ENCODERS = {
+    "1.2.840.10008.1.2.4.57": lambda image: imagecodecs.jpeg8_encode(image, lossless=True, predictor=4),
+    "1.2.840.10008.1.2.4.70": lambda image: imagecodecs.jpeg8_encode(image, lossless=True, predictor=1),
+    "1.2.840.10008.1.2.4.80": imagecodecs.jpegls_encode,
+    "1.2.840.10008.1.2.4.90": lambda image: imagecodecs.jpeg2k_encode(image, level=0, codecformat="j2k"),
+    "1.2.840.10008.1.2.4.201": lambda image: imagecodecs.htj2k_encode(image, reversible=True),
+    "1.2.840.10008.1.2.5": None,
+}
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("syntax", ENCODERS)
+def test_lossless_syntaxes_give_the_same_volume(tmp_path: Path, syntax: str, signed: bool) -> None:
+    if syntax.endswith("201") and not getattr(imagecodecs, "HTJ2K", None):
+        pytest.skip("this imagecodecs cannot write HTJ2K")
+
+    def compress(k: int, ds: Dataset) -> None:
+        ds.PixelRepresentation, ds.BitsStored, ds.HighBit = int(signed), 12, 11
+        image = np.frombuffer(ds.PixelData, np.int16).reshape(ROWS, COLUMNS) - (1000 if signed else 0)
+        ds.PixelData = image.astype(np.int16).tobytes()
+        encode = ENCODERS[syntax]
+        if encode is None:
+            ds.compress(pydicom.uid.RLELossless)
+            return
+        ds.PixelData = encapsulate([bytes(encode((image & 0xFFF).astype(np.uint16)))])
+        ds["PixelData"].is_undefined_length = True
+        ds.file_meta.TransferSyntaxUID = syntax
+
+    _, stored = make_series(tmp_path, change=compress)
+    expected = (stored - (1000 if signed else 0)) * 2.0 - 1024.0
+    np.testing.assert_array_equal(load_series(tmp_path).array[0], expected.transpose(2, 1, 0))

@@ -289,7 +289,8 @@ def test_a_radiograph_without_window_spans_its_values(tmp_path: Path, padding: i
 )
 def test_colours_are_rgb(name: str) -> None:
     found = SMALL / name
-    ds = pydicom.dcmread(found)
+    # pydicom alone decodes no lossless JPEG: the same image is there in RLE.
+    ds = pydicom.dcmread(SMALL / "SC_rgb_rle.dcm" if name == "SC_rgb_jpeg_gdcm.dcm" else found)
     expected = ds.pixel_array * (255 / ((1 << ds.BitsStored) - 1))
     np.testing.assert_allclose(pictured(found), expected, atol=1e-3)
 
