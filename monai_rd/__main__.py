@@ -148,7 +148,7 @@ def audit(
     atomic_write(json.dumps(report.as_dict(), indent=1) + "\n", out / "audit.json")
     audits.write_contact_sheet(report.pairs, out / "pairs.png")
     console = Console()
-    console.print(report.table())
+    console.print(report.table() if report.findings else "nothing found")
     print(f"{made}\n{out / 'audit.json'}, {out / 'pairs.png'} ({len(report.pairs)} pairs)")
     if fix is not None:
         cleaned, removed = audits.fix(made, report)

@@ -27,9 +27,10 @@ from monai_rd.files import content_hash
 if TYPE_CHECKING:
     from monai.data import MetaTensor
 
-__all__ = ["THUMBNAIL", "Loader", "Look", "Measured", "default_loader", "look", "sheet_picture"]
+__all__ = ["Loader", "Look", "Measured", "default_loader", "look", "sheet_picture"]
 
-THUMBNAIL, SHEET_PIXELS = 64, 320
+# Sides of the thumbnails that are compared, of an image and of the four slices of a volume, and on the contact sheet.
+IMAGE_PIXELS, VOLUME_PIXELS, SHEET_PIXELS = 64, 128, 320
 # Manufacturer, ManufacturerModelName, SeriesInstanceUID, BurnedInAnnotation; read from the first of so many bytes.
 _SCANNER_TAGS = [0x00080070, 0x00081090, 0x0020000E, 0x00280301]
 _HEADER_BYTES = 1 << 20
@@ -112,12 +113,13 @@ def _measure(image: MetaTensor) -> Measured:
     shown = Image.fromarray(picture)
     mirrored = Image.fromarray(np.ascontiguousarray(picture[:, ::-1]))
     display = image.meta.get("intensity") == "display"
+    side = VOLUME_PIXELS if values.ndim == 4 else IMAGE_PIXELS
     spacing = np.linalg.norm(np.asarray(image.affine)[:3, :3], axis=0)
     return Measured(
         digest=digest,
         bits=imagehash.phash(shown).hash.ravel(),
         mirrored_bits=imagehash.phash(mirrored).hash.ravel(),
-        thumbnail=np.asarray(shown.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)),
+        thumbnail=np.asarray(shown.resize((side, side), Image.Resampling.LANCZOS)),
         intensity=(float(values.mean()), float(values.std())),
         size=values.shape[1:],
         spacing=None if display else tuple(float(mm) for mm in spacing),

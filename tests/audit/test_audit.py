@@ -7,11 +7,13 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image, ImageDraw, ImageFont
+from pydicom.uid import generate_uid
 
 from monai_rd.audit import AuditReport, Finding, audit, fix, write_contact_sheet
-from monai_rd.data import DataList, find_studies, make_datalist
+from monai_rd.data import DataList, find_studies, make_datalist, phantom_cohort
 from tests.dicom_files import SHARED, make_series
 
 
@@ -237,6 +239,26 @@ def test_volumes_are_compared_too(tmp_path: Path) -> None:
     exact = found(audit(DataList(("a", "b"), items, [], [])), "EXACT_DUPLICATE")
     assert len(exact) == 3
     assert all(item.id.startswith("1.2.826") for finding in exact for item in finding.items)
+
+
+def test_studies_of_different_phantoms_are_no_copies_and_a_changed_one_is(tmp_path: Path) -> None:
+    """Phantoms are more alike than patients are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("monai_rd.data.phantoms.SPLIT", {"training": 14, "validation": 2, "test": 2})
+        cohort = Path(phantom_cohort(tmp_path))
+    uid = generate_uid()
+    for file in (cohort / "study_0003").iterdir():
+        ds = pydicom.dcmread(file)
+        noise = np.random.default_rng(0).normal(0, 30, (ds.Rows, ds.Columns))
+        ds.PixelData = (ds.pixel_array + noise).clip(0, 4095).astype("<u2").tobytes()
+        ds.SeriesInstanceUID = uid
+        (cohort / "again").mkdir(exist_ok=True)
+        ds.save_as(cohort / "again" / file.name)
+    with open(cohort / "labels.csv", "a") as table:
+        table.write("again,clear,other,test\n")
+    (finding,) = found(audit(make_datalist(cohort)), *COPIES)
+    assert places(finding) == {("training", 3), ("test", 2)}
+    assert finding.kind == "LABEL_CONFLICT"
 
 
 def test_nothing_tells_a_file_or_a_patient(lists: Lists, tmp_path: Path) -> None:
