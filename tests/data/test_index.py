@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -169,3 +170,21 @@ def test_nothing_there(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=said) as caught:
             index_dicom(source)
         assert caught.value.code == "NO_DICOM"  # type: ignore[attr-defined]
+
+
+def test_a_folder_that_cannot_be_opened_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_series(tmp_path / "open", slices=1)
+    make_series(tmp_path / "closed", slices=1, seed=1)
+    ordinary = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return ordinary(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)  # the tests may run as root, whom nothing is closed to
+    assert len(index_dicom(tmp_path)) == 1
+    assert "1 folder(s) cannot be opened" in caplog.text
+    assert str(tmp_path) not in caplog.text

@@ -130,7 +130,10 @@ def index_dicom(
             raise NoDicomError("The file given is no DICOMDIR. Give a folder or a DICOMDIR.")
         paths = sorted({path for found in named.values() for path in found if path.is_file()})
     elif root.is_dir():
-        paths = sorted(Path(where, name) for where, _, names in os.walk(root) for name in names)
+        closed: list[OSError] = []
+        paths = sorted(Path(where, name) for where, _, names in os.walk(root, onerror=closed.append) for name in names)
+        if closed:
+            logger.warning("index_dicom: %d folder(s) cannot be opened; check their permissions", len(closed))
         directories = [_named_by_dicomdir(path) or {} for path in paths if path.name.upper() == "DICOMDIR"]
         named = {uid: found for directory in directories for uid, found in directory.items()}
     else:
