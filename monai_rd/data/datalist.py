@@ -281,6 +281,9 @@ def _collect(
         found = sources.from_json(sheet, reading, class_names, problems)
     else:
         found = sources.from_sheet(sheet, reading, problems)
+    if reading.offered:
+        rule = reading.rule or SeriesRule()
+        logger.info("series: %d of %d taken (%s)", len(reading.chosen), len(reading.offered), rule)
     if reading.left_out:
         logger.warning("left out by the policy: %s", count_codes(problem.code for problem in reading.left_out))
     order = _class_order(found, class_names, num_classes, problems)

@@ -85,6 +85,8 @@ class Reading:
     def __init__(self, root: Path, policy: Policy, rule: SeriesRule | None, key: bytes) -> None:
         self.root, self.policy, self.rule, self.key = Path(os.path.abspath(root)), policy, rule, key
         self.left_out: list[DicomSeriesError] = []
+        self.offered: set[str] = set()  # UIDs that the rule chose among
+        self.chosen: set[str] = set()
 
     @cached_property
     def series(self) -> list[SeriesInfo]:
@@ -132,7 +134,7 @@ class Reading:
         if not found:
             problems.add("no DICOM series of this patient below dataset_dir", row)
             return []
-        chosen = choose_series(found, self.rule or SeriesRule(), self.policy)
+        chosen = self._choose(found)
         if not chosen:
             codes = count_codes(one.code for each in found if (one := each.problem(self.policy)) is not None)
             problems.add(
@@ -155,7 +157,7 @@ class Reading:
         if not found:
             problems.add("there is no DICOM image in this folder", row)
         if self.rule is not None and found:
-            chosen = choose_series(found, self.rule, self.policy)
+            chosen = self._choose(found)
             if not chosen:
                 problems.add("no series in this folder fits the rule and can be read", row)
             return [item for one in chosen for item in items_of_series(one)]
@@ -164,6 +166,12 @@ class Reading:
             return []
         readable = [one for one in found if one.problem(self.policy) is None]
         return self._readable(readable or found, row, problems)
+
+    def _choose(self, found: Sequence[SeriesInfo]) -> list[SeriesInfo]:
+        chosen = choose_series(found, self.rule or SeriesRule(), self.policy)
+        self.offered |= {one.series_uid for one in found}
+        self.chosen |= {one.series_uid for one in chosen}
+        return chosen
 
     def with_hash(self, digest: str, row: int, problems: Problems) -> list[Item]:
         """Return the item of a file by its content."""

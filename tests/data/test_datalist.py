@@ -362,7 +362,7 @@ def named(root: Path, patients: int, labels: str = "ab") -> list[tuple[str, str]
     return [(f"PAT-{number:03d}", labels[number % 2]) for number in range(patients)]
 
 
-def test_excel_with_patients_and_the_rule_chooses_the_series(tmp_path: Path) -> None:
+def test_excel_with_patients_and_the_rule_chooses_the_series(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pairs = named(tmp_path, 20)
 
     def longer(k: int, ds: Dataset) -> None:
@@ -378,7 +378,10 @@ def test_excel_with_patients_and_the_rule_chooses_the_series(tmp_path: Path) -> 
     assert long in [item["series"] for item in items]
     assert {item["site"] for item in items} == {"Jena"}
     assert len({item["patient"] for item in items}) == 20
-    thorax = make_datalist(tmp_path, series_rule={"description": "thorax"})
+    with caplog.at_level(logging.INFO):
+        thorax = make_datalist(tmp_path, series_rule={"description": "thorax"})
+    said = "series: 20 of 21 taken (description like 'thorax'; of each patient the one with the most slices)"
+    assert said in caplog.text
     chosen = [item["series"] for split in ("training", "validation", "test") for item in thorax[split]]
     assert long not in chosen
     assert len(chosen) == 20
