@@ -144,12 +144,8 @@ def _is_native(dataset: Dataset) -> bool:
 
 def _native(dataset: Dataset, header: Header) -> npt.NDArray[Any]:
     frames, (rows, columns) = header.frames, header.shape
-    samples, allocated, keyword = (
-        integer(dataset, "SamplesPerPixel", 1),
-        _bits_allocated(dataset),
-        _pixel_keyword(dataset),
-    )
-    kind = "u" if keyword == "PixelData" else "f"
+    samples, allocated = integer(dataset, "SamplesPerPixel", 1), _bits_allocated(dataset)
+    kind = "u" if _pixel_keyword(dataset) == "PixelData" else "f"
     if samples == 1 and (kind == "f" or allocated in (8, 16, 32)):
         order = "<" if UID(dataset.file_meta.TransferSyntaxUID).is_little_endian else ">"
         stored = np.frombuffer(_pixel_data(dataset), f"{order}{kind}{allocated // 8}", count=frames * rows * columns)
@@ -198,7 +194,6 @@ def _used_bits(stored: npt.NDArray[Any], dataset: Dataset, unused: int) -> npt.N
     bits, signed = integer(dataset, "BitsStored", size), integer(dataset, "PixelRepresentation", 0) == 1
     if not 0 < bits <= size or not 0 <= unused <= size - bits:
         raise ValueError("contradictory numbers of bits")
-    stored = stored.view(stored.dtype.newbyteorder("=").str.replace("i", "u")) if stored.dtype.isnative else stored
     stored = stored.astype(f"u{stored.itemsize}", copy=False)
     if bits == size:
         return stored.view(f"i{stored.itemsize}") if signed else stored
