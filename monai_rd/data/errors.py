@@ -172,8 +172,9 @@ class NoHounsfieldError(DicomSeriesError):
     tolerable = 'the values as they are, intensity "arbitrary"'
 
 
-def _codes(kind: type[StudyError]) -> dict[str, type[StudyError]]:
-    found = {kind.code: kind}
+def _codes(kind: type[StudyError] = StudyError) -> dict[str, type[StudyError]]:
+    """Return the classes by code, without those that only stand for others."""
+    found = {} if kind in (StudyError, DicomSeriesError) else {kind.code: kind}
     for below in kind.__subclasses__():
         found |= _codes(below)
     return found
@@ -197,7 +198,7 @@ class Policy:
     """
 
     def __init__(self, actions: Mapping[str, str] | None = None) -> None:
-        known = _codes(StudyError)
+        known = _codes()
         for code, action in (actions or {}).items():
             if code != "default" and code not in known:
                 raise ValueError(f"policy: there is no code '{code}'; the codes: {', '.join(sorted(known))}, default")
