@@ -1,7 +1,9 @@
 r"""Knowledge distillation on logits: $T^2\,\mathrm{KL}(\mathrm{softmax}(z_t/T)\,\|\,\mathrm{softmax}(z_s/T))$.
 
 Hinton et al., arXiv 1503.02531; with T = 1 the KL term of arXiv 2407.06504, Eq. 3. Summed over classes, mean over the
-batch.
+batch. Where an image may have several classes, each class is a distribution of its own, present or absent, and
+$T^2\,\mathrm{KL}(\mathrm{Bern}(\sigma(z_t/T))\,\|\,\mathrm{Bern}(\sigma(z_s/T)))$ is averaged over classes and batch, as
+binary cross entropy is (Yang et al., arXiv 2308.06453, sum it over classes).
 """
 
 from __future__ import annotations
@@ -18,16 +20,17 @@ class KLDistillationLoss(nn.Module):
 
     Args:
         temperature: T > 0; 1 in the paper's preset, 4 the habit of the field.
+        multi_label: an image may have any number of the classes.
 
     Raises:
         ValueError: temperature not above 0, or (when called) logits of different shapes.
     """
 
-    def __init__(self, temperature: float = 1.0) -> None:
+    def __init__(self, temperature: float = 1.0, multi_label: bool = False) -> None:
         super().__init__()
         if not temperature > 0:
             raise ValueError(f"temperature must be above 0, got {temperature}")
-        self.temperature = temperature
+        self.temperature, self.multi_label = temperature, multi_label
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
         """Return the scalar loss (at least 0, in float32) of two `[B, classes]` logits; gradient flows to both."""
@@ -35,7 +38,13 @@ class KLDistillationLoss(nn.Module):
             raise ValueError(f"logits differ in shape: {list(student_logits.shape)} and {list(teacher_logits.shape)}")
         with torch.autocast(device_type=student_logits.device.type, enabled=False):
             student, teacher = (
-                F.log_softmax((z if z.dtype == torch.float64 else z.float()) / self.temperature, dim=1)
+                (z if z.dtype == torch.float64 else z.float()) / self.temperature
                 for z in (student_logits, teacher_logits)
             )
+            if self.multi_label:  # [B, classes] of two log-probabilities each, absent and present
+                student, teacher = (
+                    torch.stack((F.logsigmoid(-z), F.logsigmoid(z)), dim=-1).flatten(0, 1) for z in (student, teacher)
+                )
+            else:
+                student, teacher = F.log_softmax(student, dim=1), F.log_softmax(teacher, dim=1)
             return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * self.temperature**2

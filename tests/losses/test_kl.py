@@ -54,3 +54,17 @@ def test_wrong_input_is_refused() -> None:
         KLDistillationLoss(0)
     with pytest.raises(ValueError, match="shape"):
         KLDistillationLoss()(torch.randn(2, 3), torch.randn(2, 4))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_multi_label_is_the_mean_of_each_classs_own_divergence(temperature: float) -> None:
+    torch.manual_seed(0)
+    student, teacher = torch.randn(5, 3, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
+    total = 0.0
+    for z_s, z_t in zip(student.flatten().tolist(), teacher.flatten().tolist(), strict=True):
+        s, t = (1 / (1 + math.exp(-z / temperature)) for z in (z_s, z_t))
+        total += t * math.log(t / s) + (1 - t) * math.log((1 - t) / (1 - s))
+    value = KLDistillationLoss(temperature, multi_label=True)(student, teacher)
+    assert value.item() == pytest.approx(temperature**2 * total / 15, abs=1e-12)
+    extreme = torch.tensor([[6e4, -6e4]])
+    assert torch.isfinite(KLDistillationLoss(multi_label=True)(extreme, -extreme))

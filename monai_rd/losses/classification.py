@@ -1,0 +1,51 @@
+r"""The supervised loss of both kinds of labels, and the probabilities that go with it.
+
+One class an image: cross entropy of the softmax. Any number of classes an image (multi-label, such as the findings of
+a radiograph): binary cross entropy of the sigmoid, averaged over classes and batch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["ClassificationLoss", "class_probabilities"]
+
+
+class ClassificationLoss(nn.Module):
+    """Cross entropy, or its multi-label form.
+
+    Args:
+        multi_label: an image may have any number of the classes.
+
+    Raises:
+        ValueError: (when called) targets that are not of this kind.
+    """
+
+    def __init__(self, multi_label: bool = False) -> None:
+        super().__init__()
+        self.multi_label = multi_label
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the scalar loss in float32.
+
+        Args:
+            logits: `[B, classes]`.
+            target: class indices `[B]`; multi-label 0 or 1 for each class, `[B, classes]`.
+        """
+        if target.shape != (logits.shape if self.multi_label else logits.shape[:1]):
+            raise ValueError(
+                f"{'multi-label' if self.multi_label else 'single-label'} targets do not fit: logits "
+                f"{list(logits.shape)}, targets {list(target.shape)}"
+            )
+        with torch.autocast(device_type=logits.device.type, enabled=False):
+            logits = logits if logits.dtype == torch.float64 else logits.float()
+            if self.multi_label:
+                return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype))
+            return F.cross_entropy(logits, target)
+
+
+def class_probabilities(logits: Tensor, multi_label: bool = False) -> Tensor:
+    """Probability of each class `[B, classes]`: the softmax of the logits, or the sigmoid of each."""
+    return logits.sigmoid() if multi_label else logits.softmax(dim=1)
