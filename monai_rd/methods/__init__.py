@@ -35,16 +35,23 @@ def method_class(name: str) -> type[Method]:
     return METHODS[name]
 
 
-def build_method(name: str, student: Student, teacher: FrozenFoundationModel | None, **options: Any) -> Method:
+def build_method(
+    name: str,
+    student: Student,
+    teacher: FrozenFoundationModel | None,
+    multi_label: bool = False,
+    **options: Any,
+) -> Method:
     """Build the method `name` for this student and teacher.
 
     Args:
         name: one of `METHODS`.
         student: the network to train.
         teacher: the frozen teacher; None only for a method that needs none.
+        multi_label: an image may have any number of the classes.
         options: the method's own keyword arguments.
 
     Raises:
         ValueError: an unknown name, or no teacher where the method needs one.
     """
-    return method_class(name).build(student, teacher, **options)
+    return method_class(name).build(student, teacher, multi_label, **options)

@@ -20,7 +20,9 @@ class Method(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def build(cls, student: Student, teacher: FrozenFoundationModel | None, **options: Any) -> Method:
+    def build(
+        cls, student: Student, teacher: FrozenFoundationModel | None, multi_label: bool = False, **options: Any
+    ) -> Method:
         """Build the method with the widths of this student and teacher."""
 
     @abstractmethod
@@ -43,7 +45,7 @@ class Method(nn.Module, ABC):
             student_logits: z_s `[B, classes]`.
             teacher_features: F_t(x), map or vector, with or without the bag axis; None for a method that needs none.
             classifier: g, the linear layer `[B, D]` to `[B, classes]` that belongs to the student.
-            target: class indices `[B]`.
+            target: class indices `[B]`; multi-label 0 or 1 for each class, `[B, classes]`.
 
         Returns:
             Scalars by name, with the names of `weights`.

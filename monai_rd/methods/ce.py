@@ -20,7 +20,9 @@ class CrossEntropyAlone(Method):
     needs_teacher = False
 
     @classmethod
-    def build(cls, student: Student, teacher: FrozenFoundationModel | None, **options: Any) -> CrossEntropyAlone:
+    def build(
+        cls, student: Student, teacher: FrozenFoundationModel | None, multi_label: bool = False, **options: Any
+    ) -> CrossEntropyAlone:
         """Build it; it takes no options, and a teacher is not used.
 
         Raises:

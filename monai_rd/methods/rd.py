@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch.nn import functional as F
 
-from monai_rd.losses import CKALoss, KLDistillationLoss
+from monai_rd.losses import CKALoss, ClassificationLoss, KLDistillationLoss
 from monai_rd.losses.cka import Estimator
 from monai_rd.methods.base import Method
 from monai_rd.networks.reprogramming import Reprogrammer
@@ -57,6 +56,8 @@ class ReprogrammingDistillation(Method):
             the foundation model is fixed, so the default lets it flow.
         width: channels inside phi.
         blocks: residual blocks of phi.
+        multi_label: an image may have any number of the classes: both cross entropies are binary, KL is by class.
+        spatial_dims: 3 for a teacher and a student of volumes.
 
     Raises:
         ValueError: what `Reprogrammer`, `CKALoss` and `KLDistillationLoss` refuse.
@@ -75,24 +76,41 @@ class ReprogrammingDistillation(Method):
         detach_teacher: bool = False,
         width: int = 512,
         blocks: int = 2,
+        multi_label: bool = False,
+        spatial_dims: int = 2,
     ) -> None:
         super().__init__()
-        self.phi = Reprogrammer(channels, feature_dim, kind, width=width, blocks=blocks)
-        self.kl, self.cka = KLDistillationLoss(temperature), CKALoss(estimator)
+        self.phi = Reprogrammer(channels, feature_dim, kind, width=width, blocks=blocks, spatial_dims=spatial_dims)
+        self.ce = ClassificationLoss(multi_label)
+        self.kl, self.cka = KLDistillationLoss(temperature, multi_label), CKALoss(estimator)
         self.alpha, self.beta, self.detach_teacher = alpha, beta, detach_teacher
 
     @classmethod
     def build(
-        cls, student: Student, teacher: FrozenFoundationModel | None, **options: Any
+        cls, student: Student, teacher: FrozenFoundationModel | None, multi_label: bool = False, **options: Any
     ) -> ReprogrammingDistillation:
         """Build RD with the widths of this student and teacher.
 
         Raises:
-            ValueError: no teacher.
+            ValueError: no teacher, or one of them reads volumes and the other images.
         """
         if teacher is None:
             raise ValueError("the method 'rd' needs a teacher: give --teacher NAME or FILE, or use --method ce")
-        return cls(teacher.channels, student.feature_dim, teacher.kind, **options)
+        if teacher.spatial_dims != student.spatial_dims:
+            reads = {2: "images or slices", 3: "volumes"}
+            raise ValueError(
+                f"the teacher '{teacher.name}' reads {reads[teacher.spatial_dims]}, the student "
+                f"{reads[student.spatial_dims]}: choose another --student (`monai-rd students` lists both kinds) or "
+                "--teacher"
+            )
+        return cls(
+            teacher.channels,
+            student.feature_dim,
+            teacher.kind,
+            multi_label=multi_label,
+            spatial_dims=teacher.spatial_dims,
+            **options,
+        )
 
     def weights(self, progress: float) -> dict[str, float]:
         """Alpha and beta, linear between their first and last value."""
@@ -112,7 +130,7 @@ class ReprogrammingDistillation(Method):
             raise ValueError("RD got no teacher features")
         f_t = self.phi(teacher_features)
         z_t = classifier(f_t)
-        teacher_ce = F.cross_entropy(z_t, target)
+        teacher_ce = self.ce(z_t, target)
         if self.detach_teacher:
             f_t, z_t = f_t.detach(), z_t.detach()
         cka = self.cka(gather_batch(student_features), gather_batch(f_t))

@@ -21,15 +21,21 @@ class _Residual(nn.Module):
         return self.last(x + self.body(x))
 
 
-def _conv(inputs: int, outputs: int, size: int, relu: bool = True) -> nn.Sequential:
-    layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=False), nn.BatchNorm2d(outputs)]
+def _conv(inputs: int, outputs: int, size: int, dims: int, relu: bool = True) -> nn.Sequential:
+    convolution, normalisation = (nn.Conv2d, nn.BatchNorm2d) if dims == 2 else (nn.Conv3d, nn.BatchNorm3d)
+    layers: list[nn.Module] = [
+        convolution(inputs, outputs, size, padding=size // 2, bias=False),
+        normalisation(outputs),
+    ]
     return nn.Sequential(*layers, nn.ReLU(inplace=True)) if relu else nn.Sequential(*layers)
 
 
-def _map_block(width: int) -> nn.Module:
+def _map_block(width: int, dims: int) -> nn.Module:
     """ResNet's bottleneck block (He et al., arXiv 1512.03385)."""
     middle = max(width // 4, 1)
-    body = nn.Sequential(_conv(width, middle, 1), _conv(middle, middle, 3), _conv(middle, width, 1, relu=False))
+    body = nn.Sequential(
+        _conv(width, middle, 1, dims), _conv(middle, middle, 3, dims), _conv(middle, width, 1, dims, relu=False)
+    )
     return _Residual(body, nn.ReLU(inplace=True))
 
 
@@ -52,13 +58,20 @@ class Reprogrammer(nn.Module):
         kind: "map" or "vector", what the teacher gives.
         width: channels inside phi. It bounds phi's cost, which every training step pays.
         blocks: number of residual blocks, at least 1.
+        spatial_dims: 2 for the maps of a teacher of images, 3 for those of a teacher of volumes.
 
     Raises:
-        ValueError: an unknown kind, or a number below 1.
+        ValueError: an unknown kind, a number below 1, or other dimensions than 2 and 3.
     """
 
     def __init__(
-        self, channels: int, feature_dim: int, kind: Literal["map", "vector"] = "map", width: int = 512, blocks: int = 2
+        self,
+        channels: int,
+        feature_dim: int,
+        kind: Literal["map", "vector"] = "map",
+        width: int = 512,
+        blocks: int = 2,
+        spatial_dims: int = 2,
     ) -> None:
         super().__init__()
         if kind not in ("map", "vector"):
@@ -67,9 +80,12 @@ class Reprogrammer(nn.Module):
             raise ValueError(
                 f"channels, feature_dim, width, blocks must be at least 1: {channels}, {feature_dim}, {width}, {blocks}"
             )
-        self.kind = kind
+        if spatial_dims not in (2, 3):
+            raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}")
+        self.kind, self.spatial_dims = kind, spatial_dims
         if kind == "map":
-            self.blocks = nn.Sequential(_conv(channels, width, 1), *(_map_block(width) for _ in range(blocks)))
+            layers = [_conv(channels, width, 1, spatial_dims)]
+            self.blocks = nn.Sequential(*layers, *(_map_block(width, spatial_dims) for _ in range(blocks)))
         else:
             self.blocks = nn.Sequential(nn.Linear(channels, width), *(_vector_block(width) for _ in range(blocks)))
         self.output = nn.Linear(width, feature_dim)
@@ -78,15 +94,15 @@ class Reprogrammer(nn.Module):
         """Reprogram teacher features into `[B, D]`.
 
         Args:
-            features: maps `[B, C, h, w]` or vectors `[B, C]`; of bags `[B, S, C, h, w]` or `[B, S, C]`.
+            features: maps `[B, C, h, w]` (of volumes `[B, C, d, h, w]`) or vectors `[B, C]`; of bags with S after B.
 
         Raises:
             ValueError: another number of dimensions.
         """
-        single = 4 if self.kind == "map" else 2
+        single = 2 + self.spatial_dims if self.kind == "map" else 2
         if features.ndim not in (single, single + 1):
             raise ValueError(f"phi was built for a teacher's {self.kind}, got features of shape {list(features.shape)}")
         bags = features if features.ndim == single + 1 else features.unsqueeze(1)
         hidden = self.blocks(bags.flatten(0, 1))
-        pooled = hidden.mean(dim=(2, 3)) if self.kind == "map" else hidden
+        pooled = hidden.flatten(2).mean(dim=2) if self.kind == "map" else hidden
         return self.output(pooled.unflatten(0, (-1, bags.shape[1])).mean(dim=1))

@@ -31,6 +31,19 @@ def test_terms_are_those_of_equation_3() -> None:
     torch.testing.assert_close(terms["cka"], -cka(f_s, f_t, "unbiased"))
 
 
+def test_multi_label_terms_are_by_class() -> None:
+    torch.manual_seed(0)
+    method = ReprogrammingDistillation(5, 7, width=8, multi_label=True).eval()
+    g, target = nn.Linear(7, 3), (torch.rand(6, 3) > 0.5).float()
+    f_s, teacher = torch.randn(6, 7), torch.randn(6, 5, 4, 4)
+    terms = method(f_s, g(f_s), teacher, g, target)
+    z_t = g(method.phi(teacher))
+    p_t, p_s = z_t.sigmoid(), g(f_s).sigmoid()
+    kl = p_t * (p_t / p_s).log() + (1 - p_t) * ((1 - p_t) / (1 - p_s)).log()
+    torch.testing.assert_close(terms["kl"], kl.mean())
+    torch.testing.assert_close(terms["teacher_ce"], F.binary_cross_entropy_with_logits(z_t, target))
+
+
 def test_alpha_and_beta_fall_linearly() -> None:
     method = ReprogrammingDistillation(5, 7, alpha=(1.0, 0.0), beta=(2.0, 1.0))
     assert method.weights(0) == {"teacher_ce": 1, "kl": 2, "cka": 2}
@@ -38,12 +51,14 @@ def test_alpha_and_beta_fall_linearly() -> None:
     assert method.weights(1) == {"teacher_ce": 0, "kl": 1, "cka": 1}
 
 
-@pytest.mark.parametrize("kind", ["map", "vector"])
-def test_every_parameter_gets_a_gradient(kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "shape", "dims"), [("map", (8, 3, 5, 4, 4), 2), ("vector", (8, 3, 5), 2), ("map", (8, 5, 3, 4, 4), 3)]
+)
+def test_every_parameter_gets_a_gradient(kind: str, shape: tuple[int, ...], dims: int) -> None:
     torch.manual_seed(0)
-    method = ReprogrammingDistillation(5, 7, kind, width=8)  # type: ignore[arg-type]
+    method = ReprogrammingDistillation(5, 7, kind, width=8, spatial_dims=dims)  # type: ignore[arg-type]
     g, f_s = nn.Linear(7, 2), torch.randn(8, 7, requires_grad=True)
-    teacher = torch.randn(8, 3, 5, 4, 4) if kind == "map" else torch.randn(8, 3, 5)
+    teacher = torch.randn(shape)
     sum(method(f_s, g(f_s), teacher, g, torch.arange(8) % 2).values()).backward()
     for name, parameter in [*method.named_parameters(), *g.named_parameters(), ("f_s", f_s)]:
         assert parameter.grad is not None, name

@@ -8,12 +8,17 @@ from torch import nn
 
 from monai_rd.networks import Reprogrammer
 
-SHAPES = {"map": (6, 12, 5, 5), "vector": (6, 12)}
+SHAPES = {"map": (6, 12, 5, 5), "vector": (6, 12), "volume": (6, 12, 3, 5, 5)}
+
+
+def phi_of(kind: str, **options: int) -> Reprogrammer:
+    """phi for a teacher's maps, vectors, or maps of volumes."""
+    return Reprogrammer(12, 7, "map" if kind == "volume" else kind, spatial_dims=2 + (kind == "volume"), **options)
 
 
 @pytest.mark.parametrize("kind", SHAPES)
 def test_any_teacher_width_becomes_the_students(kind: str) -> None:
-    phi = Reprogrammer(12, 7, kind, width=16, blocks=3)
+    phi = phi_of(kind, width=16, blocks=3)
     features = torch.rand(SHAPES[kind])
     found = phi(features)
     assert found.shape == (6, 7)
@@ -25,7 +30,7 @@ def test_any_teacher_width_becomes_the_students(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", SHAPES)
 def test_a_bag_is_averaged_after_the_blocks(kind: str) -> None:
-    phi = Reprogrammer(12, 7, kind, width=16).eval()
+    phi = phi_of(kind, width=16).eval()
     bag = torch.rand(2, 3, *SHAPES[kind][1:])
     with torch.no_grad():
         each = torch.stack([phi(bag[:, index]) for index in range(3)])
@@ -64,6 +69,10 @@ def test_blocks_are_residual() -> None:
 def test_wrong_input_is_refused() -> None:
     with pytest.raises(ValueError, match="kind must be 'map' or 'vector', not 'token'"):
         Reprogrammer(4, 3, "token")
+    with pytest.raises(ValueError, match="spatial_dims must be 2 or 3, got 4"):
+        Reprogrammer(4, 3, spatial_dims=4)
+    with pytest.raises(ValueError, match=r"a teacher's map, got features of shape \[2, 4, 5, 5\]"):
+        Reprogrammer(4, 3, spatial_dims=3)(torch.rand(2, 4, 5, 5))
     with pytest.raises(ValueError, match="must be at least 1"):
         Reprogrammer(4, 3, blocks=0)
     with pytest.raises(ValueError, match=r"built for a teacher's map, got features of shape \[2, 4\]"):
