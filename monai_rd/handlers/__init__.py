@@ -2,8 +2,17 @@
 
 from monai_rd.handlers.checkpoint import RunCheckpoint
 from monai_rd.handlers.cotraining import CoTrainingHandler
+from monai_rd.handlers.metrics import additional_metrics, key_metric
 from monai_rd.handlers.progress import ProgressHandler
 from monai_rd.handlers.scores import ScoreWriter
 from monai_rd.handlers.seeding import EpochSeedHandler
 
-__all__ = ["CoTrainingHandler", "EpochSeedHandler", "ProgressHandler", "RunCheckpoint", "ScoreWriter"]
+__all__ = [
+    "CoTrainingHandler",
+    "EpochSeedHandler",
+    "ProgressHandler",
+    "RunCheckpoint",
+    "ScoreWriter",
+    "additional_metrics",
+    "key_metric",
+]

@@ -20,6 +20,9 @@ __all__ = ["ScoreWriter"]
 class ScoreWriter:
     """Writes one row a study: id, class, its probability, the probability of every class, a problem's code and message.
 
+    Of multi-label data "class" holds every class whose probability is at least 0.5, joined by "|", and "probability" is
+    left empty.
+
     Attach it to an evaluator whose postprocessing leaves probabilities in `pred` and whose batches come from a
     `TolerantDataset`: an item with a `problem` gets no score.
 
@@ -27,12 +30,18 @@ class ScoreWriter:
         path: of the CSV; written as a whole at the end.
         class_names: by class index.
         problems: why DICOM series were left out, by their headers; each gets a row with its code and no score.
+        multi_label: an image may have any number of the classes.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], class_names: Sequence[str], problems: Sequence[DicomSeriesError] = ()
+        self,
+        path: str | os.PathLike[str],
+        class_names: Sequence[str],
+        problems: Sequence[DicomSeriesError] = (),
+        multi_label: bool = False,
     ) -> None:
         self.path, self.class_names, self.problems = Path(path), list(class_names), list(problems)
+        self.multi_label = multi_label
         self._rows: list[list[str]] = []
         self._unread: list[tuple[str, str, str]] = []  # id, code, message
 
@@ -52,9 +61,14 @@ class ScoreWriter:
                 self._unread.append((study["id"], study["problem"], study["message"]))
                 continue
             probabilities = output[CommonKeys.PRED].tolist()
-            best = max(range(len(probabilities)), key=probabilities.__getitem__)
-            numbers = [f"{p:.7f}" for p in (probabilities[best], *probabilities)]
-            self._rows.append([study["id"], self.class_names[best], *numbers, "", ""])
+            numbers = [f"{p:.7f}" for p in probabilities]
+            if self.multi_label:
+                named = "|".join(name for name, p in zip(self.class_names, probabilities, strict=True) if p >= 0.5)
+                highest = ""
+            else:
+                best = max(range(len(probabilities)), key=probabilities.__getitem__)
+                named, highest = self.class_names[best], numbers[best]
+            self._rows.append([study["id"], named, highest, *numbers, "", ""])
 
     def _write(self, engine: Engine) -> None:
         header = ["id", "class", "probability", *(f"p_{name}" for name in self.class_names), "problem", "message"]

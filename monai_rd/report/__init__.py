@@ -8,8 +8,10 @@ from monai_rd.lazy import lazy_names
 
 if TYPE_CHECKING:
     from monai_rd.report.final import FinalReport
-    from monai_rd.report.metrics import classification_metrics
+    from monai_rd.report.metrics import classification_metrics, multi_label_metrics
 
-__getattr__ = lazy_names(__name__, {"final": ("FinalReport",), "metrics": ("classification_metrics",)})
+__getattr__ = lazy_names(
+    __name__, {"final": ("FinalReport",), "metrics": ("classification_metrics", "multi_label_metrics")}
+)
 
-__all__ = ["FinalReport", "classification_metrics"]
+__all__ = ["FinalReport", "classification_metrics", "multi_label_metrics"]

@@ -17,8 +17,9 @@ from torch import nn
 from monai_rd.bundle import require_model
 from monai_rd.data.errors import count_codes
 from monai_rd.files import atomic_write
+from monai_rd.losses import class_probabilities
 from monai_rd.methods.rd import ReprogrammingDistillation
-from monai_rd.report.metrics import classification_metrics
+from monai_rd.report.metrics import classification_metrics, multi_label_metrics
 
 if TYPE_CHECKING:
     from monai_rd.methods import Method
@@ -26,7 +27,13 @@ if TYPE_CHECKING:
 
 __all__ = ["FinalReport"]
 
-METRICS = {"accuracy": "accuracy", "roc_auc": "ROC AUC", "sensitivity": "sensitivity", "specificity": "specificity"}
+METRICS = {
+    "accuracy": "accuracy",
+    "roc_auc": "ROC AUC",
+    "average_precision": "average precision",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+}
 PHANTOM_NOTE = (
     "These are PHANTOMS drawn by the project itself, not patients: the numbers show that the machinery works and say "
     "nothing about medicine. Give --dataset_dir DIR --teacher NAME_OR_FILE to train on your own data."
@@ -58,6 +65,7 @@ class FinalReport:
         teacher: the frozen foundation model.
         phantom: the data are the project's phantoms; then the report says so.
         settings: written into `metrics.json` beside the numbers.
+        multi_label: an image may have any number of the classes.
     """
 
     def __init__(
@@ -72,10 +80,12 @@ class FinalReport:
         teacher: FrozenFoundationModel | None = None,
         phantom: bool = False,
         settings: dict[str, Any] | None = None,
+        multi_label: bool = False,
     ) -> None:
         self.model_path, self.output_dir = Path(model_path), Path(output_dir)
         self.network, self.loader, self.class_names, self.device = network, loader, list(class_names), device
         self.method, self.teacher, self.phantom, self.settings = method, teacher, phantom, settings or {}
+        self.multi_label = multi_label
         self._unread: list[str] = []
 
     def run(self) -> dict[str, Any]:
@@ -113,11 +123,12 @@ class FinalReport:
                 problems = batch.get("problem", [""] * len(logits))
                 self._unread += [code for code in problems if code]
                 read = torch.tensor([not code for code in problems])
-                probabilities.append(logits.float().softmax(dim=1).cpu()[read])
+                probabilities.append(class_probabilities(logits.float(), self.multi_label).cpu()[read])
                 labels.append(torch.as_tensor(batch["label"]).cpu()[read])
         if not sum(map(len, labels)):
             raise ValueError(f"no test study could be read: {count_codes(self._unread)}")
-        return classification_metrics(torch.cat(probabilities).numpy(), torch.cat(labels).numpy())
+        measure = multi_label_metrics if self.multi_label else classification_metrics
+        return measure(torch.cat(probabilities).numpy(), torch.cat(labels).numpy())
 
     def _print(self, rows: dict[str, dict[str, Any]]) -> None:
         console = Console(width=100)
@@ -128,13 +139,28 @@ class FinalReport:
         for name in shown.values():
             table.add_column(name, justify="right")
         for row, metrics in rows.items():
-            cells = [
-                f"{m['value']:.3f}\n{m['interval'][0]:.3f}-{m['interval'][1]:.3f}" for m in map(metrics.get, shown) if m
-            ]
-            table.add_row(row, *cells)
+            table.add_row(row, *(_cell(metrics[key]) for key in shown))
         console.print(table)
-        if len(self.class_names) == 2:
+        if self.multi_label:
+            console.print(self._classes(rows))
+        elif len(self.class_names) == 2:
             console.print(f"positive class: {self.class_names[1]}")
         console.print(f"student saved: {self.model_path}", soft_wrap=True)
         if self.phantom:
             console.print(PHANTOM_NOTE, style="bold")
+
+    def _classes(self, rows: dict[str, dict[str, Any]]) -> Table:
+        """ROC AUC of each class; "-" where all images agree."""
+        table = Table(title="ROC AUC by class", title_justify="left")
+        for name in ("", "positive", *rows):
+            table.add_column(name, justify="right" if name else "left")
+        for index, name in enumerate(self.class_names):
+            found = [metrics["classes"][index] for metrics in rows.values()]
+            aucs = ["-" if one["roc_auc"] is None else f"{one['roc_auc']:.3f}" for one in found]
+            table.add_row(name, str(found[0]["positives"]), *aucs)
+        return table
+
+
+def _cell(metric: dict[str, Any]) -> str:
+    interval = metric.get("interval")
+    return f"{metric['value']:.3f}" + (f"\n{interval[0]:.3f}-{interval[1]:.3f}" if interval else "")

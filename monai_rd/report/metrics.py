@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import binomtest
-from sklearn.metrics import roc_auc_score
+from scipy.stats import binomtest, norm, rankdata
+from sklearn.metrics import average_precision_score, roc_auc_score
 
-__all__ = ["classification_metrics"]
+__all__ = ["classification_metrics", "multi_label_metrics"]
 
 
 def classification_metrics(probabilities: ArrayLike, labels: ArrayLike, seed: int = 0) -> dict[str, Any]:
@@ -62,3 +62,54 @@ def _auc(p: np.ndarray, y: np.ndarray, seed: int) -> dict[str, Any]:
     classes = [np.flatnonzero(y == index) for index in range(p.shape[1])]
     draws = [auc(np.concatenate([random.choice(rows, len(rows)) for rows in classes])) for _ in range(1000)]
     return {"value": auc(np.arange(len(y))), "interval": [float(q) for q in np.quantile(draws, (0.025, 0.975))]}
+
+
+def multi_label_metrics(probabilities: ArrayLike, labels: ArrayLike) -> dict[str, Any]:
+    """ROC AUC and average precision, each the unweighted mean over the classes that have both values.
+
+    Args:
+        probabilities: of each class `[N, classes]`.
+        labels: 0 or 1 `[N, classes]`.
+
+    Returns:
+        `n`; `roc_auc` with `value` and 95 % `interval` (DeLong et al. 1988, DOI 10.2307/2531595: normal, from each
+        image's influence on the mean, so that classes may be correlated); `average_precision` with `value`; `classes`,
+        in order: `positives`, `roc_auc` and `average_precision` of each, None where all images agree.
+
+    Raises:
+        ValueError: shapes that do not fit, labels other than 0 and 1, or no class with both values.
+    """
+    p, y = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
+    if p.ndim != 2 or y.shape != p.shape or not np.isin(y, (0, 1)).all():
+        raise ValueError(f"probabilities and labels (0 or 1) [N, classes] are needed, got {p.shape} and {y.shape}")
+    classes: list[dict[str, Any]] = []
+    influences = []
+    for score, positive in zip(p.T, y.T.astype(bool), strict=True):
+        auc = precision = None
+        if 0 < positive.sum() < len(positive):
+            auc, influence = _auc_and_influence(score, positive)
+            influences.append(influence)
+            precision = float(average_precision_score(positive, score))
+        classes.append({"positives": int(positive.sum()), "roc_auc": auc, "average_precision": precision})
+    if not influences:
+        raise ValueError("no class has both positive and negative images: nothing can be measured")
+    found = [one for one in classes if one["roc_auc"] is not None]
+    value = float(np.mean([one["roc_auc"] for one in found]))
+    half = norm.ppf(0.975) * np.mean(influences, axis=0).std() / np.sqrt(len(p))
+    return {
+        "n": len(p),
+        "roc_auc": {"value": value, "interval": [max(value - half, 0.0), min(value + half, 1.0)]},
+        "average_precision": {"value": float(np.mean([one["average_precision"] for one in found]))},
+        "classes": classes,
+    }
+
+
+def _auc_and_influence(score: np.ndarray, positive: np.ndarray) -> tuple[float, np.ndarray]:
+    """The AUC, and the influence of each image on it: DeLong's structural components, centred and scaled by class."""
+    n, m = positive.sum(), (~positive).sum()
+    ranks = rankdata(score)
+    below = np.empty(len(score))  # share of the other class on the right side
+    below[positive] = (ranks[positive] - rankdata(score[positive])) / m
+    below[~positive] = 1 - (ranks[~positive] - rankdata(score[~positive])) / n
+    auc = float(below[positive].mean())
+    return auc, (below - auc) * len(score) / np.where(positive, n, m)

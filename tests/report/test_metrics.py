@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from monai_rd.report import classification_metrics
+from monai_rd.report import classification_metrics, multi_label_metrics
 
 
 def slow_auc(scores: np.ndarray, positive: np.ndarray) -> float:
@@ -80,3 +80,46 @@ def test_perfect_and_useless_scores() -> None:
 def test_what_does_not_fit_is_refused(shape: tuple[int, ...], labels: list[int], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         classification_metrics(np.full(shape, 0.5), labels)
+
+
+def several(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and labels of four classes; the last one never occurs."""
+    random = np.random.default_rng(seed)
+    labels = (random.random((n, 4)) < (0.5, 0.2, 0.7, 0.0)).astype(int)
+    return (1 / (1 + np.exp(-random.normal(size=(n, 4)) - labels))).round(2), labels
+
+
+def test_multi_label_is_the_mean_over_classes_that_occur() -> None:
+    p, y = several(80)
+    found = multi_label_metrics(p, y)
+    aucs = [slow_auc(p[:, k], y[:, k] == 1) for k in range(3)]
+    assert [one["roc_auc"] for one in found["classes"]] == [*(pytest.approx(a) for a in aucs), None]
+    assert found["roc_auc"]["value"] == pytest.approx(np.mean(aucs))
+    assert found["classes"][3] == {"positives": 0, "roc_auc": None, "average_precision": None}
+    # average precision: precision at each positive, in falling order of the score
+    distinct = np.unique(p[:, 0])[::-1]
+    total, before = 0.0, 0
+    for threshold in distinct:
+        chosen = p[:, 0] >= threshold
+        hits = int(y[chosen, 0].sum())
+        total += (hits - before) / y[:, 0].sum() * hits / chosen.sum()
+        before = hits
+    assert found["classes"][0]["average_precision"] == pytest.approx(total)
+
+
+def test_multi_label_interval_covers_as_often_as_it_says() -> None:
+    """Of 300 cohorts the 95 % interval should hold the truth (its mean over many images) in about 285."""
+    truth = multi_label_metrics(*several(200_000, seed=1))["roc_auc"]["value"]
+    hits = 0
+    for seed in range(300):
+        low, high = multi_label_metrics(*several(120, seed=seed + 2))["roc_auc"]["interval"]
+        hits += low <= truth <= high
+    assert 273 <= hits <= 296
+
+
+def test_multi_label_refuses_what_does_not_fit() -> None:
+    p, y = several(10)
+    with pytest.raises(ValueError, match="are needed"):
+        multi_label_metrics(p, y[:, 0])
+    with pytest.raises(ValueError, match="no class has both"):
+        multi_label_metrics(p, np.zeros_like(y))
