@@ -32,8 +32,8 @@ class TolerantDataset(Dataset):
 
     Args:
         data: items with `image`.
-        transform: to a bag of slices `[S, 3, H, W]`.
-        image_size: H and W of the black image `[1, 3, H, W]`.
+        transform: to a bag of slices `[S, 3, H, W]` or a volume `[1, D, H, W]`.
+        shape: of the black image: `[1, 3, H, W]`, or `[1, D, H, W]` for networks of volumes.
         policy: see `Policy`; "warn" is for the loading transform.
     """
 
@@ -41,11 +41,11 @@ class TolerantDataset(Dataset):
         self,
         data: Sequence[dict[str, Any]],
         transform: Callable[[Any], Any],
-        image_size: int,
+        shape: Sequence[int],
         policy: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(data, transform)
-        self.image_size, self.policy = image_size, Policy(policy)
+        self.shape, self.policy = tuple(shape), Policy(policy)
 
     def _transform(self, index: int) -> dict[str, Any]:
         try:
@@ -54,7 +54,7 @@ class TolerantDataset(Dataset):
             reason = _to_skip(error, self.policy)
             if reason is None:
                 raise
-        black = MetaTensor(torch.zeros(1, 3, self.image_size, self.image_size))
+        black = MetaTensor(torch.zeros(self.shape))
         return {**self.data[index], "image": black, "problem": reason.code, "message": str(reason)}
 
 

@@ -36,7 +36,7 @@ class Loader(Transform):
 def test_a_study_that_cannot_be_read_leaves_the_others_alone(num_workers: int) -> None:
     items = [{"image": name, "id": str(i)} for i, name in enumerate(["bad", "good", "bad", "good", "bad", "bad"])]
     loader = DataLoader(
-        TolerantDataset(items, load, 8, {"default": "skip"}),
+        TolerantDataset(items, load, (1, 3, 8, 8), {"default": "skip"}),
         batch_size=2,
         num_workers=num_workers,
         collate_fn=bag_collate,
@@ -53,7 +53,7 @@ def test_a_study_that_cannot_be_read_leaves_the_others_alone(num_workers: int) -
 
 def test_any_other_error_is_raised() -> None:
     with pytest.raises(RuntimeError) as caught:
-        TolerantDataset([{"image": "bug", "id": "0"}], load, 8, {"default": "skip"})[0]
+        TolerantDataset([{"image": "bug", "id": "0"}], load, (1, 3, 8, 8), {"default": "skip"})[0]
     assert "no such key" in f"{caught.value} {caught.value.__cause__}"
 
 
@@ -61,7 +61,7 @@ def test_any_other_error_is_raised() -> None:
 def test_what_the_policy_calls_an_error_is_raised(policy: dict | None) -> None:
     items = [{"image": "good", "id": "0"}, {"image": "bad", "id": "1"}]
     with pytest.raises(RuntimeError) as caught:
-        TolerantDataset(items, load, 8, policy)[1]
+        TolerantDataset(items, load, (1, 3, 8, 8), policy)[1]
     assert isinstance(original_error(caught.value), UnreadableImageError)
     with pytest.raises(RuntimeError):
         SkippingCacheDataset(items, Loader(), policy)
