@@ -2,8 +2,8 @@ r"""Knowledge distillation on logits: $T^2\,\mathrm{KL}(\mathrm{softmax}(z_t/T)\
 
 Hinton et al., arXiv 1503.02531; with T = 1 the KL term of arXiv 2407.06504, Eq. 3. Summed over classes, mean over the
 batch. Where an image may have several classes, each class is a distribution of its own, present or absent, and
-$T^2\,\mathrm{KL}(\mathrm{Bern}(\sigma(z_t/T))\,\|\,\mathrm{Bern}(\sigma(z_s/T)))$ is averaged over classes and batch, as
-binary cross entropy is (Yang et al., arXiv 2308.06453, sum it over classes).
+$T^2\,\mathrm{KL}(\mathrm{Bern}(\sigma(z_t/T))\,\|\,\mathrm{Bern}(\sigma(z_s/T)))$ is averaged over classes and batch
+as binary cross entropy is (Yang et al., arXiv 2308.06453, sum it over classes).
 """
 
 from __future__ import annotations
