@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import binomtest, norm, rankdata
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score
 
 __all__ = ["classification_metrics", "multi_label_metrics"]
 
@@ -56,7 +56,7 @@ def _auc(p: np.ndarray, y: np.ndarray, seed: int) -> dict[str, Any]:
     scored = range(p.shape[1]) if p.shape[1] > 2 else [1]  # of two classes each has the same AUC
 
     def auc(rows: np.ndarray) -> float:
-        return float(np.mean([roc_auc_score(y[rows] == index, p[rows, index]) for index in scored]))
+        return float(np.mean([_auc_and_influence(p[rows, index], y[rows] == index)[0] for index in scored]))
 
     random = np.random.default_rng(seed)
     classes = [np.flatnonzero(y == index) for index in range(p.shape[1])]

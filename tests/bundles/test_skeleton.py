@@ -22,7 +22,7 @@ def test_a_bundle_is_the_skeleton_and_its_own_blocks(file: str, modality: str) -
     assert text == sync.synced(file, modality), "run tools/sync_bundles.py"
 
 
-@pytest.mark.parametrize("modality", (sync.SKELETON, *sync.OTHERS))
+@pytest.mark.parametrize("modality", [sync.SKELETON, *sync.OTHERS])
 def test_no_bundle_has_other_files(modality: str) -> None:
     root = sync.BUNDLES / f"rd_{modality}"
     files = {path.relative_to(root) for path in root.rglob("*") if path.is_file()}
