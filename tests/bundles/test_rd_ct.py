@@ -1,4 +1,4 @@
-"""The bundle as its users run it: by MONAI's own commands, in processes of their own."""
+"""The skeleton of the bundles, by the one for CT: what can happen to a run, and what may be made of its student."""
 
 from __future__ import annotations
 
@@ -8,114 +8,32 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigParser, create_workflow, verify_metadata, verify_net_in_out
+from monai.bundle import ConfigParser
 
 from monai_rd.bundle import original_error
-from monai_rd.data import find_studies, phantom_cohort
+from monai_rd.data import find_studies
+from tests.bundles.commands import BUNDLES, QUICK, ROOT, config, copied, infer, monai, train
 
-ROOT = Path(__file__).parents[2]
-BUNDLE = ROOT / "bundles" / "rd_ct"
 REAL = ROOT.parent / "shared" / "data"
+BUNDLE = BUNDLES / "rd_ct"
 CONFIGS = BUNDLE / "configs"
-PATIENT = "PHANTOM"
-# Small enough for seconds, the same road as the default run.
-QUICK = ["--max_epochs", "2", "--image_size", "32", "--slices", "2", "--seed", "3"]
-
-
-def monai(*words: str, cwd: Path = ROOT, launcher: tuple[str, ...] = (), code: int = 0) -> str:
-    """Run `python -m monai.bundle WORDS` and give back what it printed."""
-    command = [sys.executable, *(launcher or ("-m",)), "monai.bundle", *words]
-    environment = {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONHASHSEED": "0"}
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment, timeout=300, check=False)
-    assert done.returncode == code, done.stdout[-3000:] + done.stderr[-6000:]
-    return done.stdout + done.stderr
-
-
-def train(root: Path, cohort: str, *words: str, **how: Any) -> str:
-    places = ["--bundle_root", str(root), "--output_dir", str(root / "eval"), "--dataset_dir", cohort]
-    return monai("run", "--config_file", str(CONFIGS / "train.json"), *places, *QUICK, *words, **how)
-
-
-def config(name: str, **overrides: Any) -> ConfigParser:
-    """A config of the bundle in this process."""
-    return ConfigParser({**ConfigParser.load_config_file(str(CONFIGS / name)), **overrides})
 
 
 @pytest.fixture(scope="session")
-def cohort(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A cohort of a tenth of the phantoms."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("monai_rd.data.phantoms.SPLIT", {"training": 32, "validation": 12, "test": 20})
-        return phantom_cohort(tmp_path_factory.mktemp("cohort"))
+def cohort(cohort_of: Callable[[str], str]) -> str:
+    return cohort_of("ct")
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory, cohort: str) -> tuple[Path, str]:
-    """A copy of the bundle after a short training, and what that printed."""
-    root = tmp_path_factory.mktemp("trained") / "rd_ct"
-    shutil.copytree(BUNDLE, root, ignore=shutil.ignore_patterns("models", "eval"))
-    return root, train(root, cohort)
-
-
-def test_training_ends_with_the_table_and_says_phantoms(trained: tuple[Path, str]) -> None:
-    root, printed = trained
-    result = json.loads((root / "eval" / "metrics.json").read_text())
-    student = result["test"]["student"]
-    assert student["n"] == 20
-    assert set(result["test"]) == {"student", "reprogrammed teacher"}
-    for word in (
-        "accuracy",
-        "ROC AUC",
-        "sensitivity",
-        "specificity",
-        "reprogrammed teacher",
-        "PHANTOMS",
-        "epoch   2/2",
-    ):
-        assert word in printed
-    assert f"{student['accuracy']['value']:.3f}" in printed
-
-
-def test_model_is_the_student_alone(trained: tuple[Path, str]) -> None:
-    from monai_rd.networks import Student
-
-    state = torch.load(trained[0] / "models" / "model.pt", weights_only=True)
-    assert state.keys() == Student("resnet18", 2).state_dict().keys()
-    Student("resnet18", 2).load_state_dict(state)
-
-
-def test_nothing_is_written_elsewhere(trained: tuple[Path, str]) -> None:
-    root = trained[0]
-    found = {path.relative_to(root).parts[0] for path in root.rglob("*") if path.is_file()}
-    assert found == {"configs", "docs", "LICENSE", "eval", "models"}
-    assert sorted(path.name for path in (root / "models").iterdir()) == ["model.pt", "settings.json"]
-
-
-def test_no_patient_in_anything_written_or_printed(trained: tuple[Path, str], cohort: str, tmp_path: Path) -> None:
-    root, printed = trained
-    assert any(PATIENT.encode() in path.read_bytes() for path in Path(cohort).rglob("*.dcm"))
-    named, out = tmp_path / "MUELLER_HANS", tmp_path / "out"
-    shutil.copytree(Path(cohort) / "study_0001", named / "study_0001")
-    printed += infer(root, str(named), out)
-    printed = printed.replace("PHANTOMS drawn by the project", "")
-    assert PATIENT not in printed
-    assert "MUELLER" not in printed
-    for path in [*(root / "eval").rglob("*"), *(root / "models").rglob("*"), *out.rglob("*")]:
-        if path.is_file():
-            for word in (PATIENT, "study_0", "MUELLER"):
-                assert word.encode() not in path.read_bytes(), path
-
-
-def infer(root: Path, folder: str, out: Path, *words: str, **how: Any) -> str:
-    config = str(CONFIGS / "inference.json")
-    places = ["--bundle_root", str(root), "--output_dir", str(out), "--dataset_dir", folder]
-    return monai("run", "--config_file", config, *places, *words, **how)
+def trained(trained_of: Callable[[str], tuple[Path, str]]) -> tuple[Path, str]:
+    return trained_of("ct")
 
 
 def test_inference_scores_every_series(trained: tuple[Path, str], cohort: str, tmp_path: Path) -> None:
@@ -191,19 +109,10 @@ def test_evaluate_reports_what_training_reported(trained: tuple[Path, str], coho
 
 def test_resume_after_a_kill_ends_at_the_same_numbers(trained: tuple[Path, str], cohort: str, tmp_path: Path) -> None:
     """Killed by the system (SIGKILL) after the first epoch was saved; then the same command with --resume true."""
-    root = tmp_path / "rd_ct"
-    shutil.copytree(BUNDLE, root, ignore=shutil.ignore_patterns("models", "eval"))
+    root = copied("ct", tmp_path)
     places = ["--bundle_root", str(root), "--output_dir", str(root / "eval"), "--dataset_dir", cohort]
-    command = [
-        sys.executable,
-        "-m",
-        "monai.bundle",
-        "run",
-        "--config_file",
-        str(CONFIGS / "train.json"),
-        *places,
-        *QUICK,
-    ]
+    words = ["run", "--config_file", str(CONFIGS / "train.json"), *places, *QUICK]
+    command = [sys.executable, "-m", "monai.bundle", *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONHASHSEED": "0"}
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
@@ -225,8 +134,7 @@ def test_resume_after_a_kill_ends_at_the_same_numbers(trained: tuple[Path, str],
 
 
 def test_two_processes(cohort: str, tmp_path: Path) -> None:
-    root = tmp_path / "rd_ct"
-    shutil.copytree(BUNDLE, root, ignore=shutil.ignore_patterns("models", "eval"))
+    root = copied("ct", tmp_path)
     files = str([str(CONFIGS / name) for name in ("train.json", "multi_gpu_train.json")])
     places = ["--bundle_root", str(root), "--output_dir", str(root / "eval"), "--dataset_dir", cohort]
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m")
@@ -235,42 +143,6 @@ def test_two_processes(cohort: str, tmp_path: Path) -> None:
     assert json.loads((root / "eval" / "metrics.json").read_text())["test"]["student"]["n"] == 20
     state = torch.load(root / "models" / "model.pt", weights_only=True)
     assert not any(key.startswith("module.") for key in state)
-
-
-def test_inference_and_metadata_know_the_default_run(cohort: str, tmp_path: Path) -> None:
-    """Before anything was trained, exports and checks build the network that the default run would train."""
-    train = config("train.json", dataset_dir=cohort)
-    infer = config("inference.json", bundle_root=str(tmp_path))
-    for name in ("student", "windows", "image_size", "slices"):
-        assert infer.get_parsed_content(name) == train.get_parsed_content(name), name
-    assert infer.get_parsed_content("class_names") == train.get_parsed_content("settings")["class_names"]
-    shape = json.loads((CONFIGS / "metadata.json").read_text())["network_data_format"]["inputs"]["image"]
-    assert shape["spatial_shape"] == [train.get_parsed_content("image_size")] * 2
-
-
-@pytest.mark.parametrize("kind", ["train", "infer"])
-def test_monai_finds_every_property(kind: str, trained: tuple[Path, str], cohort: str, tmp_path: Path) -> None:
-    name = "train.json" if kind == "train" else "inference.json"
-    places = {"bundle_root": str(trained[0]), "dataset_dir": cohort, "output_dir": str(tmp_path)}
-    workflow = create_workflow(config_file=str(CONFIGS / name), workflow_type=kind, **places)
-    assert workflow.check_properties() == []
-
-
-def test_metadata_meets_the_schema_20240725(tmp_path: Path) -> None:
-    """MONAI's own check, against our statement of that schema's requirements (its file is not ours to ship)."""
-    schema = Path(__file__).with_name("meta_schema_20240725_requirements.json")
-    shutil.copy(schema, tmp_path / "schema.json")
-    verify_metadata(meta_file=str(CONFIGS / "metadata.json"), filepath=str(tmp_path / "schema.json"))
-    broken = json.loads((CONFIGS / "metadata.json").read_text())
-    del broken["network_data_format"]["outputs"]["pred"]["value_range"]
-    (tmp_path / "broken.json").write_text(json.dumps(broken))
-    with pytest.raises(ValueError, match="value_range"):
-        verify_metadata(meta_file=str(tmp_path / "broken.json"), filepath=str(tmp_path / "schema.json"))
-
-
-def test_network_fits_the_metadata() -> None:
-    files = {"meta_file": str(CONFIGS / "metadata.json"), "config_file": str(CONFIGS / "inference.json")}
-    verify_net_in_out("network_def", **files, device="cpu")
 
 
 @pytest.mark.parametrize("form", ["ckpt_export", "onnx_export"])
@@ -294,7 +166,7 @@ def test_exports_agree_with_the_network(form: str, trained: tuple[Path, str], tm
         "--bundle_root",
         str(root),
     )
-    network = config("inference.json", bundle_root=str(root)).get_parsed_content("network_def").eval()
+    network = config("ct", "inference.json", bundle_root=str(root)).get_parsed_content("network_def").eval()
     network.load_state_dict(torch.load(root / "models" / "model.pt", weights_only=True))
     image = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
@@ -320,7 +192,7 @@ def test_exports_agree_with_the_network(form: str, trained: tuple[Path, str], tm
 def test_wrong_input_says_what_to_do(override: dict[str, Any], said: str, cohort: str, tmp_path: Path) -> None:
     places = {"bundle_root": str(tmp_path), "output_dir": str(tmp_path / "eval"), "dataset_dir": cohort}
     with pytest.raises(RuntimeError) as caught:
-        config("train.json", **{**places, **override}).get_parsed_content("train#trainer")
+        config("ct", "train.json", **{**places, **override}).get_parsed_content("train#trainer")
     assert said in str(original_error(caught.value))
     assert not list(tmp_path.iterdir())
 
@@ -339,7 +211,7 @@ def test_inference_before_training_says_so(cohort: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("place", [ROOT, BUNDLE, CONFIGS, Path("/")])
 def test_the_bundle_is_found_from_anywhere(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
-    assert Path(config("inference.json").get_parsed_content("bundle_root")) == BUNDLE
+    assert Path(config("ct", "inference.json").get_parsed_content("bundle_root")) == BUNDLE
 
 
 def test_covid_ct_with_a_black_box_teacher(tmp_path: Path) -> None:

@@ -1,0 +1,55 @@
+"""Bundles as their users run them: by MONAI's own commands, in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+ROOT = Path(__file__).parents[2]
+BUNDLES = ROOT / "bundles"
+MODALITIES = ("ct", "mr", "us", "xray", "derm")
+# Small enough for seconds, the same road as the default run.
+QUICK = ["--max_epochs", "2", "--image_size", "32", "--slices", "2", "--seed", "3"]
+
+
+def monai(*words: str, cwd: Path = ROOT, launcher: tuple[str, ...] = (), code: int = 0) -> str:
+    """Run `python -m monai.bundle WORDS` and give back what it printed."""
+    command = [sys.executable, *(launcher or ("-m",)), "monai.bundle", *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONHASHSEED": "0"}
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    assert done.returncode == code, done.stdout[-3000:] + done.stderr[-6000:]
+    return done.stdout + done.stderr
+
+
+def copied(modality: str, to: Path) -> Path:
+    """A copy of a bundle without what runs left in it."""
+    root = to / f"rd_{modality}"
+    shutil.copytree(BUNDLES / root.name, root, ignore=shutil.ignore_patterns("models", "eval"))
+    return root
+
+
+def train(root: Path, cohort: str, *words: str, quick: bool = True, **how: Any) -> str:
+    """Train the bundle in `root` on a cohort."""
+    places = ["--bundle_root", str(root), "--output_dir", str(root / "eval"), "--dataset_dir", cohort]
+    config = str(BUNDLES / root.name / "configs" / "train.json")
+    return monai("run", "--config_file", config, *places, *(QUICK if quick else ()), *words, **how)
+
+
+def infer(root: Path, folder: str, out: Path, *words: str, **how: Any) -> str:
+    """Score a folder by what was trained in `root`."""
+    places = ["--bundle_root", str(root), "--output_dir", str(out), "--dataset_dir", folder]
+    return monai(
+        "run", "--config_file", str(BUNDLES / root.name / "configs" / "inference.json"), *places, *words, **how
+    )
+
+
+def config(modality: str, name: str, **overrides: Any) -> ConfigParser:
+    """A config of a bundle in this process."""
+    file = BUNDLES / f"rd_{modality}" / "configs" / name
+    return ConfigParser({**ConfigParser.load_config_file(str(file)), **overrides})

@@ -1,0 +1,42 @@
+"""A small cohort and a short training of each bundle, made once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from monai_rd.data import phantom_cohort
+from tests.bundles.commands import copied, train
+
+
+@pytest.fixture(scope="session")
+def cohort_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """Give a cohort of a fourth of a modality's phantoms."""
+    made: dict[str, str] = {}
+
+    def of(modality: str) -> str:
+        if modality not in made:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("monai_rd.data.phantoms.cohort.SPLIT", {"training": 32, "validation": 12, "test": 20})
+                made[modality] = phantom_cohort(tmp_path_factory.mktemp("cohort"), modality)
+        return made[modality]
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def trained_of(
+    tmp_path_factory: pytest.TempPathFactory, cohort_of: Callable[[str], str]
+) -> Callable[[str], tuple[Path, str]]:
+    """Give a copy of a bundle after a short training, and what that printed."""
+    made: dict[str, tuple[Path, str]] = {}
+
+    def of(modality: str) -> tuple[Path, str]:
+        if modality not in made:
+            root = copied(modality, tmp_path_factory.mktemp("trained"))
+            made[modality] = root, train(root, cohort_of(modality))
+        return made[modality]
+
+    return of
