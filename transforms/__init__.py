@@ -1,15 +1,32 @@
-"""Transforms on the way into a student: one entry for every format, slice bags, modality windows."""
+"""Transforms on the way into a student: one entry for every format, slice bags or volumes, one scale a modality."""
 
 from monai_rd.transforms.bag import ChannelsToBagd, SliceStackd, bag_collate
 from monai_rd.transforms.ct import CTAugmentation, HounsfieldWindowsd
+from monai_rd.transforms.derm import ColourConstancyd, DermAugmentation, RandColourJitterd
+from monai_rd.transforms.display import DisplayIntensityd
 from monai_rd.transforms.load import LoadDicomSeriesd, LoadImageOrSeriesd
+from monai_rd.transforms.mr import MRAugmentation, MRIntensityd
+from monai_rd.transforms.us import RandGaind, SpeckleNoised, UltrasoundRegiond, USAugmentation
+from monai_rd.transforms.xray import CollimationCropd, XrayAugmentation
 
 __all__ = [
     "CTAugmentation",
     "ChannelsToBagd",
+    "CollimationCropd",
+    "ColourConstancyd",
+    "DermAugmentation",
+    "DisplayIntensityd",
     "HounsfieldWindowsd",
     "LoadDicomSeriesd",
     "LoadImageOrSeriesd",
+    "MRAugmentation",
+    "MRIntensityd",
+    "RandColourJitterd",
+    "RandGaind",
     "SliceStackd",
+    "SpeckleNoised",
+    "USAugmentation",
+    "UltrasoundRegiond",
+    "XrayAugmentation",
     "bag_collate",
 ]

@@ -1,9 +1,11 @@
-"""A study as a bag of slices, and a single image as a bag of one.
+"""A study as a bag of slices, a single image as a bag of one, and a study as a whole for 3D networks.
 
 Between loading and the last step an item is a MONAI 2D image whose channels are slices (times windows),
 `[S * C, H, W]`: every MONAI transform of 2D images then treats all slices of a study alike. The last step gives the bag
-`[S, C, H, W]`. Orientation is one for all: rows run anterior to posterior, columns from the patient's right to left,
-slices from inferior to superior (the radiological view of an axial slice, and the way figures are printed).
+`[S, C, H, W]`. For a 3D network an item is the volume `[1, D, H, W]` instead, in the same orientation, and stays it.
+
+Orientation is one for all: rows run anterior to posterior, columns from the patient's right to left, slices from
+inferior to superior (the radiological view of an axial slice, and the way figures are printed).
 """
 
 from __future__ import annotations
@@ -18,27 +20,34 @@ from monai.data import MetaTensor
 from monai.data.utils import list_data_collate
 from monai.transforms import MapTransform, Orientation
 
-__all__ = ["ChannelsToBagd", "SliceStackd", "bag_collate"]
+from monai_rd.data.errors import UnsupportedImageError
+
+__all__ = ["ChannelsToBagd", "SliceStackd", "bag_collate", "luminance"]
 
 
 class SliceStackd(MapTransform):
-    """`[C, X, Y]` image or `[C, X, Y, Z]` volume to a grey stack of slices `[S, H, W]` in the one orientation.
+    """`[C, X, Y]` image or `[C, X, Y, Z]` volume to a stack of slices `[S, H, W]` in the one orientation.
 
     Args:
         keys: keys of the item to transform.
         slices: how many slices stand for a volume: spread evenly over it, at the middle of equal parts; a volume of
-            fewer slices repeats some. An image gives one. Colours become their luminance (ITU-R BT.601), an alpha
-            channel is dropped.
+            fewer slices repeats some. An image gives one. The frames of a picture are its slices.
+        colour: whether a slice keeps its colours: RGB slices one after the other, `[S * 3, H, W]`, grey ones three
+            times the same. Otherwise colours become their luminance (ITU-R BT.601). An alpha channel is dropped.
+        spatial_dims: 3 for the whole volume `[1, D, H, W]` in grey, whatever `slices` says.
 
     Raises:
-        ValueError: slices below 1, or another shape.
+        ValueError: slices below 1, other spatial dimensions, colour in 3D, or another shape.
+        UnsupportedImageError: an image where a volume is wanted.
     """
 
-    def __init__(self, keys: KeysCollection, slices: int) -> None:
+    def __init__(self, keys: KeysCollection, slices: int, colour: bool = False, spatial_dims: int = 2) -> None:
         super().__init__(keys)
         if slices < 1:
             raise ValueError(f"slices must be at least 1, got {slices}")
-        self.slices = slices
+        if spatial_dims not in (2, 3) or (colour and spatial_dims == 3):
+            raise ValueError(f"spatial_dims must be 2, or 3 without colour, got {spatial_dims}")
+        self.slices, self.colour, self.spatial_dims = slices, colour, spatial_dims
         self._orient = Orientation(axcodes="LPS", labels=(("L", "R"), ("P", "A"), ("I", "S")))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -46,21 +55,29 @@ class SliceStackd(MapTransform):
         return dict(data) | {key: self._stack(data[key]) for key in self.key_iterator(dict(data))}
 
     def _stack(self, image: MetaTensor) -> MetaTensor:
+        values = _rgb(image.as_tensor()) if self.colour else luminance(image.as_tensor())
         if image.ndim == 4:
-            grey = MetaTensor(_luminance(image.as_tensor()), affine=image.affine)
-            volume = self._orient(grey)[0]  # [X, Y, Z], to the left, the back and the top
-            depth = volume.shape[-1]
-            chosen = ((np.arange(self.slices) + 0.5) * depth / self.slices).astype(int)
-            stack = volume.as_tensor()[..., chosen].permute(2, 1, 0)
+            volume = self._orient(MetaTensor(values, affine=image.affine)).as_tensor()  # to the left, back and top
+            if self.spatial_dims == 2:
+                depth = volume.shape[-1]
+                volume = volume[..., ((np.arange(self.slices) + 0.5) * depth / self.slices).astype(int)]
+            stack = volume.permute(3, 0, 2, 1).flatten(0, 1)
         elif image.ndim == 3:
-            stack = _luminance(image.as_tensor()).permute(0, 2, 1)
+            if self.spatial_dims == 3:
+                raise UnsupportedImageError(
+                    "a single image was given to a 3D network, which needs volumes (DICOM series, NIfTI); take a 2D "
+                    "student and teacher",
+                    image.meta.get("series_uid"),
+                )
+            stack = values.permute(0, 2, 1)
         else:
             raise ValueError(f"a volume [C, X, Y, Z] or an image [C, X, Y] is needed, got {list(image.shape)}")
         known = {key: image.meta[key] for key in ("modality",) if key in image.meta}
-        return MetaTensor(stack.contiguous(), meta={"intensity": image.meta.get("intensity", "arbitrary"), **known})
+        meta = {"intensity": image.meta.get("intensity", "arbitrary"), **known}
+        return MetaTensor((stack[None] if self.spatial_dims == 3 else stack).contiguous(), meta=meta)
 
 
-def _luminance(image: torch.Tensor) -> torch.Tensor:
+def luminance(image: torch.Tensor) -> torch.Tensor:
     """Grey `[1, ...]` of a grey, grey-alpha, RGB or RGBA image `[C, ...]`."""
     if image.shape[0] in (1, 2):
         return image[:1]
@@ -68,12 +85,19 @@ def _luminance(image: torch.Tensor) -> torch.Tensor:
     return (image[:3] * weights).sum(dim=0, keepdim=True)
 
 
+def _rgb(image: torch.Tensor) -> torch.Tensor:
+    """RGB `[3, ...]` of a grey, grey-alpha, RGB or RGBA image `[C, ...]`."""
+    return image[:1].expand(3, *image.shape[1:]) if image.shape[0] in (1, 2) else image[:3]
+
+
 class ChannelsToBagd(MapTransform):
     """`[S * C, H, W]` to the bag `[S, 3, H, W]`: 3 windows a slice stay channels, a single one is repeated.
 
+    A volume `[1, D, H, W]` stays as it is.
+
     Args:
         keys: keys of the item to transform.
-        windows: C, how many windows a slice has: 1 or 3.
+        windows: C, how many windows, or colours, a slice has: 1 or 3.
 
     Raises:
         ValueError: another number of windows.
@@ -90,7 +114,8 @@ class ChannelsToBagd(MapTransform):
         item = dict(data)
         for key in self.key_iterator(item):
             stack = item[key]
-            item[key] = stack.reshape(-1, self.windows, *stack.shape[1:]).expand(-1, 3, -1, -1).contiguous()
+            if stack.ndim == 3:
+                item[key] = stack.reshape(-1, self.windows, *stack.shape[1:]).expand(-1, 3, -1, -1).contiguous()
         return item
 
 
@@ -98,7 +123,7 @@ def bag_collate(items: Sequence[Mapping[str, Any]]) -> Any:
     """MONAI's collate function for items of which some are studies and some single images.
 
     Studies all have one number of slices; where a batch has both kinds, a single image is repeated to that number,
-    which leaves the mean over its slices what it was.
+    which leaves the mean over its slices what it was. Volumes `[1, D, H, W]` are collated as they are.
 
     Raises:
         ValueError: bags of several sizes above one.

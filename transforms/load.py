@@ -1,9 +1,10 @@
 """One entry for everything that a data list may name: DICOM series, NIfTI volumes, PNG and JPEG images.
 
 What comes out is MONAI's own layout, a `MetaTensor` `[C, X, Y]` (image) or `[1, X, Y, Z]` (volume) with its affine in
-mm, RAS+. `meta["intensity"]` says what the values are: "HU" (CT series, and NIfTI, which in the CT bundles is taken to
-be CT), "display" (0 to 255, grey or colour, as shown on a screen) or "arbitrary". Of DICOM it also says `modality` and
-`series_uid`, and nothing else: no file name, no patient.
+mm, RAS+. `meta["intensity"]` says what the values are: "HU" (CT series), "display" (0 to 255, grey or colour, as shown
+on a screen), "arbitrary" (other series) or "unstated" (NIfTI, which does not tell; a CT bundle takes it to be HU). Of
+DICOM it also says `modality` and `series_uid`, of ultrasound the `regions` of the picture (`Region`), and nothing else:
+no file name, no patient.
 """
 
 from __future__ import annotations
@@ -52,7 +53,10 @@ class LoadDicomSeriesd(MapTransform):
 
     def _load(self, source: str | Path | Sequence[str]) -> MetaTensor:
         series = load_series(source, window=self.window, policy=self.policy)
-        meta = {"intensity": series.intensity, "modality": series.modality, "series_uid": series.series_uid}
+        meta: dict[str, Any] = {"intensity": series.intensity, "modality": series.modality}
+        meta["series_uid"] = series.series_uid
+        if series.regions:
+            meta["regions"] = series.regions
         array = series.array[..., 0] if series.picture and series.array.shape[-1] == 1 else series.array
         return _meta_tensor(array, series.affine, meta)
 
@@ -95,7 +99,7 @@ class LoadImageOrSeriesd(LoadDicomSeriesd):
                 raise UnreadableImageError(
                     f"{_anonymous(path)} has shape {list(volume.shape)}: a 3D volume of one channel is needed"
                 )
-            return _meta_tensor(volume, volume.affine, {"intensity": "HU"})
+            return _meta_tensor(volume, volume.affine, {"intensity": "unstated"})
         if name.endswith(IMAGE_SUFFIXES):
             image = _read(self._image, path)
             if image.dtype != torch.uint8:

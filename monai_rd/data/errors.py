@@ -9,6 +9,7 @@ from typing import ClassVar
 __all__ = [
     "DicomSeriesError",
     "DuplicateSlicesError",
+    "EmptyImageError",
     "IrregularSpacingError",
     "LocalizerError",
     "MissingFilesError",
@@ -53,6 +54,12 @@ class WrongIntensityError(StudyError):
     """The values are not what the transforms of a modality need, as those of an MR are no Hounsfield units."""
 
     code = "WRONG_INTENSITY"
+
+
+class EmptyImageError(StudyError):
+    """Nothing is in the image: all values are equal, or black."""
+
+    code = "EMPTY_IMAGE"
 
 
 class DicomSeriesError(StudyError):

@@ -94,7 +94,7 @@ def test_metadata_says_what_the_values_are_and_nothing_of_the_file(
     nifti = as_nifti(drawn, (0, 1, 2), (False,) * 3, tmp_path / f"{PATIENT}.nii")
     png = tmp_path / f"{PATIENT}.png"
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(png)
-    for source, intensity in ((series, "HU"), (nifti, "HU"), (png, "display")):
+    for source, intensity in ((series, "HU"), (nifti, "unstated"), (png, "display")):
         image = LoadImageOrSeriesd("image")({"image": source})["image"]
         assert image.meta["intensity"] == intensity
         assert PATIENT not in str(image.meta)

@@ -37,7 +37,18 @@ from monai_rd.data.errors import (
 )
 from monai_rd.data.pseudonyms import patient_pseudonym, study_pseudonym
 
-__all__ = ["Header", "Plane", "describe", "functional_groups", "is_dicom", "is_image", "macro", "numbers", "read_file"]
+__all__ = [
+    "Header",
+    "Plane",
+    "Region",
+    "describe",
+    "functional_groups",
+    "is_dicom",
+    "is_image",
+    "macro",
+    "numbers",
+    "read_file",
+]
 
 # Modalities whose images are slices of a volume; without a position in the patient they are not read.
 CROSS_SECTIONAL = frozenset({"CT", "MR", "PT", "NM"})
@@ -55,9 +66,10 @@ _HEADER_TAGS = [
         *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue"),
         *("PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence"),
         *("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence", "PresentationLUTShape"),
-        *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+        *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "SequenceOfUltrasoundRegions"),
     )
 ]
+_EDGES = ("MinX0", "MinY0", "MaxX1", "MaxY1")
 _PIXEL_TAGS = [
     Tag(keyword)
     for keyword in (
@@ -79,6 +91,27 @@ class Plane:
     position: tuple[float, ...]
     orientation: tuple[float, ...]
     spacing: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Where a part of an ultrasound picture lies and what it shows (PS3.3 C.8.5.5.1).
+
+    Attributes:
+        spatial_format: 1 for 2D, 2 for M-mode, 3 for a spectrum, 4 for a waveform, 5 for graphics.
+        data_type: 1 for tissue, 2 for colour flow; others are curves and text.
+        x0: first column.
+        y0: first row.
+        x1: last column, which belongs to it.
+        y1: last row, which belongs to it.
+    """
+
+    spatial_format: int
+    data_type: int
+    x0: int
+    y0: int
+    x1: int
+    y1: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,6 +341,17 @@ def macro(dataset: Dataset, groups: Iterable[Dataset], sequence: str) -> Dataset
         except Exception:  # a damaged macro counts as absent
             continue
     return dataset
+
+
+def regions(dataset: Dataset) -> tuple[Region, ...]:
+    """Return the regions of an ultrasound picture, without those that do not say all of it."""
+    keywords = ("RegionSpatialFormat", "RegionDataType", *(f"RegionLocation{edge}" for edge in _EDGES))
+    try:
+        items = tuple(dataset.get("SequenceOfUltrasoundRegions") or ())
+    except Exception:  # a damaged sequence counts as absent
+        return ()
+    found = [[integer(item, keyword, -1) for keyword in keywords] for item in items]
+    return tuple(Region(*values) for values in found if min(values) >= 0)
 
 
 def _plane(dataset: Dataset, groups: tuple[Dataset, ...]) -> Plane | None:

@@ -23,7 +23,7 @@ from pydicom.dataset import Dataset
 
 from monai_rd.data.dicom import codecs, pixels
 from monai_rd.data.dicom.geometry import Frame, arrange, lps_affine
-from monai_rd.data.dicom.header import Header, describe, is_image, numbers, read_file, sop_class
+from monai_rd.data.dicom.header import Header, Region, describe, is_image, numbers, read_file, regions, sop_class
 from monai_rd.data.errors import NoDicomError, NoHounsfieldError, Policy, UnsupportedImageError
 
 __all__ = ["SeriesVolume", "load_series"]
@@ -50,6 +50,7 @@ class SeriesVolume:
         intensity: "HU"; "display" for 0 to 255 as shown on a screen, white on black; "arbitrary" for anything else.
         picture: it has no place in the patient: a radiograph, an ultrasound, a colour image.
         tolerated: codes of what the policy let pass.
+        regions: of an ultrasound picture, what its parts show; () where it does not tell.
     """
 
     array: npt.NDArray[np.float32]
@@ -60,6 +61,7 @@ class SeriesVolume:
     intensity: str
     picture: bool = False
     tolerated: tuple[str, ...] = ()
+    regions: tuple[Region, ...] = ()
 
 
 def load_series(
@@ -169,6 +171,7 @@ def _picture(dataset: Dataset, header: Header) -> SeriesVolume:
         series_uid=header.series_uid,
         intensity="display",
         picture=True,
+        regions=regions(dataset),
     )
 
 

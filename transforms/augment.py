@@ -1,0 +1,65 @@
+"""What the augmentations of all modalities share.
+
+They act in the plane of the slices: a volume `[1, D, H, W]` is treated as the stack `[D, H, W]` of its slices, all
+alike, so that 2D and 3D networks of one modality are trained on the same views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.transforms import Compose, MapTransform, RandAffined, ScaleIntensityRanged
+
+__all__ = ["InPlaneAugmentation", "clip", "small_affine"]
+
+
+class InPlaneAugmentation(Compose):
+    """A chain of random transforms of stacks `[S * C, H, W]` that takes volumes `[1, D, H, W]` too.
+
+    Args:
+        keys: keys of the item to transform.
+        transforms: the chain, for images of two spatial dimensions.
+    """
+
+    def __init__(self, keys: KeysCollection, transforms: list[MapTransform]) -> None:
+        super().__init__(transforms)
+        self.keys = keys if isinstance(keys, (list, tuple)) else (keys,)
+
+    def __call__(self, data: Mapping[Hashable, Any], *args: Any, **kwargs: Any) -> dict[Hashable, Any]:
+        """Transform every key of the item; other arguments are those of `Compose`."""
+        volumes = [key for key in self.keys if data[key].ndim == 4]
+        flat = dict(data) | {key: data[key].squeeze(0) for key in volumes}
+        found = super().__call__(flat, *args, **kwargs)
+        return found | {key: found[key].unsqueeze(0) for key in volumes}
+
+
+def small_affine(
+    keys: KeysCollection, degrees: float, zoom: float, shift: float, prob: float = 0.5, padding: str = "border"
+) -> RandAffined:
+    """A random in-plane affine map.
+
+    Args:
+        keys: keys of the item to transform.
+        degrees: largest rotation to either side.
+        zoom: largest relative change of size, of height and width each.
+        shift: largest translation in pixels, along height and width each.
+        prob: of doing anything.
+        padding: what lies outside: "border", "zeros" or "reflection".
+    """
+    return RandAffined(
+        keys,
+        prob=prob,
+        rotate_range=float(torch.deg2rad(torch.tensor(degrees))),
+        scale_range=(zoom, zoom),
+        translate_range=(shift, shift),
+        mode="bilinear",
+        padding_mode=padding,
+    )
+
+
+def clip(keys: KeysCollection) -> ScaleIntensityRanged:
+    """Clip values to [0, 1]."""
+    return ScaleIntensityRanged(keys, a_min=0, a_max=1, b_min=0, b_max=1, clip=True)

@@ -1,0 +1,219 @@
+"""Ultrasound: the image region without its surroundings, speckle and gain.
+
+One intensity definition: the grey of the screen, 0 to 1 (`DisplayIntensityd`, modality "US"). A cine stays a stack of
+frames until `SliceStackd`, which spreads `slices` of them evenly over the loop; one slice is the middle frame.
+
+The random changes follow how a B-mode image comes about. The scanner shows the logarithm of the echo's envelope over a
+dynamic range of R dB, so that a factor g on the echo's intensity is an offset of 10 log10(g) / R on the grey. Pixels
+that are 0 stay 0: nothing is shown there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, RandFlipd, RandomizableTransform, SpatialCrop
+from scipy import ndimage
+
+from monai_rd.data.errors import EmptyImageError, UnsupportedImageError
+from monai_rd.transforms.augment import InPlaneAugmentation, clip, small_affine
+from monai_rd.transforms.bag import luminance
+from monai_rd.transforms.display import check_display
+
+__all__ = ["RandGaind", "SpeckleNoised", "USAugmentation", "UltrasoundRegiond"]
+
+logger = logging.getLogger(__name__)
+
+DYNAMIC_RANGE = 60.0  # dB, a usual setting
+# Screen value up to which a pixel counts as black: JPEG leaves a few grey levels.
+_BLACK = 10
+# Patches below this share of the largest are annotations, not image.
+_ANNOTATION_SHARE = 0.2
+
+
+class UltrasoundRegiond(MapTransform):
+    """Crop a picture `[C, X, Y]` or a cine `[C, X, Y, frames]` to its B-mode image.
+
+    A DICOM file says where that is, in its Sequence of Ultrasound Regions (PS3.3 C.8.5.5): the largest 2D tissue region
+    is taken, exactly; Doppler spectra, M-mode and ECG strips are others. What a scanner burns in beside the image,
+    often the patient's name, is thereby gone.
+
+    An image that has no regions, or regions of another image size (it was scaled after they were written), is cropped
+    to the box around what is not black: patches of more than 10 grey levels, of which those below a fifth of the
+    largest are taken for annotations. Text inside that box stays: of DICOM this is said in the log. An image without
+    black borders stays as it is.
+
+    Args:
+        keys: keys of the item to transform, as the loading transforms give them.
+        modalities: what a DICOM image may be.
+
+    Raises:
+        WrongIntensityError: DICOM of another modality; values that are no screen values.
+        UnsupportedImageError: there are regions, but none is 2D tissue.
+        EmptyImageError: all is black.
+    """
+
+    def __init__(self, keys: KeysCollection, modalities: Sequence[str] = ("US",)) -> None:
+        super().__init__(keys)
+        self.modalities = tuple(modalities)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Transform every key of the item."""
+        return dict(data) | {key: self._crop(data[key]) for key in self.key_iterator(dict(data))}
+
+    def _crop(self, image: MetaTensor) -> MetaTensor:
+        check_display(image, self.modalities)
+        sizes = image.shape[1:3]
+        regions = image.meta.get("regions", ())
+        if any(region.x1 > sizes[0] or region.y1 > sizes[1] for region in regions):
+            regions = ()  # written for another size; 1 beyond the last pixel is how some write the last
+        if regions:
+            tissue = [r for r in regions if (r.spatial_format, r.data_type) == (1, 1) and r.x1 > r.x0 and r.y1 > r.y0]
+            if not tissue:
+                raise UnsupportedImageError(
+                    "an ultrasound picture without a 2D tissue region, such as a Doppler spectrum or an M-mode; leave "
+                    "it out",
+                    image.meta.get("series_uid"),
+                )
+            region = max(tissue, key=lambda r: (r.x1 - r.x0 + 1) * (r.y1 - r.y0 + 1))
+            start, end = (region.x0, region.y0), (region.x1 + 1, region.y1 + 1)
+        else:
+            if "modality" in image.meta:
+                logger.warning(
+                    "Series %s: no ultrasound regions that fit the image; cropped to what is not black. Text burned "
+                    "into that box stays.",
+                    image.meta.get("series_uid"),
+                )
+            start, end = _bright_box(image.as_tensor())
+        cropped = SpatialCrop(roi_start=[*start, *[0] * (image.ndim - 3)], roi_end=[*end, *image.shape[3:]])(image)
+        cropped.meta.pop("regions", None)
+        return cropped
+
+
+def _bright_box(image: torch.Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
+    """First column and row, and those after the last, of the bright patches of an image `[C, X, Y, ...]`.
+
+    Speckle and shadows leave holes: patches closer than a fiftieth of the shorter side are one.
+    """
+    grey = luminance(image)[0].flatten(2).amax(dim=2) if image.ndim == 4 else luminance(image)[0]
+    bright = grey.numpy() > _BLACK
+    gap = max(1, min(bright.shape) // 50)
+    padded = np.pad(bright, gap)
+    patches, count = ndimage.label(ndimage.binary_closing(padded, np.ones((gap, gap)))[gap:-gap, gap:-gap])
+    if not count:
+        raise EmptyImageError("an ultrasound picture that is all black shows nothing; leave it out")
+    areas = np.bincount(patches.ravel())[1:]
+    kept = bright & np.isin(patches, 1 + np.flatnonzero(areas >= _ANNOTATION_SHARE * areas.max()))
+    edges = [(int(line[0]), int(line[-1]) + 1) for axis in (1, 0) for line in [np.flatnonzero(kept.any(axis=axis))]]
+    return (edges[0][0], edges[1][0]), (edges[0][1], edges[1][1])
+
+
+class _RandEchoGain(RandomizableTransform, MapTransform):
+    """A random factor on the intensity of the echoes of stacks `[S, H, W]` in [0, 1], as an offset of the grey."""
+
+    def __init__(self, keys: KeysCollection, prob: float) -> None:
+        MapTransform.__init__(self, keys)
+        RandomizableTransform.__init__(self, prob)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Transform every key of the item."""
+        item = dict(data)
+        self.randomize(None)
+        if self._do_transform:
+            for key in self.key_iterator(item):
+                stack = torch.as_tensor(item[key])
+                offset = torch.as_tensor(self.draw_decibel(tuple(stack.shape)) / DYNAMIC_RANGE, dtype=stack.dtype)
+                changed = torch.where(stack > 0, stack + offset, stack).clamp(0, 1)
+                item[key] = MetaTensor(changed, meta=dict(getattr(item[key], "meta", {})))
+        return item
+
+    def draw_decibel(self, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+        """Draw 10 log10 of the factor, for a stack `[S, H, W]`."""
+        raise NotImplementedError
+
+
+class SpeckleNoised(_RandEchoGain):
+    """Random multiplicative speckle on log-compressed stacks `[S, H, W]` in [0, 1], other in each slice.
+
+    The echo's intensity is multiplied by the mean of L independent speckle patterns of mean 1. One pattern is the
+    squared magnitude of a complex Gaussian field, as many scatterers in one cell give it: its magnitude has a Rayleigh,
+    its square an exponential distribution, the mean of L a Gamma distribution of shape L (Wagner et al. 1983; Goodman
+    1975). So the grey gets an offset of mean `10 / (R ln 10) * (digamma(L) - ln L)` and standard deviation
+    `10 / (R ln 10) * sqrt(trigamma(L))` for a dynamic range of R dB: for L = 1, 5.57 dB. The fields are Gaussian
+    filtered, so that speckle has a size.
+
+    Args:
+        keys: keys of the item to transform.
+        looks: smallest and largest L, one of which is drawn; an image has its own speckle, so more than 1.
+        grain: standard deviation in pixels of the filter, 0 for none.
+        prob: of doing anything.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, looks: tuple[int, int] = (2, 8), grain: float = 0.8, prob: float = 0.5
+    ) -> None:
+        super().__init__(keys, prob)
+        if not 1 <= looks[0] <= looks[1] or grain < 0:
+            raise ValueError(f"1 <= looks[0] <= looks[1] and grain >= 0 are needed, got {looks} and {grain}")
+        self.looks, self.grain = looks, grain
+
+    def draw_decibel(self, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+        """Draw 10 log10 of the speckle."""
+        looks = int(self.R.randint(self.looks[0], self.looks[1] + 1))
+        fields = self.R.standard_normal((2 * looks, *shape))
+        if self.grain:
+            fields = ndimage.gaussian_filter(fields, (0, 0, self.grain, self.grain), mode="wrap")
+            impulse = np.zeros(shape[1:])
+            impulse[0, 0] = 1
+            fields /= np.linalg.norm(ndimage.gaussian_filter(impulse, self.grain, mode="wrap"))
+        return 10 * np.log10((fields**2).mean(axis=0))  # of 2 L real parts of variance 1
+
+
+class RandGaind(_RandEchoGain):
+    """Random gain and depth gain (TGC) of stacks `[S, H, W]` in [0, 1], the top row being the shallowest.
+
+    Args:
+        keys: keys of the item to transform.
+        gain: largest gain to either side in dB.
+        depth_gain: largest setting to either side in dB of each of 6 sliders, evenly spread over the depth; linear
+            between them.
+        prob: of doing anything.
+    """
+
+    def __init__(self, keys: KeysCollection, gain: float = 5.0, depth_gain: float = 3.0, prob: float = 0.5) -> None:
+        super().__init__(keys, prob)
+        self.gain, self.depth_gain = gain, depth_gain
+
+    def draw_decibel(self, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+        """Draw the gain of each row."""
+        sliders = self.R.uniform(-self.gain, self.gain) + self.R.uniform(-self.depth_gain, self.depth_gain, 6)
+        return np.interp(np.linspace(0, 5, shape[1]), np.arange(6), sliders)[:, None]
+
+
+class USAugmentation(InPlaneAugmentation):
+    """Random views in [0, 1] of a stack `[S, H, W]`: mirror, small affine map, gain, depth gain, speckle.
+
+    Left and right may change places (a probe can be turned), top and bottom not (depth).
+
+    Args:
+        keys: keys of the item to transform.
+    """
+
+    def __init__(self, keys: KeysCollection) -> None:
+        super().__init__(
+            keys,
+            [
+                RandFlipd(keys, prob=0.5, spatial_axis=1),
+                RandGaind(keys),
+                SpeckleNoised(keys),
+                small_affine(keys, degrees=10, zoom=0.1, shift=5, padding="zeros"),
+                clip(keys),
+            ],
+        )

@@ -1,0 +1,121 @@
+"""Radiographs: collimation borders, augmentation.
+
+One intensity definition: the grey of the screen, 0 to 1 (`DisplayIntensityd`, such as modalities "CR", "DX", "DR").
+The loading transforms give DICOM as it is shown: VOI LUT or window applied, MONOCHROME1 inverted: bone is white.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, RandScaleIntensityd, RandShiftIntensityd, SpatialCrop
+
+from monai_rd.transforms.augment import InPlaneAugmentation, clip, small_affine
+from monai_rd.transforms.bag import luminance
+
+__all__ = ["CollimationCropd", "XrayAugmentation"]
+
+# Grey levels of 255: pixels this near to a border's level are the border (JPEG is not exact), this far are not.
+_LIKE, _UNLIKE = 8, 20
+# A line is border while less than the first share of it, in terms of a line that crosses the image, is unlike; the edge
+# is straight if the second share is reached within `_SLANT` of the image's height or width.
+_MARKER, _INSIDE, _SLANT = 0.1, 0.75, 0.04
+
+
+class CollimationCropd(MapTransform):
+    """Cut the uniform frame that collimator blades or a digital shutter leave off a picture `[C, X, Y]`.
+
+    Line by line from each side: the outermost line must be of one grey level g (90 % of it within 8 of 255; what is
+    left may be a marker or the neighbouring border), whatever g is. Lines belong to the border while at most a tenth of
+    them differs from g by more than 20, and the border must end in a straight edge: within 4 % of the image (a frame
+    turned by about 2 degrees, or one with round corners) three quarters of a line must differ. There it is cut. "A
+    tenth" and "three quarters" are meant of a line through the image, so that wide borders at the other sides do not
+    matter. The dark air beside a body, which ends in the body's outline and not in a straight edge, is no border, nor
+    are lungs, which are not at the edge. Round masks, and borders wider than `most`, are left alone; the shutter
+    attributes of DICOM are not read.
+
+    Args:
+        keys: keys of the item to transform; values 0 to 255.
+        most: largest share of the height or width that is cut off at each side, below 0.5.
+
+    Raises:
+        ValueError: a share that is not possible, or a volume.
+    """
+
+    def __init__(self, keys: KeysCollection, most: float = 0.3) -> None:
+        super().__init__(keys)
+        if not 0 <= most < 0.5:
+            raise ValueError(f"0 <= most < 0.5 is needed, got {most}")
+        self.most = most
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Transform every key of the item."""
+        return dict(data) | {key: self._crop(data[key]) for key in self.key_iterator(dict(data))}
+
+    def _crop(self, image: MetaTensor) -> MetaTensor:
+        if image.ndim != 3:
+            raise ValueError(f"a picture [C, X, Y] is needed, got {list(image.shape)}")
+        start, end = collimation_box(luminance(image.as_tensor())[0].numpy(), self.most)
+        return SpatialCrop(roi_start=start, roi_end=end)(image)
+
+
+def collimation_box(grey: npt.NDArray[np.float32], most: float) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Where the exposed part of a picture `[X, Y]` starts and ends (exclusive) along both axes.
+
+    Each side is looked at again within what the others have left, as a border of another grey hides its neighbour.
+    """
+    box = [[0, grey.shape[0]], [0, grey.shape[1]]]
+    limits = [int(size * most) for size in grey.shape]
+    changed = True
+    while changed:
+        changed = False
+        for axis in (0, 1):
+            for far in (0, 1):
+                inside = grey[box[0][0] : box[0][1], box[1][0] : box[1][1]]
+                lines = inside if axis == 0 else inside.T
+                width = _border(lines[::-1] if far else lines, slant=max(2, int(_SLANT * grey.shape[axis])))
+                done = grey.shape[axis] - box[axis][1] if far else box[axis][0]
+                if 0 < width <= limits[axis] - done:
+                    box[axis][far] += -width if far else width
+                    changed = True
+    return (box[0][0], box[1][0]), (box[0][1], box[1][1])
+
+
+def _border(lines: npt.NDArray[np.float32], slant: int) -> int:
+    """How many of the first lines are border, 0 where there is none."""
+    level = np.median(lines[0])
+    if (np.abs(lines[0] - level) > _LIKE).mean() > _MARKER:
+        return 0
+    unlike = (np.abs(lines - level) > _UNLIKE).mean(axis=1)
+    crossing = np.percentile(unlike, 90)  # the share of a line that is not border, where it crosses the image
+    beyond = np.flatnonzero(unlike > _MARKER * crossing)
+    inside = np.flatnonzero(unlike >= _INSIDE * crossing)
+    if crossing == 0 or not beyond.size or inside[0] == 0 or inside[0] - beyond[0] > slant:
+        return 0
+    return int(inside[0])
+
+
+class XrayAugmentation(InPlaneAugmentation):
+    """Random views in [0, 1] of a stack `[S, H, W]`: small rotation, zoom and shift, brightness and contrast.
+
+    No mirror: on which side the heart lies is anatomy.
+
+    Args:
+        keys: keys of the item to transform.
+    """
+
+    def __init__(self, keys: KeysCollection) -> None:
+        super().__init__(
+            keys,
+            [
+                small_affine(keys, degrees=7, zoom=0.1, shift=8, padding="zeros"),
+                RandScaleIntensityd(keys, factors=0.15, prob=0.5),
+                RandShiftIntensityd(keys, offsets=0.05, prob=0.5),
+                clip(keys),
+            ],
+        )
