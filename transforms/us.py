@@ -32,8 +32,10 @@ __all__ = ["RandGaind", "SpeckleNoised", "USAugmentation", "UltrasoundRegiond"]
 logger = logging.getLogger(__name__)
 
 DYNAMIC_RANGE = 60.0  # dB, a usual setting
-# Screen value up to which a pixel counts as black: JPEG leaves a few grey levels.
-_BLACK = 10
+# Screen value up to which a pixel counts as black: JPEG leaves grey around letters.
+_BLACK = 20
+# Share of bright pixels from which on a place is image and not text.
+_DENSE = 0.6
 # Patches below this share of the largest are annotations, not image.
 _ANNOTATION_SHARE = 0.2
 
@@ -45,10 +47,9 @@ class UltrasoundRegiond(MapTransform):
     is taken, exactly; Doppler spectra, M-mode and ECG strips are others. What a scanner burns in beside the image,
     often the patient's name, is thereby gone.
 
-    An image that has no regions, or regions of another image size (it was scaled after they were written), is cropped
-    to the box around what is not black: patches of more than 10 grey levels, of which those below a fifth of the
-    largest are taken for annotations. Text inside that box stays: of DICOM this is said in the log. An image without
-    black borders stays as it is.
+    An image without regions is cropped to the box around what is not black: patches of more than 20 of 255, of which
+    those below a fifth of the largest, and letters, which are thin, are taken for annotations. Text inside that box
+    stays: of DICOM this is said in the log. An image without black borders stays as it is.
 
     Args:
         keys: keys of the item to transform, as the loading transforms give them.
@@ -56,7 +57,8 @@ class UltrasoundRegiond(MapTransform):
 
     Raises:
         WrongIntensityError: DICOM of another modality; values that are no screen values.
-        UnsupportedImageError: there are regions, but none is 2D tissue.
+        UnsupportedImageError: there are regions, but none is 2D tissue, or they do not lie in the image (it was scaled
+            after they were written).
         EmptyImageError: all is black.
     """
 
@@ -71,25 +73,28 @@ class UltrasoundRegiond(MapTransform):
     def _crop(self, image: MetaTensor) -> MetaTensor:
         check_display(image, self.modalities)
         sizes = image.shape[1:3]
-        regions = image.meta.get("regions", ())
-        if any(region.x1 > sizes[0] or region.y1 > sizes[1] for region in regions):
-            regions = ()  # written for another size; 1 beyond the last pixel is how some write the last
+        regions, series = image.meta.get("regions", ()), image.meta.get("series_uid")
         if regions:
             tissue = [r for r in regions if (r.spatial_format, r.data_type) == (1, 1) and r.x1 > r.x0 and r.y1 > r.y0]
             if not tissue:
                 raise UnsupportedImageError(
-                    "an ultrasound picture without a 2D tissue region, such as a Doppler spectrum or an M-mode; leave "
-                    "it out",
-                    image.meta.get("series_uid"),
+                    f"Series {series}: an ultrasound picture without a 2D tissue region, such as a Doppler spectrum or "
+                    "an M-mode. Leave it out.",
+                    series,
                 )
             region = max(tissue, key=lambda r: (r.x1 - r.x0 + 1) * (r.y1 - r.y0 + 1))
+            if region.x1 > sizes[0] or region.y1 > sizes[1]:  # some write 1 beyond the last pixel
+                raise UnsupportedImageError(
+                    f"Series {series}: its ultrasound region does not lie in the image, which was scaled or cropped "
+                    "after the region was written. Export the original.",
+                    series,
+                )
             start, end = (region.x0, region.y0), (region.x1 + 1, region.y1 + 1)
         else:
             if "modality" in image.meta:
                 logger.warning(
-                    "Series %s: no ultrasound regions that fit the image; cropped to what is not black. Text burned "
-                    "into that box stays.",
-                    image.meta.get("series_uid"),
+                    "Series %s: no ultrasound regions; cropped to what is not black. Text burned into that box stays.",
+                    series,
                 )
             start, end = _bright_box(image.as_tensor())
         cropped = SpatialCrop(roi_start=[*start, *[0] * (image.ndim - 3)], roi_end=[*end, *image.shape[3:]])(image)
@@ -100,19 +105,18 @@ class UltrasoundRegiond(MapTransform):
 def _bright_box(image: torch.Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
     """First column and row, and those after the last, of the bright patches of an image `[C, X, Y, ...]`.
 
-    Speckle and shadows leave holes: patches closer than a fiftieth of the shorter side are one.
+    A patch is where 3 pixels of 5 are bright, counted in squares of a twentieth of the shorter side: letters are thin.
     """
-    grey = luminance(image)[0].flatten(2).amax(dim=2) if image.ndim == 4 else luminance(image)[0]
-    bright = grey.numpy() > _BLACK
-    gap = max(1, min(bright.shape) // 50)
-    padded = np.pad(bright, gap)
-    patches, count = ndimage.label(ndimage.binary_closing(padded, np.ones((gap, gap)))[gap:-gap, gap:-gap])
+    grey = luminance(image)[0].numpy()
+    bright = (grey if grey.ndim == 2 else grey.max(axis=2)) > _BLACK
+    share = ndimage.uniform_filter(bright.astype(np.float32), 2 * (min(bright.shape) // 40) + 1, mode="nearest")
+    patches, count = ndimage.label(share > _DENSE)
     if not count:
-        raise EmptyImageError("an ultrasound picture that is all black shows nothing; leave it out")
+        raise EmptyImageError("an ultrasound picture that is black, but for fine lines, shows nothing; leave it out")
     areas = np.bincount(patches.ravel())[1:]
-    kept = bright & np.isin(patches, 1 + np.flatnonzero(areas >= _ANNOTATION_SHARE * areas.max()))
-    edges = [(int(line[0]), int(line[-1]) + 1) for axis in (1, 0) for line in [np.flatnonzero(kept.any(axis=axis))]]
-    return (edges[0][0], edges[1][0]), (edges[0][1], edges[1][1])
+    kept = np.isin(patches, 1 + np.flatnonzero(areas >= _ANNOTATION_SHARE * areas.max()))
+    edges = [np.flatnonzero(kept.any(axis=axis)) for axis in (1, 0)]
+    return (int(edges[0][0]), int(edges[1][0])), (int(edges[0][-1]) + 1, int(edges[1][-1]) + 1)
 
 
 class _RandEchoGain(RandomizableTransform, MapTransform):

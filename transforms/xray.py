@@ -20,7 +20,7 @@ from monai_rd.transforms.bag import luminance
 
 __all__ = ["CollimationCropd", "XrayAugmentation"]
 
-# Grey levels of 255: pixels this near to a border's level are the border (JPEG is not exact), this far are not.
+# Grey levels of 255: pixels this near to a border's level are the border (JPEG is not exact), this far are image.
 _LIKE, _UNLIKE = 8, 20
 # A line is border while less than the first share of it, in terms of a line that crosses the image, is unlike; the edge
 # is straight if the second share is reached within `_SLANT` of the image's height or width.
@@ -32,12 +32,14 @@ class CollimationCropd(MapTransform):
 
     Line by line from each side: the outermost line must be of one grey level g (90 % of it within 8 of 255; what is
     left may be a marker or the neighbouring border), whatever g is. Lines belong to the border while at most a tenth of
-    them differs from g by more than 20, and the border must end in a straight edge: within 4 % of the image (a frame
-    turned by about 2 degrees, or one with round corners) three quarters of a line must differ. There it is cut. "A
-    tenth" and "three quarters" are meant of a line through the image, so that wide borders at the other sides do not
-    matter. The dark air beside a body, which ends in the body's outline and not in a straight edge, is no border, nor
-    are lungs, which are not at the edge. Round masks, and borders wider than `most`, are left alone; the shutter
-    attributes of DICOM are not read.
+    them differs from g by more than 8, and the border must end in a straight, sharp edge: within 4 % of the image (a
+    frame turned by about 2 degrees, or one with round corners) three quarters of a line must differ by more than 20.
+    There it is cut. "A tenth" and "three quarters" are meant of a line through the image, so that wide borders at the
+    other sides do not matter.
+
+    The dark air beside a body ends in the body's outline and is no border; where that outline is straight, the air is
+    cut off and nothing of the body. Lungs are not at the edge. Round masks, and borders wider than `most`, are left
+    alone; the shutter attributes of DICOM are not read.
 
     Args:
         keys: keys of the item to transform; values 0 to 255.
@@ -91,13 +93,13 @@ def _border(lines: npt.NDArray[np.float32], slant: int) -> int:
     level = np.median(lines[0])
     if (np.abs(lines[0] - level) > _LIKE).mean() > _MARKER:
         return 0
-    unlike = (np.abs(lines - level) > _UNLIKE).mean(axis=1)
-    crossing = np.percentile(unlike, 90)  # the share of a line that is not border, where it crosses the image
-    beyond = np.flatnonzero(unlike > _MARKER * crossing)
-    inside = np.flatnonzero(unlike >= _INSIDE * crossing)
-    if crossing == 0 or not beyond.size or inside[0] == 0 or inside[0] - beyond[0] > slant:
+    distance = np.abs(lines - level)
+    near, far = (distance > _LIKE).mean(axis=1), (distance > _UNLIKE).mean(axis=1)
+    crossing = np.percentile(far, 90)  # the share of a line that is not border, where it crosses the image
+    if crossing == 0:
         return 0
-    return int(inside[0])
+    leaves, inside = np.argmax(near > _MARKER * crossing), np.argmax(far >= _INSIDE * crossing)
+    return int(inside) if inside - leaves <= slant else 0
 
 
 class XrayAugmentation(InPlaneAugmentation):
