@@ -68,7 +68,7 @@ class ColourConstancyd(MapTransform):
         light = (values[:, counts].double() / 255).pow(6).mean(dim=1).pow(1 / 6).clamp(min=1e-3)
         gain = (light.norm() / (3**0.5 * light)).float()
         balanced = (values / 255 * gain.view(3, *[1] * (values.ndim - 1))).clamp(0, 1)
-        return MetaTensor(balanced, affine=image.affine, meta={**image.meta, "intensity": "unit"})
+        return MetaTensor(balanced, meta={**image.meta, "intensity": "unit"})
 
 
 class RandColourJitterd(RandomizableTransform, MapTransform):

@@ -40,7 +40,7 @@ class DisplayIntensityd(MapTransform):
 
     def _scale(self, image: MetaTensor) -> MetaTensor:
         check_display(image, self.modalities)
-        return MetaTensor(image.as_tensor() / 255, affine=image.affine, meta={**image.meta, "intensity": "unit"})
+        return MetaTensor(image.as_tensor() / 255, meta={**image.meta, "intensity": "unit"})
 
 
 def check_display(image: MetaTensor, modalities: Sequence[str]) -> None:

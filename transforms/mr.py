@@ -43,7 +43,7 @@ class MRIntensityd(MapTransform):
         lower: percentile of all values that becomes 0.
         upper: percentile of the foreground that becomes 1.
         n4: whether to divide by the bias field first, as N4 estimates it (Tustison et al. 2010, N4ITK; SimpleITK),
-            in 2D for images and in 3D with the voxel spacing for volumes.
+            in 2D for images and in 3D for volumes.
 
     Raises:
         ValueError: not 0 <= lower < upper <= 100.
@@ -72,10 +72,9 @@ class MRIntensityd(MapTransform):
             raise WrongIntensityError("the image holds values that are not finite; replace them, or leave it out")
         scaled = self._rescale(values)
         if self.n4:
-            spacing = image.affine[:3, :3].norm(dim=0).tolist()
-            scaled = self._rescale(scaled / bias_field(scaled, spacing[: scaled.ndim]))
+            scaled = self._rescale(scaled / bias_field(scaled))
         meta = {**image.meta, "intensity": "unit"}
-        return MetaTensor(np.clip(scaled, 0, 1)[None].astype(np.float32), affine=image.affine, meta=meta)
+        return MetaTensor(np.clip(scaled, 0, 1)[None].astype(np.float32), meta=meta)
 
     def _rescale(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Map the percentiles to 0 and 1; nothing below 0 is left, so that the rest can be a product with a field."""
@@ -89,25 +88,24 @@ class MRIntensityd(MapTransform):
         return np.maximum((values - low) / (high - low), 0)
 
 
-def bias_field(values: npt.NDArray[np.float64], spacing: list[float]) -> npt.NDArray[np.float64]:
+def bias_field(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Estimate the multiplicative bias field by N4 (Tustison et al. 2010, IEEE TMI 29(6)).
 
     On an image shrunk to at most 128 (picture) or 32 (volume) voxels an axis, within what exceeds a tenth of its mean,
     3 levels of at most 50 iterations, convergence at 0.001, other parameters ITK's own; one thread, so that the result
-    is the same everywhere. Along an axis of fewer than 4 voxels the cubic spline has nothing to fit: such a thin
-    volume is corrected slice by slice.
+    is the same everywhere. The spline's mesh divides the field of view, so the voxel spacing makes no difference.
+    Along an axis of fewer than 4 voxels the cubic spline has nothing to fit: such a thin volume is corrected slice by
+    slice.
 
     Args:
         values: image `[X, Y]` or volume `[X, Y, Z]`, not negative.
-        spacing: mm along each axis.
 
     Returns:
         The field, above 0, of the same shape and of mean 1 within the mask.
     """
     if values.ndim == 3 and values.shape[-1] < 4:
-        return np.stack([bias_field(part, spacing[:2]) for part in np.moveaxis(values, -1, 0)], axis=-1)
+        return np.stack([bias_field(part) for part in np.moveaxis(values, -1, 0)], axis=-1)
     image = sitk.GetImageFromArray(values.T.astype(np.float32))
-    image.SetSpacing(spacing)
     mask = image > 0.1 * float(values.mean())
     shrink = [-(-size // _N4_VOXELS[values.ndim]) for size in image.GetSize()]
     n4 = sitk.N4BiasFieldCorrectionImageFilter()

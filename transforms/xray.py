@@ -24,18 +24,17 @@ __all__ = ["CollimationCropd", "XrayAugmentation"]
 _LIKE, _UNLIKE = 8, 20
 # A line is border while less than the first share of it, in terms of a line that crosses the image, is unlike; the edge
 # is straight if the second share is reached within `_SLANT` of the image's height or width.
-_MARKER, _INSIDE, _SLANT = 0.1, 0.75, 0.04
+_MARKER, _INSIDE, _SLANT = 0.1, 0.5, 0.04
 
 
 class CollimationCropd(MapTransform):
     """Cut the uniform frame that collimator blades or a digital shutter leave off a picture `[C, X, Y]`.
 
-    Line by line from each side: the outermost line must be of one grey level g (90 % of it within 8 of 255; what is
-    left may be a marker or the neighbouring border), whatever g is. Lines belong to the border while at most a tenth of
-    them differs from g by more than 8, and the border must end in a straight, sharp edge: within 4 % of the image (a
-    frame turned by about 2 degrees, or one with round corners) three quarters of a line must differ by more than 20.
-    There it is cut. "A tenth" and "three quarters" are meant of a line through the image, so that wide borders at the
-    other sides do not matter.
+    Line by line from each side: lines belong to the border while at most a tenth of them (a marker, say) differs by
+    more than 8 of 255 from the grey of the outermost one, whatever grey that is. The border must end in a straight and
+    sharp edge: within 4 % of the image (a frame turned by 2 degrees or so, or one with round corners) half of a line
+    must differ by more than 20. "A tenth" and "half" are meant of a line through the image, so that wide borders at the
+    other sides do not matter. It is cut where the edge begins: of a turned frame thin wedges stay, and no image is lost.
 
     The dark air beside a body ends in the body's outline and is no border; where that outline is straight, the air is
     cut off and nothing of the body. Lungs are not at the edge. Round masks, and borders wider than `most`, are left
@@ -90,16 +89,13 @@ def collimation_box(grey: npt.NDArray[np.float32], most: float) -> tuple[tuple[i
 
 def _border(lines: npt.NDArray[np.float32], slant: int) -> int:
     """How many of the first lines are border, 0 where there is none."""
-    level = np.median(lines[0])
-    if (np.abs(lines[0] - level) > _LIKE).mean() > _MARKER:
-        return 0
-    distance = np.abs(lines - level)
+    distance = np.abs(lines - np.median(lines[0]))
     near, far = (distance > _LIKE).mean(axis=1), (distance > _UNLIKE).mean(axis=1)
     crossing = np.percentile(far, 90)  # the share of a line that is not border, where it crosses the image
     if crossing == 0:
         return 0
     leaves, inside = np.argmax(near > _MARKER * crossing), np.argmax(far >= _INSIDE * crossing)
-    return int(inside) if inside - leaves <= slant else 0
+    return int(leaves) if inside - leaves <= slant else 0
 
 
 class XrayAugmentation(InPlaneAugmentation):

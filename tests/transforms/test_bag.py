@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
 
+from monai_rd.data.errors import UnsupportedImageError
 from monai_rd.transforms import ChannelsToBagd, SliceStackd, bag_collate
 
 
@@ -53,6 +56,44 @@ def test_channels_become_a_bag(windows: int) -> None:
             assert torch.equal(bag[index, channel], stack[index * windows + (channel if windows == 3 else 0)])
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_colours_can_be_kept(channels: int) -> None:
+    """Grey is repeated, alpha dropped; a bag of 3 "windows" a slice gets its colours back."""
+    image = MetaTensor(torch.rand(channels, 6, 5) * 255, meta={"intensity": "display"})
+    stack = SliceStackd("image", 4, colour=True)({"image": image})["image"]
+    bag = ChannelsToBagd("image", 3)({"image": stack})["image"].as_tensor()
+    assert bag.shape == (1, 3, 5, 6)
+    for channel in range(3):
+        assert torch.equal(bag[0, channel], image.as_tensor()[channel if channels > 2 else 0].T)
+
+
+def test_frames_keep_their_colours() -> None:
+    frames = MetaTensor(torch.rand(3, 4, 5, 8), affine=torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0])))
+    stack = SliceStackd("image", 2, colour=True)({"image": frames})["image"].as_tensor()
+    assert stack.shape == (6, 5, 4)
+    for index, frame in enumerate((2, 6)):
+        assert torch.equal(stack[3 * index : 3 * index + 3], frames.as_tensor()[..., frame].transpose(1, 2))
+
+
+@pytest.mark.parametrize("flips", itertools.product([False, True], repeat=3))
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_a_whole_volume_runs_up_back_and_left(flips: tuple[bool, ...], order: tuple[int, ...]) -> None:
+    """[1, D, H, W] whatever the storage: D from inferior, H from anterior, W from the right."""
+    drawn = torch.rand(4, 5, 6)
+    array, affine = drawn.permute(2, 1, 0), torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0]))
+    for axis, flip in enumerate(flips):
+        if flip:
+            array = array.flip(axis)
+            affine[:3, axis] *= -1
+    stored = MetaTensor(array.permute(order)[None], affine=affine[:, [*order, 3]], meta={"intensity": "HU"})
+    found = SliceStackd("image", 1, spatial_dims=3)({"image": stored})["image"]
+    assert torch.equal(found.as_tensor(), drawn[None])
+    assert found.meta["intensity"] == "HU"
+    assert torch.equal(ChannelsToBagd("image")({"image": found})["image"].as_tensor(), drawn[None])
+    batch = bag_collate([{"image": found, "label": 0}, {"image": found, "label": 1}])
+    assert batch["image"].shape == (2, 1, 4, 5, 6)
+
+
 def item(slices: int, label: int) -> dict[str, object]:
     return {"image": torch.full((slices, 3, 2, 2), float(label)), "label": label}
 
@@ -68,6 +109,11 @@ def test_a_single_image_among_studies_is_repeated() -> None:
 def test_wrong_input_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 1, got 0"):
         SliceStackd("image", 0)
+    for options in ({"spatial_dims": 1}, {"spatial_dims": 3, "colour": True}):
+        with pytest.raises(ValueError, match="spatial_dims must be 2, or 3 without colour"):
+            SliceStackd("image", 1, **options)
+    with pytest.raises(UnsupportedImageError, match="a single image was given to a 3D network"):
+        SliceStackd("image", 1, spatial_dims=3)({"image": MetaTensor(torch.rand(1, 4, 4))})
     with pytest.raises(ValueError, match="must be 1 or 3, got 2"):
         ChannelsToBagd("image", 2)
     with pytest.raises(ValueError, match=r"got \[2, 3\]"):

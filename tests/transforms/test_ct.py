@@ -37,6 +37,17 @@ def test_the_lung_window_is_the_documented_one() -> None:
     assert HounsfieldWindowsd("image")({"image": edges})["image"].flatten().tolist() == [0.0, 0.5, 1.0]
 
 
+def test_the_full_window_and_volumes() -> None:
+    """-1024 to 2048 HU; a NIfTI volume, which says nothing of its values, in HU too."""
+    edges = torch.tensor([-1024.0, 512.0, 2048.0]).view(1, 1, 1, 3)
+    volume = MetaTensor(edges, meta={"intensity": "unstated"})
+    found = HounsfieldWindowsd("image", ["full"])({"image": volume})["image"]
+    assert found.shape == (1, 1, 1, 3)
+    assert found.flatten().tolist() == [0.0, 0.5, 1.0]
+    with pytest.raises(ValueError, match="in one window, not in 2"):
+        HounsfieldWindowsd("image", ["full", "lung"])({"image": volume})
+
+
 def test_a_figure_shown_in_the_window_ends_where_its_hounsfield_units_do() -> None:
     """The one intensity definition: HU by the window, or an 8-bit picture of that window."""
     stack = hounsfield()
