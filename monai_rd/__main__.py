@@ -160,6 +160,23 @@ def audit(
         raise typer.Exit(1)
 
 
+@app.command()
+def students(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Such as resnet18 or timm:NAME; the recommended ones by default.")
+    ] = None,
+    volumes: Annotated[bool, typer.Option("--volumes", help="List those for volumes, 96 x 96 x 96.")] = False,
+    image_size: Annotated[int, typer.Option(min=1, help="Rows and columns of images.")] = 224,
+) -> None:
+    """List students: parameters, multiply-accumulates, width, and latency measured on this CPU now."""
+    from monai_rd.networks.student_table import FOR_IMAGES, FOR_VOLUMES, measure_students, student_table
+
+    console = Console()
+    with console.status("") as status:
+        costs = measure_students(names or (FOR_VOLUMES if volumes else FOR_IMAGES), image_size, progress=status.update)
+    console.print(student_table(costs))
+
+
 def main() -> None:
     """Run the command; wrong input ends with one line that says what to do."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)

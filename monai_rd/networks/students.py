@@ -1,78 +1,116 @@
-"""Lightweight students by name: image in [0, 1] to logits, with `features` and the shared `classifier` named."""
+"""Lightweight students by name: image or volume in [0, 1] to logits, with `features` and the shared `classifier`."""
 
 # No "from __future__ import annotations": TorchScript reads the class's annotations and knows no strings.
-from typing import TYPE_CHECKING
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from monai_rd.networks.backbones import STUDENTS, build_backbone, student_dims
 from monai_rd.networks.bag import fold, unfold
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-__all__ = ["STUDENTS", "Student"]
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-# torchvision's name -> where that network keeps its last linear layer. These are the paper's three students: its
-# Table 6 gives exactly their parameter counts.
-STUDENTS = {"resnet18": "fc", "mobilenet_v2": "classifier", "shufflenet_v2_x1_0": "fc"}
+__all__ = ["STUDENTS", "Student", "student_dims"]
 
 
-def _headless(name: str) -> tuple[nn.Module, int]:
-    """Build torchvision's network, random and without its head: image to pooled features, and their width."""
-    from torchvision import models
-
-    builder: Callable[..., nn.Module] = getattr(models, name)
-    backbone = builder(weights=None)
-    head = getattr(backbone, STUDENTS[name])
-    last = head[-1] if isinstance(head, nn.Sequential) else head
-    setattr(backbone, STUDENTS[name], nn.Identity())
-    if not isinstance(last, nn.Linear):
-        raise TypeError(f"torchvision's {name} has no linear head at '{STUDENTS[name]}'")
-    return backbone, last.in_features
+def _forget_cached_biases(student: nn.Module, _: Any) -> None:
+    """Make networks that cache something made of their weights in eval mode (LeViT, TinyViT) compute it anew."""
+    training = student.training
+    student.train().train(training)
 
 
 class Student(nn.Module):
     """A lightweight network with the classifier g that RD shares between both paths (arXiv 2407.06504, Fig. 2).
 
     It is what `models/model.pt` holds and what is deployed. It normalises its input itself, so that every consumer
-    feeds the project's one intensity definition. A study is a bag of slices: slices are folded into the batch and their
-    features averaged, so a single image is a bag of one.
+    feeds the project's one intensity definition. A 2D student takes a study as a bag of slices: slices are folded into
+    the batch and their features averaged, so a single image is a bag of one. A 3D student takes it as a volume.
 
     Args:
-        name: one of `STUDENTS`; torchvision's network with random weights. MobileNetV2's dropout before its head is
-            left out, because g is a single linear layer that also reads the reprogrammed teacher's features.
+        name: one of `STUDENTS`, the paper's three by torchvision and four for volumes by MONAI; or "timm:NAME", any
+            timm classifier. A dropout before the head is left out, because g is a single linear layer that also reads
+            the reprogrammed teacher's features.
         num_classes: number of classes, at least 2.
+        weights: of the backbone. None: random, as in the paper's preset. "imagenet": those torchvision or timm publish.
+            Or a local file with them. They change nothing of how the input is normalised, which `name` decides alone,
+            so that a trained student is rebuilt without them.
 
     Attributes:
-        feature_dim: D, the width of the pooled features (512, 1280, 1024 for the three).
+        backbone: the normalised input to features `[B, D]`.
+        classifier: g, `nn.Linear(D, num_classes)`.
+        feature_dim: D, the width of the pooled features (512, 1280, 1024 for the paper's three).
+        spatial_dims: 2 or 3.
+        fixed_size: rows and columns if no other image size works, else empty.
+        patch: what rows and columns must be multiples of.
 
     Raises:
-        ValueError: an unknown name, or fewer than 2 classes.
+        ValueError: an unknown name, fewer than 2 classes, or weights that are damaged, unsafe or do not fit.
+        OSError: weights that are not there or could not be downloaded.
     """
 
     mean: Tensor
     std: Tensor
+    fixed_size: list[int]
 
-    def __init__(self, name: str = "resnet18", num_classes: int = 2) -> None:
+    def __init__(self, name: str = "resnet18", num_classes: int = 2, weights: str | Path | None = None) -> None:
         super().__init__()
-        if name not in STUDENTS:
-            raise ValueError(f"unknown student '{name}'; known: {', '.join(STUDENTS)}")
         if num_classes < 2:
             raise ValueError(f"num_classes must be at least 2, got {num_classes}")
-        self.backbone, self.feature_dim = _headless(name)
+        built = build_backbone(name, weights)
+        self.name = name
+        self.backbone, self.feature_dim = built.network, built.width
+        self.spatial_dims, self.fixed_size, self.patch = built.dims, list(built.fixed_size), built.patch
         self.classifier = nn.Linear(self.feature_dim, num_classes)
         # Constants of the code, not of the training: not in the state dict.
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+        shape = (1, -1) + (1,) * built.dims
+        self.register_buffer("mean", torch.tensor(built.mean).view(shape), persistent=False)
+        self.register_buffer("std", torch.tensor(built.std).view(shape), persistent=False)
+        self.register_load_state_dict_post_hook(_forget_cached_biases)
 
     def features(self, image: Tensor) -> Tensor:
-        """Features `[B, D]` of images `[B, 3, H, W]` or bags `[B, S, 3, H, W]`, values in [0, 1]."""
-        images, slices = fold(image)
+        """Features `[B, D]`.
+
+        Args:
+            image: values in [0, 1]. 2D: images `[B, 3, H, W]` or bags of S slices `[B, S, 3, H, W]`. 3D: volumes
+                `[B, 1, D, H, W]`, each side at least 32.
+
+        Raises:
+            ValueError: another shape, or an image size that the network cannot take.
+        """
+        if self.spatial_dims == 3:
+            if image.dim() != 5 or image.shape[1] != 1 or min(image.shape[2:]) < 32:  # halved five times
+                raise ValueError(
+                    f"'{self.name}' takes volumes [B, 1, D, H, W] of at least 32 x 32 x 32, got {list(image.shape)}"
+                )
+            images, slices = image, 1
+        else:
+            images, slices = fold(image)
+            if images.shape[1] != 3:
+                raise ValueError(f"images have 3 channels, got {list(image.shape)}")
+            if len(self.fixed_size) > 0 and list(images.shape[2:]) != self.fixed_size:
+                raise ValueError(
+                    f"'{self.name}' takes images of {self.fixed_size} pixels only, got {list(images.shape[2:])}: "
+                    f"set image_size to {self.fixed_size[0]}, or take another student"
+                )
+            if images.shape[2] % self.patch != 0 or images.shape[3] % self.patch != 0:
+                raise ValueError(
+                    f"'{self.name}' cuts images into patches of {self.patch} x {self.patch}, got "
+                    f"{list(images.shape[2:])} pixels: set image_size to a multiple of {self.patch}"
+                )
         return unfold(self.backbone((images - self.mean) / self.std), slices).mean(dim=1)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits `[B, num_classes]` of images `[B, 3, H, W]` or bags `[B, S, 3, H, W]`, values in [0, 1]."""
+        """Logits `[B, num_classes]` of what `features` takes."""
         return self.classifier(self.features(image))
+
+    def deployed(self) -> "Student":
+        """Return a copy for inference: in eval mode, the training form's branches fused (FastViT, RepViT, ...).
+
+        It computes the same up to rounding. Its state dict may have other keys: `model.pt` keeps the training form.
+        """
+        from timm.utils import reparameterize_model
+
+        copied = deepcopy(self).eval()
+        reparameterize_model(copied.backbone, inplace=True)
+        return copied

@@ -7,7 +7,8 @@ import torch
 
 from monai_rd.networks import Student
 from monai_rd.networks.bag import fold, unfold
-from monai_rd.networks.students import IMAGENET_MEAN, IMAGENET_STD, STUDENTS
+from monai_rd.networks.backbones import IMAGENET_MEAN, IMAGENET_STD
+from monai_rd.networks.students import STUDENTS
 
 WIDTHS = {"resnet18": 512, "mobilenet_v2": 1280, "shufflenet_v2_x1_0": 1024}
 

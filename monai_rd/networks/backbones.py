@@ -1,0 +1,258 @@
+"""What a student's name stands for: a network of torchvision, timm or MONAI without its head, image to features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from monai_rd.networks.weights_file import load_strictly, read_weights
+
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "STUDENTS", "Backbone", "build_backbone", "student_dims"]
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network without its head.
+
+    Args:
+        network: `[B, C, ...]` to pooled features `[B, D]`; C is 3 in 2D and 1 in 3D.
+        width: D.
+        dims: 2 for images, 3 for volumes.
+        mean: of each channel of an input in [0, 1].
+        std: likewise.
+        fixed_size: rows and columns, if the network takes no others; else empty.
+        patch: what rows and columns must be multiples of.
+    """
+
+    network: nn.Module
+    width: int
+    dims: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    fixed_size: tuple[int, ...] = ()
+    patch: int = 1
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A network of torchvision or MONAI and where it keeps its head, whose last layer is linear."""
+
+    dims: int
+    build: Callable[[], nn.Module]
+    head: str
+
+
+def _torchvision(name: str) -> nn.Module:
+    from torchvision import models
+
+    return getattr(models, name)(weights=None)
+
+
+def _monai(name: str, **arguments: Any) -> nn.Module:
+    from monai.networks import nets
+
+    return getattr(nets, name)(spatial_dims=3, **arguments)
+
+
+# The paper's three (its Table 6 gives exactly their parameter counts), then MONAI's for volumes of one channel.
+STUDENTS = {
+    "resnet18": _Named(2, partial(_torchvision, "resnet18"), "fc"),
+    "mobilenet_v2": _Named(2, partial(_torchvision, "mobilenet_v2"), "classifier"),
+    "shufflenet_v2_x1_0": _Named(2, partial(_torchvision, "shufflenet_v2_x1_0"), "fc"),
+    # Without the bias MedicalNet's ResNet-10 fits. Its ResNet-18 has shortcuts that TorchScript cannot compile.
+    "resnet10_3d": _Named(3, partial(_monai, "resnet10", n_input_channels=1, bias_downsample=False), "fc"),
+    "resnet18_3d": _Named(3, partial(_monai, "resnet18", n_input_channels=1), "fc"),
+    "densenet121_3d": _Named(3, partial(_monai, "DenseNet121", in_channels=1, out_channels=2), "class_layers.out"),
+    "efficientnet_b0_3d": _Named(
+        3, partial(_monai, "EfficientNetBN", model_name="efficientnet-b0", pretrained=False, in_channels=1), "_fc"
+    ),
+}
+_KNOWN = f"{', '.join(STUDENTS)}, timm:NAME"
+
+
+def _timm_name(name: str) -> str | None:
+    """Return timm's part of a student's name, None for one of `STUDENTS`.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name in STUDENTS:
+        return None
+    library, _, timm_name = name.partition(":")
+    if library != "timm":
+        raise ValueError(f"unknown student '{name}'; known: {_KNOWN}")
+    import timm
+
+    if not timm.is_model(timm_name):
+        raise ValueError(
+            f"unknown student '{name}': timm {timm.__version__} has no such model, see timm.list_models(); "
+            f"known: {_KNOWN}"
+        )
+    try:
+        timm.models.get_pretrained_cfg(timm_name)
+    except RuntimeError as error:
+        tags = ", ".join(sorted(timm.models.get_arch_pretrained_cfgs(timm_name)))
+        raise ValueError(f"unknown student '{name}': {error} Known to timm {timm.__version__}: {tags}") from error
+    return timm_name
+
+
+def student_dims(name: str) -> int:
+    """Tell what a student takes, without building it: 2 for images and bags of slices, 3 for volumes.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    return 2 if _timm_name(name) else STUDENTS[name].dims
+
+
+def _headless(named: _Named) -> tuple[nn.Module, int]:
+    """Build one of `STUDENTS` with random weights, its head replaced by the identity; and the head's input width."""
+    network = named.build()
+    parent, _, child = named.head.rpartition(".")
+    owner = network.get_submodule(parent)
+    head = owner.get_submodule(child)
+    last = head[-1] if isinstance(head, nn.Sequential) else head
+    if not isinstance(last, nn.Linear):
+        raise TypeError(f"{type(network).__name__} has no linear head at '{named.head}'")
+    setattr(owner, child, nn.Identity())
+    if named.head == "_fc":
+        network._dropout = nn.Identity()  # as in MobileNetV2, where it goes with the head: see `Student`
+    return network, last.in_features
+
+
+def _timm_headless(name: str, pretrained: bool) -> Any:
+    """Build a timm network without its head, for images of any size where timm can."""
+    import timm
+
+    create = partial(timm.create_model, name, pretrained=pretrained, num_classes=0)
+    if not timm.models.get_pretrained_cfg(name).fixed_input_size:
+        return create()
+    try:
+        return create(dynamic_img_size=True)
+    except TypeError:  # this family has no such argument
+        return create()
+
+
+@torch.no_grad()
+def _probe(network: nn.Module, size: Sequence[int]) -> Tensor:
+    """Show a network one black image and leave it as it was: in eval mode no statistics move, nothing is drawn."""
+    network.eval()
+    try:
+        return network(torch.zeros(1, 3, *size))
+    finally:
+        network.train()
+
+
+def _timm_backbone(name: str, pretrained: bool) -> Backbone:
+    """Build a timm network, and find out by trying what timm's own description does not tell rightly.
+
+    Raises:
+        ValueError: no classifier of images with 3 channels.
+    """
+    import timm
+
+    config = timm.models.get_pretrained_cfg(name)
+    network = _timm_headless(name, pretrained)
+    channels, *size = config.input_size
+    if channels != 3:
+        raise ValueError(f"timm:{name} takes {channels} channels, a student takes 3")
+    # `num_features` is not the width of what comes out where a convolution stands between pooling and head.
+    features = _probe(network, size)
+    if features.dim() != 2:
+        raise ValueError(f"timm:{name} gives {list(features.shape)} without its head, not [B, D]: no classifier?")
+    fixed: tuple[int, ...] = ()
+    patch = 1
+    if getattr(network, "dynamic_img_size", False):
+        patch = network.patch_embed.patch_size[0]
+    elif config.fixed_input_size:
+        try:  # some that timm marks as fixed are not
+            _probe(network, [side // 2 for side in size])
+        except (AssertionError, RuntimeError, ValueError):
+            fixed = tuple(size)
+    return Backbone(network, features.shape[1], 2, tuple(config.mean), tuple(config.std), fixed, patch)
+
+
+def _imagenet(name: str, timm_name: str | None) -> Backbone:
+    """Build a 2D network with the weights that its library publishes, downloaded by that library.
+
+    Raises:
+        ValueError: there are none.
+        OSError: they cannot be had.
+    """
+    if timm_name is None and STUDENTS[name].dims == 3:
+        raise ValueError(f"there are no ImageNet weights for '{name}', which takes volumes: give a file, or none")
+    if timm_name is None:
+        from torchvision import models
+
+        published = models.get_model_weights(name)["IMAGENET1K_V1"]
+        source = published.url
+    else:
+        import timm
+
+        config = timm.models.get_pretrained_cfg(timm_name)
+        if not config.has_weights:
+            raise ValueError(f"timm publishes no weights for '{timm_name}': give a file, or none")
+        source = f"https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else config.url
+    try:
+        if timm_name is not None:
+            return _timm_backbone(timm_name, pretrained=True)
+        weights = published.get_state_dict(progress=False, check_hash=True)
+    except OSError as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise OSError(
+            f"the published weights of '{name}' could not be downloaded ({reason}). Without a network fetch them "
+            f"elsewhere from {source} and give the file (.safetensors, .pt or .pth) instead of 'imagenet'"
+        ) from error
+    backbone = build_backbone(name)
+    _fill(backbone.network, name, weights, source)
+    return backbone
+
+
+def _fill(network: nn.Module, name: str, weights: dict[str, Any], origin: str) -> None:
+    """Load published weights; a head may be among them, which is known by building the network with its head."""
+    with torch.random.fork_rng(devices=[]):
+        timm_name = _timm_name(name)
+        if timm_name is None:
+            full = STUDENTS[name].build()
+        else:
+            import timm
+
+            full = timm.create_model(timm_name, pretrained=False)
+    load_strictly(network, weights, name, origin, ignored=full.state_dict().keys() - network.state_dict().keys())
+
+
+def build_backbone(name: str, weights: str | Path | None = None) -> Backbone:
+    """Build what a student's name stands for.
+
+    Args:
+        name: one of `STUDENTS`, or "timm:NAME".
+        weights: None for random ones; "imagenet" for those torchvision (IMAGENET1K_V1) or timm (of the name's tag, or
+            of timm's default tag) publish; or a file with the backbone's tensors under the library's own keys, with
+            or without a head.
+
+    Raises:
+        ValueError: an unknown name, no published weights, or a file that is damaged, unsafe or does not fit.
+        OSError: a file that is not there, or weights that could not be downloaded.
+    """
+    timm_name = _timm_name(name)
+    if weights == "imagenet":
+        return _imagenet(name, timm_name)
+    if timm_name is not None:
+        backbone = _timm_backbone(timm_name, pretrained=False)
+    else:
+        named = STUDENTS[name]
+        network, width = _headless(named)
+        # A volume's one channel has no published statistics: [0, 1] becomes [-1, 1].
+        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if named.dims == 2 else ((0.5,), (0.5,))
+        backbone = Backbone(network, width, named.dims, mean, std)
+    if weights is not None:
+        _fill(backbone.network, name, read_weights(Path(weights)), str(weights))
+    return backbone
