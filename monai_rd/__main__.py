@@ -167,13 +167,16 @@ def students(
     ] = None,
     volumes: Annotated[bool, typer.Option("--volumes", help="List those for volumes, 96 x 96 x 96.")] = False,
     image_size: Annotated[int, typer.Option(min=1, help="Rows and columns of images.")] = 224,
+    seconds: Annotated[float, typer.Option(min=0, help="Measure so long; three rounds at least.")] = 15,
 ) -> None:
     """List students: parameters, multiply-accumulates, width, and latency measured on this CPU now."""
     from monai_rd.networks.student_table import FOR_IMAGES, FOR_VOLUMES, measure_students, student_table
 
     console = Console()
     with console.status("") as status:
-        costs = measure_students(names or (FOR_VOLUMES if volumes else FOR_IMAGES), image_size, progress=status.update)
+        costs = measure_students(
+            names or (FOR_VOLUMES if volumes else FOR_IMAGES), image_size, seconds, progress=status.update
+        )
     console.print(student_table(costs))
 
 

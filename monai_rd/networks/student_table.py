@@ -84,7 +84,10 @@ def _input(student: Student, image_size: int) -> Tensor:
 
 @torch.inference_mode()
 def measure_students(
-    names: Sequence[str], image_size: int = 224, seconds: float = 20, progress: Callable[[str], None] = lambda _: None
+    names: Sequence[str],
+    image_size: int = 224,
+    seconds: float = 15,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> list[StudentCost]:
     """Measure students, all of them once in every round, so that a busy moment of the machine hits none alone.
 

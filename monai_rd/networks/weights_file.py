@@ -47,15 +47,19 @@ def read_weights(path: Path) -> dict[str, Any]:
     for wrapper in ("state_dict", "model"):
         if isinstance(weights, dict) and isinstance(weights.get(wrapper), dict):
             weights = weights[wrapper]
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise ValueError(f"{path}: holds no state dict")
-    if all(key.startswith("module.") for key in weights):
+    if not isinstance(weights, dict) or not all(isinstance(key, str) for key in weights):
+        raise ValueError(f"{path}: holds no state dict but a {type(weights).__name__}")
+    if weights and all(key.startswith("module.") for key in weights):
         weights = {key.removeprefix("module."): value for key, value in weights.items()}
     return weights
 
 
+def _shapes(weights: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: list(v.shape) if isinstance(v, Tensor) else type(v).__name__ for key, v in weights.items()}
+
+
 def load_strictly(
-    network: nn.Module, weights: Mapping[str, Tensor], name: str, origin: str, ignored: Collection[str] = ()
+    network: nn.Module, weights: Mapping[str, Any], name: str, origin: str, ignored: Collection[str] = ()
 ) -> None:
     """Load every tensor of a network or none.
 
@@ -69,19 +73,19 @@ def load_strictly(
     Raises:
         ValueError: with the number of missing, unexpected and misshapen tensors and the first of each by name.
     """
-    wanted = network.state_dict()
     given = {key: value for key, value in weights.items() if key not in ignored}
+    wanted, shapes = _shapes(network.state_dict()), _shapes(given)
+    fitting = sum(shapes.get(key) == shape for key, shape in wanted.items())
     problems = {
         "missing": [key for key in wanted if key not in given and not key.endswith(_COUNTER)],
         "unexpected": [key for key in given if key not in wanted],
         "misshapen": [
-            f"{key} {list(given[key].shape)} instead of {list(tensor.shape)}"
-            for key, tensor in wanted.items()
-            if key in given and given[key].shape != tensor.shape
+            f"{key} {shapes[key]} instead of {shape}"
+            for key, shape in wanted.items()
+            if key in given and shapes[key] != shape
         ],
     }
     if any(problems.values()):
-        fitting = sum(key in given and given[key].shape == tensor.shape for key, tensor in wanted.items())
         message = f"{origin} does not fit {name}: {fitting} of {len(wanted)} tensors fit"
         for what, keys in problems.items():
             if keys:
