@@ -71,6 +71,19 @@ TEACHERS = {
             licence="Apache-2.0",
             source="shipped with monai_rd; trained on its synthetic phantoms, of no clinical use",
         ),
+        *(
+            TeacherEntry(
+                name=f"phantom_{modality}",
+                builder="timm:resnet10t",
+                arguments={"channels": [24, 48, 96, 192], "num_classes": 0, "global_pool": ""},
+                preprocessing=Preprocessing(96, IMAGENET_MEAN, IMAGENET_STD),
+                channels=192,
+                kind="map",
+                licence="Apache-2.0",
+                source="shipped with monai_rd; trained on its synthetic phantoms, of no clinical use",
+            )
+            for modality in ("mr", "us", "xray", "derm")
+        ),
         TeacherEntry(
             name="radimagenet_densenet121",
             # timm's last normalisation ends in the ReLU that torchvision's classifier applies after `features`.

@@ -244,7 +244,7 @@ def test_volumes_are_compared_too(tmp_path: Path) -> None:
 def test_studies_of_different_phantoms_are_no_copies_and_a_changed_one_is(tmp_path: Path) -> None:
     """Phantoms are more alike than patients are."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("monai_rd.data.phantoms.SPLIT", {"training": 14, "validation": 2, "test": 2})
+        patch.setattr("monai_rd.data.phantoms.cohort.SPLIT", {"training": 14, "validation": 2, "test": 2})
         cohort = Path(phantom_cohort(tmp_path))
     uid = generate_uid()
     for file in (cohort / "study_0003").iterdir():

@@ -67,7 +67,7 @@ def names(items: list[dict]) -> list[str]:
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("monai_rd.data.phantoms.SPLIT", {"training": 4, "validation": 2, "test": 2})
+        patch.setattr("monai_rd.data.phantoms.cohort.SPLIT", {"training": 4, "validation": 2, "test": 2})
         return Path(phantom_cohort(tmp_path_factory.mktemp("cohort")))
 
 

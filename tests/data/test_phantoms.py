@@ -18,7 +18,7 @@ from monai_rd.data.phantoms import OTHER_FINDINGS, SLICES, draw_study
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("monai_rd.data.phantoms.SPLIT", {"training": 2, "validation": 2, "test": 2})
+    monkeypatch.setattr("monai_rd.data.phantoms.cohort.SPLIT", {"training": 2, "validation": 2, "test": 2})
 
 
 def bytes_of(folder: str) -> dict[str, str]:
@@ -68,7 +68,7 @@ def test_a_finished_cohort_is_used_and_another_one_made_anew(tmp_path: Path, mon
     made = (cohort / "labels.csv").stat().st_mtime_ns
     assert phantom_cohort(tmp_path) == str(cohort)
     assert (cohort / "labels.csv").stat().st_mtime_ns == made
-    monkeypatch.setattr("monai_rd.data.phantoms.SPLIT", {"training": 2, "validation": 2, "test": 4})
+    monkeypatch.setattr("monai_rd.data.phantoms.cohort.SPLIT", {"training": 2, "validation": 2, "test": 4})
     assert phantom_cohort(tmp_path) == str(cohort)
     assert len([path for path in cohort.iterdir() if path.is_dir()]) == 8
     assert json.loads((cohort / "phantoms.json").read_text())["split"]["test"] == 4

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from monai_rd.data import DicomSeriesError, UnreadableImageError, phantom_cohort
-from monai_rd.data.phantoms import PIXEL_MM, SLICE_MM, SLICES, draw_study
+from monai_rd.data.phantoms.ct import PIXEL_MM, SLICE_MM, SLICES, draw_study
 from monai_rd.transforms import HounsfieldWindowsd, LoadDicomSeriesd, LoadImageOrSeriesd, SliceStackd
 
 PATIENT = "Secretname_Anna"
@@ -22,14 +22,14 @@ PATIENT = "Secretname_Anna"
 @pytest.fixture(scope="module")
 def drawn() -> np.ndarray:
     """HU [slices, rows, columns]: upwards, backwards, to the patient's left. No symmetry hides a wrong flip."""
-    return draw_study(np.random.default_rng([0, 1]), opacity=True).hounsfield
+    return draw_study(np.random.default_rng([0, 1]), "opacity").image
 
 
 @pytest.fixture(scope="module")
 def series(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same study as DICOM."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("monai_rd.data.phantoms.SPLIT", {"training": 2})
+        patch.setattr("monai_rd.data.phantoms.cohort.SPLIT", {"training": 2})
         return Path(phantom_cohort(tmp_path_factory.mktemp("cohort"))) / "study_0001"
 
 

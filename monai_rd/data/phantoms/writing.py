@@ -1,0 +1,89 @@
+"""Phantoms as DICOM: the header that says what they are, series and pictures; one phantom, the same bytes always."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
+
+__all__ = ["MARK", "Identity", "put_pixels", "write_axial_series"]
+
+MARK = "phantom, not a patient"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Which phantom it is: DICOM modality, version of the drawing, seed of the cohort, number of the study."""
+
+    modality: str
+    version: int
+    seed: int
+    number: int
+
+    def uid(self, *parts: object) -> UID:
+        """The UID of a part of the study."""
+        words = (self.modality, self.version, self.seed, self.number, *parts)
+        return generate_uid(entropy_srcs=["monai_rd phantom", *map(str, words)])
+
+    def header(self, storage: UID, image: int = 0) -> Dataset:
+        """What every image of the study says of itself, without its pixels."""
+        header = Dataset()
+        header.file_meta = FileMetaDataset()
+        header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        header.file_meta.MediaStorageSOPClassUID = header.SOPClassUID = storage
+        header.file_meta.MediaStorageSOPInstanceUID = header.SOPInstanceUID = self.uid("image", image)
+        header.StudyInstanceUID, header.SeriesInstanceUID = self.uid("study"), self.uid("series")
+        header.PatientName, header.PatientID = f"PHANTOM^{self.number:04d}", f"PHANTOM-{self.number:04d}"
+        header.PatientBirthDate = header.PatientSex = header.StudyDate = header.StudyTime = ""
+        header.AccessionNumber = header.StudyID = header.ReferringPhysicianName = ""
+        header.Modality, header.Manufacturer, header.SeriesDescription = self.modality, "monai_rd", MARK
+        header.SeriesNumber = header.InstanceNumber = 1
+        return header
+
+
+def put_pixels(image: Dataset, pixels: NDArray, photometric: str, bits: int = 16) -> None:
+    """Put unsigned pixels `[rows, columns]`, `[frames, rows, columns]` or `[rows, columns, 3]` into an image."""
+    colours = photometric == "RGB"
+    image.Rows, image.Columns = pixels.shape[:2] if colours else pixels.shape[-2:]
+    image.SamplesPerPixel, image.PhotometricInterpretation = 3 if colours else 1, photometric
+    if colours:
+        image.PlanarConfiguration = 0
+    image.BitsAllocated = 8 if bits <= 8 else 16
+    image.BitsStored, image.HighBit, image.PixelRepresentation = bits, bits - 1, 0
+    image.PixelData = pixels.astype("u1" if bits <= 8 else "<u2").tobytes()
+
+
+def write_axial_series(
+    path: Path, identity: Identity, volume: NDArray, pixel_mm: float, slice_mm: float, attributes: Mapping[str, object]
+) -> None:
+    """Write an axial CT or MR series: a file a slice, file names and instance numbers in no geometric order.
+
+    Args:
+        path: a new folder.
+        identity: which phantom it is.
+        volume: unsigned 16-bit values `[slices, rows, columns]`; rows run anterior to posterior, columns from the
+            patient's right to left, slices from inferior to superior.
+        pixel_mm: distance of rows and of columns.
+        slice_mm: distance of slices.
+        attributes: what the modality says besides, by keyword.
+    """
+    path.mkdir()
+    order = np.random.default_rng([identity.seed, identity.number, 1]).permutation(len(volume))
+    across, down = (-(count - 1) / 2 * pixel_mm for count in (volume.shape[2], volume.shape[1]))
+    for index, pixels in enumerate(volume):
+        image = identity.header(CTImageStorage if identity.modality == "CT" else MRImageStorage, index)
+        image.FrameOfReferenceUID, image.PositionReferenceIndicator = identity.uid("frame"), ""
+        image.ImageType = ["DERIVED", "PRIMARY", "AXIAL"]
+        image.InstanceNumber, image.AcquisitionNumber = int(order[index]) + 1, 1
+        image.ImagePositionPatient = [across, down, (index - (len(volume) - 1) / 2) * slice_mm]
+        image.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+        image.PixelSpacing, image.SliceThickness = [pixel_mm, pixel_mm], slice_mm
+        for keyword, value in attributes.items():
+            setattr(image, keyword, value)
+        put_pixels(image, pixels, "MONOCHROME2")
+        image.save_as(path / f"IM{order[index]:04d}.dcm", enforce_file_format=True)
