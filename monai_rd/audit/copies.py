@@ -1,55 +1,15 @@
-"""Images that are there twice: of equal pixels, or alike.
-
-The thresholds for images were chosen on COVID-CT (746 figures). Each was compared with changed copies of itself (JPEG
-quality 20 and 50, a half and a third of the size, gamma 0.6 and 1.6, brightness +40, crops of 4 to 20 % of each side)
-and with every other figure. Of the copies with up to 10 % of a side cut off, at least 99 % reached the correlation
-asked for; of the 277,885 pairs of figures 19 did, which were looked at: 15 show one slice twice, the four least alike
-(0.960 to 0.965) neighbouring slices of one patient.
-
-Those for volumes were chosen on the project's phantoms, which are more alike than patients: the most alike of 1,770
-pairs reached 0.934, while 95 % of copies with noise of 30 HU, smoothed, or of half the size reached 0.965.
-
-What a perceptual hash cannot see stays unseen: rotations, crops from one corner by 10 % and more, volumes that were
-cropped or shifted by a slice.
-"""
+"""Findings about images that are there twice: of equal pixels, or alike, as `monai_rd.data.alike` tells them."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from monai_rd.audit.findings import AuditItem, Finding, Picture, crosses
+from monai_rd.audit.findings import AuditItem, Finding, crosses
 from monai_rd.audit.look import Measured
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from monai_rd.data.alike import IMAGES, VOLUMES, near_pairs
 
 __all__ = ["exact_copies", "near_copies"]
-
-# A candidate differs in at most this many of the 64 bits of its perceptual hash, and its thumbnail of 16 x 16 pixels
-# correlates at least so much.
-HASH_BITS, COARSE_CORRELATION = 12, 0.75
-
-
-@dataclass(frozen=True)
-class _Alike:
-    """When two thumbnails show the same: one laid over the other, their fine structure correlates.
-
-    Attributes:
-        detail: fine is what is smaller than the side of the thumbnail divided by this.
-        correlation: at least so much.
-    """
-
-    detail: int
-    correlation: float
-
-
-IMAGES, VOLUMES = _Alike(12, 0.96), _Alike(48, 0.955)
 
 
 def _copies(items: tuple[AuditItem, ...], how: str, similarity: float) -> Finding:
@@ -65,7 +25,7 @@ def exact_copies(read: Sequence[tuple[AuditItem, Measured]]) -> Iterator[Finding
     """Find images of equal pixels, however their files are written."""
     groups: dict[str, list[AuditItem]] = defaultdict(list)
     for item, measured in read:
-        groups[measured.digest].append(item)
+        groups[measured.fingerprint.digest].append(item)
     for items in groups.values():
         if len(items) > 1:
             # The two that a picture shows contradict each other, if any do.
@@ -78,111 +38,6 @@ def near_copies(read: Sequence[tuple[AuditItem, Measured]]) -> Iterator[Finding]
     """Find pairs of images alike but not equal: saved again, scaled, brightened, cropped a little, mirrored."""
     for alike, axes in ((IMAGES, 2), (VOLUMES, 3)):
         own = [(item, measured) for item, measured in read if len(measured.size) == axes]
-        if own:
-            yield from _near_copies([item for item, _ in own], [measured for _, measured in own], alike)
-
-
-def _near_copies(items: Sequence[AuditItem], found: Sequence[Measured], alike: _Alike) -> Iterator[Finding]:
-    thumbnails = np.stack([one.thumbnail for one in found])
-    bits = np.stack([one.bits for one in found])
-    seen: set[tuple[int, int]] = set()
-    for mirrored in (False, True):
-        others = thumbnails[..., ::-1] if mirrored else thumbnails
-        other_bits = np.stack([one.mirrored_bits for one in found]) if mirrored else bits
-        pairs = [
-            (i, j)
-            for i, j in _candidates(bits, other_bits, thumbnails, others)
-            if found[i].digest != found[j].digest and (i, j) not in seen
-        ]
-        for start in range(0, len(pairs), 512):
-            block = pairs[start : start + 512]
-            first, second = (list(side) for side in zip(*block, strict=True))
-            for (i, j), similarity in zip(block, _similarity(thumbnails[first], others[second], alike), strict=True):
-                if similarity >= alike.correlation:
-                    seen.add((i, j))
-                    how = f"Two images alike ({'mirrored, ' if mirrored else ''}correlation {similarity:.3f})"
-                    yield _copies((items[i], items[j]), how, min(similarity, 0.9999))
-
-
-def _candidates(
-    bits: NDArray[np.bool_], other_bits: NDArray[np.bool_], thumbnails: Picture, others: Picture
-) -> Iterator[tuple[int, int]]:
-    """Pairs i < j alike at a first glance: two products of matrices, in blocks."""
-    signs, other_signs = (np.where(one, 1, -1).astype(np.float32) for one in (bits, other_bits))
-    coarse, other_coarse = (_coarse(one) for one in (thumbnails, others))
-    for start in range(0, len(signs), 1024):
-        block = slice(start, start + 1024)
-        alike = signs[block] @ other_signs.T >= signs.shape[1] - 2 * HASH_BITS
-        alike &= coarse[block] @ other_coarse.T >= COARSE_CORRELATION
-        for row, column in np.argwhere(alike):
-            if start + row < column:
-                yield int(start + row), int(column)
-
-
-def _coarse(thumbnails: Picture) -> NDArray[np.float32]:
-    """Thumbnails of 16 x 16 pixels as rows whose products are correlations."""
-    step = thumbnails.shape[1] // 16
-    small = thumbnails.reshape(len(thumbnails), 16, step, 16, step).mean((2, 4), dtype=np.float32)
-    rows = small.reshape(len(small), -1)
-    rows = rows - rows.mean(1, keepdims=True)
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
-
-
-def _similarity(first: Picture, second: Picture, alike: _Alike) -> list[float]:
-    """Correlation of the fine structure of thumbnails `[N, side, side]`, the second laid over the first.
-
-    Copies out of two papers are cropped differently: without laying one over the other they correlate no better than
-    neighbouring slices do. Half the resolution first; who is far off there is not looked at again.
-    """
-    import torch
-    from torch.nn.functional import avg_pool2d
-
-    a, b = (torch.from_numpy(np.ascontiguousarray(one)).float()[:, None] for one in (first, second))
-    similarity, place = _laid_over(avg_pool2d(a, 2), avg_pool2d(b, 2), torch.zeros(len(a), 4), alike)
-    near = similarity > alike.correlation - 0.15
-    if near.any():
-        similarity[near] = _laid_over(a[near], b[near], place[near], alike)[0]
-    similarity[~near] = 0
-    return similarity.tolist()
-
-
-def _laid_over(a: Tensor, b: Tensor, place: Tensor, alike: _Alike) -> tuple[Tensor, Tensor]:
-    """Scale and shift of `b` `[N, 1, side, side]` along both axes by Gauss-Newton steps from `place` `[N, 4]`.
-
-    Returns:
-        correlations `[N]` where both have pixels, and the places found.
-    """
-    import torch
-    from torch.nn.functional import grid_sample
-
-    side = a.shape[-1]
-    a, b = (_fine_structure(one, alike.detail) for one in (a, b))
-    y, x = torch.meshgrid(*[torch.linspace(-1 + 1 / side, 1 - 1 / side, side)] * 2, indexing="ij")
-    dy, dx = torch.gradient(a, spacing=2 / side, dim=(2, 3))
-    slopes = torch.stack([dx * x, dy * y, dx, dy], dim=-1).flatten(1, 3)
-    normal = slopes.transpose(1, 2) @ slopes
-    damping = 1e-3 * normal.diagonal(dim1=1, dim2=2).mean(1) + 1e-6
-    step = torch.linalg.solve(normal + damping[:, None, None] * torch.eye(4), slopes.transpose(1, 2))
-
-    def laid(place: Tensor) -> tuple[Tensor, Tensor]:
-        scale_x, scale_y, shift_x, shift_y = place[..., None, None].unbind(1)
-        grid = torch.stack([(1 + scale_x) * x + shift_x, (1 + scale_y) * y + shift_y], dim=-1)
-        inside = (grid.abs() < 1).all(-1)[:, None].float()
-        return grid_sample(b, grid, align_corners=False, padding_mode="border"), inside
-
-    for _ in range(10):
-        moved, inside = laid(place)
-        place = (place + (step @ ((a - moved) * inside).flatten(1)[..., None])[..., 0]).clamp(-0.2, 0.2)
-    moved, inside = laid(place)
-    pixels = inside.sum((2, 3), keepdim=True)
-    one, two = ((t - (t * inside).sum((2, 3), keepdim=True) / pixels) * inside for t in (a, moved))
-    product = (one * two).sum((1, 2, 3))
-    return product / (one.square().sum((1, 2, 3)) * two.square().sum((1, 2, 3))).sqrt().clamp(min=1e-6), place
-
-
-def _fine_structure(pictures: Tensor, detail: int) -> Tensor:
-    """What is finer than a part of the picture, at unit variance: the rest is alike in every chest."""
-    from monai.networks.layers import GaussianFilter
-
-    fine = pictures - GaussianFilter(2, pictures.shape[-1] / detail)(pictures)
-    return fine / fine.std((2, 3), keepdim=True).clamp(min=1e-3)
+        for i, j, similarity, mirrored in near_pairs([measured.fingerprint for _, measured in own], alike):
+            how = f"Two images alike ({'mirrored, ' if mirrored else ''}correlation {similarity:.3f})"
+            yield _copies((own[i][0], own[j][0]), how, min(similarity, 0.9999))

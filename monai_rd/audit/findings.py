@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from rich.table import Table
+
+from monai_rd.data.alike import Picture
 
 __all__ = [
     "KINDS",
@@ -17,13 +17,10 @@ __all__ = [
     "AuditItem",
     "AuditReport",
     "Finding",
-    "Picture",
     "SuspiciousPair",
     "crosses",
     "worst_first",
 ]
-
-Picture = NDArray[np.uint8]
 
 # In the order of a report: what spoils a result first.
 KINDS = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,15 +10,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import imagehash
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from pydicom.filereader import read_partial
 from scipy import ndimage
 
-from monai_rd.audit.findings import Picture
 from monai_rd.bundle import original_error
+from monai_rd.data.alike import IMAGES, VOLUMES, Fingerprint, Picture, digest_of, fingerprint
 from monai_rd.data.dicom import is_dicom
 from monai_rd.data.errors import StudyError
 from monai_rd.files import content_hash
@@ -29,8 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Loader", "Look", "Measured", "default_loader", "look", "sheet_picture"]
 
-# Sides of the thumbnails that are compared, of an image and of the four slices of a volume, and on the contact sheet.
-IMAGE_PIXELS, VOLUME_PIXELS, SHEET_PIXELS = 64, 128, 320
+# Longer side of a picture on the contact sheet.
+SHEET_PIXELS = 320
 # Manufacturer, ManufacturerModelName, SeriesInstanceUID, BurnedInAnnotation; read from the first of so many bytes.
 _SCANNER_TAGS = [0x00080070, 0x00081090, 0x0020000E, 0x00280301]
 _HEADER_BYTES = 1 << 20
@@ -43,10 +40,7 @@ Loader = Callable[[Item], "MetaTensor"]
 class Measured:
     """What is kept of an image that was read."""
 
-    digest: str
-    bits: NDArray[np.bool_]
-    mirrored_bits: NDArray[np.bool_]
-    thumbnail: Picture
+    fingerprint: Fingerprint
     intensity: tuple[float, float]
     size: tuple[int, ...]
     spacing: tuple[float, ...] | None
@@ -108,18 +102,11 @@ def _scanner_header(path: Path) -> dict[int, str]:
 
 def _measure(image: MetaTensor) -> Measured:
     values = image.as_tensor().numpy()
-    digest = hashlib.sha256(str(values.shape).encode() + values.tobytes()).hexdigest()
     picture = _picture(image)
-    shown = Image.fromarray(picture)
-    mirrored = Image.fromarray(np.ascontiguousarray(picture[:, ::-1]))
     display = image.meta.get("intensity") == "display"
-    side = VOLUME_PIXELS if values.ndim == 4 else IMAGE_PIXELS
     spacing = np.linalg.norm(np.asarray(image.affine)[:3, :3], axis=0)
     return Measured(
-        digest=digest,
-        bits=imagehash.phash(shown).hash.ravel(),
-        mirrored_bits=imagehash.phash(mirrored).hash.ravel(),
-        thumbnail=np.asarray(shown.resize((side, side), Image.Resampling.LANCZOS)),
+        fingerprint=fingerprint(picture, digest_of(values), VOLUMES if values.ndim == 4 else IMAGES),
         intensity=(float(values.mean()), float(values.std())),
         size=values.shape[1:],
         spacing=None if display else tuple(float(mm) for mm in spacing),
