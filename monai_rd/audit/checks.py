@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from monai_rd.audit.look import Look, Measured
 from monai_rd.data.errors import DicomSeriesError
 from monai_rd.data.splits import SPLITS
 
-__all__ = ["burned_in_text", "class_balance", "outliers", "patients", "shortcuts", "unreadable"]
+__all__ = ["burned_in_text", "class_balance", "multi_label_balance", "outliers", "patients", "shortcuts", "unreadable"]
 
 # Robust z-score of an outlier. Far above the usual 3.5 (Iglewicz and Hoaglin): what a person should look at only.
 OUTLIER_Z = 8.0
@@ -52,20 +52,41 @@ def class_balance(counts: dict[str, dict[str, int]]) -> Iterator[Finding]:
     for split, classes in counts.items():
         for name in (name for name, count in classes.items() if count == 0):
             yield Finding("CLASS_BALANCE", "error", f"Class '{name}' has no item in {split}.")
-    table = np.array([list(classes.values()) for classes in counts.values()])
-    table = table[table.sum(1) > 0][:, table.sum(0) > 0]
-    if min(table.shape) < 2:
-        return
-    shares, overall = table / table.sum(1, keepdims=True), table.sum(0) / table.sum()
-    p = chi2_contingency(table).pvalue
-    if np.abs(shares - overall).max() > BALANCE_SHARE and p < BALANCE_P:
+    if _differs([list(classes.values()) for classes in counts.values()]):
         each = "; ".join(f"{split} {'/'.join(map(str, classes.values()))}" for split, classes in counts.items())
         yield Finding("CLASS_BALANCE", "warning", f"The ratio of the classes differs between splits: {each}.")
 
 
-def shortcuts(items: Sequence[AuditItem], looks: Sequence[Look]) -> Iterator[Finding]:
-    """What a network could read the label from without looking at the patient."""
-    labels = [item.label for item in items]
+def multi_label_balance(counts: dict[str, dict[str, int]], sizes: dict[str, int]) -> Iterator[Finding]:
+    """The same for a multi-label list, of each class alone: no item has it, all have it, or another share of them."""
+    for name in next(iter(counts.values())):
+        with_it = {split: counts[split][name] for split in counts}
+        for split, count in with_it.items():
+            if count in (0, sizes[split]):
+                how = "no" if count == 0 else "every"
+                yield Finding("CLASS_BALANCE", "error", f"Class '{name}': {how} item of {split} has it.")
+        if _differs([[count, sizes[split] - count] for split, count in with_it.items()]):
+            each = "; ".join(f"{split} {count} of {sizes[split]}" for split, count in with_it.items())
+            yield Finding("CLASS_BALANCE", "warning", f"The share of class '{name}' differs between splits: {each}.")
+
+
+def _differs(rows: Sequence[Sequence[int]]) -> bool:
+    """Whether the shares of the columns differ between the rows, by much and not by chance."""
+    table = np.array(rows)
+    table = table[table.sum(1) > 0][:, table.sum(0) > 0]
+    if min(table.shape) < 2:
+        return False
+    shares, overall = table / table.sum(1, keepdims=True), table.sum(0) / table.sum()
+    return bool(np.abs(shares - overall).max() > BALANCE_SHARE and chi2_contingency(table).pvalue < BALANCE_P)
+
+
+def shortcuts(targets: Mapping[str, Sequence[str]], looks: Sequence[Look]) -> Iterator[Finding]:
+    """What a network could read the label from without looking at the patient.
+
+    Args:
+        targets: what it could read, by name: of each item its value.
+        looks: at the same items.
+    """
     plain = [look.measured if look.scanner is None else None for look in looks]
     traits: dict[str, list[Hashable]] = {
         "scanner (Manufacturer, ManufacturerModelName)": [look.scanner for look in looks],
@@ -73,10 +94,11 @@ def shortcuts(items: Sequence[AuditItem], looks: Sequence[Look]) -> Iterator[Fin
         "number of channels": [one and one.channels for one in plain],
     }
     for name, values in traits.items():
-        v, p, kinds = _association(values, labels)
-        if v >= SHORTCUT_V and p < SHORTCUT_P:
-            message = f"The {name} tells the label: Cramer's V {v:.2f}, p {p:.1g}, {kinds} kinds."
-            yield Finding("SHORTCUT_RISK", "warning", message)
+        for target, labels in targets.items():
+            v, p, kinds = _association(values, labels)
+            if v >= SHORTCUT_V and p < SHORTCUT_P:
+                message = f"The {name} tells {target}: Cramer's V {v:.2f}, p {p:.1g}, {kinds} kinds."
+                yield Finding("SHORTCUT_RISK", "warning", message)
 
 
 def _association(values: Sequence[Hashable | None], labels: Sequence[str]) -> tuple[float, float, int]:

@@ -39,7 +39,7 @@ class AuditItem:
         index: place in the split's list.
         id: "sha256:" and 12 hex digits of a file's content, the SeriesInstanceUID of a DICOM series, "" where there is
             nothing to read either from.
-        label: name of its class.
+        label: name of its class; in a multi-label list all its classes with " | " between, or "none".
     """
 
     split: str

@@ -41,21 +41,27 @@ def audit(
     entries = [(split, index, item) for split in SPLITS for index, item in enumerate(datalist[split])]
     looks = _in_parallel(partial(look, load), [item for _, _, item in entries], workers, "reading")
     items = [
-        AuditItem(split, index, one.id, datalist.class_names[item["label"]])
+        AuditItem(split, index, one.id, _label(datalist, item))
         for (split, index, item), one in zip(entries, looks, strict=True)
     ]
-    counts = {
-        split: {name: sum(i.split == split and i.label == name for i in items) for name in datalist.class_names}
-        for split in SPLITS
-    }
+    names = datalist.class_names
+    counts = {split: dict(zip(names, datalist.class_counts(split), strict=True)) for split in SPLITS}
+    if datalist.multi_label:
+        sizes = {split: len(datalist[split]) for split in SPLITS}
+        has = [datalist.classes(item) for _, _, item in entries]
+        targets = {f"class '{name}'": [str(n in own) for own in has] for n, name in enumerate(names)}
+        balance = checks.multi_label_balance(counts, sizes)
+    else:
+        targets = {"the label": [item.label for item in items]}
+        balance = checks.class_balance(counts)
     read = [(item, one.measured) for item, one in zip(items, looks, strict=True) if one.measured is not None]
     copies = [*exact_copies(read), *near_copies(read)]
     findings = [
         *copies,
         *checks.patients(items, [item.get("patient") for _, _, item in entries]),
         *checks.unreadable(items, looks, left_out),
-        *checks.class_balance(counts),
-        *checks.shortcuts(items, looks),
+        *balance,
+        *checks.shortcuts(targets, looks),
         *checks.burned_in_text(read),
         *checks.outliers(read),
     ]
@@ -65,6 +71,11 @@ def audit(
     both = zip(pictures[::2], pictures[1::2], strict=True)
     pairs = [SuspiciousPair(finding, pair) for finding, pair in zip(shown, both, strict=True)]
     return AuditReport(counts, sorted(findings, key=worst_first), pairs)
+
+
+def _label(datalist: DataList, item: Item) -> str:
+    """Return the name of an item's class, or of all its classes."""
+    return " | ".join(datalist.class_names[index] for index in datalist.classes(item)) or "none"
 
 
 def _in_parallel(work: Callable[[Item], Any], items: Sequence[Item], workers: int, title: str) -> list[Any]:
@@ -97,7 +108,8 @@ def fix(datalist: DataList, report: AuditReport) -> tuple[DataList, list[dict[st
     kept = {
         split: [item for index, item in enumerate(datalist[split]) if (split, index) not in gone] for split in SPLITS
     }
-    return DataList(datalist.class_names, **kept), list(gone.values())
+    lists = [kept[split] for split in SPLITS]
+    return DataList(datalist.class_names, *lists, multi_label=datalist.multi_label), list(gone.values())
 
 
 def _leaving(finding: Finding, left: list[AuditItem]) -> list[AuditItem]:

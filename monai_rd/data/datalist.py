@@ -2,66 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import re
 import secrets
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from monai_rd.data import sources
 from monai_rd.data.dicom import SeriesRule
 from monai_rd.data.errors import DicomSeriesError, Policy, count_codes
+from monai_rd.data.lists import DataList, write_datalist
 from monai_rd.data.problems import Problems
-from monai_rd.data.pseudonyms import patient_pseudonym
-from monai_rd.data.sources import Found, Reading
-from monai_rd.data.splits import SPLITS, group, split_folds, split_once
+from monai_rd.data.published import Published, recognise
+from monai_rd.data.reading import Found, Reading
+from monai_rd.data.splits import DEVELOPMENT, SPLITS, Classes, group, split_development, split_folds, split_once
 from monai_rd.data.studies import Item
-from monai_rd.files import atomic_write, sha256
 
 __all__ = ["DataList", "make_datalist", "make_folds", "read_datalist", "write_datalist"]
 
 logger = logging.getLogger(__name__)
 
 LABEL_FILES = ("labels.csv", "labels.xlsx", "data.csv")
-
-
-@dataclass(frozen=True)
-class DataList:
-    """Items `{"image": path or list of paths, "label": class index, "id": ..., "patient": ...}` of the three splits.
-
-    `id` is a UID of DICOM, else ""; `patient` a pseudonym, or "" where none is known; "site" is there if the source has
-    it.
-
-    Attributes:
-        class_names: by class index; of two classes the second is the positive one of sensitivity, specificity and AUC.
-        training: items to train on.
-        validation: items to choose the best epoch by.
-        test: items to report on, never used to choose anything.
-    """
-
-    class_names: tuple[str, ...]
-    training: list[Item]
-    validation: list[Item]
-    test: list[Item]
-
-    def __getitem__(self, split: str) -> list[Item]:
-        """The items of a split, by name, as bundle configs ask for them."""
-        if split not in SPLITS:
-            raise KeyError(f"no split '{split}'; there are {', '.join(SPLITS)}")
-        return list(getattr(self, split))
-
-    def __str__(self) -> str:
-        rows = []
-        for split in SPLITS:
-            counts = Counter(item["label"] for item in self[split])
-            classes = ", ".join(f"{counts[index]} {name}" for index, name in enumerate(self.class_names))
-            rows.append(f"{split} {len(self[split])} ({classes})")
-        return "; ".join(rows)
 
 
 def make_datalist(
@@ -76,24 +40,29 @@ def make_datalist(
 ) -> DataList:
     """Make training, validation and test lists of a data set.
 
-    Looked for, in this order: `data_list` if given; the official layout and split of COVID-CT; `labels.csv`,
-    `labels.xlsx` or `data.csv` in the folder; a folder of images or DICOM series for each class.
+    Looked for, in this order: `data_list` if given; a data set as its publisher lays it out, with its official split
+    (`monai_rd.data.published`); `labels.csv`, `labels.xlsx` or `data.csv` in the folder; a folder of images or DICOM
+    series for each class, in `train`, `val` and `test` or without them.
 
     - Sheet (CSV, Excel): the column `label`, and one of `image` (file or series folder, relative to `dataset_dir`),
       `series` (a SeriesInstanceUID found below it), `patient` (a PatientID found below it; `series_rule` says which of
       his series, by default the one with the most slices). Optional: `patient`, `lesion`, `site`, `split` (training,
-      validation, test).
+      validation, test). Several names with `|` between in any cell of `label` make the list multi-label, as does a
+      column of 0 and 1 for each of `class_names` in place of `label`; then an empty cell, "none" and "No Finding" mean
+      no class.
     - JSON: MONAI's data list, `{"training": [{"image": ..., "label": ...}], "validation": [...], "test": [...]}`;
-      instead of `image` an item may have `series` or `sha256`, as `write_datalist` writes them.
+      instead of `image` an item may have `series` or `sha256`, as `write_datalist` writes them. With
+      `"multi_label": true` labels are lists of class indices or names.
 
-    Without a split column the items are split 4:1 into development and test, and development 4:1 into training and
-    validation, stratified by class, with no patient (column, or DICOM PatientID) and no lesion on both sides.
+    Without a split the items are split 4:1 into development and test, and development 4:1 into training and validation,
+    stratified by class (of several by the rarest), with no patient (column, or DICOM PatientID), no lesion and no file
+    on both sides. Where the source tells the test set but no validation set, this is taken from the rest in that way.
 
     Args:
         dataset_dir: folder of the data.
         data_list: a sheet or JSON file, if it is not found in the folder.
-        class_names: the classes in order of their index, the positive one last; by default sorted by name (COVID-CT:
-            COVID is the positive one).
+        class_names: the classes in order of their index, the positive one last; by default in the order of the
+            published data set, else sorted by name.
         num_classes: how many classes the caller expects; None takes what is found.
         seed: of the split.
         policy: what follows from a DICOM series that cannot be read, see `Policy`.
@@ -107,10 +76,12 @@ def make_datalist(
     """
     read = _collect(dataset_dir, data_list, class_names, num_classes, policy, series_rule, key)
     made = _split(read, seed)
-    if read.found.splits is not None:
-        _check_given_splits(read.found, read.order, read.leaks)
+    _check_leaks(read)
+    _check_classes(made, read.found.splits is not None, read.leaks)
     read.problems.take(read.leaks)
     read.problems.refuse()
+    if read.published is not None:
+        read.published.tell(read.found, made)
     logger.info("data: %s", made)
     return made
 
@@ -177,51 +148,6 @@ def make_folds(
     return [_datalist(read, part) for part in parts]
 
 
-def write_datalist(
-    made: DataList, dataset_dir: str | os.PathLike[str], path: str | os.PathLike[str], key: bytes
-) -> None:
-    """Write a data list as MONAI's JSON, atomically.
-
-    An image or volume file stands there as `image`, its path relative to `dataset_dir`; DICOM as `series` (and `sop`, a
-    single picture) by its UIDs, because the folders of exports are often named after patients; for the same reason a
-    file whose path holds the ID of its patient stands there as the `sha256` of its content. Patients are pseudonyms.
-
-    Args:
-        made: the lists.
-        dataset_dir: folder of the data.
-        path: of the JSON.
-        key: that the lists' pseudonyms were made with.
-    """
-    root = Path(dataset_dir).resolve()
-    content: dict[str, Any] = {"class_names": list(made.class_names)}
-    for split in SPLITS:
-        content[split] = [_entry(item, root, key) for item in made[split]]
-    atomic_write(json.dumps(content, indent=1) + "\n", Path(path))
-
-
-def _entry(item: Item, root: Path, key: bytes) -> dict[str, Any]:
-    entry: dict[str, Any] = {name: item[name] for name in ("label", "patient", "site") if item.get(name, "") != ""}
-    if item["series"]:
-        picture = {"sop": item["id"]} if item["id"] != item["series"] else {}
-        return {"series": item["series"], **picture, **entry}
-    file = Path(item["image"]).resolve()
-    relative = file.relative_to(root)
-    if item["patient"] and _tells_the_patient(relative, item["patient"], key):
-        return {"sha256": sha256(file), **entry}
-    return {"image": relative.as_posix(), **entry}
-
-
-def _tells_the_patient(path: Path, pseudonym: str, key: bytes) -> bool:
-    """Tell whether a part of a path, between any two separators, is the ID that a pseudonym stands for."""
-    for part in path.parts:
-        words = re.split(r"([\W_]+)", part)  # words at even places, what separates them at odd ones
-        for first in range(0, len(words), 2):
-            for last in range(first, len(words), 2):
-                if patient_pseudonym("".join(words[first : last + 1]), key) == pseudonym:
-                    return True
-    return False
-
-
 # ---------------------------------------------------------------------------------------------------- collecting
 
 
@@ -235,6 +161,7 @@ class _Read:
         problems: why rows cannot be used.
         leaks: what is wrong with rows that can be used.
         left_out: DICOM series that the policy left out.
+        published: the published data set that the source is, if it is one.
     """
 
     found: Found
@@ -242,14 +169,16 @@ class _Read:
     problems: Problems
     leaks: Problems
     left_out: list[DicomSeriesError]
+    published: Published | None
 
-    @property
-    def labels(self) -> list[int]:
-        return [self.order.index(item["label"]) for item in self.found.items]
+    @cached_property
+    def labels(self) -> list[Classes]:
+        index = {name: number for number, name in enumerate(self.order)}
+        return [tuple(index[name] for name in self.found.classes(item)) for item in self.found.items]
 
-    @property
+    @cached_property
     def groups(self) -> list[int]:
-        return group([item["patient"] for item in self.found.items], self.found.lesions)
+        return group([item["patient"] for item in self.found.items], self.found.lesions, self.found.copies)
 
 
 def _collect(
@@ -269,18 +198,20 @@ def _collect(
         raise FileNotFoundError(f"data_list '{data_list}' is not a file")
     reading = Reading(root, Policy(policy), SeriesRule.of(series_rule), key or secrets.token_bytes(32))
     sheet = Path(data_list) if data_list is not None else None
-    if sheet is None and not (root / "Data-split").is_dir():
-        sheet = next((root / name for name in LABEL_FILES if (root / name).is_file()), None)
+    beside = next((root / name for name in LABEL_FILES if (root / name).is_file()), None)
+    published, place = recognise(root, below=beside is None) if sheet is None else (None, root)
+    if sheet is None and published is None:
+        sheet = beside
     what = "row" if sheet is not None and sheet.suffix.lower() != ".json" else "item"
     problems, leaks = Problems(what), Problems(what)
-    if sheet is None and (root / "Data-split").is_dir():
-        found = sources.from_covid_ct(root, problems)
+    if published is not None:
+        found = published.found(place, reading, problems)
     elif sheet is None:
-        found = sources.from_class_folders(root, reading, class_names)
+        found = sources.from_folders(root, reading, class_names)
     elif what == "item":
         found = sources.from_json(sheet, reading, class_names, problems)
     else:
-        found = sources.from_sheet(sheet, reading, problems)
+        found = sources.from_sheet(sheet, reading, class_names, problems)
     if reading.offered:
         rule = reading.rule or SeriesRule()
         logger.info("series: %d of %d taken (%s)", len(reading.chosen), len(reading.offered), rule)
@@ -289,42 +220,45 @@ def _collect(
     order = _class_order(found, class_names, num_classes, problems)
     if sheet is not None:
         _check_duplicates(found, leaks)
-    found = _picked(found, [i for i, item in enumerate(found.items) if item["label"] in order])
-    return _Read(found, order, problems, leaks, reading.left_out)
+    known = set(order)
+    labelled = [found.multi_label or item["label"] for item in found.items]
+    usable = [i for i, item in enumerate(found.items) if labelled[i] and known.issuperset(found.classes(item))]
+    return _Read(found.picked(usable), order, problems, leaks, reading.left_out, published)
 
 
 def _split(read: _Read, seed: int) -> DataList:
     """Follow the splits of the source, or make them; a class too small is noted in the problems."""
-    if read.found.splits is not None:
-        return _datalist(read, {s: [i for i, name in enumerate(read.found.splits) if name == s] for s in SPLITS})
-    if len(read.order) < 2:
-        return _datalist(read, {})
-    return _datalist(read, split_once(read.labels, read.groups, read.order, seed, read.problems))
+    splits, enough = read.found.splits, len(read.order) > 1
+    if splits is None:
+        made = split_once(read.labels, read.groups, read.order, seed, read.problems) if enough else {}
+        return _datalist(read, made)
+    chosen: dict[str, Iterable[int]] = {s: [i for i, name in enumerate(splits) if name == s] for s in SPLITS}
+    development = [i for i, name in enumerate(splits) if name == DEVELOPMENT]
+    if development and enough:
+        labels, groups = [read.labels[i] for i in development], group([str(read.groups[i]) for i in development])
+        parts = split_development(labels, groups, read.order, seed, read.problems)
+        chosen |= {name: [development[i] for i in part] for name, part in parts.items()}
+    return _datalist(read, chosen)
 
 
 def _datalist(read: _Read, chosen: Mapping[str, Iterable[int]]) -> DataList:
-    items = [item | {"label": label} for item, label in zip(read.found.items, read.labels, strict=True)]
-    return DataList(read.order, **{split: [items[i] for i in chosen.get(split, ())] for split in SPLITS})
+    def labelled(i: int) -> Item:
+        own = read.labels[i]
+        label = [float(index in own) for index in range(len(read.order))] if read.found.multi_label else own[0]
+        return read.found.items[i] | {"label": label}
 
-
-def _picked(found: Found, indices: Sequence[int]) -> Found:
-    return Found(
-        [found.items[i] for i in indices],
-        [found.rows[i] for i in indices],
-        None if found.splits is None else [found.splits[i] for i in indices],
-        None if found.lesions is None else [found.lesions[i] for i in indices],
-        found.class_names,
-    )
+    lists = {split: [labelled(i) for i in chosen.get(split, ())] for split in SPLITS}
+    return DataList(read.order, **lists, multi_label=read.found.multi_label)
 
 
 def _class_order(
     found: Found, class_names: Sequence[str] | None, num_classes: int | None, problems: Problems
 ) -> tuple[str, ...]:
-    present = {str(item["label"]) for item in found.items} - {""}
+    present = {name for item in found.items for name in found.classes(item)}
     named = class_names if class_names is not None else found.class_names
     order = tuple(str(name) for name in named) if named is not None else tuple(sorted(present))
     for label in sorted(present - set(order)):
-        rows = [row for item, row in zip(found.items, found.rows, strict=True) if item["label"] == label]
+        rows = [row for item, row in zip(found.items, found.rows, strict=True) if label in found.classes(item)]
         problems.add(f"label '{label}' is not among the class names {list(order)}", *rows)
     if len(order) < 2:
         problems.add(f"at least two classes are needed, found: {list(order)}")
@@ -343,20 +277,35 @@ def _check_duplicates(found: Found, problems: Problems) -> None:
         first.setdefault(name, item["label"])
 
 
-def _check_given_splits(found: Found, order: Sequence[str], problems: Problems) -> None:
-    """Note patients and lesions in two splits, and classes that a split lacks."""
-    assert found.splits is not None
+def _check_leaks(read: _Read) -> None:
+    """Note patients, lesions and files in two splits that the source tells; in a published one, files are a warning."""
+    found = read.found
+    if found.splits is None:
+        return
     patients = [item["patient"] for item in found.items]
-    for what, column in (("patient", patients), ("lesion", found.lesions or [])):
+    for what, column in (("patient", patients), ("lesion", found.lesions), ("file", found.copies)):
         where: dict[str, set[str]] = {}
-        for value, split in zip(column, found.splits, strict=False):
+        for value, split in zip(column or (), found.splits, strict=False):
             if value and split:
                 where.setdefault(value, set()).add(split)
-        rows = [row for value, row in zip(column, found.rows, strict=False) if len(where.get(value, ())) > 1]
-        if rows:
-            problems.add(f"the {what} stands in two splits", *rows)
-    present = {(split, item["label"]) for item, split in zip(found.items, found.splits, strict=True)}
-    for split in SPLITS:
-        for name in order:
-            if (split, name) not in present:
-                problems.add(f"class '{name}' has no item in {split}")
+        leaking = [i for i, value in enumerate(column or ()) if len(where.get(value, ())) > 1]
+        if leaking and what == "file" and read.published is not None:
+            counts = Counter(found.splits[i] for i in leaking)
+            each = ", ".join(f"{count} of {split}" for split, count in counts.items())
+            logger.warning("%s: equal files stand in two official splits: %s", read.published.name, each)
+        elif leaking:
+            hint = "; monai-rd audit --fix writes a list without them" if what == "file" else ""
+            read.leaks.add(f"the {what} stands in two splits{hint}", *(found.rows[i] for i in leaking))
+
+
+def _check_classes(made: DataList, given: bool, problems: Problems) -> None:
+    """Note classes that a given split lacks, and of a multi-label list those that all or none of a split have."""
+    if not given and not (made.multi_label and made.training):
+        return
+    hint = "" if given else "; the data are too few for their classes, or another seed splits them better"
+    for split in SPLITS if not made.multi_label else ("training", "test"):
+        for name, count in zip(made.class_names, made.class_counts(split), strict=True):
+            if count == 0:
+                problems.add(f"class '{name}' has no item in {split}{hint}")
+            elif made.multi_label and count == len(made[split]):
+                problems.add(f"every item of {split} has class '{name}'{hint}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,9 +11,13 @@ from sklearn.model_selection import StratifiedKFold
 
 from monai_rd.data.problems import Problems
 
-__all__ = ["SPLITS", "group", "split_folds", "split_once"]
+__all__ = ["DEVELOPMENT", "SPLITS", "Classes", "group", "split_development", "split_folds", "split_once"]
 
 SPLITS = ("training", "validation", "test")
+# Where a source tells the test set only: what is still to be split into training and validation.
+DEVELOPMENT = "development"
+# Class indices of an item: one, or in a multi-label list any number.
+Classes = Sequence[int]
 Indices = npt.NDArray[np.intp]
 
 
@@ -43,12 +48,12 @@ def group(*columns: Sequence[str] | None) -> list[int]:
 
 
 def split_once(
-    labels: Sequence[int], groups: Sequence[int], class_names: Sequence[str], seed: int, problems: Problems
+    labels: Sequence[Classes], groups: Sequence[int], class_names: Sequence[str], seed: int, problems: Problems
 ) -> dict[str, Indices]:
     """Split 4:1 into development and test, then development 4:1 into training and validation.
 
     Args:
-        labels: class index of each item.
+        labels: class indices of each item.
         groups: as `group` gives them.
         class_names: by class index.
         seed: of the shuffling.
@@ -59,19 +64,25 @@ def split_once(
     """
     if not _enough(labels, groups, class_names, 10, "a split", problems):
         return {}
-    group_of, stratum = np.asarray(groups), _strata(labels, groups, class_names)
+    stratum = _strata(labels, groups, class_names)
+    development, test = _one_fifth(np.arange(len(stratum)), stratum, seed)
+    training, validation = _one_fifth(development, stratum, seed)
+    return _items(np.asarray(groups), {"training": training, "validation": validation, "test": test})
 
-    def one_fifth(among: Indices) -> tuple[Indices, Indices]:
-        rest, fifth = next(iter(StratifiedKFold(5, shuffle=True, random_state=seed).split(among, stratum[among])))
-        return among[rest], among[fifth]
 
-    development, test = one_fifth(np.arange(len(stratum)))
-    training, validation = one_fifth(development)
-    return _items(group_of, {"training": training, "validation": validation, "test": test})
+def split_development(
+    labels: Sequence[Classes], groups: Sequence[int], class_names: Sequence[str], seed: int, problems: Problems
+) -> dict[str, Indices]:
+    """Split what is not the test set 4:1 into training and validation. Arguments and result as of `split_once`."""
+    if not _enough(labels, groups, class_names, 5, "a validation set", problems):
+        return {}
+    stratum = _strata(labels, groups, class_names)
+    training, validation = _one_fifth(np.arange(len(stratum)), stratum, seed)
+    return _items(np.asarray(groups), {"training": training, "validation": validation})
 
 
 def split_folds(
-    labels: Sequence[int],
+    labels: Sequence[Classes],
     groups: Sequence[int],
     class_names: Sequence[str],
     folds: int,
@@ -90,10 +101,7 @@ def split_folds(
     if not _enough(labels, groups, class_names, folds, f"{folds} folds", problems):
         return []
     group_of, stratum = np.asarray(groups), _strata(labels, groups, class_names)
-    parts = [
-        part
-        for _, part in StratifiedKFold(folds, shuffle=True, random_state=seed).split(np.arange(len(stratum)), stratum)
-    ]
+    parts = _parts(np.arange(len(stratum)), stratum, folds, seed)
     made = []
     for test in range(folds):
         validation = (test + 1) % folds
@@ -105,11 +113,17 @@ def split_folds(
 
 
 def _enough(
-    labels: Sequence[int], groups: Sequence[int], class_names: Sequence[str], least: int, what: str, problems: Problems
+    labels: Sequence[Classes],
+    groups: Sequence[int],
+    class_names: Sequence[str],
+    least: int,
+    what: str,
+    problems: Problems,
 ) -> bool:
     seen: list[set[int]] = [set() for _ in class_names]
-    for label, number in zip(labels, groups, strict=True):
-        seen[label].add(number)
+    for own, number in zip(labels, groups, strict=True):
+        for label in own:
+            seen[label].add(number)
     for name, members in zip(class_names, seen, strict=True):
         if len(members) < least:
             problems.add(
@@ -118,12 +132,29 @@ def _enough(
     return all(len(members) >= least for members in seen)
 
 
-def _strata(labels: Sequence[int], groups: Sequence[int], class_names: Sequence[str]) -> Indices:
-    """Return the class that each group stands for: the rarest that it has."""
-    rank = np.argsort(np.argsort(np.bincount(labels, minlength=len(class_names))))  # 0 is the rarest class
+def _strata(labels: Sequence[Classes], groups: Sequence[int], class_names: Sequence[str]) -> Indices:
+    """Return the class that each group stands for: the rarest that it has, and one number more where it has none."""
+    counts = np.bincount([label for own in labels for label in own], minlength=len(class_names))
+    rank = np.argsort(np.argsort(counts))  # 0 is the rarest class
     stratum = np.full(max(groups) + 1, len(class_names))
-    np.minimum.at(stratum, np.asarray(groups), rank[np.asarray(labels)])
+    for number, own in zip(groups, labels, strict=True):
+        for label in own:
+            stratum[number] = min(stratum[number], rank[label])
     return stratum
+
+
+def _one_fifth(among: Indices, stratum: Indices, seed: int) -> tuple[Indices, Indices]:
+    fifth = _parts(among, stratum, 5, seed)[0]
+    return np.setdiff1d(among, fifth), fifth
+
+
+def _parts(among: Indices, stratum: Indices, count: int, seed: int) -> list[Indices]:
+    """Split groups into parts with the same share of every stratum."""
+    with warnings.catch_warnings():
+        # In a multi-label list a class is often beside a rarer one, and few groups are left to stand for it alone.
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        folds = StratifiedKFold(count, shuffle=True, random_state=seed).split(among, stratum[among])
+        return [among[part] for _, part in folds]
 
 
 def _items(group_of: npt.NDArray[np.int_], chosen: dict[str, Indices]) -> dict[str, Indices]:

@@ -1,0 +1,119 @@
+"""Training, validation and test lists, and how they are written."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from monai_rd.data.pseudonyms import patient_pseudonym
+from monai_rd.data.splits import SPLITS
+from monai_rd.data.studies import Item
+from monai_rd.files import atomic_write, sha256
+
+__all__ = ["DataList", "write_datalist"]
+
+
+@dataclass(frozen=True)
+class DataList:
+    """Items `{"image": path or list of paths, "label": class index, "id": ..., "patient": ...}` of the three splits.
+
+    `id` is a UID of DICOM, else ""; `patient` a pseudonym, or "" where none is known; "site" is there if the source has
+    it. In a multi-label list "label" is a list of floats `[len(class_names)]`, 1.0 for each class that the item has and
+    0.0 for the others; all may be 0.0.
+
+    Attributes:
+        class_names: by class index; of two classes the second is the positive one of sensitivity, specificity and AUC.
+        training: items to train on.
+        validation: items to choose the best epoch by.
+        test: items to report on, never used to choose anything.
+        multi_label: whether an item may have several classes, or none.
+    """
+
+    class_names: tuple[str, ...]
+    training: list[Item]
+    validation: list[Item]
+    test: list[Item]
+    multi_label: bool = False
+
+    def __getitem__(self, split: str) -> list[Item]:
+        """The items of a split, by name, as bundle configs ask for them."""
+        if split not in SPLITS:
+            raise KeyError(f"no split '{split}'; there are {', '.join(SPLITS)}")
+        return list(getattr(self, split))
+
+    def classes(self, item: Item) -> tuple[int, ...]:
+        """The class indices of one of the items: one, or in a multi-label list any number."""
+        if not self.multi_label:
+            return (item["label"],)
+        return tuple(index for index, has in enumerate(item["label"]) if has)
+
+    def class_counts(self, split: str) -> list[int]:
+        """How many items of a split have each class."""
+        counts = Counter(index for item in self[split] for index in self.classes(item))
+        return [counts[index] for index in range(len(self.class_names))]
+
+    def __str__(self) -> str:
+        rows = []
+        for split in SPLITS:
+            each = [f"{n} {name}" for n, name in zip(self.class_counts(split), self.class_names, strict=True)]
+            if self.multi_label:
+                each.append(f"{sum(not self.classes(item) for item in self[split])} without any")
+            rows.append(f"{split} {len(self[split])} ({', '.join(each)})")
+        return "; ".join(rows)
+
+
+def write_datalist(
+    made: DataList, dataset_dir: str | os.PathLike[str], path: str | os.PathLike[str], key: bytes
+) -> None:
+    """Write a data list as MONAI's JSON, atomically.
+
+    An image or volume file stands there as `image`, its path relative to `dataset_dir`; DICOM as `series` (and `sop`, a
+    single picture) by its UIDs, because the folders of exports are often named after patients; for the same reason a
+    file whose path holds the ID of its patient stands there as the `sha256` of its content. Patients are pseudonyms.
+    A multi-label list says `"multi_label": true`; its labels are lists of class indices.
+
+    Args:
+        made: the lists.
+        dataset_dir: folder of the data.
+        path: of the JSON.
+        key: that the lists' pseudonyms were made with.
+    """
+    root = Path(dataset_dir).resolve()
+    content: dict[str, Any] = {"class_names": list(made.class_names)}
+    if made.multi_label:
+        content["multi_label"] = True
+    for split in SPLITS:
+        content[split] = [_entry(item, root, key) | _label(item, made) for item in made[split]]
+    atomic_write(json.dumps(content, indent=1) + "\n", Path(path))
+
+
+def _label(item: Item, made: DataList) -> dict[str, Any]:
+    return {"label": list(made.classes(item))} if made.multi_label else {}
+
+
+def _entry(item: Item, root: Path, key: bytes) -> dict[str, Any]:
+    entry: dict[str, Any] = {name: item[name] for name in ("label", "patient", "site") if item.get(name, "") != ""}
+    if item["series"]:
+        picture = {"sop": item["id"]} if item["id"] != item["series"] else {}
+        return {"series": item["series"], **picture, **entry}
+    file = Path(item["image"]).resolve()
+    relative = file.relative_to(root)
+    if item["patient"] and _tells_the_patient(relative, item["patient"], key):
+        return {"sha256": sha256(file), **entry}
+    return {"image": relative.as_posix(), **entry}
+
+
+def _tells_the_patient(path: Path, pseudonym: str, key: bytes) -> bool:
+    """Tell whether a part of a path, between any two separators, is the ID that a pseudonym stands for."""
+    for part in path.parts:
+        words = re.split(r"([\W_]+)", part)  # words at even places, what separates them at odd ones
+        for first in range(0, len(words), 2):
+            for last in range(first, len(words), 2):
+                if patient_pseudonym("".join(words[first : last + 1]), key) == pseudonym:
+                    return True
+    return False

@@ -1,0 +1,235 @@
+"""What every source of labelled items shares: what it found, the folder it looks in, tables as text."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from monai_rd.data.dicom import SeriesInfo, SeriesRule, choose_series, index_dicom, is_dicom
+from monai_rd.data.errors import DicomSeriesError, NoDicomError, Policy, count_codes
+from monai_rd.data.problems import DataListError, Problems
+from monai_rd.data.pseudonyms import patient_pseudonym
+from monai_rd.data.studies import Item, item_of_file, items_of_series
+from monai_rd.files import IMAGE_SUFFIXES, NIFTI_SUFFIXES, sha256
+
+__all__ = ["EXCEL_SUFFIXES", "Found", "Reading", "file_item", "read_table", "visible_folders"]
+
+EXCEL_SUFFIXES = (".xlsx", ".xlsm")
+
+
+@dataclass
+class Found:
+    """Labelled items of a source.
+
+    Attributes:
+        items: `{"image": path or list of paths, "label": class name, "id": UID or "", "series": UID or "", "patient":
+            pseudonym or ""}`, and "site" where the source tells it. In a multi-label source "label" is a tuple of any
+            number of names.
+        rows: of each item, for messages.
+        splits: of each item, one of `SPLITS`, `DEVELOPMENT` or "" where it is none of them; None where the source has
+            none.
+        lesions: of each item; None where the source has none.
+        copies: a value that items of equal files share; None where files were not compared.
+        class_names: in the order of the source, None where it has none.
+        multi_label: whether an item may have several classes, or none.
+    """
+
+    items: list[Item] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    splits: list[str] | None = None
+    lesions: list[str] | None = None
+    copies: list[str] | None = None
+    class_names: Sequence[str] | None = None
+    multi_label: bool = False
+
+    def picked(self, indices: Sequence[int]) -> Found:
+        """Some of the items."""
+        splits, lesions, copies = (
+            None if column is None else [column[i] for i in indices]
+            for column in (self.splits, self.lesions, self.copies)
+        )
+        items, rows = [self.items[i] for i in indices], [self.rows[i] for i in indices]
+        return replace(self, items=items, rows=rows, splits=splits, lesions=lesions, copies=copies)
+
+    def classes(self, item: Item) -> tuple[str, ...]:
+        """The class names of one of the items, none where it has no label."""
+        return item["label"] if self.multi_label else (item["label"],) if item["label"] else ()
+
+
+def visible_folders(root: Path) -> list[Path]:
+    """Return the folders in a folder, sorted, but for hidden ones and what macOS leaves in archives."""
+    return [f for f in sorted(root.iterdir()) if f.is_dir() and not f.name.startswith(".") and f.name != "__MACOSX"]
+
+
+def file_item(path: Path) -> Item:
+    """Return the unlabelled item of an image or volume file."""
+    return {"image": str(path), "id": "", "series": "", "patient": ""}
+
+
+class Reading:
+    """A data set's folder, indexed when a row asks for DICOM, and how its series are to be taken.
+
+    Args:
+        root: folder of the data.
+        policy: what follows from a series that cannot be read.
+        rule: which series stands for a patient or a folder that holds several.
+        key: of the patients' pseudonyms.
+    """
+
+    def __init__(self, root: Path, policy: Policy, rule: SeriesRule | None, key: bytes) -> None:
+        self.root, self.policy, self.rule, self.key = Path(os.path.abspath(root)), policy, rule, key
+        self.left_out: list[DicomSeriesError] = []
+        self.offered: set[str] = set()  # UIDs that the rule chose among
+        self.chosen: set[str] = set()
+
+    @cached_property
+    def series(self) -> list[SeriesInfo]:
+        """Every DICOM series below the folder."""
+        try:
+            return index_dicom(self.root, key=self.key)
+        except NoDicomError:
+            return []
+
+    @cached_property
+    def _by_uid(self) -> dict[str, list[SeriesInfo]]:
+        return {one.series_uid: [one] for one in self.series}
+
+    @cached_property
+    def _by_patient(self) -> dict[str, list[SeriesInfo]]:
+        found: dict[str, list[SeriesInfo]] = {}
+        for one in self.series:
+            found.setdefault(one.patient_key, []).append(one)
+        return found
+
+    @cached_property
+    def _by_folder(self) -> dict[Path, list[SeriesInfo]]:
+        found: dict[Path, list[SeriesInfo]] = {}
+        for one in self.series:
+            for folder in {parent for file in one.files for parent in file.parents}:
+                found.setdefault(folder, []).append(one)
+        return found
+
+    @cached_property
+    def _by_hash(self) -> dict[str, Path]:
+        """Image and NIfTI files by the sha256 of their content: read whole, so only for lists that name them so."""
+        kinds = (*IMAGE_SUFFIXES, *NIFTI_SUFFIXES)
+        files = sorted(path for path in self.root.rglob("*") if path.name.lower().endswith(kinds) and path.is_file())
+        return {sha256(path): path for path in files}
+
+    def series_of_uid(self, uid: str, row: int, problems: Problems) -> list[Item]:
+        """Return the items of a series."""
+        if uid not in self._by_uid:
+            problems.add("no DICOM series with this SeriesInstanceUID below dataset_dir", row)
+        return self._readable(self._by_uid.get(uid, []), row, problems)
+
+    def series_of_patient(self, patient: str, row: int, problems: Problems) -> list[Item]:
+        """Return the items of the series that stands for a patient, by the rule."""
+        found = self._by_patient.get(patient_pseudonym(patient, self.key), [])
+        if not found:
+            problems.add("no DICOM series of this patient below dataset_dir", row)
+            return []
+        chosen = self._choose(found)
+        if not chosen:
+            codes = count_codes(one.code for each in found if (one := each.problem(self.policy)) is not None)
+            problems.add(
+                f"no series of this patient fits the rule and can be read{f' ({codes})' if codes else ''}", row
+            )
+        return [item for one in chosen for item in items_of_series(one)]
+
+    def at_path(self, value: str, row: int, problems: Problems) -> list[Item]:
+        """Return the items at a path: an image or volume file, a DICOM file, a folder of DICOM."""
+        path = Path(os.path.abspath(self.root / value))
+        if not value or not path.exists():
+            problems.add("the image does not exist below dataset_dir", row)
+            return []
+        if not path.resolve().is_relative_to(self.root.resolve()):
+            problems.add("the image lies outside dataset_dir", row)
+            return []
+        if path.is_file():
+            return self._one_file(path, row, problems) if is_dicom(path) else [file_item(path)]
+        found = self._by_folder.get(path, [])
+        if not found:
+            problems.add("there is no DICOM image in this folder", row)
+        if self.rule is not None and found:
+            chosen = self._choose(found)
+            if not chosen:
+                problems.add("no series in this folder fits the rule and can be read", row)
+            return [item for one in chosen for item in items_of_series(one)]
+        if sum(one.problem(self.policy) is None for one in found) > 1:
+            problems.add(f"the folder holds {len(found)} DICOM series: name one by its UID, or set a series rule", row)
+            return []
+        readable = [one for one in found if one.problem(self.policy) is None]
+        return self._readable(readable or found, row, problems)
+
+    def _choose(self, found: Sequence[SeriesInfo]) -> list[SeriesInfo]:
+        chosen = choose_series(found, self.rule or SeriesRule(), self.policy)
+        self.offered |= {one.series_uid for one in found}
+        self.chosen |= {one.series_uid for one in chosen}
+        return chosen
+
+    def with_hash(self, digest: str, row: int, problems: Problems) -> list[Item]:
+        """Return the item of a file by its content."""
+        if digest not in self._by_hash:
+            problems.add("no file with this sha256 below dataset_dir", row)
+            return []
+        return [file_item(self._by_hash[digest])]
+
+    def picture_of_uid(self, uid: str, sop_uid: str, row: int, problems: Problems) -> list[Item]:
+        """Return the item of one file of a series."""
+        for one in self._by_uid.get(uid, []):
+            if sop_uid in one.sop_uids:
+                return [item_of_file(one, one.sop_uids.index(sop_uid))]
+        problems.add("no DICOM image with these SeriesInstanceUID and SOPInstanceUID below dataset_dir", row)
+        return []
+
+    def _one_file(self, path: Path, row: int, problems: Problems) -> list[Item]:
+        """Return the item of one DICOM file: a picture, a multi-frame volume, or a single slice if the row says so."""
+        for one in self._by_folder.get(path.parent, []):
+            if path in one.files:
+                return [item_of_file(one, one.files.index(path))]
+        problems.add("the DICOM file holds no image", row)
+        return []
+
+    def _readable(self, found: Iterable[SeriesInfo], row: int, problems: Problems) -> list[Item]:
+        items = []
+        for one in found:
+            problem = one.problem(self.policy)
+            if problem is None:
+                items += items_of_series(one)
+            elif self.policy[problem.code] == "skip":
+                self.left_out.append(problem)
+            else:
+                problems.add(f"{problem.code}: {problem}", row)
+        return items
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read all cells of a table as text; commas, semicolons or tabs, UTF-8 or Windows-1252.
+
+    Raises:
+        DataListError: it cannot be read.
+    """
+    try:
+        if path.suffix.lower() in EXCEL_SUFFIXES:
+            return pd.read_excel(path, dtype=str, keep_default_na=False).fillna("")
+        content = path.read_bytes()
+        try:
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text = content.decode("cp1252")
+        first = text.split("\n", 1)[0]
+        separator = max(",;\t", key=first.count)
+        # Rows with one separator too many would make pandas take the first column for names of rows.
+        columns = {"dtype": str, "keep_default_na": False, "index_col": False}
+        return pd.read_csv(io.StringIO(text), sep=separator, skipinitialspace=True, **columns)
+    except Exception as error:  # each format fails in its own ways, and may quote a cell
+        raise DataListError(
+            f"the sheet '{path.name}' cannot be read ({type(error).__name__}): give a CSV, or Excel as .xlsx, with one "
+            "header row"
+        ) from None
