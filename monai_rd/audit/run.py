@@ -108,8 +108,9 @@ def fix(datalist: DataList, report: AuditReport) -> tuple[DataList, list[dict[st
     kept = {
         split: [item for index, item in enumerate(datalist[split]) if (split, index) not in gone] for split in SPLITS
     }
-    lists = [kept[split] for split in SPLITS]
-    return DataList(datalist.class_names, *lists, multi_label=datalist.multi_label), list(gone.values())
+    training, validation, test = (kept[split] for split in SPLITS)
+    cleaned = DataList(datalist.class_names, training, validation, test, datalist.multi_label)
+    return cleaned, list(gone.values())
 
 
 def _leaving(finding: Finding, left: list[AuditItem]) -> list[AuditItem]:

@@ -67,9 +67,9 @@ class Published:
                 continue  # published apart from the rest, and replaced
             for name, published in zip(self.class_names, self.counts[split], strict=True):
                 if counts[split, name] != published:
-                    yield f"{split} has {counts[split, name]} of {name}, published are {published}"
+                    yield f"{counts[split, name]} of {name} in {split} (published {published})"
             if split in self.sizes and sizes[split] != self.sizes[split]:
-                yield f"{split} has {sizes[split]} items, published are {self.sizes[split]}"
+                yield f"{sizes[split]} items in {split} (published {self.sizes[split]})"
 
     def tell(self, found: Found, made: DataList) -> None:
         """Log what was recognised, and how the lists follow from the published splits."""
