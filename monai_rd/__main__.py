@@ -12,6 +12,9 @@ from rich.console import Console
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
+teachers = typer.Typer(invoke_without_command=True)
+app.add_typer(teachers, name="teachers")
+
 Key = Annotated[Path, typer.Option(help="The project's key, which patients' pseudonyms depend on; made if absent.")]
 Policies = Annotated[
     list[str] | None,
@@ -178,6 +181,34 @@ def students(
             names or (FOR_VOLUMES if volumes else FOR_IMAGES), image_size, seconds, progress=status.update
         )
     console.print(student_table(costs))
+
+
+@teachers.callback()
+def list_teachers(context: typer.Context) -> None:
+    """List the foundation models that are known by name: size, features, licence and how to get the file."""
+    if context.invoked_subcommand is not None:
+        return
+    from monai_rd.networks.foundation_zoo.table import files_by_hand, teachers_table
+
+    console = Console()
+    console.print(teachers_table())
+    console.print(
+        "\nBy hand, then --teacher_checkpoint FILE:", *files_by_hand(), sep="\n  ", highlight=False, soft_wrap=True
+    )
+
+
+@teachers.command()
+def check(
+    name: Annotated[str, typer.Argument(help="Of the list, timm:NAME or open_clip:NAME.")],
+    file: Annotated[Path, typer.Argument(help="The weights.")],
+) -> None:
+    """Load a file as a teacher and say what was loaded and how its features look; exit code 1 if they are useless."""
+    from monai_rd.networks.foundation_zoo.table import check_file
+
+    found = check_file(name, file)
+    print(found)
+    if not found.usable:
+        raise typer.Exit(1)
 
 
 def main() -> None:

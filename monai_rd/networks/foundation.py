@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +14,12 @@ from torch.nn import functional as F
 
 from monai_rd.networks.bag import fold, unfold
 
-__all__ = ["FrozenFoundationModel", "Preprocessing"]
+__all__ = ["FrozenFoundationModel", "Preprocessing", "VolumePreprocessing"]
 
 # ITU-R BT.601, what PIL and OpenCV call grey.
 _LUMA = (0.299, 0.587, 0.114)
+_AXES = "SPL"  # the project's volumes: inferior to superior, anterior to posterior, right to left
+_OPPOSITE = {"S": "I", "I": "S", "P": "A", "A": "P", "L": "R", "R": "L"}
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Preprocessing:
         ValueError: an unknown channel order or interpolation, a wrong number of means or stds, or a std or size not
             above 0.
     """
+
+    spatial_dims: ClassVar[Literal[2]] = 2
 
     size: int | tuple[int, int] | None
     mean: tuple[float, ...]
@@ -93,6 +97,86 @@ class Preprocessing:
         return cls(**fields)
 
 
+@dataclass(frozen=True)
+class VolumePreprocessing:
+    """How a teacher of volumes wants them. It is computed in float32 on the volume's device.
+
+    The axes are permuted and flipped, which is exact, the volume is resized trilinearly, and then it becomes
+    `(volume - mean) / std`.
+
+    Args:
+        size: voxels along the teacher's axes, one number for a cube, or None to keep the volume's own.
+        mean: of values in [0, 1], or None for the mean and the standard deviation of each volume's own voxels other
+            than 0, which stay 0 (MONAI's `NormalizeIntensity(nonzero=True)`: what MR models are trained with).
+        std: as `mean`, above 0; None together with it.
+        axcodes: where the teacher's axes run to, such as "RAS": its first axis to the patient's right, its second to
+            the front, its third to the head.
+        multiple: every side that the teacher sees is a multiple of it: sides of its own are rounded to the nearest.
+
+    Raises:
+        ValueError: axis codes that are none, a std, size or multiple not above 0, a size that is no multiple, or one of
+            mean and std without the other.
+    """
+
+    spatial_dims: ClassVar[Literal[3]] = 3
+
+    size: int | tuple[int, int, int] | None
+    mean: float | None = 0.0
+    std: float | None = 1.0
+    axcodes: str = _AXES
+    multiple: int = 1
+
+    def __post_init__(self) -> None:
+        if len(self.axcodes) != 3 or {min(c, _OPPOSITE.get(c, "?")) for c in self.axcodes} != {"I", "A", "L"}:
+            raise ValueError(f"axcodes must be three of R/L, A/P and S/I such as 'RAS', not {self.axcodes!r}")
+        if (self.mean is None) != (self.std is None) or (self.std is not None and self.std <= 0):
+            raise ValueError(f"mean and std must be numbers, the std above 0, or both None: {self.mean}, {self.std}")
+        sides = self._sides((1, 1, 1)) if self.size is None else self._sides(())
+        if self.multiple < 1 or min(sides) < 1 or (self.size is not None and any(n % self.multiple for n in sides)):
+            raise ValueError(f"size {self.size} must be of sides that are multiples of {self.multiple}, at least 1")
+
+    def _sides(self, own: tuple[int, ...]) -> tuple[int, ...]:
+        if self.size is None:
+            return tuple(max(round(length / self.multiple), 1) * self.multiple for length in own)
+        return (self.size,) * 3 if isinstance(self.size, int) else tuple(self.size)
+
+    def __call__(self, volume: Tensor) -> Tensor:
+        """Prepare volumes `[B, 1, D, H, W]` in [0, 1]: float32 `[B, 1, d, h, w]` along `axcodes`.
+
+        D runs from the feet to the head, H from the front to the back, W from the patient's right to left ("SPL").
+
+        Raises:
+            ValueError: not `[B, 1, D, H, W]`.
+        """
+        if volume.dim() != 5 or volume.shape[1] != 1:
+            raise ValueError(f"a 3D teacher's volumes are [B, 1, D, H, W], got {list(volume.shape)}")
+        volume = volume.float()
+        axes = [2 + next(i for i, own in enumerate(_AXES) if own in (code, _OPPOSITE[code])) for code in self.axcodes]
+        flipped = [2 + i for i, code in enumerate(self.axcodes) if code not in _AXES]
+        volume = volume.permute(0, 1, *axes).flip(flipped)
+        sides = self._sides(tuple(volume.shape[2:]))
+        if tuple(volume.shape[2:]) != sides:
+            volume = F.interpolate(volume, size=sides, mode="trilinear", align_corners=False)
+        if self.mean is not None and self.std is not None:
+            return (volume - self.mean) / self.std
+        inside = volume != 0
+        count = inside.sum(dim=(2, 3, 4), keepdim=True).clamp(min=1)
+        mean = volume.sum(dim=(2, 3, 4), keepdim=True) / count
+        centred = (volume - mean) * inside
+        std = (centred.square().sum(dim=(2, 3, 4), keepdim=True) / count).sqrt()
+        return centred / torch.where(std > 0, std, 1.0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What JSON can hold; `from_dict` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> VolumePreprocessing:
+        """The inverse of `to_dict`, also after JSON has made lists of the tuples."""
+        fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        return cls(**fields)
+
+
 class FrozenFoundationModel(nn.Module):
     """A teacher: images to features, never trained and in no checkpoint.
 
@@ -104,9 +188,12 @@ class FrozenFoundationModel(nn.Module):
         backbone: from a preprocessed image batch to features. A module is frozen in place; any other callable, such as
             an ONNX session, is taken as it is.
         channels: C of the features.
-        kind: "map" for features `[B, C, h, w]`, "vector" for `[B, C]`.
-        preprocessing: how the backbone wants its images.
+        kind: "map" for features `[B, C, h, w]`, of volumes `[B, C, d, h, w]`; "vector" for `[B, C]`.
+        preprocessing: how the backbone wants its images; a `VolumePreprocessing` makes it a teacher of volumes.
         name: what errors and logs call it.
+
+    Attributes:
+        spatial_dims: 2 for a teacher of images, 3 for one of volumes.
 
     Raises:
         ValueError: an unknown kind, or fewer than 1 channel.
@@ -120,7 +207,7 @@ class FrozenFoundationModel(nn.Module):
         *,
         channels: int,
         kind: Literal["map", "vector"],
-        preprocessing: Preprocessing,
+        preprocessing: Preprocessing | VolumePreprocessing,
         name: str,
     ) -> None:
         super().__init__()
@@ -134,6 +221,7 @@ class FrozenFoundationModel(nn.Module):
         self.channels = channels
         self.kind: Literal["map", "vector"] = kind
         self.preprocessing = preprocessing
+        self.spatial_dims: Literal[2, 3] = preprocessing.spatial_dims
         self.name = name
         self.eval()
 
@@ -153,26 +241,30 @@ class FrozenFoundationModel(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Features of images `[B, 3, H, W]` or bags `[B, S, 3, H, W]`, RGB in [0, 1].
 
+        A teacher of volumes takes `[B, 1, D, H, W]` in [0, 1], along the feet to the head, the front to the back and
+        the patient's right to left.
+
         Returns:
-            Maps `[B, C, h, w]` or vectors `[B, C]`; of bags `[B, S, C, h, w]` or `[B, S, C]`.
+            Maps `[B, C, h, w]` or vectors `[B, C]`; of bags `[B, S, C, h, w]` or `[B, S, C]`; of volumes
+            `[B, C, d, h, w]` or `[B, C]`.
 
         Raises:
             ValueError: images of another shape, or features other than `kind` and `channels` state.
         """
-        images, slices = fold(image)
+        images, slices = fold(image) if self.spatial_dims == 2 else (image, 1)
         inputs = self.preprocessing(images)
         if isinstance(self.backbone, nn.Module):
             dtype = next((p.dtype for p in self.backbone.parameters() if p.is_floating_point()), inputs.dtype)
             inputs = inputs.to(dtype)
         features = self.backbone(inputs)
-        dims = 4 if self.kind == "map" else 2
-        if features.dim() != dims or features.shape[:2] != (len(images), self.channels):
-            stated = [len(images), self.channels, "h", "w"][:dims]
+        positions = ["d", "h", "w"][-self.spatial_dims :] if self.kind == "map" else []
+        if features.dim() != 2 + len(positions) or features.shape[:2] != (len(images), self.channels):
+            stated = [len(images), self.channels, *positions]
             raise ValueError(
                 f"teacher '{self.name}' states a {self.kind} [{', '.join(map(str, stated))}], but its backbone gave "
                 f"{list(features.shape)}"
             )
-        return features if image.dim() == 4 else unfold(features, slices)
+        return features if image.dim() == 4 or self.spatial_dims == 3 else unfold(features, slices)
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) of all that decides the features: weights or file bytes, preprocessing, kind.

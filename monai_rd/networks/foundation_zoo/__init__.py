@@ -1,0 +1,9 @@
+"""The published teachers: builder, checkpoint layout, preprocessing, channels, licence and source of each, as data."""
+
+from __future__ import annotations
+
+from monai_rd.networks.foundation_zoo.entries import TEACHERS
+from monai_rd.networks.foundation_zoo.entry import Hub, TeacherEntry
+from monai_rd.networks.foundation_zoo.loading import load_teacher, save_teacher
+
+__all__ = ["TEACHERS", "Hub", "TeacherEntry", "load_teacher", "save_teacher"]

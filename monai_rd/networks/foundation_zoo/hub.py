@@ -1,0 +1,101 @@
+"""Files from the Hugging Face Hub: one commit, one SHA-256, written down at first use and held to ever after."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+
+from monai_rd.files import atomic_write, sha256
+from monai_rd.networks.foundation_zoo.entry import Hub
+
+__all__ = ["cache_folder", "fetch"]
+
+logger = logging.getLogger(__name__)
+
+
+def cache_folder() -> Path:
+    """Folder of `downloads.json`: the environment variable MONAI_RD_CACHE, else `~/.cache/monai_rd`."""
+    return Path(os.environ.get("MONAI_RD_CACHE") or Path.home() / ".cache" / "monai_rd")
+
+
+def _known(ledger: Path) -> dict[str, dict[str, str]]:
+    if not ledger.is_file():
+        return {}
+    try:
+        records = json.loads(ledger.read_text(encoding="utf-8"))
+        return {key: {word: str(record[word]) for word in ("commit", "sha256")} for key, record in records.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{ledger}: cannot be read ({error!r}). Mend it, or delete it to trust anew") from error
+
+
+def fetch(hub: Hub, name: str) -> Path:
+    """Download a file, or find it in the Hub's own cache.
+
+    Where the revision is a branch, the commit that it stood for at first use is asked for ever after.
+
+    Args:
+        hub: which file.
+        name: the teacher's name, for errors.
+
+    Raises:
+        OSError: no network, no such file, or no right to it; it says how to get the file by hand.
+        ValueError: the file is not the one that was written down.
+    """
+    ledger = cache_folder() / "downloads.json"
+    known = _known(ledger)
+    keys = {file: f"{hub.repo_type}s/{hub.repo}@{hub.revision}/{file}" for file in (hub.file, *hub.alternatives)}
+    files = sorted(keys, key=lambda file: keys[file] not in known)  # the one that was there last time comes first
+    failed: OSError | None = None
+    for file in files:
+        record = known.get(keys[file])
+        try:
+            path = _download(hub, file, record["commit"] if record else hub.revision, name)
+        except OSError as error:
+            failed = failed or error
+            continue
+        digest = sha256(path)
+        expected = hub.sha256 or (record["sha256"] if record else digest)
+        if digest != expected:
+            raise ValueError(
+                f"teacher '{name}': {path} has the SHA-256 {digest} and not {expected}"
+                + ("" if hub.sha256 else f", which {ledger} holds from its first use")
+                + ". It is damaged or was changed: delete it, and it is downloaded again"
+                + ("" if hub.sha256 else f"; to trust it as it is, delete '{keys[file]}' from {ledger.name}")
+            )
+        if record is None:
+            record = {"commit": _commit(path, hub), "sha256": digest}
+            atomic_write(json.dumps({**known, keys[file]: record}, indent=1, sort_keys=True) + "\n", ledger)
+            logger.info("%s of %s: commit %s, SHA-256 %s, written to %s", file, hub.repo, *record.values(), ledger)
+        return path
+    raise failed or OSError(f"teacher '{name}': no file to download")
+
+
+def _download(hub: Hub, file: str, revision: str, name: str) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils import HfHubHTTPError
+
+    try:
+        return Path(hf_hub_download(hub.repo, file, repo_type=hub.repo_type, revision=revision))
+    except (HfHubHTTPError, OSError) as error:
+        page = f"https://huggingface.co/{'datasets/' * (hub.repo_type == 'dataset')}{hub.repo}"
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status in (401, 403):
+            reason = f"its owner gives it to those who asked: open {page}, agree to the terms, then `hf auth login`"
+        elif status == 404:
+            reason = "it is not there"
+        elif status is not None:
+            reason = f"the Hub answered {status}"
+        else:
+            reason = f"the Hub cannot be reached ({type(error).__name__})"
+        raise OSError(
+            f"teacher '{name}': {file} was not downloaded: {reason}. By hand: get it from {page} and give it with "
+            "--teacher_checkpoint FILE"
+        ) from error
+
+
+def _commit(path: Path, hub: Hub) -> str:
+    """The commit that a file of the Hub's cache belongs to: `.../snapshots/COMMIT/FILE`."""
+    folders = path.parts
+    return folders[folders.index("snapshots") + 1] if "snapshots" in folders else hub.revision

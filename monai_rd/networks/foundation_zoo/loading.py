@@ -1,0 +1,218 @@
+"""Loading a teacher by name or file, and saving one as a file that says what it is."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from monai_rd.files import atomic_path, existing_file
+from monai_rd.networks.blackbox import OnnxBackbone, TFLiteBackbone
+from monai_rd.networks.foundation import FrozenFoundationModel, Preprocessing, VolumePreprocessing
+from monai_rd.networks.foundation_zoo.entries import TEACHERS
+from monai_rd.networks.foundation_zoo.entry import IMAGENET_MEAN, IMAGENET_STD, TeacherEntry
+from monai_rd.networks.foundation_zoo.generic import FORMS, generic_entry
+from monai_rd.networks.foundation_zoo.hub import fetch
+from monai_rd.networks.foundation_zoo.networks import TeacherBackbone, build
+from monai_rd.networks.foundation_zoo.weights import Coverage, load_strictly, read_weights
+
+__all__ = ["is_shipped", "load_teacher", "open_teacher", "save_teacher"]
+
+logger = logging.getLogger(__name__)
+
+_METADATA_KEY = "monai_rd_teacher"
+_STORED = ("builder", "arguments", "preprocessing", "channels", "kind", "licence", "source")
+_SHIPPED = Path(__file__).parents[1] / "weights"
+_BLACK_BOXES = {".onnx": OnnxBackbone, ".tflite": TFLiteBackbone}
+_WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".torch")
+_KNOWN = f"{', '.join((*TEACHERS, *FORMS))}, or a file: .onnx, .tflite, or .safetensors written by save_teacher"
+
+
+def is_shipped(name: str) -> bool:
+    """Whether the package holds the weights of a teacher of `TEACHERS`."""
+    return (_SHIPPED / f"{name}.safetensors").is_file()
+
+
+def _described(path: Path) -> TeacherEntry | None:
+    """Read what a safetensors file says of itself; None if it says nothing.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a damaged file, or a description that is none.
+    """
+    path = existing_file(path)
+    if path.suffix != ".safetensors":
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            described = (file.metadata() or {}).get(_METADATA_KEY)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: damaged, or no safetensors file ({error}); get it again") from error
+    if described is None:
+        return None
+    try:
+        values = json.loads(described)
+        of_volumes = "axcodes" in values["preprocessing"]
+        values["preprocessing"] = (VolumePreprocessing if of_volumes else Preprocessing).from_dict(
+            values["preprocessing"]
+        )
+        return TeacherEntry(name=path.stem, **values)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: its description under '{_METADATA_KEY}' cannot be read ({error!r})") from error
+
+
+def _load_black_box(path: Path, tap: str) -> FrozenFoundationModel:
+    backbone = _BLACK_BOXES[path.suffix](path, tap)
+    grey = backbone.image_channels == 1
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    if backbone.integer:
+        mean, std = (0.0,) * backbone.image_channels, (1.0,) * backbone.image_channels
+        assumed = f"{backbone.dtype} pixels"
+    else:
+        mean, std = ((0.449,), (0.226,)) if grey else (IMAGENET_MEAN, IMAGENET_STD)
+        assumed = f"mean {mean} and std {std} of values in [0, 1]"
+    preprocessing = Preprocessing(backbone.size, mean, std, channel_order="GRAY" if grey else "RGB")
+    logger.info(
+        "%s does not say how it wants its images; assumed: %s, %d x %d, %s (for others build FrozenFoundationModel)",
+        path.name,
+        preprocessing.channel_order,
+        *backbone.size,
+        assumed,
+    )
+    return FrozenFoundationModel(
+        backbone, channels=backbone.channels, kind=backbone.kind, preprocessing=preprocessing, name=path.name
+    )
+
+
+def open_teacher(
+    name: str, checkpoint: str | Path | None = None, tap: str = "map", arguments: Mapping[str, Any] | None = None
+) -> tuple[FrozenFoundationModel, TeacherEntry, Coverage]:
+    """`load_teacher` for everything that is no black box, with the entry and what became of the file's tensors."""
+    path = Path(name)
+    is_file = path.suffix in _WEIGHTS and ":" not in name
+    if tap not in ("map", "vector"):
+        raise ValueError(
+            f"tap must be 'map' or 'vector', not '{tap}'; only in ONNX and TFLite files can it name a tensor"
+        )
+    arguments = dict(arguments or {})
+    weights: Path | None = Path(checkpoint) if checkpoint is not None else None
+    entry: TeacherEntry | None
+    if is_file:
+        entry, weights = _described(path), path
+        if entry is None:
+            raise ValueError(
+                f"{name}: weights alone do not say the architecture; use --teacher NAME --teacher_checkpoint {name}. "
+                f"Known names: {_KNOWN}"
+            )
+    elif name in TEACHERS:
+        entry = TEACHERS[name]
+        if weights is None and is_shipped(name):
+            weights = _SHIPPED / f"{name}.safetensors"
+            entry = _described(weights) or entry
+    elif name.startswith(tuple(f"{form.partition(':')[0]}:" for form in FORMS)):
+        entry, beside = generic_entry(name, arguments)
+        arguments, weights = {}, weights or beside
+    else:
+        raise ValueError(f"unknown teacher '{name}'; known: {_KNOWN}")
+    if unknown := sorted(arguments.keys() - entry.arguments.keys()):
+        raise ValueError(
+            f"the teacher '{name}' has no option {', '.join(unknown)}; it has {', '.join(sorted(entry.arguments))}"
+        )
+    entry = replace(entry, arguments={**entry.arguments, **arguments})
+    logger.info("teacher '%s': licence %s; source: %s", entry.name, entry.terms, entry.source)
+    if weights is None:
+        if entry.hub is None:
+            raise ValueError(
+                f"the teacher '{name}' needs a checkpoint (--teacher_checkpoint FILE): a random teacher teaches "
+                f"nothing. Get {entry.file or 'it'} by hand: {entry.source}"
+            )
+        weights = fetch(entry.hub, entry.name)
+    network = build(entry.builder, entry.arguments)
+    coverage = load_strictly(network, read_weights(weights), entry, str(weights))
+    logger.info("teacher '%s': %s from %s", entry.name, coverage, weights.name)
+    if entry.window is not None:
+        logger.info(
+            "teacher '%s': its volumes are CT from %g to %g HU, so take that window: its centre is %g, its width %g",
+            entry.name,
+            *entry.window,
+            sum(entry.window) / 2,
+            entry.window[1] - entry.window[0],
+        )
+    kind: Literal["map", "vector"] = "vector" if tap == "vector" else entry.kind
+    backbone = TeacherBackbone(network, entry.builder, kind)
+    teacher = FrozenFoundationModel(
+        backbone, channels=entry.channels, kind=kind, preprocessing=entry.preprocessing, name=entry.name
+    )
+    return teacher, entry, coverage
+
+
+def load_teacher(
+    name: str, checkpoint: str | Path | None = None, tap: str = "map", **arguments: Any
+) -> FrozenFoundationModel:
+    """Load a frozen teacher.
+
+    Args:
+        name: one of `TEACHERS`; "timm:NAME", "timm:hf-hub:ORG/NAME", "open_clip:NAME", "open_clip:hf-hub:ORG/NAME" or
+            "local-dir:FOLDER" for any network of timm or image tower of open_clip; a `.onnx` or `.tflite` file, which
+            is a whole network; or a `.safetensors` file that `save_teacher` wrote.
+        checkpoint: local file with the weights. Without it they are what is shipped, lies in the folder, or can be
+            downloaded.
+        tap: "map" for the last feature map, "vector" for its average over positions. Of an ONNX or TFLite file also the
+            name of a tensor.
+        **arguments: of the network, to change the entry's own, such as `final_relu=False` of
+            radimagenet_densenet121.
+
+    Raises:
+        OSError: a file is not there, or could not be downloaded.
+        ImportError: an ONNX or TFLite file, and the package that runs it is not installed.
+        ValueError: an unknown name, tap or argument, a teacher without weights, or weights that are damaged, unsafe,
+            changed since their first use, or do not fit.
+    """
+    path = Path(name)
+    box = path.suffix in _BLACK_BOXES
+    if (box or path.suffix in _WEIGHTS) and ":" not in name and checkpoint is not None:
+        raise ValueError(f"the teacher '{name}' is a file of its own: leave out the checkpoint {checkpoint}")
+    if box:
+        if arguments:
+            raise ValueError(f"the teacher '{name}' is a whole network: it takes no {', '.join(arguments)}")
+        return _load_black_box(path, tap)
+    return open_teacher(name, checkpoint, tap, arguments)[0]
+
+
+def save_teacher(path: str | Path, backbone: nn.Module, entry: TeacherEntry) -> None:
+    """Write a safetensors file that says by itself what it is, for `load_teacher(path)`.
+
+    Weights are stored in half precision. The file appears whole or not at all.
+
+    Args:
+        path: a `.safetensors` file.
+        backbone: the network that `entry.builder` builds, or the `backbone` of a loaded teacher.
+        entry: its description, of which the file holds what loading it takes, the licence and the source.
+
+    Raises:
+        ValueError: another suffix, a network other than the entry's, or a weight beyond half precision's range.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path}: a teacher is saved as .safetensors")
+    network = backbone.network if isinstance(backbone, TeacherBackbone) else backbone
+    weights = {
+        key: (tensor.half() if tensor.is_floating_point() else tensor).detach().cpu().contiguous().clone()
+        for key, tensor in network.state_dict().items()
+    }
+    for key, tensor in weights.items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{path}: {key} has values that half precision cannot hold")
+    plain = replace(entry, renamed={}, ignored={}, converter="", lookalikes={}, file="")
+    load_strictly(build(entry.builder, entry.arguments), weights, plain, f"{path} is not written: the backbone")
+    described = {key: value for key, value in asdict(entry).items() if key in _STORED}
+    with atomic_path(path) as beside:
+        save_file(weights, beside, metadata={_METADATA_KEY: json.dumps(described, sort_keys=True)})

@@ -1,0 +1,133 @@
+"""What `monai-rd teachers` prints: the zoo as a table, and what a file holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.table import Table
+from torch import Tensor, nn
+
+from monai_rd.networks.foundation import FrozenFoundationModel
+from monai_rd.networks.foundation_zoo.entries import TEACHERS
+from monai_rd.networks.foundation_zoo.entry import TeacherEntry
+from monai_rd.networks.foundation_zoo.loading import is_shipped, open_teacher
+
+__all__ = ["FileCheck", "check_file", "files_by_hand", "looks_untrained", "teachers_table"]
+
+
+def _file(entry: TeacherEntry) -> str:
+    if is_shipped(entry.name):
+        return "shipped"
+    if entry.hub is None:
+        return "by hand"
+    return "download, gated" if entry.gated else "download"
+
+
+def teachers_table() -> Table:
+    """The zoo, one teacher a row; sizes are those of one image, or of one volume of 96 x 96 x 96."""
+    table = Table(show_edge=False, pad_edge=False)
+    for heading in ("teacher", "trained on", "params M", "GMACs", "features", "licence", "file"):
+        number = heading in ("params M", "GMACs")
+        table.add_column(
+            heading, justify="right" if number else "left", no_wrap=heading in ("teacher", "GMACs", "features")
+        )
+    for entry in TEACHERS.values():
+        table.add_row(
+            entry.name,
+            entry.modality,
+            f"{entry.params:.1f}",
+            f"{entry.gmacs:.1f}",
+            "x".join(map(str, (entry.channels, *entry.grid))),
+            entry.licence + (", non-commercial" if entry.non_commercial else ""),
+            _file(entry),
+        )
+    return table
+
+
+def files_by_hand() -> list[str]:
+    """For every teacher that is neither shipped nor downloaded, which file of which source it takes."""
+    return [f"{entry.name}: {entry.file} of {entry.source}" for entry in TEACHERS.values() if _file(entry) == "by hand"]
+
+
+@dataclass(frozen=True)
+class FileCheck:
+    """What `check_file` found; `str()` says it.
+
+    Attributes:
+        shape: of the features of one image.
+        mean: of the features.
+        std: of the features.
+        zeros: share of the features that are exactly 0.
+        finite: whether no feature is infinite or not a number.
+        untrained: whether the weights look as they did before any training.
+    """
+
+    coverage: str
+    shape: tuple[int, ...]
+    mean: float
+    std: float
+    zeros: float
+    finite: bool
+    untrained: bool
+
+    @property
+    def usable(self) -> bool:
+        """Whether the features are worth anything."""
+        return self.finite and self.std > 0 and not self.untrained
+
+    def __str__(self) -> str:
+        lines = [
+            f"loaded: {self.coverage}",
+            f"features of a fixed image: {list(self.shape)}, mean {self.mean:.4g}, std {self.std:.4g}, "
+            f"{self.zeros:.1%} zeros, {'all finite' if self.finite else 'NOT ALL FINITE'}",
+        ]
+        if self.untrained:
+            lines.append("looks UNTRAINED: every bias is 0 and every normalisation weight is 1")
+        if self.finite and self.std == 0:
+            lines.append("all features are EQUAL: they say nothing about an image")
+        return "\n".join(lines)
+
+
+def looks_untrained(network: nn.Module) -> bool:
+    """Whether every bias is 0 and every weight of a normalisation is 1, as constructors leave them.
+
+    A training moves them; files were published in which it had not. False where a network has neither.
+    """
+    vectors = {key: tensor for key, tensor in network.named_parameters() if tensor.dim() == 1}
+    biases = [tensor for key, tensor in vectors.items() if key.endswith("bias")]
+    scales = [tensor for key, tensor in vectors.items() if key.endswith("weight")]
+    fresh = all(bool((t == 0).all()) for t in biases) and all(bool((t == 1).all()) for t in scales)
+    return bool(biases or scales) and fresh
+
+
+def _fixed_image(teacher: FrozenFoundationModel, entry: TeacherEntry) -> Tensor:
+    """One image or volume in [0, 1], the same on every machine: a soft disc in noise."""
+    sides = entry.input_shape[1:]
+    axes = torch.meshgrid(*(torch.linspace(-1, 1, side) for side in sides), indexing="ij")
+    disc = (-4 * sum(axis.square() for axis in axes)).exp()
+    noise = torch.rand(sides, generator=torch.Generator().manual_seed(0))
+    image = (0.8 * disc + 0.2 * noise).clamp(0, 1)
+    return image.expand(1, 3 if teacher.spatial_dims == 2 else 1, *sides)
+
+
+def check_file(name: str, file: str | Path) -> FileCheck:
+    """Load a file as the teacher `name` and look at its features.
+
+    Raises:
+        OSError: no such file.
+        ValueError: an unknown name, or a file that is not that teacher's.
+    """
+    teacher, entry, coverage = open_teacher(name, file)
+    features = teacher(_fixed_image(teacher, entry))
+    assert isinstance(teacher.backbone, nn.Module)  # only black boxes are none
+    return FileCheck(
+        coverage=str(coverage),
+        shape=tuple(features.shape[1:]),
+        mean=features.mean().item(),
+        std=features.std().item(),
+        zeros=(features == 0).float().mean().item(),
+        finite=bool(features.isfinite().all()),
+        untrained=looks_untrained(teacher.backbone),
+    )

@@ -1,0 +1,206 @@
+"""Weight files: read without running code, renamed, loaded whole or not at all, recognised if they do not fit."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from monai_rd.files import existing_file
+from monai_rd.networks.foundation_zoo.entry import TeacherEntry
+from monai_rd.networks.foundation_zoo.networks import build
+
+__all__ = ["CONVERTERS", "Coverage", "load_strictly", "read_weights"]
+
+_WRAPPERS = ("state_dict", "model", "net", "teacher")
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What became of a file's tensors.
+
+    Args:
+        loaded: how many the network got, which is all it has.
+        ignored: what the others belong to, and how many each.
+    """
+
+    loaded: int
+    ignored: Mapping[str, int]
+
+    def __str__(self) -> str:
+        left = ", ".join(f"{count} of the {what}" for what, count in self.ignored.items())
+        return f"{self.loaded} of {self.loaded} tensors" + (f"; left out by rule: {left}" if left else "")
+
+
+def read_weights(path: str | Path) -> dict[str, Any]:
+    """Read a state dict of tensors; wrappers and DDP's prefix are taken off. No code of the file is run.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is damaged, needs code, or holds no state dict.
+    """
+    path = existing_file(path)
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path}: damaged, or no safetensors file ({error}); get it again") from error
+    try:
+        # MAE's training script keeps its options in the checkpoint: a record of plain values, which runs nothing.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).partition("WeightsUnpickler error: ")[2] or str(error)
+        raise ValueError(
+            f"{path}: refused. It needs more than plain weights ({reason.splitlines()[0].strip()}), and such a pickle "
+            "can run any code. Ask its owner for a safetensors file or a plain state dict"
+        ) from error
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        raise ValueError(f"{path}: damaged, or no PyTorch checkpoint ({error}); get it again") from error
+    for wrapper in _WRAPPERS:
+        if isinstance(weights, dict) and isinstance(weights.get(wrapper), dict):
+            weights = weights[wrapper]
+    if not isinstance(weights, dict) or not all(isinstance(key, str) for key in weights):
+        raise ValueError(f"{path}: holds no state dict but a {type(weights).__name__}")
+    if weights and all(key.startswith("module.") for key in weights):
+        weights = {key.removeprefix("module."): value for key, value in weights.items()}
+    return weights
+
+
+def _huggingface_vit(weights: dict[str, Any]) -> dict[str, Any]:
+    """Join `attn.q`, `attn.k`, `attn.v` to timm's `attn.qkv`; give position embeddings `[N, C]` their batch axis."""
+    joined: dict[str, Any] = {}
+    for key, value in weights.items():
+        stem, projection, kind = key.rpartition(".")[0], key.split(".")[-2:-1], key.rpartition(".")[2]
+        if projection == ["q"]:
+            block = stem.removesuffix(".q")
+            parts = [weights.get(f"{block}.{letter}.{kind}") for letter in "qkv"]
+            tensors = [part for part in parts if isinstance(part, Tensor)]
+            if len(tensors) == 3:
+                joined[f"{block}.qkv.{kind}"] = torch.cat(tensors)
+        elif projection not in (["k"], ["v"]) or ".attn." not in key:
+            joined[key] = value[None] if key == "pos_embed" and value.dim() == 2 else value
+    return joined
+
+
+CONVERTERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"huggingface_vit": _huggingface_vit}
+
+
+def _renamed(key: str, entry: TeacherEntry) -> str:
+    for pattern, replacement in entry.renamed.items():
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+def _translated(weights: Mapping[str, Any], entry: TeacherEntry) -> tuple[dict[str, Any], dict[str, str], Counter[str]]:
+    """Give published weights the network's names.
+
+    Returns:
+        The weights; the published name of each renamed key; how many tensors were left out of what.
+
+    Raises:
+        ValueError: two tensors would get one name.
+    """
+    given: dict[str, Any] = {}
+    published: dict[str, str] = {}
+    ignored: Counter[str] = Counter()
+    for key, value in weights.items():
+        what = next((what for pattern, what in entry.ignored.items() if re.match(pattern, key)), None)
+        if what is not None:
+            ignored[what] += 1
+            continue
+        name = _renamed(key, entry)
+        if name in given:
+            raise ValueError(f"{published[name]} and {key} would both become {name} of {entry.name}")
+        given[name], published[name] = value, key
+    return (CONVERTERS[entry.converter](given) if entry.converter else given), published, ignored
+
+
+def _shapes(weights: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: list(v.shape) if isinstance(v, Tensor) else type(v).__name__ for key, v in weights.items()}
+
+
+_layouts: dict[str, dict[str, Any]] = {}  # of every network built to recognise a file
+
+
+def _layout(entry: TeacherEntry) -> dict[str, Any]:
+    described = repr((entry.builder, entry.arguments))
+    if described not in _layouts:
+        _layouts[described] = _shapes(build(entry.builder, entry.arguments).state_dict())
+    return _layouts[described]
+
+
+def _looks_like(weights: Mapping[str, Any]) -> list[str]:
+    """Names of the entries whose layout shares most tensors, by key and shape, with a file; none below a half."""
+    from monai_rd.networks.foundation_zoo.entries import TEACHERS
+
+    best: list[str] = []
+    most = 0.5
+    for entry in TEACHERS.values():
+        try:
+            given = _shapes(_translated(weights, entry)[0])
+        except ValueError:  # two tensors under one name
+            continue
+        wanted = _layout(entry)
+        share = sum(given.get(key) == shape for key, shape in wanted.items()) / max(len(wanted), len(given))
+        if share > most:
+            best, most = [entry.name], share
+        elif best and share == most:
+            best.append(entry.name)
+    return best
+
+
+def _first(keys: Sequence[str]) -> str:
+    return ", ".join(keys[:5]) + (", ..." if len(keys) > 5 else "")
+
+
+def load_strictly(network: nn.Module, weights: Mapping[str, Any], entry: TeacherEntry, origin: str) -> Coverage:
+    """Load every tensor or none. The network takes the file's tensors over, in its own precision.
+
+    Args:
+        network: what `entry.builder` built.
+        weights: under the keys that `entry` publishes.
+        entry: the teacher.
+        origin: where the weights come from, for the error.
+
+    Raises:
+        ValueError: with the number of missing, unexpected and misshapen tensors, the first of each by name, and what
+            the file looks like.
+    """
+    given, published, ignored = _translated(weights, entry)
+    wanted, shapes = _shapes(network.state_dict()), _shapes(given)
+    missing = [key for key in wanted if key not in given]
+    unexpected = [published.get(key, key) for key in given if key not in wanted]
+    misshapen = [key for key in wanted if key in given and shapes[key] != wanted[key]]
+    if not (missing or unexpected or misshapen):
+        own = {key: given[key].to(tensor.dtype) for key, tensor in network.state_dict().items()}
+        network.load_state_dict(own, assign=True)
+        return Coverage(len(wanted), dict(ignored))
+    fitting = len(wanted) - len(missing) - len(misshapen)
+    message = f"{origin} does not fit {entry.name}: {fitting} of {len(wanted)} tensors fit"
+    for what, keys in (
+        ("missing", missing),
+        ("unexpected", unexpected),
+        ("misshapen", [f"{key} {shapes[key]} instead of {wanted[key]}" for key in misshapen]),
+    ):
+        if keys:
+            message += f"; {len(keys)} {what}: {_first(keys)}"
+    known = next((what for key, what in entry.lookalikes.items() if any(re.match(key, k) for k in weights)), None)
+    others = [name for name in _looks_like(weights) if name != entry.name] if fitting < len(wanted) / 2 else []
+    if known is not None:
+        message += f". It is {known}"
+    elif others:
+        message += f". Its tensors are those of {' or '.join(others)}: --teacher {others[0]}"
+    if entry.file:
+        message += f". Wanted is {entry.file} of {entry.source}"
+    raise ValueError(message)
