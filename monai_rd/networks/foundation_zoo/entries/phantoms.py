@@ -29,5 +29,5 @@ _NARROW = ("MR", "US", "Xray", "derm")
 
 ENTRIES = (
     _phantom("CT", [32, 64, 128, 256], 1.26, 0.10),
-    *(_phantom(modality, [24, 48, 96, 192], 0.72, 0.06) for modality in _NARROW),
+    *(_phantom(modality, [24, 48, 96, 192], 0.73, 0.09) for modality in _NARROW),
 )
