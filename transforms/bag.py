@@ -123,7 +123,8 @@ def bag_collate(items: Sequence[Mapping[str, Any]]) -> Any:
     """MONAI's collate function for items of which some are studies and some single images.
 
     Studies all have one number of slices; where a batch has both kinds, a single image is repeated to that number,
-    which leaves the mean over its slices what it was. Volumes `[1, D, H, W]` are collated as they are.
+    which leaves the mean over its slices what it was. Volumes `[1, D, H, W]` are collated as they are. A multi-label item's
+    list of labels becomes a row of `[B, classes]`.
 
     Raises:
         ValueError: bags of several sizes above one.
@@ -132,6 +133,8 @@ def bag_collate(items: Sequence[Mapping[str, Any]]) -> Any:
     largest = max(sizes)
     if sizes - {1, largest}:
         raise ValueError(f"bags of {sorted(sizes)} slices in one batch; give every volume the same number of slices")
-    if len(sizes) == 1:
-        return list_data_collate(list(items))
-    return list_data_collate([{**item, "image": item["image"].expand(largest, -1, -1, -1)} for item in items])
+    if len(sizes) > 1:
+        items = [{**item, "image": item["image"].expand(largest, -1, -1, -1)} for item in items]
+    if isinstance(items[0].get("label"), list):
+        items = [{**item, "label": torch.tensor(item["label"])} for item in items]
+    return list_data_collate(list(items))

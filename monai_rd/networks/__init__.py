@@ -3,7 +3,7 @@
 from monai_rd.networks.foundation import FrozenFoundationModel, Preprocessing
 from monai_rd.networks.foundation_zoo import TEACHERS, load_teacher
 from monai_rd.networks.reprogramming import Reprogrammer
-from monai_rd.networks.students import STUDENTS, Student
+from monai_rd.networks.students import STUDENTS, Student, student_dims
 
 __all__ = [
     "STUDENTS",
@@ -13,4 +13,5 @@ __all__ = [
     "Reprogrammer",
     "Student",
     "load_teacher",
+    "student_dims",
 ]

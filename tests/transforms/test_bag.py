@@ -120,3 +120,9 @@ def test_wrong_input_is_refused() -> None:
         SliceStackd("image", 1)({"image": MetaTensor(np.zeros((2, 3)))})
     with pytest.raises(ValueError, match=r"bags of \[1, 2, 3\] slices"):
         bag_collate([item(1, 0), item(2, 0), item(3, 0)])
+
+
+def test_multi_label_items_become_a_row_each() -> None:
+    items = [{"image": torch.rand(1, 3, 4, 4), "label": label} for label in ([0.0, 1.0, 1.0], [1.0, 0.0, 0.0])]
+    batch = bag_collate(items)
+    assert torch.equal(batch["label"], torch.tensor([[0.0, 1, 1], [1, 0, 0]]))
