@@ -1,0 +1,91 @@
+"""The two roads that the default runs do not take: several labels an image, and networks of volumes."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from monai.networks.nets.segresnet_ds import SegResEncoder
+
+from monai_rd.networks import Student
+from monai_rd.networks.foundation import VolumePreprocessing
+from monai_rd.networks.foundation_zoo import TeacherEntry, save_teacher
+from tests.bundles.commands import copied, infer, train
+
+SEVERAL = {"NORMAL": "No Finding", "PNEUMONIA": "opacity|lobar", "COVID19": "opacity", "TURBERCULOSIS": "cavity"}
+
+
+def test_several_labels_an_image(cohort_of: Callable[[str], str], tmp_path: Path) -> None:
+    with open(Path(cohort_of("xray")) / "labels.csv", newline="") as file:
+        rows = [{**row, "label": SEVERAL[row["label"]]} for row in csv.DictReader(file)]
+    with open(tmp_path / "findings.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    root = copied("xray", tmp_path)
+    printed = train(root, cohort_of("xray"), "--data_list", str(tmp_path / "findings.csv"))
+    result = json.loads((root / "eval" / "metrics.json").read_text())
+    assert result["class_names"] == ["cavity", "lobar", "opacity"]
+    assert "ROC AUC by class" in printed
+    assert "val_ap" in printed
+    test = [row["label"] for row in rows if row["split"] == "test"]
+    positives = [sum(name in label for label in test) for name in result["class_names"]]
+    assert [one["positives"] for one in result["test"]["student"]["classes"]] == positives
+    assert set(result["test"]) == {"student", "reprogrammed teacher"}
+
+    infer(root, cohort_of("xray"), tmp_path / "out")
+    with open(tmp_path / "out" / "scores.csv", newline="") as file:
+        scored = list(csv.DictReader(file))
+    assert len(scored) == len(rows)
+    sums = [sum(float(row[f"p_{name}"]) for name in result["class_names"]) for row in scored]
+    assert max(abs(total - 1) for total in sums) > 0.05  # each class has a probability of its own
+    for row in scored:
+        named = [name for name in result["class_names"] if float(row[f"p_{name}"]) >= 0.5]
+        assert row["class"] == "|".join(named)
+
+
+@pytest.fixture(scope="module")
+def volume_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """CT-FM's network, narrower, as a file that says what it is."""
+    arguments = {"spatial_dims": 3, "init_filters": 4, "in_channels": 1, "blocks_down": [1, 1, 1]}
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("teacher") / "small_volume.safetensors"
+    entry = TeacherEntry(
+        name="small_volume",
+        builder="monai:SegResEncoder",
+        arguments=arguments,
+        preprocessing=VolumePreprocessing(None, multiple=8),
+        channels=16,
+        kind="map",
+        licence="CC0",
+        source="this test",
+    )
+    save_teacher(path, SegResEncoder(**arguments), entry)
+    return path
+
+
+def test_a_teacher_and_a_student_of_volumes(
+    cohort_of: Callable[[str], str], volume_teacher: Path, tmp_path: Path
+) -> None:
+    root = copied("ct", tmp_path)
+    words = ["--slices", "32", "--teacher", str(volume_teacher), "--student", "resnet10_3d"]
+    printed = train(root, cohort_of("ct"), *words)
+    assert "epoch   2/2" in printed
+    settings = json.loads((root / "models" / "settings.json").read_text())
+    assert settings["windows"] == ["full"]
+    assert set(json.loads((root / "eval" / "metrics.json").read_text())["test"]) == {"student", "reprogrammed teacher"}
+    state = torch.load(root / "models" / "model.pt", weights_only=True)
+    Student("resnet10_3d", 2).load_state_dict(state)
+    printed = infer(root, str(Path(cohort_of("ct")) / "study_0001"), tmp_path / "out")
+    assert "1 studies scored, 0 not readable" in printed
+
+
+def test_a_teacher_of_volumes_and_a_student_of_slices_are_refused(
+    cohort_of: Callable[[str], str], volume_teacher: Path, tmp_path: Path
+) -> None:
+    printed = train(copied("ct", tmp_path), cohort_of("ct"), "--teacher", str(volume_teacher), code=1)
+    assert "the teacher 'small_volume' reads volumes, the student images or slices" in printed
