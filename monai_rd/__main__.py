@@ -175,11 +175,10 @@ def students(
     """List students: parameters, multiply-accumulates, width, and latency measured on this CPU now."""
     from monai_rd.networks.student_table import FOR_IMAGES, FOR_VOLUMES, measure_students, student_table
 
+    recommended = FOR_VOLUMES if volumes else FOR_IMAGES
     console = Console()
     with console.status("") as status:
-        costs = measure_students(
-            names or (FOR_VOLUMES if volumes else FOR_IMAGES), image_size, seconds, progress=status.update
-        )
+        costs = measure_students(names or recommended, image_size, seconds, progress=status.update)
     console.print(student_table(costs))
 
 
