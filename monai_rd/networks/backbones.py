@@ -67,7 +67,7 @@ STUDENTS = {
     "resnet18": _Named(2, partial(_torchvision, "resnet18"), "fc"),
     "mobilenet_v2": _Named(2, partial(_torchvision, "mobilenet_v2"), "classifier"),
     "shufflenet_v2_x1_0": _Named(2, partial(_torchvision, "shufflenet_v2_x1_0"), "fc"),
-    # Without the bias MedicalNet's ResNet-10 fits. Its ResNet-18 has shortcuts that TorchScript cannot compile.
+    # Without the bias it is MedicalNet's ResNet-10. Its ResNet-18 has shortcuts that TorchScript cannot compile.
     "resnet10_3d": _Named(3, partial(_monai, "resnet10", n_input_channels=1, bias_downsample=False), "fc"),
     "resnet18_3d": _Named(3, partial(_monai, "resnet18", n_input_channels=1), "fc"),
     "densenet121_3d": _Named(3, partial(_monai, "DenseNet121", in_channels=1, out_channels=2), "class_layers.out"),
@@ -123,8 +123,8 @@ def _headless(named: _Named) -> tuple[nn.Module, int]:
     if not isinstance(last, nn.Linear):
         raise TypeError(f"{type(network).__name__} has no linear head at '{named.head}'")
     setattr(owner, child, nn.Identity())
-    if named.head == "_fc":
-        network._dropout = nn.Identity()  # as in MobileNetV2, where it goes with the head: see `Student`
+    if hasattr(network, "_dropout"):  # EfficientNet's, which in MobileNetV2 goes with the head: see `Student`
+        network._dropout = nn.Identity()
     return network, last.in_features
 
 

@@ -15,9 +15,11 @@ __all__ = ["STUDENTS", "Student", "student_dims"]
 
 
 def _forget_cached_biases(student: nn.Module, _: Any) -> None:
-    """Make networks that cache something made of their weights in eval mode (LeViT, TinyViT) compute it anew."""
-    training = student.training
-    student.train().train(training)
+    """Drop what LeViT, TinyViT and others computed of their old weights in eval mode and keep."""
+    for module in student.modules():
+        cache = getattr(module, "attention_bias_cache", None)
+        if isinstance(cache, dict):
+            cache.clear()
 
 
 class Student(nn.Module):

@@ -136,7 +136,7 @@ def test_torchscript_gives_the_same(name: str) -> None:
         scripted(torch.rand(1, 1, 64, 64))
 
 
-@pytest.mark.parametrize("name", ["timm:mobilenetv3_small_050", "timm:repvgg_a0", "efficientnet_b0_3d"])
+@pytest.mark.parametrize("name", ["timm:repvgg_a0", "timm:deit_tiny_distilled_patch16_224", "resnet10_3d"])
 def test_onnx_gives_the_same(name: str) -> None:
     pytest.importorskip("onnxscript", reason="needs the extra 'onnx'")
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra 'onnx'")

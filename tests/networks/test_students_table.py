@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -65,6 +67,12 @@ def test_volumes() -> None:
 def test_every_recommended_student_exists() -> None:
     assert {student_dims(name) for name in FOR_IMAGES} == {2}
     assert {student_dims(name) for name in FOR_VOLUMES} == {3}
+
+
+def test_the_page_shows_them_all() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "students.md").read_text(encoding="utf-8")
+    shown = [line.split()[0] for line in page.splitlines() if re.match(r"     \S+ +\d+x\d+", line)]
+    assert shown == [*FOR_IMAGES, *FOR_VOLUMES]
 
 
 def test_measuring() -> None:
