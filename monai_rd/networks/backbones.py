@@ -97,9 +97,9 @@ def _timm_name(name: str) -> str | None:
             f"known: {_KNOWN}"
         )
     try:
-        timm.models.get_pretrained_cfg(timm_name)
+        timm.models.get_pretrained_cfg(timm_name, allow_unregistered=False)
     except RuntimeError as error:
-        tags = ", ".join(sorted(timm.models.get_arch_pretrained_cfgs(timm_name)))
+        tags = ", ".join(timm.list_pretrained(f"{timm_name.partition('.')[0]}.*"))
         raise ValueError(f"unknown student '{name}': {error} Known to timm {timm.__version__}: {tags}") from error
     return timm_name
 
