@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
-import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, RandFlipd, RandomizableTransform
+from monai.utils import convert_to_tensor
 from torchvision.transforms import functional
 
 from monai_rd.data.errors import EmptyImageError, WrongIntensityError
@@ -96,7 +96,7 @@ class RandColourJitterd(RandomizableTransform, MapTransform):
         brightness, contrast, saturation = self.R.uniform(1 - self.amount, 1 + self.amount, 3).tolist()
         for key in self.key_iterator(item):
             stack = item[key]
-            colours = torch.as_tensor(stack).reshape(-1, 3, *stack.shape[1:])
+            colours = convert_to_tensor(stack, track_meta=False).reshape(-1, 3, *stack.shape[1:])
             colours = functional.adjust_brightness(colours, brightness)
             colours = functional.adjust_contrast(colours, contrast)
             colours = functional.adjust_saturation(colours, saturation)

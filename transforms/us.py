@@ -20,6 +20,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, RandFlipd, RandomizableTransform, SpatialCrop
+from monai.utils import convert_to_tensor
 from scipy import ndimage
 
 from monai_rd.data.errors import EmptyImageError, UnsupportedImageError
@@ -132,7 +133,7 @@ class _RandEchoGain(RandomizableTransform, MapTransform):
         self.randomize(None)
         if self._do_transform:
             for key in self.key_iterator(item):
-                stack = torch.as_tensor(item[key])
+                stack = convert_to_tensor(item[key], track_meta=False)
                 offset = torch.as_tensor(self.draw_decibel(tuple(stack.shape)) / DYNAMIC_RANGE, dtype=stack.dtype)
                 changed = torch.where(stack > 0, stack + offset, stack).clamp(0, 1)
                 item[key] = MetaTensor(changed, meta=dict(getattr(item[key], "meta", {})))

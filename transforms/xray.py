@@ -34,7 +34,7 @@ class CollimationCropd(MapTransform):
     more than 8 of 255 from the grey of the outermost one, whatever grey that is. The border must end in a straight and
     sharp edge: within 4 % of the image (a frame turned by 2 degrees or so, or one with round corners) half of a line
     must differ by more than 20. "A tenth" and "half" are meant of a line through the image, so that wide borders at the
-    other sides do not matter. It is cut where the edge begins: of a turned frame thin wedges stay, and no image is lost.
+    other sides do not matter. It is cut where the edge begins: thin wedges of a turned frame stay, no image is lost.
 
     The dark air beside a body ends in the body's outline and is no border; where that outline is straight, the air is
     cut off and nothing of the body. Lungs are not at the edge. Round masks, and borders wider than `most`, are left

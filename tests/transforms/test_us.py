@@ -120,8 +120,7 @@ def test_an_image_without_regions_is_cropped_to_what_is_not_black(caplog: pytest
     found = UltrasoundRegiond("image")(plain(screen(sector)))["image"]
     assert np.abs(np.array(found.shape) - [1, 200, 160]).max() <= 4
     assert not caplog.records
-    x, y = (-found.affine[:2, 3]).tolist() if found.affine[0, 0] < 0 else found.affine[:2, 3].tolist()
-    assert (abs(x - 60) <= 2, abs(y - 40) <= 2) == (True, True)
+    np.testing.assert_allclose(found.affine[:2, 3], [60, 40], atol=2)
     with caplog.at_level(logging.WARNING):
         UltrasoundRegiond("image")(plain(screen(sector), modality="US", series_uid="1.2.3"))
     assert "Series 1.2.3: no ultrasound regions; cropped to what is not black" in caplog.text
@@ -152,9 +151,7 @@ def test_published_files() -> None:
     for name in ("examples_ybr_color.dcm", "examples_palette.dcm"):
         with pytest.raises(UnsupportedImageError, match="scaled or cropped after the region was written"):
             cropped(Path(get_testdata_file(name)))
-    found = cropped(
-        Path(get_testdata_file("examples_jpeg2k.dcm"))
-    )  # tissue at rows 110 to 335, letters above and below
+    found = cropped(Path(get_testdata_file("examples_jpeg2k.dcm")))  # tissue at rows 110 to 335, letters around
     assert 90 <= -found.affine[1, 3] <= 110
     assert 220 <= found.shape[2] <= 245
 
@@ -203,7 +200,7 @@ def test_what_is_black_stays_black_and_the_range_is_kept(transform: SpeckleNoise
     transform.set_random_state(1)
     found = transform({"image": stack})["image"].as_tensor()
     assert (found[:, :, :5] == 0).all()
-    assert (found.min(), found.max()) >= (0, 0)
+    assert found.min() >= 0
     assert found.max() <= 1
     assert not torch.equal(found, stack)
     transform.set_random_state(1)
@@ -213,9 +210,9 @@ def test_what_is_black_stays_black_and_the_range_is_kept(transform: SpeckleNoise
 def test_gain_depends_on_depth_only() -> None:
     gain = RandGaind("image", gain=5, depth_gain=3, prob=1)
     spreads = []
-    for seed in range(40):
+    for seed in range(20):
         gain.set_random_state(seed)
-        offset = DYNAMIC_RANGE * (gain({"image": GREY})["image"].numpy() - 0.5)
+        offset = DYNAMIC_RANGE * (gain({"image": GREY[:, :64, :16]})["image"].numpy() - 0.5)
         np.testing.assert_allclose(offset, np.broadcast_to(offset[:1, :, :1], offset.shape), atol=1e-4)
         assert np.abs(offset).max() <= 8 + 1e-3
         bends = np.abs(np.diff(offset[0, :, 0], n=2)) > 1e-3  # straight between 6 sliders

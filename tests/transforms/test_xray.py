@@ -61,7 +61,7 @@ def left_over(values: np.ndarray, most: float = 0.3) -> tuple[int, int, int, int
     """How many pixels are cut off at the top, the bottom, the left and the right."""
     image = MetaTensor(torch.from_numpy(values.T.copy()).float()[None])
     found = CollimationCropd("image", most)({"image": image})["image"]
-    x, y = (int(round(abs(float(value)))) for value in found.affine[:2, 3])
+    x, y = (round(abs(float(value))) for value in found.affine[:2, 3])
     return y, values.shape[0] - y - found.shape[2], x, values.shape[1] - x - found.shape[1]
 
 
