@@ -65,8 +65,8 @@ class ColourConstancyd(MapTransform):
                 f"less than {_LEAST_SHARE:.0%} of a picture is neither black nor clipped: the colour of its light is "
                 "unknown; leave it out"
             )
-        light = (values[:, counts].double() / 255).pow(6).mean(dim=1).pow(1 / 6).clamp(min=1e-3)
-        gain = (light.norm() / (3**0.5 * light)).float()
+        light = (values[:, counts] / 255).pow(6).mean(dim=1).pow(1 / 6).clamp(min=1e-3)
+        gain = light.norm() / (3**0.5 * light)
         balanced = (values / 255 * gain.view(3, *[1] * (values.ndim - 1))).clamp(0, 1)
         return MetaTensor(balanced, meta={**image.meta, "intensity": "unit"})
 

@@ -15,7 +15,6 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
@@ -134,13 +133,13 @@ class _RandEchoGain(RandomizableTransform, MapTransform):
         if self._do_transform:
             for key in self.key_iterator(item):
                 stack = convert_to_tensor(item[key], track_meta=False)
-                offset = torch.as_tensor(self.draw_decibel(tuple(stack.shape)) / DYNAMIC_RANGE, dtype=stack.dtype)
+                offset = (self.draw_decibel(tuple(stack.shape)) / DYNAMIC_RANGE).to(stack)
                 changed = torch.where(stack > 0, stack + offset, stack).clamp(0, 1)
                 item[key] = MetaTensor(changed, meta=dict(getattr(item[key], "meta", {})))
         return item
 
-    def draw_decibel(self, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
-        """Draw 10 log10 of the factor, for a stack `[S, H, W]`."""
+    def draw_decibel(self, shape: tuple[int, ...]) -> torch.Tensor:
+        """Draw 10 log10 of the factor, for a stack `[S, H, W]`; of a shape that fits it."""
         raise NotImplementedError
 
 
@@ -169,16 +168,15 @@ class SpeckleNoised(_RandEchoGain):
             raise ValueError(f"1 <= looks[0] <= looks[1] and grain >= 0 are needed, got {looks} and {grain}")
         self.looks, self.grain = looks, grain
 
-    def draw_decibel(self, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    def draw_decibel(self, shape: tuple[int, ...]) -> torch.Tensor:
         """Draw 10 log10 of the speckle."""
         looks = int(self.R.randint(self.looks[0], self.looks[1] + 1))
-        fields = self.R.standard_normal((2 * looks, *shape))
-        if self.grain:
-            fields = ndimage.gaussian_filter(fields, (0, 0, self.grain, self.grain), mode="wrap")
-            impulse = np.zeros(shape[1:])
-            impulse[0, 0] = 1
-            fields /= np.linalg.norm(ndimage.gaussian_filter(impulse, self.grain, mode="wrap"))
-        return 10 * np.log10((fields**2).mean(axis=0))  # of 2 L real parts of variance 1
+        generator = torch.Generator().manual_seed(int(self.R.randint(1 << 31)))
+        noise = torch.randn(looks, *shape, dtype=torch.complex64, generator=generator)  # of mean square 1
+        frequency = torch.fft.fftfreq(shape[1])[:, None] ** 2 + torch.fft.fftfreq(shape[2]) ** 2
+        filtered = torch.exp(-2 * (torch.pi * self.grain) ** 2 * frequency)  # a Gaussian, seen from its spectrum
+        fields = torch.fft.ifft2(noise * filtered / filtered.square().mean().sqrt(), norm="ortho")
+        return 10 * fields.abs().square().mean(dim=0).log10()
 
 
 class RandGaind(_RandEchoGain):
@@ -196,10 +194,10 @@ class RandGaind(_RandEchoGain):
         super().__init__(keys, prob)
         self.gain, self.depth_gain = gain, depth_gain
 
-    def draw_decibel(self, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    def draw_decibel(self, shape: tuple[int, ...]) -> torch.Tensor:
         """Draw the gain of each row."""
         sliders = self.R.uniform(-self.gain, self.gain) + self.R.uniform(-self.depth_gain, self.depth_gain, 6)
-        return np.interp(np.linspace(0, 5, shape[1]), np.arange(6), sliders)[:, None]
+        return torch.from_numpy(np.interp(np.linspace(0, 5, shape[1]), np.arange(6), sliders))[:, None]
 
 
 class USAugmentation(InPlaneAugmentation):
