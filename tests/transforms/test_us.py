@@ -105,13 +105,14 @@ def plain(values: np.ndarray, **meta: str) -> dict[str, MetaTensor]:
 
 
 def screen(sector: np.ndarray) -> np.ndarray:
-    """A screen of 240 x 320 with an image at rows 40 to 199 and columns 60 to 259, and letters beside it."""
+    """A screen of 240 x 320 with an image at rows 40 to 199 and columns 60 to 259, letters and a mark beside it."""
     shown = np.zeros((240, 320))
     shown[40:200, 60:260] = sector
     for row, column in ((5, 5), (15, 5), (222, 200), (100, 290)):  # lines of letters of 7 x 5 pixels, strokes of 1
         for letter in range(4):
             shown[row : row + 7, column + 6 * letter] = 255
             shown[row + 3, column + 6 * letter : column + 6 * letter + 4] = 255
+    shown[5:30, 285:315] = 200  # the mark of a manufacturer
     return shown
 
 

@@ -123,6 +123,9 @@ def test_no_side_loses_more_than_the_stated_share() -> None:
     assert left_over(wide, most=0.3) == (0, 10, 10, 10)
     assert left_over(wide, most=0.35) == (80, 10, 10, 10)
     assert left_over(wide, most=0) == (0, 0, 0, 0)
+    nested = shuttered(shuttered(filled(), (90, 0, 0, 0), 0), (40, 0, 0, 0), 255)
+    assert left_over(nested, most=0.3) == (40, 0, 0, 0)  # 50 more would be too many
+    assert left_over(nested, most=0.4) == (90, 0, 0, 0)
 
 
 def test_borders_of_two_levels_and_a_marker() -> None:
