@@ -146,6 +146,9 @@ def _read_busi(place: Path, reading: Reading, problems: Problems) -> Found:
     for item, group, one in zip(found.items, groups, prints, strict=True):
         item["patient"] = name_of.setdefault(group, one.digest[:12])
     logger.info("BUSI: %d images, %d without their copies and near copies", len(groups), len(name_of))
+    contradicting = len({(item["patient"], item["label"]) for item in found.items}) - len(name_of)
+    if contradicting:
+        logger.warning("BUSI: %d images have copies under another label: see monai-rd audit", contradicting)
     return found
 
 
