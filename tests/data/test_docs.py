@@ -8,6 +8,8 @@ from pathlib import Path
 from monai_rd.audit.findings import KINDS
 from monai_rd.data import errors
 from monai_rd.data.errors import DicomSeriesError, StudyError
+from monai_rd.data.published import PUBLISHED
+from monai_rd.data.splits import SPLITS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
 
@@ -28,3 +30,19 @@ def test_every_finding_is_explained() -> None:
         "`OUTLIER_INTENSITY`, `_SIZE`, `_SPACING`", " ".join(f"OUTLIER_{w}" for w in ("INTENSITY", "SIZE", "SPACING"))
     )
     assert [kind for kind in KINDS if kind not in page] == []
+
+
+def test_every_published_data_set_is_in_the_table() -> None:
+    table = PAGE.split("## Published data sets", 1)[1].split("\n\n")[2]
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines()[2:]]
+    rows = {name: (classes, sizes) for name, _, classes, sizes in cells}
+    assert set(rows) == {one.name for one in PUBLISHED}
+    before = ""
+    for one in PUBLISHED:
+        classes, sizes = rows[one.name]
+        before = before if classes == "the same" else classes.removesuffix("; multi-label")
+        assert before == ", ".join(one.class_names)
+        published = [str(one.sizes.get(split, sum(counts))) for split, counts in one.counts.items()]
+        assert [size for size in re.findall(r"\d+", sizes)] == published
+        assert ("/" in sizes) == (list(one.counts) != ["all"])
+        assert all(split in (*SPLITS, "all") for split in one.counts)

@@ -134,7 +134,7 @@ ISIC2018 = Published(
     counts={"training": _SKIN_TRAINING, "validation": _SKIN_VALIDATION, "test": _SKIN_TEST},
     is_in=lambda place: (place / "ISIC2018_Task3_Training_Input").is_dir(),
     read=_read_isic,
-    note="LVM-Med was pretrained on images of the ISIC archive: as a teacher it may have seen some of these.",
+    note="LVM-Med was pretrained on 2,000 of the training images, without their labels.",
 )
 
 
