@@ -278,7 +278,7 @@ def _check_duplicates(found: Found, problems: Problems) -> None:
 
 
 def _check_leaks(read: _Read) -> None:
-    """Note patients, lesions and files in two splits that the source tells; in a published one, files are a warning."""
+    """Note patients, lesions and files in two splits that the source tells; of published splits only warn."""
     found = read.found
     if found.splits is None:
         return
@@ -289,10 +289,10 @@ def _check_leaks(read: _Read) -> None:
             if value and split:
                 where.setdefault(value, set()).add(split)
         leaking = [i for i, value in enumerate(column or ()) if len(where.get(value, ())) > 1]
-        if leaking and what == "file" and read.published is not None:
+        if leaking and read.published is not None:
             counts = Counter(found.splits[i] for i in leaking)
             each = ", ".join(f"{count} of {split}" for split, count in counts.items())
-            logger.warning("%s: equal files stand in two official splits: %s", read.published.name, each)
+            logger.warning("%s: one %s stands in two published splits: items %s", read.published.name, what, each)
         elif leaking:
             hint = "; monai-rd audit --fix writes a list without them" if what == "file" else ""
             read.leaks.add(f"the {what} stands in two splits{hint}", *(found.rows[i] for i in leaking))

@@ -397,6 +397,14 @@ def test_separators_and_byte_order_marks_of_exports(images: Path, text: str) -> 
     assert "unauffällig" in make_datalist(images).class_names
 
 
+def test_lines_may_end_with_a_separator(images: Path) -> None:
+    rows = [(*row, "") if number else row for number, row in enumerate(rows_of())]
+    with pytest.warns(pd.errors.ParserWarning):
+        found = make_datalist(images, table(images / "labels.csv", rows))
+    assert found.class_names == ("clear", "covid")
+    assert names(found.test) != []
+
+
 def test_a_sheet_that_cannot_be_read(images: Path) -> None:
     (images / "labels.xlsx").write_bytes(b"no workbook")
     with pytest.raises(DataListError, match=r"cannot be read .*give a CSV, or Excel as \.xlsx"):

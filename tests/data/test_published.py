@@ -14,11 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
+from pydicom.dataset import Dataset
 
 from monai_rd.data import DataList, DataListError, make_datalist, make_folds, write_datalist
 from monai_rd.data.datalist import read_datalist
 from monai_rd.data.published import tables
 from monai_rd.data.splits import SPLITS
+from tests.dicom_files import make_series
 
 KEY = b"0123456789abcdef" * 2
 SKIN = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
@@ -115,7 +117,7 @@ def test_a_copy_of_btc_that_differs_is_used_and_says_in_what(btc: Path, tmp_path
         "BTC: this copy differs from the published one: 394 of no_tumor in training (published 395); "
         "106 of no_tumor in test (published 105)\n"
     ) in said
-    assert "BTC: equal files stand in two official splits: 1 of development, 1 of test" in said
+    assert "BTC: one file stands in two published splits: items 1 of development, 1 of test" in said
 
 
 def test_folds_of_a_published_set_ignore_its_split_and_keep_equal_files_together(tmp_path: Path) -> None:
@@ -172,6 +174,26 @@ def test_folders_of_splits_with_any_classes(folder_names: tuple[str, ...], tmp_p
     for split, folder in zip(SPLITS, folder_names, strict=True):
         assert {Path(item["image"]).parts[-3] for item in made[split]} == {folder}
         assert all((Path(item["image"]).parts[-2] == "ill") == item["label"] for item in made[split])
+
+
+def test_folders_of_splits_with_dicom_keep_patients_apart(tmp_path: Path) -> None:
+    seed = 0
+    for split in ("train", "test"):
+        for name in ("ill", "healthy"):
+            for number in range(5):
+                seed += 1
+
+                def patient(k: int, ds: Dataset, identity: str = f"P{seed}") -> None:
+                    ds.PatientID = identity
+
+                make_series(tmp_path / split / name / str(number), slices=3, shape=(4, 4), change=patient, seed=seed)
+    made = make_datalist(tmp_path)
+    assert sizes(made) == (8, 2, 10)
+    assert all(len(item["image"]) == 3 and item["patient"] for split in SPLITS for item in made[split])
+    again = tmp_path / "test" / "ill" / "again"
+    make_series(again, slices=3, shape=(4, 4), change=lambda k, ds: setattr(ds, "PatientID", "P1"), seed=99)
+    with pytest.raises(DataListError, match="the patient stands in two splits"):
+        make_datalist(tmp_path)
 
 
 def test_folders_of_splits_that_cannot_be_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

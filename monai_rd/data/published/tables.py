@@ -28,7 +28,6 @@ SKIN_CLASSES = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
 _SKIN_TRAINING = (1113, 6705, 514, 327, 1099, 115, 142)
 _SKIN_TEST = (171, 909, 93, 43, 217, 44, 35)
 _SKIN_VALIDATION = (21, 123, 15, 8, 22, 1, 3)
-_GROUPINGS = "ISIC2018_Task3_Training_LesionGroupings"
 
 
 class _SkinReader:
@@ -114,18 +113,25 @@ def _read_isic(place: Path, reading: Reading, problems: Problems) -> Found:
         if part != "Validation" or validation:
             folder, table = place / f"ISIC2018_Task3_{part}_Input", f"ISIC2018_Task3_{part}_GroundTruth"
             reader.add(split, [folder], _table(place, table), table)
-    groupings = _table(place, _GROUPINGS)
-    columns = {"image", "lesion_id"}
-    lesions = read_table(groupings) if groupings is not None else None
-    if lesions is None:
-        logger.warning("ISIC2018: no %s.csv: images of one lesion may stand in training and validation", _GROUPINGS)
-    elif not columns <= set(lesions.columns):
-        problems.add(f"ISIC2018: {_GROUPINGS}.csv needs the columns image and lesion_id")
-    else:
-        lesion_of = dict(zip(lesions["image"], lesions["lesion_id"], strict=True))
-        own = [lesion_of.get(Path(item["image"]).stem, "") for item in reader.found.items]
-        reader.found.lesions = own
+    lesion_of = _lesions(place, problems)
+    reader.found.lesions = [lesion_of.get(Path(item["image"]).stem, "") for item in reader.found.items]
     return reader.found
+
+
+def _lesions(place: Path, problems: Problems) -> dict[str, str]:
+    """Read the lesion of each training image of ISIC2018, by the image's name."""
+    path = _table(place, "ISIC2018_Task3_Training_LesionGroupings")
+    if path is None:
+        logger.warning(
+            "ISIC2018: no ISIC2018_Task3_Training_LesionGroupings.csv: images of one lesion may stand in training and "
+            "validation"
+        )
+        return {}
+    table = read_table(path)
+    if not {"image", "lesion_id"} <= set(table.columns):
+        problems.add(f"ISIC2018: {path.name} needs the columns image and lesion_id")
+        return {}
+    return dict(zip(table["image"], table["lesion_id"], strict=True))
 
 
 ISIC2018 = Published(
