@@ -77,7 +77,7 @@ def make_datalist(
     read = _collect(dataset_dir, data_list, class_names, num_classes, policy, series_rule, key)
     made = _split(read, seed)
     _check_leaks(read)
-    _check_classes(made, read.found.splits is not None, read.leaks)
+    _check_classes(read, made)
     read.problems.take(read.leaks)
     read.problems.refuse()
     if read.published is not None:
@@ -298,14 +298,16 @@ def _check_leaks(read: _Read) -> None:
             read.leaks.add(f"the {what} stands in two splits{hint}", *(found.rows[i] for i in leaking))
 
 
-def _check_classes(made: DataList, given: bool, problems: Problems) -> None:
+def _check_classes(read: _Read, made: DataList) -> None:
     """Note classes that a given split lacks, and of a multi-label list those that all or none of a split have."""
-    if not given and not (made.multi_label and made.training):
+    given = read.found.splits
+    undone = not made.training and (given is None or DEVELOPMENT in given)  # which is noted already
+    if undone or (given is None and not made.multi_label):
         return
-    hint = "" if given else "; the data are too few for their classes, or another seed splits them better"
+    hint = "; the data are too few for their classes, or another seed splits them better" if given is None else ""
     for split in SPLITS if not made.multi_label else ("training", "test"):
         for name, count in zip(made.class_names, made.class_counts(split), strict=True):
             if count == 0:
-                problems.add(f"class '{name}' has no item in {split}{hint}")
+                read.leaks.add(f"class '{name}' has no item in {split}{hint}")
             elif made.multi_label and count == len(made[split]):
-                problems.add(f"every item of {split} has class '{name}'{hint}")
+                read.leaks.add(f"every item of {split} has class '{name}'{hint}")

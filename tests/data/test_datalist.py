@@ -295,6 +295,9 @@ def test_covid_cts_official_split(tmp_path: Path, caplog: pytest.LogCaptureFixtu
         assert names(found[split]) == [f"{short}_0.png", f"{short}_1.png"] * 2
         assert [item["label"] for item in found[split]] == [0, 0, 1, 1]
     assert "this copy differs from the published one: 2 of NonCOVID in training (published 234); 2 of" in caplog.text
+    listing = tmp_path / "Data-split" / "COVID" / "testCT_COVID.txt"
+    listing.write_text(listing.read_text() + "test_1.png\n")
+    assert names(make_datalist(tmp_path).test) == ["test_0.png", "test_1.png", "test_0.png", "test_1.png", "test_1.png"]
     (tmp_path / "Images-processed" / "CT_COVID" / "val_1.png").unlink()
     shutil.rmtree(tmp_path / "Data-split" / "NonCOVID")
     with pytest.raises(DataListError) as caught:

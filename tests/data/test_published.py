@@ -204,6 +204,13 @@ def test_folders_of_splits_that_cannot_be_used(tmp_path: Path, caplog: pytest.Lo
         make_datalist(root)
     assert "1 folders beside those of the splits are not read" in caplog.text
     assert sum(sizes(read_datalist(root)[0])) == 22
+    shutil.rmtree(root / "val")
+    (root / "test" / "ill" / "image(9).jpg").unlink()
+    with pytest.raises(
+        DataListError, match=r"\(2 problems\):\n.*class 'healthy' has 4 .*; a validation set needs at least 5"
+    ):
+        make_datalist(root)
+    (root / "val").mkdir()
     shutil.rmtree(root / "test")
     with pytest.raises(DataListError, match="the folders train, val: one for training and one for test are needed"):
         make_datalist(root)

@@ -114,6 +114,7 @@ CHEST_XRAY = Published(
 
 # ---------------------------------------------------------------------------------------------------------- BUSI
 
+# By how bad they are: the publisher gives no order.
 _BUSI_CLASSES = ("normal", "benign", "malignant")
 
 
@@ -134,7 +135,7 @@ def _read_busi(place: Path, reading: Reading, problems: Problems) -> Found:
             try:
                 with Image.open(file) as image:
                     grey = np.asarray(image.convert("L"))
-            except OSError:
+            except (OSError, SyntaxError):  # as Pillow calls a broken PNG
                 unreadable += 1
                 continue
             prints.append(fingerprint(grey, digest_of(grey)))
