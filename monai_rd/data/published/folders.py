@@ -27,7 +27,7 @@ def _has_classes(folder: Path, names: tuple[str, ...]) -> bool:
 
 
 def _split_folders(
-    name: str, class_names: tuple[str, ...], split_of: Mapping[str, str]
+    class_names: tuple[str, ...], split_of: Mapping[str, str]
 ) -> Callable[[Path, Reading, Problems], Found]:
     """Return what reads a folder for each split with a folder for each class in it."""
 
@@ -36,10 +36,7 @@ def _split_folders(
         found = Found(splits=splits, copies=[])
         for folder, split in split_of.items():
             for class_name in class_names:
-                own = place / folder / class_name
-                if not own.is_dir():
-                    problems.add(f"{name}: no folder {folder}/{class_name}")
-                for image in images_in(own):
+                for image in images_in(place / folder / class_name):
                     found.items.append(file_item(image) | {"label": class_name})
                     splits.append(split)
         found.copies = [content_hash(Path(item["image"])) for item in found.items]
@@ -95,7 +92,7 @@ BTC = Published(
     class_names=_BTC_CLASSES,
     counts={"training": (826, 822, 395, 827), "test": (100, 115, 105, 74)},
     is_in=lambda place: all(_has_classes(place / split, _BTC_CLASSES) for split in ("Training", "Testing")),
-    read=_split_folders("BTC", _BTC_CLASSES, {"Training": DEVELOPMENT, "Testing": "test"}),
+    read=_split_folders(_BTC_CLASSES, {"Training": DEVELOPMENT, "Testing": "test"}),
     note="No patients are published: slices of one patient may stand in all three lists.",
 )
 
@@ -108,7 +105,7 @@ CHEST_XRAY = Published(
     class_names=_CHEST_XRAY_CLASSES,
     counts={"training": (1341, 460, 3875, 650), "validation": (8, 10, 8, 12), "test": (234, 106, 390, 41)},
     is_in=lambda place: all(_has_classes(place / split, _CHEST_XRAY_CLASSES) for split in ("train", "val", "test")),
-    read=_split_folders("chest X-ray", _CHEST_XRAY_CLASSES, {"train": "training", "val": "validation", "test": "test"}),
+    read=_split_folders(_CHEST_XRAY_CLASSES, {"train": "training", "val": "validation", "test": "test"}),
     note="The classes come from different sources, which a network may tell apart instead: see monai-rd audit.",
 )
 
