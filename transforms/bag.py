@@ -123,8 +123,8 @@ def bag_collate(items: Sequence[Mapping[str, Any]]) -> Any:
     """MONAI's collate function for items of which some are studies and some single images.
 
     Studies all have one number of slices; where a batch has both kinds, a single image is repeated to that number,
-    which leaves the mean over its slices what it was. Volumes `[1, D, H, W]` are collated as they are. A multi-label item's
-    list of labels becomes a row of `[B, classes]`.
+    which leaves the mean over its slices what it was. Volumes `[1, D, H, W]` are collated as they are. A multi-label
+    item's list of labels becomes a row of `[B, classes]`.
 
     Raises:
         ValueError: bags of several sizes above one.
