@@ -15,6 +15,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, RandScaleIntensityd, RandShiftIntensityd, SpatialCrop
 
+from monai_rd.data.errors import UnsupportedImageError
 from monai_rd.transforms.augment import InPlaneAugmentation, clip, small_affine
 from monai_rd.transforms.bag import luminance
 
@@ -45,7 +46,8 @@ class CollimationCropd(MapTransform):
         most: largest share of the height or width that is cut off at each side, below 0.5.
 
     Raises:
-        ValueError: a share that is not possible, or a volume.
+        ValueError: a share that is not possible.
+        UnsupportedImageError: a volume.
     """
 
     def __init__(self, keys: KeysCollection, most: float = 0.3) -> None:
@@ -60,7 +62,9 @@ class CollimationCropd(MapTransform):
 
     def _crop(self, image: MetaTensor) -> MetaTensor:
         if image.ndim != 3:
-            raise ValueError(f"a picture [C, X, Y] is needed, got {list(image.shape)}")
+            raise UnsupportedImageError(
+                f"a radiograph [C, X, Y] is needed, got a volume {list(image.shape)}", image.meta.get("series_uid")
+            )
         start, end = collimation_box(luminance(image.as_tensor())[0].numpy(), self.most)
         return SpatialCrop(roi_start=start, roi_end=end)(image)
 

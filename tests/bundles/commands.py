@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import shutil
 import subprocess
@@ -47,6 +48,14 @@ def infer(root: Path, folder: str, out: Path, *words: str, **how: Any) -> str:
     return monai(
         "run", "--config_file", str(BUNDLES / root.name / "configs" / "inference.json"), *places, *words, **how
     )
+
+
+def score(root: Path, folder: str, out: Path) -> list[dict[str, str]]:
+    """What `infer` does, in this process; gives the rows of `scores.csv`."""
+    places = {"bundle_root": str(root), "output_dir": str(out), "dataset_dir": folder}
+    config(root.name.removeprefix("rd_"), "inference.json", **places).get_parsed_content("evaluator").run()
+    with open(out / "scores.csv", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def config(modality: str, name: str, **overrides: Any) -> ConfigParser:

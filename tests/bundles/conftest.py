@@ -13,13 +13,15 @@ from tests.bundles.commands import copied, train
 
 @pytest.fixture(scope="session")
 def cohort_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
-    """Give a cohort of a fourth of a modality's phantoms."""
+    """Give a cohort of some of a modality's phantoms; most of the tests are of CT."""
     made: dict[str, str] = {}
 
     def of(modality: str) -> str:
         if modality not in made:
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("monai_rd.data.phantoms.cohort.SPLIT", {"training": 32, "validation": 12, "test": 20})
+                sizes = (32, 12, 20) if modality == "ct" else (16, 8, 8)
+                split = dict(zip(("training", "validation", "test"), sizes, strict=True))
+                patch.setattr("monai_rd.data.phantoms.cohort.SPLIT", split)
                 made[modality] = phantom_cohort(tmp_path_factory.mktemp("cohort"), modality)
         return made[modality]
 

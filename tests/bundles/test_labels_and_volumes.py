@@ -14,7 +14,7 @@ from monai.networks.nets.segresnet_ds import SegResEncoder
 from monai_rd.networks import Student
 from monai_rd.networks.foundation import VolumePreprocessing
 from monai_rd.networks.foundation_zoo import TeacherEntry, save_teacher
-from tests.bundles.commands import copied, infer, train
+from tests.bundles.commands import copied, score, train
 
 SEVERAL = {"NORMAL": "No Finding", "PNEUMONIA": "opacity|lobar", "COVID19": "opacity", "TURBERCULOSIS": "cavity"}
 
@@ -37,9 +37,7 @@ def test_several_labels_an_image(cohort_of: Callable[[str], str], tmp_path: Path
     assert [one["positives"] for one in result["test"]["student"]["classes"]] == positives
     assert set(result["test"]) == {"student", "reprogrammed teacher"}
 
-    infer(root, cohort_of("xray"), tmp_path / "out")
-    with open(tmp_path / "out" / "scores.csv", newline="") as file:
-        scored = list(csv.DictReader(file))
+    scored = score(root, cohort_of("xray"), tmp_path / "out")
     assert len(scored) == len(rows)
     sums = [sum(float(row[f"p_{name}"]) for name in result["class_names"]) for row in scored]
     assert max(abs(total - 1) for total in sums) > 0.05  # each class has a probability of its own
@@ -72,16 +70,16 @@ def test_a_teacher_and_a_student_of_volumes(
     cohort_of: Callable[[str], str], volume_teacher: Path, tmp_path: Path
 ) -> None:
     root = copied("ct", tmp_path)
-    words = ["--slices", "32", "--teacher", str(volume_teacher), "--student", "resnet10_3d"]
+    words = ["--slices", "32", "--max_epochs", "1", "--teacher", str(volume_teacher), "--student", "resnet10_3d"]
     printed = train(root, cohort_of("ct"), *words)
-    assert "epoch   2/2" in printed
+    assert "epoch   1/1" in printed
     settings = json.loads((root / "models" / "settings.json").read_text())
     assert settings["windows"] == ["full"]
     assert set(json.loads((root / "eval" / "metrics.json").read_text())["test"]) == {"student", "reprogrammed teacher"}
     state = torch.load(root / "models" / "model.pt", weights_only=True)
     Student("resnet10_3d", 2).load_state_dict(state)
-    printed = infer(root, str(Path(cohort_of("ct")) / "study_0001"), tmp_path / "out")
-    assert "1 studies scored, 0 not readable" in printed
+    (row,) = score(root, str(Path(cohort_of("ct")) / "study_0001"), tmp_path / "out")
+    assert row["class"] in ("clear", "opacity")
 
 
 def test_a_teacher_of_volumes_and_a_student_of_slices_are_refused(
