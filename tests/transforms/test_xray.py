@@ -14,6 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from scipy import ndimage
 
+from monai_rd.data.errors import UnsupportedImageError
 from monai_rd.transforms import CollimationCropd, DisplayIntensityd, LoadImageOrSeriesd, SliceStackd
 from tests.dicom_files import make_series
 
@@ -137,7 +138,7 @@ def test_borders_of_two_levels_and_a_marker() -> None:
 def test_what_is_no_picture_is_refused() -> None:
     with pytest.raises(ValueError, match=r"0 <= most < 0.5"):
         CollimationCropd("image", 0.5)
-    with pytest.raises(ValueError, match=r"got \[1, 4, 4, 4\]"):
+    with pytest.raises(UnsupportedImageError, match=r"a volume \[1, 4, 4, 4\]"):
         CollimationCropd("image")({"image": MetaTensor(torch.zeros(1, 4, 4, 4))})
 
 
