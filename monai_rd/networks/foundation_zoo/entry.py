@@ -45,13 +45,15 @@ class TeacherEntry:
         preprocessing: how the network wants its images.
         channels: C of its features.
         kind: "map" gives the last feature map, "vector" its average over positions.
-        licence: of the weights.
+        licence: of the weights, in a word or two.
         source: where the weights are published.
         renamed: regular expressions in published keys and what takes the place of every match, applied in this order.
         ignored: regular expressions at the start of published keys that are not loaded, and what they belong to.
         converter: name of a function in `weights.CONVERTERS`, for what renaming cannot say.
-        lookalikes: regular expressions of keys that betray another file of the same fame, and what that file is.
-        modality: what it was trained on.
+        lookalikes: regular expressions at the start of keys that betray another file, and what that file is. It is
+            refused even where its tensors would fit.
+        terms: what else has to be known before its use.
+        modality: what it was trained on, in a few words.
         tap: where the features are read, in words.
         grid: positions of the feature map, at the size that `preprocessing` gives; of teachers that keep a volume's own
             size, for a cube of `OWN_SIZE` voxels.
@@ -79,6 +81,7 @@ class TeacherEntry:
     ignored: dict[str, str] = field(default_factory=dict)
     converter: str = ""
     lookalikes: dict[str, str] = field(default_factory=dict)
+    terms: str = ""
     modality: str = ""
     tap: str = "last feature map"
     grid: tuple[int, ...] = ()
@@ -96,10 +99,14 @@ class TeacherEntry:
     OWN_SIZE = 96  # no annotation: a constant, not a field
 
     @property
-    def terms(self) -> str:
-        """The licence and what is special about it, in a line."""
-        special = [word for word, holds in (("gated", self.gated), ("non-commercial", self.non_commercial)) if holds]
-        return self.licence + (f" ({', '.join(special)})" if special else "")
+    def conditions(self) -> str:
+        """Licence and terms in a line."""
+        special = (
+            "no commercial use" if self.non_commercial else "",
+            "its owner gives it to those who asked" if self.gated else "",
+            self.terms,
+        )
+        return "; ".join(word for word in (self.licence, *special) if word)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -108,13 +115,3 @@ class TeacherEntry:
         sides = (size,) * self.preprocessing.spatial_dims if isinstance(size, int) else tuple(size)
         grey = isinstance(self.preprocessing, VolumePreprocessing) or self.preprocessing.channel_order == "GRAY"
         return (1 if grey else 3, *sides)
-
-    @property
-    def how_to_get(self) -> str:
-        """What a person does to have the file."""
-        if self.hub is None:
-            return f"by hand: {self.source}"
-        consent = ", after consent there and `hf auth login`" if self.gated else ""
-        return (
-            f"downloaded from huggingface.co/{'datasets/' * (self.hub.repo_type == 'dataset')}{self.hub.repo}{consent}"
-        )

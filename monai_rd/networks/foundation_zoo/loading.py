@@ -122,12 +122,8 @@ def open_teacher(
         arguments, weights = {}, weights or beside
     else:
         raise ValueError(f"unknown teacher '{name}'; known: {_KNOWN}")
-    if unknown := sorted(arguments.keys() - entry.arguments.keys()):
-        raise ValueError(
-            f"the teacher '{name}' has no option {', '.join(unknown)}; it has {', '.join(sorted(entry.arguments))}"
-        )
     entry = replace(entry, arguments={**entry.arguments, **arguments})
-    logger.info("teacher '%s': licence %s; source: %s", entry.name, entry.terms, entry.source)
+    logger.info("teacher '%s': licence: %s; source: %s", entry.name, entry.conditions, entry.source)
     if weights is None:
         if entry.hub is None:
             raise ValueError(
@@ -167,8 +163,7 @@ def load_teacher(
             downloaded.
         tap: "map" for the last feature map, "vector" for its average over positions. Of an ONNX or TFLite file also the
             name of a tensor.
-        **arguments: of the network, to change the entry's own, such as `final_relu=False` of
-            radimagenet_densenet121.
+        **arguments: of the network, over those of its entry, such as `final_relu=False` for radimagenet_densenet121.
 
     Raises:
         OSError: a file is not there, or could not be downloaded.

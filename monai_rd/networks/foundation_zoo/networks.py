@@ -72,8 +72,8 @@ def _open_clip(name: str, arguments: dict[str, Any]) -> nn.Module:
 
     if name != "visual":
         raise ValueError(f"unknown builder 'open_clip:{name}'; known: open_clip:visual")
-    vision = {**arguments["vision_cfg"], "timm_model_pretrained": False}
-    return _build_vision_tower(arguments["embed_dim"], vision, arguments.get("quick_gelu", False))
+    vision = {**arguments.pop("vision_cfg"), "timm_model_pretrained": False}
+    return _build_vision_tower(vision_cfg=vision, **arguments)
 
 
 def _monai(name: str, arguments: dict[str, Any]) -> nn.Module:

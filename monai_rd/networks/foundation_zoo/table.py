@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -27,11 +28,11 @@ def _file(entry: TeacherEntry) -> str:
 
 def teachers_table() -> Table:
     """The zoo, one teacher a row; sizes are those of one image, or of one volume of 96 x 96 x 96."""
-    table = Table(show_edge=False, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for heading in ("teacher", "trained on", "params M", "GMACs", "features", "licence", "file"):
         number = heading in ("params M", "GMACs")
         table.add_column(
-            heading, justify="right" if number else "left", no_wrap=heading in ("teacher", "GMACs", "features")
+            heading, justify="right" if number else "left", overflow="fold", no_wrap=heading in ("teacher", "features")
         )
     for entry in TEACHERS.values():
         table.add_row(
@@ -40,7 +41,7 @@ def teachers_table() -> Table:
             f"{entry.params:.1f}",
             f"{entry.gmacs:.1f}",
             "x".join(map(str, (entry.channels, *entry.grid))),
-            entry.licence + (", non-commercial" if entry.non_commercial else ""),
+            entry.licence,
             _file(entry),
         )
     return table
@@ -106,7 +107,7 @@ def _fixed_image(teacher: FrozenFoundationModel, entry: TeacherEntry) -> Tensor:
     """One image or volume in [0, 1], the same on every machine: a soft disc in noise."""
     sides = entry.input_shape[1:]
     axes = torch.meshgrid(*(torch.linspace(-1, 1, side) for side in sides), indexing="ij")
-    disc = (-4 * sum(axis.square() for axis in axes)).exp()
+    disc = (-4 * torch.stack(axes).square().sum(dim=0)).exp()
     noise = torch.rand(sides, generator=torch.Generator().manual_seed(0))
     image = (0.8 * disc + 0.2 * noise).clamp(0, 1)
     return image.expand(1, 3 if teacher.spatial_dims == 2 else 1, *sides)

@@ -147,6 +147,8 @@ def _looks_like(weights: Mapping[str, Any]) -> list[str]:
     best: list[str] = []
     most = 0.5
     for entry in TEACHERS.values():
+        if _lookalike(weights, entry):
+            continue
         try:
             given = _shapes(_translated(weights, entry)[0])
         except ValueError:  # two tensors under one name
@@ -182,7 +184,8 @@ def load_strictly(network: nn.Module, weights: Mapping[str, Any], entry: Teacher
     missing = [key for key in wanted if key not in given]
     unexpected = [published.get(key, key) for key in given if key not in wanted]
     misshapen = [key for key in wanted if key in given and shapes[key] != wanted[key]]
-    if not (missing or unexpected or misshapen):
+    lookalike = _lookalike(weights, entry)
+    if not (missing or unexpected or misshapen or lookalike):
         own = {key: given[key].to(tensor.dtype) for key, tensor in network.state_dict().items()}
         network.load_state_dict(own, assign=True)
         return Coverage(len(wanted), dict(ignored))
@@ -195,12 +198,16 @@ def load_strictly(network: nn.Module, weights: Mapping[str, Any], entry: Teacher
     ):
         if keys:
             message += f"; {len(keys)} {what}: {_first(keys)}"
-    known = next((what for key, what in entry.lookalikes.items() if any(re.match(key, k) for k in weights)), None)
     others = [name for name in _looks_like(weights) if name != entry.name] if fitting < len(wanted) / 2 else []
-    if known is not None:
-        message += f". It is {known}"
+    if lookalike:
+        message += f". It is {lookalike}"
     elif others:
         message += f". Its tensors are those of {' or '.join(others)}: --teacher {others[0]}"
     if entry.file:
         message += f". Wanted is {entry.file} of {entry.source}"
     raise ValueError(message)
+
+
+def _lookalike(weights: Mapping[str, Any], entry: TeacherEntry) -> str:
+    """What a file is that an entry names as another of the same fame; "" if it is none of them."""
+    return next((what for key, what in entry.lookalikes.items() if any(re.match(key, k) for k in weights)), "")

@@ -10,12 +10,12 @@ __all__ = ["ENTRIES"]
 # The authors' code: (x - 127.5) * 2 / 255 on OpenCV's channel order. The model card of the mirror says ImageNet's
 # mean and standard deviation instead.
 _RADIMAGENET = Preprocessing(224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), channel_order="BGR")
-_RADIMAGENET_LICENCE = "MIT (code and mirror); the data set has its own terms at radimagenet.com"
+_RADIMAGENET_TERMS = "the data set has its own at radimagenet.com"
 _RADIMAGENET_SOURCE = "https://github.com/BMEII-AI/RadImageNet (RadImageNet_pytorch/{}) or its mirror on the Hub"
 _RADIMAGENET_PAPER = "Mei et al., Radiology: Artificial Intelligence 2022, 4(5)"
-_RADIMAGENET_DATA = "1.35 M CT, MR and ultrasound images"
 _RADIMAGENET_UNVERIFIED = "that the mirror holds the authors' files"
 
+_NOT_RADIMAGENET = "a network of torchvision or timm: RadImageNet's tensors are called backbone.0.... and so on"
 _KERAS = (
     "RadImageNet-ResNet50_notop.pth, a conversion from Keras with other weights, convolutions with a bias and another "
     "preprocessing"
@@ -25,7 +25,7 @@ _INCEPTION_BLOCKS = ("5b", "5c", "5d", "6a", "6b", "6c", "6d", "6e", "7a", "7b",
 
 _LVM_MED_SOURCE = "https://github.com/duyhominhnguyen/LVM-Med (Google Drive)"
 _LVM_MED_PAPER = "Nguyen et al., NeurIPS 2023, arXiv 2306.11925"
-_LVM_MED_DATA = "1.3 M images of many modalities, 2000 of HAM10000 (ISIC2018) among them"
+_LVM_MED_TERMS = "2000 images of HAM10000, the training data of ISIC2018, were in its pretraining"
 
 
 def _radimagenet(name: str, file: str, **other: object) -> TeacherEntry:
@@ -33,9 +33,10 @@ def _radimagenet(name: str, file: str, **other: object) -> TeacherEntry:
         name=name,
         preprocessing=_RADIMAGENET,
         kind="map",
-        licence=_RADIMAGENET_LICENCE,
+        licence="MIT",
+        terms=_RADIMAGENET_TERMS,
         source=_RADIMAGENET_SOURCE.format(file),
-        modality=_RADIMAGENET_DATA,
+        modality="CT, MR, ultrasound",
         file=file,
         hub=Hub("Lab-Rasool/RadImageNet", file),
         citation=_RADIMAGENET_PAPER,
@@ -57,7 +58,8 @@ ENTRIES = (
         preprocessing=Preprocessing(224, CLIP_MEAN, CLIP_STD, interpolation="bicubic"),
         channels=2048,
         kind="map",
-        licence="MIT (code); OpenRAIL on the card of the data set",
+        licence="MIT (code)",
+        terms="the card of the data set, where the weights lie, says OpenRAIL [unverified]",
         source="https://huggingface.co/datasets/axiong/pmc_oa",
         renamed={r"^(module\.)?visual\.": ""},
         ignored={
@@ -69,7 +71,7 @@ ENTRIES = (
             r"((module\.)?visual\.)?head\.weight": "the other ResNet of PMC-CLIP's code, which was not released: one "
             "convolution as stem and a linear head in place of the attention pool"
         },
-        modality="1.6 M figures of biomedical papers",
+        modality="figures of papers",
         tap="layer4",
         grid=(7, 7),
         params=37.79,
@@ -89,6 +91,7 @@ ENTRIES = (
         arguments={"num_classes": 0, "global_pool": "", "final_relu": True},
         channels=1024,
         renamed={r"^backbone\.0\.": "features."},
+        lookalikes={r"features\.": _NOT_RADIMAGENET},
         tap="features, after the last ReLU",
         grid=(7, 7),
         params=6.95,
@@ -106,7 +109,7 @@ ENTRIES = (
             r"^backbone\.1\.": "bn1.",
             **{rf"^backbone\.{index + 3}\.": f"layer{index}." for index in (1, 2, 3, 4)},
         },
-        lookalikes={r"(.*\.)?conv1\.bias": _KERAS},
+        lookalikes={r"(.*\.)?conv1\.bias": _KERAS, r"conv1\.weight": _NOT_RADIMAGENET},
         tap="layer4",
         grid=(7, 7),
         params=23.51,
@@ -131,6 +134,7 @@ ENTRIES = (
                 **dict(zip(range(7, 18), (f"Mixed_{block}" for block in _INCEPTION_BLOCKS), strict=True)),
             }.items()
         },
+        lookalikes={r"Conv2d_1a_3x3\.": _NOT_RADIMAGENET},
         tap="Mixed_7c",
         grid=(5, 5),
         params=21.79,
@@ -150,7 +154,8 @@ ENTRIES = (
         source=_LVM_MED_SOURCE,
         renamed={r"\.mlp\.lin": ".mlp.fc"},
         ignored={r"neck\.": "neck"},
-        modality=_LVM_MED_DATA,
+        modality="many",
+        terms=_LVM_MED_TERMS,
         tap="last block, before the neck",
         grid=(14, 14),
         params=85.74,
@@ -169,7 +174,8 @@ ENTRIES = (
         kind="map",
         licence="CC BY-NC-SA 4.0",
         source=_LVM_MED_SOURCE,
-        modality=_LVM_MED_DATA,
+        modality="many",
+        terms=_LVM_MED_TERMS,
         tap="layer4",
         grid=(7, 7),
         params=23.51,
