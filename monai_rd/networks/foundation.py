@@ -131,9 +131,10 @@ class VolumePreprocessing:
             raise ValueError(f"axcodes must be three of R/L, A/P and S/I such as 'RAS', not {self.axcodes!r}")
         if (self.mean is None) != (self.std is None) or (self.std is not None and self.std <= 0):
             raise ValueError(f"mean and std must be numbers, the std above 0, or both None: {self.mean}, {self.std}")
-        sides = self._sides((1, 1, 1)) if self.size is None else self._sides(())
-        if self.multiple < 1 or min(sides) < 1 or (self.size is not None and any(n % self.multiple for n in sides)):
-            raise ValueError(f"size {self.size} must be of sides that are multiples of {self.multiple}, at least 1")
+        sides = (1,) if self.size is None else self._sides(())
+        whole = self.size is None or not any(side % max(self.multiple, 1) for side in sides)
+        if self.multiple < 1 or min(sides) < 1 or not whole:
+            raise ValueError(f"size {self.size} must be of sides that are multiples of {self.multiple}, all at least 1")
 
     def _sides(self, own: tuple[int, ...]) -> tuple[int, ...]:
         if self.size is None:

@@ -1,33 +1,18 @@
 import dataclasses
+import itertools
 import json
-import pickle
-import subprocess
-import sys
 
+import numpy as np
 import pytest
-import timm
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from monai.transforms import NormalizeIntensity, Orientation
 from torch import nn
 from torch.nn import functional as F
-from torchvision.models import densenet121
 
-from monai_rd.networks import foundation_zoo
-from monai_rd.networks.foundation import FrozenFoundationModel, Preprocessing
-from monai_rd.networks.foundation_zoo import TEACHERS, TeacherEntry, load_teacher, save_teacher
+from monai_rd.networks.foundation import FrozenFoundationModel, Preprocessing, VolumePreprocessing
+from monai_rd.networks.foundation_zoo import TEACHERS
 
 AS_IT_IS = Preprocessing(None, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-TINY = TeacherEntry(
-    name="tiny",
-    builder="timm:resnet10t",
-    arguments={"channels": [4, 4, 8, 8], "num_classes": 0, "global_pool": ""},
-    preprocessing=Preprocessing((40, 48), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), "BGR", "bicubic"),
-    channels=8,
-    kind="map",
-    licence="CC0",
-    source="this test",
-)
 
 
 def backbone():
@@ -37,26 +22,6 @@ def backbone():
 def teacher(network=None, **changed):
     options = {"channels": 6, "kind": "map", "preprocessing": AS_IT_IS, "name": "fake", **changed}
     return FrozenFoundationModel(network or backbone(), **options)
-
-
-def randomised(network):
-    """Normalisation layers told apart from each other, as after a training."""
-    torch.manual_seed(0)
-    for tensor in network.state_dict().values():
-        if tensor.dim() == 1:
-            tensor.add_(0.2 * torch.rand_like(tensor))
-    return network
-
-
-@pytest.fixture(scope="module")
-def densenet():
-    return randomised(densenet121(weights=None).eval())
-
-
-@pytest.fixture(scope="module")
-def radimagenet(densenet):
-    """The published layout, made from torchvision's own keys."""
-    return {f"backbone.0.{key}": tensor.clone() for key, tensor in densenet.features.state_dict().items()}
 
 
 # --- frozen -----------------------------------------------------------------------------------------------------------
@@ -201,7 +166,7 @@ def test_preprocessing_to_grey_in_float32_and_through_json():
     r, g, b = image.float().unbind(1)
     torch.testing.assert_close(grey(image), ((0.299 * r + 0.587 * g + 0.114 * b - 0.5) / 0.25)[:, None])
     assert grey(image).dtype == torch.float32
-    for preprocessing in (grey, TINY.preprocessing):
+    for preprocessing in (grey, Preprocessing((40, 48), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), "BGR", "bicubic")):
         assert Preprocessing.from_dict(json.loads(json.dumps(preprocessing.to_dict()))) == preprocessing
 
 
@@ -220,220 +185,84 @@ def test_preprocessing_refuses(arguments):
         Preprocessing(*arguments)
 
 
-# --- the zoo: RadImageNet ---------------------------------------------------------------------------------------------
+# --- volumes ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("tap", ["map", "vector"])
-def test_radimagenet_is_torchvisions_features_and_a_relu(tmp_path, densenet, radimagenet, tap):
-    assert len(radimagenet) == 725  # the published file
-    file = tmp_path / "DenseNet121.pt"
-    wrapped = {"epoch": 3, "state_dict": {f"module.{key}": tensor for key, tensor in radimagenet.items()}}
-    torch.save(radimagenet if tap == "map" else wrapped, file)
-    loaded = load_teacher("radimagenet_densenet121", file, tap)
-    assert (loaded.channels, loaded.kind) == (1024, tap)
-    image = torch.rand(1, 3, 224, 224)
-    with torch.no_grad():
-        expected = F.relu(densenet.features(image.flip(1) * 2 - 1))
-    assert expected.isfinite().all()
-    assert expected.std() > 0.01
-    expected = expected if tap == "map" else expected.mean(dim=(2, 3))
-    torch.testing.assert_close(loaded(image), expected, atol=1e-4, rtol=1e-4)
+def volumes(channels=4, **changed):
+    preprocessing = VolumePreprocessing(None, **{"multiple": 2, **changed})
+    network = nn.Conv3d(1, channels, 2, 2)
+    return FrozenFoundationModel(network, channels=channels, kind="map", preprocessing=preprocessing, name="fake")
 
 
-def test_a_file_that_fits_half(tmp_path, radimagenet):
-    half = dict(list(radimagenet.items())[:300])
-    half["backbone.0.conv0.weight"] = torch.zeros(64, 1, 7, 7)
-    half["backbone.0.extra"] = torch.zeros(1)
-    save_file(half, tmp_path / "half.safetensors")
-    with pytest.raises(
-        ValueError, match=r"half\.safetensors does not fit radimagenet_densenet121: 299 of 725"
-    ) as error:
-        load_teacher("radimagenet_densenet121", tmp_path / "half.safetensors")
-    message = str(error.value)
-    assert "425 missing: features." in message
-    assert "1 unexpected: backbone.0.extra" in message
-    assert "1 misshapen: features.conv0.weight [64, 1, 7, 7] instead of [64, 3, 7, 7]" in message
-    assert message.count("features.") == 6  # five missing and the misshapen one
+def test_a_teacher_of_volumes():
+    frozen = volumes()
+    assert (frozen.spatial_dims, teacher().spatial_dims) == (3, 2)
+    assert frozen(torch.rand(2, 1, 4, 6, 8)).shape == (2, 4, 2, 3, 4)
+    pooled = nn.Sequential(nn.Conv3d(1, 4, 2), nn.AdaptiveAvgPool3d(1), nn.Flatten())
+    vector = FrozenFoundationModel(pooled, channels=4, kind="vector", preprocessing=VolumePreprocessing(8), name="fake")
+    assert vector(torch.rand(2, 1, 4, 6, 8)).shape == (2, 4)
+    with pytest.raises(ValueError, match=r"3D teacher's volumes are \[B, 1, D, H, W\], got \[2, 5, 3, 8, 8\]"):
+        frozen(torch.rand(2, 5, 3, 8, 8))  # a bag of slices
+    with pytest.raises(ValueError, match=r"\[B, 1, D, H, W\]"):
+        frozen(torch.rand(2, 3, 8, 8))
+    with pytest.raises(ValueError, match=r"states a map \[2, 5, d, h, w\].*\[2, 4, 2, 2, 2\]"):
+        FrozenFoundationModel(
+            nn.Conv3d(1, 4, 2, 2), channels=5, kind="map", preprocessing=VolumePreprocessing(None), name="fake"
+        )(torch.rand(2, 1, 4, 4, 4))
+    prints = {volumes().fingerprint() for _ in range(2)} | {volumes(axcodes="RAS").fingerprint()}
+    assert len(prints) == 3  # two sets of weights, and other axes
 
 
-def test_a_file_that_fits_nothing_is_recognised(tmp_path, densenet, radimagenet):
-    torch.save(radimagenet, tmp_path / "weights.pt")
-    with pytest.raises(ValueError, match=r"0 of 725 tensors fit.*looks like RadImageNet DenseNet121"):
-        load_teacher("timm:densenet121", tmp_path / "weights.pt")
-    torch.save({"neck.3.weight": torch.zeros(256)}, tmp_path / "lvm.pth")
-    with pytest.raises(ValueError, match="looks like LVM-Med"):
-        load_teacher("radimagenet_densenet121", tmp_path / "lvm.pth")
-    torch.save({"x": torch.zeros(1), "epoch": 3}, tmp_path / "other.pth")
-    with pytest.raises(ValueError, match=r"2 unexpected: x, epoch$"):
-        load_teacher("radimagenet_densenet121", tmp_path / "other.pth")
+@pytest.mark.parametrize(
+    "axcodes",
+    ["".join(codes) for order in itertools.permutations(("RL", "AP", "SI")) for codes in itertools.product(*order)],
+)
+def test_axes_are_monais(axcodes):
+    """All 48 orientations, against MONAI's on a volume whose affine says "SPL"."""
+    volume = torch.rand(1, 2, 3, 4)
+    affine = np.array([[0, 0, -1, 0], [0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]], float)
+    from monai.data import MetaTensor
+
+    labels = (("L", "R"), ("P", "A"), ("I", "S"))
+    own = MetaTensor(volume, affine=torch.from_numpy(affine))
+    assert torch.equal(Orientation(axcodes="SPL", labels=labels)(own).as_tensor(), volume)
+    expected = Orientation(axcodes=axcodes, labels=labels)(own).as_tensor()
+    assert torch.equal(VolumePreprocessing(None, axcodes=axcodes)(volume[None])[0], expected)
 
 
-class _Evil:
-    def __init__(self, mark):
-        self.mark = mark
-
-    def __reduce__(self):
-        return (open, (str(self.mark), "w"))
-
-
-@pytest.mark.parametrize("how", ["torch", "pickle"])
-def test_a_malicious_pickle_is_refused_and_not_run(tmp_path, how):
-    mark, file = tmp_path / "mark", tmp_path / "evil.pt"
-    if how == "torch":
-        torch.save({"state_dict": _Evil(mark)}, file)
-    else:
-        file.write_bytes(pickle.dumps({"state_dict": _Evil(mark)}, protocol=2))
-    with pytest.raises(ValueError, match=r"evil\.pt: refused.*(io|builtins|__builtin__)\.?open"):
-        load_teacher("radimagenet_densenet121", file)
-    assert not mark.exists()
+def test_volumes_are_resized_and_scaled():
+    volume = torch.rand(2, 1, 10, 20, 30)
+    got = VolumePreprocessing((8, 12, 16), 0.25, 0.5, "LPS", multiple=4)(volume)
+    resized = F.interpolate(volume.permute(0, 1, 4, 3, 2), (8, 12, 16), mode="trilinear", align_corners=False)
+    torch.testing.assert_close(got, (resized - 0.25) / 0.5)
+    assert VolumePreprocessing(None, multiple=16)(volume).shape == (2, 1, 16, 16, 32)
+    assert VolumePreprocessing(None, multiple=32)(volume).shape == (2, 1, 32, 32, 32)
+    assert torch.equal(VolumePreprocessing(None, multiple=10)(volume), volume)
+    assert VolumePreprocessing(12)(volume.half()).dtype == torch.float32
 
 
-def test_damaged_files(tmp_path, radimagenet):
-    save_file(radimagenet, tmp_path / "cut.safetensors")
-    torch.save(radimagenet, tmp_path / "cut.pt")
-    for file in tmp_path.iterdir():
-        file.write_bytes(file.read_bytes()[:-1000])
-        with pytest.raises(ValueError, match=rf"{file.name}: damaged"):
-            load_teacher("radimagenet_densenet121", file)
-    with pytest.raises(ValueError, match=r"cut\.safetensors: damaged"):
-        load_teacher(str(tmp_path / "cut.safetensors"))
-    (tmp_path / "text.pt").write_text("<html>quota exceeded</html>")
-    with pytest.raises(ValueError, match=r"text\.pt: (damaged|refused)"):
-        load_teacher("radimagenet_densenet121", tmp_path / "text.pt")
-    torch.save([torch.zeros(1)], tmp_path / "list.pt")
-    with pytest.raises(ValueError, match="no state dict but a list"):
-        load_teacher("radimagenet_densenet121", tmp_path / "list.pt")
-    with pytest.raises(FileNotFoundError, match=r"absent\.pt"):
-        load_teacher("radimagenet_densenet121", tmp_path / "absent.pt")
+def test_volumes_of_arbitrary_units_are_standardised_as_monai_does():
+    volume = torch.rand(2, 1, 6, 7, 8)
+    volume[0, :, :3] = 0
+    volume[1] = 0
+    got = VolumePreprocessing(None, mean=None, std=None)(volume)
+    torch.testing.assert_close(got[0], NormalizeIntensity(nonzero=True)(volume[0]), atol=1e-5, rtol=1e-5)
+    assert torch.equal(got[1], volume[1])
 
 
-# --- the zoo: timm ----------------------------------------------------------------------------------------------------
-
-
-def test_vit_tokens_become_a_map(tmp_path):
-    network = timm.create_model("vit_tiny_patch16_224", num_classes=0).eval()
-    save_file(network.state_dict(), tmp_path / "vit.safetensors")
-    loaded = load_teacher("timm:vit_tiny_patch16_224", tmp_path / "vit.safetensors")
-    assert (loaded.channels, loaded.kind, loaded.preprocessing.size) == (192, "map", (224, 224))
-    image = torch.rand(2, 3, 224, 224)
-    with torch.no_grad():
-        tokens = network.forward_features((image - 0.5) / 0.5)
-    features = loaded(image)
-    assert features.shape == (2, 192, 14, 14)
-    torch.testing.assert_close(features[:, :, 3, 5], tokens[:, 1 + 3 * 14 + 5])
-
-
-def test_channels_last_networks_become_maps(tmp_path):
-    network = timm.create_model("swin_tiny_patch4_window7_224", num_classes=0).eval()
-    save_file(network.state_dict(), tmp_path / "swin.safetensors")
-    assert load_teacher("timm:swin_tiny_patch4_window7_224", tmp_path / "swin.safetensors")(
-        torch.rand(1, 3, 64, 64)
-    ).shape == (1, 768, 7, 7)
-
-
-def test_names_without_weights_or_meaning(tmp_path):
-    for name in ("timm:resnet10t", "radimagenet_densenet121"):
-        with pytest.raises(ValueError, match=r"needs a checkpoint.*a random teacher teaches nothing"):
-            load_teacher(name)
-    with pytest.raises(ValueError, match=r"unknown teacher 'medclip'; known: phantom_ct, radimagenet_densenet121"):
-        load_teacher("medclip")
-    with pytest.raises(ValueError, match="no model 'resnet10x'"):
-        load_teacher("timm:resnet10x", tmp_path / "x.pt")
-    with pytest.raises(ValueError, match="no model 'hf-hub:timm/resnet18'"):
-        load_teacher("timm:hf-hub:timm/resnet18", tmp_path / "x.pt")
-    with pytest.raises(ValueError, match="tap must be"):
-        load_teacher("timm:resnet10t", tmp_path / "x.pt", tap="layer3")
-    torch.save({"x": torch.zeros(1)}, tmp_path / "weights.pt")
-    save_file({"x": torch.zeros(1)}, tmp_path / "weights.safetensors")
-    for file in ("weights.pt", "weights.safetensors"):
-        with pytest.raises(ValueError, match=rf"--teacher NAME --teacher_checkpoint .*{file}. Known names: phantom_ct"):
-            load_teacher(str(tmp_path / file))
-    with pytest.raises(ValueError, match="leave out the checkpoint"):
-        load_teacher(str(tmp_path / "weights.pt"), tmp_path / "weights.pt")
-    with pytest.raises(FileNotFoundError, match=r"absent\.safetensors"):
-        load_teacher(str(tmp_path / "absent.safetensors"))
-
-
-# --- the zoo: files that say what they are ----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def tiny():
-    return randomised(timm.create_model("resnet10t", **TINY.arguments).eval())
-
-
-def test_a_saved_teacher_says_what_it_is(tmp_path, tiny):
-    file = tmp_path / "tiny.safetensors"
-    save_teacher(file, tiny, TINY)
-    assert [path.name for path in tmp_path.iterdir()] == ["tiny.safetensors"]
-    with safe_open(file, "pt") as opened:
-        described = json.loads(opened.metadata()["monai_rd_teacher"])
-        dtypes = {opened.get_tensor(key).dtype for key in opened.keys()}  # noqa: SIM118
-    assert set(described) == {"builder", "arguments", "preprocessing", "channels", "kind", "licence", "source"}
-    assert dtypes == {torch.float16, torch.int64}
-
-    loaded = load_teacher(str(file))
-    assert (loaded.name, loaded.channels, loaded.kind) == ("tiny", 8, "map")
-    assert loaded.preprocessing == TINY.preprocessing
-    assert {t.dtype for t in loaded.backbone.parameters()} == {torch.float32}
-    image = torch.rand(2, 3, 64, 64)
-    halved = tiny.half().float()
-    with torch.no_grad():
-        expected = halved.forward_features(TINY.preprocessing(image))
-    assert torch.equal(loaded(image), expected)
-    assert torch.equal(load_teacher(str(file), tap="vector")(image), expected.mean(dim=(2, 3)))
-
-    save_teacher(tmp_path / "again.safetensors", loaded.backbone, TINY)
-    assert (tmp_path / "again.safetensors").read_bytes() == file.read_bytes()
-
-
-def test_a_saved_teacher_may_give_vectors(tmp_path, tiny):
-    save_teacher(tmp_path / "v.safetensors", tiny, dataclasses.replace(TINY, kind="vector"))
-    loaded = load_teacher(str(tmp_path / "v.safetensors"))
-    assert loaded.kind == "vector"
-    assert loaded(torch.rand(2, 3, 64, 64)).shape == (2, 8)
-
-
-def test_no_wrong_teacher_is_written(tmp_path, tiny):
-    file = tmp_path / "tiny.safetensors"
-    with pytest.raises(ValueError, match=r"is not written.*0 of"):
-        save_teacher(file, backbone(), TINY)
-    with pytest.raises(ValueError, match=r"as \.safetensors"):
-        save_teacher(tmp_path / "tiny.pt", tiny, TINY)
-    next(tiny.parameters()).data.fill_(1e6)
-    with pytest.raises(ValueError, match="half precision"):
-        save_teacher(file, tiny, TINY)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("described", ["{", "[]", "{}", '{"preprocessing": {"size": 8}}'])
-def test_a_description_that_is_none(tmp_path, described):
-    file = tmp_path / "odd.safetensors"
-    save_file({"x": torch.zeros(1)}, file, metadata={"monai_rd_teacher": described})
-    with pytest.raises(ValueError, match=r"odd\.safetensors: its description under 'monai_rd_teacher' cannot be read"):
-        load_teacher(str(file))
-
-
-def test_a_shipped_teacher_needs_no_checkpoint(tmp_path, tiny, monkeypatch):
-    save_teacher(tmp_path / "phantom_ct.safetensors", tiny, TINY)
-    monkeypatch.setattr(foundation_zoo, "_SHIPPED", tmp_path)
-    loaded = load_teacher("phantom_ct")
-    assert (loaded.name, loaded.channels, loaded.preprocessing) == ("phantom_ct", 8, TINY.preprocessing)
-
-
-def test_the_zoos_descriptions_hold(tmp_path):
-    for entry in TEACHERS.values():
-        network = foundation_zoo._build(entry.builder, entry.arguments)
-        save_teacher(tmp_path / f"{entry.name}.safetensors", network, entry)
-        features = load_teacher(str(tmp_path / f"{entry.name}.safetensors"))(torch.rand(1, 3, 64, 64))
-        assert features.shape[:2] == (1, entry.channels)
-
-
-def test_importing_it_is_light():
-    heavy = ("timm", "open_clip", "onnx", "onnxruntime", "ai_edge_litert", "torchvision")
-    code = (
-        "import sys; "
-        "import monai_rd.networks.foundation, monai_rd.networks.foundation_zoo; "
-        f"print([name for name in {heavy!r} if name in sys.modules])"
-    )
-    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+def test_volume_preprocessing_through_json_and_what_it_refuses():
+    preprocessing = VolumePreprocessing((32, 64, 96), None, None, "RAS", 32)
+    assert VolumePreprocessing.from_dict(json.loads(json.dumps(preprocessing.to_dict()))) == preprocessing
+    for wrong in (
+        {"axcodes": "RAL"},
+        {"axcodes": "RA"},
+        {"axcodes": "XYZ"},
+        {"mean": None},
+        {"std": 0.0},
+        {"size": 0},
+        {"size": (32, 0, 32)},
+        {"size": 40, "multiple": 32},
+        {"multiple": 0},
+    ):
+        with pytest.raises(ValueError, match="must be"):
+            VolumePreprocessing(**{"size": None, **wrong})

@@ -123,7 +123,7 @@ def _of_timm(name: str, model: str, described: Mapping[str, Any], arguments: Map
     network = build(f"timm:{model}", wanted)
     config = resolve_data_config(pretrained_cfg=dict(described), model=network)
     preprocessing = Preprocessing(
-        size=tuple(config["input_size"][1:]),
+        size=wanted.get("img_size") or tuple(config["input_size"][1:]),
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
         channel_order="GRAY" if config["input_size"][0] == 1 else "RGB",

@@ -46,30 +46,35 @@ def fetch(hub: Hub, name: str) -> Path:
     ledger = cache_folder() / "downloads.json"
     known = _known(ledger)
     keys = {file: f"{hub.repo_type}s/{hub.repo}@{hub.revision}/{file}" for file in (hub.file, *hub.alternatives)}
-    files = sorted(keys, key=lambda file: keys[file] not in known)  # the one that was there last time comes first
-    failed: OSError | None = None
-    for file in files:
-        record = known.get(keys[file])
+    file = next((file for file, key in keys.items() if key in known), None)
+    if file is not None:
+        path = _download(hub, file, known[keys[file]]["commit"], name)
+    else:
+        file, path = _first_there(hub, list(keys), name)
+    digest = sha256(path)
+    record = known.get(keys[file]) or {"commit": _commit(path, hub), "sha256": digest}
+    expected = hub.sha256 or record["sha256"]
+    if digest != expected:
+        raise ValueError(
+            f"teacher '{name}': {path} has the SHA-256 {digest} and not {expected}"
+            + ("" if hub.sha256 else f", which {ledger} holds from its first use")
+            + ". It is damaged or was changed: delete it, and it is downloaded again"
+            + ("" if hub.sha256 else f"; to trust it as it is, delete '{keys[file]}' from {ledger.name}")
+        )
+    if keys[file] not in known:
+        atomic_write(json.dumps({**known, keys[file]: record}, indent=1, sort_keys=True) + "\n", ledger)
+        logger.info("%s of %s: commit %s, SHA-256 %s, written to %s", file, hub.repo, *record.values(), ledger)
+    return path
+
+
+def _first_there(hub: Hub, files: list[str], name: str) -> tuple[str, Path]:
+    """The first of a file's names that the Hub has, and where it lies now."""
+    for file in files[:-1]:
         try:
-            path = _download(hub, file, record["commit"] if record else hub.revision, name)
-        except OSError as error:
-            failed = failed or error
+            return file, _download(hub, file, hub.revision, name)
+        except FileNotFoundError:
             continue
-        digest = sha256(path)
-        expected = hub.sha256 or (record["sha256"] if record else digest)
-        if digest != expected:
-            raise ValueError(
-                f"teacher '{name}': {path} has the SHA-256 {digest} and not {expected}"
-                + ("" if hub.sha256 else f", which {ledger} holds from its first use")
-                + ". It is damaged or was changed: delete it, and it is downloaded again"
-                + ("" if hub.sha256 else f"; to trust it as it is, delete '{keys[file]}' from {ledger.name}")
-            )
-        if record is None:
-            record = {"commit": _commit(path, hub), "sha256": digest}
-            atomic_write(json.dumps({**known, keys[file]: record}, indent=1, sort_keys=True) + "\n", ledger)
-            logger.info("%s of %s: commit %s, SHA-256 %s, written to %s", file, hub.repo, *record.values(), ledger)
-        return path
-    raise failed or OSError(f"teacher '{name}': no file to download")
+    return files[-1], _download(hub, files[-1], hub.revision, name)
 
 
 def _download(hub: Hub, file: str, revision: str, name: str) -> Path:
@@ -80,7 +85,8 @@ def _download(hub: Hub, file: str, revision: str, name: str) -> Path:
         return Path(hf_hub_download(hub.repo, file, repo_type=hub.repo_type, revision=revision))
     except (HfHubHTTPError, OSError) as error:
         page = f"https://huggingface.co/{'datasets/' * (hub.repo_type == 'dataset')}{hub.repo}"
-        status = getattr(getattr(error, "response", None), "status_code", None)
+        answers = (getattr(one, "response", None) for one in (error, error.__cause__))
+        status = next((answer.status_code for answer in answers if answer is not None), None)
         if status in (401, 403):
             reason = f"its owner gives it to those who asked: open {page}, agree to the terms, then `hf auth login`"
         elif status == 404:
@@ -89,7 +95,7 @@ def _download(hub: Hub, file: str, revision: str, name: str) -> Path:
             reason = f"the Hub answered {status}"
         else:
             reason = f"the Hub cannot be reached ({type(error).__name__})"
-        raise OSError(
+        raise (FileNotFoundError if status == 404 else OSError)(
             f"teacher '{name}': {file} was not downloaded: {reason}. By hand: get it from {page} and give it with "
             "--teacher_checkpoint FILE"
         ) from error

@@ -52,11 +52,15 @@ def files_by_hand() -> list[str]:
     return [f"{entry.name}: {entry.file} of {entry.source}" for entry in TEACHERS.values() if _file(entry) == "by hand"]
 
 
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.GroupNorm)
+
+
 @dataclass(frozen=True)
 class FileCheck:
     """What `check_file` found; `str()` says it.
 
     Attributes:
+        coverage: what became of the file's tensors.
         shape: of the features of one image.
         mean: of the features.
         std: of the features.
@@ -85,22 +89,25 @@ class FileCheck:
             f"{self.zeros:.1%} zeros, {'all finite' if self.finite else 'NOT ALL FINITE'}",
         ]
         if self.untrained:
-            lines.append("looks UNTRAINED: every bias is 0 and every normalisation weight is 1")
+            lines.append("looks UNTRAINED: every normalisation layer is as its constructor left it")
         if self.finite and self.std == 0:
             lines.append("all features are EQUAL: they say nothing about an image")
         return "\n".join(lines)
 
 
 def looks_untrained(network: nn.Module) -> bool:
-    """Whether every bias is 0 and every weight of a normalisation is 1, as constructors leave them.
+    """Whether every normalisation layer is as a constructor leaves it: weights all 1 (or all 0), biases all 0.
 
-    A training moves them; files were published in which it had not. False where a network has neither.
+    A training moves them, and files were published in which nothing had. False where a network has none.
     """
-    vectors = {key: tensor for key, tensor in network.named_parameters() if tensor.dim() == 1}
-    biases = [tensor for key, tensor in vectors.items() if key.endswith("bias")]
-    scales = [tensor for key, tensor in vectors.items() if key.endswith("weight")]
-    fresh = all(bool((t == 0).all()) for t in biases) and all(bool((t == 1).all()) for t in scales)
-    return bool(biases or scales) and fresh
+    norms = [module for module in network.modules() if isinstance(module, _NORMS) and module.weight is not None]
+    fresh = [
+        bool((norm.weight == norm.weight[0]).all())
+        and float(norm.weight[0]) in (0.0, 1.0)
+        and (norm.bias is None or not bool(norm.bias.any()))
+        for norm in norms
+    ]
+    return bool(fresh) and all(fresh)
 
 
 def _fixed_image(teacher: FrozenFoundationModel, entry: TeacherEntry) -> Tensor:

@@ -1,0 +1,129 @@
+"""What `monai-rd teachers` prints, and docs/teachers.md beside it."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from rich.console import Console
+
+from monai_rd.__main__ import main
+from monai_rd.networks.foundation_zoo import TEACHERS
+from monai_rd.networks.foundation_zoo.table import check_file, looks_untrained, teachers_table
+from tests.networks import published
+
+PAGE = Path(__file__).parents[2] / "docs" / "teachers.md"
+
+
+def _command(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["monai-rd", "teachers", *map(str, words)])
+    with pytest.raises(SystemExit) as left:
+        main()
+    return int(left.value.code or 0)
+
+
+@pytest.mark.parametrize("width", [100, 120, 140])
+def test_the_table_is_whole_at_usual_widths(width: int) -> None:
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(teachers_table())
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= width
+    assert "…" not in "".join(lines)
+    for entry in TEACHERS.values():
+        features = "x".join(map(str, (entry.channels, *entry.grid)))
+        assert any(line.startswith(f"{entry.name} ") and features in line for line in lines), entry.name
+
+
+def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    assert _command(monkeypatch) == 0
+    printed = capsys.readouterr().out
+    for name, entry in TEACHERS.items():
+        assert name in printed
+        by_hand = entry.hub is None and not name.startswith("phantom_")
+        assert (f"{name}: {entry.file} of {entry.source}" in printed.replace("\n", " ")) == by_hand
+
+
+def test_check_says_what_was_loaded_and_how_it_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, _ = published.write(tmp_path, "pmc_clip", "checkpoint.pt")
+    assert _command(monkeypatch, "check", "pmc_clip", path) == 0
+    printed = capsys.readouterr().out
+    assert "339 of 339 tensors; left out by rule: 6 of the text encoder, 2 of the fusion module" in printed
+    assert re.search(
+        r"features of a fixed image: \[2048, 7, 7\], mean \S+, std \S+, \d+\.\d% zeros, all finite", printed
+    )
+    assert check_file("pmc_clip", path) == check_file("pmc_clip", path)
+    assert _command(monkeypatch, "check", "radimagenet_resnet50", path) == 2
+    assert "does not fit radimagenet_resnet50" in capsys.readouterr().err
+
+
+def test_check_finds_what_was_never_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    network = timm.create_model("resnet50", num_classes=0)
+    torch.save(network.state_dict(), tmp_path / "fresh.torch")
+    assert _command(monkeypatch, "check", "lvm_med_resnet50", tmp_path / "fresh.torch") == 1
+    assert "looks UNTRAINED" in capsys.readouterr().out
+    weights = published.values(published.RECORDED["lvmmed/lvmmed_resnet.torch"])
+    weights["layer4.2.bn3.bias"][0] = float("nan")
+    torch.save(weights, tmp_path / "nan.torch")
+    found = check_file("lvm_med_resnet50", tmp_path / "nan.torch")
+    assert not found.finite
+    assert not found.usable
+    assert "NOT ALL FINITE" in str(found)
+
+
+def test_untrained_transformers_too() -> None:
+    network = timm.create_model("vit_tiny_patch16_224", num_classes=0)
+    assert looks_untrained(network)
+    with torch.no_grad():
+        network.blocks[3].norm1.bias[5] = 0.1
+    assert not looks_untrained(network)
+    assert not looks_untrained(torch.nn.Conv2d(3, 3, 3, bias=False))
+
+
+def test_check_of_a_teacher_of_volumes(tmp_path: Path) -> None:
+    path, _ = published.write(tmp_path, "brainiac")
+    found = check_file("brainiac", path)
+    assert found.shape == (768, 6, 6, 6)
+    assert found.usable
+    assert "2 of the heads of the pretraining" in found.coverage
+
+
+def test_the_page_holds_every_entry() -> None:
+    """The table of docs/teachers.md against the entries: sizes, licence, how to get it, what was verified."""
+    text = PAGE.read_text(encoding="utf-8")
+    rows = {
+        cells[0].strip("`"): cells
+        for line in text.splitlines()
+        if line.startswith("| `") and len(cells := [cell.strip() for cell in line.strip("|").split("|")]) == 7
+    }
+    assert list(rows) == list(TEACHERS)
+    for name, entry in TEACHERS.items():
+        _, modality, size, licence, file, verified, unverified = rows[name]
+        features = " x ".join(map(str, (entry.channels, *entry.grid)))
+        assert modality == entry.modality
+        assert size == f"{entry.params:.1f} M, {entry.gmacs:.1f} G, {features}"
+        assert licence == entry.conditions
+        shipped = name.startswith("phantom_")
+        assert entry.file in file
+        assert ("shipped" if shipped else "by hand" if entry.hub is None else entry.hub.repo) in file
+        assert verified == (entry.numerics or "-")
+        assert unverified == (entry.unverified or "-")
+
+
+def test_the_pages_lists_are_the_entries() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    for name, entry in TEACHERS.items():
+        if entry.window is not None:
+            centre, width = sum(entry.window) / 2, entry.window[1] - entry.window[0]
+            assert f"| `{name}` | {entry.window[0]:g} to {entry.window[1]:g} HU | {centre:g} | {width:g} |" in text
+        if entry.citation:
+            assert entry.citation in text, name
