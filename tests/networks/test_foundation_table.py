@@ -10,10 +10,12 @@ import pytest
 import timm
 import torch
 from rich.console import Console
+from torch.utils.flop_counter import FlopCounterMode
 
 from monai_rd.__main__ import main
 from monai_rd.networks.foundation_zoo import TEACHERS
 from monai_rd.networks.foundation_zoo.table import check_file, looks_untrained, teachers_table
+from monai_rd.networks.reprogramming import Reprogrammer
 from tests.networks import published
 
 PAGE = Path(__file__).parents[2] / "docs" / "teachers.md"
@@ -127,3 +129,18 @@ def test_the_pages_lists_are_the_entries() -> None:
             assert f"| `{name}` | {entry.window[0]:g} to {entry.window[1]:g} HU | {centre:g} | {width:g} |" in text
         if entry.citation:
             assert entry.citation in text, name
+
+
+def test_what_phi_costs() -> None:
+    rows = re.findall(
+        r"^\| (\d+) x (\d+) x (\d+) \| (\S+) M \| (\S+) \| (\S+) M \|$", PAGE.read_text(encoding="utf-8"), re.M
+    )
+    assert len(rows) == 6
+    for row in rows:
+        shape, stated = [int(cell) for cell in row[:3]], [float(cell) for cell in row[3:]]
+        phi, of_vectors = (Reprogrammer(shape[0], 512, kind).eval().to("meta") for kind in ("map", "vector"))
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            phi(torch.empty(1, *shape, device="meta"))
+        params = [sum(p.numel() for p in one.parameters()) / 1e6 for one in (phi, of_vectors)]
+        counted = [params[0], counter.get_total_flops() / 2e9, params[1]]
+        assert [round(number, 2) for number in counted] == stated

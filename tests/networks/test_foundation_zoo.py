@@ -163,7 +163,7 @@ def test_names_without_weights_or_meaning(tmp_path):
     for name in ("timm:coatnet_0_224", "lvm_med_vit_b", "open_clip:RN50"):
         with pytest.raises(ValueError, match=r"needs a checkpoint.*a random teacher teaches nothing"):
             load_teacher(name)
-    with pytest.raises(ValueError, match=r"unknown teacher 'medclip'; known: phantom_ct, radimagenet_densenet121"):
+    with pytest.raises(ValueError, match=r"unknown teacher 'medclip'; known: phantom_ct, "):
         load_teacher("medclip")
     with pytest.raises(ValueError, match="no model 'resnet10x'"):
         load_teacher("timm:resnet10x", tmp_path / "x.pt")

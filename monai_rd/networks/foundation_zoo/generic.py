@@ -58,7 +58,7 @@ def generic_entry(name: str, arguments: Mapping[str, Any]) -> tuple[TeacherEntry
         found = next((folder / file for file in (*weights, *_TIMM_FILES) if (folder / file).is_file()), None)
         if found is None:
             raise FileNotFoundError(f"{folder}: no weights lie there; looked for {', '.join(weights)}")
-        return replace(entry, source=str(folder)), found
+        return replace(entry, name=f"{library}:{folder.name}", source=folder.name), found
     if library == "timm" and hub == rest:
         return _timm_entry(name, rest, arguments), None
     if library == "open_clip" and hub == rest:

@@ -32,6 +32,7 @@ _STORED = ("builder", "arguments", "preprocessing", "channels", "kind", "licence
 _SHIPPED = Path(__file__).parents[1] / "weights"
 _BLACK_BOXES = {".onnx": OnnxBackbone, ".tflite": TFLiteBackbone}
 _WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".torch")
+_PREFIXES = tuple(sorted({f"{form.partition(':')[0]}:" for form in FORMS}))
 _KNOWN = f"{', '.join((*TEACHERS, *FORMS))}, or a file: .onnx, .tflite, or .safetensors written by save_teacher"
 
 
@@ -97,7 +98,7 @@ def open_teacher(
 ) -> tuple[FrozenFoundationModel, TeacherEntry, Coverage]:
     """`load_teacher` for everything that is no black box, with the entry and what became of the file's tensors."""
     path = Path(name)
-    is_file = path.suffix in _WEIGHTS and ":" not in name
+    is_file = path.suffix in _WEIGHTS and not name.startswith(_PREFIXES)
     if tap not in ("map", "vector"):
         raise ValueError(
             f"tap must be 'map' or 'vector', not '{tap}'; only in ONNX and TFLite files can it name a tensor"
@@ -117,7 +118,7 @@ def open_teacher(
         if weights is None and is_shipped(name):
             weights = _SHIPPED / f"{name}.safetensors"
             entry = _described(weights) or entry
-    elif name.startswith(tuple(f"{form.partition(':')[0]}:" for form in FORMS)):
+    elif name.startswith(_PREFIXES):
         entry, beside = generic_entry(name, arguments)
         arguments, weights = {}, weights or beside
     else:
@@ -135,12 +136,14 @@ def open_teacher(
     coverage = load_strictly(network, read_weights(weights), entry, str(weights))
     logger.info("teacher '%s': %s from %s", entry.name, coverage, weights.name)
     if entry.window is not None:
+        lower, upper = entry.window
         logger.info(
-            "teacher '%s': its volumes are CT from %g to %g HU, so take that window: its centre is %g, its width %g",
+            "teacher '%s': its volumes are CT, 0 is %g HU and 1 is %g HU: --windows \"[[%g, %g]]\" (centre, width)",
             entry.name,
-            *entry.window,
-            sum(entry.window) / 2,
-            entry.window[1] - entry.window[0],
+            lower,
+            upper,
+            (lower + upper) / 2,
+            upper - lower,
         )
     kind: Literal["map", "vector"] = "vector" if tap == "vector" else entry.kind
     backbone = TeacherBackbone(network, entry.builder, kind)
@@ -172,8 +175,9 @@ def load_teacher(
             changed since their first use, or do not fit.
     """
     path = Path(name)
-    box = path.suffix in _BLACK_BOXES
-    if (box or path.suffix in _WEIGHTS) and ":" not in name and checkpoint is not None:
+    generic = name.startswith(_PREFIXES)
+    box = path.suffix in _BLACK_BOXES and not generic
+    if (box or path.suffix in _WEIGHTS) and not generic and checkpoint is not None:
         raise ValueError(f"the teacher '{name}' is a file of its own: leave out the checkpoint {checkpoint}")
     if box:
         if arguments:

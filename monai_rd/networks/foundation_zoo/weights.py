@@ -150,10 +150,9 @@ def _looks_like(weights: Mapping[str, Any]) -> list[str]:
         if _lookalike(weights, entry):
             continue
         try:
-            given = _shapes(_translated(weights, entry)[0])
-        except ValueError:  # two tensors under one name
+            given, wanted = _shapes(_translated(weights, entry)[0]), _layout(entry)
+        except ValueError:  # two tensors under one name, or a network that this version of its library lacks
             continue
-        wanted = _layout(entry)
         share = sum(given.get(key) == shape for key, shape in wanted.items()) / max(len(wanted), len(given))
         if share > most:
             best, most = [entry.name], share
