@@ -132,9 +132,10 @@ def open_teacher(
                 f"nothing. Get {entry.file or 'it'} by hand: {entry.source}"
             )
         weights = fetch(entry.hub, entry.name)
+    tensors = read_weights(weights)
     network = build(entry.builder, entry.arguments)
-    coverage = load_strictly(network, read_weights(weights), entry, str(weights))
-    logger.info("teacher '%s': %s from %s", entry.name, coverage, weights.name)
+    coverage = load_strictly(network, tensors, entry, str(weights))
+    logger.info("teacher '%s', %s: %s", entry.name, weights.name, coverage)
     if entry.window is not None:
         lower, upper = entry.window
         logger.info(

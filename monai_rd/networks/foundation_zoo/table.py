@@ -102,9 +102,7 @@ def looks_untrained(network: nn.Module) -> bool:
     """
     norms = [module for module in network.modules() if isinstance(module, _NORMS) and module.weight is not None]
     fresh = [
-        bool((norm.weight == norm.weight[0]).all())
-        and float(norm.weight[0]) in (0.0, 1.0)
-        and (norm.bias is None or not bool(norm.bias.any()))
+        norm.weight.unique().tolist() in ([0.0], [1.0]) and (norm.bias is None or not bool(norm.bias.any()))
         for norm in norms
     ]
     return bool(fresh) and all(fresh)
