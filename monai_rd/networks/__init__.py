@@ -1,6 +1,6 @@
 """What is frozen and what is trained: teachers, students, and phi between them."""
 
-from monai_rd.networks.foundation import FrozenFoundationModel, Preprocessing
+from monai_rd.networks.foundation import FrozenFoundationModel, Preprocessing, VolumePreprocessing
 from monai_rd.networks.foundation_zoo import TEACHERS, load_teacher
 from monai_rd.networks.reprogramming import Reprogrammer
 from monai_rd.networks.students import STUDENTS, Student, student_dims
@@ -12,6 +12,7 @@ __all__ = [
     "Preprocessing",
     "Reprogrammer",
     "Student",
+    "VolumePreprocessing",
     "load_teacher",
     "student_dims",
 ]

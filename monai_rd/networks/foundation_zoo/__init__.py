@@ -3,7 +3,24 @@
 from __future__ import annotations
 
 from monai_rd.networks.foundation_zoo.entries import TEACHERS
-from monai_rd.networks.foundation_zoo.entry import Hub, TeacherEntry
+from monai_rd.networks.foundation_zoo.entry import (
+    CLIP_MEAN,
+    CLIP_STD,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Hub,
+    TeacherEntry,
+)
 from monai_rd.networks.foundation_zoo.loading import load_teacher, save_teacher
 
-__all__ = ["TEACHERS", "Hub", "TeacherEntry", "load_teacher", "save_teacher"]
+__all__ = [
+    "CLIP_MEAN",
+    "CLIP_STD",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "TEACHERS",
+    "Hub",
+    "TeacherEntry",
+    "load_teacher",
+    "save_teacher",
+]
