@@ -73,10 +73,10 @@ class Pretext:
 
 PRETEXTS = {
     "ct": Pretext(window, 96, 3, ((-920.0, -860.0, -800.0, -720.0, -600.0, -450.0, -150.0),), 2400, 3),
-    "mr": Pretext(standardise, 64, 12, ((0.1, 0.3, 0.42, 0.54, 0.66, 0.8),), 2400, 4),
+    "mr": Pretext(standardise, 64, 12, ((0.1, 0.3, 0.42, 0.54, 0.66, 0.8),), 1200, 3),
     "us": Pretext(torch.Tensor.clone, 64, 12, ((-28.0, -22.0, -17.0, -13.0, -9.0, -5.0, 0.0),), 12000, 6),
-    "xray": Pretext(torch.Tensor.clone, 64, 12, ((0.1, 0.24, 0.3, 0.36, 0.42, 0.5, 0.6, 0.75),), 12000, 6),
-    "derm": Pretext(constant_colours, 64, 12, ((0.3, 0.6, 0.9, 1.3), (0.15, 0.3, 0.6), (0.1, 0.4)), 12000, 6),
+    "xray": Pretext(torch.Tensor.clone, 64, 12, ((0.1, 0.24, 0.3, 0.36, 0.42, 0.5, 0.6, 0.75),), 8000, 5),
+    "derm": Pretext(constant_colours, 64, 12, ((0.3, 0.6, 0.9, 1.3), (0.15, 0.3, 0.6), (0.1, 0.4)), 8000, 4),
 }
 
 
@@ -103,7 +103,9 @@ def slices_of(modality: str, studies: range) -> tuple[Tensor, Tensor, Tensor, li
         heights.append(torch.linspace(-1, 1, len(image)).unsqueeze(1) if len(image) > 1 else torch.empty(1, 0))
         properties = clean.unbind(-1) if clean.ndim == 4 else (clean,)
         for found, values, limits in zip(shares, properties, pretext.ranges, strict=True):
-            inside = F.one_hot(torch.bucketize(values, torch.tensor(limits)), len(limits) + 1).permute(0, 3, 1, 2)
+            inside = F.one_hot(torch.bucketize(values.contiguous(), torch.tensor(limits)), len(limits) + 1).permute(
+                0, 3, 1, 2
+            )
             found.append(F.adaptive_avg_pool2d(inside.float(), pretext.cells))
     return torch.cat(images), torch.cat(findings), torch.cat(heights), [torch.cat(found) for found in shares]
 

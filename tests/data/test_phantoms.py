@@ -1,4 +1,4 @@
-"""The phantom cohort."""
+"""The phantom cohorts: what holds for all of them. What holds for one modality stands in test_phantoms_modalities."""
 
 from __future__ import annotations
 
@@ -11,14 +11,19 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image
 
-from monai_rd.data import is_phantom, load_series, phantom_cohort
-from monai_rd.data.phantoms import OTHER_FINDINGS, SLICES, draw_study
+from monai_rd.data import index_dicom, is_phantom, load_series, make_datalist, phantom_cohort
+from monai_rd.data.phantoms import MODALITIES
+from monai_rd.data.phantoms.writing import MARK
+
+SMALL = {"training": 4, "validation": 4, "test": 4}
+IN_DICOM = [modality for modality, kind in MODALITIES.items() if kind.SUFFIX in ("", ".dcm")]
 
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("monai_rd.data.phantoms.cohort.SPLIT", {"training": 2, "validation": 2, "test": 2})
+    monkeypatch.setattr("monai_rd.data.phantoms.cohort.SPLIT", SMALL)
 
 
 def bytes_of(folder: str) -> dict[str, str]:
@@ -26,41 +31,82 @@ def bytes_of(folder: str) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def test_a_seed_gives_the_same_bytes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_a_seed_gives_the_same_bytes(modality: str, tmp_path: Path) -> None:
     one, again, other = (
-        bytes_of(phantom_cohort(tmp_path / name, seed)) for name, seed in (("a", 3), ("b", 3), ("c", 4))
+        bytes_of(phantom_cohort(tmp_path / name, modality, seed)) for name, seed in (("a", 3), ("b", 3), ("c", 4))
     )
     assert one == again
-    assert len(one) == 6 * SLICES + 2
-    images = [{digest for name, digest in made.items() if name.endswith(".dcm")} for made in (one, other)]
+    images = [{made[name] for name in made if name not in ("labels.csv", "phantoms.json")} for made in (one, other)]
+    assert len(images[0]) == len(one) - 2 >= 12
     assert not images[0] & images[1]
 
 
-def test_series_are_real_dicom_in_hounsfield_units(tmp_path: Path) -> None:
-    cohort = Path(phantom_cohort(tmp_path))
-    series = load_series(cohort / "study_0003")
-    drawn = draw_study(np.random.default_rng([0, 3]), opacity=True).hounsfield
-    # The volume is [1, X, Y, Z]; the drawing [slices, rows, columns].
-    assert np.array_equal(series.array[0], drawn.transpose(2, 1, 0))
-    assert series.intensity == "HU"
-    headers = [pydicom.dcmread(path, stop_before_pixels=True) for path in sorted(cohort.rglob("*.dcm"))]
-    assert len({header.SOPInstanceUID for header in headers}) == 6 * SLICES
-    assert len({header.SeriesInstanceUID for header in headers}) == 6
-    # Neither file names nor instance numbers follow the geometry.
-    one = [header for header in headers if header.SeriesInstanceUID == series.series_uid]
-    heights = [header.ImagePositionPatient[2] for header in sorted(one, key=lambda h: h.InstanceNumber)]
-    assert heights != sorted(heights)
-    assert heights != sorted(heights, reverse=True)
-
-
-def test_labels_name_every_study_once(tmp_path: Path) -> None:
-    cohort = Path(phantom_cohort(tmp_path))
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_labels_name_every_study_once_and_classes_take_turns(modality: str, tmp_path: Path) -> None:
+    cohort, names = Path(phantom_cohort(tmp_path, modality)), MODALITIES[modality].CLASS_NAMES
     with open(cohort / "labels.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["image"] for row in rows] == sorted(path.name for path in cohort.iterdir() if path.is_dir())
-    assert [row["label"] for row in rows] == ["clear", "opacity"] * 3
-    assert [row["split"] for row in rows] == ["training"] * 2 + ["validation"] * 2 + ["test"] * 2
-    assert len({row["patient"] for row in rows}) == 6
+    assert [row["image"] for row in rows] == sorted(path.name for path in cohort.glob("study_*"))
+    assert [row["label"] for row in rows] == [names[number % len(names)] for number in range(12)]
+    assert [row["split"] for row in rows] == ["training"] * 4 + ["validation"] * 4 + ["test"] * 4
+    assert len({row["patient"] for row in rows}) == 12
+    made = make_datalist(cohort)
+    assert made.class_names == tuple(sorted(names)) == names
+    assert [len(made[split]) for split in SMALL] == [4, 4, 4]
+
+
+@pytest.mark.parametrize("modality", IN_DICOM)
+def test_dicom_is_read_without_a_problem_and_says_what_it_is(modality: str, tmp_path: Path) -> None:
+    cohort = Path(phantom_cohort(tmp_path, modality))
+    series = index_dicom(cohort)
+    assert len(series) == 12
+    assert [one.problems for one in series] == [()] * 12
+    assert {one.modality for one in series} == {{"xray": "DX"}.get(modality, modality.upper())}
+    for study in sorted(cohort.glob("study_*")):
+        assert load_series(study).tolerated == ()
+    headers = [pydicom.dcmread(path, stop_before_pixels=True) for path in cohort.rglob("*.dcm")]
+    assert len({header.SOPInstanceUID for header in headers}) == len(headers)
+    assert len({header.SeriesInstanceUID for header in headers}) == 12
+    for header in headers:
+        assert str(header.PatientName).startswith("PHANTOM^")
+        assert header.PatientID.startswith("PHANTOM-")
+        assert header.SeriesDescription == MARK
+
+
+def test_pictures_say_what_they_are(tmp_path: Path) -> None:
+    for path in Path(phantom_cohort(tmp_path, "derm")).glob("*.png"):
+        with Image.open(path) as picture:
+            assert (picture.mode, picture.text) == ("RGB", {"Description": MARK})
+
+
+def test_no_two_modalities_share_a_uid(tmp_path: Path) -> None:
+    found = [one.series_uid for modality in IN_DICOM for one in index_dicom(phantom_cohort(tmp_path, modality))]
+    assert len(set(found)) == len(found) == 12 * len(IN_DICOM)
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_brightness_hardly_tells_the_classes_apart(modality: str) -> None:
+    """No shortcut: a threshold on the mean of the whole image is no classifier."""
+    kind = MODALITIES[modality]
+    means = {
+        label: np.array([kind.draw_study(np.random.default_rng([2, n, c]), label).image.mean() for n in range(24)])
+        for c, label in enumerate(kind.CLASS_NAMES)
+    }
+    for label in kind.CLASS_NAMES:
+        others = np.concatenate([means[other] for other in kind.CLASS_NAMES if other != label])
+        assert 0.15 < (means[label][:, None] > others).mean() < 0.85, label
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_other_findings_occur_in_every_class(modality: str) -> None:
+    kind = MODALITIES[modality]
+    for label in kind.CLASS_NAMES:
+        studies = [kind.draw_study(np.random.default_rng([5, n]), label) for n in range(24)]
+        for name in kind.OTHER_FINDINGS:
+            seen = [study.findings[name] for study in studies]
+            assert all(len(found) == len(study.image) for found, study in zip(seen, studies, strict=True))
+            assert 1 <= sum(found.any() for found in seen) <= 18, (label, name)
 
 
 def test_a_finished_cohort_is_used_and_another_one_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,29 +116,29 @@ def test_a_finished_cohort_is_used_and_another_one_made_anew(tmp_path: Path, mon
     assert (cohort / "labels.csv").stat().st_mtime_ns == made
     monkeypatch.setattr("monai_rd.data.phantoms.cohort.SPLIT", {"training": 2, "validation": 2, "test": 4})
     assert phantom_cohort(tmp_path) == str(cohort)
-    assert len([path for path in cohort.iterdir() if path.is_dir()]) == 8
+    assert len(list(cohort.glob("study_*"))) == 8
     assert json.loads((cohort / "phantoms.json").read_text())["split"]["test"] == 4
 
 
-def test_a_killed_writing_leaves_no_cohort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from monai_rd.data import phantoms
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_a_killed_writing_leaves_no_cohort(modality: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = MODALITIES[modality]
+    write = kind.write_study
 
-    write = phantoms._write_series
-
-    def killed(folder: Path, *rest: object) -> None:
-        if folder.name == "study_0004":
+    def killed(path: Path, *rest: object) -> None:
+        if path.stem == "study_0003":
             raise KeyboardInterrupt
-        write(folder, *rest)
+        write(path, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(phantoms, "_write_series", killed)
+        patch.setattr(kind, "write_study", killed)
         with pytest.raises(KeyboardInterrupt):
-            phantom_cohort(tmp_path)
+            phantom_cohort(tmp_path, modality)
     assert list(tmp_path.iterdir()) == []
-    leftover = tmp_path / f"phantoms_0.unfinished.{os.getpid()}" / "study_0000"  # SIGKILL lets nobody clean up
-    leftover.mkdir(parents=True)
-    (leftover / "IM9999.dcm").write_text("half")
-    assert len(bytes_of(phantom_cohort(tmp_path))) == 6 * SLICES + 2
+    leftover = tmp_path / f"phantoms_{modality}_0.unfinished.{os.getpid()}"  # SIGKILL lets nobody clean up
+    leftover.mkdir()
+    (leftover / "study_9999").write_text("half")
+    assert "study_9999" not in bytes_of(phantom_cohort(tmp_path, modality))
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -101,22 +147,7 @@ def test_only_cohorts_count_as_phantoms(tmp_path: Path) -> None:
     assert not is_phantom(tmp_path)
 
 
-def test_opacities_show_in_the_density_and_only_where_they_are_said() -> None:
-    """The same random draws with and without opacities differ in the slices that `findings` names."""
-    for number in range(3):
-        clear, opaque = (draw_study(np.random.default_rng([1, number]), opacity=flag) for flag in (False, True))
-        assert not clear.findings["opacity"].any()
-        assert opaque.findings["opacity"].any()
-        assert set(opaque.findings) == {"opacity", *OTHER_FINDINGS}
-        assert clear.hounsfield.shape == (SLICES, 96, 96)
-        assert clear.hounsfield.min() >= -1024
-        assert opaque.hounsfield.max() <= 3071
-
-
-def test_mean_density_hardly_tells_the_classes_apart() -> None:
-    """No shortcut: a threshold on the mean of the whole image is no classifier."""
-    means = np.array(
-        [draw_study(np.random.default_rng([2, n]), opacity=bool(n % 2)).hounsfield.mean() for n in range(60)]
-    )
-    pairs = means[1::2, None] > means[None, ::2]
-    assert 0.2 < pairs.mean() < 0.85
+def test_an_unknown_modality_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no phantoms of modality 'pet'; there are: ct, mr, us, xray, derm"):
+        phantom_cohort(tmp_path, "pet")
+    assert list(tmp_path.iterdir()) == []

@@ -70,22 +70,22 @@ def draw_study(random: np.random.Generator, label: str) -> PhantomStudy:
         melanin = melanin + lesion * np.clip(tone, 0.1, None)
         for _ in range(random.integers(1, 4)):
             melanin = melanin + lesion * blob(0.5, 1.6) * random.uniform(0.3, 0.7)
-        for _ in range(random.integers(1, 3)):
+        for _ in range(random.integers(0, 3)):
             deep = np.maximum(deep, lesion * blob(0.8, 1.8, 0.6, 0.3) * random.uniform(0.4, 0.8))
         blood = blood + lesion * blob(1, 2) * random.uniform(0, 0.3)
     elif label == "BKL":
         melanin = melanin + lesion * (random.uniform(0.2, 0.75) + 0.06 * middle)
         blood = blood * (1 - 0.4 * lesion)  # waxy: yellow-brown
-        for _ in range(random.integers(4, 12)):
+        for _ in range(random.integers(1, 9)):
             white = np.maximum(white, lesion * blob(0.15, 0.3, 0.85) * random.uniform(0.4, 0.9))
-        for _ in range(random.integers(2, 9)):
+        for _ in range(random.integers(0, 7)):
             melanin = melanin + lesion * blob(0.18, 0.4, 0.85) * random.uniform(0.5, 1.0)
     else:
         melanin = melanin * (1 - 0.3 * lesion) + lesion * random.uniform(0.0, 0.4)
         blood = blood + lesion * random.uniform(0.05, 0.3)
-        for _ in range(random.integers(2, 6)):
+        for _ in range(random.integers(1, 5)):
             blood = blood + _branching(random, y, x, inside(0.6), radius) * lesion * random.uniform(0.5, 0.9)
-        for _ in range(random.integers(1, 6)):
+        for _ in range(random.integers(0, 5)):
             nest = lesion * blob(0.3, 0.8, 0.8)
             melanin, deep = melanin + 0.4 * nest, np.maximum(deep, nest * random.uniform(0.5, 0.8))
 
