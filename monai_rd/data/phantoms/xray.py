@@ -38,7 +38,7 @@ def draw_study(random: np.random.Generator, label: str) -> PhantomStudy:
     shape = y.shape
     fine, coarse = smooth_noise(random, shape, 1.2), smooth_noise(random, shape, 5)
     size, width = random.uniform(0.92, 1.08), random.uniform(0.92, 1.08)
-    body = np.abs(x) < 150 * width - 0.0025 * np.clip(-y - 60, 0, None) ** 2
+    body = np.abs(x) < 180 * width - 0.005 * np.clip(-y - 60, 0, None) ** 2
     density = np.where(body, 0.62 + 0.06 * np.cos(x / 95), 0.0)
     density[body & (y < -105 * size)] += 0.08  # shoulders
 
