@@ -76,7 +76,7 @@ PRETEXTS = {
     "mr": Pretext(standardise, 64, 12, ((0.1, 0.3, 0.42, 0.54, 0.66, 0.8),), 1200, 3),
     "us": Pretext(torch.Tensor.clone, 64, 12, ((-28.0, -22.0, -17.0, -13.0, -9.0, -5.0, 0.0),), 12000, 6),
     "xray": Pretext(torch.Tensor.clone, 64, 12, ((0.1, 0.24, 0.3, 0.36, 0.42, 0.5, 0.6, 0.75),), 5000, 6),
-    "derm": Pretext(constant_colours, 64, 12, ((0.3, 0.6, 0.9, 1.3), (0.15, 0.3, 0.6), (0.1, 0.4)), 8000, 4),
+    "derm": Pretext(constant_colours, 64, 12, ((0.3, 0.6, 0.9, 1.3), (0.15, 0.3, 0.6), (0.1, 0.4)), 4000, 8),
 }
 
 
@@ -103,11 +103,20 @@ def slices_of(modality: str, studies: range) -> tuple[Tensor, Tensor, Tensor, li
         heights.append(torch.linspace(-1, 1, len(image)).unsqueeze(1) if len(image) > 1 else torch.empty(1, 0))
         properties = clean.unbind(-1) if clean.ndim == 4 else (clean,)
         for found, values, limits in zip(shares, properties, pretext.ranges, strict=True):
-            inside = F.one_hot(torch.bucketize(values.contiguous(), torch.tensor(limits)), len(limits) + 1).permute(
-                0, 3, 1, 2
-            )
-            found.append(F.adaptive_avg_pool2d(inside.float(), pretext.cells))
+            found.append(shares_of(values.numpy(), limits, pretext.cells))
     return torch.cat(images), torch.cat(findings), torch.cat(heights), [torch.cat(found) for found in shares]
+
+
+def shares_of(values: np.ndarray, limits: tuple[float, ...], cells: int) -> Tensor:
+    """Which share of each cell of a grid lies in each range: `[S, H, W]` to `[S, ranges, cells, cells]`."""
+    slices, height, width = values.shape
+    rows, columns = np.arange(height) * cells // height, np.arange(width) * cells // width
+    cell = (np.arange(slices)[:, None, None] * cells + rows[:, None]) * cells + columns
+    ranges = len(limits) + 1
+    where = cell * ranges + np.searchsorted(limits, values)
+    counts = np.bincount(where.ravel(), minlength=slices * cells**2 * ranges)
+    counts = counts.reshape(slices, cells, cells, ranges).transpose(0, 3, 1, 2)
+    return torch.from_numpy((counts / counts.sum(axis=1, keepdims=True)).astype(np.float32))
 
 
 def main() -> None:
