@@ -14,6 +14,7 @@ import pytest
 import timm
 import torch
 from huggingface_hub import constants
+from open_clip.model import CLIP
 from safetensors.torch import save
 
 from monai_rd.networks.foundation import Preprocessing
@@ -246,3 +247,20 @@ def test_a_network_of_timm_on_the_hub(hub: FakeHub) -> None:
     assert loaded.preprocessing == Preprocessing((64, 48), (0.2,), (0.3,), "GRAY", "bicubic")
     assert loaded(torch.rand(2, 3, 20, 20)).shape == (2, 8, 2, 2)
     assert {key.rpartition("/")[2] for key in _ledger()} == {"config.json", "pytorch_model.bin"}
+
+
+def test_an_image_tower_of_open_clip_on_the_hub(hub: FakeHub, caplog: pytest.LogCaptureFixture) -> None:
+    vision = {"image_size": 32, "patch_size": 8, "width": 64, "head_width": 32, "layers": 1}
+    text = {"context_length": 8, "vocab_size": 16, "width": 16, "heads": 2, "layers": 1}
+    whole = CLIP(24, vision, text)  # type: ignore[arg-type]
+    config = {"model_cfg": {"embed_dim": 24, "vision_cfg": vision, "text_cfg": text}, "preprocess_cfg": {"size": 32}}
+    hub.put("org/clip", "open_clip_config.json", json.dumps(config).encode())
+    hub.put("org/clip", "open_clip_model.safetensors", save(whole.state_dict()))
+    caplog.set_level(logging.INFO)
+    loaded = load_teacher("open_clip:hf-hub:org/clip")
+    assert loaded(torch.rand(2, 3, 20, 20)).shape == (2, 64, 4, 4)
+    left = sum(not key.startswith("visual.") for key in whole.state_dict())
+    assert f"left out by rule: {left} of the text tower" in caplog.text
+    hub.files.clear()
+    with pytest.raises(OSError, match=r"open_clip_config\.json was not downloaded: it is not there"):
+        load_teacher("open_clip:hf-hub:org/other")

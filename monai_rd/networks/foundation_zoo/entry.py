@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from monai_rd.networks.foundation import Preprocessing, VolumePreprocessing
 
@@ -96,7 +96,7 @@ class TeacherEntry:
     numerics: str = ""
     unverified: str = ""
 
-    OWN_SIZE = 96  # no annotation: a constant, not a field
+    OWN_SIZE: ClassVar[int] = 96
 
     @property
     def conditions(self) -> str:

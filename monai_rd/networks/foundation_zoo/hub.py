@@ -102,6 +102,6 @@ def _download(hub: Hub, file: str, revision: str, name: str) -> Path:
 
 
 def _commit(path: Path, hub: Hub) -> str:
-    """The commit that a file of the Hub's cache belongs to: `.../snapshots/COMMIT/FILE`."""
-    folders = path.parts
-    return folders[folders.index("snapshots") + 1] if "snapshots" in folders else hub.revision
+    """The commit that a file of the Hub's cache belongs to: `.../models--ORG--NAME/snapshots/COMMIT/FILE`."""
+    folder = f"{hub.repo_type}s--{hub.repo.replace('/', '--')}"
+    return path.parts[path.parts.index(folder) + 2]

@@ -78,18 +78,22 @@ def read_weights(path: str | Path) -> dict[str, Any]:
 
 
 def _huggingface_vit(weights: dict[str, Any]) -> dict[str, Any]:
-    """Join `attn.q`, `attn.k`, `attn.v` to timm's `attn.qkv`; give position embeddings `[N, C]` their batch axis."""
-    joined: dict[str, Any] = {}
-    for key, value in weights.items():
-        stem, projection, kind = key.rpartition(".")[0], key.split(".")[-2:-1], key.rpartition(".")[2]
-        if projection == ["q"]:
-            block = stem.removesuffix(".q")
-            parts = [weights.get(f"{block}.{letter}.{kind}") for letter in "qkv"]
-            tensors = [part for part in parts if isinstance(part, Tensor)]
-            if len(tensors) == 3:
-                joined[f"{block}.qkv.{kind}"] = torch.cat(tensors)
-        elif projection not in (["k"], ["v"]) or ".attn." not in key:
-            joined[key] = value[None] if key == "pos_embed" and value.dim() == 2 else value
+    """Join `attn.q`, `attn.k`, `attn.v` to timm's `attn.qkv`; give position embeddings `[N, C]` their batch axis.
+
+    What is not complete is left as it is, for the strict loader to name.
+    """
+    joined = dict(weights)
+    for key in weights:
+        if ".attn.q." in key:
+            three = [key.replace(".attn.q.", f".attn.{letter}.") for letter in "qkv"]
+            parts = [weights[name] for name in three if isinstance(weights.get(name), Tensor)]
+            if len(parts) == 3:
+                joined[key.replace(".attn.q.", ".attn.qkv.")] = torch.cat(parts)
+                for name in three:
+                    del joined[name]
+    positions = joined.get("pos_embed")
+    if isinstance(positions, Tensor) and positions.dim() == 2:
+        joined["pos_embed"] = positions[None]
     return joined
 
 

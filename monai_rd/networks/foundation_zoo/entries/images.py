@@ -25,7 +25,7 @@ def _sam(name: str, preprocessing: Preprocessing, **other: object) -> TeacherEnt
         grid=(64, 64),
         params=89.67,
         gmacs=486.04,
-        numerics="SAM's encoder, written anew",
+        numerics="SAM's encoder, written anew, at depth 3 and 320 pixels",
         **other,  # type: ignore[arg-type]
     )
 
@@ -122,7 +122,7 @@ ENTRIES = (
         file="backbone_compatible.safetensors or model.safetensors",
         hub=Hub("microsoft/rad-dino", "backbone_compatible.safetensors"),
         citation="Perez-Garcia et al., Nature Machine Intelligence 2025, arXiv 2401.10815",
-        numerics=_LITERAL,
+        numerics=_LITERAL + ", at depth 2",
     ),
     _sam(
         "sam_vit_b",
