@@ -3,11 +3,12 @@
 from monai_rd.networks.foundation import FrozenFoundationModel, Preprocessing, VolumePreprocessing
 from monai_rd.networks.foundation_zoo import TEACHERS, load_teacher
 from monai_rd.networks.reprogramming import Reprogrammer
-from monai_rd.networks.students import STUDENTS, Student, student_dims
+from monai_rd.networks.students import STUDENTS, DeployedStudent, Student, student_dims
 
 __all__ = [
     "STUDENTS",
     "TEACHERS",
+    "DeployedStudent",
     "FrozenFoundationModel",
     "Preprocessing",
     "Reprogrammer",

@@ -1,6 +1,7 @@
 """Lightweight students by name: image or volume in [0, 1] to logits, with `features` and the shared `classifier`."""
 
 # No "from __future__ import annotations": TorchScript reads the class's annotations and knows no strings.
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from monai_rd.networks.backbones import STUDENTS, build_backbone, student_dims
 from monai_rd.networks.bag import fold, unfold
 
-__all__ = ["STUDENTS", "Student", "student_dims"]
+__all__ = ["STUDENTS", "DeployedStudent", "Student", "student_dims"]
 
 
 def _forget_cached_biases(student: nn.Module, _: Any) -> None:
@@ -116,3 +117,33 @@ class Student(nn.Module):
         copied = deepcopy(self).eval()
         reparameterize_model(copied.backbone, inplace=True)
         return copied
+
+
+class DeployedStudent(Student):
+    """A student for inference and export: in the form of `Student.deployed`, filled from a training's `model.pt`.
+
+    Args:
+        name: see `Student`.
+        num_classes: see `Student`.
+
+    Raises:
+        ValueError: see `Student`.
+    """
+
+    def __init__(self, name: str = "resnet18", num_classes: int = 2) -> None:
+        from timm.utils import reparameterize_model
+
+        super().__init__(name, num_classes)
+        reparameterize_model(self.backbone, inplace=True)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load a student's state dict, in the form it was trained in or in this one.
+
+        Raises:
+            RuntimeError: it is another network's; see `torch.nn.Module.load_state_dict`.
+        """
+        if state_dict.keys() != self.state_dict().keys():
+            trained = Student(self.name, self.classifier.out_features)
+            trained.load_state_dict(state_dict)
+            state_dict = trained.deployed().state_dict()
+        return super().load_state_dict(state_dict, strict, assign)

@@ -11,7 +11,7 @@ import timm
 import torch
 from torch import nn
 
-from monai_rd.networks import Student
+from monai_rd.networks import DeployedStudent, Student
 from monai_rd.networks.backbones import IMAGENET_MEAN, IMAGENET_STD
 from monai_rd.networks.bag import fold, unfold
 from monai_rd.networks.students import STUDENTS, student_dims
@@ -275,3 +275,19 @@ def test_fold_and_unfold_are_inverse() -> None:
     assert folded.shape == (10, 3, 4, 4)
     assert torch.equal(unfold(folded, slices), bag)
     assert fold(folded)[1] == 1
+
+
+@pytest.mark.parametrize("name", ["resnet18", "timm:repvit_m0_9", "timm:mobileone_s0"])
+def test_a_trained_students_file_fills_the_deployed_form(name: str) -> None:
+    trained, deployed = student(name), DeployedStudent(name, 3)
+    deployed.load_state_dict(trained.state_dict())
+    image = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = trained.deployed()(image)
+        torch.testing.assert_close(deployed.eval()(image), expected)
+        torch.testing.assert_close(torch.jit.script(deployed)(image), expected)
+    again = DeployedStudent(name, 3)
+    again.load_state_dict(deployed.state_dict())
+    assert torch.equal(again.classifier.weight, trained.classifier.weight)
+    with pytest.raises(RuntimeError, match=r"Missing key|Unexpected key"):
+        deployed.load_state_dict(student("mobilenet_v2").state_dict())
