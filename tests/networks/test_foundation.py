@@ -5,12 +5,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor
 from monai.transforms import NormalizeIntensity, Orientation
 from torch import nn
 from torch.nn import functional as F
 
 from monai_rd.networks.foundation import FrozenFoundationModel, Preprocessing, VolumePreprocessing
 from monai_rd.networks.foundation_zoo import TEACHERS
+from monai_rd.transforms import SliceStackd
 
 AS_IT_IS = Preprocessing(None, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
@@ -221,13 +223,19 @@ def test_axes_are_monais(axcodes):
     """All 48 orientations, against MONAI's on a volume whose affine says "SPL"."""
     volume = torch.rand(1, 2, 3, 4)
     affine = np.array([[0, 0, -1, 0], [0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]], float)
-    from monai.data import MetaTensor
-
     labels = (("L", "R"), ("P", "A"), ("I", "S"))
     own = MetaTensor(volume, affine=torch.from_numpy(affine))
     assert torch.equal(Orientation(axcodes="SPL", labels=labels)(own).as_tensor(), volume)
     expected = Orientation(axcodes=axcodes, labels=labels)(own).as_tensor()
     assert torch.equal(VolumePreprocessing(None, axcodes=axcodes)(volume[None])[0], expected)
+
+
+def test_a_stack_of_slices_is_turned_back_to_the_patient():
+    """What the bundles' transforms make of a volume, seen by a teacher that wants it as MONAI reads most NIfTI."""
+    ras = torch.rand(1, 5, 6, 7)
+    stack = SliceStackd("image", slices=7)({"image": MetaTensor(ras, affine=torch.eye(4))})["image"].as_tensor()
+    assert stack.shape == (7, 6, 5)
+    assert torch.equal(VolumePreprocessing(None, axcodes="RAS")(stack[None, None])[0], ras)
 
 
 def test_volumes_are_resized_and_scaled():

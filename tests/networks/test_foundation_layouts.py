@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import pytest
 import timm
 import torch
@@ -15,7 +16,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from monai_rd.networks.foundation_zoo import TEACHERS, TeacherEntry, load_teacher
+from monai_rd.networks.foundation_zoo import (
+    CLIP_MEAN,
+    CLIP_STD,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    TEACHERS,
+    TeacherEntry,
+    load_teacher,
+)
 from monai_rd.networks.foundation_zoo.loading import open_teacher
 from monai_rd.networks.foundation_zoo.networks import TeacherBackbone, build
 from tests.networks import literal, published
@@ -75,6 +84,19 @@ def test_every_entry_says_what_a_user_needs() -> None:
             assert entry.citation, name
             assert entry.file, name
             assert any(e == name for e, *_ in published.FILES), f"{name}: no published layout is tested"
+
+
+def test_scales_are_those_of_other_libraries() -> None:
+    assert (CLIP_MEAN, CLIP_STD) == (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+    assert (IMAGENET_MEAN, IMAGENET_STD) == (timm.data.IMAGENET_DEFAULT_MEAN, timm.data.IMAGENET_DEFAULT_STD)
+    pixels = torch.randint(0, 256, (1, 3, 224, 224)).float()
+    grey = 0.299 * pixels[:, :1] + 0.587 * pixels[:, 1:2] + 0.114 * pixels[:, 2:]
+    for name, expected in (
+        ("torchxrayvision_densenet121", (2 * grey / 255 - 1) * 1024),
+        ("radimagenet_resnet50", (pixels.flip(1) - 127.5) * 2 / 255),
+        ("radimagenet_inceptionv3", (pixels.flip(1) - 127.5) * 2 / 255),
+    ):
+        torch.testing.assert_close(TEACHERS[name].preprocessing(pixels / 255), expected, atol=1e-3, rtol=1e-5)
 
 
 # --- loading --------------------------------------------------------------------------------------------------------
