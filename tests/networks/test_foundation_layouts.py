@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -277,6 +278,15 @@ def test_biomedclip_is_a_vit(tmp_path: Path) -> None:
 
 
 @torch.no_grad()
+def test_three_projections_that_do_not_belong_together(tmp_path: Path) -> None:
+    made = published.values(published.siglip(112, 1))
+    key = "vision_model.encoder.layers.0.self_attn.v_proj.weight"
+    torch.save({**made, key: made[key][:7]}, tmp_path / "odd.bin")
+    with pytest.raises(ValueError, match=rf"1 missing: blocks\.0\.attn\.qkv\.weight; 3 unexpected: .*{re.escape(key)}"):
+        load_teacher("medsiglip_448", tmp_path / "odd.bin", img_size=112, depth=1)
+
+
+@torch.no_grad()
 def test_medsiglip_is_transformers_siglip(tmp_path: Path) -> None:
     """Two of 27 blocks, 112 instead of 448 pixels, in a safetensors file."""
     w = published.values(published.siglip(112, 2))
@@ -358,10 +368,17 @@ def test_usfm_is_beit(tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-def test_ct_fm_is_a_residual_encoder(tmp_path: Path) -> None:
+def test_ct_fm_is_a_residual_encoder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path, w = published.write(tmp_path, "ct_fm")
     volume = _image(32, 48, 32, channels=1)
     _same(_network("ct_fm", path)(volume), literal.segres(volume, w, (1, 2, 2, 4, 4)))
+    caplog.set_level(logging.INFO)
+    teacher = load_teacher("ct_fm", path, tap="vector")
+    assert '0 is -1024 HU and 1 is 2048 HU: --windows "[[512, 3072]]" (centre, width)' in caplog.text
+    anywhere = torch.rand(2, 1, 14, 35, 30)
+    resized = F.interpolate(anywhere, (16, 32, 32), mode="trilinear", align_corners=False)
+    assert teacher.spatial_dims == 3
+    _same(teacher(anywhere), literal.segres(resized, w, (1, 2, 2, 4, 4)).mean(dim=(2, 3, 4)))
 
 
 @torch.no_grad()

@@ -87,7 +87,7 @@ def _huggingface_vit(weights: dict[str, Any]) -> dict[str, Any]:
         if ".attn.q." in key:
             three = [key.replace(".attn.q.", f".attn.{letter}.") for letter in "qkv"]
             parts = [weights[name] for name in three if isinstance(weights.get(name), Tensor)]
-            if len(parts) == 3:
+            if len(parts) == 3 and len({part.shape for part in parts}) == 1:
                 joined[key.replace(".attn.q.", ".attn.qkv.")] = torch.cat(parts)
                 for name in three:
                     del joined[name]
