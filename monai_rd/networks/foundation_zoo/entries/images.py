@@ -61,7 +61,7 @@ ENTRIES = (
         channels=1152,
         kind="map",
         licence="HAI-DEF",
-        terms="those of Google's Health AI Developer Foundations",
+        terms="Google's Health AI Developer Foundations",
         source="https://huggingface.co/google/medsiglip-448",
         renamed={
             r"^vision_model\.": "",
@@ -89,7 +89,7 @@ ENTRIES = (
         hub=Hub("google/medsiglip-448", "model.safetensors"),
         citation="Sellergren et al., arXiv 2507.05201",
         numerics=_LITERAL + ", at depth 2",
-        unverified="the terms; that the weights are one file",
+        unverified="the terms; that the weights are one file; interpolation",
     ),
     TeacherEntry(
         name="rad_dino",
@@ -123,6 +123,7 @@ ENTRIES = (
         hub=Hub("microsoft/rad-dino", "backbone_compatible.safetensors"),
         citation="Perez-Garcia et al., Nature Machine Intelligence 2025, arXiv 2401.10815",
         numerics=_LITERAL + ", at depth 2",
+        unverified="interpolation",
     ),
     _sam(
         "sam_vit_b",
@@ -185,7 +186,7 @@ ENTRIES = (
         hub=Hub("YukunZhou/RETFound_mae_natureCFP", "RETFound_mae_natureCFP.pth"),
         citation="Zhou et al., Nature 2023",
         numerics=_LITERAL + ", at depth 2",
-        unverified="that the options stored beside the weights are plain values",
+        unverified="that it is gated; that the options beside the weights are plain values",
     ),
     TeacherEntry(
         name="usfm",

@@ -10,7 +10,7 @@ __all__ = ["ENTRIES"]
 # The authors' code: (x - 127.5) * 2 / 255 on OpenCV's channel order. The model card of the mirror says ImageNet's
 # mean and standard deviation instead.
 _RADIMAGENET = Preprocessing(224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), channel_order="BGR")
-_RADIMAGENET_TERMS = "the data set has its own at radimagenet.com"
+_RADIMAGENET_TERMS = "the data set has its own terms at radimagenet.com"
 _RADIMAGENET_SOURCE = "https://github.com/BMEII-AI/RadImageNet (RadImageNet_pytorch/{}) or its mirror on the Hub"
 _RADIMAGENET_PAPER = "Mei et al., Radiology: Artificial Intelligence 2022, 4(5)"
 _RADIMAGENET_UNVERIFIED = "that the mirror holds the authors' files"
