@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -14,20 +15,18 @@ from torch import Tensor, nn
 
 from monai_rd.files import existing_file
 
-__all__ = ["load_strictly", "read_weights"]
+__all__ = ["load_strictly", "read_weights", "shapes_of"]
 
+_WRAPPERS = ("state_dict", "model", "net", "teacher")
 _COUNTER = "num_batches_tracked"  # BatchNorm's; older files lack it and nothing is computed from it
 
 
-def read_weights(path: Path) -> dict[str, Any]:
-    """Read a state dict; what wraps it ("state_dict", "model") and DDP's prefix are taken off.
-
-    Args:
-        path: `.safetensors`, or any other suffix for what `torch.save` wrote. No code of the file is run.
+def read_weights(path: str | Path) -> dict[str, Any]:
+    """Read a state dict of tensors; wrappers and DDP's prefix are taken off. No code of the file is run.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: damaged, or it holds more than tensors.
+        ValueError: it is damaged, needs code, or holds no state dict.
     """
     path = existing_file(path)
     if path.suffix == ".safetensors":
@@ -36,15 +35,18 @@ def read_weights(path: Path) -> dict[str, Any]:
         except SafetensorError as error:
             raise ValueError(f"{path}: damaged, or no safetensors file ({error}); get it again") from error
     try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
+        # MAE's training script keeps its options in the checkpoint: a record of plain values, which runs nothing.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            weights = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        reason = str(error).partition("WeightsUnpickler error: ")[2] or str(error)
         raise ValueError(
-            f"{path}: refused, as it is no plain state dict, and such a file can run any code. Ask its owner for a "
-            "safetensors file"
+            f"{path}: refused. It needs more than plain weights ({reason.splitlines()[0].strip()}), and such a pickle "
+            "can run any code. Ask its owner for a safetensors file or a plain state dict"
         ) from error
     except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
         raise ValueError(f"{path}: damaged, or no PyTorch checkpoint ({error}); get it again") from error
-    for wrapper in ("state_dict", "model"):
+    for wrapper in _WRAPPERS:
         if isinstance(weights, dict) and isinstance(weights.get(wrapper), dict):
             weights = weights[wrapper]
     if not isinstance(weights, dict) or not all(isinstance(key, str) for key in weights):
@@ -54,7 +56,8 @@ def read_weights(path: Path) -> dict[str, Any]:
     return weights
 
 
-def _shapes(weights: Mapping[str, Any]) -> dict[str, Any]:
+def shapes_of(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Shape of each tensor by its key; of what is no tensor the name of its type."""
     return {key: list(v.shape) if isinstance(v, Tensor) else type(v).__name__ for key, v in weights.items()}
 
 
@@ -74,7 +77,7 @@ def load_strictly(
         ValueError: with the number of missing, unexpected and misshapen tensors and the first of each by name.
     """
     given = {key: value for key, value in weights.items() if key not in ignored}
-    wanted, shapes = _shapes(network.state_dict()), _shapes(given)
+    wanted, shapes = shapes_of(network.state_dict()), shapes_of(given)
     fitting = sum(shapes.get(key) == shape for key, shape in wanted.items())
     problems = {
         "missing": [key for key in wanted if key not in given and not key.endswith(_COUNTER)],

@@ -102,7 +102,7 @@ def test_wrong_files_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[s
     refused(dict(published(SMALL).state_dict()), r"1 of 120 .* fit; 96 missing: .*; 239 unexpected: .*; 4 misshapen")
     refused(dict(published("shufflenet_v2_x1_0").state_dict()), "does not fit timm:mobilenetv3", SMALL)
     refused(state, r"does not fit resnet10_3d: 60 of 72 tensors fit; 48 unexpected: .*; 12 misshapen", "resnet10_3d")
-    refused({"weight": _Code()}, "refused, as it is no plain state dict")
+    refused({"weight": _Code()}, "refused. It needs more than plain weights")
     refused([1, 2], "holds no state dict but a list")
     assert capsys.readouterr().out == ""
     for suffix, save in ((".pth", torch.save), (".safetensors", save_file)):

@@ -21,7 +21,8 @@ from monai_rd.networks.foundation_zoo.entry import IMAGENET_MEAN, IMAGENET_STD, 
 from monai_rd.networks.foundation_zoo.generic import FORMS, generic_entry
 from monai_rd.networks.foundation_zoo.hub import fetch
 from monai_rd.networks.foundation_zoo.networks import TeacherBackbone, build
-from monai_rd.networks.foundation_zoo.weights import Coverage, load_strictly, read_weights
+from monai_rd.networks.foundation_zoo.weights import Coverage, load_strictly
+from monai_rd.networks.weights_file import read_weights
 
 __all__ = ["is_shipped", "load_teacher", "open_teacher", "save_teacher"]
 

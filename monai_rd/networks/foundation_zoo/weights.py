@@ -1,28 +1,21 @@
-"""Weight files: read without running code, renamed, loaded whole or not at all, recognised if they do not fit."""
+"""Published weights under the network's names: loaded whole or not at all, recognised if they do not fit."""
 
 from __future__ import annotations
 
-import argparse
-import pickle
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from monai_rd.files import existing_file
 from monai_rd.networks.foundation_zoo.entry import TeacherEntry
 from monai_rd.networks.foundation_zoo.networks import build
+from monai_rd.networks.weights_file import shapes_of
 
-__all__ = ["CONVERTERS", "Coverage", "load_strictly", "read_weights"]
-
-_WRAPPERS = ("state_dict", "model", "net", "teacher")
+__all__ = ["CONVERTERS", "Coverage", "load_strictly"]
 
 
 @dataclass(frozen=True)
@@ -40,41 +33,6 @@ class Coverage:
     def __str__(self) -> str:
         left = ", ".join(f"{count} of the {what}" for what, count in self.ignored.items())
         return f"{self.loaded} of {self.loaded} tensors" + (f"; left out by rule: {left}" if left else "")
-
-
-def read_weights(path: str | Path) -> dict[str, Any]:
-    """Read a state dict of tensors; wrappers and DDP's prefix are taken off. No code of the file is run.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: it is damaged, needs code, or holds no state dict.
-    """
-    path = existing_file(path)
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise ValueError(f"{path}: damaged, or no safetensors file ({error}); get it again") from error
-    try:
-        # MAE's training script keeps its options in the checkpoint: a record of plain values, which runs nothing.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            weights = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).partition("WeightsUnpickler error: ")[2] or str(error)
-        raise ValueError(
-            f"{path}: refused. It needs more than plain weights ({reason.splitlines()[0].strip()}), and such a pickle "
-            "can run any code. Ask its owner for a safetensors file or a plain state dict"
-        ) from error
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        raise ValueError(f"{path}: damaged, or no PyTorch checkpoint ({error}); get it again") from error
-    for wrapper in _WRAPPERS:
-        if isinstance(weights, dict) and isinstance(weights.get(wrapper), dict):
-            weights = weights[wrapper]
-    if not isinstance(weights, dict) or not all(isinstance(key, str) for key in weights):
-        raise ValueError(f"{path}: holds no state dict but a {type(weights).__name__}")
-    if weights and all(key.startswith("module.") for key in weights):
-        weights = {key.removeprefix("module."): value for key, value in weights.items()}
-    return weights
 
 
 def _huggingface_vit(weights: dict[str, Any]) -> dict[str, Any]:
@@ -130,17 +88,13 @@ def _translated(weights: Mapping[str, Any], entry: TeacherEntry) -> tuple[dict[s
     return (CONVERTERS[entry.converter](given) if entry.converter else given), published, ignored
 
 
-def _shapes(weights: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: list(v.shape) if isinstance(v, Tensor) else type(v).__name__ for key, v in weights.items()}
-
-
 _layouts: dict[str, dict[str, Any]] = {}  # of every network built to recognise a file
 
 
 def _layout(entry: TeacherEntry) -> dict[str, Any]:
     described = repr((entry.builder, entry.arguments))
     if described not in _layouts:
-        _layouts[described] = _shapes(build(entry.builder, entry.arguments).state_dict())
+        _layouts[described] = shapes_of(build(entry.builder, entry.arguments).state_dict())
     return _layouts[described]
 
 
@@ -154,7 +108,7 @@ def _looks_like(weights: Mapping[str, Any]) -> list[str]:
         if _lookalike(weights, entry):
             continue
         try:
-            given, wanted = _shapes(_translated(weights, entry)[0]), _layout(entry)
+            given, wanted = shapes_of(_translated(weights, entry)[0]), _layout(entry)
         except ValueError:  # two tensors under one name, or a network that this version of its library lacks
             continue
         share = sum(given.get(key) == shape for key, shape in wanted.items()) / max(len(wanted), len(given))
@@ -183,7 +137,7 @@ def load_strictly(network: nn.Module, weights: Mapping[str, Any], entry: Teacher
             the file looks like.
     """
     given, published, ignored = _translated(weights, entry)
-    wanted, shapes = _shapes(network.state_dict()), _shapes(given)
+    wanted, shapes = shapes_of(network.state_dict()), shapes_of(given)
     missing = [key for key in wanted if key not in given]
     unexpected = [published.get(key, key) for key in given if key not in wanted]
     misshapen = [key for key in wanted if key in given and shapes[key] != wanted[key]]
