@@ -8,9 +8,9 @@ from monai_rd.networks.foundation_zoo.entry import IMAGENET_MEAN, IMAGENET_STD, 
 __all__ = ["ENTRIES"]
 
 
-def _phantom(modality: str, channels: list[int], params: float, gmacs: float) -> TeacherEntry:
+def _phantom(name: str, what: str, channels: list[int], params: float, gmacs: float) -> TeacherEntry:
     return TeacherEntry(
-        name=f"phantom_{modality.lower()}",
+        name=name,
         builder="timm:resnet10t",
         arguments={"channels": channels, "num_classes": 0, "global_pool": ""},
         preprocessing=Preprocessing(96, IMAGENET_MEAN, IMAGENET_STD),
@@ -18,16 +18,16 @@ def _phantom(modality: str, channels: list[int], params: float, gmacs: float) ->
         kind="map",
         licence="Apache-2.0",
         source="shipped with monai_rd; trained on its synthetic phantoms, of no clinical use",
-        modality=f"{modality} phantoms",
+        modality=f"{what} phantoms",
         grid=(3, 3),
         params=params,
         gmacs=gmacs,
     )
 
 
-_NARROW = ("MR", "US", "Xray", "derm")
+_NARROW = {"mr": "MR", "us": "ultrasound", "xray": "X-ray", "derm": "dermoscopy"}
 
 ENTRIES = (
-    _phantom("CT", [32, 64, 128, 256], 1.26, 0.10),
-    *(_phantom(modality, [24, 48, 96, 192], 0.73, 0.09) for modality in _NARROW),
+    _phantom("phantom_ct", "CT", [32, 64, 128, 256], 1.26, 0.10),
+    *(_phantom(f"phantom_{name}", what, [24, 48, 96, 192], 0.73, 0.09) for name, what in _NARROW.items()),
 )
