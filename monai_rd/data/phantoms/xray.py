@@ -107,7 +107,7 @@ def draw_study(random: np.random.Generator, label: str) -> PhantomStudy:
         which = int(random.integers(2))
         at, radii = spot(which, (-60, 45), (-0.4, 0.5)), tuple(random.uniform((20, 18), (38, 32)))
         solid = np.sqrt(ellipse(y, x, at, radii, random.uniform(-0.5, 0.5))) + 0.12 * coarse
-        shade(solid, random.uniform(0.16, 0.28), 0.12, sides[which][3] * (1 - 0.25 * (fine > 1)))
+        shade(solid, random.uniform(0.22, 0.34), 0.12, sides[which][3] * (1 - 0.25 * (fine > 1)))
     elif label == "COVID19":
         for which in (0, 1):
             for _ in range(random.integers(2, 5)):
