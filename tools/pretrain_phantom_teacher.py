@@ -19,12 +19,14 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
+from monai.data import MetaTensor
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_rd.data.phantoms import MODALITIES
 from monai_rd.networks.foundation_zoo import TEACHERS, save_teacher
+from monai_rd.transforms import ColourConstancyd, MRIntensityd
 from monai_rd.transforms.ct import WINDOWS
 
 WEIGHTS = Path(__file__).parents[1] / "monai_rd" / "networks" / "weights"
@@ -38,16 +40,15 @@ def window(image: Tensor) -> Tensor:
 
 
 def standardise(image: Tensor) -> Tensor:
-    """MR signal to [0, 1] by the 1st percentile of the volume and the 99th of its foreground, as the bundle does."""
-    low, high = torch.quantile(image, 0.01), torch.quantile(image[image > image.mean()], 0.99)
-    return ((image - low) / (high - low)).clamp(0, 1)
+    """MR signal `[S, H, W]` to [0, 1], as the bundle does."""
+    volume = MetaTensor(image.permute(2, 1, 0)[None])
+    return MRIntensityd("image")({"image": volume})["image"].as_tensor()[0].permute(2, 1, 0)
 
 
 def constant_colours(image: Tensor) -> Tensor:
-    """Pictures `[1, H, W, 3]` as under white light by Shades of Gray, as the bundle does."""
-    brightest = image.amax(dim=-1)
-    light = (image[(brightest >= 20 / 255) & (brightest < 250 / 255)] ** 6).mean(dim=0) ** (1 / 6)
-    return (image * light.norm() / (3**0.5 * light)).clamp(0, 1)
+    """Pictures `[1, H, W, 3]` as under white light, as the bundle does."""
+    picture = MetaTensor(255 * image[0].permute(2, 1, 0), meta={"intensity": "display"})
+    return ColourConstancyd("image")({"image": picture})["image"].as_tensor().permute(2, 1, 0)[None]
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,10 @@ class Pretext:
 
 PRETEXTS = {
     "ct": Pretext(window, 96, 3, ((-920.0, -860.0, -800.0, -720.0, -600.0, -450.0, -150.0),), 2400, 3),
-    "mr": Pretext(standardise, 64, 12, ((0.1, 0.3, 0.42, 0.54, 0.66, 0.8),), 1200, 3),
+    "mr": Pretext(standardise, 64, 12, ((0.1, 0.3, 0.42, 0.54, 0.66, 0.8),), 2400, 8),
     "us": Pretext(torch.Tensor.clone, 64, 12, ((-28.0, -22.0, -17.0, -13.0, -9.0, -5.0, 0.0),), 12000, 6),
     "xray": Pretext(torch.Tensor.clone, 64, 12, ((0.1, 0.24, 0.3, 0.36, 0.42, 0.5, 0.6, 0.75),), 5000, 8),
-    "derm": Pretext(constant_colours, 64, 12, ((0.3, 0.6, 0.9, 1.3), (0.15, 0.3, 0.6), (0.1, 0.4)), 4000, 8),
+    "derm": Pretext(constant_colours, 64, 12, ((0.3, 0.6, 0.9, 1.3), (0.15, 0.3, 0.6), (0.1, 0.4)), 12000, 8),
 }
 
 
