@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from monai_rd.networks.foundation_zoo.entry import IMAGENET_MEAN, IMAGENET_STD
 from monai_rd.networks.weights_file import load_strictly, read_weights
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "STUDENTS", "Backbone", "build_backbone", "student_dims"]
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+__all__ = ["STUDENTS", "Backbone", "build_backbone", "student_dims"]
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ def read_weights(path: str | Path) -> dict[str, Any]:
         ValueError: it is damaged, needs code, or holds no state dict.
     """
     path = existing_file(path)
+    _refuse_text(path)
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
@@ -45,7 +46,8 @@ def read_weights(path: str | Path) -> dict[str, Any]:
             "can run any code. Ask its owner for a safetensors file or a plain state dict"
         ) from error
     except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        raise ValueError(f"{path}: damaged, or no PyTorch checkpoint ({error}); get it again") from error
+        reason = f"{type(error).__name__} {str(error).partition('. ')[0]}".strip()
+        raise ValueError(f"{path}: damaged, or no PyTorch checkpoint ({reason}); get it again") from error
     for wrapper in _WRAPPERS:
         if isinstance(weights, dict) and isinstance(weights.get(wrapper), dict):
             weights = weights[wrapper]
@@ -54,6 +56,21 @@ def read_weights(path: str | Path) -> dict[str, Any]:
     if weights and all(key.startswith("module.") for key in weights):
         weights = {key.removeprefix("module."): value for key, value in weights.items()}
     return weights
+
+
+def _refuse_text(path: Path) -> None:
+    """Refuse what a failed download leaves under the name of a file of weights.
+
+    Raises:
+        ValueError: the file begins as a text.
+    """
+    with open(path, "rb") as file:
+        head = file.read(64)
+    if head and all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head):
+        what = "a text or web page, and no weights: get it again"
+        if head.startswith(b"version https://git-lfs"):
+            what = "a pointer of Git LFS, and no weights: fetch what it points to (git lfs pull)"
+        raise ValueError(f"{path}: {what}")
 
 
 def shapes_of(weights: Mapping[str, Any]) -> dict[str, Any]:

@@ -100,6 +100,12 @@ def test_check_of_a_teacher_of_volumes(tmp_path: Path) -> None:
     assert "2 of the heads of the pretraining" in found.coverage
 
 
+@pytest.mark.parametrize("name", ["mine.safetensors", "mine.pt", "mine.onnx", "mine.tflite"])
+def test_check_of_two_files_at_once_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"'{name}' is a file of its own: leave out the checkpoint"):
+        check_file(name, tmp_path / "other.pt")
+
+
 def test_the_page_holds_every_entry() -> None:
     """The table of docs/teachers.md against the entries: sizes, licence, how to get it, what was verified."""
     text = PAGE.read_text(encoding="utf-8")

@@ -125,9 +125,15 @@ def test_damaged_files(tmp_path, radimagenet):
             load_teacher("radimagenet_densenet121", file)
     with pytest.raises(ValueError, match=r"cut\.safetensors: damaged"):
         load_teacher(str(tmp_path / "cut.safetensors"))
-    (tmp_path / "text.pt").write_text("<html>quota exceeded</html>")
-    with pytest.raises(ValueError, match=r"text\.pt: (damaged|refused)"):
-        load_teacher("radimagenet_densenet121", tmp_path / "text.pt")
+    for file, text, said in (
+        ("page.pt", "<html>quota exceeded</html>", "a text or web page, and no weights"),
+        ("page.safetensors", "<html>quota exceeded</html>", "a text or web page, and no weights"),
+        ("pointer.pt", "version https://git-lfs.github.com/spec/v1\noid sha256:0", "a pointer of Git LFS"),
+        ("empty.pt", "", r"damaged, or no PyTorch checkpoint \(EOFError\)"),
+    ):
+        (tmp_path / file).write_text(text)
+        with pytest.raises(ValueError, match=rf"{file}: {said}"):
+            load_teacher("radimagenet_densenet121", tmp_path / file)
     torch.save([torch.zeros(1)], tmp_path / "list.pt")
     with pytest.raises(ValueError, match="no state dict but a list"):
         load_teacher("radimagenet_densenet121", tmp_path / "list.pt")

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from monai_rd.networks import DeployedStudent, Student
-from monai_rd.networks.backbones import IMAGENET_MEAN, IMAGENET_STD
+from monai_rd.networks.foundation_zoo import IMAGENET_MEAN, IMAGENET_STD
 from monai_rd.networks.bag import fold, unfold
 from monai_rd.networks.students import STUDENTS, student_dims
 

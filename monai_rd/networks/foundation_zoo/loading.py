@@ -94,10 +94,22 @@ def _load_black_box(path: Path, tap: str) -> FrozenFoundationModel:
     )
 
 
+def _check_single(name: str, checkpoint: str | Path | None) -> None:
+    """Check that a teacher which is a file is not given another one.
+
+    Raises:
+        ValueError: it is.
+    """
+    own = Path(name).suffix in (*_BLACK_BOXES, *_WEIGHTS) and not name.startswith(_PREFIXES)
+    if own and checkpoint is not None:
+        raise ValueError(f"the teacher '{name}' is a file of its own: leave out the checkpoint {checkpoint}")
+
+
 def open_teacher(
     name: str, checkpoint: str | Path | None = None, tap: str = "map", arguments: Mapping[str, Any] | None = None
 ) -> tuple[FrozenFoundationModel, TeacherEntry, Coverage]:
     """`load_teacher` for everything that is no black box, with the entry and what became of the file's tensors."""
+    _check_single(name, checkpoint)
     path = Path(name)
     is_file = path.suffix in _WEIGHTS and not name.startswith(_PREFIXES)
     if tap not in ("map", "vector"):
@@ -177,11 +189,8 @@ def load_teacher(
             changed since their first use, or do not fit.
     """
     path = Path(name)
-    generic = name.startswith(_PREFIXES)
-    box = path.suffix in _BLACK_BOXES and not generic
-    if (box or path.suffix in _WEIGHTS) and not generic and checkpoint is not None:
-        raise ValueError(f"the teacher '{name}' is a file of its own: leave out the checkpoint {checkpoint}")
-    if box:
+    if path.suffix in _BLACK_BOXES and not name.startswith(_PREFIXES):
+        _check_single(name, checkpoint)
         if arguments:
             raise ValueError(f"the teacher '{name}' is a whole network: it takes no {', '.join(arguments)}")
         return _load_black_box(path, tap)
