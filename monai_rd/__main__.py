@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -43,6 +44,12 @@ def _rule(
     return {name: word for name, word in words.items() if word is not None} or None
 
 
+def _console() -> Console:
+    """The terminal; for a file or a pipe, where rich assumes 80 columns and breaks words, 120 columns."""
+    console = Console()
+    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=120)
+
+
 def _policy(words: list[str] | None) -> dict[str, str]:
     wrong = [word for word in words or () if word.count("=") != 1]
     if wrong:
@@ -77,7 +84,7 @@ def index(
     chosen = None if rule is None else {one.series_uid for one in choose_series(series, rule, actions)}
     for path in files:
         write_series(series, path, chosen)
-    console = Console()
+    console = _console()
     console.print(series_table(series, chosen))
     problems = count_codes(one.code for each in series for one in each.problems[:1])
     if problems:
@@ -150,7 +157,7 @@ def audit(
     report = audits.audit(made, workers=workers, left_out=left_out)
     atomic_write(json.dumps(report.as_dict(), indent=1) + "\n", out / "audit.json")
     audits.write_contact_sheet(report.pairs, out / "pairs.png")
-    console = Console()
+    console = _console()
     console.print(report.table() if report.findings else "nothing found")
     print(f"{made}\n{out / 'audit.json'}, {out / 'pairs.png'} ({len(report.pairs)} pairs)")
     if fix is not None:
@@ -176,7 +183,7 @@ def students(
     from monai_rd.networks.student_table import FOR_IMAGES, FOR_VOLUMES, measure_students, student_table
 
     recommended = FOR_VOLUMES if volumes else FOR_IMAGES
-    console = Console()
+    console = _console()
     with console.status("") as status:
         costs = measure_students(names or recommended, image_size, seconds, progress=status.update)
     console.print(student_table(costs))
@@ -189,7 +196,7 @@ def list_teachers(context: typer.Context) -> None:
         return
     from monai_rd.networks.foundation_zoo.table import files_by_hand, teachers_table
 
-    console = Console()
+    console = _console()
     console.print(teachers_table())
     console.print(
         "\nBy hand, then --teacher_checkpoint FILE:", *files_by_hand(), sep="\n  ", highlight=False, soft_wrap=True

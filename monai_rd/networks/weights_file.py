@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from monai_rd.files import existing_file
 
-__all__ = ["load_strictly", "read_weights", "shapes_of"]
+__all__ = ["compare_shapes", "load_strictly", "read_weights", "shapes_of"]
 
 _WRAPPERS = ("state_dict", "model", "net", "teacher")
 _COUNTER = "num_batches_tracked"  # BatchNorm's; older files lack it and nothing is computed from it
@@ -78,6 +78,37 @@ def shapes_of(weights: Mapping[str, Any]) -> dict[str, Any]:
     return {key: list(v.shape) if isinstance(v, Tensor) else type(v).__name__ for key, v in weights.items()}
 
 
+def compare_shapes(
+    wanted: Mapping[str, Any], given: Mapping[str, Any], published: Mapping[str, str] | None = None
+) -> tuple[int, str]:
+    """Compare the shapes of a network's tensors with those that are given.
+
+    Args:
+        wanted: of the network.
+        given: of a file, under the network's names.
+        published: names that tensors of the file have in the file, where they are others.
+
+    Returns:
+        How many fit, and the number of missing, unexpected and misshapen tensors with the first of each by name: "" if
+        there are none.
+    """
+    problems = {
+        "missing": [key for key in wanted if key not in given],
+        "unexpected": [(published or {}).get(key, key) for key in given if key not in wanted],
+        "misshapen": [
+            f"{key} {given[key]} instead of {shape}"
+            for key, shape in wanted.items()
+            if key in given and given[key] != shape
+        ],
+    }
+    wrong = "".join(
+        f"; {len(keys)} {what}: {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}"
+        for what, keys in problems.items()
+        if keys
+    )
+    return sum(key in given and given[key] == shape for key, shape in wanted.items()), wrong
+
+
 def load_strictly(
     network: nn.Module, weights: Mapping[str, Any], name: str, origin: str, ignored: Collection[str] = ()
 ) -> None:
@@ -94,21 +125,13 @@ def load_strictly(
         ValueError: with the number of missing, unexpected and misshapen tensors and the first of each by name.
     """
     given = {key: value for key, value in weights.items() if key not in ignored}
-    wanted, shapes = shapes_of(network.state_dict()), shapes_of(given)
-    fitting = sum(shapes.get(key) == shape for key, shape in wanted.items())
-    problems = {
-        "missing": [key for key in wanted if key not in given and not key.endswith(_COUNTER)],
-        "unexpected": [key for key in given if key not in wanted],
-        "misshapen": [
-            f"{key} {shapes[key]} instead of {shape}"
-            for key, shape in wanted.items()
-            if key in given and shapes[key] != shape
-        ],
+    shapes = shapes_of(given)
+    wanted = {
+        key: shape
+        for key, shape in shapes_of(network.state_dict()).items()
+        if key in given or not key.endswith(_COUNTER)
     }
-    if any(problems.values()):
-        message = f"{origin} does not fit {name}: {fitting} of {len(wanted)} tensors fit"
-        for what, keys in problems.items():
-            if keys:
-                message += f"; {len(keys)} {what}: {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}"
-        raise ValueError(message)
+    fitting, wrong = compare_shapes(wanted, shapes)
+    if wrong:
+        raise ValueError(f"{origin} does not fit {name}: {fitting} of {len(wanted)} tensors fit{wrong}")
     network.load_state_dict(given)

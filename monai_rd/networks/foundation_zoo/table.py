@@ -28,7 +28,7 @@ def _file(entry: TeacherEntry) -> str:
 
 def teachers_table() -> Table:
     """The zoo, one teacher a row; sizes are those of one image, or of one volume of 96 x 96 x 96."""
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for heading in ("teacher", "trained on", "params M", "GMACs", "features", "licence", "file"):
         number = heading in ("params M", "GMACs")
         table.add_column(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from monai_rd.networks.foundation_zoo.entry import TeacherEntry
 from monai_rd.networks.foundation_zoo.networks import build
-from monai_rd.networks.weights_file import shapes_of
+from monai_rd.networks.weights_file import compare_shapes, shapes_of
 
 __all__ = ["CONVERTERS", "Coverage", "load_strictly"]
 
@@ -119,10 +119,6 @@ def _looks_like(weights: Mapping[str, Any]) -> list[str]:
     return best
 
 
-def _first(keys: Sequence[str]) -> str:
-    return ", ".join(keys[:5]) + (", ..." if len(keys) > 5 else "")
-
-
 def load_strictly(network: nn.Module, weights: Mapping[str, Any], entry: TeacherEntry, origin: str) -> Coverage:
     """Load every tensor or none. The network takes the file's tensors over, in its own precision.
 
@@ -138,23 +134,14 @@ def load_strictly(network: nn.Module, weights: Mapping[str, Any], entry: Teacher
     """
     given, published, ignored = _translated(weights, entry)
     wanted, shapes = shapes_of(network.state_dict()), shapes_of(given)
-    missing = [key for key in wanted if key not in given]
-    unexpected = [published.get(key, key) for key in given if key not in wanted]
-    misshapen = [key for key in wanted if key in given and shapes[key] != wanted[key]]
+    fitting, wrong = compare_shapes(wanted, shapes, published)
     lookalike = _lookalike(weights, entry)
-    if not (missing or unexpected or misshapen or lookalike):
+    if not (wrong or lookalike):
         own = {key: given[key].to(tensor.dtype) for key, tensor in network.state_dict().items()}
         network.load_state_dict(own, assign=True)
         return Coverage(len(wanted), dict(ignored))
-    fitting = len(wanted) - len(missing) - len(misshapen)
-    message = f"{origin} does not fit {entry.name}: {fitting} of {len(wanted)} tensors fit"
-    for what, keys in (
-        ("missing", missing),
-        ("unexpected", unexpected),
-        ("misshapen", [f"{key} {shapes[key]} instead of {wanted[key]}" for key in misshapen]),
-    ):
-        if keys:
-            message += f"; {len(keys)} {what}: {_first(keys)}"
+    verdict = "does not fit" if wrong else "is another file than that of"
+    message = f"{origin} {verdict} {entry.name}: {fitting} of {len(wanted)} tensors fit{wrong}"
     others = [name for name in _looks_like(weights) if name != entry.name] if fitting < len(wanted) / 2 else []
     if lookalike:
         message += f". It is {lookalike}"
