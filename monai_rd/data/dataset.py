@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import torch
@@ -17,10 +18,22 @@ __all__ = ["SkippingCacheDataset", "TolerantDataset"]
 logger = logging.getLogger(__name__)
 
 
-def _to_skip(error: Exception, policy: Policy) -> StudyError | None:
-    """Return the `StudyError` behind an error if the policy lets its study be left out."""
+def _reason_to_skip(error: Exception, policy: Policy, item: Mapping[str, Any]) -> StudyError:
+    """Return the `StudyError` behind an error if the policy lets its study be left out; raise it if not.
+
+    Raises:
+        StudyError: of the same kind, with the id of the study and how to leave it out.
+        Exception: the error itself, where no `StudyError` is behind it.
+    """
     reason = original_error(error)
-    return reason if isinstance(reason, StudyError) and policy[reason.code] == "skip" else None
+    if not isinstance(reason, StudyError):
+        raise error
+    if policy[reason.code] == "skip":
+        return reason
+    named = copy(reason)
+    which = f"study {item['id']}: " if "id" in item and item["id"] not in str(reason) else ""
+    named.args = (f"{which}{reason} [to go on without such studies: --policy \"{{'{reason.code}': 'skip'}}\"]",)
+    raise named from error
 
 
 class TolerantDataset(Dataset):
@@ -51,9 +64,7 @@ class TolerantDataset(Dataset):
         try:
             return {**super()._transform(index), "problem": "", "message": ""}
         except Exception as error:
-            reason = _to_skip(error, self.policy)
-            if reason is None:
-                raise
+            reason = _reason_to_skip(error, self.policy, self.data[index])
         black = MetaTensor(torch.zeros(self.shape))
         return {**self.data[index], "image": black, "problem": reason.code, "message": str(reason)}
 
@@ -90,8 +101,5 @@ class SkippingCacheDataset(CacheDataset):
         try:
             return super()._load_cache_item(idx)
         except Exception as error:
-            reason = _to_skip(error, self._policy)
-            if reason is None:
-                raise
-            self._skipped[idx] = reason.code
+            self._skipped[idx] = _reason_to_skip(error, self._policy, self.data[idx]).code
             return None

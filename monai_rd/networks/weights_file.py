@@ -125,13 +125,9 @@ def load_strictly(
         ValueError: with the number of missing, unexpected and misshapen tensors and the first of each by name.
     """
     given = {key: value for key, value in weights.items() if key not in ignored}
-    shapes = shapes_of(given)
-    wanted = {
-        key: shape
-        for key, shape in shapes_of(network.state_dict()).items()
-        if key in given or not key.endswith(_COUNTER)
-    }
-    fitting, wrong = compare_shapes(wanted, shapes)
+    wanted = shapes_of(network.state_dict())
+    needed = {key: shape for key, shape in wanted.items() if key in given or not key.endswith(_COUNTER)}
+    fitting, wrong = compare_shapes(needed, shapes_of(given))
     if wrong:
         raise ValueError(f"{origin} does not fit {name}: {fitting} of {len(wanted)} tensors fit{wrong}")
     network.load_state_dict(given)

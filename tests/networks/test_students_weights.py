@@ -99,7 +99,7 @@ def test_wrong_files_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[s
     refused(without, r"weights.pth does not fit resnet18: 119 of 120 tensors fit; 1 missing: layer3.0.conv1.weight$")
     refused(state | {"extra.weight": torch.zeros(1)}, r"120 of 120 tensors fit; 1 unexpected: extra.weight$")
     refused(state | {"conv1.weight": torch.zeros(64, 1, 7, 7)}, r"1 misshapen: conv1.weight \[64, 1, 7, 7\] instead of")
-    refused(dict(published(SMALL).state_dict()), r"1 of 100 .* fit; 96 missing: .*; 239 unexpected: .*; 4 misshapen")
+    refused(dict(published(SMALL).state_dict()), r"1 of 120 .* fit; 96 missing: .*; 239 unexpected: .*; 4 misshapen")
     refused(dict(published("shufflenet_v2_x1_0").state_dict()), "does not fit timm:mobilenetv3", SMALL)
     refused(state, r"does not fit resnet10_3d: 60 of 72 tensors fit; 48 unexpected: .*; 12 misshapen", "resnet10_3d")
     refused({"weight": _Code()}, "refused. It needs more than plain weights")
