@@ -62,7 +62,8 @@ def from_sheet(path: Path, reading: Reading, class_names: Sequence[str] | None, 
         has = f"more than one column of {', '.join(twice)}" if twice else f"{list(table.columns)}"
         raise DataListError(
             f"the sheet needs the columns 'label' and one of 'image', 'series' (SeriesInstanceUID), 'patient' "
-            f"(PatientID), it has: {has}"
+            f"(PatientID), it has: {has}. Where each class has a column of 0 and 1 of its own instead of 'label', name "
+            "the classes (class_names, on the console --class-names)"
         )
     multi_label = indicators or any(SEPARATOR in str(cell) for cell in table["label"])
     found = Found(

@@ -59,7 +59,9 @@ def test_any_other_error_is_raised() -> None:
 @pytest.mark.parametrize("policy", [None, {"default": "skip", "UNREADABLE_IMAGE": "error"}])
 def test_what_the_policy_calls_an_error_is_raised(policy: dict | None) -> None:
     items = [{"image": "good", "id": "0"}, {"image": "bad", "id": "1"}]
-    said = r"study 1: it is torn; mend it \[to go on without such studies: --policy \"\{'UNREADABLE_IMAGE': 'skip'\}\"\]"
+    said = (
+        r"study 1: it is torn; mend it \[to go on without such studies: --policy \"\{'UNREADABLE_IMAGE': 'skip'\}\"\]"
+    )
     with pytest.raises(UnreadableImageError, match=said):
         TolerantDataset(items, load, (1, 3, 8, 8), policy)[1]
     with pytest.raises(UnreadableImageError, match=said):

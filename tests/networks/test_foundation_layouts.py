@@ -169,7 +169,9 @@ def test_lookalikes_are_told_apart(tmp_path: Path) -> None:
     for name, network in (("resnet50", "resnet50"), ("densenet121", "densenet121"), ("inceptionv3", "inception_v3")):
         own = build(f"timm:{network}", {"num_classes": 0, "global_pool": ""}).state_dict()
         torch.save(own, tmp_path / "own.pt")
-        said = f"is another file than that of radimagenet_{name}: {len(own)} of {len(own)} tensors fit. It is a network of"
+        said = (
+            f"is another file than that of radimagenet_{name}: {len(own)} of {len(own)} tensors fit. It is a network of"
+        )
         with pytest.raises(ValueError, match=said):
             load_teacher(f"radimagenet_{name}", tmp_path / "own.pt")
 

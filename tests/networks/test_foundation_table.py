@@ -51,6 +51,13 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
         assert (f"{name}: {entry.file} of {entry.source}" in printed.replace("\n", " ")) == by_hand
 
 
+def test_no_word_is_broken_in_a_pipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert _command(monkeypatch) == 0
+    printed = capsys.readouterr().out
+    assert all(word in printed for entry in TEACHERS.values() for word in (entry.licence, entry.modality))
+
+
 def test_check_says_what_was_loaded_and_how_it_looks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
