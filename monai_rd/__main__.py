@@ -45,9 +45,9 @@ def _rule(
 
 
 def _console() -> Console:
-    """The terminal; for a file or a pipe, where rich assumes 80 columns and breaks words, 120 columns."""
+    """The terminal; for a file or a pipe, where rich assumes 80 columns and breaks words, 140 columns."""
     console = Console()
-    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=120)
+    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=140)
 
 
 def _policy(words: list[str] | None) -> dict[str, str]:

@@ -88,7 +88,7 @@ def test_a_column_of_0_and_1_for_each_class(images: Path) -> None:
     table(images / "labels.csv", [header, *rows[:-1], ("39.png", "1", "-1", "", "50")])
     with pytest.raises(DataListError, match=r"(?s)row 41: the column 'a' holds neither.*row 41: the column 'b' holds"):
         make_datalist(images, class_names=["a", "b", "c"])
-    with pytest.raises(DataListError, match="needs the columns 'label'.*name the classes .class_names"):
+    with pytest.raises(DataListError, match=r"needs the columns 'label'.*name the classes .class_names"):
         make_datalist(images)
 
 
