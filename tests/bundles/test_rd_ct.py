@@ -198,7 +198,7 @@ def test_wrong_input_says_what_to_do(override: dict[str, Any], said: str, cohort
 
 
 def test_a_failed_run_ends_with_the_cause(cohort: str, tmp_path: Path) -> None:
-    printed = train(tmp_path, cohort, "--batch_size", "1000", code=1)
+    printed = train(tmp_path / "rd_ct", cohort, "--batch_size", "1000", code=1)
     assert "smaller --batch_size" in printed.split("The cause:")[-1]
 
 
