@@ -9,10 +9,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from monai_rd.data.errors import original_error
+
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["bundle_root", "default_device", "explain_errors", "original_error", "require_model", "trained_settings"]
+__all__ = ["bundle_root", "default_device", "explain_errors", "require_model", "trained_settings"]
 
 logger = logging.getLogger(__name__)
 
@@ -84,13 +86,6 @@ def require_model(path: str | Path) -> None:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no trained model '{path}': run the bundle's train.json first")
-
-
-def original_error(error: BaseException) -> BaseException:
-    """What was raised first: MONAI wraps it in RuntimeErrors ("Failed to evaluate", "applying transform")."""
-    while isinstance(error, RuntimeError) and error.__cause__ is not None:
-        error = error.__cause__
-    return error
 
 
 def explain_errors() -> None:

@@ -134,7 +134,9 @@ def burned_in_text(read: Iterable[tuple[AuditItem, Measured]]) -> Iterator[Findi
 def outliers(read: Sequence[tuple[AuditItem, Measured]]) -> Iterator[Finding]:
     """Find images far from the others in intensity, size or pixel spacing."""
     items = [item for item, _ in read]
-    yield from _far_ones("OUTLIER_INTENSITY", "Mean or spread of its values", items, [one.intensity for _, one in read])
+    known = [(item, one.intensity) for item, one in read if one.intensity is not None]
+    what = "Mean or spread of its values"
+    yield from _far_ones("OUTLIER_INTENSITY", what, [item for item, _ in known], [values for _, values in known])
     for kind, what, values in (
         ("OUTLIER_SIZE", "Its size in pixels", [one.size for _, one in read]),
         ("OUTLIER_SPACING", "Its pixel spacing", [one.spacing for _, one in read]),

@@ -15,10 +15,9 @@ from PIL import Image
 from pydicom.filereader import read_partial
 from scipy import ndimage
 
-from monai_rd.bundle import original_error
 from monai_rd.data.alike import IMAGES, VOLUMES, Fingerprint, Picture, digest_of, fingerprint
 from monai_rd.data.dicom import is_dicom
-from monai_rd.data.errors import StudyError
+from monai_rd.data.errors import StudyError, original_error
 from monai_rd.files import content_hash
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ class Measured:
     """What is kept of an image that was read."""
 
     fingerprint: Fingerprint
-    intensity: tuple[float, float]
+    intensity: tuple[float, float] | None  # None where values have no unit
     size: tuple[int, ...]
     spacing: tuple[float, ...] | None
     channels: int
@@ -107,7 +106,7 @@ def _measure(image: MetaTensor) -> Measured:
     spacing = np.linalg.norm(np.asarray(image.affine)[:3, :3], axis=0)
     return Measured(
         fingerprint=fingerprint(picture, digest_of(values), VOLUMES if values.ndim == 4 else IMAGES),
-        intensity=(float(values.mean()), float(values.std())),
+        intensity=None if image.meta.get("intensity") == "arbitrary" else (float(values.mean()), float(values.std())),
         size=values.shape[1:],
         spacing=None if display else tuple(float(mm) for mm in spacing),
         channels=values.shape[0],

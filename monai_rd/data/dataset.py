@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from monai.data import CacheDataset, Dataset, MetaTensor
 
-from monai_rd.bundle import original_error
-from monai_rd.data.errors import Policy, StudyError, count_codes
+from monai_rd.data.errors import Policy, StudyError, count_codes, original_error
 
 __all__ = ["SkippingCacheDataset", "TolerantDataset"]
 

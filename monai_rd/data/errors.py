@@ -29,6 +29,7 @@ __all__ = [
     "UnsupportedSyntaxError",
     "WrongIntensityError",
     "count_codes",
+    "original_error",
 ]
 
 
@@ -226,3 +227,10 @@ class Policy:
 def count_codes(codes: Iterable[str]) -> str:
     """Say how often each code occurs: "2 MISSING_SLICES, 1 TILTED_STACK"."""
     return ", ".join(f"{count} {code}" for code, count in Counter(codes).items())
+
+
+def original_error(error: BaseException) -> BaseException:
+    """What was raised first: MONAI wraps it in RuntimeErrors ("Failed to evaluate", "applying transform")."""
+    while isinstance(error, RuntimeError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error

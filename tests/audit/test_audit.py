@@ -213,6 +213,22 @@ def test_outliers(lists: Lists) -> None:
     assert places(size) == {("test", 9)}
 
 
+def _without_window(number: int, dataset: pydicom.Dataset) -> None:
+    del dataset.WindowCenter, dataset.WindowWidth
+
+
+@pytest.mark.parametrize(("modality", "outliers"), [("CT", 1), ("MR", 0)])
+def test_values_without_a_unit_are_not_compared(modality: str, outliers: int, tmp_path: Path) -> None:
+    """One series of ten has a hundred times the values: in HU that is wrong, in MR it is another scanner."""
+    for number in range(10):
+        rescale = (200.0 if number == 9 else 2.0 + number / 100, 0.0)
+        place = tmp_path / f"{number % 2}" / str(number)
+        make_series(place, modality=modality, rescale=rescale, seed=number, change=_without_window)
+    items = [item | {"label": n % 2} for n, item in enumerate(find_studies(tmp_path).items)]
+    report = audit(DataList(("a", "b"), items, [], []))
+    assert len(found(report, "OUTLIER_INTENSITY")) == outliers
+
+
 def test_a_scanner_that_tells_the_label(tmp_path: Path) -> None:
     items = []
     for number in range(40):

@@ -17,8 +17,8 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from monai_rd.bundle import original_error
 from monai_rd.data import find_studies
+from monai_rd.data.errors import original_error
 from tests.bundles.commands import BUNDLES, QUICK, ROOT, config, copied, infer, monai, train
 
 REAL = ROOT.parent / "shared" / "data"
