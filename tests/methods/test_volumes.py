@@ -1,0 +1,34 @@
+"""RD from a teacher of volumes to a student of volumes: CT-FM, at its full size, to each of MONAI's networks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from monai_rd.methods import build_method
+from monai_rd.networks import FrozenFoundationModel, Student, load_teacher
+from tests.networks import published
+
+
+@pytest.fixture(scope="module")
+def ct_fm(tmp_path_factory: pytest.TempPathFactory) -> FrozenFoundationModel:
+    path, _ = published.write(tmp_path_factory.mktemp("ct_fm"), "ct_fm")
+    return load_teacher("ct_fm", path)
+
+
+@pytest.mark.parametrize("name", ["resnet10_3d", "resnet18_3d", "densenet121_3d"])
+def test_every_parameter_learns_from_ct_fm(name: str, ct_fm: FrozenFoundationModel) -> None:
+    torch.manual_seed(0)
+    student = Student(name, num_classes=2)
+    method = build_method("rd", student, ct_fm)
+    volumes, target = torch.rand(4, 1, 32, 32, 32), torch.tensor([0, 1, 0, 1])
+    features = student.features(volumes)
+    logits = student.classifier(features)
+    terms = method(features, logits, ct_fm(volumes), student.classifier, target)
+    (F.cross_entropy(logits, target) + sum(terms.values())).backward()
+    for key, parameter in [*student.named_parameters(), *method.named_parameters()]:
+        assert parameter.grad is not None, key
+        assert parameter.grad.isfinite().all(), key
+    with pytest.raises(ValueError, match=r"the teacher 'ct_fm' reads volumes, the student images or slices"):
+        build_method("rd", Student("shufflenet_v2_x1_0"), ct_fm)
