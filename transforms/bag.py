@@ -21,11 +21,12 @@ from monai.data.utils import list_data_collate
 from monai.transforms import MapTransform, Orientation
 
 from monai_rd.data.errors import UnsupportedImageError
+from monai_rd.transforms.each import EachImaged
 
 __all__ = ["ChannelsToBagd", "SliceStackd", "bag_collate", "luminance"]
 
 
-class SliceStackd(MapTransform):
+class SliceStackd(EachImaged):
     """`[C, X, Y]` image or `[C, X, Y, Z]` volume to a stack of slices `[S, H, W]` in the one orientation.
 
     Args:
@@ -50,11 +51,7 @@ class SliceStackd(MapTransform):
         self.slices, self.colour, self.spatial_dims = slices, colour, spatial_dims
         self._orient = Orientation(axcodes="LPS", labels=(("L", "R"), ("P", "A"), ("I", "S")))
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Transform every key of the item."""
-        return dict(data) | {key: self._stack(data[key]) for key in self.key_iterator(dict(data))}
-
-    def _stack(self, image: MetaTensor) -> MetaTensor:
+    def _transform(self, image: MetaTensor) -> MetaTensor:
         values = _rgb(image.as_tensor()) if self.colour else luminance(image.as_tensor())
         if image.ndim == 4:
             volume = self._orient(MetaTensor(values, affine=image.affine)).as_tensor()  # to the left, back and top

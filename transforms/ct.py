@@ -8,16 +8,16 @@ trained on figures may be asked about DICOM, as far as the figures' windows were
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform, RandAffined, RandFlipd, RandScaleIntensityd, RandShiftIntensityd
+from monai.transforms import RandAffined, RandFlipd, RandScaleIntensityd, RandShiftIntensityd
 
 from monai_rd.data.errors import WrongIntensityError
 from monai_rd.transforms.augment import InPlaneAugmentation
+from monai_rd.transforms.each import EachImaged
 
 __all__ = ["WINDOWS", "CTAugmentation", "HounsfieldWindowsd"]
 
@@ -30,7 +30,7 @@ WINDOWS = {
 }
 
 
-class HounsfieldWindowsd(MapTransform):
+class HounsfieldWindowsd(EachImaged):
     """A stack of slices `[S, H, W]` to `[S * windows, H, W]` in [0, 1], or a volume `[1, D, H, W]` in one window.
 
     Args:
@@ -52,11 +52,7 @@ class HounsfieldWindowsd(MapTransform):
         if any(width <= 0 for _, width in self.windows):
             raise ValueError(f"a window's width must be above 0 HU: {self.windows}")
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Transform every key of the item."""
-        return dict(data) | {key: self._window(data[key]) for key in self.key_iterator(dict(data))}
-
-    def _window(self, stack: MetaTensor) -> MetaTensor:
+    def _transform(self, stack: MetaTensor) -> MetaTensor:
         intensity, values = stack.meta.get("intensity"), stack.as_tensor()
         modality = stack.meta.get("modality", "CT")
         if modality != "CT":

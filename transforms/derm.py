@@ -17,6 +17,7 @@ from torchvision.transforms import functional
 from monai_rd.data.errors import EmptyImageError, WrongIntensityError
 from monai_rd.transforms.augment import InPlaneAugmentation, clip, small_affine
 from monai_rd.transforms.display import check_display
+from monai_rd.transforms.each import EachImaged
 
 __all__ = ["ColourConstancyd", "DermAugmentation", "RandColourJitterd"]
 
@@ -27,7 +28,7 @@ _BLACK, _CLIPPED = 20, 250
 _LEAST_SHARE = 0.01
 
 
-class ColourConstancyd(MapTransform):
+class ColourConstancyd(EachImaged):
     """RGB picture `[3, X, Y]` or `[4, X, Y]`, 0 to 255, to `[3, X, Y]` in [0, 1] as under white light.
 
     Shades of Gray (Finlayson and Trezzi 2004): the light's colour is the Minkowski mean of each channel,
@@ -50,11 +51,7 @@ class ColourConstancyd(MapTransform):
         super().__init__(keys)
         self.modalities = tuple(modalities)
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Transform every key of the item."""
-        return dict(data) | {key: self._balance(data[key]) for key in self.key_iterator(dict(data))}
-
-    def _balance(self, image: MetaTensor) -> MetaTensor:
+    def _transform(self, image: MetaTensor) -> MetaTensor:
         check_display(image, self.modalities)
         values = image.as_tensor()[:3]
         if image.shape[0] not in (3, 4) or bool((values == values[:1]).all()):

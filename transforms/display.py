@@ -7,19 +7,18 @@ covers its spread, and a stretch by percentiles would make an image depend on ho
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform
 
 from monai_rd.data.errors import WrongIntensityError
+from monai_rd.transforms.each import EachImaged
 
 __all__ = ["DisplayIntensityd", "check_display"]
 
 
-class DisplayIntensityd(MapTransform):
+class DisplayIntensityd(EachImaged):
     """Screen values 0 to 255 of any shape to [0, 1].
 
     Args:
@@ -34,11 +33,7 @@ class DisplayIntensityd(MapTransform):
         super().__init__(keys)
         self.modalities = tuple(modalities)
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Transform every key of the item."""
-        return dict(data) | {key: self._scale(data[key]) for key in self.key_iterator(dict(data))}
-
-    def _scale(self, image: MetaTensor) -> MetaTensor:
+    def _transform(self, image: MetaTensor) -> MetaTensor:
         check_display(image, self.modalities)
         return MetaTensor(image.as_tensor() / 255, meta={**image.meta, "intensity": "unit"})
 

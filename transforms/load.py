@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,17 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import LoadImage, MapTransform
+from monai.transforms import LoadImage
 
 from monai_rd.data.dicom import is_dicom, load_series
 from monai_rd.data.errors import Policy, UnreadableImageError
 from monai_rd.files import IMAGE_SUFFIXES, NIFTI_SUFFIXES, content_hash
+from monai_rd.transforms.each import EachImaged
 
 __all__ = ["LoadDicomSeriesd", "LoadImageOrSeriesd"]
 
 
-class LoadDicomSeriesd(MapTransform):
+class LoadDicomSeriesd(EachImaged):
     """Load one DICOM series or picture: a folder, a file, or a list of files; see `load_series`.
 
     A volume becomes `[1, X, Y, Z]`, CT in HU; a picture `[C, X, Y]`, one of several frames `[C, X, Y, frames]`.
@@ -47,11 +48,7 @@ class LoadDicomSeriesd(MapTransform):
         super().__init__(keys)
         self.window, self.policy = window, Policy(policy)
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Load every key of the item."""
-        return dict(data) | {key: self._load(data[key]) for key in self.key_iterator(dict(data))}
-
-    def _load(self, source: str | Path | Sequence[str]) -> MetaTensor:
+    def _transform(self, source: str | Path | Sequence[str]) -> MetaTensor:
         series = load_series(source, window=self.window, policy=self.policy)
         meta: dict[str, Any] = {"intensity": series.intensity, "modality": series.modality}
         meta["series_uid"] = series.series_uid
@@ -84,13 +81,13 @@ class LoadImageOrSeriesd(LoadDicomSeriesd):
             self._nifti = LoadImage(reader="NibabelReader", ensure_channel_first=True, dtype=np.float32)
             self._image = LoadImage(reader="PILReader", ensure_channel_first=True, dtype=None)
 
-    def _load(self, source: str | Path | Sequence[str]) -> MetaTensor:
+    def _transform(self, source: str | Path | Sequence[str]) -> MetaTensor:
         if not isinstance(source, (str, Path)):
-            return super()._load(source)
+            return super()._transform(source)
         path = Path(source)
         name = path.name.lower()
         if path.is_dir():
-            return super()._load(path)
+            return super()._transform(path)
         if not path.exists():
             raise FileNotFoundError(f"{_anonymous(path)} named in the data list does not exist; check its path")
         if name.endswith(NIFTI_SUFFIXES):
@@ -108,7 +105,7 @@ class LoadImageOrSeriesd(LoadDicomSeriesd):
                 )
             return _meta_tensor(image, image.affine, {"intensity": "display"})
         if is_dicom(path):
-            return super()._load(path)
+            return super()._transform(path)
         raise UnreadableImageError(
             f"{_anonymous(path)} is no image this project reads: DICOM, NIfTI ({', '.join(NIFTI_SUFFIXES)}) or "
             f"an 8-bit image ({', '.join(IMAGE_SUFFIXES)})"

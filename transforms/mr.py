@@ -10,19 +10,17 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform, RandAdjustContrastd, RandBiasFieldd, RandFlipd
+from monai.transforms import RandAdjustContrastd, RandBiasFieldd, RandFlipd
 
 from monai_rd.data.errors import EmptyImageError, WrongIntensityError
 from monai_rd.transforms.augment import InPlaneAugmentation, clip, small_affine
 from monai_rd.transforms.bag import luminance
+from monai_rd.transforms.each import EachImaged
 
 __all__ = ["MRAugmentation", "MRIntensityd"]
 
@@ -32,7 +30,7 @@ _N4_VOXELS = {2: 128, 3: 32}
 _N4_ITERATIONS = (50, 50, 50)
 
 
-class MRIntensityd(MapTransform):
+class MRIntensityd(EachImaged):
     """Image `[C, X, Y]` or volume `[C, X, Y, Z]` of any units to grey `[1, ...]` in [0, 1].
 
     To stand between loading and `SliceStackd`, so that one scale serves all slices of a volume. Load with
@@ -57,11 +55,7 @@ class MRIntensityd(MapTransform):
             raise ValueError(f"0 <= lower < upper <= 100 is needed, got lower {lower} and upper {upper}")
         self.lower, self.upper, self.n4 = lower, upper, n4
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Transform every key of the item."""
-        return dict(data) | {key: self._standardise(data[key]) for key in self.key_iterator(dict(data))}
-
-    def _standardise(self, image: MetaTensor) -> MetaTensor:
+    def _transform(self, image: MetaTensor) -> MetaTensor:
         modality, intensity = image.meta.get("modality", "MR"), image.meta.get("intensity")
         if modality != "MR" or intensity == "HU":
             raise WrongIntensityError(

@@ -26,6 +26,7 @@ from monai_rd.data.errors import EmptyImageError, UnsupportedImageError
 from monai_rd.transforms.augment import InPlaneAugmentation, clip, small_affine
 from monai_rd.transforms.bag import luminance
 from monai_rd.transforms.display import check_display
+from monai_rd.transforms.each import EachImaged
 
 __all__ = ["RandGaind", "SpeckleNoised", "USAugmentation", "UltrasoundRegiond"]
 
@@ -40,7 +41,7 @@ _DENSE = 0.6
 _ANNOTATION_SHARE = 0.2
 
 
-class UltrasoundRegiond(MapTransform):
+class UltrasoundRegiond(EachImaged):
     """Crop a picture `[C, X, Y]` or a cine `[C, X, Y, frames]` to its B-mode image.
 
     A DICOM file says where that is, in its Sequence of Ultrasound Regions (PS3.3 C.8.5.5): the largest 2D tissue region
@@ -66,11 +67,7 @@ class UltrasoundRegiond(MapTransform):
         super().__init__(keys)
         self.modalities = tuple(modalities)
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Transform every key of the item."""
-        return dict(data) | {key: self._crop(data[key]) for key in self.key_iterator(dict(data))}
-
-    def _crop(self, image: MetaTensor) -> MetaTensor:
+    def _transform(self, image: MetaTensor) -> MetaTensor:
         check_display(image, self.modalities)
         sizes = image.shape[1:3]
         regions, series = image.meta.get("regions", ()), image.meta.get("series_uid")

@@ -6,18 +6,16 @@ The loading transforms give DICOM as it is shown: VOI LUT or window applied, MON
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform, RandScaleIntensityd, RandShiftIntensityd, SpatialCrop
+from monai.transforms import RandScaleIntensityd, RandShiftIntensityd, SpatialCrop
 
 from monai_rd.data.errors import UnsupportedImageError
 from monai_rd.transforms.augment import InPlaneAugmentation, clip, small_affine
 from monai_rd.transforms.bag import luminance
+from monai_rd.transforms.each import EachImaged
 
 __all__ = ["CollimationCropd", "XrayAugmentation"]
 
@@ -28,7 +26,7 @@ _LIKE, _UNLIKE = 8, 20
 _MARKER, _INSIDE, _SLANT = 0.1, 0.5, 0.04
 
 
-class CollimationCropd(MapTransform):
+class CollimationCropd(EachImaged):
     """Cut the uniform frame that collimator blades or a digital shutter leave off a picture `[C, X, Y]`.
 
     Line by line from each side: lines belong to the border while at most a tenth of them (a marker, say) differs by
@@ -56,11 +54,7 @@ class CollimationCropd(MapTransform):
             raise ValueError(f"0 <= most < 0.5 is needed, got {most}")
         self.most = most
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Transform every key of the item."""
-        return dict(data) | {key: self._crop(data[key]) for key in self.key_iterator(dict(data))}
-
-    def _crop(self, image: MetaTensor) -> MetaTensor:
+    def _transform(self, image: MetaTensor) -> MetaTensor:
         if image.ndim != 3:
             raise UnsupportedImageError(
                 f"a radiograph [C, X, Y] is needed, got a volume {list(image.shape)}", image.meta.get("series_uid")

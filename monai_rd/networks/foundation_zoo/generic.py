@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from monai_rd.networks.foundation import Preprocessing
 from monai_rd.networks.foundation_zoo.entry import CLIP_MEAN, CLIP_STD, Hub, TeacherEntry
 from monai_rd.networks.foundation_zoo.hub import fetch
@@ -143,7 +145,8 @@ def _of_timm(name: str, model: str, described: Mapping[str, Any], arguments: Map
             source=_UNKNOWN,
             ignored={rf"{head}\.": "classifier" for head in ([heads] if isinstance(heads, str) else heads)},
             non_commercial="nc" in licence.lower().split("-"),
-        )
+        ),
+        network,
     )
 
 
@@ -176,10 +179,16 @@ def _open_clip_entry(name: str, config: Mapping[str, Any], arguments: Mapping[st
     )
 
 
-def _probed(entry: TeacherEntry) -> TeacherEntry:
-    """The entry with the channels and the grid that its network really has: `num_features` of timm lies for some."""
+def _probed(entry: TeacherEntry, network: nn.Module | None = None) -> TeacherEntry:
+    """The entry with the channels and the grid that its network really has: `num_features` of timm lies for some.
+
+    Args:
+        entry: channels and grid are not looked at.
+        network: what its builder gave, if it is built already; of no further use.
+    """
     try:
-        channels, *grid = reach(build(entry.builder, entry.arguments), entry.builder, entry.input_shape)
+        network = build(entry.builder, entry.arguments) if network is None else network
+        channels, *grid = reach(network, entry.builder, entry.input_shape)
     except (AttributeError, RuntimeError, NotImplementedError, TypeError, AssertionError) as error:
         raise ValueError(f"'{entry.name}' has no feature map that can be read ({error})") from error
     return replace(entry, channels=channels, grid=tuple(grid))

@@ -94,24 +94,25 @@ def _load_black_box(path: Path, tap: str) -> FrozenFoundationModel:
     )
 
 
-def _check_single(name: str, checkpoint: str | Path | None) -> None:
-    """Check that a teacher which is a file is not given another one.
+def _file_kind(name: str, checkpoint: str | Path | None) -> str:
+    """Suffix of a teacher that is a file; "" for a name.
 
     Raises:
-        ValueError: it is.
+        ValueError: it is a file, and another one was given.
     """
-    own = Path(name).suffix in (*_BLACK_BOXES, *_WEIGHTS) and not name.startswith(_PREFIXES)
-    if own and checkpoint is not None:
+    suffix = Path(name).suffix
+    if name.startswith(_PREFIXES) or suffix not in (*_BLACK_BOXES, *_WEIGHTS):
+        return ""
+    if checkpoint is not None:
         raise ValueError(f"the teacher '{name}' is a file of its own: leave out the checkpoint {checkpoint}")
+    return suffix
 
 
 def open_teacher(
     name: str, checkpoint: str | Path | None = None, tap: str = "map", arguments: Mapping[str, Any] | None = None
 ) -> tuple[FrozenFoundationModel, TeacherEntry, Coverage]:
     """`load_teacher` for everything that is no black box, with the entry and what became of the file's tensors."""
-    _check_single(name, checkpoint)
-    path = Path(name)
-    is_file = path.suffix in _WEIGHTS and not name.startswith(_PREFIXES)
+    is_weights = _file_kind(name, checkpoint) in _WEIGHTS
     if tap not in ("map", "vector"):
         raise ValueError(
             f"tap must be 'map' or 'vector', not '{tap}'; only in ONNX and TFLite files can it name a tensor"
@@ -119,8 +120,9 @@ def open_teacher(
     arguments = dict(arguments or {})
     weights: Path | None = Path(checkpoint) if checkpoint is not None else None
     entry: TeacherEntry | None
-    if is_file:
-        entry, weights = _described(path), path
+    if is_weights:
+        weights = Path(name)
+        entry = _described(weights)
         if entry is None:
             raise ValueError(
                 f"{name}: weights alone do not say the architecture; use --teacher NAME --teacher_checkpoint {name}. "
@@ -188,12 +190,10 @@ def load_teacher(
         ValueError: an unknown name, tap or argument, a teacher without weights, or weights that are damaged, unsafe,
             changed since their first use, or do not fit.
     """
-    path = Path(name)
-    if path.suffix in _BLACK_BOXES and not name.startswith(_PREFIXES):
-        _check_single(name, checkpoint)
+    if _file_kind(name, checkpoint) in _BLACK_BOXES:
         if arguments:
             raise ValueError(f"the teacher '{name}' is a whole network: it takes no {', '.join(arguments)}")
-        return _load_black_box(path, tap)
+        return _load_black_box(Path(name), tap)
     return open_teacher(name, checkpoint, tap, arguments)[0]
 
 
