@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -39,10 +40,17 @@ def _split_folders(
                 for image in images_in(place / folder / class_name):
                     found.items.append(file_item(image) | {"label": class_name})
                     splits.append(split)
-        found.copies = [content_hash(Path(item["image"])) for item in found.items]
+        found.copies = _copies([Path(item["image"]) for item in found.items])
         return found
 
     return read
+
+
+def _copies(files: list[Path]) -> list[str]:
+    """Content hashes, the same for equal files; "" for a file that no other has the size of, which is not read."""
+    sizes = [file.stat().st_size for file in files]
+    count = Counter(sizes)
+    return [content_hash(file) if count[size] > 1 else "" for file, size in zip(files, sizes, strict=True)]
 
 
 # ------------------------------------------------------------------------------------------------------ COVID-CT
