@@ -24,7 +24,7 @@ class TinyStudent(nn.Module):
 
     def __init__(self, feature_dim: int = 6, num_classes: int = 2) -> None:
         super().__init__()
-        self.feature_dim = feature_dim
+        self.feature_dim, self.spatial_dims = feature_dim, 2
         self.backbone = nn.Sequential(nn.Conv2d(3, feature_dim, 3, 2), nn.BatchNorm2d(feature_dim), nn.ReLU())
         self.classifier = nn.Linear(feature_dim, num_classes)
 

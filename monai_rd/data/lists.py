@@ -46,6 +46,14 @@ class DataList:
             raise KeyError(f"no split '{split}'; there are {', '.join(SPLITS)}")
         return list(getattr(self, split))
 
+    def labels(self, split: str) -> list[Any]:
+        """The labels of a split, in order: class indices, in a multi-label list rows of 0.0 and 1.0."""
+        return [item["label"] for item in self[split]]
+
+    def numbered(self, split: str) -> list[Item]:
+        """The items of a split, each with its place there as `index`, for methods that remember items."""
+        return [{**item, "index": index} for index, item in enumerate(self[split])]
+
     def classes(self, item: Item) -> tuple[int, ...]:
         """The class indices of one of the items: one, or in a multi-label list any number."""
         if not self.multi_label:

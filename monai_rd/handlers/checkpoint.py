@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from ignite.engine import Engine, Events
@@ -32,7 +32,8 @@ class RunCheckpoint:
     Files: `model_path`, the state dict of the best student and nothing else; beside it `settings.json`;
     `best_method.pt` in `output_dir`, the method's parts (phi) of the same epoch, for the report on the reprogrammed
     teacher; `last.pt` in `output_dir`, all that a killed run needs. The student is saved when the evaluator names the
-    epoch its best.
+    epoch its best, or after every epoch where the last one is to be kept; without what the method put into it for the
+    training (`Method.deployable`).
 
     Args:
         model_path: where the best student goes, `BUNDLE/models/model.pt`.
@@ -43,9 +44,10 @@ class RunCheckpoint:
         evaluator: MONAI evaluator whose `best_metric` decides.
         settings: what must be equal for a run to be continued: plain numbers, strings, None.
         resume: continue the run in `output_dir` if there is one; otherwise an older `last.pt` is removed at the start.
+        selection: "best" keeps the student of the evaluator's best epoch, "last" that of the last one.
 
     Raises:
-        ValueError: (at the start) the run in `output_dir` has other settings.
+        ValueError: another selection; (at the start) the run in `output_dir` has other settings.
     """
 
     def __init__(
@@ -58,7 +60,11 @@ class RunCheckpoint:
         evaluator: Engine,
         settings: Mapping[str, Any],
         resume: bool = False,
+        selection: Literal["best", "last"] = "best",
     ) -> None:
+        if selection not in ("best", "last"):
+            raise ValueError(f"model_selection is 'best' (on the validation split) or 'last', not {selection!r}")
+        self.selection = selection
         self.model_path, self.best_method = Path(model_path), Path(output_dir) / "best_method.pt"
         self.last = Path(output_dir) / "last.pt"
         self.network, self.method, self.stateful = network, method, dict(stateful)
@@ -103,8 +109,9 @@ class RunCheckpoint:
             return
         best = self.evaluator.state
         # The best model first: killed in between, the run repeats this epoch and writes the same again.
-        if best.best_metric_epoch == engine.state.epoch:
-            _save_atomically(unwrapped(self.network).state_dict(), self.model_path)
+        if self.selection == "last" or best.best_metric_epoch == engine.state.epoch:
+            method: Any = unwrapped(self.method)
+            _save_atomically(method.deployable(unwrapped(self.network)), self.model_path)
             atomic_write(json.dumps(self.settings, indent=2) + "\n", self.model_path.with_name("settings.json"))
             _save_atomically(unwrapped(self.method).state_dict(), self.best_method)
         state = {

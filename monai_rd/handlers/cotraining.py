@@ -11,9 +11,10 @@ from monai.utils.enums import CommonKeys
 from torch import Tensor, nn
 
 from monai_rd.methods.base import Method, unwrapped
+from monai_rd.networks.levels import LevelReader, StudentFeatures, TeacherFeatures, pool_features
 
 if TYPE_CHECKING:
-    from monai_rd.networks import FrozenFoundationModel
+    from monai_rd.networks import FrozenFoundationModel, Student
 
 __all__ = ["CoTrainingHandler"]
 
@@ -21,8 +22,9 @@ __all__ = ["CoTrainingHandler"]
 class CoTrainingHandler:
     """Runs the frozen teacher and the method beside the student in every training step.
 
-    After the forward pass it takes the student's features (what the student's classifier read) and the teacher's: from
-    the batch's key `teacher_features` when they were computed beforehand, otherwise from the teacher. After the loss it
+    After the forward pass it takes the student's features (what the student's classifier read, and the maps that the
+    method asks for) and the teacher's: from the batch's key `teacher_features` when they were computed beforehand,
+    otherwise from the teacher. The batch's key `index` tells the method which items they are. After the loss it
     adds the weighted terms to `engine.state.output["loss"]`, which `SupervisedTrainer` reads for the backward pass only
     then. At each epoch it moves the weights: progress is 0 in the first epoch and 1 in the last. The terms stand in
     `engine.state.output["terms"]`, unweighted and detached, with the student's cross entropy as `student_ce` and the
@@ -37,14 +39,15 @@ class CoTrainingHandler:
     def __init__(self, network: nn.Module, method: nn.Module, teacher: FrozenFoundationModel | None = None) -> None:
         self.method, self.teacher = method, teacher
         self._bare_method = cast(Method, unwrapped(method))
-        self._classifier = cast(nn.Module, unwrapped(network).classifier)
+        self._network = cast("Student", unwrapped(network))
+        self._maps = LevelReader(self._network.backbone, self._bare_method.student_levels)
         self._features: Tensor | None = None
         self._terms: dict[str, Tensor] = {}
         self._sums: dict[str, Tensor] = {}
 
     def attach(self, engine: Engine) -> None:
         """Attach to a `SupervisedTrainer`."""
-        self._classifier.register_forward_pre_hook(self._keep_features)
+        self._network.classifier.register_forward_pre_hook(self._keep_features)
         engine.add_event_handler(Events.EPOCH_STARTED, self._move_weights)
         engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._compute_terms)
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._add_terms)
@@ -60,17 +63,18 @@ class CoTrainingHandler:
         self.method.train()
         self._sums = {}
 
-    def _teacher_features(self, engine: Engine, image: Tensor) -> Tensor | None:
+    def _teacher_features(self, engine: Engine, image: Tensor) -> TeacherFeatures | None:
         if not self._bare_method.needs_teacher:
             return None
         stored = engine.state.batch.get("teacher_features")
         if stored is not None:
-            return stored.to(image.device, non_blocking=True)
+            stored = stored.to(image.device, non_blocking=True)
+            return TeacherFeatures(stored, pool_features(stored, self._network.spatial_dims))
         if self.teacher is None:
             raise ValueError(
                 "the method needs a teacher: give CoTrainingHandler one, or batches with 'teacher_features'"
             )
-        return self.teacher(image)
+        return self.teacher.read(image, self._bare_method.teacher_levels)
 
     def _compute_terms(self, engine: Engine) -> None:
         output: dict[str, Any] = engine.state.output
@@ -80,14 +84,22 @@ class CoTrainingHandler:
         image, logits, target = (
             as_tensor(output[key]) for key in (CommonKeys.IMAGE, CommonKeys.PRED, CommonKeys.LABEL)
         )
-        self._terms = self.method(features, logits, self._teacher_features(engine, image), self._classifier, target)
+        index = engine.state.batch.get("index")
+        self._terms = self.method(
+            StudentFeatures(image, features, logits, self._maps.take()),
+            self._teacher_features(engine, image),
+            self._network,
+            target,
+            None if index is None else as_tensor(index).to(image.device),
+        )
         self._features = None  # g has read the teacher path's features since
 
     def _add_terms(self, engine: Engine) -> None:
         output, weights = engine.state.output, engine.state.term_weights
         student_ce = output[CommonKeys.LOSS]
         # A weight of 0 still multiplies: under DDP every trained parameter must take part in every backward pass.
-        loss = student_ce + sum(weights[name] * term for name, term in self._terms.items())
+        loss = weights.get("student_ce", 1.0) * student_ce
+        loss = loss + sum(weights[name] * term for name, term in self._terms.items())
         terms = {"loss": loss, "student_ce": student_ce, **self._terms}
         output[CommonKeys.LOSS], self._terms = loss, {}
         output["terms"] = {name: term.detach() for name, term in terms.items()}

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
-from monai_rd.methods.base import Method, trainable_parameters
+import torch
+
+from monai_rd.methods.base import Method, parameter_groups, trainable_parameters
 from monai_rd.methods.ce import CrossEntropyAlone
 from monai_rd.methods.rd import ReprogrammingDistillation
 
@@ -18,10 +22,13 @@ __all__ = [
     "ReprogrammingDistillation",
     "build_method",
     "method_class",
+    "parameter_groups",
     "trainable_parameters",
 ]
 
 METHODS: dict[str, type[Method]] = {"rd": ReprogrammingDistillation, "ce": CrossEntropyAlone}
+
+_READS = {2: "images or slices", 3: "volumes"}
 
 
 def method_class(name: str) -> type[Method]:
@@ -39,8 +46,8 @@ def build_method(
     name: str,
     student: Student,
     teacher: FrozenFoundationModel | None,
-    multi_label: bool = False,
-    **options: Any,
+    labels: Sequence[Any],
+    options: Mapping[str, Any] | None = None,
 ) -> Method:
     """Build the method `name` for this student and teacher.
 
@@ -48,10 +55,31 @@ def build_method(
         name: one of `METHODS`.
         student: the network to train.
         teacher: the frozen teacher; None only for a method that needs none.
-        multi_label: an image may have any number of the classes.
+        labels: of the training list: class indices, or of a multi-label list rows of 0.0 and 1.0.
         options: the method's own keyword arguments.
 
     Raises:
-        ValueError: an unknown name, or no teacher where the method needs one.
+        ValueError: an unknown name or option, no teacher where the method needs one, a teacher without logits where it
+            needs them, or a teacher of volumes with a student of images or the other way round.
     """
-    return method_class(name).build(student, teacher, multi_label, **options)
+    found = method_class(name)
+    if found.needs_teacher and teacher is None:
+        raise ValueError(f"the method '{name}' needs a teacher: give --teacher NAME or FILE, or use --method ce")
+    if teacher is not None and found.needs_teacher:
+        if teacher.spatial_dims != student.spatial_dims:
+            raise ValueError(
+                f"the teacher '{teacher.name}' reads {_READS[teacher.spatial_dims]}, the student "
+                f"{_READS[student.spatial_dims]}: choose another --student (`monai-rd students` lists both kinds) or "
+                "--teacher"
+            )
+        if found.needs_logits and teacher.head is None:
+            raise ValueError(
+                f"the method '{name}' needs a teacher that gives logits, which '{teacher.name}' does not: fit it to "
+                "the task with --adapter NAME, of which linear_probe is the cheapest"
+            )
+    known = [key for key in signature(found.build).parameters if key not in ("student", "teacher", "labels", "options")]
+    known += [key for key, one in signature(found.__init__).parameters.items() if one.kind == one.KEYWORD_ONLY]
+    if wrong := [key for key in options or {} if key not in known]:
+        takes = f"it takes {', '.join(known)}" if known else "it takes none"
+        raise ValueError(f"the method '{name}' has no option {', '.join(wrong)}; {takes}")
+    return found.build(student, teacher, torch.as_tensor(labels), **(options or {}))  # type: ignore[arg-type]

@@ -3,53 +3,83 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
+from torch import distributed as dist
+
+from monai_rd.networks.levels import Level, StudentFeatures, TeacherFeatures
 
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel, Student
 
-__all__ = ["Method", "trainable_parameters", "unwrapped"]
+__all__ = ["Method", "gather_batch", "parameter_groups", "trainable_parameters", "unwrapped"]
 
 
 class Method(nn.Module, ABC):
-    """Gives named loss terms beside the student's own cross entropy, and owns whatever it trains for them."""
+    """Gives named loss terms beside the student's own cross entropy, and owns whatever it trains for them.
+
+    Attributes:
+        needs_teacher: whether there must be a teacher.
+        needs_logits: whether the teacher must have been fitted to the task, so that it gives logits.
+        student_levels: the student's maps that `forward` wants, in this order.
+        teacher_levels: the teacher's, likewise.
+    """
 
     needs_teacher: bool = True
+    needs_logits: bool = False
+
+    def __init__(self, student_levels: Sequence[Level] = (), teacher_levels: Sequence[Level] = ()) -> None:
+        super().__init__()
+        self.student_levels, self.teacher_levels = tuple(student_levels), tuple(teacher_levels)
 
     @classmethod
     @abstractmethod
-    def build(
-        cls, student: Student, teacher: FrozenFoundationModel | None, multi_label: bool = False, **options: Any
-    ) -> Method:
-        """Build the method with the widths of this student and teacher."""
+    def build(cls, student: Student, teacher: FrozenFoundationModel, labels: Tensor, **options: Any) -> Method:
+        """Build the method for this student and teacher; see `build_method`, which has checked that they fit."""
 
     @abstractmethod
     def weights(self, progress: float) -> dict[str, float]:
-        """Weight of each loss term at `progress`, from 0 in the first epoch to 1 in the last."""
+        """Weight of each loss term at `progress`, from 0 in the first epoch to 1 in the last.
+
+        The trainer's own term, the student's cross entropy, may be among them as `student_ce`; else its weight is 1.
+        """
 
     @abstractmethod
     def forward(
         self,
-        student_features: Tensor,
-        student_logits: Tensor,
-        teacher_features: Tensor | None,
-        classifier: nn.Module,
+        student: StudentFeatures,
+        teacher: TeacherFeatures | None,
+        network: Student,
         target: Tensor,
+        index: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Compute the unweighted loss terms of one batch.
 
         Args:
-            student_features: f_s `[B, D]`.
-            student_logits: z_s `[B, classes]`.
-            teacher_features: F_t(x), map or vector, with or without the bag axis; None for a method that needs none.
-            classifier: g, the linear layer `[B, D]` to `[B, classes]` that belongs to the student.
+            student: what the student made of the batch.
+            teacher: what the teacher made of it; None for a method that needs none.
+            network: the student itself, bare; its `classifier` is g.
             target: class indices `[B]`; multi-label 0 or 1 for each class, `[B, classes]`.
+            index: place of each item in the training list `[B]`; None where the data set does not tell it.
 
         Returns:
             Scalars by name, with the names of `weights`.
         """
+
+    def prepare(self, student: Student) -> Student:
+        """Change the student, in place, as it has to be while it is trained; most methods leave it alone."""
+        return student
+
+    def deployable(self, student: Student) -> dict[str, Tensor]:
+        """The state dict of the student as it is deployed, without what `prepare` put in."""
+        return student.state_dict()
+
+    def undecayed(self) -> list[nn.Parameter]:
+        """Those of the method's parameters that no weight decay may pull at."""
+        return []
 
 
 def trainable_parameters(network: nn.Module, method: nn.Module) -> list[nn.Parameter]:
@@ -57,6 +87,30 @@ def trainable_parameters(network: nn.Module, method: nn.Module) -> list[nn.Param
     return [parameter for module in (network, method) for parameter in module.parameters() if parameter.requires_grad]
 
 
+def parameter_groups(network: nn.Module, method: nn.Module) -> list[dict[str, Any]]:
+    """`trainable_parameters` as an optimizer's groups: those that decay, then those that must not, if there are any."""
+    bare: Any = unwrapped(method)
+    kept = {id(parameter) for parameter in bare.undecayed()}
+    every = trainable_parameters(network, method)
+    groups: list[dict[str, Any]] = [{"params": [parameter for parameter in every if id(parameter) not in kept]}]
+    if kept:
+        groups.append({"params": [parameter for parameter in every if id(parameter) in kept], "weight_decay": 0.0})
+    return groups
+
+
 def unwrapped(module: nn.Module) -> nn.Module:
     """The module itself, without the wrapper of DistributedDataParallel."""
     return module.module if isinstance(module, nn.parallel.DistributedDataParallel) else module
+
+
+def gather_batch(features: Tensor) -> Tensor:
+    """Features of the global batch `[ranks * B, ...]` with gradient, or `features` itself in a single process.
+
+    Every rank then computes the same loss of the whole batch. The backward pass sums the ranks' gradients, which DDP's
+    averaging turns into the gradient of that one loss. All ranks must hold the same B (drop_last).
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return features
+    from torch.distributed.nn.functional import all_gather
+
+    return torch.cat(list(all_gather(features)))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from monai_rd.methods.base import Method
+from monai_rd.networks.levels import StudentFeatures, TeacherFeatures
 
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel, Student
@@ -21,15 +22,9 @@ class CrossEntropyAlone(Method):
 
     @classmethod
     def build(
-        cls, student: Student, teacher: FrozenFoundationModel | None, multi_label: bool = False, **options: Any
+        cls, student: Student, teacher: FrozenFoundationModel, labels: Tensor, **options: Any
     ) -> CrossEntropyAlone:
-        """Build it; it takes no options, and a teacher is not used.
-
-        Raises:
-            ValueError: an option was given.
-        """
-        if options:
-            raise ValueError(f"the method 'ce' takes no options, got: {', '.join(options)}")
+        """Build it; it takes no options, and a teacher is not used."""
         return cls()
 
     def weights(self, progress: float) -> dict[str, float]:
@@ -38,11 +33,11 @@ class CrossEntropyAlone(Method):
 
     def forward(
         self,
-        student_features: Tensor,
-        student_logits: Tensor,
-        teacher_features: Tensor | None,
-        classifier: nn.Module,
+        student: StudentFeatures,
+        teacher: TeacherFeatures | None,
+        network: Student,
         target: Tensor,
+        index: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """No terms."""
         return {}

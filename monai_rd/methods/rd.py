@@ -13,32 +13,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import Tensor, nn
-from torch import distributed as dist
+from torch import Tensor
 
 from monai_rd.losses import CKALoss, ClassificationLoss, KLDistillationLoss
 from monai_rd.losses.cka import Estimator
-from monai_rd.methods.base import Method
+from monai_rd.methods.base import Method, gather_batch
+from monai_rd.networks.levels import StudentFeatures, TeacherFeatures
 from monai_rd.networks.reprogramming import Reprogrammer
 
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel, Student
 
-__all__ = ["ReprogrammingDistillation", "gather_batch"]
-
-
-def gather_batch(features: Tensor) -> Tensor:
-    """Features of the global batch `[ranks * B, D]` with gradient, or `features` itself in a single process.
-
-    Every rank then computes the same CKA of the whole batch. The backward pass sums the ranks' gradients, which DDP's
-    averaging turns into the gradient of that one CKA. All ranks must hold the same B (drop_last).
-    """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return features
-    from torch.distributed.nn.functional import all_gather
-
-    return torch.cat(list(all_gather(features)))
+__all__ = ["ReprogrammingDistillation"]
 
 
 class ReprogrammingDistillation(Method):
@@ -58,9 +44,18 @@ class ReprogrammingDistillation(Method):
         blocks: residual blocks of phi.
         multi_label: an image may have any number of the classes: both cross entropies are binary, KL is by class.
         spatial_dims: 3 for a teacher and a student of volumes.
+        co_training: False leaves the teacher path's cross entropy out, so that phi is not taught the task but only
+            pulled to the student: direct reprogramming.
+        kd: False leaves KL out.
+        cka: False leaves CKA out.
+        stages: 1 trains all at once. 2 first trains phi and g on the teacher path alone, in the first half of the
+            epochs, and then the student with KL and CKA against them, in the other half, in which no gradient enters
+            phi: the training in stages of TDMR (arXiv 2304.02263), reduced to two of them; its progressive distillation
+            through intermediate networks is not built.
 
     Raises:
-        ValueError: what `Reprogrammer`, `CKALoss` and `KLDistillationLoss` refuse.
+        ValueError: what `Reprogrammer`, `CKALoss` and `KLDistillationLoss` refuse, all terms left out, or other stages
+            than 1 and 2.
     """
 
     def __init__(
@@ -78,60 +73,72 @@ class ReprogrammingDistillation(Method):
         blocks: int = 2,
         multi_label: bool = False,
         spatial_dims: int = 2,
+        co_training: bool = True,
+        kd: bool = True,
+        cka: bool = True,
+        stages: int = 1,
     ) -> None:
         super().__init__()
+        if not (co_training or kd or cka):
+            raise ValueError("RD without co-training, KD and CKA teaches nothing: use --method ce")
+        if stages not in (1, 2) or (stages == 2 and not (co_training and (kd or cka))):
+            raise ValueError(
+                f"stages is 1, or 2 with co-training and one of KD and CKA; got {stages}, {co_training=}, {kd=}, {cka=}"
+            )
         self.phi = Reprogrammer(channels, feature_dim, kind, width=width, blocks=blocks, spatial_dims=spatial_dims)
         self.ce = ClassificationLoss(multi_label)
         self.kl, self.cka = KLDistillationLoss(temperature, multi_label), CKALoss(estimator)
         self.alpha, self.beta, self.detach_teacher = alpha, beta, detach_teacher
+        self.stages, self._taught = stages, False
+        self.terms = [name for name, on in (("teacher_ce", co_training), ("kl", kd), ("cka", cka)) if on]
 
     @classmethod
     def build(
-        cls, student: Student, teacher: FrozenFoundationModel | None, multi_label: bool = False, **options: Any
+        cls, student: Student, teacher: FrozenFoundationModel, labels: Tensor, **options: Any
     ) -> ReprogrammingDistillation:
-        """Build RD with the widths of this student and teacher.
-
-        Raises:
-            ValueError: no teacher, or one of them reads volumes and the other images.
-        """
-        if teacher is None:
-            raise ValueError("the method 'rd' needs a teacher: give --teacher NAME or FILE, or use --method ce")
-        if teacher.spatial_dims != student.spatial_dims:
-            reads = {2: "images or slices", 3: "volumes"}
-            raise ValueError(
-                f"the teacher '{teacher.name}' reads {reads[teacher.spatial_dims]}, the student "
-                f"{reads[student.spatial_dims]}: choose another --student (`monai-rd students` lists both kinds) or "
-                "--teacher"
-            )
+        """Build RD with the widths of this student and teacher."""
         return cls(
             teacher.channels,
             student.feature_dim,
             teacher.kind,
-            multi_label=multi_label,
+            multi_label=labels.dim() == 2,
             spatial_dims=teacher.spatial_dims,
             **options,
         )
 
     def weights(self, progress: float) -> dict[str, float]:
-        """Alpha and beta, linear between their first and last value."""
+        """Alpha and beta, linear between their first and last value; in two stages each over its own half."""
+        student = {}
+        if self.stages == 2:
+            self._taught = progress >= 0.5
+            student = {"student_ce": float(self._taught)}
+            progress = 2 * progress - float(self._taught)
         alpha, beta = (first + (last - first) * progress for first, last in (self.alpha, self.beta))
-        return {"teacher_ce": alpha, "kl": beta, "cka": beta}
+        if self.stages == 2:
+            alpha, beta = (0.0, beta) if self._taught else (1.0, 0.0)
+        by_name = {"teacher_ce": alpha, "kl": beta, "cka": beta}
+        return student | {name: by_name[name] for name in self.terms}
 
     def forward(
         self,
-        student_features: Tensor,
-        student_logits: Tensor,
-        teacher_features: Tensor | None,
-        classifier: nn.Module,
+        student: StudentFeatures,
+        teacher: TeacherFeatures | None,
+        network: Student,
         target: Tensor,
+        index: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Terms of Eq. 3 beside CE(y, z_s): `teacher_ce` CE(y, z_t), `kl` KL(z_t || z_s), `cka` L_CKA(f_t, f_s)."""
-        if teacher_features is None:
-            raise ValueError("RD got no teacher features")
-        f_t = self.phi(teacher_features)
-        z_t = classifier(f_t)
-        teacher_ce = self.ce(z_t, target)
-        if self.detach_teacher:
+        assert teacher is not None
+        self.phi.train(self.training and not self._taught)
+        f_t = self.phi(teacher.tap)
+        z_t = network.classifier(f_t)
+        terms: dict[str, Tensor] = {}
+        if "teacher_ce" in self.terms:
+            terms["teacher_ce"] = self.ce(z_t, target)
+        if self.detach_teacher or self._taught:
             f_t, z_t = f_t.detach(), z_t.detach()
-        cka = self.cka(gather_batch(student_features), gather_batch(f_t))
-        return {"teacher_ce": teacher_ce, "kl": self.kl(student_logits, z_t), "cka": cka}
+        if "kl" in self.terms:
+            terms["kl"] = self.kl(student.logits, z_t)
+        if "cka" in self.terms:
+            terms["cka"] = self.cka(gather_batch(student.pooled), gather_batch(f_t))
+        return terms

@@ -2,6 +2,7 @@
 
 from monai_rd.networks.foundation import FrozenFoundationModel, Preprocessing, VolumePreprocessing
 from monai_rd.networks.foundation_zoo import TEACHERS, load_teacher
+from monai_rd.networks.levels import Level, StudentFeatures, TeacherFeatures, student_levels
 from monai_rd.networks.reprogramming import Reprogrammer
 from monai_rd.networks.students import STUDENTS, DeployedStudent, Student, student_dims
 
@@ -10,10 +11,14 @@ __all__ = [
     "TEACHERS",
     "DeployedStudent",
     "FrozenFoundationModel",
+    "Level",
     "Preprocessing",
     "Reprogrammer",
     "Student",
+    "StudentFeatures",
+    "TeacherFeatures",
     "VolumePreprocessing",
     "load_teacher",
     "student_dims",
+    "student_levels",
 ]

@@ -29,6 +29,8 @@ class Backbone:
         std: likewise.
         fixed_size: rows and columns, if the network takes no others; else empty.
         patch: what rows and columns must be multiples of.
+        stages: paths of the modules whose outputs are its feature maps, from the input to the output.
+        prefix: tokens before those of the grid, of a ViT.
     """
 
     network: nn.Module
@@ -38,15 +40,18 @@ class Backbone:
     std: tuple[float, ...]
     fixed_size: tuple[int, ...] = ()
     patch: int = 1
+    stages: tuple[str, ...] = ()
+    prefix: int = 0
 
 
 @dataclass(frozen=True)
 class _Named:
-    """A network of torchvision or MONAI and where it keeps its head, whose last layer is linear."""
+    """A network of torchvision or MONAI, where it keeps its head, whose last layer is linear, and its stages."""
 
     dims: int
     build: Callable[[], nn.Module]
     head: str
+    stages: tuple[str, ...] = ()
 
 
 def _torchvision(name: str) -> nn.Module:
@@ -61,11 +66,18 @@ def _monai(name: str, **arguments: Any) -> nn.Module:
     return getattr(nets, name)(spatial_dims=3, **arguments)
 
 
+_LAYERS = ("layer1", "layer2", "layer3", "layer4")
+
 # The paper's three (its Table 6 gives exactly their parameter counts), then MONAI's for volumes of one channel.
 STUDENTS = {
-    "resnet18": _Named(2, partial(_torchvision, "resnet18"), "fc"),
-    "mobilenet_v2": _Named(2, partial(_torchvision, "mobilenet_v2"), "classifier"),
-    "shufflenet_v2_x1_0": _Named(2, partial(_torchvision, "shufflenet_v2_x1_0"), "fc"),
+    "resnet18": _Named(2, partial(_torchvision, "resnet18"), "fc", _LAYERS),
+    "mobilenet_v2": _Named(
+        2,
+        partial(_torchvision, "mobilenet_v2"),
+        "classifier",
+        ("features.3", "features.6", "features.13", "features.17"),
+    ),
+    "shufflenet_v2_x1_0": _Named(2, partial(_torchvision, "shufflenet_v2_x1_0"), "fc", ("stage2", "stage3", "stage4")),
     # Without the bias it is MedicalNet's ResNet-10. Its ResNet-18 has shortcuts that TorchScript cannot compile.
     "resnet10_3d": _Named(3, partial(_monai, "resnet10", n_input_channels=1, bias_downsample=False), "fc"),
     "resnet18_3d": _Named(3, partial(_monai, "resnet18", n_input_channels=1), "fc"),
@@ -251,7 +263,7 @@ def build_backbone(name: str, weights: str | Path | None = None) -> Backbone:
         network, width = _headless(named)
         # A volume's one channel has no published statistics: [0, 1] becomes [-1, 1].
         mean, std = (IMAGENET_MEAN, IMAGENET_STD) if named.dims == 2 else ((0.5,), (0.5,))
-        backbone = Backbone(network, width, named.dims, mean, std)
+        backbone = Backbone(network, width, named.dims, mean, std, stages=named.stages)
     if weights is not None:
         _fill(backbone.network, name, read_weights(Path(weights)), str(weights))
     return backbone

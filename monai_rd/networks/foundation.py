@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_rd.networks.bag import fold, unfold
+from monai_rd.networks.levels import Level, LevelReader, TeacherFeatures, find_levels, pool_features
 
 __all__ = ["FrozenFoundationModel", "Preprocessing", "VolumePreprocessing"]
 
@@ -195,12 +196,15 @@ class FrozenFoundationModel(nn.Module):
 
     Attributes:
         spatial_dims: 2 for a teacher of images, 3 for one of volumes.
+        head: None, or of a teacher that was fitted to the task the linear layer from its pooled features to logits;
+            kept out of the register like the backbone.
 
     Raises:
         ValueError: an unknown kind, or fewer than 1 channel.
     """
 
     backbone: nn.Module | Callable[[Tensor], Tensor]
+    head: nn.Linear | None
 
     def __init__(
         self,
@@ -224,6 +228,8 @@ class FrozenFoundationModel(nn.Module):
         self.preprocessing = preprocessing
         self.spatial_dims: Literal[2, 3] = preprocessing.spatial_dims
         self.name = name
+        self._levels: tuple[Level, ...] | None = None
+        object.__setattr__(self, "head", None)
         self.eval()
 
     def train(self, mode: bool = True) -> FrozenFoundationModel:
@@ -236,7 +242,50 @@ class FrozenFoundationModel(nn.Module):
         """Take the unregistered backbone along wherever `.to()`, `.cuda()` or `.half()` go."""
         if isinstance(self.backbone, nn.Module):
             self.backbone._apply(fn, recurse)
+        if self.head is not None:
+            self.head._apply(fn, recurse)
         return super()._apply(fn, recurse)
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """The maps inside the backbone, from the input to the output; empty where none can be read.
+
+        They are found at the first question, by one run on noise. A module says by `stages` (paths of submodules) and
+        `prefix` (tokens before the grid) where to look; another callable has `levels` of its own and
+        `read(image, levels)`, which gives its features and their maps.
+        """
+        if self._levels is None:
+            if isinstance(self.backbone, nn.Module):
+                stages = getattr(self.backbone, "stages", ())
+                self._levels = self._find(stages) if stages else ()
+            else:
+                self._levels = tuple(getattr(self.backbone, "levels", ()))
+        return self._levels
+
+    def _find(self, stages: Sequence[str]) -> tuple[Level, ...]:
+        assert isinstance(self.backbone, nn.Module)
+        size = self.preprocessing.size or (224 if self.spatial_dims == 2 else 96)
+        sides = (size,) * self.spatial_dims if isinstance(size, int) else tuple(size)
+        noise = torch.rand(1, 3 if self.spatial_dims == 2 else 1, *sides, generator=torch.Generator().manual_seed(0))
+        parameter = next(self.backbone.parameters())
+        inputs = self.preprocessing(noise.to(parameter.device)).to(parameter.dtype)
+        return find_levels(self.backbone, stages, inputs, getattr(self.backbone, "prefix", 0))
+
+    @torch.no_grad()
+    def read(self, image: Tensor, levels: Sequence[Level] = ()) -> TeacherFeatures:
+        """Features of images as `forward` takes them, with the maps of some levels, and logits where there is a head.
+
+        Args:
+            image: see `forward`.
+            levels: of `levels`.
+
+        Raises:
+            ValueError: see `forward`.
+        """
+        tap, maps = self._run(image, levels)
+        pooled = pool_features(tap, self.spatial_dims)
+        logits = None if self.head is None else self.head(pooled.to(self.head.weight.dtype))
+        return TeacherFeatures(tap, pooled, maps, logits)
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> Tensor:
@@ -252,12 +301,21 @@ class FrozenFoundationModel(nn.Module):
         Raises:
             ValueError: images of another shape, or features other than `kind` and `channels` state.
         """
+        return self._run(image, ())[0]
+
+    def _run(self, image: Tensor, levels: Sequence[Level]) -> tuple[Tensor, tuple[Tensor, ...]]:
         images, slices = fold(image) if self.spatial_dims == 2 else (image, 1)
         inputs = self.preprocessing(images)
+        maps: tuple[Tensor, ...] = ()
         if isinstance(self.backbone, nn.Module):
             dtype = next((p.dtype for p in self.backbone.parameters() if p.is_floating_point()), inputs.dtype)
-            inputs = inputs.to(dtype)
-        features = self.backbone(inputs)
+            with LevelReader(self.backbone, levels) as reader:
+                features = self.backbone(inputs.to(dtype))
+                maps = reader.take()
+        elif levels:
+            features, maps = self.backbone.read(inputs, levels)  # type: ignore[attr-defined]  # who has levels has read
+        else:
+            features = self.backbone(inputs)
         positions = ["d", "h", "w"][-self.spatial_dims :] if self.kind == "map" else []
         if features.dim() != 2 + len(positions) or features.shape[:2] != (len(images), self.channels):
             stated = [len(images), self.channels, *positions]
@@ -265,7 +323,8 @@ class FrozenFoundationModel(nn.Module):
                 f"teacher '{self.name}' states a {self.kind} [{', '.join(map(str, stated))}], but its backbone gave "
                 f"{list(features.shape)}"
             )
-        return features if image.dim() == 4 or self.spatial_dims == 3 else unfold(features, slices)
+        tap = features if image.dim() == 4 or self.spatial_dims == 3 else unfold(features, slices)
+        return tap, maps
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) of all that decides the features: weights or file bytes, preprocessing, kind.

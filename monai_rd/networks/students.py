@@ -46,6 +46,8 @@ class Student(nn.Module):
         spatial_dims: 2 or 3.
         fixed_size: rows and columns if no other image size works, else empty.
         patch: what rows and columns must be multiples of.
+        stages: paths in `backbone` of the modules whose outputs are its feature maps; see `student_levels`.
+        prefix: tokens before those of the grid, of a ViT.
 
     Raises:
         ValueError: an unknown name, fewer than 2 classes, or weights that are damaged, unsafe or do not fit.
@@ -55,6 +57,7 @@ class Student(nn.Module):
     mean: Tensor
     std: Tensor
     fixed_size: list[int]
+    stages: list[str]
 
     def __init__(self, name: str = "resnet18", num_classes: int = 2, weights: str | Path | None = None) -> None:
         super().__init__()
@@ -64,6 +67,7 @@ class Student(nn.Module):
         self.name = name
         self.backbone, self.feature_dim = built.network, built.width
         self.spatial_dims, self.fixed_size, self.patch = built.dims, list(built.fixed_size), built.patch
+        self.stages, self.prefix = list(built.stages), built.prefix
         self.classifier = nn.Linear(self.feature_dim, num_classes)
         # Constants of the code, not of the training: not in the state dict.
         shape = (1, -1) + (1,) * built.dims

@@ -52,7 +52,7 @@ def test_the_student_is_not_run_twice_and_its_own_features_are_used(tiny_run: Ru
     run, calls = tiny_run(max_epochs=1), []
     run.network.backbone.register_forward_hook(lambda m, i, o: calls.append(o.mean(dim=(2, 3))) if m.training else None)
     given = []
-    run.method.register_forward_pre_hook(lambda m, args: given.append(args[0]))
+    run.method.register_forward_pre_hook(lambda m, args: given.append(args[0].pooled))
     run.trainer.run()
     assert len(calls) == len(given) == 2
     for computed, passed in zip(calls, given, strict=True):

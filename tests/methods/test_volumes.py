@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from monai_rd.methods import build_method
 from monai_rd.networks import FrozenFoundationModel, Student, load_teacher
+from tests.methods.steps import step
 from tests.networks import published
 
 
@@ -21,14 +21,12 @@ def ct_fm(tmp_path_factory: pytest.TempPathFactory) -> FrozenFoundationModel:
 def test_every_parameter_learns_from_ct_fm(name: str, ct_fm: FrozenFoundationModel) -> None:
     torch.manual_seed(0)
     student = Student(name, num_classes=2)
-    method = build_method("rd", student, ct_fm)
+    method = build_method("rd", student, ct_fm, [0, 1])
     volumes, target = torch.rand(4, 1, 32, 32, 32), torch.tensor([0, 1, 0, 1])
-    features = student.features(volumes)
-    logits = student.classifier(features)
-    terms = method(features, logits, ct_fm(volumes), student.classifier, target)
-    (F.cross_entropy(logits, target) + sum(terms.values())).backward()
+    terms = step(method, student, ct_fm, volumes, target)
+    sum(terms.values()).backward()
     for key, parameter in [*student.named_parameters(), *method.named_parameters()]:
         assert parameter.grad is not None, key
         assert parameter.grad.isfinite().all(), key
     with pytest.raises(ValueError, match=r"the teacher 'ct_fm' reads volumes, the student images or slices"):
-        build_method("rd", Student("shufflenet_v2_x1_0"), ct_fm)
+        build_method("rd", Student("shufflenet_v2_x1_0"), ct_fm, [0, 1])
