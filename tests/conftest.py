@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -47,12 +47,21 @@ class TinyRun:
     """A whole training on 16 random images: the parts of a bundle's train.json without its data and size."""
 
     def __init__(
-        self, folder: Path, max_epochs: int = 4, resume: bool = False, num_workers: int = 0, **rd: Any
+        self,
+        folder: Path,
+        max_epochs: int = 4,
+        resume: bool = False,
+        num_workers: int = 0,
+        selection: Literal["best", "last"] = "best",
+        **rd: Any,
     ) -> None:
         torch.manual_seed(0)
         images, labels = torch.rand(16, 3, 16, 16), torch.arange(16) % 2
         images[labels == 1, 0] += 0.3
-        items = [{"image": image, "label": int(label)} for image, label in zip(images, labels, strict=True)]
+        items = [
+            {"image": image, "label": int(label), "index": index}
+            for index, (image, label) in enumerate(zip(images, labels, strict=True))
+        ]
         data = CacheDataset(items, RandGaussianNoised("image", prob=0.7, std=0.1), progress=False)
         self.loader = DataLoader(data, batch_size=8, shuffle=True, drop_last=True, num_workers=num_workers)
         self.network, self.teacher = TinyStudent(), tiny_teacher()
@@ -75,6 +84,7 @@ class TinyRun:
             self.evaluator,
             {"max_epochs": max_epochs, "class_names": ["a", "b"]},
             resume,
+            selection,
         )
         self.trainer = SupervisedTrainer(
             device="cpu",

@@ -94,6 +94,30 @@ def test_nothing_of_the_teacher_on_disk_and_model_is_the_student_alone(tiny_run:
             assert not any(tensor.shape == t.shape and torch.equal(tensor, t) for t in teacher)
 
 
+def test_the_last_epoch_is_kept_where_it_is_asked_for(tiny_run: Run) -> None:
+    run = tiny_run(max_epochs=3, selection="last")
+    run.trainer.run()
+    run.evaluator.state.best_metric_epoch = 1
+    assert_same(torch.load(run.checkpoint.model_path, weights_only=True), run.network.state_dict())
+    with pytest.raises(ValueError, match="model_selection is 'best' .* or 'last', not 'test'"):
+        tiny_run(selection="test")
+
+
+def test_what_the_method_puts_into_the_student_is_not_deployed(tiny_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tiny_run(max_epochs=1)
+    monkeypatch.setattr(run.method, "deployable", lambda student: {"only": student.classifier.bias.detach() * 0})
+    run.trainer.run()
+    assert torch.load(run.checkpoint.model_path, weights_only=True).keys() == {"only"}
+    assert torch.load(run.checkpoint.last, weights_only=True)["network"].keys() == run.network.state_dict().keys()
+
+
+def test_the_method_learns_which_items_it_sees(tiny_run: Run) -> None:
+    run, seen = tiny_run(max_epochs=1), []
+    run.method.register_forward_pre_hook(lambda method, args: seen.append(args[4]))
+    run.trainer.run()
+    assert sorted(torch.cat(seen).tolist()) == list(range(16))
+
+
 class Killed(BaseException):
     """A kill that no handler catches."""
 
