@@ -94,12 +94,24 @@ def test_nothing_of_the_teacher_on_disk_and_model_is_the_student_alone(tiny_run:
             assert not any(tensor.shape == t.shape and torch.equal(tensor, t) for t in teacher)
 
 
-def test_the_last_epoch_is_kept_where_it_is_asked_for(tiny_run: Run) -> None:
-    run = tiny_run(max_epochs=3, selection="last")
+@pytest.mark.parametrize("selection", ["best", "last"])
+def test_which_epoch_is_kept(tiny_run: Run, selection: str) -> None:
+    run = tiny_run(max_epochs=3, selection=selection)
+
+    def first_is_best(evaluator: Engine) -> None:
+        evaluator.state.best_metric_epoch = 1
+
+    run.evaluator.add_event_handler(Events.COMPLETED, first_is_best)
+    kept = []
+    run.trainer.add_event_handler(
+        Events.EPOCH_COMPLETED, lambda e: kept.append(copy.deepcopy(run.network.state_dict()))
+    )
     run.trainer.run()
-    run.evaluator.state.best_metric_epoch = 1
-    assert_same(torch.load(run.checkpoint.model_path, weights_only=True), run.network.state_dict())
-    with pytest.raises(ValueError, match="model_selection is 'best' .* or 'last', not 'test'"):
+    assert_same(torch.load(run.checkpoint.model_path, weights_only=True), kept[0 if selection == "best" else -1])
+
+
+def test_another_selection_is_refused(tiny_run: Run) -> None:
+    with pytest.raises(ValueError, match=r"model_selection is 'best' .* or 'last', not 'test'"):
         tiny_run(selection="test")
 
 
