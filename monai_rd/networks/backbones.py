@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from monai_rd.networks.foundation_zoo.entry import IMAGENET_MEAN, IMAGENET_STD
+from monai_rd.networks.stages import timm_stages
 from monai_rd.networks.weights_file import load_strictly, read_weights
 
 __all__ = ["STUDENTS", "Backbone", "build_backbone", "student_dims"]
@@ -79,11 +80,20 @@ STUDENTS = {
     ),
     "shufflenet_v2_x1_0": _Named(2, partial(_torchvision, "shufflenet_v2_x1_0"), "fc", ("stage2", "stage3", "stage4")),
     # Without the bias it is MedicalNet's ResNet-10. Its ResNet-18 has shortcuts that TorchScript cannot compile.
-    "resnet10_3d": _Named(3, partial(_monai, "resnet10", n_input_channels=1, bias_downsample=False), "fc"),
-    "resnet18_3d": _Named(3, partial(_monai, "resnet18", n_input_channels=1), "fc"),
-    "densenet121_3d": _Named(3, partial(_monai, "DenseNet121", in_channels=1, out_channels=2), "class_layers.out"),
+    "resnet10_3d": _Named(3, partial(_monai, "resnet10", n_input_channels=1, bias_downsample=False), "fc", _LAYERS),
+    "resnet18_3d": _Named(3, partial(_monai, "resnet18", n_input_channels=1), "fc", _LAYERS),
+    "densenet121_3d": _Named(
+        3,
+        partial(_monai, "DenseNet121", in_channels=1, out_channels=2),
+        "class_layers.out",
+        # The ReLU works in place on the last normalisation's output: before it there is no map to be read.
+        ("features.denseblock1", "features.denseblock2", "features.denseblock3", "class_layers.relu"),
+    ),
     "efficientnet_b0_3d": _Named(
-        3, partial(_monai, "EfficientNetBN", model_name="efficientnet-b0", pretrained=False, in_channels=1), "_fc"
+        3,
+        partial(_monai, "EfficientNetBN", model_name="efficientnet-b0", pretrained=False, in_channels=1),
+        "_fc",
+        ("_blocks.1", "_blocks.2", "_blocks.4", "_blocks.6"),
     ),
 }
 _KNOWN = f"{', '.join(STUDENTS)}, timm:NAME"
@@ -136,6 +146,8 @@ def _headless(named: _Named) -> tuple[nn.Module, int]:
     setattr(owner, child, nn.Identity())
     if hasattr(network, "_dropout"):  # EfficientNet's, which in MobileNetV2 goes with the head: see `Student`
         network._dropout = nn.Identity()
+        # Its last activation is a module that also runs elsewhere: give the map that is pooled a module of its own.
+        network._avg_pooling = nn.Sequential(nn.Identity(), network.get_submodule("_avg_pooling"))
     return network, last.in_features
 
 
@@ -188,7 +200,8 @@ def _timm_backbone(name: str, pretrained: bool) -> Backbone:
             _probe(network, [side // 2 for side in size])
         except (AssertionError, RuntimeError, ValueError):
             fixed = tuple(size)
-    return Backbone(network, features.shape[1], 2, tuple(config.mean), tuple(config.std), fixed, patch)
+    stages, prefix = timm_stages(network)
+    return Backbone(network, features.shape[1], 2, tuple(config.mean), tuple(config.std), fixed, patch, stages, prefix)
 
 
 def _imagenet(name: str, timm_name: str | None) -> Backbone:

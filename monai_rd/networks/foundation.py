@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_rd.networks.bag import fold, unfold
-from monai_rd.networks.levels import Level, LevelReader, TeacherFeatures, find_levels, pool_features
+from monai_rd.networks.levels import Level, LevelReader, Levels, TeacherFeatures, find_levels, pool_features
 
 __all__ = ["FrozenFoundationModel", "Preprocessing", "VolumePreprocessing"]
 
@@ -228,7 +228,7 @@ class FrozenFoundationModel(nn.Module):
         self.preprocessing = preprocessing
         self.spatial_dims: Literal[2, 3] = preprocessing.spatial_dims
         self.name = name
-        self._levels: tuple[Level, ...] | None = None
+        self._levels: Levels | None = None
         object.__setattr__(self, "head", None)
         self.eval()
 
@@ -247,7 +247,7 @@ class FrozenFoundationModel(nn.Module):
         return super()._apply(fn, recurse)
 
     @property
-    def levels(self) -> tuple[Level, ...]:
+    def levels(self) -> Levels:
         """The maps inside the backbone, from the input to the output; empty where none can be read.
 
         They are found at the first question, by one run on noise. A module says by `stages` (paths of submodules) and
@@ -255,21 +255,20 @@ class FrozenFoundationModel(nn.Module):
         `read(image, levels)`, which gives its features and their maps.
         """
         if self._levels is None:
+            found: Sequence[Level] = getattr(self.backbone, "levels", ())
             if isinstance(self.backbone, nn.Module):
                 stages = getattr(self.backbone, "stages", ())
-                self._levels = self._find(stages) if stages else ()
-            else:
-                self._levels = tuple(getattr(self.backbone, "levels", ()))
+                found = self._find(self.backbone, stages) if stages else ()
+            self._levels = Levels.of(f"teacher '{self.name}'", found)
         return self._levels
 
-    def _find(self, stages: Sequence[str]) -> tuple[Level, ...]:
-        assert isinstance(self.backbone, nn.Module)
+    def _find(self, backbone: nn.Module, stages: Sequence[str]) -> tuple[Level, ...]:
         size = self.preprocessing.size or (224 if self.spatial_dims == 2 else 96)
         sides = (size,) * self.spatial_dims if isinstance(size, int) else tuple(size)
         noise = torch.rand(1, 3 if self.spatial_dims == 2 else 1, *sides, generator=torch.Generator().manual_seed(0))
-        parameter = next(self.backbone.parameters())
+        parameter = next(backbone.parameters())
         inputs = self.preprocessing(noise.to(parameter.device)).to(parameter.dtype)
-        return find_levels(self.backbone, stages, inputs, getattr(self.backbone, "prefix", 0))
+        return find_levels(backbone, stages, inputs, getattr(backbone, "prefix", 0))
 
     @torch.no_grad()
     def read(self, image: Tensor, levels: Sequence[Level] = ()) -> TeacherFeatures:

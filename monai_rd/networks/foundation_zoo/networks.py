@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from monai_rd.networks.stages import monai_stages, open_clip_stages, timm_stages
+
 __all__ = ["TeacherBackbone", "build", "reach"]
 
 
@@ -129,6 +131,13 @@ _READERS: dict[str, Callable[[Any, Tensor], Tensor]] = {
 }
 
 
+_STAGES: dict[str, Callable[[nn.Module], tuple[tuple[str, ...], int]]] = {
+    "timm": timm_stages,
+    "open_clip": open_clip_stages,
+    "monai": monai_stages,
+}
+
+
 class TeacherBackbone(nn.Module):
     """A network read at its last feature map `[B, C, ...]`, or at that map's average over positions `[B, C]`.
 
@@ -136,13 +145,20 @@ class TeacherBackbone(nn.Module):
         network: what `build` gave.
         builder: that it was built with.
         kind: "map" or "vector".
+
+    Attributes:
+        stages: paths of the modules whose outputs are its feature maps; see `FrozenFoundationModel.levels`.
+        prefix: tokens before those of the grid, of a ViT.
     """
 
     def __init__(self, network: nn.Module, builder: str, kind: Literal["map", "vector"]) -> None:
         super().__init__()
         self.network = network
         self.kind = kind
-        self._read = _READERS[builder.partition(":")[0]]
+        library = builder.partition(":")[0]
+        self._read = _READERS[library]
+        stages, self.prefix = _STAGES[library](network)
+        self.stages = tuple(f"network.{stage}" for stage in stages)
 
     def forward(self, image: Tensor) -> Tensor:
         """Features of prepared images `[B, C, H, W]` or volumes `[B, 1, D, H, W]`."""

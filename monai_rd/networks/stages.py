@@ -1,0 +1,48 @@
+"""Where networks of timm, open_clip and MONAI have the feature maps that a method may read."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+__all__ = ["monai_stages", "open_clip_stages", "timm_stages"]
+
+Stages = tuple[tuple[str, ...], int]
+"""Paths of modules, from the input to the output, and how many tokens stand before those of the grid."""
+
+
+def _quarters(blocks: str, depth: int) -> tuple[str, ...]:
+    """The last block of each quarter of a transformer: 3, 6, 9 and 12 of 12."""
+    last = dict.fromkeys(math.ceil(depth * quarter / 4) - 1 for quarter in (1, 2, 3, 4))
+    return tuple(f"{blocks}.{number}" for number in last)
+
+
+def timm_stages(network: Any) -> Stages:
+    """Find a timm network's stages by what it tells of itself: all from stride 4 on, or the quarters of a ViT."""
+    described = getattr(network, "feature_info", [])
+    prefix = getattr(network, "num_prefix_tokens", 0)
+    strides = {stage["module"]: stage["reduction"] for stage in getattr(described, "info", described)}
+    if len(strides) > 4 and len(set(strides.values())) == 1:
+        return _quarters("blocks", len(strides)), prefix
+    names = {name for name, _ in network.named_modules()}
+    return tuple(name for name, stride in strides.items() if stride >= 4 and name in names), prefix
+
+
+def open_clip_stages(network: Any) -> Stages:
+    """Find the stages of an image tower of open_clip: of a ModifiedResNet, a ViT, or of the timm network inside."""
+    if hasattr(network, "trunk"):
+        stages, prefix = timm_stages(network.trunk)
+        return tuple(f"trunk.{stage}" for stage in stages), prefix
+    if hasattr(network, "layer4"):
+        return ("layer1", "layer2", "layer3", "layer4"), 0
+    return _quarters("transformer.resblocks", len(network.transformer.resblocks)), 1
+
+
+def monai_stages(network: Any) -> Stages:
+    """Find the stages of a MONAI encoder: of a SegResEncoder, a SwinTransformer or a ViT."""
+    name = type(network).__name__
+    if name == "SegResEncoder":
+        return tuple(f"layers.{number}.blocks" for number in range(len(network.layers))), 0
+    if name == "SwinTransformer":
+        return tuple(f"layers{number}.0" for number in (1, 2, 3, 4)), 0
+    return _quarters("blocks", len(network.blocks)), int(hasattr(network, "cls_token"))
