@@ -9,14 +9,17 @@ import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from monai_rd.files import existing_file
+from monai_rd.networks.graph import Node, choose_tensor, is_channels_last, maps_by_stride
+from monai_rd.networks.levels import Level, depth_at
 
 __all__ = ["OnnxBackbone", "TFLiteBackbone"]
 
@@ -24,84 +27,6 @@ logger = logging.getLogger(__name__)
 
 _DEFAULT_SIDE = 224  # for a network that leaves rows or columns open
 _DTYPES = ("float32", "float16", "uint8", "int8")
-_POOLING = ("GlobalAveragePool", "AveragePool", "ReduceMean", "AVERAGE_POOL_2D", "MEAN")
-_ATTENTION = ("MatMul", "BATCH_MATMUL")
-_REARRANGING = ("Transpose", "Reshape", "TRANSPOSE", "RESHAPE")
-
-
-class _Node(NamedTuple):
-    operator: str
-    inputs: Sequence[str]
-    outputs: Sequence[str]
-
-
-def _channels_last(shape: Sequence[int], default: bool) -> bool:
-    """Whether a 4-D activation is NHWC: two equal neighbours are rows and columns, else the format's default holds."""
-    first, last = shape[2] == shape[3], shape[1] == shape[2]
-    return default if first == last else last
-
-
-def _is_map(shape: Sequence[int], channels_last: bool) -> bool:
-    """Whether an activation is a batch of one of maps with more than one position."""
-    if len(shape) != 4 or shape[0] != 1:
-        return False
-    rows, columns = shape[1:3] if _channels_last(shape, channels_last) else shape[2:4]
-    return rows * columns > 1
-
-
-def _choose(
-    path: Path, nodes: Sequence[_Node], image: str, shapes: Mapping[str, Sequence[int]], tap: str, channels_last: bool
-) -> tuple[str, bool]:
-    """Find the tensor to read.
-
-    Args:
-        path: the file, for errors.
-        nodes: the graph in the order of execution.
-        image: name of the input.
-        shapes: of the activations of one image, where known.
-        tap: "map", "vector" or the name of a tensor.
-        channels_last: how the format lays out its maps.
-
-    Returns:
-        The tensor's name, and whether it is a map whose mean is wanted.
-
-    Raises:
-        ValueError: the graph has no such tensor, or its last map is part of an attention.
-    """
-    producer: dict[str, _Node] = {}  # of what depends on the image: weights are no activations
-    for node in nodes:
-        if image in node.inputs or any(name in producer for name in node.inputs):
-            producer.update(dict.fromkeys(node.outputs, node))
-    if tap not in ("map", "vector"):
-        if tap not in producer:
-            raise ValueError(
-                f"{path}: no activation is named '{tap}'; the last ones are: {', '.join(list(producer)[-5:])}"
-            )
-        return tap, False
-    maps = [name for name in producer if _is_map(shapes.get(name, ()), channels_last)]
-    if not maps:
-        raise ValueError(
-            f"{path}: no activation is a map [B, C, h, w]; name the tensor to read with tap=NAME, "
-            f"the last ones are: {', '.join(list(producer)[-5:])}"
-        )
-    source = producer[maps[-1]]
-    while source.operator in _REARRANGING and source.inputs[0] in producer:
-        source = producer[source.inputs[0]]
-    if source.operator in _ATTENTION:
-        raise ValueError(
-            f"{path}: the last 4-D activation, '{maps[-1]}', belongs to an attention and is no feature map; "
-            f"name the tensor to read with tap=NAME, the last ones are: {', '.join(list(producer)[-5:])}"
-        )
-    if tap == "map":
-        return maps[-1], False
-    shape = shapes[maps[-1]]
-    channels = shape[3] if _channels_last(shape, channels_last) else shape[1]
-    for node in nodes:
-        if node.operator in _POOLING and maps[-1] in node.inputs:
-            pooled = shapes.get(node.outputs[0], ())
-            if len(pooled) in (2, 4) and int(np.prod(pooled)) == channels:
-                return node.outputs[0], False
-    return maps[-1], True
 
 
 def _input_layout(path: Path, shape: Sequence[int | None]) -> tuple[bool, int, tuple[int, int]]:
@@ -157,9 +82,14 @@ class _BlackBox(ABC):
         channels = self.image_channels
         return [batch, rows, columns, channels] if self.input_channels_last else [batch, channels, rows, columns]
 
+    def _choose(self, nodes: Sequence[Node], image: str, shapes: Mapping[str, Sequence[int]], tap: str) -> None:
+        """Find the tensor to read, and the maps before it."""
+        self.tensor, self.pool = choose_tensor(self.path, nodes, image, shapes, tap, self.channels_last)
+        self._maps = maps_by_stride(nodes, image, shapes, self.tensor, self.size, self.channels_last)
+
     @abstractmethod
-    def _run(self, array: np.ndarray) -> np.ndarray:
-        """The tapped tensor of one batch in the network's own layout and type."""
+    def _run(self, array: np.ndarray, tensors: Sequence[str]) -> list[np.ndarray]:
+        """Some tensors of one batch in the network's own layout, dequantised where the format tells how."""
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -179,6 +109,19 @@ class _BlackBox(ABC):
         tensor = self.tensor.split(";")[0]  # TFLite joins the names of all operations it fused
         logger.info("%s: features are '%s'%s, %s of %d", self.path.name, tensor, pooled, self.kind, self.channels)
 
+    @cached_property
+    def levels(self) -> tuple[Level, ...]:
+        """The last map of each stride, the one that is read among them; see `maps_by_stride`."""
+        noise = torch.rand(1, self.image_channels, *self.size, generator=torch.Generator().manual_seed(0))
+        if not self.integer:
+            noise = 4 * noise - 2  # as a normalised image has them
+        names = [name for name, _ in self._maps.values()]
+        signed = [bool((seen < 0).any()) for seen in self._tensors(noise, names)]
+        return tuple(
+            Level(name, channels, stride, depth_at(stride, max(self._maps)), negative)
+            for (stride, (name, channels)), negative in zip(self._maps.items(), signed, strict=True)
+        )
+
     def __call__(self, image: Tensor) -> Tensor:
         """Features of images, float32 on the image's device.
 
@@ -188,6 +131,17 @@ class _BlackBox(ABC):
         Returns:
             Maps `[B, C, h, w]` or vectors `[B, C]`.
         """
+        return self.read(image, ())[0]
+
+    def read(self, image: Tensor, levels: Sequence[Level]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Features as a call gives them, and the maps `[B, C, h, w]` of some of `levels` from the same pass."""
+        features, *maps = self._tensors(image, [self.tensor, *(level.module for level in levels)])
+        if features.dim() == 4 and (self.pool or features.shape[2:] == (1, 1)):
+            features = features.mean(dim=(2, 3))
+        return features, tuple(maps)
+
+    def _tensors(self, image: Tensor, names: Sequence[str]) -> list[Tensor]:
+        """Some tensors of the network, maps as `[B, C, h, w]`."""
         pixels = image.detach().float()
         if self.integer:
             pixels = (pixels * 255).round_().clamp_(0, 255)
@@ -196,23 +150,23 @@ class _BlackBox(ABC):
             pixels = pixels.permute(0, 2, 3, 1)
         array = np.ascontiguousarray(pixels.cpu().numpy(), dtype=self.dtype)
         step = self.batch or len(array)
-        outputs = []
+        wanted = list(dict.fromkeys(names))
+        outputs: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
         for start in range(0, len(array), step):
             part = array[start : start + step]
             filled = np.concatenate([part, np.repeat(part[-1:], step - len(part), axis=0)])
-            outputs.append(self._run(filled)[: len(part)])
-        features = np.concatenate(outputs)
-        if features.dtype.kind != "f":
-            raise ValueError(
-                f"{self.path}: '{self.tensor}' holds {features.dtype}; name its dequantised form with tap=NAME"
-            )
-        features = features.astype(np.float32)
-        if features.ndim == 4:
-            if _channels_last(features.shape, self.channels_last):
-                features = features.transpose(0, 3, 1, 2)
-            if self.pool or features.shape[2:] == (1, 1):
-                features = features.mean(axis=(2, 3))
-        return torch.from_numpy(np.ascontiguousarray(features)).to(image.device)
+            for name, values in zip(wanted, self._run(filled, wanted), strict=True):
+                outputs[name].append(values[: len(part)])
+        found = {name: self._to_torch(name, np.concatenate(parts)) for name, parts in outputs.items()}
+        return [found[name].to(image.device) for name in names]
+
+    def _to_torch(self, name: str, values: np.ndarray) -> Tensor:
+        if values.dtype.kind != "f":
+            raise ValueError(f"{self.path}: '{name}' holds {values.dtype}; name its dequantised form with tap=NAME")
+        values = values.astype(np.float32)
+        if values.ndim == 4 and is_channels_last(values.shape, self.channels_last):
+            values = values.transpose(0, 3, 1, 2)
+        return torch.from_numpy(np.ascontiguousarray(values))
 
 
 class OnnxBackbone(_BlackBox):
@@ -255,7 +209,7 @@ class OnnxBackbone(_BlackBox):
         beside = {e.value for tensor in graph.initializer for e in tensor.external_data if e.key == "location"}
         self.files = [path, *(path.parent / location for location in sorted(beside))]
         self._input = inputs[0].name
-        nodes = [_Node(node.op_type, list(node.input), list(node.output)) for node in graph.node]
+        nodes = [Node(node.op_type, list(node.input), list(node.output)) for node in graph.node]
         # Static shape inference gives up on reshapes that exporters compute, so every activation is looked at once.
         names = [name for node in nodes for name in node.outputs if name]
         batch = self.batch or 1
@@ -265,8 +219,9 @@ class OnnxBackbone(_BlackBox):
             for name, value in zip(names, seen, strict=True)
             if isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.shape[:1] == (batch,)
         }
-        self.tensor, self.pool = _choose(path, nodes, self._input, shapes, tap, self.channels_last)
-        self._session = self._open(model, [self.tensor])
+        self._choose(nodes, self._input, shapes, tap)
+        self._outputs = [self.tensor]
+        self._session = self._open(model, self._outputs)
         self._probe()
 
     def _open(self, model: Any, outputs: list[str]) -> Any:
@@ -287,8 +242,13 @@ class OnnxBackbone(_BlackBox):
         except Exception as error:  # onnxruntime's errors share no public base class
             raise ValueError(f"{self.path}: onnxruntime cannot run it ({error})") from error
 
-    def _run(self, array: np.ndarray) -> np.ndarray:
-        return self._session.run([self.tensor], {self._input: array})[0]
+    def _run(self, array: np.ndarray, tensors: Sequence[str]) -> list[np.ndarray]:
+        if more := [name for name in tensors if name not in self._outputs]:
+            import onnx
+
+            self._outputs += more
+            self._session = self._open(onnx.load(str(self.path), load_external_data=False), self._outputs)
+        return self._session.run(tensors, {self._input: array})
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) of the file, of the weights beside it and of what is read from it."""
@@ -344,10 +304,9 @@ class TFLiteBackbone(_BlackBox):
         details = {detail["index"]: detail for detail in self._interpreter.get_tensor_details()}
         times = Counter(detail["name"] for detail in details.values())
         names = {i: d["name"] if times[d["name"]] == 1 else f"{d['name']}:{i}" for i, d in details.items()}
-        self.tensor, self.pool = _choose(
-            path,
+        self._choose(
             [
-                _Node(
+                Node(
                     node["op_name"],
                     [names[index] for index in node["inputs"] if index in names],
                     [names[index] for index in node["outputs"] if index in names],
@@ -362,16 +321,18 @@ class TFLiteBackbone(_BlackBox):
                 if list(detail["shape"][:1]) == [self.batch]
             },
             tap,
-            self.channels_last,
         )
-        self._tapped = next(detail for index, detail in details.items() if names[index] == self.tensor)
+        self._details: dict[str, Mapping[str, Any]] = {names[index]: detail for index, detail in details.items()}
         self._probe()
 
-    def _run(self, array: np.ndarray) -> np.ndarray:
+    def _run(self, array: np.ndarray, tensors: Sequence[str]) -> list[np.ndarray]:
         self._interpreter.set_tensor(self._input, array)
         self._interpreter.invoke()
-        values = self._interpreter.get_tensor(self._tapped["index"])
-        scale, zero_point = self._tapped["quantization"]
+        return [self._value(self._details[name]) for name in tensors]
+
+    def _value(self, detail: Mapping[str, Any]) -> np.ndarray:
+        values = self._interpreter.get_tensor(detail["index"])
+        scale, zero_point = detail["quantization"]
         return (values.astype(np.float32) - zero_point) * scale if scale else values
 
     def fingerprint(self) -> str:

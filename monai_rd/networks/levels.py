@@ -116,7 +116,7 @@ def pool_features(tap: Tensor, spatial_dims: int) -> Tensor:
     return pooled.mean(dim=1) if pooled.dim() == 3 else pooled
 
 
-def _depth(stride: float, deepest: float = 32) -> float:
+def depth_at(stride: float, deepest: float = 32) -> float:
     """Share of the depth at which a network that halves its maps down to the stride `deepest` has another stride."""
     return min(max(1 - math.log2(deepest / stride) / 4, 0.25), 1.0)
 
@@ -141,7 +141,7 @@ def nearest_level(levels: Sequence[Level], stride: int, depth: float | None = No
         ValueError: no levels.
     """
     _refuse_none(levels, "network")
-    wanted = _depth(stride) if depth is None else depth
+    wanted = depth_at(stride) if depth is None else depth
     return min(
         levels, key=lambda level: (abs(math.log2(level.stride / stride)), abs(level.depth - wanted), -level.depth)
     )
@@ -307,7 +307,7 @@ def find_levels(network: nn.Module, modules: Sequence[str], image: Tensor, prefi
         )
     return tuple(
         {
-            stride: Level(path, channels, stride, _depth(stride, max(strides)), signed, layout, before)
+            stride: Level(path, channels, stride, depth_at(stride, max(strides)), signed, layout, before)
             for stride, (path, signed, _, _, channels, layout, before) in zip(strides, found, strict=True)
         }.values()
     )
@@ -316,6 +316,8 @@ def find_levels(network: nn.Module, modules: Sequence[str], image: Tensor, prefi
 def _form(output: Tensor, sides: Sequence[int], prefix: int) -> tuple[float, int, Layout, int] | None:
     """Pixels a position, channels, layout and prefix of an output; None if it is no map of an input of these sides."""
     shape, dims = output.shape, len(sides)
+    if shape[:1] != (1,):  # windows or patches in the place of the batch
+        return None
     if len(shape) == 3:
         for before in dict.fromkeys((prefix, 0)):
             if grid := _grid(shape[1] - before, sides):

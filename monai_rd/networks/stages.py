@@ -17,8 +17,14 @@ def _quarters(blocks: str, depth: int) -> tuple[str, ...]:
     return tuple(f"{blocks}.{number}" for number in last)
 
 
+# Hiera keeps its tokens in the order of its windows; every stage of HRNet gives several maps, timm tells others.
+_WITHOUT = ("Hiera", "HighResolutionNet", "HighResolutionNetFeatures")
+
+
 def timm_stages(network: Any) -> Stages:
     """Find a timm network's stages by what it tells of itself: all from stride 4 on, or the quarters of a ViT."""
+    if type(network).__name__ in _WITHOUT:
+        return (), 0
     described = getattr(network, "feature_info", [])
     prefix = getattr(network, "num_prefix_tokens", 0)
     strides = {stage["module"]: stage["reduction"] for stage in getattr(described, "info", described)}

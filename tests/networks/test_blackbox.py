@@ -8,8 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from monai_rd.networks.blackbox import OnnxBackbone, TFLiteBackbone, _channels_last
+from monai_rd.networks.blackbox import OnnxBackbone, TFLiteBackbone
 from monai_rd.networks.foundation_zoo import IMAGENET_MEAN, IMAGENET_STD, load_teacher
+from monai_rd.networks.graph import is_channels_last
 
 MOBILENET = Path(__file__).parents[2].parent / "shared" / "data" / "weights" / "tf2_mobilenet_v2_1.0_224_ptq.tflite"
 
@@ -27,7 +28,7 @@ MOBILENET = Path(__file__).parents[2].parent / "shared" / "data" / "weights" / "
     ],
 )
 def test_the_layout_of_an_activation(shape, default, expected):
-    assert _channels_last(shape, default) is expected
+    assert is_channels_last(shape, default) is expected
 
 
 @pytest.mark.parametrize(
