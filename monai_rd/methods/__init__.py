@@ -8,9 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from monai_rd.methods.at import AttentionTransfer
 from monai_rd.methods.base import Method, parameter_groups, trainable_parameters
 from monai_rd.methods.ce import CrossEntropyAlone
+from monai_rd.methods.hint import Hint
+from monai_rd.methods.kd import KnowledgeDistillation
 from monai_rd.methods.rd import ReprogrammingDistillation
+from monai_rd.methods.rkd import RelationalDistillation
+from monai_rd.methods.sp import SimilarityPreserving
+from monai_rd.methods.vid import VariationalInformationDistillation
 
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel, Student
@@ -26,7 +32,16 @@ __all__ = [
     "trainable_parameters",
 ]
 
-METHODS: dict[str, type[Method]] = {"rd": ReprogrammingDistillation, "ce": CrossEntropyAlone}
+METHODS: dict[str, type[Method]] = {
+    "rd": ReprogrammingDistillation,
+    "ce": CrossEntropyAlone,
+    "at": AttentionTransfer,
+    "hint": Hint,
+    "kd": KnowledgeDistillation,
+    "rkd": RelationalDistillation,
+    "sp": SimilarityPreserving,
+    "vid": VariationalInformationDistillation,
+}
 
 _READS = {2: "images or slices", 3: "volumes"}
 

@@ -1,0 +1,61 @@
+"""Relational knowledge distillation: Park et al., CVPR 2019, arXiv 1904.05068; formulas in `losses.relational`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from monai_rd.losses.relational import angle_loss, distance_loss
+from monai_rd.methods.base import Method, gather_batch
+from monai_rd.networks.levels import StudentFeatures, TeacherFeatures
+
+if TYPE_CHECKING:
+    from monai_rd.networks import FrozenFoundationModel, Student
+
+__all__ = ["RelationalDistillation"]
+
+
+class RelationalDistillation(Method):
+    """RKD: distances and angles between the pooled features of a batch; it trains nothing of its own.
+
+    Pooled are the mean over positions and, of a study, over slices. The batch is that of all processes; memory grows
+    with its third power. Equal samples have the distance 0 and are left out of the mean distance, where RepDistiller's
+    clamp gives them 1e-6.
+
+    Args:
+        distance_weight: of the term `distance`, constant over the training.
+        angle_weight: of the term `angle`, likewise.
+        normalise: divide the features by their Euclidean length first, as mmrazor does; RepDistiller does not.
+    """
+
+    def __init__(self, *, distance_weight: float = 25.0, angle_weight: float = 50.0, normalise: bool = False) -> None:
+        super().__init__()
+        self.distance_weight, self.angle_weight, self.normalise = distance_weight, angle_weight, normalise
+
+    @classmethod
+    def build(
+        cls, student: Student, teacher: FrozenFoundationModel, labels: Tensor, **options: Any
+    ) -> RelationalDistillation:
+        """Build it; any student goes with any teacher."""
+        return cls(**options)
+
+    def weights(self, progress: float) -> dict[str, float]:
+        """Both weights, constant."""
+        return {"distance": self.distance_weight, "angle": self.angle_weight}
+
+    def forward(
+        self,
+        student: StudentFeatures,
+        teacher: TeacherFeatures | None,
+        network: Student,
+        target: Tensor,
+        index: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Terms `distance` and `angle`, of the pooled features `[B, D]` and `[B, C]`."""
+        assert teacher is not None
+        ours, theirs = gather_batch(student.pooled), gather_batch(teacher.pooled)
+        if self.normalise:
+            ours, theirs = F.normalize(ours.float(), dim=1), F.normalize(theirs.float(), dim=1)
+        return {"distance": distance_loss(ours, theirs), "angle": angle_loss(ours, theirs)}

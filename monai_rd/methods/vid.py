@@ -1,0 +1,104 @@
+r"""Variational information distillation: a Gaussian model of the teacher's maps given the student's.
+
+Ahn et al., CVPR 2019, arXiv 1904.05835; with a network $\mu$ and a variance for each channel of the teacher
+
+$$L = \mathrm{mean}\;\tfrac{1}{2}\Bigl[\frac{(A_t - \mu(A_s))^2}{\sigma_c^2} + \log\sigma_c^2\Bigr],
+\qquad \sigma_c^2 = \log(1 + e^{\rho_c}) + 10^{-5}$$
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from monai_rd.methods.base import Method
+from monai_rd.methods.maps import CONVOLUTION, level_pairs, pooled_alike
+from monai_rd.networks.levels import Level, StudentFeatures, TeacherFeatures
+
+if TYPE_CHECKING:
+    from monai_rd.networks import FrozenFoundationModel, Student
+
+__all__ = ["VariationalInformationDistillation"]
+
+_LEAST, _FIRST = 1e-5, 5.0  # of the variance
+
+
+class _Gaussian(nn.Module):
+    """The model of one level; three 1x1 convolutions as wide as the teacher, without biases or normalisation."""
+
+    def __init__(self, student: int, teacher: int, dims: int) -> None:
+        super().__init__()
+        convolution = CONVOLUTION[dims]
+        self.mean = nn.Sequential(
+            convolution(student, teacher, 1, bias=False),
+            nn.ReLU(inplace=True),
+            convolution(teacher, teacher, 1, bias=False),
+            nn.ReLU(inplace=True),
+            convolution(teacher, teacher, 1, bias=False),
+        )
+        self.rho = nn.Parameter(torch.full((teacher,), math.log(math.expm1(_FIRST - _LEAST))))
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        ours, theirs = pooled_alike(student, teacher)
+        mean = self.mean(ours)
+        with torch.autocast(device_type=mean.device.type, enabled=False):
+            variance = (F.softplus(self.rho) + _LEAST).view(-1, *(1,) * (mean.dim() - 2))
+            return 0.5 * ((theirs.float() - mean.float()).square() / variance + variance.log()).mean()
+
+
+class VariationalInformationDistillation(Method):
+    """VID on all paired levels, their losses summed.
+
+    A level's loss is the mean over samples, channels and positions; it may be negative, and begins near 0.80, half of
+    log 5, plus a tenth of the teacher's mean square. The variances start at 5; they are trained and saved, without
+    weight decay. Where the sides differ, the larger map is average-pooled. Teachers with signed maps are fine. Of bags
+    every slice is a sample.
+
+    Args:
+        pairs: the student's levels and the teacher's.
+        spatial_dims: 3 for volumes.
+        beta: weight of the term, constant over the training.
+    """
+
+    def __init__(self, pairs: tuple[tuple[Level, Level], ...], spatial_dims: int = 2, *, beta: float = 1.0) -> None:
+        super().__init__(*zip(*pairs, strict=True))
+        self.beta = beta
+        self.gaussians = nn.ModuleList(
+            _Gaussian(ours.channels, theirs.channels, spatial_dims) for ours, theirs in pairs
+        )
+
+    @classmethod
+    def build(
+        cls, student: Student, teacher: FrozenFoundationModel, labels: Tensor, **options: Any
+    ) -> VariationalInformationDistillation:
+        """Build it on all levels of this student.
+
+        Raises:
+            ValueError: a network without maps that could be read.
+        """
+        return cls(level_pairs(student, teacher), student.spatial_dims, **options)
+
+    def weights(self, progress: float) -> dict[str, float]:
+        """Beta, constant."""
+        return {"vid": self.beta}
+
+    def forward(
+        self,
+        student: StudentFeatures,
+        teacher: TeacherFeatures | None,
+        network: Student,
+        target: Tensor,
+        index: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Term `vid`, of one map `[N, C, h, w]` of each level."""
+        assert teacher is not None
+        levels = zip(self.gaussians, student.maps, teacher.maps, strict=True)
+        return {"vid": torch.stack([gaussian(ours, theirs) for gaussian, ours, theirs in levels]).sum()}
+
+    def undecayed(self) -> list[nn.Parameter]:
+        """The rho of every level."""
+        return [parameter for name, parameter in self.named_parameters() if name.endswith("rho")]
