@@ -9,8 +9,8 @@ from torch import Tensor
 
 from monai_rd.losses.attention import AttentionForm, attention_loss
 from monai_rd.methods.base import Method
-from monai_rd.methods.maps import level_pairs, pooled_alike
-from monai_rd.networks.levels import Level, StudentFeatures, TeacherFeatures
+from monai_rd.methods.maps import shrink_to_common
+from monai_rd.networks.levels import Level, StudentFeatures, TeacherFeatures, pair_levels, student_levels
 
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel, Student
@@ -58,7 +58,7 @@ class AttentionTransfer(Method):
         Raises:
             ValueError: a network without maps that could be read, or what the class refuses.
         """
-        return cls(level_pairs(student, teacher), **options)
+        return cls(pair_levels(student_levels(student), teacher.levels), **options)
 
     def weights(self, progress: float) -> dict[str, float]:
         """Beta, constant."""
@@ -75,7 +75,7 @@ class AttentionTransfer(Method):
         """Term `at`, of one map `[N, C, h, w]` of each level."""
         assert teacher is not None
         losses = [
-            attention_loss(*pooled_alike(ours, theirs), form=self.form)
+            attention_loss(*shrink_to_common(ours, theirs), form=self.form)
             for ours, theirs in zip(student.maps, teacher.maps, strict=True)
         ]
         return {"at": torch.stack(losses).sum()}

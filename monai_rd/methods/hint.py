@@ -12,16 +12,69 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
 from torch.nn import functional as F
 
 from monai_rd.methods.base import Method
-from monai_rd.methods.maps import CONVOLUTION, NORMALISATION, RunningStandardisation, level_pairs, pooled_alike
-from monai_rd.networks.levels import Level, StudentFeatures, TeacherFeatures, nearest_level
+from monai_rd.methods.maps import convolution, shrink_to_common
+from monai_rd.networks.levels import (
+    Level,
+    StudentFeatures,
+    TeacherFeatures,
+    nearest_level,
+    pair_levels,
+    student_levels,
+)
 
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel, Student
 
 __all__ = ["Hint"]
+
+
+class RunningStandardisation(nn.Module):
+    """Standardises each channel of a frozen network's maps by its mean and variance over all that training has shown.
+
+    The network does not change, so the statistics are those of all batches so far, of all processes, and settle; a
+    batch is counted before it is standardised. A channel that hardly varies is divided by a hundredth of the root mean
+    square of all channels' deviations.
+
+    Args:
+        channels: C.
+    """
+
+    count: Tensor
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros(()))
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("variance", torch.zeros(channels))
+
+    @torch.no_grad()
+    def forward(self, maps: Tensor) -> Tensor:
+        """Standardise maps `[N, C, ...]`, in float32; in training mode count them first."""
+        positions = maps.float().flatten(2)
+        if self.training:
+            self._count(positions)
+        column = (1, -1) + (1,) * (maps.dim() - 2)
+        floor = 1e-4 * self.variance.mean() + torch.finfo(torch.float32).tiny
+        return (maps.float() - self.mean.view(column)) / self.variance.clamp(min=floor).sqrt().view(column)
+
+    def _count(self, positions: Tensor) -> None:
+        """Add `[N, C, P]` to the statistics: mean and variance about a shifted centre (Chan et al., 1979)."""
+        shifted = positions - self.mean.view(-1, 1)
+        number = positions.new_tensor(float(positions.shape[0] * positions.shape[2])).expand(len(self.mean))
+        sums = torch.stack((shifted.sum(dim=(0, 2)), shifted.square().sum(dim=(0, 2)), number))
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(sums)
+        total = self.count + sums[2, 0]
+        shift = sums[0] / total
+        self.variance.copy_((self.count * self.variance + sums[1]) / total - shift.square()).clamp_(min=0)
+        self.mean.add_(shift)
+        self.count.copy_(total)
 
 
 class Hint(Method):
@@ -51,8 +104,8 @@ class Hint(Method):
         super().__init__([ours], [theirs])
         self.beta = beta
         self.regressor = nn.Sequential(
-            CONVOLUTION[spatial_dims](ours.channels, theirs.channels, 1, bias=False),
-            NORMALISATION[spatial_dims](theirs.channels),
+            convolution(ours.channels, theirs.channels, 1, spatial_dims, bias=False),
+            (nn.BatchNorm2d if spatial_dims == 2 else nn.BatchNorm3d)(theirs.channels),
         )
         self.standardise = RunningStandardisation(theirs.channels)
 
@@ -67,9 +120,8 @@ class Hint(Method):
         """
         if stride < 1:
             raise ValueError(f"the stride of a hint is at least 1, got {stride}")
-        pairs = dict(level_pairs(student, teacher))
-        ours = nearest_level(list(pairs), stride)
-        return cls((ours, pairs[ours]), student.spatial_dims, **options)
+        (pair,) = pair_levels([nearest_level(student_levels(student), stride)], teacher.levels)
+        return cls(pair, student.spatial_dims, **options)
 
     def weights(self, progress: float) -> dict[str, float]:
         """Beta, constant."""
@@ -85,7 +137,7 @@ class Hint(Method):
     ) -> dict[str, Tensor]:
         """Term `hint`, of one map `[N, C, h, w]` of each."""
         assert teacher is not None
-        ours, theirs = pooled_alike(student.maps[0], teacher.maps[0])
+        ours, theirs = shrink_to_common(student.maps[0], teacher.maps[0])
         answer = self.regressor(ours)
         with torch.autocast(device_type=answer.device.type, enabled=False):
             return {"hint": F.mse_loss(answer.float(), self.standardise(theirs))}

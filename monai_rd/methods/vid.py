@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_rd.methods.base import Method
-from monai_rd.methods.maps import CONVOLUTION, level_pairs, pooled_alike
-from monai_rd.networks.levels import Level, StudentFeatures, TeacherFeatures
+from monai_rd.methods.maps import convolution, shrink_to_common
+from monai_rd.networks.levels import Level, StudentFeatures, TeacherFeatures, pair_levels, student_levels
 
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel, Student
@@ -32,18 +32,17 @@ class _Gaussian(nn.Module):
 
     def __init__(self, student: int, teacher: int, dims: int) -> None:
         super().__init__()
-        convolution = CONVOLUTION[dims]
         self.mean = nn.Sequential(
-            convolution(student, teacher, 1, bias=False),
+            convolution(student, teacher, 1, dims, bias=False),
             nn.ReLU(inplace=True),
-            convolution(teacher, teacher, 1, bias=False),
+            convolution(teacher, teacher, 1, dims, bias=False),
             nn.ReLU(inplace=True),
-            convolution(teacher, teacher, 1, bias=False),
+            convolution(teacher, teacher, 1, dims, bias=False),
         )
         self.rho = nn.Parameter(torch.full((teacher,), math.log(math.expm1(_FIRST - _LEAST))))
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        ours, theirs = pooled_alike(student, teacher)
+        ours, theirs = shrink_to_common(student, teacher)
         mean = self.mean(ours)
         with torch.autocast(device_type=mean.device.type, enabled=False):
             variance = (F.softplus(self.rho) + _LEAST).view(-1, *(1,) * (mean.dim() - 2))
@@ -80,7 +79,7 @@ class VariationalInformationDistillation(Method):
         Raises:
             ValueError: a network without maps that could be read.
         """
-        return cls(level_pairs(student, teacher), student.spatial_dims, **options)
+        return cls(pair_levels(student_levels(student), teacher.levels), student.spatial_dims, **options)
 
     def weights(self, progress: float) -> dict[str, float]:
         """Beta, constant."""
