@@ -11,10 +11,15 @@ import torch
 from monai_rd.methods.at import AttentionTransfer
 from monai_rd.methods.base import Method, parameter_groups, trainable_parameters
 from monai_rd.methods.ce import CrossEntropyAlone
+from monai_rd.methods.crd import ContrastiveDistillation
+from monai_rd.methods.drd import DeepReprogrammingDistillation
 from monai_rd.methods.hint import Hint
 from monai_rd.methods.kd import KnowledgeDistillation
+from monai_rd.methods.mgd import MaskedGenerativeDistillation
+from monai_rd.methods.norm import NToOneMatching
 from monai_rd.methods.rd import ReprogrammingDistillation
 from monai_rd.methods.rkd import RelationalDistillation
+from monai_rd.methods.semckd import SemanticCalibration
 from monai_rd.methods.sp import SimilarityPreserving
 from monai_rd.methods.vid import VariationalInformationDistillation
 
@@ -23,9 +28,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "METHODS",
+    "ContrastiveDistillation",
     "CrossEntropyAlone",
+    "DeepReprogrammingDistillation",
+    "MaskedGenerativeDistillation",
     "Method",
+    "NToOneMatching",
     "ReprogrammingDistillation",
+    "SemanticCalibration",
     "build_method",
     "method_class",
     "parameter_groups",
@@ -35,12 +45,17 @@ __all__ = [
 METHODS: dict[str, type[Method]] = {
     "rd": ReprogrammingDistillation,
     "ce": CrossEntropyAlone,
-    "at": AttentionTransfer,
-    "hint": Hint,
     "kd": KnowledgeDistillation,
-    "rkd": RelationalDistillation,
-    "sp": SimilarityPreserving,
+    "hint": Hint,
+    "at": AttentionTransfer,
     "vid": VariationalInformationDistillation,
+    "sp": SimilarityPreserving,
+    "rkd": RelationalDistillation,
+    "semckd": SemanticCalibration,
+    "crd": ContrastiveDistillation,
+    "mgd": MaskedGenerativeDistillation,
+    "norm": NToOneMatching,
+    "drd": DeepReprogrammingDistillation,
 }
 
 _READS = {2: "images or slices", 3: "volumes"}

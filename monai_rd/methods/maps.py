@@ -1,24 +1,119 @@
-"""Feature maps as methods compare them: sides made equal, layers for 2D and 3D."""
+"""Feature maps as methods compare them: where they are, bags folded, sides made equal, layers for 2D and 3D."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["average_pool", "convolution", "shrink_to_common"]
+from monai_rd.networks.levels import Level, TeacherFeatures, student_last_map, student_levels
+
+if TYPE_CHECKING:
+    from monai_rd.networks import FrozenFoundationModel, Student
+
+__all__ = [
+    "all_student_levels",
+    "all_teacher_levels",
+    "average_pool",
+    "conv_norm_relu",
+    "convolution",
+    "fold_slices",
+    "last_student_map",
+    "level_maps",
+    "shrink_to_common",
+    "teacher_map_channels",
+]
+
+
+def last_student_map(student: Student, method: str) -> Level:
+    """The map whose mean over positions is f_s.
+
+    Raises:
+        ValueError: the student pools in another way.
+    """
+    level = student_last_map(student)
+    if level is None:
+        raise ValueError(
+            f"the method '{method}' works on the map whose mean is the student's features, which this student does not "
+            "have: take another --student, such as resnet18"
+        )
+    return level
+
+
+def all_student_levels(student: Student, method: str) -> tuple[Level, ...]:
+    """The student's maps, one a stage.
+
+    Raises:
+        ValueError: none are known, or they are no plain maps.
+    """
+    levels = student_levels(student)
+    if not levels or any(level.layout != "map" for level in levels):
+        raise ValueError(
+            f"the method '{method}' works on the maps inside the student, and none are known of this one: take another "
+            "--student, such as resnet18"
+        )
+    return levels
+
+
+def all_teacher_levels(teacher: FrozenFoundationModel, method: str) -> tuple[Level, ...]:
+    """The teacher's maps.
+
+    Raises:
+        ValueError: none can be read.
+    """
+    if not teacher.levels:
+        raise ValueError(
+            f"the method '{method}' works on the maps inside the teacher, and '{teacher.name}' shows none: take "
+            "another --teacher, or a method that needs only its features, such as rd"
+        )
+    return teacher.levels
+
+
+def teacher_map_channels(teacher: FrozenFoundationModel, method: str) -> int:
+    """Channels of the teacher's features.
+
+    Raises:
+        ValueError: they are no map.
+    """
+    if teacher.kind != "map":
+        raise ValueError(
+            f"the method '{method}' needs the teacher's features as a map, and '{teacher.name}' gives vectors: take "
+            "another --teacher, or a method that needs only vectors, such as rd"
+        )
+    return teacher.channels
+
+
+def level_maps(teacher: TeacherFeatures | None, levels: tuple[Level, ...], method: str) -> tuple[Tensor, ...]:
+    """The teacher's maps of a batch.
+
+    Raises:
+        ValueError: the batch brought the teacher's features without them.
+    """
+    maps = () if teacher is None else teacher.maps
+    if len(maps) != len(levels):
+        raise ValueError(
+            f"the method '{method}' needs the maps inside the teacher, which stored features do not hold: train "
+            "without the feature store"
+        )
+    return maps
+
+
+def fold_slices(tap: Tensor, spatial_dims: int) -> Tensor:
+    """A teacher's maps as `[N, C, h, w]` (volumes `[N, C, d, h, w]`): slices of bags are laid into the batch."""
+    return tap.flatten(0, 1) if tap.dim() == 3 + spatial_dims else tap
 
 
 def shrink_to_common(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Average-pool the larger of two maps to the sides of the smaller, axis by axis: no detail is made up."""
+    """Average-pool the larger of two maps to the sides of the smaller, axis by axis."""
     sides = [min(pair) for pair in zip(first.shape[2:], second.shape[2:], strict=True)]
     return average_pool(first, sides), average_pool(second, sides)
 
 
-def average_pool(maps: Tensor, sides: list[int]) -> Tensor:
+def average_pool(maps: Tensor, sides: Sequence[int]) -> Tensor:
     """Average-pool maps to these sides; maps that have them are returned as they are."""
-    if list(maps.shape[2:]) == sides:
+    if list(maps.shape[2:]) == list(sides):
         return maps
     pool: Any = F.adaptive_avg_pool2d if len(sides) == 2 else F.adaptive_avg_pool3d
     return pool(maps, sides)
@@ -28,3 +123,9 @@ def convolution(inputs: int, outputs: int, size: int, spatial_dims: int, bias: b
     """A convolution that keeps the sides."""
     kind = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
     return kind(inputs, outputs, size, padding=size // 2, bias=bias)
+
+
+def conv_norm_relu(inputs: int, outputs: int, size: int, spatial_dims: int) -> list[nn.Module]:
+    """A convolution without bias, which the normalisation after it would cancel, BatchNorm and ReLU."""
+    norm = nn.BatchNorm2d if spatial_dims == 2 else nn.BatchNorm3d
+    return [convolution(inputs, outputs, size, spatial_dims, bias=False), norm(outputs), nn.ReLU(inplace=True)]

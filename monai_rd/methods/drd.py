@@ -1,0 +1,198 @@
+r"""Deep Reprogramming Distillation (DRD), arXiv 2605.04447: RD at every stage of the student.
+
+Second-hand: of the paper only the abstract was read, and a reader's note on the rest. Known from the note: a projector
+of three convolutions for each of N coarse stages, the reprogrammed map put into the student's next stage, the hybrid
+logits that come of it, and the terms of the loss, with $\alpha$ and $\beta$ falling linearly from 1. What the note
+leaves open is decided here, and marked below as ours.
+
+With the student $F_s = h_i \circ l_i$ cut behind its stage $i$, and the teacher's map $T_i$ of the nearest stride,
+
+$$r_i = \phi_i(T_i),\quad z_i = g(h_i(r_i))$$
+$$L = \mathrm{CE}(y, z_s) + \alpha \sum_i \mathrm{CE}(y, z_i) + \beta \sum_i \mathrm{KL}(z_i \| z_s)
++ \sum_i L_\mathrm{CKA}(r_i, l_i(x))$$
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from monai_rd.losses import CKALoss, ClassificationLoss, KLDistillationLoss
+from monai_rd.losses.cka import Estimator
+from monai_rd.methods.base import Method, gather_batch
+from monai_rd.methods.maps import (
+    all_student_levels,
+    all_teacher_levels,
+    average_pool,
+    conv_norm_relu,
+    convolution,
+    level_maps,
+)
+from monai_rd.networks.levels import Level, StudentFeatures, TeacherFeatures, pair_levels
+
+if TYPE_CHECKING:
+    from monai_rd.networks import FrozenFoundationModel, Student
+
+__all__ = ["DeepReprogrammingDistillation"]
+
+
+class _Projector(nn.Module):
+    """phi_i: a teacher's map with the channels, sides and sign of a student's."""
+
+    def __init__(self, teacher: Level, student: Level, width: int, dims: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            *conv_norm_relu(teacher.channels, width, 1, dims),
+            *conv_norm_relu(width, width, 3, dims),
+            convolution(width, student.channels, 1, dims),
+        )
+        self.last = nn.Identity() if student.signed else nn.ReLU()
+        self.mode = "bilinear" if dims == 2 else "trilinear"
+
+    def forward(self, maps: Tensor, sides: Sequence[int]) -> Tensor:
+        smaller = [min(pair) for pair in zip(maps.shape[2:], sides, strict=True)]
+        made = self.layers(average_pool(maps, smaller))
+        if smaller != list(sides):
+            made = F.interpolate(made, size=list(sides), mode=self.mode, align_corners=False)
+        return self.last(made)
+
+
+@contextmanager
+def _injected(backbone: nn.Module, module: str, replacement: Tensor) -> Iterator[None]:
+    """Run a backbone as it is behind one of its modules, whose output is replaced.
+
+    What lies before runs in eval mode and without gradient, as its result is thrown away: it neither moves a statistic
+    nor draws a random number. What lies behind runs as the student's own pass did, with gradient and with the batch's
+    own statistics, but BatchNorm's running statistics, which the deployed student will use, do not see these maps.
+    """
+    modes = {one: one.training for one in backbone.modules()}
+    tracked = {one: one.track_running_stats for one in modes if isinstance(one, _BatchNorm)}
+
+    def replace(_: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        torch.set_grad_enabled(True)
+        for one, mode in modes.items():
+            one.training = mode
+        return replacement.clone()  # the next layer may write into it
+
+    handle = backbone.get_submodule(module).register_forward_hook(replace)
+    try:
+        backbone.eval()
+        for norm in tracked:
+            norm.track_running_stats = False
+        with torch.no_grad():  # which at its end restores what `replace` has set
+            yield
+    finally:
+        handle.remove()
+        for one, mode in modes.items():
+            one.training = mode
+        for norm, tracks in tracked.items():
+            norm.track_running_stats = tracks
+
+
+class DeepReprogrammingDistillation(Method):
+    """DRD with a stage for each map of the student.
+
+    The rest of the student behind a stage is found by running it again with that map replaced, so that any student
+    serves whose maps are known; each stage costs one more pass of the student, without gradient up to its map, and
+    nothing at inference. The gradient of a hybrid's cross entropy goes into the projector, the stages behind and g.
+
+    Ours, where the note is silent: the width of the projectors (1x1, 3x3, 1x1 convolutions, BatchNorm and ReLU behind
+    the first two, ReLU behind the last where the student's map has no negative values); maps are brought to the
+    student's sides by average pooling or linear interpolation; CKA compares means over positions and slices, as in RD,
+    and keeps the weight 1; KL has T = 1 and gradient to both sides, as in RD.
+
+    Args:
+        student_levels: the student's maps, one a stage.
+        teacher_levels: the teacher's, paired with them.
+        spatial_dims: 3 for a teacher and a student of volumes.
+        multi_label: an image may have any number of the classes: cross entropy is binary, KL is by class.
+        alpha: weight of the hybrids' cross entropy in the first and in the last epoch, linear between.
+        beta: weight of KL, likewise.
+        cka: weight of CKA.
+        temperature: of KL.
+        estimator: of CKA.
+        width: channels inside the projectors.
+
+    Raises:
+        ValueError: what `CKALoss` and `KLDistillationLoss` refuse.
+    """
+
+    def __init__(
+        self,
+        student_levels: Sequence[Level],
+        teacher_levels: Sequence[Level],
+        spatial_dims: int = 2,
+        multi_label: bool = False,
+        *,
+        alpha: tuple[float, float] = (1.0, 0.0),
+        beta: tuple[float, float] = (1.0, 0.0),
+        cka: float = 1.0,
+        temperature: float = 1.0,
+        estimator: Estimator = "biased",
+        width: int = 256,
+    ) -> None:
+        super().__init__(student_levels, teacher_levels)
+        self.projectors = nn.ModuleList(
+            _Projector(theirs, mine, width, spatial_dims)
+            for mine, theirs in zip(self.student_levels, self.teacher_levels, strict=True)
+        )
+        self.ce, self.kl = ClassificationLoss(multi_label), KLDistillationLoss(temperature, multi_label)
+        self.cka = CKALoss(estimator)
+        self.alpha, self.beta, self.cka_weight = alpha, beta, cka
+
+    @classmethod
+    def build(
+        cls, student: Student, teacher: FrozenFoundationModel, labels: Tensor, **options: Any
+    ) -> DeepReprogrammingDistillation:
+        """Build DRD for these two.
+
+        Raises:
+            ValueError: a student or teacher of which no maps are known, or what the class refuses.
+        """
+        pairs = pair_levels(all_student_levels(student, "drd"), all_teacher_levels(teacher, "drd"))
+        mine, theirs = zip(*pairs, strict=True)
+        return cls(mine, theirs, student.spatial_dims, labels.dim() == 2, **options)
+
+    def weights(self, progress: float) -> dict[str, float]:
+        """Alpha and beta, linear between their first and last value, and the weight of CKA."""
+        alpha, beta = (first + (last - first) * progress for first, last in (self.alpha, self.beta))
+        return {"hybrid_ce": alpha, "kl": beta, "cka": self.cka_weight}
+
+    def forward(
+        self,
+        student: StudentFeatures,
+        teacher: TeacherFeatures | None,
+        network: Student,
+        target: Tensor,
+        index: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """The terms `hybrid_ce`, `kl` and `cka`, each a sum over the stages.
+
+        Raises:
+            ValueError: stored teacher features.
+        """
+        theirs = level_maps(teacher, self.teacher_levels, "drd")
+        batch = len(student.logits)
+        terms: dict[str, list[Tensor]] = {"hybrid_ce": [], "kl": [], "cka": []}
+        for level, mine, wanted, projector in zip(
+            self.student_levels, student.maps, theirs, self.projectors, strict=True
+        ):
+            weight = next(projector.parameters())
+            reprogrammed = projector(wanted.to(weight.dtype), mine.shape[2:])
+            with _injected(network.backbone, level.module, reprogrammed):
+                hybrid = network(student.image)
+            terms["hybrid_ce"].append(self.ce(hybrid, target))
+            terms["kl"].append(self.kl(student.logits, hybrid))
+            terms["cka"].append(self.cka(*(gather_batch(_pooled(one, batch)) for one in (mine, reprogrammed))))
+        return {name: torch.stack(values).sum() for name, values in terms.items()}
+
+
+def _pooled(maps: Tensor, batch: int) -> Tensor:
+    """Mean over positions and slices, in float32: `[B * S, C, ...]` to `[B, C]`."""
+    return maps.float().flatten(2).mean(dim=2).unflatten(0, (batch, -1)).mean(dim=1)

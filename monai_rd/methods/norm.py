@@ -1,0 +1,179 @@
+r"""Knowledge distillation via N-to-one representation matching (NORM), arXiv 2305.13803.
+
+Two linear layers are put behind the student's last map $S$, one that widens it to N times the teacher's channels and
+one that brings it back, with a residual. In between every one of the N parts is to be the teacher's map $T$:
+
+$$E = \mathrm{BN}(W_e S),\quad S' = S + \mathrm{BN}(W_c E),\quad
+L_\mathrm{NORM} = \sum_{n=1}^{N} \mathrm{MSE}(E_n, T)$$
+
+As all of it is linear, and so are the mean over positions and slices and the classifier $g(f) = Wf + b$ behind it, the
+trained block goes into $g$ without a trace: with the block's $S' = (I + A) S + c$,
+
+$$W' = W (I + A),\qquad b' = b + W c$$
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from monai_rd.methods.base import Method
+from monai_rd.methods.maps import average_pool, convolution, fold_slices, last_student_map, teacher_map_channels
+from monai_rd.networks.levels import Level, StudentFeatures, TeacherFeatures
+
+if TYPE_CHECKING:
+    from monai_rd.networks import FrozenFoundationModel, Student
+
+__all__ = ["NToOneMatching"]
+
+_SCHEDULE = ((10 / 240, 0.1), (20 / 240, 0.5), (180 / 240, 1.0), (210 / 240, 0.5))  # before this progress: this factor
+
+
+class _WithBlock(nn.Module):
+    """A backbone whose last map goes through NORM's block before it is pooled.
+
+    As the features are the mean of that map, those of $S'$ are the backbone's own plus the mean of what the block adds.
+    So nothing inside the backbone is touched.
+
+    Args:
+        network: the student's own backbone, to features `[B, C]`.
+        level: its last map.
+        wide: channels of E.
+        dims: 2 or 3.
+    """
+
+    def __init__(self, network: nn.Module, level: Level, wide: int, dims: int) -> None:
+        super().__init__()
+        norm = nn.BatchNorm2d if dims == 2 else nn.BatchNorm3d
+        width = level.channels
+        self.network = network
+        self.expand = nn.Sequential(convolution(width, wide, 1, dims, bias=False), norm(wide))
+        self.contract = nn.Sequential(convolution(wide, width, 1, dims, bias=False), norm(width))
+        self._map: Tensor | None = None
+        network.get_submodule(level.module).register_forward_hook(self._keep)
+
+    def _keep(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self._map = output
+
+    def forward(self, image: Tensor) -> Tensor:
+        pooled = self.network(image)
+        last, self._map = self._map, None  # of a module that runs several times it is the last
+        assert last is not None
+        return pooled + self.contract(self.expand(last)).flatten(2).mean(dim=2)
+
+
+def _affine(layer: nn.Sequential) -> tuple[Tensor, Tensor, Tensor]:
+    """A 1x1 convolution and its BatchNorm in eval mode as scale * (weight @ x) + shift, in float64."""
+    convolved: Any = layer[0]
+    norm: Any = layer[1]
+    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    return convolved.weight.double().flatten(1), scale, norm.bias.double() - norm.running_mean.double() * scale
+
+
+class NToOneMatching(Method):
+    """NORM: `prepare` puts the block into the student, `deployable` folds it into the classifier.
+
+    The student that is trained, validated and kept in `last.pt` has the block; `model.pt` has the plain student with
+    the same logits, up to rounding. The method itself trains nothing. The reference code leaves the block in the
+    student: N = 8 costs it 17 M parameters at inference for a ResNet-50 teacher of a ResNet-18, which has 11 M.
+
+    Where the teacher's map is larger it is max-pooled as in the reference code; where the student's is larger E is
+    average-pooled (the reference has no such pair). The teacher's map is its features themselves, so stored features
+    serve. Slices of a bag count as images of their own.
+
+    The reference code also normalises all logits over the classes and multiplies them by 2.5 before cross entropy, and
+    weighs cross entropy by 1/16 to 1/2 on CIFAR and by 1/8 for a MobileNet on ImageNet; neither is done here. Its
+    schedule of the term is offered. Away from that recipe NORM is fragile: RD's Table 3 has it as low as 54.8.
+
+    Args:
+        level: the student's last map, of the student as it is before `prepare`.
+        channels: C of the teacher's map.
+        spatial_dims: 3 for a teacher and a student of volumes.
+        parts: N.
+        weight: of the term.
+        schedule: multiply the weight by 0.1, 0.5, 1, 0.5 and 0.1 up to the 10th, 20th, 180th, 210th and last of every
+            240 parts of the training, as the reference code does.
+
+    Raises:
+        ValueError: fewer than 1 part.
+    """
+
+    def __init__(
+        self,
+        level: Level,
+        channels: int,
+        spatial_dims: int = 2,
+        *,
+        parts: int = 8,
+        weight: float = 1.0,
+        schedule: bool = False,
+    ) -> None:
+        if parts < 1:
+            raise ValueError(f"parts must be at least 1, got {parts}")
+        expanded = Level("expand", parts * channels, level.stride, 1.0, signed=True)
+        super().__init__((expanded,))
+        self.level, self.spatial_dims, self.parts = level, spatial_dims, parts
+        self.weight, self.schedule = weight, schedule
+
+    @classmethod
+    def build(cls, student: Student, teacher: FrozenFoundationModel, labels: Tensor, **options: Any) -> NToOneMatching:
+        """Build NORM for these two.
+
+        Raises:
+            ValueError: a student without such a map, a teacher of vectors, or what the class refuses.
+        """
+        channels = teacher_map_channels(teacher, "norm")
+        return cls(last_student_map(student, "norm"), channels, student.spatial_dims, **options)
+
+    def prepare(self, student: Student) -> Student:
+        """Put the block behind the student's last map."""
+        student.backbone = _WithBlock(student.backbone, self.level, self.student_levels[0].channels, self.spatial_dims)
+        student.stages = [f"network.{path}" for path in student.stages]
+        return student
+
+    @torch.no_grad()
+    def deployable(self, student: Student) -> dict[str, Tensor]:
+        """The plain student's state dict, the block as it is in eval mode folded into its classifier."""
+        block, classifier = student.backbone, student.classifier
+        assert isinstance(block, _WithBlock)
+        widen, scale, shift = _affine(block.expand)
+        narrow, back_scale, back_shift = _affine(block.contract)
+        weight = classifier.weight.double()
+        through = weight * back_scale @ narrow  # [classes, N * C]: small products only
+        bias = classifier.bias.double() + weight @ back_shift + through @ shift
+        added = ("backbone.expand.", "backbone.contract.")
+        state = {
+            key.replace("backbone.network.", "backbone.", 1): value
+            for key, value in student.state_dict().items()
+            if not key.startswith(added)
+        }
+        folded = {"weight": weight + through * scale @ widen, "bias": bias}
+        return state | {f"classifier.{name}": value.to(classifier.weight.dtype) for name, value in folded.items()}
+
+    def weights(self, progress: float) -> dict[str, float]:
+        """The weight, with the reference code's schedule where it is asked for."""
+        factor = next((factor for end, factor in _SCHEDULE if progress < end), 0.1) if self.schedule else 1.0
+        return {"norm": self.weight * factor}
+
+    def forward(
+        self,
+        student: StudentFeatures,
+        teacher: TeacherFeatures | None,
+        network: Student,
+        target: Tensor,
+        index: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """The term `norm`."""
+        assert teacher is not None
+        (expanded,), wanted = student.maps, fold_slices(teacher.tap, self.spatial_dims)
+        with torch.autocast(expanded.device.type, enabled=False):
+            sides = [min(pair) for pair in zip(expanded.shape[2:], wanted.shape[2:], strict=True)]
+            expanded, wanted = average_pool(expanded.float(), sides), wanted.float()
+            if list(wanted.shape[2:]) != sides:
+                pool = F.adaptive_max_pool2d if self.spatial_dims == 2 else F.adaptive_max_pool3d
+                wanted = pool(wanted, sides)
+            parts = expanded.unflatten(1, (self.parts, -1))
+            return {"norm": (parts - wanted.unsqueeze(1)).square().mean() * self.parts}
