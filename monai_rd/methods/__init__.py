@@ -28,14 +28,20 @@ if TYPE_CHECKING:
 
 __all__ = [
     "METHODS",
+    "AttentionTransfer",
     "ContrastiveDistillation",
     "CrossEntropyAlone",
     "DeepReprogrammingDistillation",
+    "Hint",
+    "KnowledgeDistillation",
     "MaskedGenerativeDistillation",
     "Method",
     "NToOneMatching",
+    "RelationalDistillation",
     "ReprogrammingDistillation",
     "SemanticCalibration",
+    "SimilarityPreserving",
+    "VariationalInformationDistillation",
     "build_method",
     "method_class",
     "parameter_groups",
@@ -78,6 +84,7 @@ def build_method(
     teacher: FrozenFoundationModel | None,
     labels: Sequence[Any],
     options: Mapping[str, Any] | None = None,
+    batch_size: int | None = None,
 ) -> Method:
     """Build the method `name` for this student and teacher.
 
@@ -87,6 +94,7 @@ def build_method(
         teacher: the frozen teacher; None only for a method that needs none.
         labels: of the training list: class indices, or of a multi-label list rows of 0.0 and 1.0.
         options: the method's own keyword arguments.
+        batch_size: items in each training batch (of one process), for a method that has this among its options.
 
     Raises:
         ValueError: an unknown name or option, no teacher where the method needs one, a teacher without logits where it
@@ -112,4 +120,6 @@ def build_method(
     if wrong := [key for key in options or {} if key not in known]:
         takes = f"it takes {', '.join(known)}" if known else "it takes none"
         raise ValueError(f"the method '{name}' has no option {', '.join(wrong)}; {takes}")
-    return found.build(student, teacher, torch.as_tensor(labels), **(options or {}))  # type: ignore[arg-type]
+    chosen = {"batch_size": batch_size} if "batch_size" in known and batch_size is not None else {}
+    chosen |= options or {}
+    return found.build(student, teacher, torch.as_tensor(labels), **chosen)  # type: ignore[arg-type]
