@@ -115,8 +115,8 @@ class _BlackBox(ABC):
         noise = torch.rand(1, self.image_channels, *self.size, generator=torch.Generator().manual_seed(0))
         if not self.integer:
             noise = 4 * noise - 2  # as a normalised image has them
-        names = [name for name, _ in self._maps.values()]
-        signed = [bool((seen < 0).any()) for seen in self._tensors(noise, names)]
+        maps = self._tensors(noise, [self.tensor, *(name for name, _ in self._maps.values())])[1:]
+        signed = [bool((seen < 0).any()) for seen in maps]
         return tuple(
             Level(name, channels, stride, depth_at(stride, max(self._maps)), negative)
             for (stride, (name, channels)), negative in zip(self._maps.items(), signed, strict=True)
