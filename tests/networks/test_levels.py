@@ -151,11 +151,12 @@ def test_what_cannot_be_read_has_no_levels(name: str) -> None:
 
 
 def test_a_student_without_levels_is_named() -> None:
-    student = seeded(Student, "timm:crossvit_tiny_240")
+    student = Student("shufflenet_v2_x1_0")
+    student.stages = []  # as of a network that tells nothing of itself
     levels = student_levels(student)
     assert levels == ()
     for ask in (lambda: pair_levels(levels, R18), lambda: nearest_level(levels, 16)):
-        with pytest.raises(ValueError, match=r"the student 'timm:crossvit_tiny_240' has no feature maps.*such as rd"):
+        with pytest.raises(ValueError, match=r"the student 'shufflenet_v2_x1_0' has no feature maps.*such as rd"):
             ask()
     with pytest.raises(ValueError, match=r"the teacher 'mine' has no feature maps"):
         pair_levels(R18, Levels.of("teacher 'mine'", ()))
@@ -170,20 +171,25 @@ def test_a_student_without_levels_is_named() -> None:
     ],
 )
 def test_levels_of_students_of_volumes(name: str, strides: list[int], channels: list[int]) -> None:
-    student = seeded(Student, name)
-    levels, last = student_levels(student), student_last_map(student)
-    assert [level.stride for level in levels] == strides
-    assert [level.channels for level in levels] == channels
+    with torch.device("meta"):
+        student, volume = Student(name), torch.empty(1, 1, 64, 96, 64)
+    levels = find_levels(student.backbone, student.stages, volume)
+    assert [(level.stride, level.channels) for level in levels] == list(zip(strides, channels, strict=True))
     assert [level.depth for level in levels] == [0.25, 0.5, 0.75, 1.0]
+    for level, one in zip(levels, read(student.backbone, levels, volume), strict=True):
+        assert one.shape == (1, level.channels, *(side // level.stride for side in volume.shape[2:]))
+
+
+@pytest.mark.parametrize(("name", "signed"), [("densenet121_3d", False), ("efficientnet_b0_3d", True)])
+def test_the_map_whose_mean_is_f_s_of_volumes(name: str, signed: bool) -> None:
+    student = seeded(Student, name)
+    last = student_last_map(student)
     assert last is not None
     volume = noise(1, 1, 32, 64, 32)
-    *maps, map_of_f_s = read(student.backbone, (*levels, last), volume)
-    sides = [tuple(side // stride for side in volume.shape[2:]) for stride in strides]
-    assert [tuple(one.shape[2:]) for one in maps] == sides
-    for level, one in zip(levels, maps, strict=True):
-        assert level.signed == bool((one < 0).any())
+    (one,) = read(student.backbone, (last,), volume)
+    assert (last.signed, one.shape) == (signed, (1, student.feature_dim, 1, 2, 1))
     with torch.no_grad():
-        torch.testing.assert_close(map_of_f_s.flatten(2).mean(2), student.backbone(volume), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(one.flatten(2).mean(2), student.backbone(volume), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
