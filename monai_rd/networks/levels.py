@@ -369,7 +369,7 @@ def last_map(network: nn.Module, image: Tensor) -> Level | None:
             if is_pooled and runs[path] == 1 and output.shape[-1] > 1:
                 stride = 2 ** round(math.log2(image.shape[-1] / output.shape[-1]))
                 return Level(path, output.shape[1], stride, 1.0, bool((output < 0).any()))
-        if module.state_dict() and not any(module.children()):
+        if any(True for _ in (*module.parameters(recurse=False), *module.buffers(recurse=False))):
             return None
     return None
 

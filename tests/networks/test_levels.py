@@ -420,6 +420,25 @@ def test_an_onnx_transformer_has_none(tmp_path: Path) -> None:
         pair_levels(R18, teacher.levels)
 
 
+class _Hybrid(nn.Module):
+    """Attention over the positions of a convolution's map, whose weights `[1, 2, 16, 16]` look like a map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.project, self.head = nn.Conv2d(3, 8, 8, 8), nn.Conv2d(8, 6, 1), nn.Linear(6, 2)
+
+    def forward(self, image: Tensor) -> Tensor:
+        tokens = self.embed(image).flatten(2).transpose(1, 2).unflatten(2, (2, 4)).transpose(1, 2)
+        mixed = (0.5 * (tokens @ tokens.transpose(2, 3))).softmax(-1) @ tokens
+        maps = mixed.transpose(2, 3).flatten(1, 2).unflatten(2, (4, 4))
+        return self.head(self.project(maps).relu().mean(dim=(2, 3)))
+
+
+def test_the_weights_of_an_attention_are_no_level(tmp_path: Path) -> None:
+    teacher = load_teacher(str(export(seeded(_Hybrid), noise(1, 3, 32, 32), tmp_path / "hybrid.onnx")))
+    assert [(level.stride, level.channels, level.signed) for level in teacher.levels] == [(8, 6, False)]
+
+
 @pytest.mark.skipif(not MOBILENET.is_file(), reason="the published MobileNetV2 is not here")
 def test_levels_of_a_tflite_file() -> None:
     pytest.importorskip("ai_edge_litert")
