@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AttentionTransfer"]
 
-_BETA = {"mean": 1000.0, "paper": 0.05}
+_WEIGHTS = {"mean": 1000.0, "paper": 0.05}
 
 
 class AttentionTransfer(Method):
@@ -34,20 +34,20 @@ class AttentionTransfer(Method):
     Args:
         pairs: the student's levels and the teacher's.
         form: "mean" or "paper".
-        beta: weight of the term, constant over the training; None for 1000 ("mean") or 0.05 ("paper").
+        weight: of the term, constant over the training; None for 1000 ("mean") or 0.05 ("paper").
 
     Raises:
         ValueError: an unknown form.
     """
 
     def __init__(
-        self, pairs: tuple[tuple[Level, Level], ...], *, form: AttentionForm = "mean", beta: float | None = None
+        self, pairs: tuple[tuple[Level, Level], ...], *, form: AttentionForm = "mean", weight: float | None = None
     ) -> None:
-        if form not in _BETA:
+        if form not in _WEIGHTS:
             raise ValueError(f"form must be 'mean' or 'paper', not {form!r}")
         super().__init__(*zip(*pairs, strict=True))
         self.form: AttentionForm = form
-        self.beta = _BETA[form] if beta is None else beta
+        self.weight = _WEIGHTS[form] if weight is None else weight
 
     @classmethod
     def build(
@@ -61,8 +61,8 @@ class AttentionTransfer(Method):
         return cls(pair_levels(student_levels(student), teacher.levels), **options)
 
     def weights(self, progress: float) -> dict[str, float]:
-        """Beta, constant."""
-        return {"at": self.beta}
+        """The weight, the same in all epochs."""
+        return {"at": self.weight}
 
     def forward(
         self,

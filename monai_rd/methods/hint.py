@@ -96,13 +96,13 @@ class Hint(Method):
     Args:
         pair: the student's level and the teacher's.
         spatial_dims: 3 for volumes.
-        beta: weight of the term, constant over the training.
+        weight: of the term, constant over the training.
     """
 
-    def __init__(self, pair: tuple[Level, Level], spatial_dims: int = 2, *, beta: float = 10.0) -> None:
+    def __init__(self, pair: tuple[Level, Level], spatial_dims: int = 2, *, weight: float = 10.0) -> None:
         ours, theirs = pair
         super().__init__([ours], [theirs])
-        self.beta = beta
+        self.weight = weight
         self.regressor = nn.Sequential(
             convolution(ours.channels, theirs.channels, 1, spatial_dims, bias=False),
             (nn.BatchNorm2d if spatial_dims == 2 else nn.BatchNorm3d)(theirs.channels),
@@ -124,8 +124,8 @@ class Hint(Method):
         return cls(pair, student.spatial_dims, **options)
 
     def weights(self, progress: float) -> dict[str, float]:
-        """Beta, constant."""
-        return {"hint": self.beta}
+        """The weight, the same in all epochs."""
+        return {"hint": self.weight}
 
     def forward(
         self,

@@ -57,7 +57,7 @@ class KnowledgeDistillation(Method):
         return cls(labels.dim() == 2, **options)
 
     def weights(self, progress: float) -> dict[str, float]:
-        """Both weights, constant."""
+        """Both weights, the same in all epochs."""
         return {"student_ce": self.ce_weight, "kd": self.kd_weight}
 
     def forward(

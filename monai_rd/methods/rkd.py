@@ -42,7 +42,7 @@ class RelationalDistillation(Method):
         return cls(**options)
 
     def weights(self, progress: float) -> dict[str, float]:
-        """Both weights, constant."""
+        """Both weights, the same in all epochs."""
         return {"distance": self.distance_weight, "angle": self.angle_weight}
 
     def forward(

@@ -23,17 +23,17 @@ class SimilarityPreserving(Method):
     loss has one scale for images and studies, and slices are compared with those at their place. The batch is that of
     all processes. It trains nothing of its own.
 
-    The loss is at most 2 / B where no feature is negative, so beta means less in a larger batch: times 3000 at most 188
-    at 32, 94 at 64.
+    The loss is at most 2 / B where no feature is negative, so the weight means less in a larger batch: times 3000 at
+    most 188 at 32, 94 at 64.
 
     Args:
         level: the student's last map; None for its pooled features.
-        beta: weight of the term, constant over the training.
+        weight: of the term, constant over the training.
     """
 
-    def __init__(self, level: Level | None = None, *, beta: float = 3000.0) -> None:
+    def __init__(self, level: Level | None = None, *, weight: float = 3000.0) -> None:
         super().__init__([] if level is None else [level])
-        self.beta = beta
+        self.weight = weight
 
     @classmethod
     def build(
@@ -43,8 +43,8 @@ class SimilarityPreserving(Method):
         return cls(student_last_map(student), **options)
 
     def weights(self, progress: float) -> dict[str, float]:
-        """Beta, constant."""
-        return {"sp": self.beta}
+        """The weight, the same in all epochs."""
+        return {"sp": self.weight}
 
     def forward(
         self,

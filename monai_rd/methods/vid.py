@@ -60,12 +60,12 @@ class VariationalInformationDistillation(Method):
     Args:
         pairs: the student's levels and the teacher's.
         spatial_dims: 3 for volumes.
-        beta: weight of the term, constant over the training.
+        weight: of the term, constant over the training.
     """
 
-    def __init__(self, pairs: tuple[tuple[Level, Level], ...], spatial_dims: int = 2, *, beta: float = 1.0) -> None:
+    def __init__(self, pairs: tuple[tuple[Level, Level], ...], spatial_dims: int = 2, *, weight: float = 1.0) -> None:
         super().__init__(*zip(*pairs, strict=True))
-        self.beta = beta
+        self.weight = weight
         self.gaussians = nn.ModuleList(
             _Gaussian(ours.channels, theirs.channels, spatial_dims) for ours, theirs in pairs
         )
@@ -82,8 +82,8 @@ class VariationalInformationDistillation(Method):
         return cls(pair_levels(student_levels(student), teacher.levels), student.spatial_dims, **options)
 
     def weights(self, progress: float) -> dict[str, float]:
-        """Beta, constant."""
-        return {"vid": self.beta}
+        """The weight, the same in all epochs."""
+        return {"vid": self.weight}
 
     def forward(
         self,

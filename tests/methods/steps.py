@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from monai_rd.methods import Method
-from monai_rd.networks import FrozenFoundationModel, Preprocessing, Student, StudentFeatures, TeacherFeatures
+from monai_rd.networks import (
+    FrozenFoundationModel,
+    Preprocessing,
+    Student,
+    StudentFeatures,
+    TeacherFeatures,
+    VolumePreprocessing,
+)
 from monai_rd.networks.levels import LevelReader, pool_features
 
 
@@ -53,20 +61,18 @@ class TinyBackbone(nn.Sequential):
 
     stages = ("0", "1", "2")
 
-    def __init__(self) -> None:
-        widths = (3, 4, 6, 8)
+    def __init__(self, spatial_dims: int = 2) -> None:
+        conv, norm = (nn.Conv2d, nn.BatchNorm2d) if spatial_dims == 2 else (nn.Conv3d, nn.BatchNorm3d)
+        widths = (3 if spatial_dims == 2 else 1, 4, 6, 8)
         super().__init__(
-            *(
-                nn.Sequential(nn.Conv2d(before, after, 3, 2, 1), nn.BatchNorm2d(after), nn.ReLU())
-                for before, after in pairwise(widths)
-            )
+            *(nn.Sequential(conv(before, after, 3, 2, 1), norm(after), nn.ReLU()) for before, after in pairwise(widths))
         )
 
 
-def tiny_teacher() -> FrozenFoundationModel:
-    """A teacher of random weights for images of 32 pixels."""
+def tiny_teacher(spatial_dims: int = 2) -> FrozenFoundationModel:
+    """A teacher of random weights for images (volumes) of 32 pixels a side."""
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        backbone = TinyBackbone()
-    plain = Preprocessing(32, (0.5,) * 3, (0.25,) * 3)
+        backbone = TinyBackbone(spatial_dims)
+    plain: Any = Preprocessing(32, (0.5,) * 3, (0.25,) * 3) if spatial_dims == 2 else VolumePreprocessing(32)
     return FrozenFoundationModel(backbone, channels=8, kind="map", preprocessing=plain, name="tiny")

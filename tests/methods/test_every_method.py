@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -21,7 +21,6 @@ from monai_rd.networks import (
     Student,
     StudentFeatures,
     TeacherFeatures,
-    VolumePreprocessing,
     load_teacher,
 )
 from monai_rd.networks.levels import Level, LevelReader
@@ -32,17 +31,9 @@ STUDENTS = ("resnet18", "mobilenet_v2", "shufflenet_v2_x1_0")
 TEACHERS = ("pmc_clip", "radimagenet_densenet121", "lvm_med_vit_b")  # the paper's
 # The loss is a sum over samples or pairs of them: neither their order nor chance enters.
 ORDERLESS = ("rd", "at", "hint", "kd", "rkd", "sp", "vid")
-SINGLE, MULTI = [0, 1, 2, 0], [[0.0, 0.0, 1.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
-
-
-class Volumes(nn.Sequential):
-    """A teacher of volumes that halves its maps: strides 2, 4 and 8."""
-
-    stages = ("0", "1", "2")
-
-    def __init__(self) -> None:
-        layers = (nn.Sequential(nn.Conv3d(a, b, 3, 2, 1), nn.BatchNorm3d(b)) for a, b in pairwise((1, 4, 6, 8)))
-        super().__init__(*layers)
+OPTIONS = {"semckd": {"batch_size": 8}}  # without which a method is not built
+SINGLE = [0, 1, 2, 0, 1, 2, 0, 1]
+MULTI = [[0.0, 0.0, 1.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0], [0.0, 1.0, 0.0]] * 2
 
 
 def fitted(teacher: FrozenFoundationModel, classes: int = 3) -> FrozenFoundationModel:
@@ -53,32 +44,33 @@ def fitted(teacher: FrozenFoundationModel, classes: int = 3) -> FrozenFoundation
     return teacher
 
 
-@pytest.fixture(scope="module", params=[2, 3], ids=["images", "volumes"])
-def teacher(request: pytest.FixtureRequest) -> FrozenFoundationModel:
-    if request.param == 2:
-        return fitted(tiny_teacher())
-    with torch.random.fork_rng():
-        torch.manual_seed(5)
-        backbone = Volumes()
-    plain = VolumePreprocessing(32)
-    return fitted(FrozenFoundationModel(backbone, channels=8, kind="map", preprocessing=plain, name="tiny"))
+class Case(NamedTuple):
+    """A student, its teacher and a batch."""
+
+    student: Student
+    teacher: FrozenFoundationModel
+    image: Tensor
 
 
 @pytest.fixture(scope="module")
-def pair(teacher: FrozenFoundationModel) -> tuple[Student, FrozenFoundationModel, Tensor]:
-    """A student, its teacher and a batch."""
+def images() -> Case:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        if teacher.spatial_dims == 2:
-            return Student("shufflenet_v2_x1_0", 3), teacher, torch.rand(4, 3, 64, 64)
-        return Student("resnet10_3d", 3), teacher, torch.rand(4, 1, 32, 32, 32)
+        return Case(Student("shufflenet_v2_x1_0", 3), fitted(tiny_teacher()), torch.rand(8, 3, 64, 64))
 
 
-def built(name: str, student: Student, teacher: FrozenFoundationModel, labels: list[object]) -> tuple[Method, Student]:
+@pytest.fixture(scope="module")
+def volumes() -> Case:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Case(Student("efficientnet_b0_3d", 3), fitted(tiny_teacher(3)), torch.rand(8, 1, 32, 32, 32))
+
+
+def built(name: str, student: Student, teacher: FrozenFoundationModel, labels: list[Any]) -> tuple[Method, Student]:
     """The method, and a student prepared for it."""
     torch.manual_seed(1)
     student = deepcopy(student)
-    method = build_method(name, student, teacher, labels)
+    method = build_method(name, student, teacher, labels, OPTIONS.get(name))
     return method, method.prepare(student)
 
 
@@ -101,28 +93,35 @@ def assert_all_learn(student: nn.Module, method: nn.Module, loss: Tensor, where:
             assert parameter.grad.isfinite().all(), f"{where} {key}"
 
 
-@pytest.mark.parametrize("labels", [SINGLE, MULTI], ids=["single", "multi-label"])
-@pytest.mark.parametrize("name", METHODS)
-def test_every_parameter_learns(
-    name: str, labels: list[object], pair: tuple[Student, FrozenFoundationModel, Tensor]
-) -> None:
-    student, teacher, image = pair
-    method, student = built(name, student, teacher, labels)
+def step_learns(name: str, case: Case, labels: list[Any]) -> None:
+    method, student = built(name, case.student, case.teacher, labels)
     target = torch.tensor(labels)
-    terms = step(method, student, teacher, image, target, torch.arange(4))
-    assert_all_learn(student, method, loss_of(method, terms, student(image), target))
-    assert not any(parameter.requires_grad for parameter in teacher.backbone.parameters())  # type: ignore[union-attr]
+    terms = step(method, student, case.teacher, case.image, target, torch.arange(8))
+    assert_all_learn(student, method, loss_of(method, terms, student(case.image), target))
+    assert not any(parameter.requires_grad for parameter in case.teacher.backbone.parameters())  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_autocast_is_near_full_precision(name: str, pair: tuple[Student, FrozenFoundationModel, Tensor]) -> None:
-    student, teacher, image = pair
-    method, student = built(name, student, teacher, SINGLE)
+def test_every_parameter_learns(name: str, images: Case) -> None:
+    step_learns(name, images, SINGLE)
+    step_learns(name, images._replace(image=torch.rand(8, 2, 3, 32, 32)), MULTI)  # bags, several findings each
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_parameter_learns_from_volumes(name: str, volumes: Case) -> None:
+    step_learns(name, volumes, SINGLE)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_autocast_is_near_full_precision(name: str, images: Case) -> None:
+    method, student = built(name, images.student, images.teacher, SINGLE)
     found = []
     for enabled in (False, True):
         torch.manual_seed(2)
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            terms = step(deepcopy(method), deepcopy(student), teacher, image, torch.tensor(SINGLE), torch.arange(4))
+            terms = step(
+                deepcopy(method), deepcopy(student), images.teacher, images.image, torch.tensor(SINGLE), torch.arange(8)
+            )
         assert all(term.dtype == torch.float32 for term in terms.values())
         found.append(terms)
     for key, term in found[0].items():
@@ -130,39 +129,27 @@ def test_autocast_is_near_full_precision(name: str, pair: tuple[Student, FrozenF
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_state_goes_on_where_it_was(name: str, pair: tuple[Student, FrozenFoundationModel, Tensor]) -> None:
-    student, teacher, image = pair
-    method, student = built(name, student, teacher, SINGLE)
-    target, index = torch.tensor(SINGLE), torch.arange(4)
-    step(method, student, teacher, image, target, index)
+def test_state_goes_on_where_it_was(name: str, images: Case) -> None:
+    method, student = built(name, images.student, images.teacher, SINGLE)
+    target, index = torch.tensor(SINGLE), torch.arange(8)
+    step(method, student, images.teacher, images.image, target, index)
     torch.manual_seed(3)
-    again = build_method(name, pair[0], teacher, SINGLE)
+    again = build_method(name, images.student, images.teacher, SINGLE, OPTIONS.get(name))
     again.load_state_dict(method.state_dict())
     found = []
     for one in (method, again):
         torch.manual_seed(4)
-        found.append(step(one, deepcopy(student), teacher, image, target, index))
+        found.append(step(one, deepcopy(student), images.teacher, images.image, target, index))
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", ORDERLESS)
-def test_the_order_of_the_batch_does_not_count(name: str, pair: tuple[Student, FrozenFoundationModel, Tensor]) -> None:
-    student, teacher, image = pair
-    method, student = built(name, student, teacher, SINGLE)
-    order = torch.tensor([2, 0, 3, 1])
-    plain = step(deepcopy(method), student, teacher, image, torch.tensor(SINGLE))
-    moved = step(deepcopy(method), student, teacher, image[order], torch.tensor(SINGLE)[order])
+def test_the_order_of_the_batch_does_not_count(name: str, images: Case) -> None:
+    method, student = built(name, images.student, images.teacher, SINGLE)
+    order, target = torch.tensor([2, 0, 7, 3, 1, 6, 5, 4]), torch.tensor(SINGLE)
+    plain = step(deepcopy(method), student, images.teacher, images.image, target)
+    moved = step(deepcopy(method), student, images.teacher, images.image[order], target[order])
     torch.testing.assert_close(moved, plain, rtol=1e-3, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_a_study_of_equal_slices_is_as_good_as_one(name: str) -> None:
-    """Bags go through every method."""
-    teacher = fitted(tiny_teacher())
-    method, student = built(name, Student("shufflenet_v2_x1_0", 3), teacher, SINGLE)
-    bags, target = torch.rand(4, 3, 3, 64, 64), torch.tensor(SINGLE)
-    terms = step(method, student, teacher, bags, target, torch.arange(4))
-    assert_all_learn(student, method, loss_of(method, terms, student(bags), target))
 
 
 # --- two processes ---------------------------------------------------------------------------------------------------
@@ -220,7 +207,8 @@ def _rank(rank: int, store: str, folder: str) -> None:
     image, target = (part[4 * rank : 4 * rank + 4] for part in _batch())
     for name in DISTRIBUTED:
         whole = Whole(name)
-        nn.parallel.DistributedDataParallel(whole)(image, target).backward()
+        wrapped = nn.parallel.DistributedDataParallel(whole)  # averages only as long as it lives
+        wrapped(image, target).backward()
         torch.save([parameter.grad for parameter in whole.parameters()], Path(folder) / f"{name}{rank}.pt")
     dist.destroy_process_group()
 
@@ -231,12 +219,12 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     for name in DISTRIBUTED:
         whole = Whole(name)
         whole(*_batch()).backward()
-        wanted = [parameter.grad for parameter in whole.parameters()]
+        wanted = [parameter.grad for parameter in whole.parameters() if parameter.grad is not None]
+        assert len(wanted) == len(list(whole.parameters()))
         for rank in range(2):
             found = torch.load(tmp_path / f"{name}{rank}.pt", weights_only=True)
-            torch.testing.assert_close(
-                found, wanted, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name} {text}"
-            )
+            for key, one, other in zip(dict(whole.named_parameters()), found, wanted, strict=True):
+                assert (one - other).norm() <= 1e-3 * other.norm(), f"{name}: {key}"
 
 
 # --- the paper's teachers and students -------------------------------------------------------------------------------
@@ -255,21 +243,25 @@ def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     path, _ = published.write(tmp_path_factory.mktemp(request.param), request.param)
     teacher = fitted(load_teacher(request.param, path))
     path.unlink()
-    image = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    image = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     features = teacher.read(image, teacher.levels)
     return Seen(teacher, features, dict(zip(teacher.levels, features.maps, strict=True)))
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_a_step_with_the_papers_teachers_and_students(name: str, seen: Seen) -> None:
-    """One training step, without and with AMP; the teacher has looked at the batch once for all of them."""
-    image = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    target, index = torch.tensor(SINGLE), torch.arange(4)
-    for student_name in STUDENTS:
+@pytest.fixture(scope="module")
+def students() -> list[Student]:
+    with torch.random.fork_rng():
         torch.manual_seed(0)
-        student = Student(student_name, 3)
-        method = build_method(name, student, seen.teacher, SINGLE)
-        student = method.prepare(student)
+        return [Student(name, 3) for name in STUDENTS]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_step_with_the_papers_teachers_and_students(name: str, seen: Seen, students: list[Student]) -> None:
+    """One training step, without and with AMP; the teacher has looked at the batch once for all of them."""
+    image = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    target, index = torch.tensor(SINGLE), torch.arange(8)
+    for fresh in students:
+        method, student = built(name, fresh, seen.teacher, SINGLE)
         for amp in (False, True):
             dtype = torch.bfloat16 if amp else torch.float32
             tap, pooled, _, logits = (None if x is None or isinstance(x, tuple) else x.to(dtype) for x in seen.features)
@@ -282,4 +274,4 @@ def test_a_step_with_the_papers_teachers_and_students(name: str, seen: Seen) -> 
                     features = StudentFeatures(image, pooled, student.classifier(pooled), reader.take())
                 terms = method(features, taught if method.needs_teacher else None, student, target, index)
             loss = loss_of(method, terms, features.logits, target)
-            assert_all_learn(student, method, loss, f"{student_name}, amp {amp}:")
+            assert_all_learn(student, method, loss, f"{student.name}, amp {amp}:")
