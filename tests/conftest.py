@@ -15,7 +15,7 @@ from monai.transforms import RandGaussianNoised
 from torch import Tensor, nn
 
 from monai_rd.handlers import CoTrainingHandler, EpochSeedHandler, RunCheckpoint
-from monai_rd.methods import ReprogrammingDistillation, trainable_parameters
+from monai_rd.methods import build_method, trainable_parameters
 from monai_rd.networks import FrozenFoundationModel, Preprocessing
 
 
@@ -44,7 +44,10 @@ def tiny_teacher(channels: int = 5) -> FrozenFoundationModel:
 
 
 class TinyRun:
-    """A whole training on 16 random images: the parts of a bundle's train.json without its data and size."""
+    """A whole training on 16 random images: the parts of a bundle's train.json without its data and size.
+
+    With `method` other than RD, and another student by `student`, which makes it.
+    """
 
     def __init__(
         self,
@@ -53,19 +56,21 @@ class TinyRun:
         resume: bool = False,
         num_workers: int = 0,
         selection: Literal["best", "last"] = "best",
-        **rd: Any,
+        method: str = "rd",
+        student: Callable[[], nn.Module] | None = None,
+        **options: Any,
     ) -> None:
         torch.manual_seed(0)
         images, labels = torch.rand(16, 3, 16, 16), torch.arange(16) % 2
         images[labels == 1, 0] += 0.3
-        items = [
-            {"image": image, "label": int(label), "index": index}
-            for index, (image, label) in enumerate(zip(images, labels, strict=True))
-        ]
+        items = [{"image": images[i], "label": int(labels[i]), "index": i} for i in range(len(images))]
         data = CacheDataset(items, RandGaussianNoised("image", prob=0.7, std=0.1), progress=False)
         self.loader = DataLoader(data, batch_size=8, shuffle=True, drop_last=True, num_workers=num_workers)
-        self.network, self.teacher = TinyStudent(), tiny_teacher()
-        self.method = ReprogrammingDistillation(5, 6, width=8, blocks=1, **rd)
+        plain: Any = (student or TinyStudent)()
+        self.teacher = tiny_teacher()
+        options = {"width": 8, "blocks": 1, **options} if method == "rd" else options
+        self.method = build_method(method, plain, self.teacher, labels, options)
+        self.network = self.method.prepare(plain)
         self.optimizer = torch.optim.AdamW(trainable_parameters(self.network, self.method), lr=0.01)
         self.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, max_epochs)
         self.evaluator = SupervisedEvaluator(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from monai_rd.methods import Method
+from monai_rd.methods import Method, build_method
 from monai_rd.networks import (
     FrozenFoundationModel,
     Preprocessing,
@@ -76,3 +79,55 @@ def tiny_teacher(spatial_dims: int = 2) -> FrozenFoundationModel:
         backbone = TinyBackbone(spatial_dims)
     plain: Any = Preprocessing(32, (0.5,) * 3, (0.25,) * 3) if spatial_dims == 2 else VolumePreprocessing(32)
     return FrozenFoundationModel(backbone, channels=8, kind="map", preprocessing=plain, name="tiny")
+
+
+def small_student(name: str, num_classes: int = 2) -> Student:
+    """A student by name; or "small" and "small_3d", with three maps of strides 2, 4, 8 and channels 4, 6, 8."""
+    if not name.startswith("small"):
+        return Student(name, num_classes)
+    student = Student("resnet10_3d" if name == "small_3d" else "shufflenet_v2_x1_0", num_classes)
+    pool = nn.AdaptiveAvgPool3d(1) if student.spatial_dims == 3 else nn.AdaptiveAvgPool2d(1)
+    student.backbone = nn.Sequential(*TinyBackbone(student.spatial_dims), pool, nn.Flatten())
+    student.feature_dim, student.stages, student.classifier = 8, list(TinyBackbone.stages), nn.Linear(8, num_classes)
+    return student
+
+
+def assert_learns(name: str, student: str, options: Mapping[str, Any] | None = None, amp: bool = False) -> None:
+    """One step on 8 images or volumes of 32 pixels: finite terms, a finite gradient for every parameter."""
+    torch.manual_seed(0)
+    plain, target, index = small_student(student), torch.arange(8) % 2, torch.arange(8)
+    image = torch.rand(8, 3, 32, 32) if plain.spatial_dims == 2 else torch.rand(8, 1, 32, 32, 32)
+    teacher = tiny_teacher(plain.spatial_dims)
+    method = build_method(name, plain, teacher, [0, 1] * 8, options)
+    network = method.prepare(plain)
+    with torch.autocast("cpu", torch.bfloat16, enabled=amp):
+        terms = step(method, network, teacher, image, target, index)
+        loss = F.cross_entropy(network(image), target)
+    weights = method.weights(0.0)
+    assert terms.keys() == weights.keys() - {"student_ce"}
+    assert all(term.dtype == torch.float32 and term.isfinite() for term in terms.values())
+    (loss + sum(weights[key] * term for key, term in terms.items())).backward()
+    for key, parameter in [*method.named_parameters(), *network.named_parameters()]:
+        assert parameter.grad is not None, key
+        assert parameter.grad.isfinite().all(), key
+
+
+def assert_restores(name: str, options: Mapping[str, Any] | None = None) -> None:
+    """The state dicts of method and student are all that a step depends on."""
+    teacher, image, target, index = tiny_teacher(), torch.rand(8, 3, 32, 32), torch.arange(8) % 2, torch.arange(8)
+    states: list[Any] = []
+    found = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        plain = small_student("small")
+        method = build_method(name, plain, teacher, [0, 1] * 8, options)
+        network = method.prepare(plain)
+        if not states:
+            step(method, network, teacher, image, target, index)
+            states = [copy.deepcopy(one.state_dict()) for one in (method, network)]
+        else:
+            method.load_state_dict(states[0])
+            network.load_state_dict(states[1])
+        torch.manual_seed(2)
+        found.append(step(method, network, teacher, image, target, index))
+    torch.testing.assert_close(found[1], found[0])

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from monai_rd.losses import cka
+from monai_rd.methods import build_method
+from monai_rd.methods.drd import DeepReprogrammingDistillation
+from monai_rd.networks import Student, StudentFeatures, TeacherFeatures
+from monai_rd.networks.levels import LevelReader
+from tests.methods.steps import assert_learns, assert_restores, step, tiny_teacher
+
+STUDENTS = ("resnet18", "mobilenet_v2", "shufflenet_v2_x1_0")
+
+
+def test_the_terms_are_those_of_the_rest_of_the_student() -> None:
+    """A ResNet-18's stages written out, in training mode, on bags of two slices."""
+    torch.manual_seed(0)
+    student, teacher = Student("resnet18", 3), tiny_teacher()
+    method = build_method("drd", student, teacher, [0, 1, 2], {"width": 16})
+    assert isinstance(method, DeepReprogrammingDistillation)
+    assert [level.stride for level in method.student_levels] == [4, 8, 16, 32]
+    assert [level.stride for level in method.teacher_levels] == [4, 8, 8, 8]
+    image, target = torch.rand(4, 2, 3, 64, 64), torch.tensor([0, 1, 2, 1])
+    copied = deepcopy(student)
+    terms = step(method, student, teacher, image, target)
+
+    net = copied.backbone
+    x = (image.flatten(0, 1) - copied.mean) / copied.std
+    x = net.maxpool(net.relu(net.bn1(net.conv1(x))))  # type: ignore[operator]
+    own: list[Tensor] = [x := layer(x) for layer in (net.layer1, net.layer2, net.layer3, net.layer4)]  # type: ignore[operator]
+
+    def pooled(maps: Tensor) -> Tensor:
+        return maps.mean(dim=(2, 3)).reshape(4, 2, -1).mean(dim=1)
+
+    z_s = copied.classifier(pooled(own[3])).detach()
+    maps = teacher.read(image, method.teacher_levels).maps
+    wanted = {"hybrid_ce": 0.0, "kl": 0.0, "cka": 0.0}
+    for i in range(4):
+        made = method.projectors[i](maps[i], own[i].shape[2:]).detach()
+        assert made.shape == own[i].shape
+        wanted["cka"] -= float(cka(pooled(own[i]).detach(), pooled(made)))
+        for layer in (net.layer1, net.layer2, net.layer3, net.layer4)[i + 1 :]:
+            made = layer(made)  # type: ignore[operator]
+        z_i = copied.classifier(pooled(made)).detach()
+        p = z_i.softmax(1)
+        wanted["kl"] += float((p * (p.log() - z_s.log_softmax(1))).sum(1).mean())
+        wanted["hybrid_ce"] += float(F.cross_entropy(z_i, target))
+    for name, value in wanted.items():
+        assert terms[name].item() == pytest.approx(value, rel=1e-3, abs=1e-5), name
+
+
+def test_the_students_own_pass_its_buffers_and_modes_are_left_alone() -> None:
+    torch.manual_seed(0)
+    student, teacher = Student("shufflenet_v2_x1_0", 2), tiny_teacher()
+    student.backbone.stage2.eval()  # type: ignore[union-attr]  # a part that is not trained stays so
+    method = build_method("drd", student, teacher, [0, 1])
+    image, target = torch.rand(8, 3, 64, 64), torch.arange(8) % 2
+    reference = deepcopy(student)
+    F.cross_entropy(reference(image), target).backward()
+    with LevelReader(student.backbone, method.student_levels) as reader:
+        pooled = student.features(image)
+        seen = StudentFeatures(image, pooled, student.classifier(pooled), reader.take())
+    own = F.cross_entropy(seen.logits, target)
+    buffers = {name: value.clone() for name, value in student.named_buffers()}
+    modes = [module.training for module in student.modules()]
+    terms = method(seen, teacher.read(image, method.teacher_levels), student, target)
+    assert all(torch.equal(value, buffers[name]) for name, value in student.named_buffers())
+    assert modes == [module.training for module in student.modules()]
+    assert all(m.track_running_stats for m in student.modules() if isinstance(m, nn.BatchNorm2d))
+    assert not any(module._forward_hooks for module in student.modules())
+    assert torch.is_grad_enabled()
+    (own + 0 * sum(terms.values())).backward()  # type: ignore[operator]
+    for (name, found), wanted in zip(student.named_parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, wanted.grad, msg=name)
+
+
+def test_a_hybrid_teaches_what_lies_behind_its_stage_and_nothing_before() -> None:
+    torch.manual_seed(0)
+    student, teacher = Student("shufflenet_v2_x1_0", 2), tiny_teacher()
+    method = build_method("drd", student, teacher, [0, 1])
+    middle = slice(1, 2)
+    method = DeepReprogrammingDistillation(method.student_levels[middle], method.teacher_levels[middle])
+    step(method, student, teacher, torch.rand(8, 3, 64, 64), torch.arange(8) % 2)["hybrid_ce"].backward()
+    learning = {name.split(".")[1] for name, p in student.named_parameters() if p.grad is not None and p.grad.any()}
+    assert learning == {"stage4", "conv5", "weight", "bias"}
+    assert all(p.grad is not None and p.grad.any() for p in method.parameters())
+
+
+@pytest.mark.parametrize("student", STUDENTS)
+def test_a_step_of_each_student(student: str) -> None:
+    assert_learns("drd", student, {"width": 32}, amp=student == "mobilenet_v2")
+
+
+def test_its_state_is_all_it_needs() -> None:
+    assert_restores("drd", {"width": 32})
+
+
+def test_alpha_and_beta_fall_and_cka_stays() -> None:
+    method = DeepReprogrammingDistillation((), (), beta=(2.0, 1.0))
+    assert method.weights(0) == {"hybrid_ce": 1, "kl": 2, "cka": 1}
+    assert method.weights(0.25) == {"hybrid_ce": 0.75, "kl": 1.75, "cka": 1}
+    assert method.weights(1) == {"hybrid_ce": 0, "kl": 1, "cka": 1}
+
+
+def test_several_classes_an_image() -> None:
+    torch.manual_seed(0)
+    student, teacher = Student("shufflenet_v2_x1_0", 3), tiny_teacher()
+    target = (torch.rand(4, 3) > 0.5).float()
+    method = build_method("drd", student, teacher, target.tolist())
+    assert all(term.isfinite() for term in step(method, student, teacher, torch.rand(4, 3, 32, 32), target).values())
+
+
+def test_stored_teacher_features_are_refused() -> None:
+    student, teacher = Student("shufflenet_v2_x1_0", 2), tiny_teacher()
+    method = build_method("drd", student, teacher, [0, 1])
+    seen = StudentFeatures(torch.zeros(2, 3, 32, 32), torch.zeros(2, 4), torch.zeros(2, 2))
+    with pytest.raises(ValueError, match="which stored features do not hold"):
+        method(seen, TeacherFeatures(torch.zeros(2, 8, 4, 4), torch.zeros(2, 8)), student, torch.tensor([0, 1]))
