@@ -7,7 +7,7 @@ $$E = \mathrm{BN}(W_e S),\quad S' = S + \mathrm{BN}(W_c E),\quad
 L_\mathrm{NORM} = \sum_{n=1}^{N} \mathrm{MSE}(E_n, T)$$
 
 As all of it is linear, and so are the mean over positions and slices and the classifier $g(f) = Wf + b$ behind it, the
-trained block goes into $g$ without a trace: with the block's $S' = (I + A) S + c$,
+paper merges the trained block into $g$, without a trace: with the block's $S' = (I + A) S + c$,
 
 $$W' = W (I + A),\qquad b' = b + W c$$
 """
@@ -77,8 +77,8 @@ class NToOneMatching(Method):
     """NORM: `prepare` puts the block into the student, `deployable` folds it into the classifier.
 
     The student that is trained, validated and kept in `last.pt` has the block; `model.pt` has the plain student with
-    the same logits, up to rounding. The method itself trains nothing. The reference code leaves the block in the
-    student: N = 8 costs it 17 M parameters at inference for a ResNet-50 teacher of a ResNet-18, which has 11 M.
+    the same logits, up to rounding. The method itself trains nothing. The reference code does not merge: with N = 8 and
+    a ResNet-50 teacher it leaves 17 M parameters in a ResNet-18 that has 11 M.
 
     Where the teacher's map is larger it is max-pooled as in the reference code; where the student's is larger E is
     average-pooled (the reference has no such pair). The teacher's map is its features themselves, so stored features

@@ -86,7 +86,9 @@ class SemanticCalibration(Method):
     ) -> None:
         super().__init__(student_levels, teacher_levels)
         if batch_size is None:
-            raise ValueError("the method 'semckd' has layers as wide as a batch: give its option batch_size")
+            raise ValueError(
+                "the method 'semckd' has layers as wide as a batch: give build_method the batch_size of the training"
+            )
         if batch_size < 8:
             raise ValueError(f"the method 'semckd' needs batches of at least 8, got batch_size {batch_size}")
         if not width_factor > 0:

@@ -93,7 +93,7 @@ def test_its_state_is_all_it_needs() -> None:
 
 def test_what_cannot_work_is_refused() -> None:
     student, teacher = Student("shufflenet_v2_x1_0"), tiny_teacher()
-    with pytest.raises(ValueError, match="'semckd' has layers as wide as a batch: give its option batch_size"):
+    with pytest.raises(ValueError, match="'semckd' has layers as wide as a batch: give build_method the batch_size"):
         build_method("semckd", student, teacher, [0, 1])
     with pytest.raises(ValueError, match="at least 8, got batch_size 4"):
         build_method("semckd", student, teacher, [0, 1], {"batch_size": 4})
@@ -103,7 +103,7 @@ def test_what_cannot_work_is_refused() -> None:
     closed = FrozenFoundationModel(nn.Flatten(), channels=4, kind="vector", preprocessing=plain, name="vendor")
     with pytest.raises(ValueError, match="works on the maps inside the teacher, and 'vendor' shows none"):
         build_method("semckd", student, closed, [0, 1], {"batch_size": 8})
-    method = build_method("semckd", student, teacher, [0, 1], {"batch_size": 8})
+    method = build_method("semckd", student, teacher, [0, 1], batch_size=8)
     g, stored = nn.Linear(2, 2), TeacherFeatures(torch.zeros(8, 8, 2, 2), torch.zeros(8, 8))
     with pytest.raises(ValueError, match="built for batches of 8, got 6"):
         method(learnt(torch.zeros(6, 2), g), stored, Head(g), torch.zeros(6))
