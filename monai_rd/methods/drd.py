@@ -63,9 +63,18 @@ class _Projector(nn.Module):
         return self.last(made)
 
 
+def _as_output(maps: Tensor, level: Level, output: Tensor) -> Tensor:
+    """Maps `[N, C, ...]` in the form in which a level's module gave `output`; a copy: later layers may write to it."""
+    if level.layout == "channels last":
+        return maps.movedim(1, -1).clone()
+    if level.layout == "tokens":
+        return torch.cat([output[:, : level.prefix], maps.flatten(2).transpose(1, 2)], dim=1)
+    return maps.clone()
+
+
 @contextmanager
-def _injected(backbone: nn.Module, module: str, replacement: Tensor) -> Iterator[None]:
-    """Run a backbone as it is behind one of its modules, whose output is replaced.
+def _injected(backbone: nn.Module, level: Level, replacement: Tensor) -> Iterator[None]:
+    """Run a backbone as it is behind the module of a level, whose output is replaced.
 
     What lies before runs in eval mode and without gradient, as its result is thrown away: it neither moves a statistic
     nor draws a random number. What lies behind runs as the student's own pass did, with gradient and with the batch's
@@ -78,9 +87,9 @@ def _injected(backbone: nn.Module, module: str, replacement: Tensor) -> Iterator
         torch.set_grad_enabled(True)
         for one, mode in modes.items():
             one.training = mode
-        return replacement.clone()  # the next layer may write into it
+        return _as_output(replacement, level, output)
 
-    handle = backbone.get_submodule(module).register_forward_hook(replace)
+    handle = backbone.get_submodule(level.module).register_forward_hook(replace)
     try:
         backbone.eval()
         for norm in tracked:
@@ -185,7 +194,7 @@ class DeepReprogrammingDistillation(Method):
         ):
             weight = next(projector.parameters())
             reprogrammed = projector(wanted.to(weight.dtype), mine.shape[2:])
-            with _injected(network.backbone, level.module, reprogrammed):
+            with _injected(network.backbone, level, reprogrammed):
                 hybrid = network(student.image)
             terms["hybrid_ce"].append(self.ce(hybrid, target))
             terms["kl"].append(self.kl(student.logits, hybrid))

@@ -46,10 +46,10 @@ def all_student_levels(student: Student, method: str) -> tuple[Level, ...]:
     """The student's maps, one a stage.
 
     Raises:
-        ValueError: none are known, or they are no plain maps.
+        ValueError: none are known.
     """
     levels = student_levels(student)
-    if not levels or any(level.layout != "map" for level in levels):
+    if not levels:
         raise ValueError(
             f"the method '{method}' works on the maps inside the student, and none are known of this one: take another "
             "--student, such as resnet18"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
@@ -9,9 +10,9 @@ from torch.nn import functional as F
 
 from monai_rd.losses import cka
 from monai_rd.methods import build_method
-from monai_rd.methods.drd import DeepReprogrammingDistillation
-from monai_rd.networks import Student, StudentFeatures, TeacherFeatures
-from monai_rd.networks.levels import LevelReader
+from monai_rd.methods.drd import DeepReprogrammingDistillation, _as_output
+from monai_rd.networks import Level, Student, StudentFeatures, TeacherFeatures
+from monai_rd.networks.levels import LevelReader, as_map
 from tests.methods.steps import assert_learns, assert_restores, step, tiny_teacher
 
 
@@ -96,6 +97,17 @@ def test_every_parameter_learns(student: str, amp: bool) -> None:
 
 def test_its_state_is_all_it_needs() -> None:
     assert_restores("drd", {"width": 32})
+
+
+@pytest.mark.parametrize(("layout", "prefix"), [("map", 0), ("channels last", 0), ("tokens", 2)])
+def test_a_map_goes_back_in_the_form_it_was_read(layout: Any, prefix: int) -> None:
+    level = Level("stage", 3, 8, 1.0, signed=True, layout=layout, prefix=prefix)
+    maps = torch.rand(2, 3, 4, 4)
+    output = {"map": torch.rand(2, 3, 4, 4), "channels last": torch.rand(2, 4, 4, 3), "tokens": torch.rand(2, 18, 3)}
+    put = _as_output(maps, level, output[layout])
+    assert put.shape == output[layout].shape
+    assert torch.equal(as_map(put, level, (32, 32)), maps)
+    assert torch.equal(put[:, :prefix], output[layout][:, :prefix])
 
 
 def test_alpha_and_beta_fall_and_cka_stays() -> None:
