@@ -89,11 +89,9 @@ class SharedActivation(nn.Module):
 
 def test_a_last_map_of_a_module_that_runs_twice() -> None:
     torch.manual_seed(0)
-    plain = Student("shufflenet_v2_x1_0", 2)
-    plain.backbone, plain.classifier, plain.feature_dim, plain.stages = SharedActivation(), nn.Linear(6, 2), 6, []
-    method = build_method("norm", plain, tiny_teacher(), [0, 1])
-    assert isinstance(method, NToOneMatching)
-    assert (method.level.module, method.level.channels) == ("act", 6)
+    plain = small_student("small")
+    plain.backbone, plain.classifier, plain.feature_dim = SharedActivation(), nn.Linear(6, 2), 6
+    method = NToOneMatching(Level("act", 6, 4, 1.0, signed=True), 5)
     trained: Any = disturb(method.prepare(deepcopy(plain))).eval()
     plain.load_state_dict(method.deployable(trained))
     image = torch.rand(2, 3, 32, 32)
