@@ -67,6 +67,11 @@ class CoTrainingHandler:
         if not self._bare_method.needs_teacher:
             return None
         stored = engine.state.batch.get("teacher_features")
+        if stored is not None and (self._bare_method.teacher_levels or self._bare_method.needs_logits):
+            raise ValueError(
+                "the method needs the teacher's inner maps or logits, which the batches' 'teacher_features' do not "
+                "hold: train it with the teacher in the loop"
+            )
         if stored is not None:
             stored = stored.to(image.device, non_blocking=True)
             return TeacherFeatures(stored, pool_features(stored, self._network.spatial_dims))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from monai_rd.methods.at import AttentionTransfer
-from monai_rd.methods.base import Method, parameter_groups, trainable_parameters
+from monai_rd.methods.base import Method, distributed, parameter_groups, trainable_parameters
 from monai_rd.methods.ce import CrossEntropyAlone
 from monai_rd.methods.crd import ContrastiveDistillation
 from monai_rd.methods.drd import DeepReprogrammingDistillation
@@ -43,6 +43,7 @@ __all__ = [
     "SimilarityPreserving",
     "VariationalInformationDistillation",
     "build_method",
+    "distributed",
     "method_class",
     "parameter_groups",
     "trainable_parameters",

@@ -15,7 +15,7 @@ from monai_rd.networks.levels import Level, StudentFeatures, TeacherFeatures
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel, Student
 
-__all__ = ["Method", "gather_batch", "parameter_groups", "trainable_parameters", "unwrapped"]
+__all__ = ["Method", "distributed", "gather_batch", "parameter_groups", "trainable_parameters", "unwrapped"]
 
 
 class Method(nn.Module, ABC):
@@ -101,6 +101,13 @@ def parameter_groups(network: nn.Module, method: nn.Module) -> list[dict[str, An
 def unwrapped(module: nn.Module) -> nn.Module:
     """The module itself, without the wrapper of DistributedDataParallel."""
     return module.module if isinstance(module, nn.parallel.DistributedDataParallel) else module
+
+
+def distributed(module: nn.Module, device: torch.device) -> nn.Module:
+    """Wrap a module in DistributedDataParallel; one that trains nothing, which DDP refuses, is returned as it is."""
+    if not any(parameter.requires_grad for parameter in module.parameters()):
+        return module
+    return nn.parallel.DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None)
 
 
 def gather_batch(features: Tensor) -> Tensor:

@@ -27,14 +27,11 @@ from monai_rd.losses import CKALoss, ClassificationLoss, KLDistillationLoss
 from monai_rd.losses.cka import Estimator
 from monai_rd.methods.base import Method, gather_batch
 from monai_rd.methods.maps import (
-    all_student_levels,
-    all_teacher_levels,
     average_pool,
     conv_norm_relu,
     convolution,
-    level_maps,
 )
-from monai_rd.networks.levels import Level, StudentFeatures, TeacherFeatures, pair_levels
+from monai_rd.networks.levels import Level, StudentFeatures, TeacherFeatures, pair_levels, student_levels
 
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel, Student
@@ -164,7 +161,7 @@ class DeepReprogrammingDistillation(Method):
         Raises:
             ValueError: a student or teacher of which no maps are known, or what the class refuses.
         """
-        pairs = pair_levels(all_student_levels(student, "drd"), all_teacher_levels(teacher, "drd"))
+        pairs = pair_levels(student_levels(student), teacher.levels)
         mine, theirs = zip(*pairs, strict=True)
         return cls(mine, theirs, student.spatial_dims, labels.dim() == 2, **options)
 
@@ -181,16 +178,12 @@ class DeepReprogrammingDistillation(Method):
         target: Tensor,
         index: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """The terms `hybrid_ce`, `kl` and `cka`, each a sum over the stages.
-
-        Raises:
-            ValueError: stored teacher features.
-        """
-        theirs = level_maps(teacher, self.teacher_levels, "drd")
+        """The terms `hybrid_ce`, `kl` and `cka`, each a sum over the stages."""
+        assert teacher is not None
         batch = len(student.logits)
         terms: dict[str, list[Tensor]] = {"hybrid_ce": [], "kl": [], "cka": []}
         for level, mine, wanted, projector in zip(
-            self.student_levels, student.maps, theirs, self.projectors, strict=True
+            self.student_levels, student.maps, teacher.maps, self.projectors, strict=True
         ):
             weight = next(projector.parameters())
             reprogrammed = projector(wanted.to(weight.dtype), mine.shape[2:])

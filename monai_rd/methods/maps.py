@@ -8,20 +8,17 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_rd.networks.levels import Level, TeacherFeatures, student_last_map, student_levels
+from monai_rd.networks.levels import Level, student_last_map
 
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel, Student
 
 __all__ = [
-    "all_student_levels",
-    "all_teacher_levels",
     "average_pool",
     "conv_norm_relu",
     "convolution",
     "fold_slices",
     "last_student_map",
-    "level_maps",
     "shrink_to_common",
     "teacher_map_channels",
 ]
@@ -42,35 +39,6 @@ def last_student_map(student: Student, method: str) -> Level:
     return level
 
 
-def all_student_levels(student: Student, method: str) -> tuple[Level, ...]:
-    """The student's maps, one a stage.
-
-    Raises:
-        ValueError: none are known.
-    """
-    levels = student_levels(student)
-    if not levels:
-        raise ValueError(
-            f"the method '{method}' works on the maps inside the student, and none are known of this one: take another "
-            "--student, such as resnet18"
-        )
-    return levels
-
-
-def all_teacher_levels(teacher: FrozenFoundationModel, method: str) -> tuple[Level, ...]:
-    """The teacher's maps.
-
-    Raises:
-        ValueError: none can be read.
-    """
-    if not teacher.levels:
-        raise ValueError(
-            f"the method '{method}' works on the maps inside the teacher, and '{teacher.name}' shows none: take "
-            "another --teacher, or a method that needs only its features, such as rd"
-        )
-    return teacher.levels
-
-
 def teacher_map_channels(teacher: FrozenFoundationModel, method: str) -> int:
     """Channels of the teacher's features.
 
@@ -83,21 +51,6 @@ def teacher_map_channels(teacher: FrozenFoundationModel, method: str) -> int:
             "another --teacher, or a method that needs only vectors, such as rd"
         )
     return teacher.channels
-
-
-def level_maps(teacher: TeacherFeatures | None, levels: tuple[Level, ...], method: str) -> tuple[Tensor, ...]:
-    """The teacher's maps of a batch.
-
-    Raises:
-        ValueError: the batch brought the teacher's features without them.
-    """
-    maps = () if teacher is None else teacher.maps
-    if len(maps) != len(levels):
-        raise ValueError(
-            f"the method '{method}' needs the maps inside the teacher, which stored features do not hold: train "
-            "without the feature store"
-        )
-    return maps
 
 
 def fold_slices(tap: Tensor, spatial_dims: int) -> Tensor:

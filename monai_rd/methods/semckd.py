@@ -19,14 +19,11 @@ from torch.nn import functional as F
 
 from monai_rd.methods.base import Method
 from monai_rd.methods.maps import (
-    all_student_levels,
-    all_teacher_levels,
     conv_norm_relu,
     convolution,
-    level_maps,
     shrink_to_common,
 )
-from monai_rd.networks.levels import Level, StudentFeatures, TeacherFeatures
+from monai_rd.networks.levels import Level, StudentFeatures, TeacherFeatures, some_levels, student_levels
 
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel, Student
@@ -113,7 +110,7 @@ class SemanticCalibration(Method):
         Raises:
             ValueError: a student or teacher of which no maps are known, or what the class refuses.
         """
-        taught, teaching = all_student_levels(student, "semckd"), all_teacher_levels(teacher, "semckd")
+        taught, teaching = some_levels(student_levels(student)), some_levels(teacher.levels)
         return cls(taught, teaching, student.spatial_dims, **options)
 
     def weights(self, progress: float) -> dict[str, float]:
@@ -131,7 +128,7 @@ class SemanticCalibration(Method):
         """The term `semckd`.
 
         Raises:
-            ValueError: a batch of another size than the method was built for, or stored teacher features.
+            ValueError: a batch of another size than the method was built for.
         """
         batch = len(student.logits)
         if batch != self.batch_size:
@@ -139,7 +136,8 @@ class SemanticCalibration(Method):
                 f"the method 'semckd' was built for batches of {self.batch_size}, got {batch}: set its option "
                 "batch_size to that of the training, and leave incomplete batches out (drop_last)"
             )
-        teaching = level_maps(teacher, self.teacher_levels, "semckd")
+        assert teacher is not None
+        teaching = teacher.maps
         errors = []
         for maps, row in zip(student.maps, self.projectors, strict=True):
             for wanted, projector in zip(teaching, row, strict=True):  # type: ignore[call-overload]  # a ModuleList

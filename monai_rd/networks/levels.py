@@ -27,6 +27,7 @@ __all__ = [
     "nearest_level",
     "pair_levels",
     "pool_features",
+    "some_levels",
     "student_last_map",
     "student_levels",
 ]
@@ -121,12 +122,18 @@ def depth_at(stride: float, deepest: float = 32) -> float:
     return min(max(1 - math.log2(deepest / stride) / 4, 0.25), 1.0)
 
 
-def _refuse_none(levels: Sequence[Level], default: str) -> None:
+def some_levels(levels: Sequence[Level]) -> Sequence[Level]:
+    """The levels themselves.
+
+    Raises:
+        ValueError: there are none.
+    """
     if not levels:
         raise ValueError(
-            f"the {getattr(levels, 'owner', default)} has no feature maps that can be read: take another one (almost "
+            f"the {getattr(levels, 'owner', 'network')} has no feature maps that can be read: take another one (almost "
             "all have maps, see docs/students.md and docs/teachers.md), or a method that needs none, such as rd"
         )
+    return levels
 
 
 def nearest_level(levels: Sequence[Level], stride: int, depth: float | None = None) -> Level:
@@ -140,10 +147,10 @@ def nearest_level(levels: Sequence[Level], stride: int, depth: float | None = No
     Raises:
         ValueError: no levels.
     """
-    _refuse_none(levels, "network")
     wanted = depth_at(stride) if depth is None else depth
     return min(
-        levels, key=lambda level: (abs(math.log2(level.stride / stride)), abs(level.depth - wanted), -level.depth)
+        some_levels(levels),
+        key=lambda level: (abs(math.log2(level.stride / stride)), abs(level.depth - wanted), -level.depth),
     )
 
 
@@ -156,9 +163,7 @@ def pair_levels(student: Sequence[Level], teacher: Sequence[Level]) -> tuple[tup
     Raises:
         ValueError: one of them has no levels.
     """
-    _refuse_none(student, "student")
-    _refuse_none(teacher, "teacher")
-    return tuple((level, nearest_level(teacher, level.stride, level.depth)) for level in student)
+    return tuple((level, nearest_level(teacher, level.stride, level.depth)) for level in some_levels(student))
 
 
 class LevelReader:

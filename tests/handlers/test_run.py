@@ -235,6 +235,24 @@ def test_without_teacher_and_features_the_error_says_what_to_do(tiny_run: Run) -
         trainer.run()
 
 
+def test_stored_features_hold_no_inner_maps(tiny_run: Run) -> None:
+    run = tiny_run(max_epochs=1)
+    run.method.teacher_levels = ("any",)
+    batches = [batch | {"teacher_features": torch.zeros(8, 5)} for batch in run.loader]
+    trainer = SupervisedTrainer(
+        device="cpu",
+        max_epochs=1,
+        train_data_loader=batches,
+        network=run.network,
+        optimizer=run.optimizer,
+        loss_function=F.cross_entropy,
+        train_handlers=[CoTrainingHandler(run.network, run.method, run.teacher)],
+        decollate=False,
+    )
+    with pytest.raises(ValueError, match="inner maps or logits, which the batches' 'teacher_features' do not hold"):
+        trainer.run()
+
+
 def test_cross_entropy_alone_trains_the_same_student_as_no_handler(tiny_run: Run) -> None:
     run = tiny_run(max_epochs=1)
     batches = list(run.loader)

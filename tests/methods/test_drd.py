@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from monai_rd.losses import cka
 from monai_rd.methods import build_method
 from monai_rd.methods.drd import DeepReprogrammingDistillation, _as_output
-from monai_rd.networks import Level, Student, StudentFeatures, TeacherFeatures
+from monai_rd.networks import Level, Student, StudentFeatures
 from monai_rd.networks.levels import LevelReader, as_map
 from tests.methods.steps import assert_learns, assert_restores, step, tiny_teacher
 
@@ -123,11 +123,3 @@ def test_several_classes_an_image() -> None:
     target = (torch.rand(4, 3) > 0.5).float()
     method = build_method("drd", student, teacher, target.tolist())
     assert all(term.isfinite() for term in step(method, student, teacher, torch.rand(4, 3, 32, 32), target).values())
-
-
-def test_stored_teacher_features_are_refused() -> None:
-    student, teacher = Student("shufflenet_v2_x1_0", 2), tiny_teacher()
-    method = build_method("drd", student, teacher, [0, 1])
-    seen = StudentFeatures(torch.zeros(2, 3, 32, 32), torch.zeros(2, 4), torch.zeros(2, 2))
-    with pytest.raises(ValueError, match="which stored features do not hold"):
-        method(seen, TeacherFeatures(torch.zeros(2, 8, 4, 4), torch.zeros(2, 8)), student, torch.tensor([0, 1]))
