@@ -98,6 +98,7 @@ class CoTrainingHandler:
             None if index is None else as_tensor(index).to(image.device),
         )
         self._features = None  # g has read the teacher path's features since
+        self._maps.clear()  # and a method may have run the student again
 
     def _add_terms(self, engine: Engine) -> None:
         output, weights = engine.state.output, engine.state.term_weights

@@ -203,6 +203,10 @@ class LevelReader:
         self._outputs.clear()
         return maps
 
+    def clear(self) -> None:
+        """Forget the maps of the last run."""
+        self._outputs.clear()
+
     def close(self) -> None:
         """Take the hooks off."""
         for handle in self._handles:
