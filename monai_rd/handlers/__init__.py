@@ -2,6 +2,7 @@
 
 from monai_rd.handlers.checkpoint import RunCheckpoint
 from monai_rd.handlers.cotraining import CoTrainingHandler
+from monai_rd.handlers.history import HistoryHandler, read_history
 from monai_rd.handlers.metrics import additional_metrics, key_metric
 from monai_rd.handlers.progress import ProgressHandler
 from monai_rd.handlers.scores import ScoreWriter
@@ -10,9 +11,11 @@ from monai_rd.handlers.seeding import EpochSeedHandler
 __all__ = [
     "CoTrainingHandler",
     "EpochSeedHandler",
+    "HistoryHandler",
     "ProgressHandler",
     "RunCheckpoint",
     "ScoreWriter",
     "additional_metrics",
     "key_metric",
+    "read_history",
 ]

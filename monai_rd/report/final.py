@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from monai.data import DataLoader
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
 from monai_rd.bundle import require_model
 from monai_rd.data.errors import count_codes
-from monai_rd.files import atomic_write
-from monai_rd.losses import class_probabilities
+from monai_rd.files import atomic_path, atomic_write
 from monai_rd.methods.rd import ReprogrammingDistillation
-from monai_rd.report.metrics import classification_metrics, multi_label_metrics
+from monai_rd.report.metrics import METRIC_NAMES, classification_metrics, multi_label_metrics
+from monai_rd.report.scoring import TestScores, score_test_set
 
 if TYPE_CHECKING:
     from monai_rd.methods import Method
@@ -27,45 +28,35 @@ if TYPE_CHECKING:
 
 __all__ = ["FinalReport"]
 
-METRICS = {
-    "accuracy": "accuracy",
-    "roc_auc": "ROC AUC",
-    "average_precision": "average precision",
-    "sensitivity": "sensitivity",
-    "specificity": "specificity",
-}
+logger = logging.getLogger(__name__)
+
 PHANTOM_NOTE = (
     "These are PHANTOMS drawn by the project itself, not patients: the numbers show that the machinery works and say "
     "nothing about medicine. Give --dataset_dir DIR --teacher NAME_OR_FILE to train on your own data."
 )
 
 
-class _ReprogrammedTeacher(nn.Module):
-    """F_t, phi and g in a row: image to logits."""
-
-    def __init__(self, teacher: FrozenFoundationModel, phi: nn.Module, classifier: nn.Module) -> None:
-        super().__init__()
-        self.teacher, self.phi, self.classifier = teacher, phi, classifier
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return self.classifier(self.phi(self.teacher(image)))
-
-
 class FinalReport:
-    """Loads the best student (and phi of the same epoch), scores the test set, prints a table, writes `metrics.json`.
+    """Loads the best student (and phi of the same epoch), scores the test set, prints a table and writes.
+
+    Into `output_dir`: `metrics.json`; `predictions.npz` with `probabilities` `[N, classes]` float32, `labels` and
+    `places`, each item's place in the test list (from 0; studies that cannot be read are missing); and last
+    `report.html`, one file with its figures, which also lie in `figures/` as PNG and SVG. A page that fails is told
+    and loses nothing of the rest.
 
     Args:
         model_path: `models/model.pt`.
-        output_dir: where `best_method.pt` lies and `metrics.json` goes.
+        output_dir: where `best_method.pt` and `history.json` lie and the report goes.
         network: the student, bare.
         loader: of the test set; items of a `TolerantDataset` with a `problem` are counted and not scored.
         class_names: by class index.
         device: where to run.
         method: the method; with RD and a teacher, the reprogrammed teacher gets a row of its own.
-        teacher: the frozen foundation model.
+        teacher: the frozen foundation model; one that was fitted to the task gets a row of its own.
         phantom: the data are the project's phantoms; then the report says so.
         settings: written into `metrics.json` beside the numbers.
         multi_label: an image may have any number of the classes.
+        page: write the page and its figures.
     """
 
     def __init__(
@@ -81,15 +72,15 @@ class FinalReport:
         phantom: bool = False,
         settings: dict[str, Any] | None = None,
         multi_label: bool = False,
+        page: bool = True,
     ) -> None:
         self.model_path, self.output_dir = Path(model_path), Path(output_dir)
         self.network, self.loader, self.class_names, self.device = network, loader, list(class_names), device
         self.method, self.teacher, self.phantom, self.settings = method, teacher, phantom, settings or {}
-        self.multi_label = multi_label
-        self._unread: list[str] = []
+        self.multi_label, self.page = multi_label, page
 
     def run(self) -> dict[str, Any]:
-        """Score, print, write; returns what was written.
+        """Score, print, write; returns what was written into `metrics.json`.
 
         Raises:
             FileNotFoundError: no trained model.
@@ -97,45 +88,52 @@ class FinalReport:
         """
         require_model(self.model_path)
         self.network.load_state_dict(torch.load(self.model_path, map_location="cpu", weights_only=True))
-        rows = {"student": self._score(self.network)}
-        unread = count_codes(self._unread)
         if isinstance(self.method, ReprogrammingDistillation) and self.teacher is not None:
             best = torch.load(self.output_dir / "best_method.pt", map_location="cpu", weights_only=True)
             self.method.load_state_dict(best)
-            rows["reprogrammed teacher"] = self._score(
-                _ReprogrammedTeacher(self.teacher, self.method.phi, self.network.classifier)
-            )
+        scores = self._score()
+        measure = multi_label_metrics if self.multi_label else classification_metrics
+        rows = {row: measure(found, scores.labels) for row, found in scores.probabilities.items()}
+        unread = count_codes(scores.unread)
         result = {"class_names": self.class_names, "phantom": self.phantom, "settings": self.settings, "test": rows}
         result["unread"] = unread
+        with atomic_path(self.output_dir / "predictions.npz") as beside, open(beside, "wb") as file:
+            np.savez_compressed(
+                file, probabilities=scores.probabilities["student"], labels=scores.labels, places=scores.places
+            )
         atomic_write(json.dumps(result, indent=2) + "\n", self.output_dir / "metrics.json")
         self._print(rows)
         if unread:
             print(f"test studies left out because they cannot be read: {unread}")
+        if self.page:
+            self._write_page(scores, rows, unread)
         return result
 
-    def _score(self, network: nn.Module) -> dict[str, Any]:
-        network.to(self.device).eval()
-        probabilities, labels = [], []
-        self._unread = []
-        with torch.inference_mode():
-            for batch in self.loader:
-                logits = network(batch["image"].as_subclass(torch.Tensor).to(self.device))
-                problems = batch.get("problem", [""] * len(logits))
-                self._unread += [code for code in problems if code]
-                read = torch.tensor([not code for code in problems])
-                probabilities.append(class_probabilities(logits.float(), self.multi_label).cpu()[read])
-                labels.append(torch.as_tensor(batch["label"]).cpu()[read])
-        if not sum(map(len, labels)):
-            raise ValueError(f"no test study could be read: {count_codes(self._unread)}")
-        measure = multi_label_metrics if self.multi_label else classification_metrics
-        return measure(torch.cat(probabilities).numpy(), torch.cat(labels).numpy())
+    def _score(self) -> TestScores:
+        given = (self.network, self.loader, self.device, self.multi_label, self.method, self.teacher)
+        if self.page:
+            try:
+                return score_test_set(*given, layers=True)
+            except Exception:  # what only the page needs must not cost the numbers
+                logger.exception("scoring failed; once more without the layers' CKA")
+        return score_test_set(*given, layers=False)
+
+    def _write_page(self, scores: TestScores, rows: dict[str, dict[str, Any]], unread: str) -> None:
+        try:
+            from monai_rd.report.run_page import RunPage
+
+            path = RunPage(self, scores, rows, unread).write()
+        except Exception:  # the numbers are written: a page is not worth a training
+            logger.exception("the report's page could not be written")
+        else:
+            print(f"report: {path}")
 
     def _print(self, rows: dict[str, dict[str, Any]]) -> None:
         console = Console(width=100)
         n = rows["student"]["n"]
         table = Table(title=f"Test set, {n} studies, value and 95 % interval", title_justify="left", show_lines=True)
         table.add_column("")
-        shown = {key: name for key, name in METRICS.items() if key in rows["student"]}
+        shown = {key: name for key, name in METRIC_NAMES.items() if key in rows["student"]}
         for name in shown.values():
             table.add_column(name, justify="right")
         for row, metrics in rows.items():

@@ -9,7 +9,15 @@ from numpy.typing import ArrayLike
 from scipy.stats import binomtest, norm, rankdata
 from sklearn.metrics import average_precision_score
 
-__all__ = ["classification_metrics", "multi_label_metrics"]
+__all__ = ["METRIC_NAMES", "classification_metrics", "multi_label_metrics"]
+
+METRIC_NAMES = {
+    "accuracy": "accuracy",
+    "roc_auc": "ROC AUC",
+    "average_precision": "average precision",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+}
 
 
 def classification_metrics(probabilities: ArrayLike, labels: ArrayLike, seed: int = 0) -> dict[str, Any]:

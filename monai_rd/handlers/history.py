@@ -1,0 +1,92 @@
+"""A training's numbers by epoch in one small file, for whoever draws or tables them."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Engine, Events
+from torch import distributed as dist
+
+from monai_rd.files import atomic_write
+
+__all__ = ["HistoryHandler", "read_history"]
+
+
+class HistoryHandler:
+    """Writes `history.json`, a list with one row for each finished epoch.
+
+    A row: `epoch`, from 1; `terms`, each loss term's mean over the epoch, unweighted, and the weighted sum as `loss`;
+    `weights` of the terms; `validation`, the evaluator's metrics, empty where the epoch had no validation; `best`,
+    whether this epoch was the best so far; `seconds`. Numbers that are not finite are null.
+
+    List it after `ValidationHandler` and before `RunCheckpoint`: a run killed between the two repeats the epoch and
+    writes its row anew. A resumed run keeps the rows of the epochs before; a new one begins a new file.
+
+    Args:
+        path: of the file.
+        evaluator: the evaluator that `ValidationHandler` runs.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], evaluator: Engine) -> None:
+        self.path, self.evaluator = Path(path), evaluator
+        self._rows: list[dict[str, Any]] | None = None
+        self._since = 0.0
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer with a `CoTrainingHandler`."""
+        engine.add_event_handler(Events.STARTED, self._forget)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._begin)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
+
+    def _forget(self, engine: Engine) -> None:
+        self._rows = None
+
+    def _begin(self, engine: Engine) -> None:
+        self._since = time.monotonic()
+        if self._rows is None:  # only now is it known which epoch a resumed run goes on with
+            old = read_history(self.path) if engine.state.epoch > 1 else []
+            self._rows = [row for row in old if row["epoch"] < engine.state.epoch]
+
+    def _write(self, engine: Engine) -> None:
+        if dist.is_available() and dist.is_initialized() and dist.get_rank() != 0:
+            return
+        assert self._rows is not None
+        weights, metrics = engine.state.term_weights, engine.state.metrics
+        validated = self.evaluator.state.epoch == engine.state.epoch
+        row = {
+            "epoch": engine.state.epoch,
+            "terms": {name: _finite(metrics[name]) for name in ("loss", "student_ce", *weights)},
+            "weights": {name: _finite(weight) for name, weight in weights.items()},
+            "validation": {n: _finite(v) for n, v in self.evaluator.state.metrics.items()} if validated else {},
+            "best": self.evaluator.state.best_metric_epoch == engine.state.epoch,
+            "seconds": round(time.monotonic() - self._since, 3),
+        }
+        self._rows.append(row)
+        lines = ",\n".join(json.dumps(row) for row in self._rows)
+        atomic_write(f"[\n{lines}\n]\n", self.path)
+
+
+def read_history(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Read what `HistoryHandler` wrote; empty where there is no such file.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    if not Path(path).is_file():
+        return []
+    try:
+        rows = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not all(isinstance(row, dict) and isinstance(row["epoch"], int) for row in rows):
+            raise TypeError("rows without an epoch")
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is damaged ({error}): remove it, and the next training writes it anew") from error
+    return rows
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if math.isfinite(value) else None

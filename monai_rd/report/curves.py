@@ -1,0 +1,158 @@
+"""What the figures of a report draw: ROC with its band, reliability with its error; 95 % intervals by bootstrap."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.stats import binomtest
+from sklearn.metrics import roc_auc_score
+
+__all__ = ["Reliability", "RocBand", "reliability", "roc_band"]
+
+DRAWS = 1000
+THRESHOLDS = 512  # of a drawn curve; with as many distinct scores or fewer nothing is rounded
+
+
+class RocBand(NamedTuple):
+    """A ROC curve and its pointwise 95 % band.
+
+    Args:
+        false_positive_rate: rising from 0 to 1, `[K]`; with `true_positive_rate` `[K]` the empirical curve.
+        true_positive_rate: see above.
+        grid: false positive rates of the band, `[101]`.
+        low: 2.5 % quantile of the true positive rate at each of `grid`.
+        high: the 97.5 % quantile.
+        auc: area under the empirical curve, and its interval.
+        interval: of the area.
+        positives: their number.
+    """
+
+    false_positive_rate: np.ndarray
+    true_positive_rate: np.ndarray
+    grid: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    auc: float
+    interval: tuple[float, float]
+    positives: int
+
+
+def roc_band(score: ArrayLike, positive: ArrayLike, seed: int = 0) -> RocBand | None:
+    """The ROC curve of one class, with a stratified percentile bootstrap of 1000 draws.
+
+    Positives and negatives are drawn apart. Scores are binned at 512 of their quantiles, so that a draw is one
+    multinomial sample a side and costs the same however many images there are.
+
+    Args:
+        score: `[N]`, higher is more positive.
+        positive: bool `[N]`.
+        seed: of the bootstrap.
+
+    Returns:
+        The curve, or None where all images agree.
+    """
+    score, positive = np.asarray(score, dtype=np.float64), np.asarray(positive, dtype=bool)
+    if not 0 < positive.sum() < len(positive):
+        return None
+    thresholds = np.unique(score)
+    if len(thresholds) > THRESHOLDS:
+        thresholds = np.unique(np.quantile(score, np.linspace(0, 1, THRESHOLDS), method="nearest"))
+    bins = len(thresholds) - np.searchsorted(thresholds, score, side="right")  # 0 holds the highest scores
+    hits, alarms = (np.bincount(bins[side], minlength=len(thresholds) + 1) for side in (positive, ~positive))
+    random, grid = np.random.default_rng(seed), np.linspace(0, 1, 101)
+    drawn = [random.multinomial(n.sum(), n / n.sum(), size=DRAWS) for n in (hits, alarms)]
+    rates = [_cumulated_shares(counts) for counts in drawn]
+    curves = np.stack([_highest_at(grid, fpr, tpr) for tpr, fpr in zip(*rates, strict=True)])
+    heights, widths = rates[0][:, 1:] + rates[0][:, :-1], np.diff(rates[1], axis=1)
+    areas = (heights * widths).sum(axis=1) / 2
+    tpr, fpr = (_cumulated_shares(counts[None])[0] for counts in (hits, alarms))
+    low, high = np.quantile(curves, (0.025, 0.975), axis=0)
+    least, most = np.quantile(areas, (0.025, 0.975))
+    auc = float(roc_auc_score(positive, score))
+    return RocBand(fpr, tpr, grid, low, high, auc, (float(least), float(most)), int(positive.sum()))
+
+
+def _cumulated_shares(counts: np.ndarray) -> np.ndarray:
+    """Counts by bin `[draws, K]` to the share at or above each bin, from 0 to 1, `[draws, K + 1]`."""
+    total = counts.sum(axis=1, keepdims=True)
+    return np.concatenate([np.zeros((len(counts), 1)), counts.cumsum(axis=1) / total], axis=1)
+
+
+def _highest_at(grid: np.ndarray, fpr: np.ndarray, tpr: np.ndarray) -> np.ndarray:
+    """The curve at each false positive rate; where it rises straight up, its upper end."""
+    last = np.append(fpr[1:] > fpr[:-1], True)
+    return np.interp(grid, fpr[last], tpr[last])
+
+
+class Reliability(NamedTuple):
+    """Predicted against observed, by bins of equal width.
+
+    Args:
+        count: predictions in each bin `[bins]`.
+        predicted: their mean probability (NaN where a bin is empty).
+        observed: share that came true (likewise).
+        low: Wilson's 95 % interval of `observed`.
+        high: see `low`.
+        error: expected calibration error: the mean of |observed - predicted|, weighted by count.
+        interval: of `error`, 95 %.
+    """
+
+    count: np.ndarray
+    predicted: np.ndarray
+    observed: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    error: float
+    interval: tuple[float, float]
+
+
+def reliability(predicted: ArrayLike, came_true: ArrayLike, bins: int = 10, seed: int = 0) -> Reliability:
+    """Reliability diagram and expected calibration error (Naeini et al. 2015; Guo et al., arXiv 1706.04599, Eq. 3).
+
+    The interval is the basic (reflected) bootstrap of 500 draws of images: chance alone makes the error larger than
+    0, and once more so in a resample, so that the percentile interval of a well calibrated network would miss it.
+
+    Args:
+        predicted: probabilities `[N]`, or `[N, classes]` of multi-label data: images are resampled with all classes.
+        came_true: bool, of the same shape.
+        bins: of equal width over [0, 1].
+        seed: of the bootstrap.
+    """
+    p = np.asarray(predicted, dtype=np.float64)
+    p, y = p.reshape(len(p), -1), np.asarray(came_true, dtype=np.float64).reshape(len(p), -1)
+    place = np.clip((p * bins).astype(int), 0, bins - 1)
+    # By image and bin: how many predictions, their sum, how many came true.
+    rows = np.repeat(np.arange(len(p)), p.shape[1])
+    tables = np.zeros((3, len(p), bins))
+    for table, values in zip(tables, (np.ones_like(p), p, y), strict=True):
+        np.add.at(table, (rows, place.ravel()), values.ravel())
+    count, expected, true = tables.sum(axis=1)
+    error = _calibration_error(count, expected, true)
+    random = np.random.default_rng(seed)
+    draws = []
+    for _ in range(DRAWS // 2):
+        weights = np.bincount(random.integers(len(p), size=len(p)), minlength=len(p)).astype(np.float64)
+        draws.append(_calibration_error(*(weights @ table for table in tables)))
+    low, high = np.quantile(draws, (0.025, 0.975))
+    filled = np.maximum(count, 1)
+    empty = np.where(count > 0, 0.0, np.nan)
+    wilson = [
+        binomtest(round(k), round(n)).proportion_ci(method="wilson") if n else (np.nan, np.nan)
+        for k, n in zip(true, count, strict=True)
+    ]
+    bounds = np.array([tuple(interval) for interval in wilson]).T
+    return Reliability(
+        count.astype(int),
+        expected / filled + empty,
+        true / filled + empty,
+        bounds[0],
+        bounds[1],
+        error,
+        (float(np.clip(2 * error - high, 0, 1)), float(np.clip(2 * error - low, 0, 1))),
+    )
+
+
+def _calibration_error(count: np.ndarray, expected: np.ndarray, true: np.ndarray) -> float:
+    return float(np.abs(true - expected).sum() / count.sum())

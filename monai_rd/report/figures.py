@@ -1,0 +1,400 @@
+"""The figures of a report, each a `matplotlib.figure.Figure` made without pyplot and its global state.
+
+One quiet style: colours of Okabe and Ito (2008), which people who confuse red and green can tell apart, no frame above
+and on the right, and text that can be read at 100 %. Ink, lines and paper are the four colours of `THEME`, so that a
+page can replace them by its own for a dark screen.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike
+
+from monai_rd.files import atomic_path
+from monai_rd.report.curves import reliability, roc_band
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = [
+    "COLOURS",
+    "STYLE",
+    "THEME",
+    "calibration_diagram",
+    "cka_heat_map",
+    "confusion_matrix",
+    "learning_curves",
+    "roc_curves",
+    "save_figure",
+    "slice_scores",
+]
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+THEME = {"ink": "#1c2430", "muted": "#66707f", "grid": "#dfe3e8", "paper": "#ffffff"}
+STYLE: dict[str, Any] = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": THEME["muted"],
+    "axes.grid": True,
+    "axes.labelcolor": THEME["ink"],
+    "axes.labelsize": 9.5,
+    "axes.linewidth": 0.8,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlecolor": THEME["ink"],
+    "axes.titlelocation": "left",
+    "axes.titlepad": 8,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 100,
+    "figure.facecolor": THEME["paper"],
+    "font.size": 9.5,
+    "grid.color": THEME["grid"],
+    "grid.linewidth": 0.7,
+    "legend.fontsize": 9,
+    "legend.frameon": False,
+    "legend.labelcolor": THEME["ink"],
+    "lines.linewidth": 1.8,
+    "savefig.facecolor": THEME["paper"],
+    "svg.fonttype": "none",  # text stays text: small, selectable, in the font of the page
+    "svg.hashsalt": "monai_rd",
+    "text.color": THEME["ink"],
+    "xtick.color": THEME["muted"],
+    "xtick.labelsize": 9,
+    "ytick.color": THEME["muted"],
+    "ytick.labelsize": 9,
+}
+# Light to dark in one hue, so that it also reads in grey.
+BLUES = LinearSegmentedColormap.from_list("blues", ("#f3f7fb", "#9cc4e4", "#0072b2", "#00334f"))
+MOST_PANELS, MOST_NUMBERS, MOST_STUDIES = 12, 15, 40
+TERMS = {
+    "loss": "whole loss",
+    "student_ce": "student, cross entropy",
+    "teacher_ce": "reprogrammed teacher, cross entropy",
+    "kl": "KL divergence of the logits",
+    "cka": "CKA (−1: features agree)",
+}
+METRICS = {"val_accuracy": "accuracy", "val_auc": "ROC AUC", "val_ap": "average precision"}
+
+
+def save_figure(figure: Figure, stem: str | os.PathLike[str]) -> tuple[Path, Path]:
+    """Write `STEM.png` (200 dpi) and `STEM.svg`, each as a whole; the same figure gives the same bytes.
+
+    Args:
+        figure: as the functions below make it.
+        stem: the files' path without suffix.
+
+    Returns:
+        The two paths.
+    """
+    png, svg = (Path(f"{os.fspath(stem)}.{kind}") for kind in ("png", "svg"))
+    with rc_context(STYLE):
+        with atomic_path(png) as beside:
+            figure.savefig(beside, format="png", dpi=200, metadata={"Software": None})
+        with atomic_path(svg) as beside:
+            figure.savefig(beside, format="svg", metadata={"Date": None, "Creator": None})
+    return png, svg
+
+
+def learning_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
+    """Training loss terms, their weights, and the validation metrics, by epoch.
+
+    Args:
+        history: rows of `HistoryHandler`, at least one.
+
+    Raises:
+        ValueError: no row.
+    """
+    if not history:
+        raise ValueError("the history has no epoch: nothing to draw")
+    epochs = [row["epoch"] for row in history]
+    terms = [name for name in history[-1]["terms"] if name != "loss"]
+    weights, metrics = list(history[-1]["weights"]), list(history[-1]["validation"])
+    with rc_context(STYLE):
+        figure = Figure(figsize=(8.6, 3.4 if not weights else 5.2))
+        grid = figure.add_gridspec(2 if weights else 1, 2, height_ratios=(3, 1.5) if weights else (1,))
+        losses = figure.add_subplot(grid[0, 0])
+        colours = dict(zip(terms, _cycle(len(terms)), strict=True))
+        for name, colour in colours.items():
+            _line(losses, epochs, [row["terms"][name] for row in history], TERMS.get(name, name), colour)
+        low, high = losses.get_ylim()
+        losses.set_ylim(low, high + 0.13 * len(terms) * (high - low))  # room for the legend
+        _finish(losses, "Training loss terms (unweighted)", "epoch", legend=False)
+        losses.legend(loc="upper right")
+        shares = figure.add_subplot(grid[0 if not weights else slice(0, 2), 1])
+        for colour, name in zip(_cycle(len(metrics)), metrics, strict=True):
+            values = [row["validation"].get(name) for row in history]
+            _line(shares, epochs, values, METRICS.get(name, name), colour)
+        best = [row["epoch"] for row in history if row["best"]]
+        if best:
+            shares.axvline(best[-1], color=THEME["muted"], linewidth=1, linestyle=(0, (2, 2)))
+            shares.annotate(
+                f"epoch {best[-1]}: chosen",
+                (best[-1], 1),
+                xycoords=("data", "axes fraction"),
+                xytext=(-4 if best[-1] > (epochs[0] + epochs[-1]) / 2 else 4, -2),
+                textcoords="offset points",
+                ha="right" if best[-1] > (epochs[0] + epochs[-1]) / 2 else "left",
+                va="top",
+                color=THEME["muted"],
+                fontsize=9,
+            )
+        shares.set_ylim(None, 1.02)
+        _finish(shares, "Validation", "epoch")
+        if weights:
+            below = figure.add_subplot(grid[1, 0], sharex=losses)
+            for name, dashes in zip(weights, _dashes(len(weights)), strict=True):
+                values = [row["weights"][name] for row in history]
+                below.plot(epochs, values, color=colours[name], linestyle=dashes)
+            below.set_ylim(-0.05, max(1.05, *below.get_ylim()))
+            _finish(below, "Weight of each term", "epoch", legend=False)
+            losses.set_xlabel("")
+    return figure
+
+
+def roc_curves(
+    probabilities: ArrayLike, labels: ArrayLike, class_names: Sequence[str], multi_label: bool = False
+) -> Figure:
+    """ROC curves with pointwise 95 % bands: of the second of two classes, else of each class against the rest.
+
+    Of more than 12 classes the 12 with most positive images are drawn.
+
+    Args:
+        probabilities: `[N, classes]`.
+        labels: class indices `[N]`; multi-label 0 or 1 `[N, classes]`.
+        class_names: by class index.
+        multi_label: an image may have any number of the classes.
+    """
+    p, y = np.asarray(probabilities), np.asarray(labels)
+    member = y.astype(bool) if multi_label else y[:, None] == np.arange(p.shape[1])
+    shown = list(range(p.shape[1])) if multi_label or p.shape[1] > 2 else [1]
+    if len(shown) > MOST_PANELS:
+        shown = sorted(sorted(shown, key=lambda index: -member[:, index].sum())[:MOST_PANELS])
+    columns = min(len(shown), 3)
+    rows = -(-len(shown) // columns)
+    side = {1: 4.4, 2: 3.7}.get(columns, 2.9)
+    with rc_context(STYLE):
+        figure = Figure(figsize=(columns * side, rows * side + 0.2))
+        for place, index in enumerate(shown):
+            axes = figure.add_subplot(rows, columns, place + 1)
+            _roc(axes, p[:, index], member[:, index], class_names[index], several=len(shown) > 1)
+            if place < len(shown) - columns:
+                axes.set_xlabel("")
+            if place % columns:
+                axes.set_ylabel("")
+    return figure
+
+
+def _roc(axes: Axes, score: np.ndarray, positive: np.ndarray, name: str, several: bool) -> None:
+    band = roc_band(score, positive)
+    axes.plot((0, 1), (0, 1), color=THEME["muted"], linewidth=1, linestyle=(0, (2, 2)))
+    if band is None:
+        axes.text(0.5, 0.55, "all images agree:\nno curve", ha="center", va="bottom", color=THEME["muted"])
+    else:
+        axes.fill_between(band.grid, band.low, band.high, color=COLOURS[0], alpha=0.18, linewidth=0, label="95 % band")
+        axes.plot(band.false_positive_rate, band.true_positive_rate, color=COLOURS[0], label="test set")
+        interval = f" ({band.interval[0]:.2f}–{band.interval[1]:.2f})" if several else ""
+        told = f"AUC {band.auc:.3f}{interval}\n{band.positives} of {len(score)} positive"
+        axes.text(0.97, 0.04, told, ha="right", va="bottom", fontsize=9)
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal", xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
+    _finish(axes, _short(name, 30), "1 − specificity", "sensitivity", legend=False)
+
+
+def calibration_diagram(
+    probabilities: ArrayLike, labels: ArrayLike, class_names: Sequence[str], multi_label: bool = False
+) -> Figure:
+    """Reliability diagram: predicted probability against how often it came true, with the number in each bin.
+
+    Of two classes the probability of the second, of more that of the most probable class, of multi-label data every
+    probability.
+
+    Args:
+        probabilities: `[N, classes]`.
+        labels: class indices `[N]`; multi-label 0 or 1 `[N, classes]`.
+        class_names: by class index.
+        multi_label: an image may have any number of the classes.
+    """
+    event = "any finding" if multi_label else "the class chosen" if len(class_names) > 2 else _short(class_names[1], 30)
+    found = reliability(*calibrated_events(probabilities, labels, multi_label))
+    centres = (np.arange(len(found.count)) + 0.5) / len(found.count)
+    filled = found.count > 0
+    with rc_context(STYLE):
+        figure = Figure(figsize=(4.6, 5.2))
+        grid = figure.add_gridspec(2, 1, height_ratios=(4, 1))
+        axes = figure.add_subplot(grid[0])
+        axes.plot((0, 1), (0, 1), color=THEME["muted"], linewidth=1, linestyle=(0, (2, 2)))
+        x, y = found.predicted[filled], found.observed[filled]
+        below, above = y - found.low[filled], found.high[filled] - y
+        error = np.maximum([below, above], 0)
+        axes.errorbar(x, y, error, fmt="o", color=COLOURS[0], markersize=5, linewidth=1.2, capsize=2)
+        low, high = found.interval
+        told = f"expected calibration error\n{found.error:.3f} ({low:.3f}–{high:.3f})"
+        axes.text(0.02, 0.97, told, ha="left", va="top", fontsize=9)
+        axes.set(xlim=(-0.01, 1.01), ylim=(-0.02, 1.02))
+        _finish(axes, "Calibration", "", "observed share", legend=False)
+        axes.tick_params(labelbottom=False)
+        counts = figure.add_subplot(grid[1], sharex=axes)
+        counts.bar(centres, found.count, width=0.92 / len(centres), color=COLOURS[0], alpha=0.35)
+        for centre, count in zip(centres, found.count, strict=True):
+            counts.annotate(
+                str(count), (centre, count), (0, 1), textcoords="offset points", ha="center", va="bottom", fontsize=8
+            )
+        counts.set_ylim(0, found.count.max() * 1.3)
+        counts.yaxis.set_major_locator(MaxNLocator(2, integer=True))
+        _finish(counts, "", f"predicted probability of {event}", "n", legend=False)
+        counts.grid(axis="x", visible=False)
+    return figure
+
+
+def calibrated_events(probabilities: ArrayLike, labels: ArrayLike, multi_label: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Which probabilities a calibration is of (see `calibration_diagram`), and whether each came true."""
+    p, y = np.asarray(probabilities), np.asarray(labels)
+    if multi_label:
+        return p, y == 1
+    if p.shape[1] == 2:
+        return p[:, 1], y == 1
+    return p.max(axis=1), p.argmax(axis=1) == y
+
+
+def confusion_matrix(probabilities: ArrayLike, labels: ArrayLike, class_names: Sequence[str]) -> Figure:
+    """True class by row, most probable class by column: numbers, and the share of the row by colour.
+
+    Args:
+        probabilities: `[N, classes]`.
+        labels: class indices `[N]`.
+        class_names: by class index.
+    """
+    chosen, y = np.asarray(probabilities).argmax(axis=1), np.asarray(labels)
+    k = len(class_names)
+    counts = np.zeros((k, k), dtype=int)
+    np.add.at(counts, (y, chosen), 1)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    cell = float(np.interp(k, (2, 12, 40), (1.35, 0.7, 0.24)))
+    longest = max(min(len(name), 24) for name in class_names)
+    with rc_context(STYLE):
+        figure = Figure(figsize=(k * cell + 0.09 * longest + 1.2, k * cell + 0.06 * longest + 0.9))
+        axes = figure.add_subplot()
+        _heat_map(axes, shares, [_short(name, 24) for name in class_names], [_short(name, 24) for name in class_names])
+        if k <= MOST_NUMBERS:
+            for row, column in np.ndindex(k, k):
+                text = f"{counts[row, column]}\n{shares[row, column]:.0%}"
+                colour = "#fefefe" if shares[row, column] > 0.55 else "#1c2431"
+                size = float(np.interp(k, (2, 15), (11, 6.5)))
+                axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
+        _finish(axes, "Confusion matrix", "predicted", "true", legend=False)
+        axes.grid(visible=False)
+    return figure
+
+
+def cka_heat_map(values: ArrayLike, student: Sequence[str], teacher: Sequence[str]) -> Figure:
+    """CKA between layers, the student's by column and the teacher's by row, from input (bottom) to output (top).
+
+    Args:
+        values: `[student layers, teacher layers]`; unbiased CKA may lie a little below 0.
+        student: names of the student's layers.
+        teacher: of the teacher's.
+    """
+    shown = np.asarray(values, dtype=float).T[::-1]
+    with rc_context(STYLE):
+        figure = Figure(figsize=(1.9 + 0.75 * len(student), 1.5 + 0.5 * len(teacher)))
+        axes = figure.add_subplot()
+        _heat_map(axes, shown, [_short(name, 22) for name in reversed(teacher)], [_short(name, 22) for name in student])
+        for row, column in np.ndindex(*shown.shape):
+            value = shown[row, column]
+            text, colour = ("–", "#1c2431") if np.isnan(value) else (f"{value:.2f}", "#1c2431")
+            axes.text(
+                column, row, text, ha="center", va="center", fontsize=9, color="#fefefe" if value > 0.55 else colour
+            )
+        _finish(axes, "CKA of the layers", "student", "teacher", legend=False)
+        axes.grid(visible=False)
+    return figure
+
+
+def slice_scores(scores: Sequence[ArrayLike], labels: Sequence[int], class_names: Sequence[str], of: str) -> Figure:
+    """Strip plot: what each slice of a study speaks for, studies in the order of their mean.
+
+    Of more than 40 studies 40 are drawn, evenly through that order.
+
+    Args:
+        scores: of each study the probability by slice, `[S]`.
+        labels: class index of each study; it gives the colour.
+        class_names: by class index.
+        of: what the probability is of, for the axis.
+    """
+    order = np.argsort([np.mean(one) for one in scores], kind="stable")
+    if len(order) > MOST_STUDIES:
+        order = order[np.linspace(0, len(order) - 1, MOST_STUDIES).round().astype(int)]
+    with rc_context(STYLE):
+        figure = Figure(figsize=(8.6, 3.2))
+        axes = figure.add_subplot()
+        marks = "osD^vP"
+        seen: set[int] = set()
+        for place, index in enumerate(order):
+            values, label = np.asarray(scores[index]), int(labels[index])
+            colour, mark = COLOURS[label % len(COLOURS)], marks[label % len(marks)]
+            axes.plot((place, place), (values.min(), values.max()), color=THEME["grid"], linewidth=3, zorder=1)
+            name = None if label in seen else _short(class_names[label], 30)
+            seen.add(label)
+            axes.scatter(
+                np.full(len(values), place), values, 14, colour, mark, alpha=0.75, linewidths=0, label=name, zorder=2
+            )
+            axes.plot((place - 0.35, place + 0.35), [values.mean()] * 2, color=THEME["ink"], linewidth=1.5, zorder=3)
+        axes.set(ylim=(-0.03, 1.03), xticks=(), xlim=(-0.8, len(order) - 0.2))
+        axes.set_title("Scores of single slices")
+        axes.set(xlabel="studies, by their mean (line)", ylabel=of)
+        axes.legend(title="true class", loc="upper left", ncols=1, title_fontsize=9)
+        axes.grid(axis="x", visible=False)
+    return figure
+
+
+def _heat_map(axes: Axes, values: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> None:
+    """Cells from 0 to 1 with white lines between; vector graphics, so that it stays sharp."""
+    edges_x, edges_y = np.arange(len(columns) + 1) - 0.5, np.arange(len(rows) + 1) - 0.5
+    axes.pcolormesh(edges_x, edges_y, values, cmap=BLUES, vmin=0, vmax=1, edgecolors="#fefefe", linewidth=1.5)
+    axes.invert_yaxis()
+    axes.set_aspect("equal" if len(rows) == len(columns) else "auto")
+    slanted = len(columns) > 3 and max(map(len, columns)) > 6
+    axes.set_xticks(range(len(columns)), columns, rotation=35 if slanted else 0, ha="right" if slanted else "center")
+    axes.set_yticks(range(len(rows)), rows)
+    axes.tick_params(length=0, colors=THEME["ink"])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _line(axes: Axes, epochs: Sequence[int], values: Sequence[float | None], label: str, colour: str) -> None:
+    numbers = np.array([np.nan if value is None else value for value in values])
+    there = np.isfinite(numbers)  # epochs without validation are bridged
+    mark = "o" if there.sum() <= 15 else ""
+    axes.plot(np.asarray(epochs)[there], numbers[there], mark + "-", color=colour, markersize=3.5, label=label)
+
+
+def _finish(axes: Axes, title: str, x: str, y: str = "", legend: bool = True) -> None:
+    axes.set(xlabel=x, ylabel=y)
+    if title:
+        axes.set_title(title)
+    if x == "epoch":
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    if legend and axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="best")
+
+
+def _cycle(n: int) -> list[str]:
+    return [COLOURS[index % len(COLOURS)] for index in range(n)]
+
+
+def _dashes(n: int) -> list[Any]:
+    """Lines that lie on one another are all seen."""
+    return [("-", (0, (4, 3)), (0, (1, 2)))[index % 3] for index in range(n)]
+
+
+def _short(name: str, most: int) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}…"

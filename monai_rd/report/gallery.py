@@ -1,0 +1,186 @@
+"""The Grad-CAM gallery of a report: some test items, right and wrong, sure and unsure, and where the student looked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from matplotlib import colormaps
+from monai.data import DataLoader
+from torch import Tensor
+
+from monai_rd.report.gradcam import Explanation, explain, grad_cam_level
+from monai_rd.report.page import picture
+
+if TYPE_CHECKING:
+    from monai_rd.networks import Student
+
+__all__ = ["Shown", "choose", "gallery"]
+
+EACH = 2  # items of a kind
+MOST_CLASSES = 5
+
+
+class Shown(NamedTuple):
+    """An item of the gallery.
+
+    Args:
+        index: row of the probabilities.
+        kind: why it was chosen.
+    """
+
+    index: int
+    kind: str
+
+
+def choose(probabilities: np.ndarray, labels: np.ndarray, multi_label: bool) -> list[Shown]:
+    """Choose two items each: surely right, barely right, barely wrong, surely wrong.
+
+    Multi-label items, of which hardly one is right in every class, are chosen by their mean error over the classes: the
+    four nearest to the truth and the four farthest.
+
+    Args:
+        probabilities: `[N, classes]`.
+        labels: `[N]`, multi-label `[N, classes]`.
+        multi_label: an image may have any number of the classes.
+    """
+    if multi_label:
+        order = np.argsort(np.abs(probabilities - labels).mean(axis=1), kind="stable").tolist()
+        near, far = order[: 2 * EACH], order[::-1][: 2 * EACH]
+        return [Shown(i, "near the truth") for i in near] + [
+            Shown(i, "far from the truth") for i in far if i not in near
+        ]
+    order = np.argsort(-probabilities.max(axis=1), kind="stable")
+    right = probabilities.argmax(axis=1)[order] == labels[order]
+    found: list[Shown] = []
+    for true, sure_first in ((True, True), (True, False), (False, False), (False, True)):
+        side = order[right == true].tolist()
+        side = side if sure_first else side[::-1]
+        kind = f"{'right' if true else 'wrong'}, {'surest' if sure_first else 'least sure'}"
+        taken = {shown.index for shown in found}
+        found += [Shown(index, kind) for index in [i for i in side if i not in taken][:EACH]]
+    return found
+
+
+def gallery(
+    network: Student,
+    loader: DataLoader,
+    device: torch.device,
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    places: np.ndarray,
+    class_names: Sequence[str],
+    multi_label: bool,
+) -> tuple[str, tuple[int, ...]]:
+    """Make the gallery's markup. Items are numbered by their place in the test list, from 1; nothing else names them.
+
+    Args:
+        network: the student with its trained weights.
+        loader: of the test set, which is asked for the chosen items once more.
+        device: where to run.
+        probabilities: `[N, classes]`.
+        labels: `[N]`, multi-label `[N, classes]`.
+        places: of the N items in the test list, from 0.
+        class_names: by class index.
+        multi_label: an image may have any number of the classes.
+
+    Returns:
+        The markup, and the positions of the student's map; none where there is no map and so no heat.
+    """
+    network.to(device).eval()
+    level = grad_cam_level(network)
+    items, grid = [], ()
+    for shown in choose(probabilities, labels, multi_label):
+        place = int(places[shown.index])
+        batch = loader.collate_fn([loader.dataset[place]])
+        image = batch["image"].as_subclass(torch.Tensor).to(device)
+        found = explain(network, image, level, multi_label)
+        grid = found.grid
+        items.append(_item(shown.kind, place, image[0], labels[shown.index], found, class_names, multi_label))
+    return f'<div class="gallery">{"".join(items)}</div>\n', grid
+
+
+def _item(
+    kind: str,
+    place: int,
+    image: Tensor,
+    label: np.ndarray,
+    found: Explanation,
+    names: Sequence[str],
+    multi_label: bool,
+) -> str:
+    chosen = names[found.chosen]
+    slices, at = _slices_and_place(image, found)
+    pixels = _rgb(slices[at])
+    told = f"test item {place + 1}"
+    pictures = picture(pixels, told)
+    if found.heat is not None:
+        pictures += picture(_overlay(pixels, found.heat[at].cpu().numpy()), f"{told}, what spoke for {chosen}")
+    if multi_label:
+        true = ", ".join(name for name, there in zip(names, label, strict=True) if there) or "none of the classes"
+        said = f"most probable: {escape(chosen)}"
+    else:
+        true = names[int(label)]
+        said = f"says {escape(chosen)}"
+        said = said if int(label) == found.chosen else f'<span class="wrong">{said}</span>'
+    text = f"<h3>Test item {place + 1} <span class='small'>{escape(kind)}</span></h3>"
+    text += f'<div class="pair">{pictures}</div><p>{said}; truth: {escape(true)}</p>{_bars(found.probabilities, names)}'
+    if len(slices) > 1:
+        text += _strip(found, at, len(slices), chosen)
+    return f'<div class="item">{text}</div>'
+
+
+def _slices_and_place(image: Tensor, found: Explanation) -> tuple[Tensor, int]:
+    """The slices `[S, C, H, W]` of an item and which of them speaks most for the class chosen.
+
+    Of a study that is the one with the highest probability, of a volume the one with most heat.
+    """
+    if found.slices is None:  # a volume [1, D, H, W]
+        slices = image.movedim(0, 1)
+        heat = found.heat
+        return slices, len(slices) // 2 if heat is None else int(heat.mean(dim=(1, 2)).argmax())
+    slices = image if image.dim() == 4 else image[None]
+    return slices, int(found.slices[:, found.chosen].argmax())
+
+
+def _rgb(image: Tensor) -> np.ndarray:
+    """Image `[1 or 3, H, W]` in [0, 1] as uint8 `[H, W, 3]`."""
+    array = (image.clamp(0, 1) * 255).round().to(torch.uint8).cpu().expand(3, -1, -1)
+    return array.permute(1, 2, 0).contiguous().numpy()
+
+
+def _overlay(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """Lay heat in [0, 1] over a picture: clear where there is none."""
+    colours = colormaps["inferno"](0.25 + 0.7 * heat)[..., :3] * 255
+    opacity = 0.7 * np.sqrt(heat)[..., None]
+    return (pixels * (1 - opacity) + colours * opacity).round().astype(np.uint8)
+
+
+def _bars(probabilities: Tensor, names: Sequence[str]) -> str:
+    lines = []
+    for index in probabilities.argsort(descending=True)[:MOST_CLASSES].tolist():
+        p = float(probabilities[index])
+        width = f'<span class="bar"><i style="width: {100 * p:.1f}%"></i></span>'
+        lines.append(f'<span title="{escape(names[index])}">{escape(names[index])}</span>{width}<span>{p:.2f}</span>')
+    return f'<div class="bars">{"".join(lines)}</div>'
+
+
+def _strip(found: Explanation, at: int, count: int, chosen: str) -> str:
+    """A bar for each slice: the class's probability by that slice alone; of a volume its share of the heat."""
+    if found.slices is not None:
+        values = found.slices[:, found.chosen]
+        told = f"{chosen} by each slice alone; shown: slice {at + 1} of {count}, {float(values[at]):.2f}"
+    elif found.heat is not None:
+        values = found.heat.mean(dim=(1, 2))
+        values = values / values.max().clamp(min=torch.finfo(values.dtype).tiny)
+        told = f"heat by slice; shown: slice {at + 1} of {count}"
+    else:
+        return f'<div class="small">shown: slice {at + 1} of {count}</div>'
+    bars = "".join(
+        f'<i{" class=shown" if place == at else ""} style="height: {100 * value:.0f}%"></i>'
+        for place, value in enumerate(values.tolist())
+    )
+    return f'<div class="slices">{bars}</div><div class="small">{escape(told)}</div>'

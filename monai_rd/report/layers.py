@@ -1,0 +1,159 @@
+r"""How alike the layers of two networks are: linear CKA from batch to batch.
+
+The minibatch estimator of Nguyen et al. (arXiv 2010.15327, Eq. 2 to 4): with $K_b$, $L_b$ the Gram matrices of one
+batch of n items and $\mathrm{HSIC}_1$ of Song et al. (JMLR 13, 2012, Eq. 5),
+
+$$\mathrm{CKA} = \frac{\sum_b \mathrm{HSIC}_1(K_b, L_b)}
+{\sqrt{\sum_b \mathrm{HSIC}_1(K_b, K_b)}\,\sqrt{\sum_b \mathrm{HSIC}_1(L_b, L_b)}}$$
+
+It needs the layers of one batch in memory and no more, and its expectation does not depend on the batch's size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["LayerCKA", "MinibatchCKA", "item_features"]
+
+POSITIONS = 4  # a side: maps are averaged down to 4 x 4 (volumes 4 x 4 x 4) positions
+SMALLEST = 4  # HSIC_1 divides by n - 3
+
+
+class LayerCKA(NamedTuple):
+    """CKA between the layers of two networks.
+
+    Args:
+        values: `[layers of the first, layers of the second]`, at most 1; unbiased, so it may lie a little below 0; NaN
+            where a layer does not tell the items apart.
+        first: names of the first network's layers.
+        second: of the second's.
+        n: items that it was computed from.
+    """
+
+    values: Tensor
+    first: list[str]
+    second: list[str]
+    n: int
+
+
+def item_features(output: Tensor, items: int) -> Tensor:
+    """Make one row of features for each item of a batch, as CKA needs them.
+
+    Maps are averaged down to at most 4 positions a side and flattened, so that they keep where things are and stay
+    small. The slices of a study are averaged, as the student averages them.
+
+    Args:
+        output: maps `[items * S, C, h, w]`, of volumes `[items, C, d, h, w]`, or vectors `[items * S, C]`.
+        items: number of items in the batch.
+
+    Returns:
+        `[items, features]` in float32.
+
+    Raises:
+        ValueError: another number of rows or dimensions.
+    """
+    if output.dim() not in (2, 4, 5) or len(output) % items:
+        raise ValueError(f"a layer gives maps or vectors of {items} items and their slices, got {list(output.shape)}")
+    output = output.detach().float()
+    if output.dim() == 4:
+        output = F.adaptive_avg_pool2d(output, [min(side, POSITIONS) for side in output.shape[2:]])
+    elif output.dim() == 5:
+        output = F.adaptive_avg_pool3d(output, [min(side, POSITIONS) for side in output.shape[2:]])
+    return output.flatten(1).unflatten(0, (items, -1)).mean(dim=1)
+
+
+class MinibatchCKA:
+    """Takes features batch by batch and gives the CKA of every layer of one network with every one of another.
+
+    Items are regrouped into minibatches of one size, so that a loader's batch size, even 1, plays no part; a rest of
+    less than 4 items is left out.
+
+    Args:
+        minibatch: items of one Gram matrix, at least 4.
+
+    Raises:
+        ValueError: a smaller minibatch.
+    """
+
+    def __init__(self, minibatch: int = 32) -> None:
+        if minibatch < SMALLEST:
+            raise ValueError(f"a minibatch has at least {SMALLEST} items, got {minibatch}")
+        self.minibatch, self.n = minibatch, 0
+        self._names: tuple[list[str], list[str]] | None = None
+        self._waiting: list[list[Tensor]] = []
+        self._sums: list[Tensor] = []  # of cross, own first, own second
+
+    def update(self, first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> None:
+        """Take the features of one batch.
+
+        Args:
+            first: by layer `[items, features]`, as `item_features` gives them.
+            second: of the same items in the same order.
+
+        Raises:
+            ValueError: other layers than before, or not all of one number of items.
+        """
+        names = list(first), list(second)
+        if self._names is None:
+            self._names = names
+            self._waiting = [[] for _ in (*first, *second)]
+        layers = [*first.values(), *second.values()]
+        if names != self._names or len({len(layer) for layer in layers}) != 1:
+            raise ValueError("every batch needs the same layers, each with one row for each item")
+        for waiting, layer in zip(self._waiting, layers, strict=True):
+            waiting.append(layer.detach().cpu())
+        while sum(map(len, self._waiting[0])) >= self.minibatch:
+            self._take(self.minibatch)
+
+    def _take(self, n: int) -> None:
+        """Move the first n waiting items into the sums."""
+        assert self._names is not None
+        joined = [torch.cat(waiting) for waiting in self._waiting]
+        self._waiting = [[layer[n:]] for layer in joined]
+        grams = torch.stack([_gram(layer[:n]) for layer in joined])
+        split = len(self._names[0])
+        a, b = grams[:split], grams[split:]
+        found = [_hsic(a, b), _hsic(a, a).diagonal(), _hsic(b, b).diagonal()]
+        self._sums = [old + new for old, new in zip(self._sums, found, strict=True)] if self._sums else found
+        self.n += n
+
+    def compute(self) -> LayerCKA:
+        """Give the CKA of all that was taken.
+
+        Raises:
+            ValueError: less than 4 items were taken.
+        """
+        if self._names is not None and sum(map(len, self._waiting[0])) >= SMALLEST:
+            self._take(sum(map(len, self._waiting[0])))
+        if self._names is None or not self._sums:
+            raise ValueError(f"CKA between layers needs at least {SMALLEST} items")
+        cross, own_a, own_b = self._sums
+        scale = (own_a.clamp(min=0).sqrt()[:, None] * own_b.clamp(min=0).sqrt()[None]).float()
+        values = torch.where(scale > 0, cross.float() / scale, torch.nan)
+        return LayerCKA(values, *self._names, self.n)
+
+
+def _gram(features: Tensor) -> Tensor:
+    """Gram matrix in float64 of the centred features (HSIC_1 is the same without, but for the rounding), diagonal 0.
+
+    A layer that is constant to float32's precision gives 0.
+    """
+    x = features.double()
+    centred = x - x.mean(dim=0)
+    if centred.norm() <= torch.finfo(torch.float32).eps * x.norm():
+        centred = torch.zeros_like(centred)
+    return (centred @ centred.T).fill_diagonal_(0)
+
+
+def _hsic(a: Tensor, b: Tensor) -> Tensor:
+    """HSIC_1 of every pair of Gram matrices `[A, n, n]` and `[B, n, n]` without diagonals: `[A, B]`."""
+    n = a.shape[1]
+    rows_a, rows_b = a.sum(dim=2), b.sum(dim=2)
+    inner = a.flatten(1) @ b.flatten(1).T
+    totals = rows_a.sum(dim=1)[:, None] * rows_b.sum(dim=1)[None]
+    return (inner + totals / ((n - 1) * (n - 2)) - 2 / (n - 2) * (rows_a @ rows_b.T)) / (n * (n - 3))

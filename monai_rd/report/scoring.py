@@ -1,0 +1,159 @@
+"""One pass over the test set: the student's answers, the teacher's beside them, and how alike their layers are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from monai.data import DataLoader
+from torch import Tensor, nn
+
+from monai_rd.data.errors import count_codes
+from monai_rd.losses import class_probabilities
+from monai_rd.methods.rd import ReprogrammingDistillation
+from monai_rd.networks.bag import fold, unfold
+from monai_rd.networks.levels import Level, LevelReader, student_levels
+from monai_rd.report.layers import LayerCKA, MinibatchCKA, item_features
+
+if TYPE_CHECKING:
+    from monai_rd.methods import Method
+    from monai_rd.networks import FrozenFoundationModel, Student
+
+__all__ = ["TestScores", "score_test_set"]
+
+AT_ONCE = 128  # images in one run of a network: the maps of all levels are held that long
+CKA_ITEMS = 256  # enough for two decimals; a large teacher need not run on a whole test set for a heat map
+SLICE_ITEMS = 512
+
+
+@dataclass
+class TestScores:
+    """What a test set brought.
+
+    Attributes:
+        probabilities: by row of the table, "student" first, `[N, classes]` float32.
+        labels: `[N]`, multi-label `[N, classes]`.
+        places: of the N items in the test list, from 0; those that could not be read are missing.
+        unread: codes of the problems of those.
+        slices: probabilities by slice `[S, classes]` of the first 512 items; empty where items have no slices.
+        cka: between the layers of student and teacher, from the first 256 items; None without a teacher whose layers
+            can be read, or with less than 4 items.
+    """
+
+    __test__ = False  # no test, whatever pytest thinks of its name
+
+    probabilities: dict[str, np.ndarray]
+    labels: np.ndarray
+    places: np.ndarray
+    unread: list[str] = field(default_factory=list)
+    slices: list[np.ndarray] = field(default_factory=list)
+    cka: LayerCKA | None = None
+
+
+def score_test_set(
+    network: Student,
+    loader: DataLoader,
+    device: torch.device,
+    multi_label: bool = False,
+    method: Method | None = None,
+    teacher: FrozenFoundationModel | None = None,
+    layers: bool = True,
+) -> TestScores:
+    """Run student and teacher once over the test set, with at most 128 images at a time.
+
+    Rows beside the student's: "reprogrammed teacher" (g of phi of F_t) where the method is RD; "tuned teacher" where
+    the teacher was fitted to the task.
+
+    Args:
+        network: the student with its trained weights.
+        loader: of the test set; items with a `problem` are counted and not scored.
+        device: where to run.
+        multi_label: an image may have any number of the classes.
+        method: with its trained weights.
+        teacher: the frozen foundation model.
+        layers: measure the CKA of layers, keep the scores of slices.
+
+    Raises:
+        ValueError: no item could be read.
+    """
+    network.to(device).eval()
+    phi = method.phi.to(device).eval() if isinstance(method, ReprogrammingDistillation) and teacher else None
+    pass_ = _Pass(network, teacher, phi, multi_label, layers)
+    labels, unread, places, start = [], [], [], 0
+    with torch.inference_mode(), pass_.reader:
+        for batch in loader:
+            image = batch["image"].as_subclass(torch.Tensor)
+            problems = batch.get("problem", [""] * len(image))
+            unread += [code for code in problems if code]
+            read = torch.tensor([not code for code in problems])
+            places.append(start + read.nonzero()[:, 0])
+            start += len(image)
+            labels.append(torch.as_tensor(batch["label"]).as_subclass(torch.Tensor).cpu()[read])
+            slices = image.shape[1] if network.spatial_dims == 2 and image.dim() == 5 else 1
+            for part in image[read].split(max(1, AT_ONCE // slices)):
+                if len(part):
+                    pass_.take(part.to(device))
+    if not pass_.probabilities:
+        raise ValueError(f"no test study could be read: {count_codes(unread)}")
+    return TestScores(
+        {row: torch.cat(found).numpy() for row, found in pass_.probabilities.items()},
+        torch.cat(labels).numpy(),
+        torch.cat(places).numpy(),
+        unread,
+        pass_.slices,
+        pass_.cka.compute() if pass_.cka is not None and pass_.seen >= 4 else None,
+    )
+
+
+class _Pass:
+    """The networks of one pass and what they have said so far."""
+
+    def __init__(
+        self,
+        network: Student,
+        teacher: FrozenFoundationModel | None,
+        phi: nn.Module | None,
+        multi_label: bool,
+        layers: bool,
+    ) -> None:
+        self.network, self.teacher, self.phi = network, teacher, phi
+        self.multi_label, self.layers = multi_label, layers
+        own: tuple[Level, ...] = student_levels(network) if layers and teacher is not None else ()
+        theirs: tuple[Level, ...] = teacher.levels if own and teacher is not None else ()
+        self.levels = (own, theirs) if theirs else ((), ())
+        self.reader = LevelReader(network.backbone, self.levels[0])
+        self.cka = MinibatchCKA() if theirs else None
+        self.seen = 0
+        self.probabilities: dict[str, list[Tensor]] = {}
+        self.slices: list[np.ndarray] = []
+
+    def take(self, image: Tensor) -> None:
+        """Score a part of a batch."""
+        if self.seen >= CKA_ITEMS:
+            self.reader.close()
+        compared = self.cka is not None and self.seen < CKA_ITEMS
+        images, slices = fold(image) if self.network.spatial_dims == 2 else (image, 1)
+        features = unfold(self.network.features(images), slices)
+        self._add("student", self.network.classifier(features.mean(dim=1)))
+        if self.layers and image.dim() == 5 and self.network.spatial_dims == 2 and self.seen < SLICE_ITEMS:
+            scores = class_probabilities(self.network.classifier(features).flatten(0, 1).float(), self.multi_label)
+            self.slices += list(unfold(scores, slices).cpu().numpy())
+        if self.teacher is not None and (compared or self.phi is not None or self.teacher.head is not None):
+            said = self.teacher.read(image, self.levels[1] if compared else ())
+            if self.phi is not None:
+                self._add("reprogrammed teacher", self.network.classifier(self.phi(said.tap)))
+            if said.logits is not None:
+                self._add("tuned teacher", said.logits)
+            if compared and self.cka is not None:
+                sides = (self.levels[0], self.reader.take()), (self.levels[1], said.maps)
+                self.cka.update(*(_by_name(levels, maps, len(image)) for levels, maps in sides))
+        self.seen += len(image)
+
+    def _add(self, row: str, logits: Tensor) -> None:
+        self.probabilities.setdefault(row, []).append(class_probabilities(logits.float(), self.multi_label).cpu())
+
+
+def _by_name(levels: tuple[Level, ...], maps: tuple[Tensor, ...], items: int) -> dict[str, Tensor]:
+    return {level.module: item_features(one, items) for level, one in zip(levels, maps, strict=True)}
