@@ -90,16 +90,16 @@ class Reliability(NamedTuple):
     """Predicted against observed, by bins of equal width.
 
     Args:
-        count: predictions in each bin `[bins]`.
+        counts: predictions in each bin `[bins]`.
         predicted: their mean probability (NaN where a bin is empty).
         observed: share that came true (likewise).
         low: Wilson's 95 % interval of `observed`.
         high: see `low`.
-        error: expected calibration error: the mean of |observed - predicted|, weighted by count.
+        error: expected calibration error: the mean of |observed - predicted|, weighted by the counts.
         interval: of `error`, 95 %.
     """
 
-    count: np.ndarray
+    counts: np.ndarray
     predicted: np.ndarray
     observed: np.ndarray
     low: np.ndarray

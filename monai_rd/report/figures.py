@@ -40,7 +40,7 @@ __all__ = [
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 THEME = {"ink": "#1c2430", "muted": "#66707f", "grid": "#dfe3e8", "paper": "#ffffff"}
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "axes.axisbelow": True,
     "axes.edgecolor": THEME["muted"],
     "axes.grid": True,
@@ -76,14 +76,14 @@ STYLE: dict[str, Any] = {
 # Light to dark in one hue, so that it also reads in grey.
 BLUES = LinearSegmentedColormap.from_list("blues", ("#f3f7fb", "#9cc4e4", "#0072b2", "#00334f"))
 MOST_PANELS, MOST_NUMBERS, MOST_STUDIES = 12, 15, 40
-TERMS = {
+TERMS: dict[str, str] = {
     "loss": "whole loss",
     "student_ce": "student, cross entropy",
     "teacher_ce": "reprogrammed teacher, cross entropy",
     "kl": "KL divergence of the logits",
     "cka": "CKA (−1: features agree)",
 }
-METRICS = {"val_accuracy": "accuracy", "val_auc": "ROC AUC", "val_ap": "average precision"}
+METRICS: dict[str, str] = {"val_accuracy": "accuracy", "val_auc": "ROC AUC", "val_ap": "average precision"}
 
 
 def save_figure(figure: Figure, stem: str | os.PathLike[str]) -> tuple[Path, Path]:
@@ -125,7 +125,7 @@ def learning_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
         losses = figure.add_subplot(grid[0, 0])
         colours = dict(zip(terms, _cycle(len(terms)), strict=True))
         for name, colour in colours.items():
-            _line(losses, epochs, [row["terms"][name] for row in history], TERMS.get(name, name), colour)
+            _line(losses, epochs, [row["terms"][name] for row in history], TERMS.get(name, str(name)), colour)
         low, high = losses.get_ylim()
         losses.set_ylim(low, high + 0.13 * len(terms) * (high - low))  # room for the legend
         _finish(losses, "Training loss terms (unweighted)", "epoch", legend=False)
@@ -133,7 +133,7 @@ def learning_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
         shares = figure.add_subplot(grid[0 if not weights else slice(0, 2), 1])
         for colour, name in zip(_cycle(len(metrics)), metrics, strict=True):
             values = [row["validation"].get(name) for row in history]
-            _line(shares, epochs, values, METRICS.get(name, name), colour)
+            _line(shares, epochs, values, METRICS.get(name, str(name)), colour)
         best = [row["epoch"] for row in history if row["best"]]
         if best:
             shares.axvline(best[-1], color=THEME["muted"], linewidth=1, linestyle=(0, (2, 2)))
@@ -225,8 +225,8 @@ def calibration_diagram(
     """
     event = "any finding" if multi_label else "the class chosen" if len(class_names) > 2 else _short(class_names[1], 30)
     found = reliability(*calibrated_events(probabilities, labels, multi_label))
-    centres = (np.arange(len(found.count)) + 0.5) / len(found.count)
-    filled = found.count > 0
+    centres = (np.arange(len(found.counts)) + 0.5) / len(found.counts)
+    filled = found.counts > 0
     with rc_context(STYLE):
         figure = Figure(figsize=(4.6, 5.2))
         grid = figure.add_gridspec(2, 1, height_ratios=(4, 1))
@@ -243,12 +243,12 @@ def calibration_diagram(
         _finish(axes, "Calibration", "", "observed share", legend=False)
         axes.tick_params(labelbottom=False)
         counts = figure.add_subplot(grid[1], sharex=axes)
-        counts.bar(centres, found.count, width=0.92 / len(centres), color=COLOURS[0], alpha=0.35)
-        for centre, count in zip(centres, found.count, strict=True):
+        counts.bar(centres, found.counts, width=0.92 / len(centres), color=COLOURS[0], alpha=0.35)
+        for centre, count in zip(centres, found.counts, strict=True):
             counts.annotate(
                 str(count), (centre, count), (0, 1), textcoords="offset points", ha="center", va="bottom", fontsize=8
             )
-        counts.set_ylim(0, found.count.max() * 1.3)
+        counts.set_ylim(0, found.counts.max() * 1.3)
         counts.yaxis.set_major_locator(MaxNLocator(2, integer=True))
         _finish(counts, "", f"predicted probability of {event}", "n", legend=False)
         counts.grid(axis="x", visible=False)
@@ -319,7 +319,7 @@ def cka_heat_map(values: ArrayLike, student: Sequence[str], teacher: Sequence[st
     return figure
 
 
-def slice_scores(scores: Sequence[ArrayLike], labels: Sequence[int], class_names: Sequence[str], of: str) -> Figure:
+def slice_scores(scores: Sequence[np.ndarray], labels: Sequence[int], class_names: Sequence[str], of: str) -> Figure:
     """Strip plot: what each slice of a study speaks for, studies in the order of their mean.
 
     Of more than 40 studies 40 are drawn, evenly through that order.
@@ -344,9 +344,8 @@ def slice_scores(scores: Sequence[ArrayLike], labels: Sequence[int], class_names
             axes.plot((place, place), (values.min(), values.max()), color=THEME["grid"], linewidth=3, zorder=1)
             name = None if label in seen else _short(class_names[label], 30)
             seen.add(label)
-            axes.scatter(
-                np.full(len(values), place), values, 14, colour, mark, alpha=0.75, linewidths=0, label=name, zorder=2
-            )
+            at = np.full(len(values), place)
+            axes.scatter(at, values, s=14, c=colour, marker=mark, alpha=0.75, linewidths=0, label=name, zorder=2)
             axes.plot((place - 0.35, place + 0.35), [values.mean()] * 2, color=THEME["ink"], linewidth=1.5, zorder=3)
         axes.set(ylim=(-0.03, 1.03), xticks=(), xlim=(-0.8, len(order) - 0.2))
         axes.set_title("Scores of single slices")

@@ -28,11 +28,11 @@ class Shown(NamedTuple):
     """An item of the gallery.
 
     Args:
-        index: row of the probabilities.
+        row: of the probabilities.
         kind: why it was chosen.
     """
 
-    index: int
+    row: int
     kind: str
 
 
@@ -60,7 +60,7 @@ def choose(probabilities: np.ndarray, labels: np.ndarray, multi_label: bool) -> 
         side = order[right == true].tolist()
         side = side if sure_first else side[::-1]
         kind = f"{'right' if true else 'wrong'}, {'surest' if sure_first else 'least sure'}"
-        taken = {shown.index for shown in found}
+        taken = {shown.row for shown in found}
         found += [Shown(index, kind) for index in [i for i in side if i not in taken][:EACH]]
     return found
 
@@ -92,14 +92,15 @@ def gallery(
     """
     network.to(device).eval()
     level = grad_cam_level(network)
-    items, grid = [], ()
+    items = []
+    grid: tuple[int, ...] = ()
     for shown in choose(probabilities, labels, multi_label):
-        place = int(places[shown.index])
+        place = int(places[shown.row])
         batch = loader.collate_fn([loader.dataset[place]])
         image = batch["image"].as_subclass(torch.Tensor).to(device)
         found = explain(network, image, level, multi_label)
         grid = found.grid
-        items.append(_item(shown.kind, place, image[0], labels[shown.index], found, class_names, multi_label))
+        items.append(_item(shown.kind, place, image[0], labels[shown.row], found, class_names, multi_label))
     return f'<div class="gallery">{"".join(items)}</div>\n', grid
 
 

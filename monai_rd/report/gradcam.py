@@ -79,11 +79,12 @@ def explain(student: Student, image: Tensor, level: Level | None, multi_label: b
         maps = reader.take()
         logits = student.classifier(unfold(features, slices).mean(dim=1))
         chosen = int(logits.argmax())
-        heat, grid = None, ()
+        heat: Tensor | None = None
+        grid: tuple[int, ...] = ()
         if maps:
             heat = _heat(maps[0], torch.autograd.grad(logits[0, chosen], maps[0])[0], tuple(images.shape[2:]))
             grid = tuple(maps[0].shape[2:])
-    of_slices = slice_probabilities(student, features.detach(), multi_label) if student.spatial_dims == 2 else None
+    of_slices = slice_probabilities(student, features, multi_label).detach() if student.spatial_dims == 2 else None
     return Explanation(class_probabilities(logits.detach(), multi_label)[0], chosen, heat, grid, of_slices)
 
 

@@ -12,7 +12,7 @@ It needs the layers of one batch in memory and no more, and its expectation does
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -60,10 +60,9 @@ def item_features(output: Tensor, items: int) -> Tensor:
     if output.dim() not in (2, 4, 5) or len(output) % items:
         raise ValueError(f"a layer gives maps or vectors of {items} items and their slices, got {list(output.shape)}")
     output = output.detach().float()
-    if output.dim() == 4:
-        output = F.adaptive_avg_pool2d(output, [min(side, POSITIONS) for side in output.shape[2:]])
-    elif output.dim() == 5:
-        output = F.adaptive_avg_pool3d(output, [min(side, POSITIONS) for side in output.shape[2:]])
+    if output.dim() > 2:
+        pool: Any = F.adaptive_avg_pool2d if output.dim() == 4 else F.adaptive_avg_pool3d
+        output = pool(output, tuple(min(side, POSITIONS) for side in output.shape[2:]))
     return output.flatten(1).unflatten(0, (items, -1)).mean(dim=1)
 
 

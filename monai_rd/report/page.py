@@ -44,7 +44,9 @@ p { margin: 0 0 10px; max-width: 74ch; }
 .subtitle { color: var(--muted); margin-bottom: 20px; }
 section { background: var(--paper); border: 1px solid var(--grid); border-radius: 10px; padding: 20px 22px 22px;
   margin: 18px 0; }
-.note { color: var(--muted); font-size: 0.92rem; border-left: 3px solid var(--grid); padding-left: 12px; }
+.note { color: var(--muted); font-size: 0.92rem; border-left: 3px solid var(--grid); padding-left: 12px;
+  margin-top: 12px; }
+.note p { margin: 0 0 4px; max-width: 100ch; }
 .alert { background: var(--alert-back); color: var(--alert); border: 1px solid var(--alert); border-radius: 10px;
   padding: 12px 18px; font-weight: 600; max-width: none; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 14px; margin-bottom: 18px; }
@@ -64,7 +66,7 @@ figure { margin: 0 0 8px; min-width: 0; }
 figure svg { stroke-linejoin: round; display: block; height: auto; max-width: 100%; }
 figure.wide svg { min-width: 620px; }
 figcaption { color: var(--muted); font-size: 0.9rem; margin-top: 6px; max-width: 74ch; }
-.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(310px, 100%), 1fr)); gap: 18px; }
+.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(230px, 100%), 1fr)); gap: 14px; }
 .item { border: 1px solid var(--grid); border-radius: 8px; padding: 12px; break-inside: avoid; }
 .item .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 6px; margin-bottom: 8px; }
 .item img { width: 100%; display: block; border-radius: 4px; background: #000; }
@@ -77,12 +79,13 @@ figcaption { color: var(--muted); font-size: 0.9rem; margin-top: 6px; max-width:
 .bar i { display: block; height: 100%; background: var(--accent); }
 .slices { display: flex; align-items: flex-end; gap: 2px; height: 40px; margin: 8px 0 2px; border-bottom: 1px solid
   var(--muted); }
-.slices i { flex: 1; max-width: 26px; background: var(--accent); opacity: 0.45; min-height: 1px;
+.slices i { flex: 1; max-width: 44px; background: var(--accent); opacity: 0.45; min-height: 1px;
   border-radius: 2px 2px 0 0; }
 .slices i.shown { opacity: 1; }
 .small { color: var(--muted); font-size: 0.82rem; }
 footer { color: var(--muted); font-size: 0.85rem; margin-top: 22px; }
-@media (max-width: 560px) { main { padding: 16px 10px 32px; } section { padding: 16px 14px; } h1 { font-size: 1.4rem; } }
+@media (max-width: 560px) { main { padding: 16px 10px 32px; } section { padding: 16px 14px; }
+  h1 { font-size: 1.4rem; } }
 @media print { :root { --ink: #000; --muted: #444; --grid: #ccc; --paper: #fff; --back: #fff; --accent: #0072b2;
   --alert: #8c1d18; --alert-back: #fff; } body { font-size: 10.5pt; } main { max-width: none; padding: 0; }
   section { border: 0; padding: 0; margin: 14pt 0; } figure, .card, tr { break-inside: avoid; }
@@ -164,7 +167,7 @@ def alert(text: str) -> str:
 
 def note(*sentences: str) -> str:
     """How to read what stands above it."""
-    return "".join(f'<p class="note">{escape(one)}</p>\n' for one in sentences)
+    return '<div class="note">' + "".join(f"<p>{escape(one)}</p>" for one in sentences) + "</div>\n"
 
 
 def row(*blocks: str) -> str:

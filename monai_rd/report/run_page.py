@@ -5,12 +5,10 @@ from __future__ import annotations
 import logging
 import platform
 from collections.abc import Callable
-from html import escape
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from scipy.stats import binomtest
 
@@ -57,28 +55,27 @@ class RunPage:
 
     def write(self) -> Path:
         """Write the page; returns its path."""
-        settings = self.report.settings
-        student, teacher = settings.get("student", "student"), settings.get("teacher")
-        made = [
-            self._section("Result on the test set", self._result),
-            self._section("ROC curve" if len(self.names) == 2 and not self.multi_label else "ROC curves", self._roc),
-            self._section("Calibration and errors", self._calibration),
-            self._section("Training", self._training),
-            self._section("Layers of student and teacher", self._layers),
-            self._section("Where the student looked", self._gallery),
-            self._section("Slices", self._slices),
-            self._section("What was trained", self._settings),
-        ]
+        parts = {
+            "Result on the test set": self._result,
+            "How well it tells the classes apart": self._discrimination,
+            "How far its probabilities can be trusted": self._calibration,
+            "Where the student looked": self._gallery,
+            "What single slices say": self._slices,
+            "Training": self._training,
+            "Layers of student and teacher": self._layers,
+            "What was trained": self._settings,
+        }
+        made = [self._section(title, make) for title, make in parts.items()]
         path = self.report.output_dir / "report.html"
-        taught = f", taught by {teacher}" if teacher else ""
+        student, teacher = (self.report.settings.get(key) for key in ("student", "teacher"))
         page.write_page(
             path,
-            f"{student}{taught}",
+            (student or "student") + (f", taught by {teacher}" if teacher else ""),
             [section for section in made if section.body],
             f"Report of a run: {len(self.probabilities)} test items, classes {', '.join(self.names)}",
             [PHANTOMS] if self.report.phantom else [],
-            f"Written by monai_rd {version('monai_rd')}. {PURPOSE} Intervals are 95 % and tell of chance among the test "
-            "items alone, not of another hospital, scanner or population.",
+            f"Written by monai_rd {version('monai_rd')}. {PURPOSE} Intervals are of 95 % and tell of chance among the "
+            "test items alone, not of another hospital, scanner or population.",
         )
         return path
 
@@ -87,9 +84,8 @@ class RunPage:
             return page.Section(title, make())
         except Exception as error:
             logger.exception("the report's part '%s' could not be made", title)
-            return page.Section(
-                title, [page.alert(f"This part could not be made ({type(error).__name__}); see the log.")]
-            )
+            told = f"This part could not be made ({type(error).__name__}); the log says why."
+            return page.Section(title, [page.alert(told)])
 
     def _figure(self, figure: Figure, name: str, told: str, wide: bool = False) -> str:
         """Save a figure and give its markup."""
@@ -97,36 +93,27 @@ class RunPage:
         return page.figure_block(figure, name, told, wide)
 
     def _result(self) -> list[str]:
-        shown = [key for key in METRIC_NAMES if key in self.rows["student"]]
-        values = [(METRIC_NAMES[key], self.rows["student"][key]) for key in shown]
-        numbers = [(f"{one['value']:.3f}", name, _interval(one)) for name, one in values]
-        table = [
-            [row, *(f"{metrics[key]['value']:.3f} {_interval(metrics[key])}".strip() for key in shown)]
-            for row, metrics in self.rows.items()
-        ]
-        body = [page.cards(numbers), page.table(table, ["", *(METRIC_NAMES[key] for key in shown)])]
+        shown = {key: name for key, name in METRIC_NAMES.items() if key in self.rows["student"]}
+        student = {name: self.rows["student"][key] for key, name in shown.items()}
+        body = [page.cards([(f"{one['value']:.3f}", name, _interval(one)) for name, one in student.items()])]
+        table = [[row, *(_cell(metrics[key]) for key in shown)] for row, metrics in self.rows.items()]
+        if len(table) > 1:
+            body.append(page.table(table, ["", *shown.values()]))
         if len(self.names) > 2 or self.multi_label:
             body.append(page.table(*self._classes()))
         if self.unread:
             body.append(page.alert(f"Left out because they cannot be read: {self.unread}."))
         if self.multi_label:
-            body.append(
-                page.note("Means over the classes that have both positive and negative images; 0.5 is a guess.")
+            notes = ["Means over the classes that have both positive and negative images; an AUC of 0.5 is a guess."]
+        else:
+            notes = ["ROC AUC: how often a case scores higher than one of the other side; 0.5 is a guess."]
+        if len(self.names) == 2 and not self.multi_label:
+            notes.append(
+                f"Sensitivity: share of the “{self.names[1]}” cases that were found. Specificity: share of the "
+                f"“{self.names[0]}” cases that were let pass. Both at a probability of 0.5."
             )
-        elif len(self.names) == 2:
-            body.append(
-                page.note(
-                    f"Positive is “{self.names[1]}”: sensitivity is the share of its cases that were found, specificity "
-                    f"the share of “{self.names[0]}” that was left in peace, both at a probability of 0.5.",
-                    "ROC AUC is the chance that a positive case scores higher than a negative one; 0.5 is a guess.",
-                )
-            )
-        body.append(
-            page.note(
-                "The truth lies in the interval in brackets in 95 of 100 such studies; a wide one means few cases."
-            )
-        )
-        return body
+        notes.append("In brackets 95 % intervals: about 95 of 100 such intervals hold the truth; wide means few cases.")
+        return [*body, page.note(*notes)]
 
     def _classes(self) -> tuple[list[list[str]], list[str]]:
         """A table of classes: rows and header."""
@@ -141,56 +128,52 @@ class RunPage:
         cells = []
         for index, name in enumerate(self.names):
             hits = int(((chosen == index) & (labels == index)).sum())
-            pairs = (hits, int((labels == index).sum())), (hits, int((chosen == index).sum()))
-            cells.append([name, str(pairs[0][1]), *(_share(*pair) for pair in pairs)])
+            totals = int((labels == index).sum()), int((chosen == index).sum())
+            cells.append([name, str(totals[0]), *(_share(hits, total) for total in totals)])
         return cells, ["class", "items", "found (sensitivity)", "right when named (precision)"]
 
-    def _roc(self) -> list[str]:
-        figure = figures.roc_curves(self.probabilities, self.scores.labels, self.names, self.multi_label)
+    def _discrimination(self) -> list[str]:
+        labels = self.scores.labels
+        figure = figures.roc_curves(self.probabilities, labels, self.names, self.multi_label)
         several = len(figure.axes) > 1
-        told = "ROC curve of the student on the test set with its 95 % band, point by point."
-        if several:
-            told = "ROC curve of each class against the rest with its 95 % band, point by point."
-        note = page.note(
-            "Each point is a threshold: further up finds more cases, further left alarms less; a curve on the dashed line guesses."
-        )
-        return [self._figure(figure, "roc", told, wide=several), note]
+        told = f"ROC curve of {'each class against the rest' if several else 'the student'} with its 95 % band."
+        blocks = [self._figure(figure, "roc", told, wide=several)]
+        if not self.multi_label:
+            figure = figures.confusion_matrix(self.probabilities, labels, self.names)
+            told = "Confusion matrix: number of items, and share of their true class."
+            blocks.append(self._figure(figure, "confusion_matrix", told, wide=len(self.names) > 5))
+        return [
+            "".join(blocks) if several else page.row(*blocks),
+            page.note(
+                "Each point of a ROC curve is a threshold: further up more cases are found, further left there are "
+                "fewer false alarms; a curve on the dashed line guesses."
+            ),
+        ]
 
     def _calibration(self) -> list[str]:
         figure = figures.calibration_diagram(self.probabilities, self.scores.labels, self.names, self.multi_label)
-        blocks = [
-            self._figure(
-                figure,
-                "calibration",
-                "How often what was predicted came true, and how many predictions lie in each tenth.",
-            )
-        ]
-        if not self.multi_label:
-            figure = figures.confusion_matrix(self.probabilities, self.scores.labels, self.names)
-            told = "Confusion matrix: number of items, and share of their true class."
-            blocks.append(self._figure(figure, "confusion_matrix", told, wide=len(self.names) > 4))
         found = reliability(*figures.calibrated_events(self.probabilities, self.scores.labels, self.multi_label))
-        return [
-            page.row(*blocks) if len(self.names) <= 4 else "".join(blocks),
-            page.note(
-                "On the dashed line a probability can be taken at its word: of the cases given 0.8, 8 of 10 are so.",
-                f"Expected calibration error: on average a probability is {100 * found.error:.1f} percentage points "
-                "away from what came true.",
-            ),
-        ]
+        told = "How often what was predicted came true, and how many predictions lie in each tenth."
+        notes = page.note(
+            "On the dashed line a probability can be taken at its word: of ten cases given 0.8, eight are so.",
+            "Below the line probabilities are too high, above it too low.",
+            f"Expected calibration error: a probability is on average {100 * found.error:.1f} percentage points away "
+            "from what came true; an interval that reaches 0 leaves room for chance alone.",
+            "Bars are 95 % intervals; a long one stands for few predictions.",
+        )
+        return [page.row(self._figure(figure, "calibration", told), notes)]
 
     def _training(self) -> list[str]:
         history = read_history(self.report.output_dir / "history.json")
         if not history:
             return [page.note("No history.json lies beside this report, so there are no curves of the training.")]
-        figure = figures.learning_curves(history)
         told = "Mean of each loss term over each epoch, the terms' weights, and the validation metrics."
-        total = sum(row["seconds"] for row in history)
         return [
-            self._figure(figure, "learning_curves", told, wide=True),
+            self._figure(figures.learning_curves(history), "learning_curves", told, wide=True),
             page.note(
-                "The student was chosen on the validation set, never on the test set; curves that still rise at the end ask for more epochs.",
-                f"{len(history)} epochs, {_duration(total)}.",
+                "The student was chosen without the test set.",
+                "Validation curves that still rise at the end ask for more epochs.",
+                f"{len(history)} epochs in {_duration(sum(row['seconds'] for row in history))}.",
             ),
         ]
 
@@ -200,34 +183,27 @@ class RunPage:
             return []
         figure = figures.cka_heat_map(found.values.numpy(), found.first, found.second)
         told = f"Linear CKA (unbiased, arXiv 2010.15327) between layers, from {found.n} test items."
-        return [
-            self._figure(figure, "cka", told, wide=len(found.first) > 5),
-            page.note(
-                "1: both layers tell the test items apart in the same way; 0: in unrelated ways. The student's last layers should resemble the teacher's.",
-                "Maps are averaged to at most 4 positions a side and over the slices of a study before they are compared.",
-            ),
-        ]
+        notes = page.note(
+            "1: both layers tell the test items apart in the same way; 0: in unrelated ways.",
+            "Student layers stand side by side from input to output, teacher layers from bottom to top.",
+            "Maps are averaged to at most 4 positions a side, and over the slices of a study, before they are compared.",
+        )
+        return [page.row(self._figure(figure, "cka", told, wide=len(found.first) > 5), notes)]
 
     def _gallery(self) -> list[str]:
-        report = self.report
-        given = (
-            report.network,
-            report.loader,
-            report.device,
-            self.probabilities,
-            self.scores.labels,
-            self.scores.places,
-        )
+        report, scores = self.report, self.scores
+        given = (report.network, report.loader, report.device, self.probabilities, scores.labels, scores.places)
         markup, grid = gallery(*given, self.names, self.multi_label)
-        notes = ["Items are numbered by their place in the test list; left the image as the student saw it."]
+        notes = ["Items are numbered by their place in the test list. Left: the image as the student saw it."]
         if grid:
-            size = " × ".join(map(str, grid))
             notes.append(
-                f"Right, in warm colours, what spoke for the class named (Grad-CAM, arXiv 1610.02391), from a map of {size} positions: a hint of the region, no outline."
+                "Right: in warm colours what spoke for the class named (Grad-CAM, arXiv 1610.02391), a map of "
+                f"{' × '.join(map(str, grid))} positions made smooth: a hint of the region, no outline."
             )
-        if self.scores.slices:
+        if scores.slices:
             notes.append(
-                "Bars: how probable each slice alone makes that class; the study's answer comes from their mean features."
+                "Bars: how probable each slice alone makes that class; the study's answer comes from the mean of their "
+                "features."
             )
         return [markup, page.note(*notes)]
 
@@ -242,10 +218,12 @@ class RunPage:
             scores, of = [one[:, label] for one, label in zip(slices, labels, strict=True)], "probability of the truth"
         figure = figures.slice_scores(scores, labels.tolist(), self.names, of)
         told = "Each point is a slice, each column a study, the line the mean of its slices."
+        if len(slices) > figures.MOST_STUDIES:
+            told += f" {figures.MOST_STUDIES} of {len(slices)} studies, evenly through their order."
         return [
             self._figure(figure, "slice_scores", told, wide=True),
             page.note(
-                "A study whose slices disagree has its finding on few slices, or is one the student does not understand."
+                "Where the slices of a study disagree, its finding lies on few of them, or the student is unsure."
             ),
         ]
 
@@ -253,20 +231,19 @@ class RunPage:
         rows = [[name.replace("_", " "), _plain(value)] for name, value in self.report.settings.items()]
         device = self.report.device
         rows.append(["device", torch.cuda.get_device_name(device) if device.type == "cuda" else device.type])
-        rows.append(["student's parameters", f"{sum(p.numel() for p in self.report.network.parameters()):,}"])
+        rows.append(["parameters of the student", f"{sum(p.numel() for p in self.report.network.parameters()):,}"])
         packages = ("monai_rd", "monai", "torch", "timm", "pytorch-ignite")
-        rows.append(
-            [
-                "versions",
-                ", ".join([*(f"{name} {version(name)}" for name in packages), f"Python {platform.python_version()}"]),
-            ]
-        )
-        return [page.table(rows, kind="settings")]
+        versions = [f"{name} {version(name)}" for name in packages] + [f"Python {platform.python_version()}"]
+        return [page.table([*rows, ["versions", ", ".join(versions)]], kind="settings")]
 
 
 def _interval(metric: dict[str, Any]) -> str:
     interval = metric.get("interval")
     return f"({interval[0]:.3f}–{interval[1]:.3f})" if interval else ""
+
+
+def _cell(metric: dict[str, Any]) -> str:
+    return f"{metric['value']:.3f} {_interval(metric)}".strip()
 
 
 def _number(value: float | None) -> str:
@@ -292,8 +269,6 @@ def _plain(value: Any) -> str:
         return ", ".join(f"{key} {_plain(one)}" for key, one in value.items()) or "none"
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_plain, value))
-    return (
-        {None: "none", True: "yes", False: "no"}.get(value, str(value))
-        if not isinstance(value, float)
-        else f"{value:g}"
-    )
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
