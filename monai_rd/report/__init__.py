@@ -1,4 +1,4 @@
-"""What a training ends with, and what is shown of data: metrics, tables."""
+"""What a training ends with, and what is shown of data: metrics, tables, figures, a page."""
 
 from __future__ import annotations
 
@@ -7,11 +7,26 @@ from typing import TYPE_CHECKING
 from monai_rd.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from monai_rd.report.figures import save_figure
     from monai_rd.report.final import FinalReport
     from monai_rd.report.metrics import classification_metrics, multi_label_metrics
+    from monai_rd.report.page import Section, write_page
 
 __getattr__ = lazy_names(
-    __name__, {"final": ("FinalReport",), "metrics": ("classification_metrics", "multi_label_metrics")}
+    __name__,
+    {
+        "figures": ("save_figure",),
+        "final": ("FinalReport",),
+        "metrics": ("classification_metrics", "multi_label_metrics"),
+        "page": ("Section", "write_page"),
+    },
 )
 
-__all__ = ["FinalReport", "classification_metrics", "multi_label_metrics"]
+__all__ = [
+    "FinalReport",
+    "Section",
+    "classification_metrics",
+    "multi_label_metrics",
+    "save_figure",
+    "write_page",
+]

@@ -319,18 +319,21 @@ def cka_heat_map(values: ArrayLike, student: Sequence[str], teacher: Sequence[st
     return figure
 
 
-def slice_scores(scores: Sequence[np.ndarray], labels: Sequence[int], class_names: Sequence[str], of: str) -> Figure:
-    """Strip plot: what each slice of a study speaks for, studies in the order of their mean.
+def slice_scores(
+    scores: Sequence[np.ndarray], studies: Sequence[float], labels: Sequence[int], class_names: Sequence[str], of: str
+) -> Figure:
+    """Strip plot: what each slice of a study says, and the study as a whole, by which studies are ordered.
 
     Of more than 40 studies 40 are drawn, evenly through that order.
 
     Args:
         scores: of each study the probability by slice, `[S]`.
+        studies: of each study its own probability.
         labels: class index of each study; it gives the colour.
         class_names: by class index.
         of: what the probability is of, for the axis.
     """
-    order = np.argsort([np.mean(one) for one in scores], kind="stable")
+    order = np.argsort(studies, kind="stable")
     if len(order) > MOST_STUDIES:
         order = order[np.linspace(0, len(order) - 1, MOST_STUDIES).round().astype(int)]
     with rc_context(STYLE):
@@ -346,10 +349,10 @@ def slice_scores(scores: Sequence[np.ndarray], labels: Sequence[int], class_name
             seen.add(label)
             at = np.full(len(values), place)
             axes.scatter(at, values, s=14, c=colour, marker=mark, alpha=0.75, linewidths=0, label=name, zorder=2)
-            axes.plot((place - 0.35, place + 0.35), [values.mean()] * 2, color=THEME["ink"], linewidth=1.5, zorder=3)
+            axes.plot((place - 0.35, place + 0.35), [studies[index]] * 2, color=THEME["ink"], linewidth=1.5, zorder=3)
         axes.set(ylim=(-0.03, 1.03), xticks=(), xlim=(-0.8, len(order) - 0.2))
         axes.set_title("Scores of single slices")
-        axes.set(xlabel="studies, by their mean (line)", ylabel=of)
+        axes.set(xlabel="studies, by their own score (line)", ylabel=of)
         axes.legend(title="true class", loc="upper left", ncols=1, title_fontsize=9)
         axes.grid(axis="x", visible=False)
     return figure

@@ -127,7 +127,7 @@ def _item(
         true = names[int(label)]
         said = f"says {escape(chosen)}"
         said = said if int(label) == found.chosen else f'<span class="wrong">{said}</span>'
-    text = f"<h3>Test item {place + 1} <span class='small'>{escape(kind)}</span></h3>"
+    text = f'<h3>Test item {place + 1}</h3><p class="small">{escape(kind)}</p>'
     text += f'<div class="pair">{pictures}</div><p>{said}; truth: {escape(true)}</p>{_bars(found.probabilities, names)}'
     if len(slices) > 1:
         text += _strip(found, at, len(slices), chosen)

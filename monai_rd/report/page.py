@@ -39,7 +39,7 @@ body { margin: 0; background: var(--back); color: var(--ink); font: 16px/1.5 var
 main { max-width: 1080px; margin: 0 auto; padding: 28px 20px 48px; }
 h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 4px; letter-spacing: -0.01em; }
 h2 { font-size: 1.15rem; margin: 0 0 14px; }
-h3 { font-size: 0.95rem; margin: 0 0 6px; }
+h3 { font-size: 0.95rem; margin: 0; }
 p { margin: 0 0 10px; max-width: 74ch; }
 .subtitle { color: var(--muted); margin-bottom: 20px; }
 section { background: var(--paper); border: 1px solid var(--grid); border-radius: 10px; padding: 20px 22px 22px;
@@ -82,7 +82,7 @@ figcaption { color: var(--muted); font-size: 0.9rem; margin-top: 6px; max-width:
 .slices i { flex: 1; max-width: 44px; background: var(--accent); opacity: 0.45; min-height: 1px;
   border-radius: 2px 2px 0 0; }
 .slices i.shown { opacity: 1; }
-.small { color: var(--muted); font-size: 0.82rem; }
+.small, .item p.small { color: var(--muted); font-size: 0.82rem; }
 footer { color: var(--muted); font-size: 0.85rem; margin-top: 22px; }
 @media (max-width: 560px) { main { padding: 16px 10px 32px; } section { padding: 16px 14px; }
   h1 { font-size: 1.4rem; } }

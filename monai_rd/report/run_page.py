@@ -186,7 +186,7 @@ class RunPage:
         notes = page.note(
             "1: both layers tell the test items apart in the same way; 0: in unrelated ways.",
             "Student layers stand side by side from input to output, teacher layers from bottom to top.",
-            "Maps are averaged to at most 4 positions a side, and over the slices of a study, before they are compared.",
+            "Before that, maps are averaged to at most 4 positions a side, and over the slices of a study.",
         )
         return [page.row(self._figure(figure, "cka", told, wide=len(found.first) > 5), notes)]
 
@@ -213,11 +213,13 @@ class RunPage:
             return []
         labels = self.scores.labels[: len(slices)]
         if len(self.names) == 2:
-            scores, of = [one[:, 1] for one in slices], f"probability of {self.names[1]}"
+            classes, of = [1] * len(slices), f"probability of {self.names[1]}"
         else:
-            scores, of = [one[:, label] for one, label in zip(slices, labels, strict=True)], "probability of the truth"
-        figure = figures.slice_scores(scores, labels.tolist(), self.names, of)
-        told = "Each point is a slice, each column a study, the line the mean of its slices."
+            classes, of = labels.tolist(), "probability of the true class"
+        scores = [one[:, index] for one, index in zip(slices, classes, strict=True)]
+        studies = [float(self.probabilities[row, index]) for row, index in enumerate(classes)]
+        figure = figures.slice_scores(scores, studies, labels.tolist(), self.names, of)
+        told = "Each column is a study, each point one of its slices taken alone, the line the study as a whole."
         if len(slices) > figures.MOST_STUDIES:
             told += f" {figures.MOST_STUDIES} of {len(slices)} studies, evenly through their order."
         return [
