@@ -21,7 +21,7 @@ from matplotlib import rc_context
 from PIL import Image
 
 from monai_rd.files import atomic_write
-from monai_rd.report.figures import STYLE, THEME
+from monai_rd.report.figures import COLOURS, STYLE, THEME
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,10 +30,12 @@ __all__ = ["Section", "alert", "cards", "figure_block", "note", "picture", "row"
 
 STYLE_SHEET = """
 :root { color-scheme: light dark; --ink: #1c2430; --muted: #5b6573; --grid: #dfe3e8; --paper: #ffffff; --back: #f4f6f8;
-  --accent: #0072b2; --alert: #b3261e; --alert-back: #fdecea;
+  --c0: #0072b2; --c1: #d55e00; --c2: #009e73; --c3: #cc79a7; --c4: #e69f00; --c5: #56b4e9;
+  --accent: var(--c0); --alert: #b3261e; --alert-back: #fdecea;
   --font: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, "Liberation Sans", sans-serif; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e4e8ee; --muted: #9aa5b4; --grid: #343c48; --paper: #1a1f27;
-  --back: #12161c; --accent: #56b4e9; --alert: #ffb4ab; --alert-back: #3b1715; } }
+  --back: #12161c; --c0: #4fa8de; --c1: #f0813a; --c2: #2fc39a; --c3: #e39ac5; --c4: #f0b429; --c5: #a3d8f7;
+  --alert: #ffb4ab; --alert-back: #3b1715; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--back); color: var(--ink); font: 16px/1.5 var(--font); }
 main { max-width: 1080px; margin: 0 auto; padding: 28px 20px 48px; }
@@ -55,10 +57,11 @@ section { background: var(--paper); border: 1px solid var(--grid); border-radius
 .card span { color: var(--muted); font-size: 0.88rem; display: block; }
 .scroll { overflow-x: auto; margin: 0 0 12px; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.94rem; }
-th, td { text-align: right; padding: 6px 14px 6px 0; border-bottom: 1px solid var(--grid); vertical-align: top; }
+th, td { text-align: right; padding: 6px 14px 6px 0; border-bottom: 1px solid var(--grid); vertical-align: top;
+  white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 th { color: var(--muted); font-weight: 600; }
-table.settings td { text-align: left; overflow-wrap: anywhere; }
+table.settings td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
 table.settings td:first-child { color: var(--muted); white-space: nowrap; }
 .row { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(340px, 100%), 1fr)); gap: 22px;
   align-items: start; }
@@ -86,7 +89,8 @@ figcaption { color: var(--muted); font-size: 0.9rem; margin-top: 6px; max-width:
 footer { color: var(--muted); font-size: 0.85rem; margin-top: 22px; }
 @media (max-width: 560px) { main { padding: 16px 10px 32px; } section { padding: 16px 14px; }
   h1 { font-size: 1.4rem; } }
-@media print { :root { --ink: #000; --muted: #444; --grid: #ccc; --paper: #fff; --back: #fff; --accent: #0072b2;
+@media print { :root { --ink: #000; --muted: #444; --grid: #ccc; --paper: #fff; --back: #fff;
+  --c0: #0072b2; --c1: #d55e00; --c2: #009e73; --c3: #cc79a7; --c4: #e69f00; --c5: #56b4e9;
   --alert: #8c1d18; --alert-back: #fff; } body { font-size: 10.5pt; } main { max-width: none; padding: 0; }
   section { border: 0; padding: 0; margin: 14pt 0; } figure, .card, tr { break-inside: avoid; }
   h2, h3 { break-after: avoid; } .scroll, figure { overflow: visible; } figure.wide svg { min-width: 0; }
@@ -209,7 +213,7 @@ def figure_block(figure: Figure, name: str, told: str, wide: bool = False) -> st
     width = round(float(box[1].split()[2]) * 4 / 3)  # points to pixels
     body = svg[svg.index(">", box.end()) + 1 :]
     body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", body, flags=re.DOTALL)
-    for colour, value in THEME.items():
+    for colour, value in {**THEME, **{f"c{index}": value for index, value in enumerate(COLOURS)}}.items():
         body = body.replace(value, f"var(--{colour})")
     body = re.sub(r'font-family: [^;"]*', "font-family: var(--font)", body)
     body = re.sub(r"(font: [^;'\"]*?px)[^;\"]*", r"\1 var(--font)", body)  # as older matplotlib writes it
