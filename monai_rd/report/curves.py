@@ -60,7 +60,7 @@ def roc_band(score: ArrayLike, positive: ArrayLike, seed: int = 0) -> RocBand | 
     if len(thresholds) > THRESHOLDS:
         thresholds = np.unique(np.quantile(score, np.linspace(0, 1, THRESHOLDS), method="nearest"))
     bins = len(thresholds) - np.searchsorted(thresholds, score, side="right")  # 0 holds the highest scores
-    hits, alarms = (np.bincount(bins[side], minlength=len(thresholds) + 1) for side in (positive, ~positive))
+    hits, alarms = (np.bincount(bins[side], minlength=len(thresholds)) for side in (positive, ~positive))
     random, grid = np.random.default_rng(seed), np.linspace(0, 1, 101)
     drawn = [random.multinomial(n.sum(), n / n.sum(), size=DRAWS) for n in (hits, alarms)]
     rates = [_cumulated_shares(counts) for counts in drawn]
@@ -111,8 +111,9 @@ class Reliability(NamedTuple):
 def reliability(predicted: ArrayLike, came_true: ArrayLike, bins: int = 10, seed: int = 0) -> Reliability:
     """Reliability diagram and expected calibration error (Naeini et al. 2015; Guo et al., arXiv 1706.04599, Eq. 3).
 
-    The interval is the basic (reflected) bootstrap of 500 draws of images: chance alone makes the error larger than
-    0, and once more so in a resample, so that the percentile interval of a well calibrated network would miss it.
+    Chance alone makes the error larger than 0, and a resample's larger still. The interval is therefore the basic
+    (reflected) bootstrap of 500 draws of images, and begins at 0 where the error is not above the 97.5 % quantile of
+    what probabilities that are true would give.
 
     Args:
         predicted: probabilities `[N]`, or `[N, classes]` of multi-label data: images are resampled with all classes.
@@ -136,6 +137,10 @@ def reliability(predicted: ArrayLike, came_true: ArrayLike, bins: int = 10, seed
         weights = np.bincount(random.integers(len(p), size=len(p)), minlength=len(p)).astype(np.float64)
         draws.append(_calibration_error(*(weights @ table for table in tables)))
     low, high = np.quantile(draws, (0.025, 0.975))
+    variance = np.bincount(place.ravel(), (p * (1 - p)).ravel(), minlength=bins)  # of what comes true, if p is true
+    noise = np.sqrt(variance) * random.normal(size=(DRAWS, bins))
+    by_chance = np.quantile(np.abs(noise).sum(axis=1) / count.sum(), 0.975)
+    least = 0.0 if error <= by_chance else np.clip(2 * error - high, 0, 1)
     filled = np.maximum(count, 1)
     empty = np.where(count > 0, 0.0, np.nan)
     wilson = [
@@ -150,7 +155,7 @@ def reliability(predicted: ArrayLike, came_true: ArrayLike, bins: int = 10, seed
         bounds[0],
         bounds[1],
         error,
-        (float(np.clip(2 * error - high, 0, 1)), float(np.clip(2 * error - low, 0, 1))),
+        (float(least), float(np.clip(2 * error - low, 0, 1))),
     )
 
 

@@ -91,13 +91,14 @@ def gallery(
         The markup, and the positions of the student's map; none where there is no map and so no heat.
     """
     network.to(device).eval()
-    level = grad_cam_level(network)
-    items = []
+    items: list[str] = []
+    level = None
     grid: tuple[int, ...] = ()
     for shown in choose(probabilities, labels, multi_label):
         place = int(places[shown.row])
         batch = loader.collate_fn([loader.dataset[place]])
         image = batch["image"].as_subclass(torch.Tensor).to(device)
+        level = level if items else grad_cam_level(network, image)
         found = explain(network, image, level, multi_label)
         grid = found.grid
         items.append(_item(shown.kind, place, image[0], labels[shown.row], found, class_names, multi_label))

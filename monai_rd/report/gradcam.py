@@ -7,7 +7,8 @@ each image for itself and leaves its hooks in the network; on a single image bot
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 
 from monai_rd.losses import class_probabilities
 from monai_rd.networks.bag import fold, unfold
-from monai_rd.networks.levels import Level, LevelReader, student_last_map, student_levels
+from monai_rd.networks.levels import Level, as_map, student_last_map, student_levels
 
 if TYPE_CHECKING:
     from monai_rd.networks import Student
@@ -42,10 +43,29 @@ class Explanation(NamedTuple):
     slices: Tensor | None
 
 
-def grad_cam_level(student: Student) -> Level | None:
-    """The map that Grad-CAM is computed on: the one whose mean is f_s, or the deepest; None where there is none."""
-    levels = student_levels(student)
-    return student_last_map(student) or (levels[-1] if levels else None)
+def grad_cam_level(student: Student, image: Tensor) -> Level | None:
+    """The map that Grad-CAM is computed on: the one whose mean is f_s, else the deepest that the logits depend on.
+
+    The patch tokens of a ViT's last block, for one, do not count where its class token alone is read.
+
+    Args:
+        student: in eval mode.
+        image: a batch of one, as `explain` takes it.
+
+    Returns:
+        The level; None where the student's maps are not known.
+    """
+    level, levels = student_last_map(student), student_levels(student)
+    if level is not None or not levels:
+        return level
+    with torch.inference_mode(False), torch.enable_grad():
+        features, outputs = _features_and_outputs(student, image, levels)
+        gradients = torch.autograd.grad(student.classifier(features)[0, 0], outputs, materialize_grads=True)
+    maps = [
+        as_map(one, level, image.shape[-student.spatial_dims :]) for one, level in zip(gradients, levels, strict=True)
+    ]
+    reached = [level for level, found in zip(levels, maps, strict=True) if bool(found.any())]
+    return reached[-1] if reached else None
 
 
 def slice_probabilities(student: Student, features: Tensor, multi_label: bool) -> Tensor:
@@ -73,24 +93,48 @@ def explain(student: Student, image: Tensor, level: Level | None, multi_label: b
     if len(image) != 1:
         raise ValueError(f"one item is explained at a time, got a batch of {len(image)}")
     images, slices = fold(image) if student.spatial_dims == 2 else (image, 1)
-    levels = [] if level is None else [level]
-    with torch.inference_mode(False), torch.enable_grad(), LevelReader(student.backbone, levels) as reader:
-        features = student.features(images.clone().requires_grad_())  # a frozen student has gradients too
-        maps = reader.take()
+    levels = () if level is None else (level,)
+    heat: Tensor | None = None
+    grid: tuple[int, ...] = ()
+    with torch.inference_mode(False), torch.enable_grad():
+        features, outputs = _features_and_outputs(student, images, levels)
         logits = student.classifier(unfold(features, slices).mean(dim=1))
         chosen = int(logits.argmax())
-        heat: Tensor | None = None
-        grid: tuple[int, ...] = ()
-        if maps:
-            heat = _heat(maps[0], torch.autograd.grad(logits[0, chosen], maps[0])[0], tuple(images.shape[2:]))
-            grid = tuple(maps[0].shape[2:])
+        for level, output in zip(levels, outputs, strict=True):
+            gradient = torch.autograd.grad(logits[0, chosen], output)[0]
+            sides = tuple(images.shape[2:])
+            activation, gradient = (as_map(one, level, sides) for one in (output.detach(), gradient))
+            heat, grid = _heat(activation, gradient, sides), tuple(activation.shape[2:])
     of_slices = slice_probabilities(student, features, multi_label).detach() if student.spatial_dims == 2 else None
     return Explanation(class_probabilities(logits.detach(), multi_label)[0], chosen, heat, grid, of_slices)
 
 
+def _features_and_outputs(
+    student: Student, images: Tensor, levels: Sequence[Level]
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Features, and the outputs of the levels' modules as these gave them: gradients lead to nothing made of them."""
+    outputs: dict[str, Tensor] = {}
+    handles = [
+        student.backbone.get_submodule(level.module).register_forward_hook(
+            lambda _, __, output, path=level.module: outputs.__setitem__(path, _first(output))
+        )
+        for level in levels
+    ]
+    try:
+        features = student.features(images.clone().requires_grad_())  # a frozen student has gradients too
+    finally:
+        for handle in handles:
+            handle.remove()
+    return features, tuple(outputs[level.module] for level in levels)
+
+
+def _first(output: Any) -> Tensor:
+    return output[0] if isinstance(output, (tuple, list)) else output
+
+
 def _heat(activation: Tensor, gradient: Tensor, sides: tuple[int, ...]) -> Tensor:
     weights = gradient.flatten(2).mean(dim=2).view(*gradient.shape[:2], *[1] * len(sides))
-    cam = (weights * activation.detach()).sum(dim=1, keepdim=True).relu()
+    cam = (weights * activation).sum(dim=1, keepdim=True).relu()
     mode = "bilinear" if len(sides) == 2 else "trilinear"
     heat = F.interpolate(cam.float(), size=sides, mode=mode, align_corners=False)[:, 0]
     heat = heat if len(sides) == 2 else heat[0]
