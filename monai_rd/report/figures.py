@@ -100,16 +100,18 @@ def save_figure(figure: Figure, stem: str | os.PathLike[str]) -> tuple[Path, Pat
     with rc_context(STYLE):
         with atomic_path(png) as beside:
             figure.savefig(beside, format="png", dpi=200, metadata={"Software": None})
+        figure.set_layout_engine("none")  # it has its place now: laid out once, not for each file
         with atomic_path(svg) as beside:
             figure.savefig(beside, format="svg", metadata={"Date": None, "Creator": None})
     return png, svg
 
 
-def learning_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
+def learning_curves(history: Sequence[Mapping[str, Any]], chosen: int | None = None) -> Figure:
     """Training loss terms, their weights, and the validation metrics, by epoch.
 
     Args:
         history: rows of `HistoryHandler`, at least one.
+        chosen: epoch of the student that was kept; None leaves its mark out.
 
     Raises:
         ValueError: no row.
@@ -134,16 +136,16 @@ def learning_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
         for colour, name in zip(_cycle(len(metrics)), metrics, strict=True):
             values = [row["validation"].get(name) for row in history]
             _line(shares, epochs, values, METRICS.get(name, str(name)), colour)
-        best = [row["epoch"] for row in history if row["best"]]
-        if best:
-            shares.axvline(best[-1], color=THEME["muted"], linewidth=1, linestyle=(0, (2, 2)))
+        if chosen is not None:
+            late = chosen > (epochs[0] + epochs[-1]) / 2
+            shares.axvline(chosen, color=THEME["muted"], linewidth=1, linestyle=(0, (2, 2)))
             shares.annotate(
-                f"epoch {best[-1]}: chosen",
-                (best[-1], 1),
+                f"epoch {chosen}: chosen",
+                (chosen, 1),
                 xycoords=("data", "axes fraction"),
-                xytext=(-4 if best[-1] > (epochs[0] + epochs[-1]) / 2 else 4, -2),
+                xytext=(-4 if late else 4, -2),
                 textcoords="offset points",
-                ha="right" if best[-1] > (epochs[0] + epochs[-1]) / 2 else "left",
+                ha="right" if late else "left",
                 va="top",
                 color=THEME["muted"],
                 fontsize=9,
@@ -303,7 +305,7 @@ def cka_heat_map(values: ArrayLike, student: Sequence[str], teacher: Sequence[st
         student: names of the student's layers.
         teacher: of the teacher's.
     """
-    shown = np.asarray(values, dtype=float).T[::-1]
+    shown = np.round(np.asarray(values, dtype=float).T[::-1], 2)
     with rc_context(STYLE):
         figure = Figure(figsize=(1.9 + 0.75 * len(student), 1.5 + 0.5 * len(teacher)))
         axes = figure.add_subplot()

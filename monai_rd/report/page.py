@@ -14,17 +14,13 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from matplotlib import rc_context
 from PIL import Image
 
 from monai_rd.files import atomic_write
-from monai_rd.report.figures import COLOURS, STYLE, THEME
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from monai_rd.report.figures import COLOURS, THEME
 
 __all__ = ["Section", "alert", "cards", "figure_block", "note", "picture", "row", "table", "write_page"]
 
@@ -196,18 +192,15 @@ def table(rows: Sequence[Sequence[str]], header: Sequence[str] = (), kind: str =
     return f'<div class="scroll"><table class="{escape(kind)}">{head}<tbody>{body}</tbody></table></div>\n'
 
 
-def figure_block(figure: Figure, name: str, told: str, wide: bool = False) -> str:
-    """A figure as SVG in the page's font and colours.
+def figure_block(svg: str, name: str, told: str, wide: bool = False) -> str:
+    """A figure in the page's font and colours.
 
     Args:
-        figure: of `monai_rd.report.figures`.
+        svg: what `save_figure` wrote.
         name: unlike that of any other figure of the page.
         told: what it shows, for the caption and for those who cannot see it.
         wide: scrolls on a narrow screen, so that its text stays readable.
     """
-    with rc_context(STYLE), io.StringIO() as text:
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-        svg = text.getvalue()
     box = re.search(r'viewBox="([^"]*)"', svg)
     assert box is not None
     width = round(float(box[1].split()[2]) * 4 / 3)  # points to pixels

@@ -89,8 +89,8 @@ class RunPage:
 
     def _figure(self, figure: Figure, name: str, told: str, wide: bool = False) -> str:
         """Save a figure and give its markup."""
-        figures.save_figure(figure, self.folder / name)
-        return page.figure_block(figure, name, told, wide)
+        _, svg = figures.save_figure(figure, self.folder / name)
+        return page.figure_block(svg.read_text(encoding="utf-8"), name, told, wide)
 
     def _result(self) -> list[str]:
         shown = {key: name for key, name in METRIC_NAMES.items() if key in self.rows["student"]}
@@ -168,8 +168,11 @@ class RunPage:
         if not history:
             return [page.note("No history.json lies beside this report, so there are no curves of the training.")]
         told = "Mean of each loss term over each epoch, the terms' weights, and the validation metrics."
+        last = self.report.settings.get("model_selection") == "last"
+        chosen = [row["epoch"] for row in history if last or row["best"]]
+        figure = figures.learning_curves(history, chosen[-1] if chosen else None)
         return [
-            self._figure(figures.learning_curves(history), "learning_curves", told, wide=True),
+            self._figure(figure, "learning_curves", told, wide=True),
             page.note(
                 "The student was chosen without the test set.",
                 "Validation curves that still rise at the end ask for more epochs.",

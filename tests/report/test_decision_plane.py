@@ -22,7 +22,7 @@ def nearest(images: Tensor) -> nn.Module:
 
     class Nearest(nn.Module):
         def forward(self, image: Tensor) -> Tensor:
-            return -torch.cdist(image.flatten(1), images.flatten(1)) ** 2
+            return -(torch.cdist(image.flatten(1), images.flatten(1)) ** 2)
 
     return Nearest().eval()
 

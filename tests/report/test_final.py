@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from monai.data import DataLoader, Dataset
@@ -18,7 +19,8 @@ def a_report(run: object, folder: Path, **options: object) -> FinalReport:
     items = [{"image": image, "label": index % 2} for index, image in enumerate(images)]
     loader = DataLoader(Dataset(items), batch_size=5)
     places = (folder / "models" / "model.pt", folder / "eval")
-    return FinalReport(*places, run.network, loader, ["clear", "opacity"], torch.device("cpu"), **options)
+    device = torch.device("cpu")  # the page is tested in test_page.py, on a student whose maps are known
+    return FinalReport(*places, run.network, loader, ["clear", "opacity"], device, page=False, **options)
 
 
 def test_table_and_file_tell_the_same(tiny_run: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -38,6 +40,12 @@ def test_table_and_file_tell_the_same(tiny_run: Callable, tmp_path: Path, capsys
             assert f"{row[metric]['value']:.3f}" in printed
     assert "positive class: opacity" in printed
     assert "PHANTOM" not in printed
+    assert sorted(file.name for file in (tmp_path / "run" / "eval").iterdir()) == [
+        "best_method.pt",
+        "last.pt",
+        "metrics.json",
+        "predictions.npz",
+    ]
 
 
 def test_it_is_the_best_model_that_is_scored(tiny_run: Callable, tmp_path: Path) -> None:
@@ -50,6 +58,27 @@ def test_it_is_the_best_model_that_is_scored(tiny_run: Callable, tmp_path: Path)
             parameter.add_(1.0)
     assert report.run()["test"] == before
     assert set(before) == {"student"}
+
+
+def test_predictions_are_in_the_order_of_the_test_list(tiny_run: Callable, tmp_path: Path) -> None:
+    run = tiny_run()
+    run.trainer.run()
+    report = a_report(run, tmp_path / "run")
+    items = report.loader.dataset.data
+    for place, item in enumerate(items):
+        item["problem"] = "UNREADABLE" if place in (0, 7) else ""
+    told = report.run()
+    assert told["unread"] == "2 UNREADABLE"
+    with np.load(tmp_path / "run" / "eval" / "predictions.npz") as found:
+        read = [place for place in range(12) if place not in (0, 7)]
+        assert found["places"].tolist() == read
+        assert found["labels"].tolist() == [place % 2 for place in read]
+        assert found["probabilities"].dtype == np.float32
+        images = torch.stack([items[place]["image"] for place in read])
+        expected = run.network(images).softmax(dim=1).detach().numpy()
+        np.testing.assert_allclose(found["probabilities"], expected, atol=1e-6)
+        accuracy = (found["probabilities"].argmax(axis=1) == found["labels"]).mean()
+    assert told["test"]["student"]["accuracy"]["value"] == pytest.approx(accuracy)
 
 
 def test_phantoms_are_named(tiny_run: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
