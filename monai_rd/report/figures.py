@@ -361,9 +361,13 @@ def slice_scores(
 
 
 def _heat_map(axes: Axes, values: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> None:
-    """Cells from 0 to 1 with white lines between; vector graphics, so that it stays sharp."""
+    """Cells from 0 to 1 with white lines between; vector graphics, so that it stays sharp, unless cells are many."""
+    many = values.size > 900
     edges_x, edges_y = np.arange(len(columns) + 1) - 0.5, np.arange(len(rows) + 1) - 0.5
-    axes.pcolormesh(edges_x, edges_y, values, cmap=BLUES, vmin=0, vmax=1, edgecolors="#fefefe", linewidth=1.5)
+    edge, width = ("none", 0.0) if many else ("#fefefe", 1.5)
+    axes.pcolormesh(
+        edges_x, edges_y, values, cmap=BLUES, vmin=0, vmax=1, edgecolors=edge, linewidth=width, rasterized=many
+    )
     axes.invert_yaxis()
     axes.set_aspect("equal" if len(rows) == len(columns) else "auto")
     slanted = len(columns) > 3 and max(map(len, columns)) > 6

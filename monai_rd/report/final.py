@@ -92,15 +92,15 @@ class FinalReport:
             best = torch.load(self.output_dir / "best_method.pt", map_location="cpu", weights_only=True)
             self.method.load_state_dict(best)
         scores = self._score()
+        with atomic_path(self.output_dir / "predictions.npz") as beside, open(beside, "wb") as file:
+            np.savez_compressed(
+                file, probabilities=scores.probabilities["student"], labels=scores.labels, places=scores.places
+            )
         measure = multi_label_metrics if self.multi_label else classification_metrics
         rows = {row: measure(found, scores.labels) for row, found in scores.probabilities.items()}
         unread = count_codes(scores.unread)
         result = {"class_names": self.class_names, "phantom": self.phantom, "settings": self.settings, "test": rows}
         result["unread"] = unread
-        with atomic_path(self.output_dir / "predictions.npz") as beside, open(beside, "wb") as file:
-            np.savez_compressed(
-                file, probabilities=scores.probabilities["student"], labels=scores.labels, places=scores.places
-            )
         atomic_write(json.dumps(result, indent=2) + "\n", self.output_dir / "metrics.json")
         self._print(rows)
         if unread:

@@ -184,7 +184,8 @@ class RunPage:
         found = self.scores.cka
         if found is None:
             return []
-        figure = figures.cka_heat_map(found.values.numpy(), found.first, found.second)
+        teacher = [name.removeprefix("network.") for name in found.second]
+        figure = figures.cka_heat_map(found.values.numpy(), found.first, teacher)
         told = f"Linear CKA (unbiased, arXiv 2010.15327) between layers, from {found.n} test items."
         notes = page.note(
             "1: both layers tell the test items apart in the same way; 0: in unrelated ways.",

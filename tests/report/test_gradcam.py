@@ -75,7 +75,6 @@ def test_a_volume() -> None:
 def test_tokens_that_the_logits_do_not_read_are_passed_over() -> None:
     """Of a ViT that reads its class token the patch tokens of the last block have no gradient."""
     network, image = student("timm:vit_tiny_patch16_224"), noise(1, 2, 3, 224, 224)
-    network.stages, network.prefix = [f"blocks.{index}" for index in (2, 5, 8, 11)], 1
     level = grad_cam_level(network, image)
     assert level.module == "blocks.8"
     found = explain(network, image, level)
