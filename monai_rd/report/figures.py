@@ -181,9 +181,9 @@ def roc_curves(
     shown = list(range(p.shape[1])) if multi_label or p.shape[1] > 2 else [1]
     if len(shown) > MOST_PANELS:
         shown = sorted(sorted(shown, key=lambda index: -member[:, index].sum())[:MOST_PANELS])
-    columns = min(len(shown), 3)
+    columns = 2 if len(shown) == 4 else min(len(shown), 3)
     rows = -(-len(shown) // columns)
-    side = {1: 4.4, 2: 3.7}.get(columns, 2.9)
+    side = {1: 4.4, 2: 3.7}.get(len(shown), 2.9)
     with rc_context(STYLE):
         figure = Figure(figsize=(columns * side, rows * side + 0.2))
         for place, index in enumerate(shown):
@@ -206,7 +206,8 @@ def _roc(axes: Axes, score: np.ndarray, positive: np.ndarray, name: str, several
         axes.plot(band.false_positive_rate, band.true_positive_rate, color=COLOURS[0], label="test set")
         interval = f" ({band.interval[0]:.2f}–{band.interval[1]:.2f})" if several else ""
         told = f"AUC {band.auc:.3f}{interval}\n{band.positives} of {len(score)} positive"
-        axes.text(0.97, 0.04, told, ha="right", va="bottom", fontsize=9)
+        behind = {"facecolor": THEME["paper"], "edgecolor": "none", "alpha": 0.75, "pad": 2}
+        axes.text(0.97, 0.04, told, ha="right", va="bottom", fontsize=9, bbox=behind)
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal", xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
     _finish(axes, _short(name, 30), "1 − specificity", "sensitivity", legend=False)
 
@@ -239,10 +240,9 @@ def calibration_diagram(
         error = np.maximum([below, above], 0)
         axes.errorbar(x, y, error, fmt="o", color=COLOURS[0], markersize=5, linewidth=1.2, capsize=2)
         low, high = found.interval
-        told = f"expected calibration error\n{found.error:.3f} ({low:.3f}–{high:.3f})"
-        axes.text(0.02, 0.97, told, ha="left", va="top", fontsize=9)
+        title = f"Expected calibration error {found.error:.3f} ({low:.3f}–{high:.3f})"
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.02, 1.02))
-        _finish(axes, "Calibration", "", "observed share", legend=False)
+        _finish(axes, title, "", "observed share", legend=False)
         axes.tick_params(labelbottom=False)
         counts = figure.add_subplot(grid[1], sharex=axes)
         counts.bar(centres, found.counts, width=0.92 / len(centres), color=COLOURS[0], alpha=0.35)

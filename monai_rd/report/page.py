@@ -71,9 +71,9 @@ figcaption { color: var(--muted); font-size: 0.9rem; margin-top: 6px; max-width:
 .item img { width: 100%; display: block; border-radius: 4px; background: #000; }
 .item p { font-size: 0.9rem; margin: 0 0 6px; }
 .wrong { color: var(--alert); font-weight: 600; }
-.bars { display: grid; grid-template-columns: minmax(0, auto) 1fr auto; gap: 2px 8px; align-items: center;
-  font-size: 0.86rem; font-variant-numeric: tabular-nums; }
-.bars span:nth-child(3n + 1) { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; max-width: 11em; }
+.bars { display: grid; grid-template-columns: minmax(0, auto) minmax(4.5em, 1fr) auto; gap: 2px 8px;
+  align-items: center; font-size: 0.86rem; font-variant-numeric: tabular-nums; }
+.bars span:nth-child(3n + 1) { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; max-width: 9em; }
 .bar { background: var(--grid); border-radius: 3px; height: 8px; overflow: hidden; }
 .bar i { display: block; height: 100%; background: var(--accent); }
 .slices { display: flex; align-items: flex-end; gap: 2px; height: 40px; margin: 8px 0 2px; border-bottom: 1px solid
@@ -89,7 +89,7 @@ footer { color: var(--muted); font-size: 0.85rem; margin-top: 22px; }
   --c0: #0072b2; --c1: #d55e00; --c2: #009e73; --c3: #cc79a7; --c4: #e69f00; --c5: #56b4e9;
   --alert: #8c1d18; --alert-back: #fff; } body { font-size: 10.5pt; } main { max-width: none; padding: 0; }
   section { border: 0; padding: 0; margin: 14pt 0; } figure, .card, tr { break-inside: avoid; }
-  h2, h3 { break-after: avoid; } .scroll, figure { overflow: visible; } figure.wide svg { min-width: 0; }
+  h2, h3 { break-after: avoid; } .scroll, figure { overflow: visible; } figure.wide svg { min-width: 0; } th, td { white-space: normal; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 """
 PAGE = Template("""<!DOCTYPE html>

@@ -204,7 +204,7 @@ class RunPage:
                 "Right: in warm colours what spoke for the class named (Grad-CAM, arXiv 1610.02391), a map of "
                 f"{' × '.join(map(str, grid))} positions made smooth: a hint of the region, no outline."
             )
-        if scores.slices:
+        if scores.slices and len(scores.slices[0]) > 1:
             notes.append(
                 "Bars: how probable each slice alone makes that class; the study's answer comes from the mean of their "
                 "features."
