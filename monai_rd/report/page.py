@@ -89,7 +89,8 @@ footer { color: var(--muted); font-size: 0.85rem; margin-top: 22px; }
   --c0: #0072b2; --c1: #d55e00; --c2: #009e73; --c3: #cc79a7; --c4: #e69f00; --c5: #56b4e9;
   --alert: #8c1d18; --alert-back: #fff; } body { font-size: 10.5pt; } main { max-width: none; padding: 0; }
   section { border: 0; padding: 0; margin: 14pt 0; } figure, .card, tr { break-inside: avoid; }
-  h2, h3 { break-after: avoid; } .scroll, figure { overflow: visible; } figure.wide svg { min-width: 0; } th, td { white-space: normal; }
+  h2, h3 { break-after: avoid; } .scroll, figure { overflow: visible; } figure.wide svg { min-width: 0; }
+  th, td { white-space: normal; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 """
 PAGE = Template("""<!DOCTYPE html>

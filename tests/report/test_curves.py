@@ -29,7 +29,7 @@ def test_the_band_is_that_of_resampled_curves() -> None:
     """A literal stratified bootstrap gives the same band up to the chance of its draws."""
     score, positive = scored(60)
     random, curves, areas = np.random.default_rng(7), [], []
-    for _ in range(1000):
+    for _ in range(400):
         rows = np.concatenate([random.choice(np.flatnonzero(side), side.sum()) for side in (positive, ~positive)])
         fpr, tpr, _ = roc_curve(positive[rows], score[rows], drop_intermediate=False)
         curves.append([tpr[fpr <= x].max() for x in (0.1, 0.5)])
@@ -39,7 +39,7 @@ def test_the_band_is_that_of_resampled_curves() -> None:
     # The band is read off at rates between those that occur, on the line between them.
     np.testing.assert_allclose(band.low[[10, 50]], low, atol=0.07)
     np.testing.assert_allclose(band.high[[10, 50]], high, atol=0.07)
-    np.testing.assert_allclose(band.interval, np.quantile(areas, (0.025, 0.975)), atol=0.03)
+    np.testing.assert_allclose(band.interval, np.quantile(areas, (0.025, 0.975)), atol=0.04)
 
 
 def test_many_images_are_binned_and_stay_close() -> None:
