@@ -1,8 +1,10 @@
 """Where a student looked: Grad-CAM on its last map, and what each slice of a study speaks for.
 
-Selvaraju et al., arXiv 1610.02391: with A_k the channels of a map and z_c the logit of class c, Eq. 1 and 2,
-L = ReLU(sum_k mean_positions(dz_c / dA_k) A_k). MONAI's `GradCAM` knows neither bags nor the tokens of a ViT, scales
-each image for itself and leaves its hooks in the network; on a single image both give the same map (a test holds that).
+Selvaraju et al., arXiv 1610.02391: with A_k the channels of a map and y the score of a class, Eq. 1 and 2,
+L = ReLU(sum_k mean_positions(dy / dA_k) A_k). A softmax does not know its logits, only their differences: where one
+class is to be chosen, y is its logit less the mean of the others', or the heat of a class could vanish because all
+logits are low. MONAI's `GradCAM` knows neither bags nor the tokens of a ViT, scales each image for itself and leaves
+its hooks in the network; on a single image and the same score both give the same map (a test holds that).
 """
 
 from __future__ import annotations
@@ -100,8 +102,9 @@ def explain(student: Student, image: Tensor, level: Level | None, multi_label: b
         features, outputs = _features_and_outputs(student, images, levels)
         logits = student.classifier(unfold(features, slices).mean(dim=1))
         chosen = int(logits.argmax())
+        score = logits[0, chosen] if multi_label else (logits[0, chosen] * logits.shape[1] - logits.sum())
         for level, output in zip(levels, outputs, strict=True):
-            gradient = torch.autograd.grad(logits[0, chosen], output)[0]
+            gradient = torch.autograd.grad(score, output)[0]
             sides = tuple(images.shape[2:])
             activation, gradient = (as_map(one, level, sides) for one in (output.detach(), gradient))
             heat, grid = _heat(activation, gradient, sides), tuple(activation.shape[2:])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from monai.visualize import GradCAM
+from torch import nn
 
 from monai_rd.networks import Student
 from monai_rd.report.gallery import choose
@@ -21,14 +22,42 @@ def noise(*shape: int) -> torch.Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(1))
 
 
-def test_of_one_image_it_is_monais() -> None:
+class AgainstTheOthers(nn.Module):
+    """Each logit less the mean of the others."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        logits = self.network(image)
+        return torch.stack([logits[:, c] - logits[:, torch.arange(3) != c].mean(dim=1) for c in range(3)], dim=1)
+
+
+@pytest.mark.parametrize("multi_label", [True, False])
+def test_of_one_image_it_is_monais(multi_label: bool) -> None:
     network, image = student(), noise(1, 3, 96, 96)
     level = grad_cam_level(network, image)
-    found = explain(network, image, level)
-    monais = GradCAM(network, f"backbone.{level.module}", postprocessing=lambda cam: cam)(image, found.chosen)[0, 0]
+    found = explain(network, image, level, multi_label)
+    wrapped = (nn.Sequential(network) if multi_label else AgainstTheOthers(network)).eval()
+    path = f"{'0' if multi_label else 'network'}.backbone.{level.module}"
+    monais = GradCAM(wrapped, path, postprocessing=lambda cam: cam)(image, found.chosen)[0, 0]
+    assert monais.max() > 0
     torch.testing.assert_close(found.heat[0], (monais / monais.max()).detach(), atol=1e-5, rtol=1e-4)
     assert found.grid == (3, 3)
-    torch.testing.assert_close(found.probabilities, network(image).softmax(1)[0].detach())
+    expected = network(image).sigmoid() if multi_label else network(image).softmax(1)
+    torch.testing.assert_close(found.probabilities, expected[0].detach())
+
+
+def test_heat_does_not_hang_on_what_all_logits_share() -> None:
+    network, image = student(), noise(1, 3, 96, 96)
+    level = grad_cam_level(network, image)
+    before = explain(network, image, level)
+    with torch.no_grad():
+        network.classifier.weight -= 1  # every logit falls by the same: the probabilities stay
+    after = explain(network, image, level)
+    torch.testing.assert_close(after.probabilities, before.probabilities, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(after.heat, before.heat, atol=1e-4, rtol=1e-4)
 
 
 def test_the_logits_of_a_study_are_the_mean_of_its_slices() -> None:
