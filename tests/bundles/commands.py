@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 BUNDLES = ROOT / "bundles"
 MODALITIES = ("ct", "mr", "us", "xray", "derm")
 # Small enough for seconds, the same road as the default run.
-QUICK = ["--max_epochs", "2", "--image_size", "32", "--slices", "2", "--seed", "3"]
+QUICK = ["--max_epochs", "2", "--image_size", "32", "--slices", "2", "--seed", "3", "--report_page", "false"]
 
 
 def monai(*words: str, cwd: Path = ROOT, launcher: tuple[str, ...] = (), code: int = 0) -> str:
