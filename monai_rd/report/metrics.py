@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import binomtest, norm, rankdata
 from sklearn.metrics import average_precision_score
 
-__all__ = ["METRIC_NAMES", "classification_metrics", "multi_label_metrics"]
+__all__ = ["METRIC_NAMES", "auc_and_influence", "classification_metrics", "multi_label_metrics"]
 
 METRIC_NAMES = {
     "accuracy": "accuracy",
@@ -64,7 +64,7 @@ def _auc(p: np.ndarray, y: np.ndarray, seed: int) -> dict[str, Any]:
     scored = range(p.shape[1]) if p.shape[1] > 2 else [1]  # of two classes each has the same AUC
 
     def auc(rows: np.ndarray) -> float:
-        return float(np.mean([_auc_and_influence(p[rows, index], y[rows] == index)[0] for index in scored]))
+        return float(np.mean([auc_and_influence(p[rows, index], y[rows] == index)[0] for index in scored]))
 
     random = np.random.default_rng(seed)
     classes = [np.flatnonzero(y == index) for index in range(p.shape[1])]
@@ -95,7 +95,7 @@ def multi_label_metrics(probabilities: ArrayLike, labels: ArrayLike) -> dict[str
     for score, positive in zip(p.T, y.T.astype(bool), strict=True):
         auc = precision = None
         if 0 < positive.sum() < len(positive):
-            auc, influence = _auc_and_influence(score, positive)
+            auc, influence = auc_and_influence(score, positive)
             influences.append(influence)
             precision = float(average_precision_score(positive, score))
         classes.append({"positives": int(positive.sum()), "roc_auc": auc, "average_precision": precision})
@@ -112,7 +112,7 @@ def multi_label_metrics(probabilities: ArrayLike, labels: ArrayLike) -> dict[str
     }
 
 
-def _auc_and_influence(score: np.ndarray, positive: np.ndarray) -> tuple[float, np.ndarray]:
+def auc_and_influence(score: np.ndarray, positive: np.ndarray) -> tuple[float, np.ndarray]:
     """The AUC, and the influence of each image on it: DeLong's structural components, centred and scaled by class."""
     n, m = positive.sum(), (~positive).sum()
     ranks = rankdata(score)

@@ -1,0 +1,257 @@
+"""Which trainings each table of the paper asks for: its rows, its columns, and the data lists they share."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from monai_rd.bundle import bundle_root
+from monai_rd.data import DataList, phantom_cohort, write_datalist
+from monai_rd.data.pseudonyms import project_key
+from monai_rd.files import content_hash
+from monai_rd.protocol.cells import Cell, data_fingerprint
+
+__all__ = ["TABLES", "Column", "Experiment", "Row", "Table", "bundle_config", "experiment", "words_as_overrides"]
+
+SHARES = (0.1, 0.25, 0.5, 1.0)
+SPLIT_SEED = 0  # of data without a split of their own: one for all cells, whatever their seed
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table: a method and its settings.
+
+    Args:
+        name: in the table, and in `--methods`.
+        method: as the bundle takes it.
+        options: of the method.
+        adapter: what the teacher is tuned by.
+    """
+
+    name: str
+    method: str
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    adapter: str | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the paper.
+
+    Args:
+        title: what it shows.
+        rows: all that `--methods` may name, in the order they are shown in.
+        shares: of the training list; more than one makes a column of each.
+    """
+
+    title: str
+    rows: tuple[Row, ...]
+    shares: tuple[float, ...] = (1.0,)
+
+
+_CE, _RD = Row("ce", "ce"), Row("rd", "rd")
+_FEATURES = ("hint", "at", "vid", "sp", "rkd", "semckd", "crd", "mgd", "norm", "drd")
+_ADAPTERS = ("adaptformer", "lora", "vpt_shallow", "vpt_deep", "vqt", "lpt")
+
+TABLES = {
+    "table2": Table(
+        "Ablation of RD",
+        (
+            _CE,
+            Row("no_co_training", "rd", {"co_training": False}),
+            Row("no_kd", "rd", {"kd": False}),
+            Row("no_cka", "rd", {"cka": False}),
+            Row("two_stages", "rd", {"stages": 2}),
+            _RD,
+        ),
+    ),
+    "table3": Table("Distillation methods", (_CE, *(Row(name, name) for name in _FEATURES), _RD)),
+    "table4": Table("Teachers tuned by few parameters, then KD", (*(Row(a, "kd", {}, a) for a in _ADAPTERS), _RD)),
+    "table5": Table("Size of the training set", (_CE, _RD), SHARES),
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Args:
+        teacher: None: the bundle's default.
+        student: its name.
+        share: of the training list.
+        training: number of training images.
+    """
+
+    teacher: str | None
+    student: str
+    share: float
+    training: int
+
+    @property
+    def teacher_name(self) -> str:
+        """The teacher as a title: of a file, its name."""
+        return Path(self.teacher).name if self.teacher else "the bundle's teacher"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The grid of a table.
+
+    Args:
+        title: of the table.
+        rows: in order.
+        columns: in order.
+        seeds: how many.
+        cells: by row, column and seed. A method without a teacher has the same cell in the columns of all teachers.
+        data: the data list as a sentence.
+    """
+
+    title: str
+    rows: tuple[Row, ...]
+    columns: tuple[Column, ...]
+    seeds: int
+    cells: dict[tuple[Row, Column, int], Cell]
+    data: str
+
+
+def experiment(
+    table: Table,
+    out: Path,
+    dataset: str | None = None,
+    bundle: str = "rd_ct",
+    teachers: Sequence[str] = (),
+    students: Sequence[str] = (),
+    methods: Sequence[str] = (),
+    seeds: int = 5,
+    max_epochs: int | None = None,
+    model_selection: str = "best",
+    words: Sequence[str] = (),
+) -> Experiment:
+    """Lay out the grid of a table; writes the data lists that its cells share into `out`.
+
+    Args:
+        table: one of `TABLES`.
+        out: the benchmark's folder.
+        dataset: folder of the data; None: the bundle's phantoms, written into `out`.
+        bundle: name of the bundle.
+        teachers: none: the bundle's default.
+        students: none: the bundle's default.
+        methods: names of rows; none: all.
+        seeds: how many.
+        max_epochs: None: the bundle's default.
+        model_selection: "best" or "last".
+        words: further words for the bundle.
+
+    Raises:
+        ValueError: an unknown row, words that the protocol sets itself, data that cannot be used, or `out` in the data.
+        FileNotFoundError: no such data or bundle.
+    """
+    from monai_rd.methods import method_class
+
+    unknown = sorted(set(methods) - {row.name for row in table.rows})
+    if unknown:
+        raise ValueError(f"--methods {','.join(unknown)}: there are {', '.join(row.name for row in table.rows)}")
+    overrides = words_as_overrides(words)
+    own = {"bundle_root", "output_dir", "dataset_dir", "student", "teacher", "method", "method_options", "adapter"}
+    own |= {"seed", "max_epochs", "model_selection", "resume", "report_page"}
+    if own & set(overrides):
+        raise ValueError(f"--{sorted(own & set(overrides))[0]} is an option of the benchmark: put it before the --")
+    if dataset is None:
+        dataset = phantom_cohort(out, bundle.removeprefix("rd_"))
+    if out.resolve().is_relative_to(Path(dataset).resolve()):
+        raise ValueError(f"--out {out} lies in the data, which it would change: give another --out")
+    data = data_fingerprint(dataset)
+    config = bundle_config(bundle, dataset, {**overrides, "seed": SPLIT_SEED})
+    made: DataList = config.get_parsed_content("data")
+    common: dict[str, Any] = {"bundle": bundle, "dataset_dir": dataset, "data": data, "max_epochs": max_epochs}
+    rows = tuple(row for row in table.rows if not methods or row.name in methods)
+    cells: dict[tuple[Row, Column, int], Cell] = {}
+    columns = tuple(
+        Column(teacher, student, share, len(_part(made, share, 0).training))
+        for teacher in teachers or (None,)
+        for student in students or (str(config["student"]),)
+        for share in table.shares
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    key = project_key(out / "monai_rd.key")
+    for column in columns:
+        for seed in range(seeds):
+            listed = _write_list(_part(made, column.share, seed), dataset, out, key)
+            for row in rows:
+                cells[row, column, seed] = Cell(
+                    **common,
+                    model_selection=model_selection,
+                    teacher=column.teacher if row.adapter or method_class(row.method).needs_teacher else None,
+                    student=column.student,
+                    method=row.method,
+                    method_options=row.options,
+                    adapter=row.adapter,
+                    seed=seed,
+                    words=(*_without(words, "data_list"), "--data_list", str(listed)),
+                )
+    return Experiment(table.title, rows, columns, seeds, cells, str(made))
+
+
+def words_as_overrides(words: Sequence[str]) -> dict[str, Any]:
+    """Read words for a bundle ("--id value", "--id=value") as MONAI's command does.
+
+    Raises:
+        ValueError: a word that is no such pair.
+    """
+    from fire.parser import DefaultParseValue  # type: ignore[import-untyped]
+
+    return {name: DefaultParseValue(value) for name, value in _pairs(words)}
+
+
+def bundle_config(bundle: str, dataset: str, overrides: Mapping[str, Any]) -> Any:
+    """The bundle's train.json with these overrides, as MONAI's `ConfigParser`."""
+    from monai.bundle import ConfigParser
+
+    file = f"{bundle_root(bundle)}/configs/train.json"
+    content = {**ConfigParser.load_config_file(file), "dataset_dir": dataset}
+    parser = ConfigParser(content)
+    parser.update(dict(overrides))
+    return parser
+
+
+def _pairs(words: Sequence[str]) -> list[tuple[str, str]]:
+    pairs, left = [], list(words)
+    while left:
+        word = left.pop(0)
+        name, equals, value = word.partition("=")
+        if not re.fullmatch(r"--[A-Za-z_][\w#]*", name) or (not equals and not left):
+            raise ValueError(f"'{word}': words after -- are for the bundle, as --ID VALUE")
+        pairs.append((name.removeprefix("--"), value if equals else left.pop(0)))
+    return pairs
+
+
+def _without(words: Sequence[str], name: str) -> list[str]:
+    return [text for one, value in _pairs(words) if one != name for text in (f"--{one}", value)]
+
+
+def _part(made: DataList, share: float, seed: int) -> DataList:
+    """A share of the training list, of each class (of several the first) the same; larger shares hold smaller ones."""
+    if share == 1:
+        return made
+    random = np.random.default_rng(seed)
+    order = random.permutation(len(made.training))
+    classes: dict[tuple[int, ...], list[int]] = {}
+    for index in order:
+        classes.setdefault(made.classes(made.training[index])[:1], []).append(int(index))
+    chosen = sorted(i for members in classes.values() for i in members[: max(round(share * len(members)), 1)])
+    return replace(made, training=[made.training[index] for index in chosen])
+
+
+def _write_list(made: DataList, dataset: str, out: Path, key: bytes) -> Path:
+    """Write a data list below `out`, named by its content, so that its path is no other for the same list."""
+    unnamed = out / "lists" / f"{secrets.token_hex(4)}.json"
+    write_datalist(made, dataset, unnamed, key)
+    named = unnamed.with_name(f"{content_hash(unnamed)}.json")
+    unnamed.replace(named)
+    return named.resolve()

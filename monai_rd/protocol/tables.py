@@ -1,0 +1,292 @@
+"""A finished grid as a table: Markdown, CSV and JSON files, and on the console."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from monai_rd.files import atomic_write
+from monai_rd.protocol.experiments import Column, Row
+from monai_rd.protocol.paper import NOT_KNOWN, facts_of, paper_value
+from monai_rd.protocol.statistics import Estimate
+from monai_rd.protocol.summary import Summary
+
+__all__ = ["Grid", "Report", "print_report", "write_files"]
+
+NAMES = {
+    "accuracy": "Accuracy, %",
+    "roc_auc": "ROC AUC",
+    "sensitivity": "Sensitivity, %",
+    "specificity": "Specificity, %",
+}
+SELECTION = {
+    "best": "of the epoch that is best on the validation set",
+    "last": "of the last epoch",
+}
+READING = (
+    "mean ± standard deviation over seeds [95 % interval over seeds and test images, bootstrap of both]; the best mean "
+    "of a column is bold."
+)
+TESTS = (
+    "Differences are paired: same seeds, same test images. p: would the difference be there with other seeds and other "
+    "images (Dorfman-Berbaum-Metz test with Hillis' degrees of freedom)? Networks as they are: the same question for "
+    "these very networks on other images (sign-flip permutation of images). The best baseline is known after looking at "
+    "the test set only, which makes its lead over a method too large and its lag too small; no p is corrected for the "
+    "number of columns."
+)
+ONE_SEED = (
+    "One seed: how much another seed changes is unknown. Intervals and p tell of other images for these very networks."
+)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of texts; what is bold stands between two stars on either side.
+
+    Args:
+        title: above it.
+        header: of the columns, the first of the rows' names.
+        rows: as long as the header, each.
+    """
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+
+    def markdown(self) -> str:
+        """As GitHub writes tables, the title in bold."""
+        lines = [self.header, ["---"] * len(self.header), *self.rows]
+        return f"**{self.title}**\n\n" + "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+    def rich(self) -> RichTable:
+        """For the console."""
+        table = RichTable(title=self.title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for index, name in enumerate(self.header):
+            table.add_column(name, justify="right" if index else "left")
+        for row in self.rows:
+            table.add_row(*(f"[bold]{text.strip('*')}[/bold]" if text.startswith("**") else text for text in row))
+        return table
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is shown of an experiment.
+
+    Args:
+        name: of the table, such as "table3"; files are called so.
+        title: in words.
+        grids: in order.
+        notes: below them, a sentence or more each.
+        content: everything, for JSON.
+        records: one a number, for CSV: a column has one key.
+    """
+
+    name: str
+    title: str
+    grids: list[Grid]
+    notes: list[str]
+    content: dict[str, Any]
+    records: list[dict[str, Any]]
+
+    def markdown(self) -> str:
+        """Ready for documentation."""
+        notes = "".join(f"- {note}\n" for note in self.notes)
+        return f"# {self.title}\n\n" + "\n".join(grid.markdown() for grid in self.grids) + "\n" + notes
+
+
+def training_report(
+    name: str, summary: Summary, command: str, settings: dict[str, Any], data: str | None, model_selection: str
+) -> Report:
+    """Make the report of a grid of trainings.
+
+    Args:
+        name: of the table.
+        summary: its numbers.
+        command: that was typed.
+        settings: of the bundle, as its runs tell them.
+        data: name of the published data set, None for any other.
+        model_selection: "best" or "last".
+    """
+    experiment = summary.experiment
+    notes = [READING, TESTS] if summary.comparisons else [READING]
+    notes += [ONE_SEED] if experiment.seeds == 1 else []
+    notes += [
+        f"n = {experiment.seeds} seed{'s' * (experiment.seeds > 1)}, {summary.images} test images. Data: {experiment.data}.",
+        f"Networks {SELECTION[model_selection]}; the test set chose nothing.",
+        f"Command: `{command}`",
+        f"Settings: `{json.dumps(settings)}`",
+        *(f"Made with: {', '.join(f'{key} {value}' for key, value in made.items())}." for made in _shown(summary.made)),
+        "Seconds a cell: " + ", ".join(f"{row} {seconds:.0f}" for row, seconds in summary.seconds.items()) + ".",
+        *facts_of(name, data),
+    ]
+    if len(summary.made) > 1:
+        notes.append("**These cells were not all made with the same versions or settings of the bundle.**")
+    if summary.missing:
+        notes.append(f"**Not finished: {', '.join(summary.missing)}.**")
+    if not any(record["paper_percent"] for record in _records(summary, data)):
+        notes.append(f"The paper's own numbers for these rows and columns: {NOT_KNOWN}.")
+    content = {
+        "table": name,
+        "title": experiment.title,
+        "command": command,
+        "settings": settings,
+        "seeds": experiment.seeds,
+        "test_images": summary.images,
+        "data": experiment.data,
+        "model_selection": model_selection,
+        "made_with": summary.made,
+        "not_finished": summary.missing,
+        "estimates": [
+            {**_place(row, column), "measures": {name: one.as_dict() for name, one in measures.items()}}
+            for (row, column), measures in summary.estimates.items()
+        ],
+        "also": [{**_place(row, column), "networks": also} for (row, column), also in summary.also.items()],
+        "differences": [
+            {
+                **_place(one.row, one.column),
+                "minus": one.other.name,
+                "best_baseline": one.best,
+                "measures": {name: difference.as_dict() for name, difference in one.differences.items()},
+            }
+            for one in summary.comparisons
+        ],
+        "paper": [record for record in _records(summary, data) if record["paper_percent"]],
+        "paper_facts": list(facts_of(name, data)),
+    }
+    grids = [*_measure_grids(summary, data), *_difference_grids(summary)]
+    return Report(name, f"{_titled(name)}: {experiment.title}", grids, notes, content, _records(summary, data))
+
+
+def write_files(report: Report, out: Path) -> list[Path]:
+    """Write `NAME.md`, `NAME.csv` and `NAME.json`, each at once or not at all."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(report.records[0]))
+    writer.writeheader()
+    writer.writerows(report.records)
+    contents = {
+        "md": report.markdown(),
+        "csv": text.getvalue(),
+        "json": json.dumps(report.content, indent=1) + "\n",
+    }
+    for suffix, content in contents.items():
+        atomic_write(content, out / f"{report.name}.{suffix}")
+    return [out / f"{report.name}.{suffix}" for suffix in contents]
+
+
+def print_report(report: Report, console: Console) -> None:
+    """Show the tables and notes."""
+    for grid in report.grids:
+        console.print(grid.rich())
+    for note in report.notes:
+        console.print(note.replace("**", ""), markup=False, highlight=False, soft_wrap=True)
+
+
+def _titled(name: str) -> str:
+    return f"{name[:-1].capitalize()} {name[-1]}"
+
+
+def _shown(made: Sequence[dict[str, str]]) -> Iterator[dict[str, str]]:
+    for one in made:
+        yield {key: value[:12] if key == "config" else value for key, value in one.items()}
+
+
+def _place(row: Row, column: Column) -> dict[str, Any]:
+    return {
+        "method": row.name,
+        "teacher": column.teacher_name,
+        "student": column.student,
+        "share": column.share,
+        "training_images": column.training,
+    }
+
+
+def _records(summary: Summary, data: str | None) -> list[dict[str, Any]]:
+    records = []
+    for (row, column), measures in summary.estimates.items():
+        for name, one in measures.items():
+            known = paper_value(data, row.name, column.teacher, column.student) if column.share == 1 else None
+            numbers = {key: value for key, value in one.as_dict().items() if key != "by_seed"}
+            paper = {
+                "paper_percent": known.percent if known and name == "accuracy" else None,
+                "paper_source": known.source if known and name == "accuracy" else None,
+            }
+            records.append({**_place(row, column), "measure": name, **numbers, "seeds": len(one.by_seed), **paper})
+    return records
+
+
+def _number(measure: str, value: float, sign: str = "") -> str:
+    return f"{value:{sign}.3f}" if measure == "roc_auc" else f"{100 * value:{sign}.1f}"
+
+
+def _estimate(measure: str, one: Estimate, sign: str = "") -> str:
+    spread = "" if one.sd is None or sign else f" ± {_number(measure, one.sd)}"
+    interval = f"[{_number(measure, one.low, sign)}, {_number(measure, one.high, sign)}]"
+    return f"{_number(measure, one.mean, sign)}{spread} {interval}"
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _column_title(column: Column, summary: Summary) -> str:
+    whole = len({one.share for one in summary.experiment.columns}) == 1
+    return column.student if whole else f"{column.student}, {column.training} training images"
+
+
+def _measure_grids(summary: Summary, data: str | None) -> Iterator[Grid]:
+    """A grid for each measure and teacher: rows are methods, columns students."""
+    experiment = summary.experiment
+    for measure in summary.measures:
+        for teacher in dict.fromkeys(column.teacher for column in experiment.columns):
+            columns = [column for column in experiment.columns if column.teacher == teacher]
+            rows = [
+                [row.name, *(_measured(summary, row, column, measure, data) for column in columns)]
+                for row in experiment.rows
+            ]
+            networks = dict.fromkeys(
+                (row, name) for (row, column), also in summary.also.items() if column in columns for name in also
+            )
+            for row, name in networks:
+                means = (summary.also.get((row, column), {}).get(name, {}).get(measure) for column in columns)
+                rows.append([f"{row.name}: {name}", *("-" if m is None else _number(measure, m) for m in means)])
+            header = ["method", *(_column_title(column, summary) for column in columns)]
+            yield Grid(f"{NAMES[measure]}; teacher: {columns[0].teacher_name}", header, rows)
+
+
+def _measured(summary: Summary, row: Row, column: Column, measure: str, data: str | None) -> str:
+    one = summary.estimates.get((row, column), {}).get(measure)
+    if one is None:
+        return "not finished"
+    rivals = [summary.estimates[place][measure].mean for place in summary.estimates if place[1] == column]
+    known = paper_value(data, row.name, column.teacher, column.student)
+    paper = f"; paper {known.percent:.2f}" if known and measure == "accuracy" and column.share == 1 else ""
+    text = _estimate(measure, one) + paper
+    return f"**{text}**" if one.mean == max(rivals) else text
+
+
+def _difference_grids(summary: Summary) -> Iterator[Grid]:
+    """The best baseline of each column."""
+    best = [one for one in summary.comparisons if one.best]
+    if not best:
+        return
+    measures = list(best[0].differences)
+    header = ["teacher", "student", "difference"]
+    for measure in measures:
+        header += [NAMES[measure], "p", "p, networks as they are"]
+    rows = []
+    for one in best:
+        texts = [one.column.teacher_name, _column_title(one.column, summary), f"{one.row.name} - {one.other.name}"]
+        for measure in measures:
+            difference = one.differences[measure]
+            texts += [_estimate(measure, difference.estimate, "+"), _p(difference.p), _p(difference.p_images)]
+        rows.append(texts)
+    yield Grid("Against the best baseline", header, rows)
