@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,7 @@ class Cell:
     model_selection: str = "best"
     words: tuple[str, ...] = ()
 
+    @cached_property  # a file that changes while a benchmark runs must not move its cells
     def description(self) -> dict[str, Any]:
         """What decides the result, as JSON: files and data stand there by their content, not by where they lie."""
         return {
@@ -77,7 +78,7 @@ class Cell:
     @property
     def key(self) -> str:
         """12 hex digits for the description."""
-        return hashlib.sha256(json.dumps(self.description(), sort_keys=True).encode()).hexdigest()[:12]
+        return hashlib.sha256(json.dumps(self.description, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
     def name(self) -> str:
@@ -130,7 +131,7 @@ class Cell:
         except (OSError, ValueError, KeyError) as error:
             raise ValueError(f"the run ended well but left no whole result: {error}") from error
         content = {
-            "cell": self.description(),
+            "cell": self.description,
             "files": {name: sha256(folder / name) for name in _RESULTS},
             "seconds": round(seconds, 1),
             "versions": versions(),
@@ -143,7 +144,7 @@ class Cell:
         folder = self.folder(out)
         try:
             content = json.loads((folder / "cell.json").read_text())
-            same = content["cell"] == self.description()
+            same = content["cell"] == self.description
             if not same or any(sha256(folder / name) != content["files"][name] for name in _RESULTS):
                 return None
             metrics, probabilities, labels = _read(folder)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Iterable
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from monai_rd.protocol.cells import Cell
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -86,13 +90,12 @@ def _run_table(
         select.value,
         words or (),
     )
-    failures = grid.run_cells(list(made.cells.values()), out, jobs or grid.default_jobs(), console)
-    if len(failures) < len({cell.key for cell in made.cells.values()}):
-        summary = summarise(made, out)
+    cells = list({cell.key: cell for cell in made.cells.values()}.values())
+    failures = grid.run_cells(cells, out, jobs or grid.default_jobs(), console)
+    if len(failures) < len(cells):
         known = None if dataset is None else paper.published_name(str(dataset))
-        report = tables.training_report(
-            name, summary, _typed(), _settings(made.cells.values(), out), known, select.value
-        )
+        settings = _settings(cells, out)
+        report = tables.training_report(name, summarise(made, out), _typed(), settings, known, select.value)
         tables.print_report(report, console)
         for path in tables.write_files(report, out):
             print(path)
@@ -103,80 +106,32 @@ def _run_table(
         raise typer.Exit(1)
 
 
-def _settings(cells: Any, out: Path) -> dict[str, Any]:
+def _settings(cells: Iterable[Cell], out: Path) -> dict[str, Any]:
     """What all finished cells have in common of the settings that their runs wrote down."""
     found = [result.metrics["settings"] for cell in cells if (result := cell.result(out)) is not None]
     first: dict[str, Any] = found[0]
     return {key: value for key, value in first.items() if all(one.get(key) == value for one in found)}
 
 
-@app.command()
-def table2(
-    words: Words = None,
-    dataset: Dataset = None,
-    bundle: Bundle = "rd_ct",
-    teachers: Teachers = "",
-    students: Students = "",
-    methods: Methods = "",
-    seeds: Seeds = 5,
-    max_epochs: MaxEpochs = None,
-    select: Selection = Select.best,
-    jobs: Jobs = None,
-    out: Out = Path("benchmark"),
-) -> None:
-    """RD without one of its parts at a time: ce, no_co_training, no_kd, no_cka, two_stages, rd."""
-    _run_table("table2", dataset, bundle, teachers, students, methods, seeds, max_epochs, select, jobs, out, words)
+def _add_table(name: str, what: str) -> None:
+    @app.command(name, help=what)
+    def table(
+        words: Words = None,
+        dataset: Dataset = None,
+        bundle: Bundle = "rd_ct",
+        teachers: Teachers = "",
+        students: Students = "",
+        methods: Methods = "",
+        seeds: Seeds = 5,
+        max_epochs: MaxEpochs = None,
+        select: Selection = Select.best,
+        jobs: Jobs = None,
+        out: Out = Path("benchmark"),
+    ) -> None:
+        _run_table(name, dataset, bundle, teachers, students, methods, seeds, max_epochs, select, jobs, out, words)
 
 
-@app.command()
-def table3(
-    words: Words = None,
-    dataset: Dataset = None,
-    bundle: Bundle = "rd_ct",
-    teachers: Teachers = "",
-    students: Students = "",
-    methods: Methods = "",
-    seeds: Seeds = 5,
-    max_epochs: MaxEpochs = None,
-    select: Selection = Select.best,
-    jobs: Jobs = None,
-    out: Out = Path("benchmark"),
-) -> None:
-    """RD against other ways of distillation: ce, hint, at, vid, sp, rkd, semckd, crd, mgd, norm, drd, rd."""
-    _run_table("table3", dataset, bundle, teachers, students, methods, seeds, max_epochs, select, jobs, out, words)
-
-
-@app.command()
-def table4(
-    words: Words = None,
-    dataset: Dataset = None,
-    bundle: Bundle = "rd_ct",
-    teachers: Teachers = "",
-    students: Students = "",
-    methods: Methods = "",
-    seeds: Seeds = 5,
-    max_epochs: MaxEpochs = None,
-    select: Selection = Select.best,
-    jobs: Jobs = None,
-    out: Out = Path("benchmark"),
-) -> None:
-    """RD against KD from a tuned ViT teacher: adaptformer, lora, vpt_shallow, vpt_deep, vqt, lpt, rd."""
-    _run_table("table4", dataset, bundle, teachers, students, methods, seeds, max_epochs, select, jobs, out, words)
-
-
-@app.command()
-def table5(
-    words: Words = None,
-    dataset: Dataset = None,
-    bundle: Bundle = "rd_ct",
-    teachers: Teachers = "",
-    students: Students = "",
-    methods: Methods = "",
-    seeds: Seeds = 5,
-    max_epochs: MaxEpochs = None,
-    select: Selection = Select.best,
-    jobs: Jobs = None,
-    out: Out = Path("benchmark"),
-) -> None:
-    """What RD adds to the student alone with 10, 25, 50 and 100 % of the training images: ce, rd."""
-    _run_table("table5", dataset, bundle, teachers, students, methods, seeds, max_epochs, select, jobs, out, words)
+_add_table("table2", "RD without one of its parts at a time: ce, no_co_training, no_kd, no_cka, two_stages, rd.")
+_add_table("table3", "RD against other distillation: ce, hint, at, vid, sp, rkd, semckd, crd, mgd, norm, drd, rd.")
+_add_table("table4", "RD against KD from a tuned ViT: adaptformer, lora, vpt_shallow, vpt_deep, vqt, lpt, rd.")
+_add_table("table5", "What RD adds to the student alone with 10, 25, 50 and 100 % of the training images: ce, rd.")

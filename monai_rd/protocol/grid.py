@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,6 @@ from monai_rd.protocol.cells import Cell
 __all__ = ["Failure", "default_jobs", "gpus", "run_cells"]
 
 _LOOK = 0.1  # seconds between two looks at what runs
-Command = Callable[[Cell, Path], list[str]]
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,6 @@ def run_cells(
     out: Path,
     jobs: int,
     console: Console,
-    command: Command = Cell.command,
 ) -> list[Failure]:
     """Run the cells that are not finished yet.
 
@@ -83,7 +81,6 @@ def run_cells(
         out: the benchmark's folder.
         jobs: how many at a time; each has a GPU of its own where there are some, and cores / jobs threads.
         console: where progress is shown.
-        command: gives a cell's command line.
 
     Returns:
         the cells that failed; the others are finished.
@@ -104,7 +101,7 @@ def run_cells(
     devices = gpus()
     with progress, _ended_with_us(running):
         while waiting or running:
-            _start(waiting, running, out, jobs, devices, command, progress)
+            _start(waiting, running, out, jobs, devices, progress)
             for one in [one for one in running if one.process.poll() is not None]:
                 running.remove(one)
                 failure = _end(one, out)
@@ -121,7 +118,6 @@ def _start(
     out: Path,
     jobs: int,
     devices: Sequence[str],
-    command: Command,
     progress: _Progress,
 ) -> None:
     """Fill the free slots; a cell that another process runs goes to the end of the queue."""
@@ -144,7 +140,7 @@ def _start(
         environment = {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // jobs, 1)), **os.environ}
         if devices:
             environment["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
-        words = command(cell, out)
+        words = cell.command(out)
         with open(folder / "log.txt", "a" if "--resume" in words else "w") as log:
             process = subprocess.Popen(
                 words,

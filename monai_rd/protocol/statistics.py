@@ -94,14 +94,11 @@ def image_values(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, np.
     """
     p, y = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
     if p.ndim != 3 or y.shape not in (p.shape[1:2], p.shape[1:]):
-        raise ValueError(
-            f"probabilities [S, N, classes] and labels are needed, got {list(p.shape)} and {list(y.shape)}"
-        )
+        raise ValueError(f"probabilities [S, N, classes] and labels [N] are needed, got {p.shape} and {y.shape}")
     multi_label, classes = y.ndim == 2, p.shape[2]
     members = y.T.astype(bool) if multi_label else np.stack([y == index for index in range(classes)])
-    scored = [
-        index for index in (range(classes) if multi_label or classes > 2 else [1]) if 0 < members[index].mean() < 1
-    ]
+    candidates = range(classes) if multi_label or classes > 2 else (1,)  # of two classes each has the same AUC
+    scored = [index for index in candidates if 0 < members[index].mean() < 1]
     if not scored:
         raise ValueError("no class has both positive and negative test images: nothing can be measured")
     areas = [[sum(auc_and_influence(one[:, index], members[index])) for index in scored] for one in p]

@@ -39,9 +39,9 @@ READING = (
 TESTS = (
     "Differences are paired: same seeds, same test images. p: would the difference be there with other seeds and other "
     "images (Dorfman-Berbaum-Metz test with Hillis' degrees of freedom)? Networks as they are: the same question for "
-    "these very networks on other images (sign-flip permutation of images). The best baseline is known after looking at "
-    "the test set only, which makes its lead over a method too large and its lag too small; no p is corrected for the "
-    "number of columns."
+    "these very networks on other images (sign-flip permutation of images). The best baseline is known only after "
+    "looking at the test set, which makes its lead over a method too large and its lag too small; no p is corrected "
+    "for the number of columns."
 )
 ONE_SEED = (
     "One seed: how much another seed changes is unknown. Intervals and p tell of other images for these very networks."
@@ -120,7 +120,8 @@ def training_report(
     notes = [READING, TESTS] if summary.comparisons else [READING]
     notes += [ONE_SEED] if experiment.seeds == 1 else []
     notes += [
-        f"n = {experiment.seeds} seed{'s' * (experiment.seeds > 1)}, {summary.images} test images. Data: {experiment.data}.",
+        f"n = {experiment.seeds} seed{'s' * (experiment.seeds > 1)}, {summary.images} test images.",
+        f"Data: {experiment.data}.",
         f"Networks {SELECTION[model_selection]}; the test set chose nothing.",
         f"Command: `{command}`",
         f"Settings: `{json.dumps(settings)}`",

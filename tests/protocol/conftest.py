@@ -1,0 +1,46 @@
+"""Cells whose trainings are not real: seconds become milliseconds."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from monai_rd.protocol.cells import Cell, data_fingerprint
+
+FAKE = Path(__file__).with_name("fake_bundle.py")
+
+
+def fake_command(cell: Cell, out: Path) -> list[str]:
+    """As `Cell.command`, for the fake."""
+    folder = cell.folder(out)
+    words = {"output_dir": folder, "student": cell.student, "method": cell.method, "seed": cell.seed}
+    words["method_options"] = dict(cell.method_options)
+    if (folder / "last.pt").is_file():
+        words["resume"] = True
+    return [sys.executable, str(FAKE), *(str(text) for name, value in words.items() for text in (f"--{name}", value))]
+
+
+@pytest.fixture
+def fake_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every cell runs the fake."""
+    monkeypatch.setattr(Cell, "command", fake_command)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Something like a data set."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "labels.csv").write_text("image,label\na.png,x\n")
+    (folder / "a.png").write_bytes(b"12345")
+    return folder
+
+
+def a_cell(data: Path, **fields: Any) -> Cell:
+    """A cell; `fields` are its own."""
+    given = {"bundle": "rd_ct", "student": "resnet18", "method": "ce", "seed": 0, **fields}
+    return Cell(dataset_dir=str(data), data=data_fingerprint(data), **given)
