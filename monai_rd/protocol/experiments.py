@@ -167,7 +167,9 @@ def experiment(
     if out.resolve().is_relative_to(Path(dataset).resolve()):
         raise ValueError(f"--out {out} lies in the data, which it would change: give another --out")
     data = data_fingerprint(dataset)
-    config = bundle_config(bundle, dataset, {**overrides, "seed": SPLIT_SEED})
+    out.mkdir(parents=True, exist_ok=True)
+    key = project_key(out / "monai_rd.key")  # with another one the lists would have other pseudonyms each time
+    config = bundle_config(bundle, dataset, {**overrides, "seed": SPLIT_SEED, "data#key": key})
     made: DataList = config.get_parsed_content("data")
     common: dict[str, Any] = {"bundle": bundle, "dataset_dir": dataset, "data": data, "max_epochs": max_epochs}
     rows = tuple(row for row in table.rows if not methods or row.name in methods)
@@ -178,8 +180,6 @@ def experiment(
         for student in students or (str(config["student"]),)
         for share in table.shares
     )
-    out.mkdir(parents=True, exist_ok=True)
-    key = project_key(out / "monai_rd.key")
     for column in columns:
         for seed in range(seeds):
             listed = _write_list(_part(made, column.share, seed), dataset, out, key)

@@ -1,0 +1,107 @@
+"""Which cells a table has, and the lists they share."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from monai_rd.data import make_datalist
+from monai_rd.methods import METHODS
+from monai_rd.protocol.experiments import TABLES, Experiment, Row, Table, experiment, words_as_overrides
+
+PAIR = Table("Two", (Row("ce", "ce"), Row("rd", "rd")))
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """80 images of two classes in a sheet without a split."""
+    folder, random = tmp_path / "images", np.random.default_rng(0)
+    folder.mkdir()
+    rows = []
+    for number in range(80):
+        Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+        rows.append((f"{number}.png", "ab"[number % 4 == 0], f"P{number}"))
+    with open(folder / "labels.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("image", "label", "patient"), *rows])
+    return folder
+
+
+def lists(made: Experiment, row: str, seed: int) -> list[dict]:
+    found = []
+    for (one, _, number), cell in made.cells.items():
+        if (one.name, number) == (row, seed):
+            path = Path(dict(zip(cell.words[::2], cell.words[1::2], strict=True))["--data_list"])
+            found.append(json.loads(path.read_text()))
+    return found
+
+
+def test_one_split_for_all_seeds(images: Path, tmp_path: Path) -> None:
+    """Data without a split of their own would have another test set with each seed."""
+    out = tmp_path / "out"
+    made = experiment(PAIR, out, str(images), seeds=3)
+    again = experiment(PAIR, out, str(images), seeds=3)
+    assert [cell.key for cell in made.cells.values()] == [cell.key for cell in again.cells.values()]
+    assert len(list((out / "lists").iterdir())) == 1
+    one = lists(made, "ce", 0)[0]
+    assert all(lists(made, row, seed) == [one] for row in ("ce", "rd") for seed in range(3))
+    expected = make_datalist(images, seed=0)
+    assert [Path(item["image"]).name for item in expected.test] == [item["image"] for item in one["test"]]
+    read = make_datalist(images, made.cells[made.rows[0], made.columns[0], 0].words[-1])
+    assert [item["image"] for item in read.test] == [item["image"] for item in expected.test]
+
+
+def test_a_method_without_teacher_is_trained_once(images: Path, tmp_path: Path) -> None:
+    made = experiment(
+        PAIR, tmp_path / "out", str(images), "rd_derm", ["pmc_clip", "lvm_med_vit_b"], ["resnet18"], seeds=2
+    )
+    ce, rd = ({cell.key for (row, _, _), cell in made.cells.items() if row.name == name} for name in ("ce", "rd"))
+    assert (len(ce), len(rd)) == (2, 4)
+    assert {cell.teacher for (row, _, _), cell in made.cells.items() if row.name == "ce"} == {None}
+
+
+def test_shares_of_the_training_list(images: Path, tmp_path: Path) -> None:
+    table = Table("Shares", PAIR.rows, (0.1, 0.5, 1.0))
+    made = experiment(table, tmp_path / "out", str(images), seeds=2)
+    whole = make_datalist(images, seed=0)
+    assert [column.training for column in made.columns] == [5, 26, len(whole.training)]
+    for seed in range(2):
+        small, half, all_ = lists(made, "rd", seed)
+        assert lists(made, "ce", seed) == [small, half, all_]
+        assert small["test"] == half["test"] == all_["test"]
+        assert small["validation"] == half["validation"] == all_["validation"]
+        names = [{item["image"] for item in one["training"]} for one in (small, half, all_)]
+        assert names[0] < names[1] < names[2]
+        assert {item["label"] for item in small["training"]} == {0, 1}
+    assert lists(made, "rd", 0)[0] != lists(made, "rd", 1)[0]
+
+
+def test_what_is_refused(images: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--methods nonsense: there are ce, rd"):
+        experiment(PAIR, tmp_path / "out", str(images), methods=["nonsense"])
+    with pytest.raises(ValueError, match="--seed is an option of the benchmark"):
+        experiment(PAIR, tmp_path / "out", str(images), words=["--seed", "3"])
+    with pytest.raises(ValueError, match="words after -- are for the bundle"):
+        experiment(PAIR, tmp_path / "out", str(images), words=["--image_size"])
+    with pytest.raises(ValueError, match="lies in the data"):
+        experiment(PAIR, images / "out", str(images))
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
+        experiment(PAIR, tmp_path / "out", str(tmp_path / "nowhere"))
+
+
+def test_words() -> None:
+    assert words_as_overrides(["--image_size", "32", "--windows=['lung']", "--train#loss", "x"]) == {
+        "image_size": 32,
+        "windows": ["lung"],
+        "train#loss": "x",
+    }
+
+
+def test_rows_are_methods_that_exist() -> None:
+    assert {row.method for row in TABLES["table2"].rows + TABLES["table5"].rows} <= METHODS.keys()
+    names = [[row.name for row in table.rows] for table in TABLES.values()]
+    assert all(len(set(one)) == len(one) and "rd" in one for one in names)
