@@ -135,3 +135,21 @@ _add_table("table2", "RD without one of its parts at a time: ce, no_co_training,
 _add_table("table3", "RD against other distillation: ce, hint, at, vid, sp, rkd, semckd, crd, mgd, norm, drd, rd.")
 _add_table("table4", "RD against KD from a tuned ViT: adaptformer, lora, vpt_shallow, vpt_deep, vqt, lpt, rd.")
 _add_table("table5", "What RD adds to the student alone with 10, 25, 50 and 100 % of the training images: ce, rd.")
+
+
+@app.command()
+def table6(
+    seconds: Annotated[float, typer.Option(min=0, help="Measure so long; three rounds at least.")] = 30,
+    out: Out = Path("benchmark"),
+) -> None:
+    """What the paper's networks cost: parameters and multiply-accumulates counted, time on this CPU measured."""
+    from monai_rd.protocol import cost, tables
+    from monai_rd.protocol.cells import versions
+
+    console = _console()
+    with console.status("") as status:
+        times = cost.measure(seconds, progress=status.update)
+    report = cost.cost_report(times, _typed(), versions())
+    tables.print_report(report, console)
+    for path in tables.write_files(report, out):
+        print(path)

@@ -2,7 +2,7 @@
 
 The full tables could not be read. What stands here was read of them in part, or follows by arithmetic, and each says
 how surely its place in the table is known. A number whose row or column is not known is never shown beside a measured
-one. Nothing is filled in by guess: what is missing is "not known here".
+one. Nothing is filled in by guess.
 """
 
 from __future__ import annotations
@@ -13,11 +13,7 @@ from pathlib import Path
 
 from monai_rd.data.published import recognise
 
-__all__ = ["FACTS", "NOT_KNOWN", "PUBLISHED", "TABLE_6", "Published", "facts_of", "paper_value", "published_name"]
-
-NOT_KNOWN = "not known here"
-TEACHERS = ("pmc_clip", "radimagenet_densenet121", "lvm_med_vit_b")
-STUDENTS = ("resnet18", "shufflenet_v2_x1_0", "mobilenet_v2")
+__all__ = ["FACTS", "PUBLISHED", "TABLE_6", "Published", "facts_of", "paper_value", "published_name"]
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -90,8 +90,10 @@ def summarise(experiment: Experiment, out: Path) -> Summary:
         values.setdefault((row, column), {})[seed] = {name: each[0] for name, each in one.items()}
         seconds.setdefault(row.name, []).append(result.seconds)
     estimates = {
-        place: {name: estimate(_stacked(by_seed, name, by_seed.keys())) for name in next(iter(by_seed.values()))}
-        for place, by_seed in values.items()
+        place: {
+            name: _bounded(estimate(_stacked(by_seed, name, by_seed.keys()))) for name in next(iter(by_seed.values()))
+        }
+        for place, each in values.items()
     }
     return Summary(
         experiment,
@@ -105,7 +107,12 @@ def summarise(experiment: Experiment, out: Path) -> Summary:
     )
 
 
-def _stacked(by_seed: dict[int, dict[str, np.ndarray]], name: str, seeds: Collection[int]) -> np.ndarray:
+def _bounded(one: Estimate) -> Estimate:
+    """An AUC near 1 has values above 1 (see `image_values`), and so may a draw of them."""
+    return replace(one, low=max(one.low, 0.0), high=min(one.high, 1.0))
+
+
+def _stacked(by_seed: dict[int, dict[str, np.ndarray]], name: str, seeds: Iterable[int]) -> np.ndarray:
     return np.stack([by_seed[seed][name] for seed in sorted(seeds)])
 
 

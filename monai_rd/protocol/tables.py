@@ -16,7 +16,7 @@ from rich.table import Table as RichTable
 
 from monai_rd.files import atomic_write
 from monai_rd.protocol.experiments import Column, Row
-from monai_rd.protocol.paper import NOT_KNOWN, facts_of, paper_value
+from monai_rd.protocol.paper import facts_of, paper_value
 from monai_rd.protocol.statistics import Estimate
 from monai_rd.protocol.summary import Summary
 
@@ -133,8 +133,11 @@ def training_report(
         notes.append("**These cells were not all made with the same versions or settings of the bundle.**")
     if summary.missing:
         notes.append(f"**Not finished: {', '.join(summary.missing)}.**")
-    if not any(record["paper_percent"] for record in _records(summary, data)):
-        notes.append(f"The paper's own numbers for these rows and columns: {NOT_KNOWN}.")
+    records = _records(summary, data)
+    published = [record for record in records if record["paper_percent"]]
+    places = sum(record["measure"] == "accuracy" for record in records)
+    sources = "".join(f" ({record['paper_percent']:.2f}: {record['paper_source']})" for record in published)
+    notes.append(f"The paper's own accuracy is known here of {len(published)} of {places} cells{sources}.")
     content = {
         "table": name,
         "title": experiment.title,
@@ -160,11 +163,11 @@ def training_report(
             }
             for one in summary.comparisons
         ],
-        "paper": [record for record in _records(summary, data) if record["paper_percent"]],
+        "paper": published,
         "paper_facts": list(facts_of(name, data)),
     }
     grids = [*_measure_grids(summary, data), *_difference_grids(summary)]
-    return Report(name, f"{_titled(name)}: {experiment.title}", grids, notes, content, _records(summary, data))
+    return Report(name, f"{_titled(name)}: {experiment.title}", grids, notes, content, records)
 
 
 def write_files(report: Report, out: Path) -> list[Path]:
