@@ -90,9 +90,7 @@ def summarise(experiment: Experiment, out: Path) -> Summary:
         values.setdefault((row, column), {})[seed] = {name: each[0] for name, each in one.items()}
         seconds.setdefault(row.name, []).append(result.seconds)
     estimates = {
-        place: {
-            name: _bounded(estimate(_stacked(by_seed, name, by_seed.keys()))) for name in next(iter(by_seed.values()))
-        }
+        place: {name: _bounded(estimate(_stacked(each, name, each))) for name in next(iter(each.values()))}
         for place, each in values.items()
     }
     return Summary(
