@@ -15,6 +15,9 @@ from rich.console import Console
 
 if TYPE_CHECKING:
     from monai_rd.protocol.cells import Cell
+    from monai_rd.protocol.experiments import Experiment
+    from monai_rd.protocol.grid import Failure
+    from monai_rd.protocol.tables import Report
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -57,7 +60,7 @@ def _typed() -> str:
     return shlex.join(["monai-rd", *sys.argv[1:]])
 
 
-def _run_table(
+def _laid_out(
     name: str,
     dataset: Path | None,
     bundle: str,
@@ -67,49 +70,67 @@ def _run_table(
     seeds: int,
     max_epochs: int | None,
     select: Select,
-    jobs: int | None,
     out: Path,
     words: list[str] | None,
-) -> None:
-    """Run what is not finished of a table's grid, then make the table of what is; exit code 1 if a cell failed."""
-    from monai_rd.protocol import grid, paper, tables
+) -> Experiment:
+    """The grid that was asked for."""
     from monai_rd.protocol.experiments import TABLES, experiment
-    from monai_rd.protocol.summary import summarise
 
-    console = _console()
-    made = experiment(
+    return experiment(
         TABLES[name],
         out,
-        None if dataset is None else str(dataset),
-        bundle,
-        _split(teachers),
-        _split(students),
-        _split(methods),
-        seeds,
-        max_epochs,
-        select.value,
-        words or (),
+        dataset=None if dataset is None else str(dataset),
+        bundle=bundle,
+        teachers=_split(teachers),
+        students=_split(students),
+        methods=_split(methods),
+        seeds=seeds,
+        max_epochs=max_epochs,
+        model_selection=select.value,
+        words=words or (),
     )
-    cells = list({cell.key: cell for cell in made.cells.values()}.values())
-    failures = grid.run_cells(cells, out, jobs or grid.default_jobs(), console)
-    if len(failures) < len(cells):
-        known = None if dataset is None else paper.published_name(str(dataset))
-        settings = _settings(cells, out)
-        report = tables.training_report(name, summarise(made, out), _typed(), settings, known, select.value)
-        tables.print_report(report, console)
-        for path in tables.write_files(report, out):
-            print(path)
+
+
+def _run(made: Experiment, out: Path, jobs: int | None, console: Console) -> list[Failure]:
+    """Run what is not finished, and say what failed."""
+    from monai_rd.protocol.grid import default_jobs, run_cells
+
+    failures = run_cells(list(made.cells.values()), out, jobs or default_jobs(), console)
     for failure in failures:
         print(f"FAILED {failure.cell.name}: {failure.cause}\n  {failure.log}", file=sys.stderr)
     if failures:
         print("Start the same command again to go on; remove a cell's folder to begin it anew.", file=sys.stderr)
+    return failures
+
+
+def _make_table(name: str, made: Experiment, dataset: Path | None, select: Select, jobs: int | None, out: Path) -> None:
+    """Run what is not finished of a table's grid, then make the table of what is; exit code 1 if a cell failed."""
+    from monai_rd.protocol import paper, tables
+    from monai_rd.protocol.summary import summarise
+
+    console = _console()
+    failures = _run(made, out, jobs, console)
+    if settings := _settings(made.cells.values(), out):
+        known = None if dataset is None else paper.published_name(str(dataset))
+        _publish(
+            tables.training_report(name, summarise(made, out), _typed(), settings, known, select.value), out, console
+        )
+    if failures:
         raise typer.Exit(1)
 
 
+def _publish(report: Report, out: Path, console: Console) -> None:
+    from monai_rd.protocol.tables import print_report, write_files
+
+    print_report(report, console)
+    for path in write_files(report, out):
+        print(path)
+
+
 def _settings(cells: Iterable[Cell], out: Path) -> dict[str, Any]:
-    """What all finished cells have in common of the settings that their runs wrote down."""
+    """What all finished cells have in common of the settings that their runs wrote down; nothing if none is."""
     found = [result.metrics["settings"] for cell in cells if (result := cell.result(out)) is not None]
-    first: dict[str, Any] = found[0]
+    first: dict[str, Any] = found[0] if found else {}
     return {key: value for key, value in first.items() if all(one.get(key) == value for one in found)}
 
 
@@ -128,7 +149,8 @@ def _add_table(name: str, what: str) -> None:
         jobs: Jobs = None,
         out: Out = Path("benchmark"),
     ) -> None:
-        _run_table(name, dataset, bundle, teachers, students, methods, seeds, max_epochs, select, jobs, out, words)
+        made = _laid_out(name, dataset, bundle, teachers, students, methods, seeds, max_epochs, select, out, words)
+        _make_table(name, made, dataset, select, jobs, out)
 
 
 _add_table("table2", "RD without one of its parts at a time: ce, no_co_training, no_kd, no_cka, two_stages, rd.")
@@ -143,13 +165,38 @@ def table6(
     out: Out = Path("benchmark"),
 ) -> None:
     """What the paper's networks cost: parameters and multiply-accumulates counted, time on this CPU measured."""
-    from monai_rd.protocol import cost, tables
+    from monai_rd.protocol import cost
     from monai_rd.protocol.cells import versions
 
     console = _console()
     with console.status("") as status:
         times = cost.measure(seconds, progress=status.update)
-    report = cost.cost_report(times, _typed(), versions())
-    tables.print_report(report, console)
-    for path in tables.write_files(report, out):
-        print(path)
+    _publish(cost.cost_report(times, _typed(), versions()), out, console)
+
+
+@app.command()
+def figure2(
+    words: Words = None,
+    dataset: Dataset = None,
+    bundle: Bundle = "rd_ct",
+    teachers: Teachers = "",
+    students: Students = "",
+    seeds: Seeds = 3,
+    max_epochs: MaxEpochs = None,
+    select: Selection = Select.best,
+    planes: Annotated[int, typer.Option(min=2, help="Triples of test images for each training.")] = 30,
+    resolution: Annotated[int, typer.Option(min=2, help="Points along a side of a plane.")] = 50,
+    jobs: Jobs = None,
+    out: Out = Path("benchmark"),
+) -> None:
+    """Decision boundaries of the students (ce, kd, rd) beside those of the fully tuned teacher, and their agreement."""
+    from monai_rd.protocol.cells import versions
+    from monai_rd.protocol.figure2 import figure_report
+
+    console = _console()
+    made = _laid_out("figure2", dataset, bundle, teachers, students, "", seeds, max_epochs, select, out, words)
+    if _run(made, out, jobs, console):
+        raise typer.Exit(1)
+    with console.status("") as status:
+        report = figure_report(made, out, planes, resolution, _typed(), versions(), status.update)
+    _publish(report, out, console)

@@ -74,6 +74,7 @@ TABLES = {
     "table3": Table("Distillation methods", (_CE, *(Row(name, name) for name in _FEATURES), _RD)),
     "table4": Table("Teachers tuned by few parameters, then KD", (*(Row(a, "kd", {}, a) for a in _ADAPTERS), _RD)),
     "table5": Table("Size of the training set", (_CE, _RD), SHARES),
+    "figure2": Table("Decision boundaries", (_CE, Row("kd_full", "kd", {}, "full"), _RD)),
 }
 
 
@@ -82,13 +83,13 @@ class Column:
     """A column of a table.
 
     Args:
-        teacher: None: the bundle's default.
+        teacher: name or file.
         student: its name.
         share: of the training list.
         training: number of training images.
     """
 
-    teacher: str | None
+    teacher: str
     student: str
     share: float
     training: int
@@ -96,7 +97,7 @@ class Column:
     @property
     def teacher_name(self) -> str:
         """The teacher as a title: of a file, its name."""
-        return Path(self.teacher).name if self.teacher else "the bundle's teacher"
+        return Path(self.teacher).name
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ def experiment(
     cells: dict[tuple[Row, Column, int], Cell] = {}
     columns = tuple(
         Column(teacher, student, share, len(_part(made, share, 0).training))
-        for teacher in teachers or (None,)
+        for teacher in teachers or (str(config["teacher"]),)
         for student in students or (str(config["student"]),)
         for share in table.shares
     )

@@ -20,7 +20,7 @@ from monai_rd.protocol.paper import facts_of, paper_value
 from monai_rd.protocol.statistics import Estimate
 from monai_rd.protocol.summary import Summary
 
-__all__ = ["Grid", "Report", "print_report", "write_files"]
+__all__ = ["Grid", "Report", "estimate_text", "p_text", "print_report", "training_report", "write_files"]
 
 NAMES = {
     "accuracy": "Accuracy, %",
@@ -231,13 +231,15 @@ def _number(measure: str, value: float, sign: str = "") -> str:
     return f"{value:{sign}.3f}" if measure == "roc_auc" else f"{100 * value:{sign}.1f}"
 
 
-def _estimate(measure: str, one: Estimate, sign: str = "") -> str:
+def estimate_text(measure: str, one: Estimate, sign: str = "") -> str:
+    """Mean, spread and interval: of the AUC as it is, of all else in percent; with `sign` "+" that of a difference."""
     spread = "" if one.sd is None or sign else f" ± {_number(measure, one.sd)}"
     interval = f"[{_number(measure, one.low, sign)}, {_number(measure, one.high, sign)}]"
     return f"{_number(measure, one.mean, sign)}{spread} {interval}"
 
 
-def _p(value: float) -> str:
+def p_text(value: float) -> str:
+    """A p value in three decimals."""
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
@@ -273,7 +275,7 @@ def _measured(summary: Summary, row: Row, column: Column, measure: str, data: st
     rivals = [summary.estimates[place][measure].mean for place in summary.estimates if place[1] == column]
     known = paper_value(data, row.name, column.teacher, column.student)
     paper = f"; paper {known.percent:.2f}" if known and measure == "accuracy" and column.share == 1 else ""
-    text = _estimate(measure, one) + paper
+    text = estimate_text(measure, one) + paper
     return f"**{text}**" if one.mean == max(rivals) else text
 
 
@@ -291,6 +293,10 @@ def _difference_grids(summary: Summary) -> Iterator[Grid]:
         texts = [one.column.teacher_name, _column_title(one.column, summary), f"{one.row.name} - {one.other.name}"]
         for measure in measures:
             difference = one.differences[measure]
-            texts += [_estimate(measure, difference.estimate, "+"), _p(difference.p), _p(difference.p_images)]
+            texts += [
+                estimate_text(measure, difference.estimate, "+"),
+                p_text(difference.p),
+                p_text(difference.p_images),
+            ]
         rows.append(texts)
     yield Grid("Against the best baseline", header, rows)

@@ -1,0 +1,177 @@
+"""Figure 2: where students and the fully tuned teacher put their decision boundaries, and how far they agree.
+
+On the plane through three test images (Somepalli et al., arXiv 2203.08124) every network names a class at each point;
+the agreement of two networks is the share of points with the same class. It is a number between 0 and 1 for each
+training and each triple, so its mean has an interval over both, as the tables' measures have over seeds and images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from monai_rd.adapters import load_adapted
+from monai_rd.networks import DeployedStudent
+from monai_rd.protocol.cells import Cell
+from monai_rd.protocol.experiments import TABLES, Column, Experiment, bundle_config, words_as_overrides
+from monai_rd.protocol.statistics import compare, estimate
+from monai_rd.protocol.tables import Grid, Report, estimate_text, p_text
+from monai_rd.report.decision_plane import Plane, decision_plane, plot_planes
+
+__all__ = ["figure_report", "planes_of"]
+
+_TUNED = next(row for row in TABLES["figure2"].rows if row.adapter == "full")
+_TEACHER = "tuned teacher"
+
+
+def planes_of(
+    experiment: Experiment,
+    column: Column,
+    out: Path,
+    triples: int,
+    resolution: int,
+    progress: Callable[[str], None] = lambda _: None,
+) -> tuple[list[list[Plane]], list[str]]:
+    """Compute the planes of a column's networks: the fully tuned teacher, and each row's student.
+
+    Args:
+        experiment: of "figure2", its cells finished.
+        column: which.
+        out: the benchmark's folder.
+        triples: how many planes; each goes through three test images drawn by its number.
+        resolution: points along a side.
+        progress: is told what comes next.
+
+    Returns:
+        planes by seed and triple, and the class names.
+
+    Raises:
+        ValueError: fewer than three test images can be read.
+    """
+    any_cell = experiment.cells[experiment.rows[0], column, 0]
+    config = _config(any_cell, column)
+    names, device = list(config.get_parsed_content("data").class_names), config.get_parsed_content("device")
+    base = config.get_parsed_content("teacher_def")
+    images = _triples(config.get_parsed_content("test#dataset"), triples)
+    found = []
+    for seed in range(experiment.seeds):
+        networks = _networks(
+            experiment, column, seed, out, len(names), config.get_parsed_content("teacher_def"), device
+        )
+        planes = []
+        for number, triple in enumerate(images, start=1):
+            progress(f"{column.student}, seed {seed}, plane {number} of {triples}")
+            planes.append(decision_plane(networks, triple.to(device), resolution=resolution))
+        found.append(planes)
+    return found, names
+
+
+def figure_report(
+    experiment: Experiment,
+    out: Path,
+    triples: int,
+    resolution: int,
+    command: str,
+    made: Mapping[str, str],
+    progress: Callable[[str], None] = lambda _: None,
+) -> Report:
+    """Compute and draw the planes of all columns (PNG and SVG, those of seed 0, three at most), and make the report.
+
+    Args:
+        experiment: of "figure2", its cells finished.
+        out: the benchmark's folder, where pictures go.
+        triples: planes for each training.
+        resolution: points along a side of a plane.
+        command: that was typed.
+        made: versions.
+        progress: is told what comes next.
+    """
+    rows, differences, records, pictures = [], [], [], []
+    for column in experiment.columns:
+        planes, names = planes_of(experiment, column, out, triples, resolution, progress)
+        stem = out / f"figure2_{Path(column.teacher).stem}_{column.student}".replace(":", "_")
+        pictures += [path.name for path in plot_planes(planes[0][:3], stem, names)]
+        agreements = {row.name: _agreements(planes, row.name) for row in experiment.rows}
+        texts = [column.teacher_name, column.student]
+        for name, values in agreements.items():
+            one = estimate(values)
+            texts.append(estimate_text("agreement", one))
+            numbers = {key: value for key, value in one.as_dict().items() if key not in ("by_seed", "n")}
+            place = {"teacher": column.teacher_name, "student": column.student, "method": name}
+            records.append({**place, **numbers, "seeds": experiment.seeds, "planes": triples})
+        rows.append(texts)
+        for other in ("ce", _TUNED.name):
+            difference = compare(agreements["rd"], agreements[other])
+            texts = [column.teacher_name, column.student, f"rd - {other}"]
+            differences.append([*texts, estimate_text("agreement", difference.estimate, "+"), p_text(difference.p)])
+    notes = [
+        "Agreement with the fully tuned teacher, % of a plane's points: mean ± standard deviation over seeds [95 % "
+        "interval over seeds and planes].",
+        f"n = {experiment.seeds} seed{'s' * (experiment.seeds > 1)}, {triples} planes of {resolution} x {resolution} "
+        "points through three test images each, drawn by their number.",
+        "ce: the student alone. kd_full: the student that learnt by KD from this very teacher. rd: RD with the teacher as "
+        "it was published.",
+        f"Data: {experiment.data}.",
+        f"Command: `{command}`",
+        f"Made with: {', '.join(f'{key} {value}' for key, value in made.items())}.",
+        f"Pictures: {', '.join(pictures)}.",
+    ]
+    header = ["teacher", "student", *(row.name for row in experiment.rows)]
+    grids = [
+        Grid("Agreement with the fully tuned teacher, %", header, rows),
+        Grid("Differences, paired", ["teacher", "student", "difference", "agreement, %", "p"], differences),
+    ]
+    content = {"figure": "figure2", "command": command, "made_with": dict(made), "agreement": records}
+    return Report("figure2", "Figure 2: Decision boundaries", grids, notes, content, records)
+
+
+def _config(cell: Cell, column: Column) -> Any:
+    overrides = {**words_as_overrides(cell.words), "student": column.student, "teacher": column.teacher}
+    return bundle_config(cell.bundle, cell.dataset_dir, overrides)
+
+
+def _triples(dataset: Any, count: int) -> list[Tensor]:
+    """Three different test images `[3, ...]` for each number; those that cannot be read are passed over."""
+    drawn = []
+    for number in range(count):
+        chosen: list[Tensor] = []
+        for index in np.random.default_rng(number).permutation(len(dataset)):
+            item = dataset[int(index)]
+            if not item.get("problem"):
+                chosen.append(torch.as_tensor(item["image"]).as_subclass(Tensor))
+            if len(chosen) == 3:
+                break
+        if len(chosen) < 3:
+            raise ValueError(f"a plane goes through three test images; {len(chosen)} can be read")
+        drawn.append(torch.stack(chosen))
+    return drawn
+
+
+def _networks(
+    experiment: Experiment, column: Column, seed: int, out: Path, classes: int, base: Any, device: torch.device
+) -> dict[str, Callable[[Tensor], Tensor]]:
+    """The tuned teacher first, then the students."""
+    tuned_by = experiment.cells[_TUNED, column, seed]
+    teacher = load_adapted(tuned_by.folder(out) / "teacher_full.safetensors", base).to(device)
+
+    def taught(image: Tensor) -> Tensor:
+        logits = teacher.read(image).logits
+        assert logits is not None  # a tuned teacher has a head
+        return logits
+
+    networks: dict[str, Callable[[Tensor], Tensor]] = {_TEACHER: taught}
+    for row in experiment.rows:
+        state = experiment.cells[row, column, seed].folder(out) / "models" / "model.pt"
+        student = DeployedStudent(column.student, classes)
+        student.load_state_dict(torch.load(state, map_location="cpu", weights_only=True))
+        networks[row.name] = student.to(device).eval()
+    return networks
+
+
+def _agreements(planes: list[list[Plane]], name: str) -> np.ndarray:
+    return np.array([[plane.agreement(_TEACHER, name) for plane in of_seed] for of_seed in planes])
