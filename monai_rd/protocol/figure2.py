@@ -60,9 +60,7 @@ def planes_of(
     images = _triples(config.get_parsed_content("test#dataset"), triples)
     found = []
     for seed in range(experiment.seeds):
-        networks = _networks(
-            experiment, column, seed, out, len(names), config.get_parsed_content("teacher_def"), device
-        )
+        networks = _networks(experiment, column, seed, out, len(names), base, device)
         planes = []
         for number, triple in enumerate(images, start=1):
             progress(f"{column.student}, seed {seed}, plane {number} of {triples}")
@@ -114,8 +112,8 @@ def figure_report(
         "interval over seeds and planes].",
         f"n = {experiment.seeds} seed{'s' * (experiment.seeds > 1)}, {triples} planes of {resolution} x {resolution} "
         "points through three test images each, drawn by their number.",
-        "ce: the student alone. kd_full: the student that learnt by KD from this very teacher. rd: RD with the teacher as "
-        "it was published.",
+        "ce: the student alone. kd_full: the student that learnt by KD from this very teacher. rd: RD with the "
+        "teacher as it was published.",
         f"Data: {experiment.data}.",
         f"Command: `{command}`",
         f"Made with: {', '.join(f'{key} {value}' for key, value in made.items())}.",
