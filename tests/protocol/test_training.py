@@ -1,0 +1,55 @@
+"""The benchmark with real trainings, killed in the middle and started again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from monai_rd.data import phantom_cohort
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_killed_and_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    split = {"training": 16, "validation": 8, "test": 8}
+    monkeypatch.setattr("monai_rd.data.phantoms.cohort.SPLIT", split)
+    out = tmp_path / "out"
+    words = ["table3", "--dataset", phantom_cohort(tmp_path), "--methods", "ce,rd", "--seeds", "1", "--max-epochs", "3"]
+    words += ["--out", str(out), "--", "--image_size", "32", "--slices", "2", "--device", "cpu"]
+    command = [sys.executable, "-m", "monai_rd", "benchmark", *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    with open(tmp_path / "log.txt", "w") as log:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment)
+        end = time.monotonic() + 240
+        while not list(out.glob("cells/rd_*/last.pt")):  # the first cell is finished, the second has an epoch
+            assert process.poll() is None, (tmp_path / "log.txt").read_text()
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) != 0
+    (first,), (second,) = out.glob("cells/ce_*"), out.glob("cells/rd_*")
+    before = (first / "cell.json").stat().st_mtime_ns
+    assert not (second / "cell.json").exists()
+
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 cells, 1 finished before, 1 to run" in done.stdout
+    assert (first / "cell.json").stat().st_mtime_ns == before
+    log_text = (second / "log.txt").read_text()
+    assert "resume: going on after epoch" in log_text
+    assert log_text.count("epoch   1/3") == 1  # in the part before the kill
+    content = json.loads((out / "table3.json").read_text())
+    assert not content["not_finished"]
+    assert {one["method"] for one in content["estimates"]} == {"ce", "rd"}
+    metrics = json.loads((second / "metrics.json").read_text())
+    (rd,) = (one for one in content["estimates"] if one["method"] == "rd")
+    for name in ("accuracy", "roc_auc", "sensitivity", "specificity"):  # as the run itself measured
+        assert rd["measures"][name]["mean"] == pytest.approx(metrics["test"]["student"][name]["value"])
+    assert content["also"][0]["networks"].keys() == {"reprogrammed teacher"}
