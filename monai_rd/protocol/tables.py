@@ -6,9 +6,9 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -19,6 +19,9 @@ from monai_rd.protocol.experiments import Column, Row
 from monai_rd.protocol.paper import facts_of, paper_value
 from monai_rd.protocol.statistics import Estimate
 from monai_rd.protocol.summary import Summary
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["Grid", "Report", "estimate_text", "p_text", "print_report", "training_report", "write_files"]
 
@@ -88,6 +91,7 @@ class Report:
         notes: below them, a sentence or more each.
         content: everything, for JSON.
         records: one a number, for CSV: a column has one key.
+        figures: for the page: a figure and what it shows.
     """
 
     name: str
@@ -96,6 +100,7 @@ class Report:
     notes: list[str]
     content: dict[str, Any]
     records: list[dict[str, Any]]
+    figures: list[tuple[Figure, str]] = field(default_factory=list)
 
     def markdown(self) -> str:
         """Ready for documentation."""
@@ -171,7 +176,7 @@ def training_report(
 
 
 def write_files(report: Report, out: Path) -> list[Path]:
-    """Write `NAME.md`, `NAME.csv` and `NAME.json`, each at once or not at all."""
+    """Write `NAME.md`, `NAME.csv`, `NAME.json` and the page `NAME.html`, each at once or not at all."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(report.records[0]))
     writer.writeheader()
@@ -183,15 +188,31 @@ def write_files(report: Report, out: Path) -> list[Path]:
     }
     for suffix, content in contents.items():
         atomic_write(content, out / f"{report.name}.{suffix}")
-    return [out / f"{report.name}.{suffix}" for suffix in contents]
+    _write_page(report, out / f"{report.name}.html")
+    return [out / f"{report.name}.{suffix}" for suffix in (*contents, "html")]
+
+
+def _write_page(report: Report, path: Path) -> None:
+    from monai_rd.report.page import Section, figure_block, note, table, write_page
+
+    plain = [(grid, [[text.strip("*") for text in row] for row in grid.rows]) for grid in report.grids]
+    sections = [Section(grid.title, [table(rows, grid.header)]) for grid, rows in plain]
+    blocks = [figure_block(figure, f"f{n}", told, wide=True) for n, (figure, told) in enumerate(report.figures)]
+    sections += [Section("Figures", blocks)] if blocks else []
+    sections.append(Section("How to read this, and how it was made", [note(*_unmarked(report.notes))]))
+    write_page(path, report.title, sections)
+
+
+def _unmarked(notes: Sequence[str]) -> list[str]:
+    return [text.replace("**", "").replace("`", "") for text in notes]
 
 
 def print_report(report: Report, console: Console) -> None:
     """Show the tables and notes."""
     for grid in report.grids:
         console.print(grid.rich())
-    for note in report.notes:
-        console.print(note.replace("**", ""), markup=False, highlight=False, soft_wrap=True)
+    for note in _unmarked(report.notes):
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
 
 
 def _titled(name: str) -> str:

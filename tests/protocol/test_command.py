@@ -60,6 +60,10 @@ def test_table3(
     assert "The paper's own accuracy is known here of 0 of 4 cells." in text
     assert content["settings"] == {"batch_size": 8, "device": None, "threads": content["settings"]["threads"]}
 
+    page = (out / "table3.html").read_text()
+    assert "Against the best baseline" in page
+    assert "**" not in page
+
     places = {(one["method"], one["student"], one["measure"]): one for one in records}
     assert len(places) == len(records) == 2 * 2 * 4
     cells = list((out / "cells").glob("rd_resnet18_*"))

@@ -12,6 +12,7 @@ from monai_rd.data import phantom_cohort
 from monai_rd.networks import Student, load_teacher
 from monai_rd.protocol.experiments import TABLES, Experiment, experiment
 from monai_rd.protocol.figure2 import figure_report, planes_of
+from monai_rd.protocol.tables import write_files
 
 
 @pytest.fixture
@@ -49,3 +50,5 @@ def test_planes_and_agreement(trained: Experiment, tmp_path: Path) -> None:
     for suffix in ("png", "svg"):
         assert (out / f"figure2_phantom_ct_resnet18.{suffix}").stat().st_size > 5000
     assert "| phantom_ct | resnet18 | rd - kd_full |" in report.markdown()
+    write_files(report, out)
+    assert (out / "figure2.html").read_text().count("<svg") == 1
