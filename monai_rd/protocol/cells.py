@@ -89,7 +89,7 @@ class Cell:
 
     def folder(self, out: Path) -> Path:
         """Where the cell lies below a benchmark's folder."""
-        return out / "cells" / f"{re.sub(r'[^A-Za-z0-9_=.-]+', '_', self.name)}_{self.key}"
+        return out.resolve() / "cells" / f"{re.sub(r'[^A-Za-z0-9_=.-]+', '_', self.name)}_{self.key}"
 
     def command(self, out: Path) -> list[str]:
         """The bundle's command; it goes on where a killed one left something to go on with."""
@@ -212,10 +212,24 @@ def versions() -> dict[str, str]:
     packages: Iterable[str] = ("torch", "monai", "timm", "numpy")
     return {
         "monai_rd": __version__,
+        "code": _code_hash(),
         "python": platform.python_version(),
         **{name: version(name) for name in packages},
         "machine": f"{platform.machine()}, {device}",
     }
+
+
+@cache
+def _code_hash() -> str:
+    """12 hex digits for the package's own source."""
+    import monai_rd
+    from monai_rd import transforms
+
+    digest = hashlib.sha256()
+    for package in (monai_rd, transforms):
+        for path in sorted(Path(package.__path__[0]).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def _by_content(word: str | None) -> str | None:

@@ -90,12 +90,9 @@ def run_cells(
     """
     if jobs < 1:
         raise ValueError(f"--jobs {jobs}: at least one is needed")
-    waiting = deque({cell.key: cell for cell in cells}.values())
-    for cell in list(waiting):
-        if cell.result(out) is not None:
-            waiting.remove(cell)
-    found = len({cell.key for cell in cells})
-    progress = _Progress(console, found, found - len(waiting), jobs)
+    different = {cell.key: cell for cell in cells}.values()
+    waiting = deque(cell for cell in different if cell.result(out) is None)
+    progress = _Progress(console, len(different), len(different) - len(waiting), jobs)
     running: list[_Running] = []
     failures: list[Failure] = []
     devices = gpus()

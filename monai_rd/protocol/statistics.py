@@ -27,8 +27,7 @@ from monai_rd.report.metrics import auc_and_influence
 
 __all__ = ["Difference", "Estimate", "compare", "estimate", "image_values"]
 
-DRAWS = 10_000
-_BLOCK = 500  # draws at once, so that weights of many images fit into memory
+DRAWS = 4000
 
 
 @dataclass(frozen=True)
@@ -135,15 +134,28 @@ def compare(values: np.ndarray, others: np.ndarray, seed: int = 0) -> Difference
 
 
 def _draws(values: np.ndarray, seed: int) -> np.ndarray:
+    """Means of `values` with seeds and images drawn anew, `DRAWS` times."""
     random = np.random.default_rng(seed)
     seeds, images = values.shape
     drawn = []
-    for _ in range(DRAWS // _BLOCK):
-        # How often each is drawn; one seed is always drawn, as there is no other.
-        of_seeds = random.multinomial(max(seeds - 1, 1), [1 / seeds] * seeds, size=_BLOCK) / max(seeds - 1, 1)
-        of_images = random.multinomial(images, [1 / images] * images, size=_BLOCK) / images
-        drawn.append(np.einsum("bs,sn,bn->b", of_seeds, values, of_images, optimize=True))
+    for count in _blocks(images):
+        # Weights: how often each is drawn. The only seed there is is always drawn.
+        of_seeds = _drawn(random, count, max(seeds - 1, 1), seeds)
+        of_images = _drawn(random, count, images, images)
+        drawn.append(((of_seeds @ values) * of_images).sum(axis=1))
     return np.concatenate(drawn)
+
+
+def _drawn(random: np.random.Generator, count: int, size: int, units: int) -> np.ndarray:
+    """Shares `[count, units]` of units in `size` draws with replacement."""
+    chosen = random.integers(units, size=(count, size)) + units * np.arange(count)[:, None]
+    return np.bincount(chosen.ravel(), minlength=count * units).reshape(count, units) / size
+
+
+def _blocks(images: int) -> list[int]:
+    """Split `DRAWS` so that a block's weights take some 8 MB."""
+    block = min(max(1_000_000 // images, 1), DRAWS)
+    return [min(block, DRAWS - start) for start in range(0, DRAWS, block)]
 
 
 def _p_of_both(difference: np.ndarray) -> float:
@@ -167,7 +179,7 @@ def _p_of_images(difference: np.ndarray, seed: int) -> float:
     """Flip the signs of images at random; the observed arrangement counts as one (Phipson and Smyth 2010)."""
     random, of_image = np.random.default_rng(seed), difference.mean(axis=0)
     observed, reached = abs(of_image.sum()) - 1e-9, 0
-    for _ in range(DRAWS // _BLOCK):
-        signs = 2.0 * random.integers(0, 2, size=(_BLOCK, len(of_image))) - 1
+    for count in _blocks(len(of_image)):
+        signs = 2.0 * random.integers(0, 2, size=(count, len(of_image))) - 1
         reached += int((abs(signs @ of_image) >= observed).sum())
     return (reached + 1) / (DRAWS + 1)

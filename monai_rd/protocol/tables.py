@@ -135,14 +135,15 @@ def training_report(
         *facts_of(name, data),
     ]
     if len(summary.made) > 1:
-        notes.append("**These cells were not all made with the same versions or settings of the bundle.**")
+        notes.append("**These cells were not all made with the same code, versions and settings of the bundle.**")
     if summary.missing:
         notes.append(f"**Not finished: {', '.join(summary.missing)}.**")
     records = _records(summary, data)
     published = [record for record in records if record["paper_percent"]]
-    places = sum(record["measure"] == "accuracy" for record in records)
     sources = "".join(f" ({record['paper_percent']:.2f}: {record['paper_source']})" for record in published)
-    notes.append(f"The paper's own accuracy is known here of {len(published)} of {places} cells{sources}.")
+    notes.append(
+        f"The paper's own accuracy is known here of {len(published)} of {len(summary.estimates)} cells{sources}."
+    )
     content = {
         "table": name,
         "title": experiment.title,
