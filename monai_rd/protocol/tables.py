@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -196,8 +197,8 @@ def write_files(report: Report, out: Path) -> list[Path]:
 def _write_page(report: Report, path: Path) -> None:
     from monai_rd.report.page import Section, figure_block, note, table, write_page
 
-    plain = [(grid, [[text.strip("*") for text in row] for row in grid.rows]) for grid in report.grids]
-    sections = [Section(grid.title, [table(rows, grid.header)]) for grid, rows in plain]
+    tables = [re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", table(grid.rows, grid.header)) for grid in report.grids]
+    sections = [Section(grid.title, [markup]) for grid, markup in zip(report.grids, tables, strict=True)]
     blocks = [figure_block(figure, f"f{n}", told, wide=True) for n, (figure, told) in enumerate(report.figures)]
     sections += [Section("Figures", blocks)] if blocks else []
     sections.append(Section("How to read this, and how it was made", [note(*_unmarked(report.notes))]))
@@ -303,22 +304,17 @@ def _measured(summary: Summary, row: Row, column: Column, measure: str, data: st
 
 def _difference_grids(summary: Summary) -> Iterator[Grid]:
     """The best baseline of each column."""
-    best = [one for one in summary.comparisons if one.best]
-    if not best:
-        return
-    measures = list(best[0].differences)
-    header = ["teacher", "student", "difference"]
-    for measure in measures:
-        header += [NAMES[measure], "p", "p, networks as they are"]
+    header = ["teacher", "student", "difference", "of", "mean [95 % interval]", "p", "p, networks as they are"]
     rows = []
-    for one in best:
-        texts = [one.column.teacher_name, _column_title(one.column, summary), f"{one.row.name} - {one.other.name}"]
-        for measure in measures:
-            difference = one.differences[measure]
-            texts += [
-                estimate_text(measure, difference.estimate, "+"),
-                p_text(difference.p),
-                p_text(difference.p_images),
+    for one in (one for one in summary.comparisons if one.best):
+        place = [one.column.teacher_name, _column_title(one.column, summary), f"{one.row.name} - {one.other.name}"]
+        for measure, found in one.differences.items():
+            texts = [
+                NAMES[measure],
+                estimate_text(measure, found.estimate, "+"),
+                p_text(found.p),
+                p_text(found.p_images),
             ]
-        rows.append(texts)
-    yield Grid("Against the best baseline", header, rows)
+            rows.append([*place, *texts])
+    if rows:
+        yield Grid("Against the best baseline", header, rows)

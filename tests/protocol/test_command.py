@@ -63,6 +63,7 @@ def test_table3(
     page = (out / "table3.html").read_text()
     assert "Against the best baseline" in page
     assert "**" not in page
+    assert page.count("<td><b>") == 2 * 4
 
     places = {(one["method"], one["student"], one["measure"]): one for one in records}
     assert len(places) == len(records) == 2 * 2 * 4
