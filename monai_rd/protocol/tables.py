@@ -309,12 +309,7 @@ def _difference_grids(summary: Summary) -> Iterator[Grid]:
     for one in (one for one in summary.comparisons if one.best):
         place = [one.column.teacher_name, _column_title(one.column, summary), f"{one.row.name} - {one.other.name}"]
         for measure, found in one.differences.items():
-            texts = [
-                NAMES[measure],
-                estimate_text(measure, found.estimate, "+"),
-                p_text(found.p),
-                p_text(found.p_images),
-            ]
-            rows.append([*place, *texts])
+            text = estimate_text(measure, found.estimate, "+")
+            rows.append([*place, NAMES[measure], text, p_text(found.p), p_text(found.p_images)])
     if rows:
         yield Grid("Against the best baseline", header, rows)
