@@ -193,6 +193,8 @@ class FrozenFoundationModel(nn.Module):
         kind: "map" for features `[B, C, h, w]`, of volumes `[B, C, d, h, w]`; "vector" for `[B, C]`.
         preprocessing: how the backbone wants its images; a `VolumePreprocessing` makes it a teacher of volumes.
         name: what errors and logs call it.
+        head: of a teacher that was fitted to the task the linear layer from its pooled features to logits; kept out of
+            the register like the backbone, and frozen.
 
     Attributes:
         spatial_dims: 2 for a teacher of images, 3 for one of volumes.
@@ -214,6 +216,7 @@ class FrozenFoundationModel(nn.Module):
         kind: Literal["map", "vector"],
         preprocessing: Preprocessing | VolumePreprocessing,
         name: str,
+        head: nn.Linear | None = None,
     ) -> None:
         super().__init__()
         if kind not in ("map", "vector"):
@@ -223,6 +226,7 @@ class FrozenFoundationModel(nn.Module):
         if isinstance(backbone, nn.Module):
             backbone.requires_grad_(False)
         object.__setattr__(self, "backbone", backbone)
+        object.__setattr__(self, "head", head if head is None else head.requires_grad_(False))
         self.channels = channels
         self.kind: Literal["map", "vector"] = kind
         self.preprocessing = preprocessing
@@ -326,7 +330,7 @@ class FrozenFoundationModel(nn.Module):
         return tap, maps
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of all that decides the features: weights or file bytes, preprocessing, kind.
+        """SHA-256 (hex) of all that decides features and logits: weights or file bytes, preprocessing, kind, head.
 
         It is computed anew at every call, so that two calls show whether anything moved; keep the answer to use it as a
         key.
@@ -336,10 +340,10 @@ class FrozenFoundationModel(nn.Module):
         """
         described = json.dumps([self.kind, self.channels, self.preprocessing.to_dict()], sort_keys=True)
         digest = hashlib.sha256(described.encode())
+        if self.head is not None:
+            _add_weights(digest, self.head)
         if isinstance(self.backbone, nn.Module):
-            for key, tensor in sorted(self.backbone.state_dict().items()):
-                digest.update(f"{key} {tensor.dtype} {list(tensor.shape)}".encode())
-                digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            _add_weights(digest, self.backbone)
         elif hasattr(self.backbone, "fingerprint"):
             digest.update(self.backbone.fingerprint().encode())
         else:
@@ -347,3 +351,9 @@ class FrozenFoundationModel(nn.Module):
                 f"teacher '{self.name}' is a plain callable: give it a fingerprint() method that returns a str"
             )
         return digest.hexdigest()
+
+
+def _add_weights(digest: Any, module: nn.Module) -> None:
+    for key, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{key} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

@@ -1,0 +1,17 @@
+"""Fitting a teacher to the task before it teaches: parameter-efficient adapters, linear probe, full fine-tuning."""
+
+from monai_rd.adapters.base import AdaptedTeacher, Adapter, Recipe
+from monai_rd.adapters.registry import ADAPTERS, build_adapter
+from monai_rd.adapters.stored import load_adapted, save_adapted
+from monai_rd.adapters.tuning import tuned_teacher
+
+__all__ = [
+    "ADAPTERS",
+    "AdaptedTeacher",
+    "Adapter",
+    "Recipe",
+    "build_adapter",
+    "load_adapted",
+    "save_adapted",
+    "tuned_teacher",
+]

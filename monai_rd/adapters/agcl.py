@@ -1,0 +1,79 @@
+r"""The loss of LPT for classes of unequal size: Gaussian clouded logits (GCL) in an asymmetric focal loss.
+
+A class of $n_i$ images has the relative rarity
+$\delta_i = (\log n_{max} - \log n_i) / (\log n_{max} - \log n_{min})$, 0 where all classes are of one size. With the
+cosines $c_i$ of features and class weights, the scale $s$, the margin $m$ and $\epsilon_i \sim N(0, 1/9)$ cut to
+[-1, 1],
+
+$$v_i = s\,(c_i - \nu\,|\epsilon_i|\,\delta_i - m\,[i = y]), \quad p = \mathrm{softmax}(v)$$
+$$L = -(1 - p_y)^{\gamma_+} \log p_y - \sum_{i \ne y} p_i^{\gamma_-} \log(1 - p_i)$$
+
+The noise clouds the rare classes more, which keeps the others away from them. Second-hand: both formulas are put
+together from descriptions of LPT (arXiv 2210.01033), GCL (Li et al., CVPR 2022) and the asymmetric loss (arXiv
+2009.14119), not from LPT's code; $\nu = 0.5$, $m = 0.1$, $s = 20$ and $\gamma_- = 4$ (8 elsewhere in it) are its
+settings, $\gamma_+ = 0$ is the asymmetric loss's own, the spread 1/3 of the noise GCL's. The multi-label form, with
+sigmoids in place of the softmax, is ours.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["AsymmetricCloudedLoss", "rarity"]
+
+
+def rarity(counts: Tensor) -> Tensor:
+    """Relative rarity `[classes]` in [0, 1] of classes of so many images; classes without any count as one image."""
+    logs = counts.clamp(min=1).double().log()
+    spread = logs.max() - logs.min()
+    return ((logs.max() - logs) / spread if spread > 0 else torch.zeros_like(logs)).float()
+
+
+class AsymmetricCloudedLoss(nn.Module):
+    """The loss of each image.
+
+    Args:
+        counts: images of each class `[classes]`.
+        scale: s, which the logits hold already.
+        margin: m.
+        noise: nu; none is added in eval mode.
+        gamma_positive: gamma of the image's own class.
+        gamma_negative: gamma of the others.
+        multi_label: an image may have any number of the classes.
+    """
+
+    def __init__(
+        self,
+        counts: Tensor,
+        scale: float = 20.0,
+        margin: float = 0.1,
+        noise: float = 0.5,
+        gamma_positive: float = 0.0,
+        gamma_negative: float = 4.0,
+        multi_label: bool = False,
+    ) -> None:
+        super().__init__()
+        self.rarity, self.multi_label = rarity(counts), multi_label
+        self.scale, self.margin, self.noise = scale, margin, noise
+        self.gamma_positive, self.gamma_negative = gamma_positive, gamma_negative
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Of s c `[B, classes]` and class indices `[B]`, or 0 and 1 `[B, classes]`: `[B]` in float32."""
+        with torch.autocast(device_type=logits.device.type, enabled=False):
+            logits = logits.float()
+            own = target.float() if self.multi_label else F.one_hot(target, logits.shape[1]).float()
+            shift = self.margin * own
+            if self.training:
+                cloud = torch.randn_like(logits).div(3).clamp(-1, 1).abs()
+                shift = shift + self.noise * cloud * self.rarity.to(logits.device)
+            clouded = logits - self.scale * shift
+            if self.multi_label:
+                log_p, log_other = F.logsigmoid(clouded), F.logsigmoid(-clouded)
+            else:
+                log_p = clouded.log_softmax(dim=1)
+                log_other = torch.log1p(-log_p.exp().clamp(max=1 - 1e-6))
+            positive = (1 - log_p.exp()) ** self.gamma_positive * log_p
+            negative = log_p.exp() ** self.gamma_negative * log_other
+            return -(own * positive + (1 - own) * negative).sum(dim=1)

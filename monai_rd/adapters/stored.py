@@ -1,0 +1,108 @@
+"""A fitted teacher as a file: the adapter's tensors and the head; the teacher's own are not in it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from monai_rd.adapters.base import AdaptedTeacher
+from monai_rd.adapters.registry import build_adapter
+from monai_rd.files import atomic_path, existing_file
+from monai_rd.networks.weights_file import compare_shapes, shapes_of
+
+if TYPE_CHECKING:
+    from monai_rd.networks import FrozenFoundationModel
+
+__all__ = ["load_adapted", "read_description", "save_adapted"]
+
+_KEY = "monai_rd_adapter"
+_DESCRIBED = {"base", "fingerprint", "adapter", "options", "num_classes", "run"}
+
+
+def save_adapted(path: str | Path, network: AdaptedTeacher, base: FrozenFoundationModel, run: str = "") -> None:
+    """Write what the training changed, whole or not at all.
+
+    Args:
+        path: a `.safetensors` file.
+        network: the fitted teacher.
+        base: the teacher that it was made of.
+        run: what names the training that made it, to know it again.
+    """
+    tensors = {f"backbone.{name}": tensor for name, tensor in network.adapter_state().items()}
+    tensors |= {f"head.{name}": tensor for name, tensor in network.folded_head().state_dict().items()}
+    described = {
+        "base": base.name,
+        "fingerprint": base.fingerprint(),
+        "adapter": network.adapter.name,
+        "options": network.options,
+        "num_classes": network.num_classes,
+        "run": run,
+    }
+    with atomic_path(Path(path)) as beside:
+        save_file(
+            {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()},
+            beside,
+            metadata={_KEY: json.dumps(described, sort_keys=True)},
+        )
+
+
+def read_description(path: str | Path) -> dict[str, Any]:
+    """Read what a file of `save_adapted` says of itself: base, fingerprint, adapter, options, num_classes, run.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: damaged, or not written by `save_adapted`.
+    """
+    try:
+        with safe_open(existing_file(path), "pt") as file:
+            described = json.loads((file.metadata() or {}).get(_KEY, "null"))
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: damaged, or no safetensors file ({error})") from error
+    if not isinstance(described, dict) or described.keys() != _DESCRIBED:
+        raise ValueError(f"{path}: not a teacher that was fitted to a task by monai_rd.adapters")
+    return described
+
+
+@torch.no_grad()
+def load_adapted(path: str | Path, base: FrozenFoundationModel) -> FrozenFoundationModel:
+    """Load a fitted teacher: frozen, with its head, on the device of its base.
+
+    Args:
+        path: what `save_adapted` or `tuned_teacher` wrote.
+        base: the teacher that it was made of.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a damaged file, one of another kind, or of another base.
+    """
+    described = read_description(path)
+    if described["fingerprint"] != base.fingerprint():
+        raise ValueError(
+            f"{path} was made of the teacher '{described['base']}' with other weights or preprocessing than those of "
+            f"'{base.name}' given here: load the teacher that it was made of"
+        )
+    network = build_adapter(described["adapter"], base, described["num_classes"], **described["options"])
+    tensors = load_file(path)
+    head = network.folded_head()
+    wanted = {f"backbone.{name}": tensor for name, tensor in network.adapter_state().items()}
+    wanted |= {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
+    _, wrong = compare_shapes(shapes_of(wanted), shapes_of(tensors))
+    if wrong:
+        raise ValueError(f"{path} does not fit the adapter '{described['adapter']}'{wrong}")
+    for name, tensor in wanted.items():  # state dicts are views of the modules' own tensors
+        tensor.copy_(tensors[name])
+    return _beside(network.frozen(head), base)
+
+
+def _beside(teacher: FrozenFoundationModel, base: FrozenFoundationModel) -> FrozenFoundationModel:
+    """Move a fitted teacher to where its base is."""
+    if isinstance(base.backbone, nn.Module):
+        like = next(base.backbone.parameters(), None)
+        return teacher if like is None else teacher.to(like.device)
+    return teacher

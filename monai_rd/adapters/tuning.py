@@ -1,0 +1,289 @@
+"""Fitting a teacher to the task on a bundle's own data, with MONAI's trainer, once for every setting."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from ignite.metrics import Metric
+from monai.data import DataLoader
+from monai.data.utils import set_rnd
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.handlers import LrScheduleHandler, ValidationHandler
+from torch import Tensor, nn
+from torch import distributed as dist
+
+from monai_rd.adapters.base import AdaptedTeacher, Phase, Recipe
+from monai_rd.adapters.registry import build_adapter
+from monai_rd.adapters.stored import load_adapted, read_description, save_adapted
+
+if TYPE_CHECKING:
+    from monai_rd.networks import FrozenFoundationModel
+
+__all__ = ["tuned_teacher"]
+
+logger = logging.getLogger(__name__)
+
+
+def tuned_teacher(
+    teacher: FrozenFoundationModel | None,
+    adapter: str | None,
+    train_loader: DataLoader,
+    val_loader: DataLoader,
+    *,
+    num_classes: int,
+    key_metric: Mapping[str, Metric],
+    output_dir: str | Path,
+    max_epochs: int,
+    device: torch.device | str,
+    amp: bool = False,
+    multi_label: bool = False,
+    learning_rate: float | None = None,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+) -> FrozenFoundationModel | None:
+    """Fit a teacher to the task and freeze it again.
+
+    The adapted teacher is trained by its adapter's recipe, and the epoch that `key_metric` finds best on the validation
+    set (of equals the last) is kept, as for a student. `teacher_ADAPTER.safetensors` in `output_dir` holds what was
+    learnt; where it was learnt from the same teacher, data and settings it is used again. The global random state of
+    PyTorch is left as it was found. In a group of processes the gradients are averaged, and the first one writes.
+
+    Args:
+        teacher: the frozen teacher; None (a method without a teacher) is given back.
+        adapter: one of `ADAPTERS`; None gives the teacher as it is.
+        train_loader: batches with `image` and `label` out of a MONAI data set.
+        val_loader: likewise.
+        num_classes: of the task.
+        key_metric: one metric by its name, as `monai_rd.handlers.key_metric` makes it: the higher the better.
+        output_dir: where the file goes.
+        max_epochs: of the training; an adapter of two phases (lpt) halves them.
+        device: to train on.
+        amp: automatic mixed precision, on CUDA.
+        multi_label: an image may have any number of the classes.
+        learning_rate: in place of the recipe's.
+        seed: of head, adapter, order and augmentation.
+        options: of the adapter.
+
+    Returns:
+        The fitted teacher on `device`, with `head` set.
+
+    Raises:
+        ValueError: see `build_adapter`; an empty training loader; a data set without `data`.
+        OSError: the file cannot be written.
+    """
+    if teacher is None or adapter is None:
+        return teacher
+    if len(train_loader) == 0:
+        raise ValueError(f"no batch of {train_loader.batch_size} to tune the teacher on: use a smaller --batch_size")
+    device, path = torch.device(device), Path(output_dir) / f"teacher_{adapter}.safetensors"
+    teacher.to(device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        network = build_adapter(adapter, teacher, num_classes, **(options or {})).to(device)
+        settings = [adapter, dict(options or {}), num_classes, max_epochs, amp, multi_label, learning_rate, seed]
+        run = _fingerprint(teacher, [*settings, repr(network.adapter.recipe)], train_loader, val_loader)
+        if _first(lambda: _made_by(path, run)):
+            logger.info("'%s' was tuned before: %s is used again", network.name, path.name)
+            return load_adapted(path, teacher)
+        trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+        logger.info("tuning '%s': %s of its parameters are trained", network.name, f"{trained:,}")
+        phases = network.adapter.phases(network, _labels(train_loader), multi_label)
+        for number, phase in enumerate(phases):
+            epochs = max((max_epochs + len(phases) - 1 - number) // len(phases), 1)
+            _train(network, phase, train_loader, val_loader, dict(key_metric), epochs, device, amp, learning_rate, seed)
+        if _rank() == 0:
+            save_adapted(path, network, teacher, run)
+        if _grouped():
+            dist.barrier()
+    return load_adapted(path, teacher)
+
+
+def _made_by(path: Path, run: str) -> bool:
+    """Whether a file is of this training; one that cannot be read is of none."""
+    try:
+        return path.is_file() and read_description(path)["run"] == run
+    except ValueError as error:
+        logger.warning("%s; it is made anew", error)
+        return False
+
+
+def _train(
+    network: AdaptedTeacher,
+    phase: Phase,
+    train_loader: DataLoader,
+    val_loader: DataLoader,
+    key_metric: dict[str, Metric],
+    epochs: int,
+    device: torch.device,
+    amp: bool,
+    learning_rate: float | None,
+    seed: int,
+) -> None:
+    """Train one phase and leave the network as its best epoch was."""
+    phase.start()
+    everything = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    for parameter in everything:
+        parameter.requires_grad_(any(parameter is own for own in phase.parameters))
+    module: nn.Module = network
+    if _grouped():  # a backbone may hold parts that do not run, of which full fine-tuning trains the parameters
+        module = nn.parallel.DistributedDataParallel(network, find_unused_parameters=network.adapter.name == "full")
+    recipe, best = network.adapter.recipe, _Best(network)
+    batch = (train_loader.batch_size or 1) * (dist.get_world_size() if _grouped() else 1)
+    optimizer = _optimizer(phase, recipe, batch, learning_rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: _share(epoch, epochs, recipe.warm_up))
+    evaluator = SupervisedEvaluator(
+        device=device,
+        val_data_loader=val_loader,
+        network=module,
+        key_val_metric=key_metric,
+        metric_cmp_fn=lambda current, former: current >= former,
+        decollate=False,
+        amp=amp,
+    )
+    trainer = SupervisedTrainer(
+        device=device,
+        max_epochs=epochs,
+        train_data_loader=train_loader,
+        network=module,
+        optimizer=optimizer,
+        loss_function=phase.loss,
+        decollate=False,
+        amp=amp,
+        train_handlers=[LrScheduleHandler(schedule, print_lr=False), ValidationHandler(1, evaluator)],
+    )
+
+    @trainer.on(Events.EPOCH_STARTED)
+    def start(engine: Engine) -> None:
+        state = (seed * 1_000_003 + engine.state.epoch * 1009 + _rank()) % 2**31
+        torch.manual_seed(state)
+        set_rnd(train_loader.dataset, state)
+        if hasattr(train_loader.sampler, "set_epoch"):
+            train_loader.sampler.set_epoch(engine.state.epoch)
+        phase.start_epoch((engine.state.epoch - 1) / max(epochs - 1, 1))
+
+    @trainer.on(Events.EPOCH_COMPLETED)  # after the validation, which was attached before
+    def end(engine: Engine) -> None:
+        if evaluator.state.best_metric_epoch == engine.state.epoch:
+            best.keep()
+        loss, metric = float(engine.state.output["loss"].detach()), next(iter(key_metric))
+        if not math.isfinite(loss):
+            raise ValueError(f"tuning '{network.name}' came to a loss of {loss}: use a smaller learning_rate")
+        values = (network.name, engine.state.epoch, epochs, loss, metric, evaluator.state.metrics[metric])
+        logger.info("tuning '%s': epoch %d of %d, loss %.4f, %s %.4f", *values)
+
+    trainer.run()
+    best.restore()
+    for parameter in everything:
+        parameter.requires_grad_(True)
+
+
+class _Best:
+    """The tensors that training changes, as they were in the best epoch."""
+
+    def __init__(self, network: AdaptedTeacher) -> None:
+        self._network, self._kept = network, dict[str, Tensor]()
+
+    def _tensors(self) -> dict[str, Tensor]:
+        network = self._network
+        outside = {f"head.{name}": tensor for name, tensor in network.head.state_dict().items()}
+        outside |= {} if network.norm is None else {f"norm.{k}": v for k, v in network.norm.state_dict().items()}
+        return {**network.adapter_state(), **outside}
+
+    def keep(self) -> None:
+        self._kept = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self._tensors().items()}
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        for name, tensor in self._tensors().items():
+            tensor.copy_(self._kept[name])
+
+
+def _optimizer(phase: Phase, recipe: Recipe, batch: int, learning_rate: float | None) -> torch.optim.Optimizer:
+    if learning_rate is None:
+        learning_rate = recipe.learning_rate * (1 if recipe.batch is None else batch / recipe.batch)
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(phase.parameters, learning_rate, momentum=0.9, weight_decay=recipe.weight_decay)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
+    return kind(phase.parameters, learning_rate, weight_decay=recipe.weight_decay)
+
+
+def _share(epoch: int, epochs: int, warm_up: float) -> float:
+    """Share of the highest learning rate in an epoch, from 0: it rises linearly, then falls as a cosine."""
+    rising = round(warm_up * epochs)
+    if epoch < rising:
+        return (epoch + 1) / (rising + 1)
+    return 0.5 * (1 + math.cos(math.pi * (epoch - rising) / max(epochs - rising, 1)))
+
+
+def _items(loader: DataLoader) -> Any:
+    """The list behind a loader.
+
+    Raises:
+        ValueError: its data set is none of MONAI's.
+    """
+    items = getattr(loader.dataset, "data", None)
+    if items is None:
+        raise ValueError(f"a {type(loader.dataset).__name__} has no list `data`: give loaders of a MONAI data set")
+    return items
+
+
+def _labels(loader: DataLoader) -> Tensor:
+    """Labels of the whole list: class indices `[N]`, or multi-label `[N, classes]`."""
+    return torch.as_tensor(np.stack([np.asarray(item["label"]) for item in _items(loader)]))
+
+
+def _fingerprint(
+    teacher: FrozenFoundationModel, settings: Any, train_loader: DataLoader, val_loader: DataLoader
+) -> str:
+    """SHA-256 of what decides a tuned teacher.
+
+    Of the data these are both lists and the first validation batch as the transforms give it (window, size, slices).
+    What the augmentation does is not seen.
+    """
+    digest = hashlib.sha256(teacher.fingerprint().encode())
+    _add(digest, [settings, train_loader.batch_size, _items(train_loader), _items(val_loader)])
+    batch = next(iter(val_loader))
+    _add(digest, [batch["image"], batch["label"]])
+    return digest.hexdigest()
+
+
+def _add(digest: Any, value: Any) -> None:
+    if isinstance(value, Tensor):
+        value = value.as_subclass(Tensor).detach().cpu().float().numpy()
+    if isinstance(value, np.ndarray):
+        digest.update(repr((value.shape, value.dtype)).encode())
+        digest.update(np.ascontiguousarray(value).tobytes())
+    elif isinstance(value, Mapping):
+        for key in sorted(value):
+            _add(digest, [key, value[key]])
+    elif isinstance(value, (list, tuple)):
+        digest.update(f"[{len(value)}".encode())
+        for part in value:
+            _add(digest, part)
+    else:
+        digest.update(json.dumps(value, default=str).encode())
+
+
+def _grouped() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def _rank() -> int:
+    return dist.get_rank() if _grouped() else 0
+
+
+def _first(decide: Callable[[], bool]) -> bool:
+    """What the first process decides: each sees another part of the data, and all must do the same."""
+    answer = [decide()]
+    if _grouped():
+        dist.broadcast_object_list(answer)
+    return answer[0]
