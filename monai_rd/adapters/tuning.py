@@ -104,7 +104,7 @@ def tuned_teacher(
             save_adapted(path, network, teacher, run)
         if _grouped():
             dist.barrier()
-    return load_adapted(path, teacher)
+        return load_adapted(path, teacher)
 
 
 def _made_by(path: Path, run: str) -> bool:

@@ -193,13 +193,11 @@ class FrozenFoundationModel(nn.Module):
         kind: "map" for features `[B, C, h, w]`, of volumes `[B, C, d, h, w]`; "vector" for `[B, C]`.
         preprocessing: how the backbone wants its images; a `VolumePreprocessing` makes it a teacher of volumes.
         name: what errors and logs call it.
-        head: of a teacher that was fitted to the task the linear layer from its pooled features to logits; kept out of
-            the register like the backbone, and frozen.
+        head: of a teacher that was fitted to the task the linear layer from its pooled features to logits, which is
+            frozen in place and kept out of the register like the backbone.
 
     Attributes:
         spatial_dims: 2 for a teacher of images, 3 for one of volumes.
-        head: None, or of a teacher that was fitted to the task the linear layer from its pooled features to logits;
-            kept out of the register like the backbone.
 
     Raises:
         ValueError: an unknown kind, or fewer than 1 channel.
@@ -233,7 +231,6 @@ class FrozenFoundationModel(nn.Module):
         self.spatial_dims: Literal[2, 3] = preprocessing.spatial_dims
         self.name = name
         self._levels: Levels | None = None
-        object.__setattr__(self, "head", None)
         self.eval()
 
     def train(self, mode: bool = True) -> FrozenFoundationModel:

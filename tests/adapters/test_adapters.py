@@ -402,6 +402,24 @@ def test_a_vit_without_class_token_and_the_trunk_of_open_clip() -> None:
     assert all(p.grad is not None for p in _trained(prompted).values())
 
 
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_methods_read_maps_inside_a_fitted_teacher(base: FrozenFoundationModel, name: str) -> None:
+    base.backbone.stages = tuple(f"network.blocks.{number}" for number in range(DEPTH))  # type: ignore[assignment]
+    base.backbone.prefix = int(base.name == "plain")  # type: ignore[union-attr]
+    image = inputs()
+    own = base.read(image, base.levels)
+    adapted = _adapted(name, base)
+    tuned = adapted.frozen()
+    read = tuned.read(image, tuned.levels)
+    assert [tuple(part.shape) for part in read.maps] == [(2, WIDTH, 4, 4)] * DEPTH
+    if name in ("linear_probe", "full", "adaptformer", "lora", "vqt"):  # the blocks themselves begin as they were
+        for got, expected in zip(read.maps, own.maps, strict=True):
+            torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
+    assert read.logits is not None
+    with torch.no_grad():
+        torch.testing.assert_close(read.logits, adapted.eval()(image), atol=1e-5, rtol=1e-4)
+
+
 def test_the_networks_are_what_the_tests_take_them_for() -> None:
     assert [block.window_size for block in network("sam").blocks] == [4, 0, 4]
     assert network("plain").num_prefix_tokens == 1

@@ -33,7 +33,10 @@ def network(kind: str, **changed: Any) -> Any:
     with torch.no_grad():
         for parameter in made.parameters():
             noise = torch.randn(parameter.shape, generator=generator)
-            parameter.copy_(noise / parameter[0].numel() ** 0.5 if parameter.dim() > 1 else parameter + noise / 5)
+            parameter.copy_(noise / parameter[0].numel() ** 0.5 if parameter.dim() > 1 else noise / 5)
+        for module in made.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.weight.add_(1)
     return made.eval()
 
 

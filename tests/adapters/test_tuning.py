@@ -1,0 +1,273 @@
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from ignite.metrics import Accuracy
+from monai.data import CacheDataset, DataLoader
+from monai.transforms import RandGaussianNoised
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch import distributed as dist
+
+from monai_rd.adapters import ADAPTERS, build_adapter, load_adapted, save_adapted, tuned_teacher
+from monai_rd.adapters.lpt import GroupedTransformer, phases
+from monai_rd.adapters.tuning import _share
+from monai_rd.handlers import key_metric
+from monai_rd.networks import FrozenFoundationModel, Preprocessing
+from tests.adapters.tiny import KINDS, WIDTH, inputs, teacher
+
+OPTIONS: dict[str, dict[str, Any]] = {"lpt": {"tokens": 2, "groups": 4, "grouped_blocks": 2}}
+CPU = torch.device("cpu")
+
+
+def items(multi_label: bool = False, bags: bool = False) -> list[dict[str, Any]]:
+    """16 images of noise; the second class is redder, the third bluer."""
+    generator = torch.Generator().manual_seed(3)
+    images = torch.rand((16, 2, 3, 32, 32) if bags else (16, 3, 32, 32), generator=generator) / 2
+    labels = torch.arange(16) % 3
+    images.movedim(-3, 0)[0, labels == 1] += 0.5
+    images.movedim(-3, 0)[2, labels == 2] += 0.5
+    rows = torch.eye(3)[labels].tolist() if multi_label else labels.tolist()
+    return [{"image": image, "label": label} for image, label in zip(images, rows, strict=True)]
+
+
+def as_arrays(batch: list[dict[str, Any]]) -> dict[str, Tensor]:
+    return {
+        "image": torch.stack([one["image"].as_subclass(Tensor) for one in batch]),
+        "label": torch.tensor([one["label"] for one in batch]),
+    }
+
+
+def tune(base: FrozenFoundationModel, adapter: str | None, folder: Path, **changed: Any) -> Any:
+    data = changed.pop("data", None) or items(changed.get("multi_label", False))
+    train = CacheDataset(data, RandGaussianNoised("image", prob=0.5, std=0.01), progress=False)
+    multi_label = changed.get("multi_label", False)
+    settings = {
+        "num_classes": 3,
+        "key_metric": key_metric(multi_label, CPU),
+        "output_dir": folder,
+        "max_epochs": 2,
+        "device": "cpu",
+        "options": OPTIONS.get(adapter or "", {}),
+        **changed,
+    }
+    train_loader = DataLoader(train, batch_size=8, shuffle=True, drop_last=True, collate_fn=as_arrays)
+    val_loader = DataLoader(CacheDataset(data, progress=False), batch_size=8, collate_fn=as_arrays)
+    state = torch.get_rng_state()
+    tuned = tuned_teacher(base, adapter, train_loader, val_loader, **settings)
+    assert torch.equal(torch.get_rng_state(), state)
+    return tuned
+
+
+def accuracy(tuned: FrozenFoundationModel, data: list[dict[str, Any]]) -> float:
+    batch = as_arrays(data)
+    logits = tuned.read(batch["image"]).logits
+    assert logits is not None
+    return float((logits.argmax(dim=1) == batch["label"]).float().mean())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_tune_save_and_use_again(kind: str, adapter: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    base = teacher(kind)
+    before = base.fingerprint()
+    with caplog.at_level(logging.INFO):
+        tuned = tune(base, adapter, tmp_path)
+    assert base.fingerprint() == before
+    assert tuned.name == f"{kind}+{adapter}"
+    assert not any(p.requires_grad for p in [*tuned.backbone.parameters(), *tuned.head.parameters()])
+    assert (tuned.kind, tuned.channels) == (("vector", 4 * WIDTH) if adapter == "vqt" else ("map", WIDTH))
+    assert tuned.fingerprint() != before
+    assert caplog.text.count("epoch 1 of") == (2 if adapter == "lpt" else 1)
+    (path,) = tmp_path.iterdir()
+    assert path.name == f"teacher_{adapter}.safetensors"
+    own = [name for name in load_file(path) if not name.startswith("head.")]
+    frozen = set(base.backbone.state_dict()) if adapter != "full" else set()
+    assert not {name.removeprefix("backbone.") for name in own} & frozen
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        again = tune(base, adapter, tmp_path)
+    assert "was tuned before" in caplog.text
+    assert "epoch" not in caplog.text
+    assert again.fingerprint() == tuned.fingerprint() == load_adapted(path, base).fingerprint()
+    assert torch.equal(again.read(inputs()).logits, tuned.read(inputs()).logits)
+
+
+@pytest.mark.parametrize(("adapter", "rate"), [("linear_probe", 0.02), ("vpt_deep", 0.3), ("vqt", 0.05), ("lpt", 0.2)])
+def test_it_learns(adapter: str, rate: float, tmp_path: Path) -> None:
+    tuned = tune(teacher("sam"), adapter, tmp_path, max_epochs=8, learning_rate=rate)
+    assert accuracy(tuned, items()) > 0.9
+
+
+@pytest.mark.parametrize("adapter", ["linear_probe", "lora", "lpt"])
+def test_multi_label_and_bags(adapter: str, tmp_path: Path) -> None:
+    tuned = tune(teacher("plain"), adapter, tmp_path, multi_label=True, data=items(True, bags=True))
+    bags = as_arrays(items(True, bags=True))["image"]
+    assert tuned(bags).shape == (16, 2, WIDTH, 4, 4)
+    assert tuned.read(bags).logits.shape == (16, 3)
+
+
+def test_any_other_setting_weights_or_data_are_tuned_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    base = teacher("plain")
+    tune(base, "linear_probe", tmp_path)
+    other = teacher("plain")
+    other.backbone.network.norm.bias.data += 1  # type: ignore[union-attr]
+    darker = [{**one, "image": one["image"] * 0.9} for one in items()]
+    relabelled = [{**one, "label": 2 - one["label"]} for one in items()]
+    for teacher_, changed in [
+        (base, {"seed": 1}),
+        (base, {"max_epochs": 1}),
+        (base, {"learning_rate": 0.1}),
+        (base, {"num_classes": 4}),
+        (base, {"data": darker}),
+        (base, {"data": relabelled}),
+        (other, {}),
+    ]:
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            tune(teacher_, "linear_probe", tmp_path, **changed)
+        assert "epoch 1 of" in caplog.text, changed
+    path = tmp_path / "teacher_linear_probe.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        tune(base, "linear_probe", tmp_path)
+    assert "damaged" in caplog.text
+    assert "epoch 1 of" in caplog.text
+
+
+class Errors(Accuracy):
+    def compute(self) -> float:
+        return 1 - float(super().compute())
+
+
+@pytest.mark.parametrize("metric", [Accuracy, Errors])
+def test_the_epoch_is_kept_that_the_metric_finds_best(
+    metric: type[Accuracy], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a metric that counts errors it is the worst."""
+    chosen = {"chosen": metric(lambda output: (output["pred"], output["label"]))}
+    data = [{"image": torch.rand(3, 32, 32), "label": number % 3} for number in range(16)]
+    with caplog.at_level(logging.INFO):
+        settings: dict[str, Any] = {"max_epochs": 6, "learning_rate": 0.05, "key_metric": chosen, "data": data}
+        tuned = tune(teacher("sam"), "linear_probe", tmp_path, **settings)
+    values = [float(value) for value in re.findall(r"chosen ([0-9.]+)", caplog.text)]
+    assert len(values) == 6
+    assert min(values) < max(values)
+    kept = accuracy(tuned, data)
+    assert (kept if metric is Accuracy else 1 - kept) == pytest.approx(max(values), abs=1e-4)
+
+
+def test_nothing_to_do(tmp_path: Path) -> None:
+    base = teacher("plain")
+    assert tune(base, None, tmp_path) is base
+    assert tune(None, "lora", tmp_path) is None  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
+
+
+def test_refusals(tmp_path: Path) -> None:
+    base = teacher("plain")
+    with pytest.raises(ValueError, match=r"came to a loss of nan: use a smaller learning_rate"):
+        tune(base, "vpt_deep", tmp_path, learning_rate=1e30)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="no batch of 8 to tune the teacher on: use a smaller --batch_size"):
+        tune(base, "lora", tmp_path, data=items()[:4])
+
+
+def test_a_black_box_gets_a_head(tmp_path: Path) -> None:
+    class Box:
+        def __call__(self, image: Tensor) -> Tensor:
+            return image.mean(dim=(2, 3))
+
+        def fingerprint(self) -> str:
+            return "a file"
+
+    plain = Preprocessing(32, (0.0,) * 3, (1.0,) * 3)
+    box = FrozenFoundationModel(Box(), channels=3, kind="vector", preprocessing=plain, name="box.onnx")
+    tuned = tune(box, "linear_probe", tmp_path, max_epochs=8, learning_rate=0.1)
+    assert accuracy(tuned, items()) > 0.9
+    assert set(load_file(tmp_path / "teacher_linear_probe.safetensors")) == {"head.weight", "head.bias"}
+
+
+def test_full_fine_tuning_keeps_running_statistics(tmp_path: Path) -> None:
+    backbone = nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.BatchNorm2d(4))
+    plain = Preprocessing(32, (0.0,) * 3, (1.0,) * 3)
+    base = FrozenFoundationModel(backbone, channels=4, kind="map", preprocessing=plain, name="cnn")
+    tuned = tune(base, "full", tmp_path)
+    assert not torch.equal(tuned.backbone[1].running_mean, backbone[1].running_mean)
+    again = load_adapted(tmp_path / "teacher_full.safetensors", base)
+    assert torch.equal(again.backbone[1].running_mean, tuned.backbone[1].running_mean)
+
+
+def test_a_file_of_another_base_or_none_of_ours(tmp_path: Path) -> None:
+    base, path = teacher("plain"), tmp_path / "fitted.safetensors"
+    save_adapted(path, build_adapter("lora", base, 3), base)
+    with pytest.raises(ValueError, match=r"was made of the teacher 'plain' with other weights .* than those of 'sam'"):
+        load_adapted(path, teacher("sam"))
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        load_adapted(tmp_path / "none.safetensors", base)
+    tensors = load_file(path)
+    save_file(tensors, path)
+    with pytest.raises(ValueError, match=r"not a teacher that was fitted to a task by monai_rd\.adapters"):
+        load_adapted(path, base)
+
+
+def test_the_phases_of_lpt_train_what_they_should(tmp_path: Path) -> None:
+    network = build_adapter("lpt", teacher("plain"), 3, **OPTIONS["lpt"])
+    labels = torch.tensor([0, 0, 0, 1, 1, 2])
+    first, second = phases(network, labels, multi_label=False)
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    assert {names[id(p)].rpartition(".")[2] for p in first.parameters} == {"shared", "weight"}
+    assert {names[id(p)].rpartition(".")[2] for p in second.parameters} == {"pool", "keys", "weight"}
+    grouped = network.backbone
+    assert isinstance(grouped, GroupedTransformer)
+    first.start()
+    assert not grouped.uses_groups
+    second.start()
+    assert grouped.uses_groups
+    image, target = inputs(6), labels
+    logits = network(image)
+    loss: Any = second.loss
+    loss.loss.eval()
+    each, similarity = loss.loss(logits, target), float(grouped.key_similarity)  # type: ignore[arg-type]
+    # Drawn equally often, the images of a class of 3, 2 and 1 have 2/3, 1 and 2 times their share.
+    balanced = float((each * torch.tensor([2 / 3, 2 / 3, 2 / 3, 1, 1, 2])).mean())
+    for progress, weight in ((0.0, 0.5), (0.5, 0.25), (1.0, 0.0)):
+        second.start_epoch(progress)
+        expected = balanced + weight * float(each.mean()) - 0.5 * similarity
+        assert float(loss(logits, target)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_learning_rate_rises_and_falls() -> None:
+    shares = [_share(epoch, 10, 0.2) for epoch in range(10)]
+    assert shares[:3] == pytest.approx([1 / 3, 2 / 3, 1])
+    assert all(a > b for a, b in pairwise(shares[2:]))
+    assert 0 < shares[-1] < 0.1
+    assert _share(0, 1, 0.0) == 1
+
+
+def _rank(rank: int, store: str, folder: str, fit: Callable[..., Any]) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    torch.set_num_threads(1)
+    half = items()[8 * rank : 8 * rank + 8]
+    for adapter in ("vpt_deep", "lpt", "linear_probe"):
+        tuned = fit(teacher("plain"), adapter, Path(folder), data=half, max_epochs=2)
+        again = fit(teacher("plain"), adapter, Path(folder), data=half, max_epochs=2)
+        assert tuned.fingerprint() == again.fingerprint()
+        (Path(folder) / f"{adapter}.{rank}").write_text(tuned.fingerprint())
+    dist.destroy_process_group()
+
+
+def test_two_processes_tune_one_teacher(tmp_path: Path) -> None:
+    mp.spawn(_rank, (str(tmp_path / "store"), str(tmp_path), tune), nprocs=2)  # type: ignore[attr-defined]
+    for adapter in ("vpt_deep", "lpt", "linear_probe"):
+        texts = {(tmp_path / f"{adapter}.{rank}").read_text() for rank in range(2)}
+        assert len(texts) == 1
