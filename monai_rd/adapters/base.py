@@ -103,6 +103,23 @@ class Adapter:
     phases: Callable[[AdaptedTeacher, Tensor, bool], list[Phase]] = one_phase
 
 
+class _Standardisation(nn.BatchNorm1d):
+    """Batch normalisation without parameters, whose running statistics begin as those of the first batches.
+
+    PyTorch's begin as 0 and 1, which take long to fade where features vary little.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, affine=False)
+        self._batches = 0
+
+    def forward(self, features: Tensor) -> Tensor:
+        if self.training:
+            self._batches += 1
+            self.momentum = max(0.1, 1 / self._batches)
+        return super().forward(features)
+
+
 class AdaptedTeacher(nn.Module):
     """A teacher that can be fitted to a task: images as the teacher takes them to logits.
 
@@ -130,7 +147,7 @@ class AdaptedTeacher(nn.Module):
         self.adapter, self.options, self.num_classes = adapter, dict(options), num_classes
         self.name, self.preprocessing = f"{teacher.name}+{adapter.name}", teacher.preprocessing
         self.backbone, self.channels, self.kind = adapter.fit(teacher, **options)
-        self.norm = nn.BatchNorm1d(self.channels, affine=False) if adapter.normalised else None
+        self.norm = _Standardisation(self.channels) if adapter.normalised else None
         self.head = adapter.head(self.channels, num_classes)
         named = self.backbone.named_parameters() if isinstance(self.backbone, nn.Module) else ()
         self._trained = [name for name, parameter in named if parameter.requires_grad]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_rd.adapters import ADAPTERS, build_adapter
-from monai_rd.networks import FrozenFoundationModel, Preprocessing, VolumePreprocessing
+from monai_rd.networks import TEACHERS, FrozenFoundationModel, Preprocessing, VolumePreprocessing
 from monai_rd.networks.foundation_zoo.networks import TeacherBackbone, build
 from tests.adapters.tiny import DEPTH, HEADS, KINDS, PLAIN, WIDTH, Literal, inputs, network, teacher
 
@@ -254,6 +254,24 @@ def test_vqt_propagates_nothing_through_the_blocks(base: FrozenFoundationModel) 
     assert not torch.equal(first, blocks[0].queries.tokens.grad)
 
 
+def test_the_normalisation_becomes_part_of_the_head() -> None:
+    """Features of small variance and large mean: running statistics that began as 0 and 1 would be far off."""
+    base = teacher("plain")
+    base.backbone.network.norm.weight.data *= 0.2  # type: ignore[union-attr]
+    base.backbone.network.norm.bias.data += 5  # type: ignore[union-attr]
+    adapted = _adapted("linear_probe", base)
+    images = inputs(64)
+    for batch in images.split(16):
+        adapted(batch)
+    adapted.eval()
+    with torch.no_grad():
+        features = adapted.features(images)
+        assert float(features.var(0).max()) < 0.01
+        standard = (features - features.mean(0)) / features.var(0).add(1e-5).sqrt()
+        torch.testing.assert_close(adapted.norm(features), standard, atol=0.3, rtol=0.1)
+        torch.testing.assert_close(adapted.folded_head()(features), adapted(images), atol=1e-3, rtol=1e-3)
+
+
 # --- counts, at the true size ---------------------------------------------------------------------------------------
 
 COUNTS = {
@@ -308,6 +326,33 @@ def test_lvm_med_at_its_true_size() -> None:
         torch.testing.assert_close(lora.backbone(size(image)), expected, atol=1e-4, rtol=1e-3)
         torch.testing.assert_close(flat.backbone(size(image)), expected, atol=1e-4, rtol=1e-3)
         assert (prompted.backbone(size(image)) - expected).abs().max() > 1e-3
+
+
+SERVED = {"biomedclip", "medsiglip_448", "rad_dino", "retfound", "lvm_med_vit_b", "sam_vit_b", "medsam"}
+
+
+@pytest.mark.parametrize("name", [*sorted(SERVED), "usfm", "radimagenet_resnet50"])
+def test_which_of_the_known_teachers_are_served(name: str) -> None:
+    entry = TEACHERS[name]
+    shorter = {} if "resnet" in name else {"depth": 1}
+    with torch.device("meta"):
+        made = build(entry.builder, {**entry.arguments, **shorter})
+    backbone = TeacherBackbone(made, entry.builder, entry.kind)
+    base = FrozenFoundationModel(
+        backbone, channels=entry.channels, kind=entry.kind, preprocessing=entry.preprocessing, name=name
+    )
+    if name not in SERVED:
+        with pytest.raises(ValueError, match="'lora' changes the blocks of a ViT"):
+            build_adapter("lora", base, 2)
+        return
+    for adapter in ("adaptformer", "lora"):
+        build_adapter(adapter, base, 2)
+    for adapter in PROMPTED:
+        if entry.grid == (64, 64):
+            with pytest.raises(ValueError, match="224 pixels a side, and not 1024"):
+                build_adapter(adapter, base, 2)
+        else:
+            build_adapter(adapter, base, 2)
 
 
 # --- refusals -------------------------------------------------------------------------------------------------------
