@@ -124,7 +124,8 @@ class AdaptedTeacher(nn.Module):
     """A teacher that can be fitted to a task: images as the teacher takes them to logits.
 
     The parameters that take a gradient are the adapter's and the head's. What is frozen stays in eval mode whatever
-    `train()` is told. The teacher itself is left as it is: its frozen tensors are shared, not copied.
+    `train()` is told. The teacher itself is left as it is: its frozen tensors are shared, not copied, so both move
+    together to another device.
 
     Args:
         teacher: the frozen teacher.

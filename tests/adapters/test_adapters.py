@@ -198,6 +198,13 @@ def test_what_is_trained_gets_a_gradient_and_the_teacher_stays(base: FrozenFound
         torch.testing.assert_close(tuned.head(pooled), adapted(inputs(4)), atol=1e-5, rtol=1e-4)
 
 
+def test_a_fitted_teacher_takes_its_head_along() -> None:
+    tuned = _adapted("lora", teacher("plain")).frozen().double()
+    assert tuned.head is not None
+    assert tuned.head.weight.dtype == torch.float64
+    assert tuned.read(inputs()).logits.dtype == torch.float64  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_only_what_is_trained_is_in_training_mode(name: str) -> None:
     adapted = _adapted(name, teacher("plain", proj_drop_rate=0.5, drop_path_rate=0.5)).train()

@@ -177,6 +177,22 @@ def test_the_epoch_is_kept_that_the_metric_finds_best(
     assert (kept if metric is Accuracy else 1 - kept) == pytest.approx(max(values), abs=1e-4)
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_mixed_precision_on_cuda(kind: str, adapter: str, tmp_path: Path) -> None:
+    cuda = torch.device("cuda", 0)
+    settings: dict[str, Any] = {"device": cuda, "amp": True, "key_metric": key_metric(False, cuda)}
+    tuned = tune(teacher(kind), adapter, tmp_path, **settings)
+    with torch.autocast("cuda"):
+        read = tuned.read(inputs().to(cuda))
+    assert read.logits is not None
+    assert read.logits.is_cuda
+    assert read.logits.isfinite().all()
+    assert tune(teacher(kind), adapter, tmp_path, **settings).fingerprint() == tuned.fingerprint()
+
+
 def test_nothing_to_do(tmp_path: Path) -> None:
     base = teacher("plain")
     assert tune(base, None, tmp_path) is base
