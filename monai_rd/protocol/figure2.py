@@ -21,7 +21,7 @@ from monai_rd.protocol.cells import Cell
 from monai_rd.protocol.experiments import TABLES, Column, Experiment, bundle_config, words_as_overrides
 from monai_rd.protocol.statistics import compare, estimate
 from monai_rd.protocol.tables import Grid, Report, estimate_text, p_text
-from monai_rd.report.decision_plane import Plane, decision_plane, plane_figure, plot_planes
+from monai_rd.report.decision_plane import Plane, decision_plane, plot_planes
 
 __all__ = ["figure_report", "planes_of"]
 
@@ -93,9 +93,10 @@ def figure_report(
     for column in experiment.columns:
         planes, names = planes_of(experiment, column, out, triples, resolution, progress)
         stem = out / f"figure2_{Path(column.teacher).stem}_{column.student}".replace(":", "_")
-        pictures += [path.name for path in plot_planes(planes[0][:3], stem, names)]
+        png, svg = plot_planes(planes[0][:3], stem, names)
+        pictures += [png.name, svg.name]
         told = f"{column.teacher_name}, {column.student}: decision boundaries of the networks of seed 0."
-        figures.append((plane_figure(planes[0][:3], names), told))
+        figures.append((svg, told))
         agreements = {row.name: _agreements(planes, row.name) for row in experiment.rows}
         texts = [column.teacher_name, column.student]
         for name, values in agreements.items():

@@ -22,7 +22,7 @@ from monai_rd.protocol.statistics import Estimate
 from monai_rd.protocol.summary import Summary
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
 __all__ = ["Grid", "Report", "estimate_text", "p_text", "print_report", "training_report", "write_files"]
 
@@ -92,7 +92,7 @@ class Report:
         notes: below them, a sentence or more each.
         content: everything, for JSON.
         records: one a number, for CSV: a column has one key.
-        figures: for the page: a figure and what it shows.
+        figures: for the page: an SVG file and what it shows.
     """
 
     name: str
@@ -101,7 +101,7 @@ class Report:
     notes: list[str]
     content: dict[str, Any]
     records: list[dict[str, Any]]
-    figures: list[tuple[Figure, str]] = field(default_factory=list)
+    figures: list[tuple[Path, str]] = field(default_factory=list)
 
     def markdown(self) -> str:
         """Ready for documentation."""
@@ -199,7 +199,10 @@ def _write_page(report: Report, path: Path) -> None:
 
     tables = [re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", table(grid.rows, grid.header)) for grid in report.grids]
     sections = [Section(grid.title, [markup]) for grid, markup in zip(report.grids, tables, strict=True)]
-    blocks = [figure_block(figure, f"f{n}", told, wide=True) for n, (figure, told) in enumerate(report.figures)]
+    blocks = [
+        figure_block(svg.read_text(encoding="utf-8"), f"f{n}", told, wide=True)
+        for n, (svg, told) in enumerate(report.figures)
+    ]
     sections += [Section("Figures", blocks)] if blocks else []
     sections.append(Section("How to read this, and how it was made", [note(*_unmarked(report.notes))]))
     write_page(path, report.title, sections)
