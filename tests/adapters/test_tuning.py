@@ -264,13 +264,13 @@ def test_the_phases_of_lpt_train_what_they_should(tmp_path: Path) -> None:
     logits = network(image)
     loss: Any = second.loss
     loss.loss.eval()
-    each, similarity = loss.loss(logits, target), float(grouped.key_similarity)  # type: ignore[arg-type]
+    each, similarity = loss.loss(logits, target), float(grouped.key_similarity.detach())  # type: ignore[arg-type]
     # Drawn equally often, the images of a class of 3, 2 and 1 have 2/3, 1 and 2 times their share.
-    balanced = float((each * torch.tensor([2 / 3, 2 / 3, 2 / 3, 1, 1, 2])).mean())
+    balanced = float((each.detach() * torch.tensor([2 / 3, 2 / 3, 2 / 3, 1, 1, 2])).mean())
     for progress, weight in ((0.0, 0.5), (0.5, 0.25), (1.0, 0.0)):
         second.start_epoch(progress)
-        expected = balanced + weight * float(each.mean()) - 0.5 * similarity
-        assert float(loss(logits, target)) == pytest.approx(expected, rel=1e-5)
+        expected = balanced + weight * float(each.detach().mean()) - 0.5 * similarity
+        assert float(loss(logits, target).detach()) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_learning_rate_rises_and_falls() -> None:
