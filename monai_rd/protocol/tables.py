@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -20,9 +20,6 @@ from monai_rd.protocol.experiments import Column, Row
 from monai_rd.protocol.paper import facts_of, paper_value
 from monai_rd.protocol.statistics import Estimate
 from monai_rd.protocol.summary import Summary
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["Grid", "Report", "estimate_text", "p_text", "print_report", "training_report", "write_files"]
 
