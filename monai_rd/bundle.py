@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -14,9 +15,19 @@ from monai_rd.data.errors import original_error
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["bundle_root", "default_device", "explain_errors", "require_model", "trained_settings"]
+__all__ = [
+    "bundle_root",
+    "default_device",
+    "explain_errors",
+    "options",
+    "require_model",
+    "switch",
+    "trained_settings",
+]
 
 logger = logging.getLogger(__name__)
+
+_JSON_WORDS = {"true": True, "false": False, "null": None}
 
 
 def bundle_root(name: str) -> str:
@@ -86,6 +97,23 @@ def require_model(path: str | Path) -> None:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no trained model '{path}': run the bundle's train.json first")
+
+
+def switch(value: Any) -> bool:
+    """Read what a command line gave for true or false: MONAI leaves JSON's own words as strings, which are all true.
+
+    Raises:
+        ValueError: neither.
+    """
+    read = _JSON_WORDS.get(value.lower(), value) if isinstance(value, str) else value
+    if not isinstance(read, (bool, int)):
+        raise ValueError(f"true or false is needed, got {value!r}")
+    return bool(read)
+
+
+def options(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Read options from a command line: JSON's words true, false and null among them are strings until here."""
+    return {key: _JSON_WORDS.get(value, value) if isinstance(value, str) else value for key, value in values.items()}
 
 
 def explain_errors() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from monai_rd.bundle import bundle_root, require_model, trained_settings
+from monai_rd.bundle import bundle_root, options, require_model, switch, trained_settings
 from monai_rd.files import atomic_path, atomic_write
 
 BUNDLE = Path(__file__).parents[1] / "bundles" / "rd_ct"
@@ -82,3 +82,18 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
         write_half()
     assert file.read_bytes() == b"old\r\nlines\n"
     assert list(file.parent.iterdir()) == [file]
+
+
+@pytest.mark.parametrize(("given", "read"), [("false", False), ("True", True), (False, False), (1, True)])
+def test_a_switch_of_the_command_line(given: object, read: bool) -> None:
+    assert switch(given) is read
+
+
+def test_a_word_that_is_no_switch_is_refused() -> None:
+    with pytest.raises(ValueError, match="true or false is needed, got 'no'"):
+        switch("no")
+
+
+def test_options_of_the_command_line_know_the_words_of_json() -> None:
+    given = {"a": "true", "b": "false", "c": "null", "d": "channels", "e": 0.5}
+    assert options(given) == {"a": True, "b": False, "c": None, "d": "channels", "e": 0.5}

@@ -38,7 +38,8 @@ def trained_of(
     def of(modality: str) -> tuple[Path, str]:
         if modality not in made:
             root = copied(modality, tmp_path_factory.mktemp("trained"))
-            made[modality] = root, train(root, cohort_of(modality))
+            page = ("--report_page", "true") if modality == "ct" else ()  # drawing it takes seconds
+            made[modality] = root, train(root, cohort_of(modality), *page)
         return made[modality]
 
     return of

