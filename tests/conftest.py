@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
+
+# Tests run in two processes at a time (pyproject.toml), and start others: one thread each.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch

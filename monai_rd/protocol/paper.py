@@ -41,7 +41,7 @@ PUBLISHED = (
     Published("COVID-CT", "ce", "resnet18", 75.86, "Table 2, first row"),
     Published("BUSI", "ce", "resnet18", 77.92, "Table 3"),
     Published("ISIC2018", "ce", "resnet18", 70.50, "Table 3"),
-    Published("BUSI", "rd", "resnet18", 88.31, "quoted by readers of arXiv 2605.04447", "pmc_clip"),
+    Published("BUSI", "drd", "resnet18", 88.31, "a reader's note on arXiv 2605.04447", "pmc_clip"),
 )
 
 # What is known of numbers whose row or column is not: by table and data set.

@@ -113,7 +113,7 @@ def test_resume_after_a_kill_ends_at_the_same_numbers(trained: tuple[Path, str],
     places = ["--bundle_root", str(root), "--output_dir", str(root / "eval"), "--dataset_dir", cohort]
     words = ["run", "--config_file", str(CONFIGS / "train.json"), *places, *QUICK]
     command = [sys.executable, "-m", "monai.bundle", *words]
-    environment = {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONHASHSEED": "0"}
+    environment = {**os.environ, "PYTHONHASHSEED": "0"}
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
     )
