@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from monai_rd.losses import ClassificationLoss
-from monai_rd.methods import METHODS, Method, build_method
+from monai_rd.methods import METHODS, Method, build_method, parameter_groups
 from monai_rd.networks import (
     FrozenFoundationModel,
     Student,
@@ -126,6 +126,21 @@ def test_autocast_is_near_full_precision(name: str, images: Case) -> None:
         found.append(terms)
     for key, term in found[0].items():
         torch.testing.assert_close(found[1][key], term, rtol=0.1, atol=0.02)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", METHODS)
+def test_every_parameter_learns_on_cuda_in_half_precision(name: str, images: Case) -> None:
+    method, student = built(name, images.student, images.teacher, SINGLE)
+    method, student, teacher = method.cuda(), student.cuda(), deepcopy(images.teacher).cuda()
+    target, image = torch.tensor(SINGLE, device="cuda"), images.image.cuda()
+    with torch.autocast("cuda", torch.float16):
+        terms = step(method, student, teacher, image, target, torch.arange(8, device="cuda"))
+        logits = student(image)
+    loss = loss_of(method, terms, logits.float(), target)
+    assert all(term.dtype == torch.float32 for term in terms.values())
+    assert_all_learn(student, method, loss)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -256,12 +271,13 @@ def students() -> list[Student]:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_step_with_the_papers_teachers_and_students(name: str, seen: Seen, students: list[Student]) -> None:
-    """One training step, without and with AMP; the teacher has looked at the batch once for all of them."""
+def test_an_epoch_with_the_papers_teachers_and_students(name: str, seen: Seen, students: list[Student]) -> None:
+    """An epoch of one batch, without and with AMP; the teacher has looked at the batch once for all of them."""
     image = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     target, index = torch.tensor(SINGLE), torch.arange(8)
     for fresh in students:
         method, student = built(name, fresh, seen.teacher, SINGLE)
+        optimizer = torch.optim.SGD(parameter_groups(student, method), lr=1e-4)
         for amp in (False, True):
             dtype = torch.bfloat16 if amp else torch.float32
             tap, pooled, _, logits = (None if x is None or isinstance(x, tuple) else x.to(dtype) for x in seen.features)
@@ -275,3 +291,6 @@ def test_a_step_with_the_papers_teachers_and_students(name: str, seen: Seen, stu
                 terms = method(features, taught if method.needs_teacher else None, student, target, index)
             loss = loss_of(method, terms, features.logits, target)
             assert_all_learn(student, method, loss, f"{student.name}, amp {amp}:")
+            optimizer.step()
+        moved = [p.isfinite().all() for part in (student, method) for p in part.parameters() if p.requires_grad]
+        assert all(moved)
