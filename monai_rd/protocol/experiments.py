@@ -150,11 +150,18 @@ def experiment(
         words: further words for the bundle.
 
     Raises:
-        ValueError: an unknown row, words that the protocol sets itself, data that cannot be used, or `out` in the data.
-        FileNotFoundError: no such data or bundle.
+        ValueError: an unknown row, teacher or student, words that the protocol sets itself, data that cannot be used,
+            or `out` in the data.
+        FileNotFoundError: no such data, bundle or teacher's file.
     """
     from monai_rd.methods import method_class
+    from monai_rd.networks.foundation_zoo import check_teacher_name
+    from monai_rd.networks.students import student_dims
 
+    for teacher in teachers:
+        check_teacher_name(teacher)
+    for student in students:
+        student_dims(student)  # refuses an unknown one
     unknown = sorted(set(methods) - {row.name for row in table.rows})
     if unknown:
         raise ValueError(f"--methods {','.join(unknown)}: there are {', '.join(row.name for row in table.rows)}")

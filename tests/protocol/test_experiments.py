@@ -91,6 +91,14 @@ def test_what_is_refused(images: Path, tmp_path: Path) -> None:
         experiment(PAIR, images / "out", str(images))
     with pytest.raises(FileNotFoundError, match="is not a folder"):
         experiment(PAIR, tmp_path / "out", str(tmp_path / "nowhere"))
+    for teacher, error, said in (
+        ("pmcclip", ValueError, "unknown teacher 'pmcclip'; known: "),
+        ("lost.tflite", FileNotFoundError, "lost.tflite: no such file"),
+    ):
+        with pytest.raises(error, match=said):
+            experiment(TABLES["table3"], tmp_path / "out", str(images), teachers=[teacher])
+    with pytest.raises(ValueError, match="unknown student 'resnet19'"):
+        experiment(TABLES["table3"], tmp_path / "out", str(images), students=["resnet19"])
 
 
 def test_words() -> None:

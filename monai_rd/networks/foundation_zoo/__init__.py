@@ -11,7 +11,7 @@ from monai_rd.networks.foundation_zoo.entry import (
     Hub,
     TeacherEntry,
 )
-from monai_rd.networks.foundation_zoo.loading import load_teacher, save_teacher
+from monai_rd.networks.foundation_zoo.loading import check_teacher_name, load_teacher, save_teacher
 
 __all__ = [
     "CLIP_MEAN",
@@ -21,6 +21,7 @@ __all__ = [
     "TEACHERS",
     "Hub",
     "TeacherEntry",
+    "check_teacher_name",
     "load_teacher",
     "save_teacher",
 ]

@@ -24,7 +24,7 @@ from monai_rd.networks.foundation_zoo.networks import TeacherBackbone, build
 from monai_rd.networks.foundation_zoo.weights import Coverage, load_strictly
 from monai_rd.networks.weights_file import read_weights
 
-__all__ = ["is_shipped", "load_teacher", "open_teacher", "save_teacher"]
+__all__ = ["check_teacher_name", "is_shipped", "load_teacher", "open_teacher", "save_teacher"]
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +106,19 @@ def _file_kind(name: str, checkpoint: str | Path | None) -> str:
     if checkpoint is not None:
         raise ValueError(f"the teacher '{name}' is a file of its own: leave out the checkpoint {checkpoint}")
     return suffix
+
+
+def check_teacher_name(name: str) -> None:
+    """Refuse what `load_teacher` would not find, before anything is loaded.
+
+    Raises:
+        FileNotFoundError: a file that is not there.
+        ValueError: an unknown name.
+    """
+    if _file_kind(name, None):
+        existing_file(Path(name))
+    elif name not in TEACHERS and not name.startswith(_PREFIXES):
+        raise ValueError(f"unknown teacher '{name}'; known: {_KNOWN}")
 
 
 def open_teacher(
