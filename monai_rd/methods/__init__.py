@@ -116,7 +116,7 @@ def build_method(
                 f"the method '{name}' needs a teacher that gives logits, which '{teacher.name}' does not: fit it to "
                 "the task with --adapter NAME, of which linear_probe is the cheapest"
             )
-    known = [key for key in signature(found.build).parameters if key not in ("student", "teacher", "labels", "options")]
+    known = [key for key, one in signature(found.build).parameters.items() if one.kind == one.KEYWORD_ONLY]
     known += [key for key, one in signature(found.__init__).parameters.items() if one.kind == one.KEYWORD_ONLY]
     if wrong := [key for key in options or {} if key not in known]:
         takes = f"it takes {', '.join(known)}" if known else "it takes none"

@@ -34,6 +34,8 @@ class ReprogrammingDistillation(Method):
         channels: C of the teacher's features.
         feature_dim: D of the student's features.
         kind: "map" or "vector", what the teacher gives.
+        multi_label: an image may have any number of the classes: both cross entropies are binary, KL is by class.
+        spatial_dims: 3 for a teacher and a student of volumes.
         alpha: weight of the teacher path's cross entropy in the first and in the last epoch, linear between.
         beta: weight of KL and CKA, likewise.
         temperature: of the KL term; 1 in the paper.
@@ -42,8 +44,6 @@ class ReprogrammingDistillation(Method):
             the foundation model is fixed, so the default lets it flow.
         width: channels inside phi.
         blocks: residual blocks of phi.
-        multi_label: an image may have any number of the classes: both cross entropies are binary, KL is by class.
-        spatial_dims: 3 for a teacher and a student of volumes.
         co_training: False leaves the teacher path's cross entropy out, so that phi is not taught the task but only
             pulled to the student: direct reprogramming.
         kd: False leaves KL out.
@@ -63,6 +63,8 @@ class ReprogrammingDistillation(Method):
         channels: int,
         feature_dim: int,
         kind: Literal["map", "vector"] = "map",
+        multi_label: bool = False,
+        spatial_dims: int = 2,
         *,
         alpha: tuple[float, float] = (1.0, 0.0),
         beta: tuple[float, float] = (1.0, 0.0),
@@ -71,8 +73,6 @@ class ReprogrammingDistillation(Method):
         detach_teacher: bool = False,
         width: int = 512,
         blocks: int = 2,
-        multi_label: bool = False,
-        spatial_dims: int = 2,
         co_training: bool = True,
         kd: bool = True,
         cka: bool = True,
