@@ -10,7 +10,7 @@ from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys
 from torch import Tensor, nn
 
-from monai_rd.methods.base import Method, unwrapped
+from monai_rd.methods.base import Method, Step, unwrapped
 from monai_rd.networks.levels import LevelReader, StudentFeatures, TeacherFeatures, pool_features
 
 if TYPE_CHECKING:
@@ -91,11 +91,13 @@ class CoTrainingHandler:
         )
         index = engine.state.batch.get("index")
         self._terms = self.method(
-            StudentFeatures(image, features, logits, self._maps.take()),
-            self._teacher_features(engine, image),
-            self._network,
-            target,
-            None if index is None else as_tensor(index).to(image.device),
+            Step(
+                StudentFeatures(image, features, logits, self._maps.take()),
+                self._teacher_features(engine, image),
+                self._network,
+                target,
+                None if index is None else as_tensor(index).to(image.device),
+            )
         )
         self._features = None  # g has read the teacher path's features since
         self._maps.clear()  # and a method may have run the student again

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from monai_rd.methods.at import AttentionTransfer
-from monai_rd.methods.base import Method, distributed, parameter_groups, trainable_parameters
+from monai_rd.methods.base import Method, Step, distributed, parameter_groups, trainable_parameters
 from monai_rd.methods.ce import CrossEntropyAlone
 from monai_rd.methods.crd import ContrastiveDistillation
 from monai_rd.methods.drd import DeepReprogrammingDistillation
@@ -41,6 +41,7 @@ __all__ = [
     "ReprogrammingDistillation",
     "SemanticCalibration",
     "SimilarityPreserving",
+    "Step",
     "VariationalInformationDistillation",
     "build_method",
     "distributed",

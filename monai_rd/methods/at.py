@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from monai_rd.losses.attention import AttentionForm, attention_loss
-from monai_rd.methods.base import Method
+from monai_rd.methods.base import Method, Step
 from monai_rd.methods.maps import shrink_to_common
-from monai_rd.networks.levels import Level, StudentFeatures, TeacherFeatures, pair_levels, student_levels
+from monai_rd.networks.levels import Level, pair_levels, student_levels
 
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel, Student
@@ -64,18 +64,10 @@ class AttentionTransfer(Method):
         """The weight, the same in all epochs."""
         return {"at": self.weight}
 
-    def forward(
-        self,
-        student: StudentFeatures,
-        teacher: TeacherFeatures | None,
-        network: Student,
-        target: Tensor,
-        index: Tensor | None = None,
-    ) -> dict[str, Tensor]:
+    def forward(self, step: Step) -> dict[str, Tensor]:
         """Term `at`, of one map `[N, C, h, w]` of each level."""
-        assert teacher is not None
         losses = [
             attention_loss(*shrink_to_common(ours, theirs), form=self.form)
-            for ours, theirs in zip(student.maps, teacher.maps, strict=True)
+            for ours, theirs in zip(step.student.maps, step.taught.maps, strict=True)
         ]
         return {"at": torch.stack(losses).sum()}

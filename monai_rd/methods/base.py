@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,31 @@ from monai_rd.networks.levels import Level, StudentFeatures, TeacherFeatures
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel, Student
 
-__all__ = ["Method", "distributed", "gather_batch", "parameter_groups", "trainable_parameters", "unwrapped"]
+__all__ = ["Method", "Step", "distributed", "gather_batch", "parameter_groups", "trainable_parameters", "unwrapped"]
+
+
+class Step(NamedTuple):
+    """One training step, as a method sees it.
+
+    Attributes:
+        student: what the student made of the batch.
+        teacher: what the teacher made of it; None for a method that needs none.
+        network: the student itself, bare; its `classifier` is g.
+        target: class indices `[B]`; multi-label 0 or 1 for each class, `[B, classes]`.
+        places: of the items in the training list `[B]`; None where the data set does not tell it.
+    """
+
+    student: StudentFeatures
+    teacher: TeacherFeatures | None
+    network: Student
+    target: Tensor
+    places: Tensor | None = None
+
+    @property
+    def taught(self) -> TeacherFeatures:
+        """What the teacher made of the batch, for a method that needs one."""
+        assert self.teacher is not None
+        return self.teacher
 
 
 class Method(nn.Module, ABC):
@@ -48,26 +72,8 @@ class Method(nn.Module, ABC):
         """
 
     @abstractmethod
-    def forward(
-        self,
-        student: StudentFeatures,
-        teacher: TeacherFeatures | None,
-        network: Student,
-        target: Tensor,
-        index: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """Compute the unweighted loss terms of one batch.
-
-        Args:
-            student: what the student made of the batch.
-            teacher: what the teacher made of it; None for a method that needs none.
-            network: the student itself, bare; its `classifier` is g.
-            target: class indices `[B]`; multi-label 0 or 1 for each class, `[B, classes]`.
-            index: place of each item in the training list `[B]`; None where the data set does not tell it.
-
-        Returns:
-            Scalars by name, with the names of `weights`.
-        """
+    def forward(self, step: Step) -> dict[str, Tensor]:
+        """Compute the unweighted loss terms of one batch: scalars by name, with the names of `weights`."""
 
     def prepare(self, student: Student) -> Student:
         """Change the student, in place, as it has to be while it is trained; most methods leave it alone."""

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from monai_rd.methods.base import Method
-from monai_rd.networks.levels import StudentFeatures, TeacherFeatures
+from monai_rd.methods.base import Method, Step
 
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel, Student
@@ -31,13 +30,6 @@ class CrossEntropyAlone(Method):
         """No terms, no weights."""
         return {}
 
-    def forward(
-        self,
-        student: StudentFeatures,
-        teacher: TeacherFeatures | None,
-        network: Student,
-        target: Tensor,
-        index: Tensor | None = None,
-    ) -> dict[str, Tensor]:
+    def forward(self, step: Step) -> dict[str, Tensor]:
         """No terms."""
         return {}

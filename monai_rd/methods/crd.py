@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn import functional as F
 
-from monai_rd.methods.base import Method, gather_batch
-from monai_rd.networks.levels import StudentFeatures, TeacherFeatures
+from monai_rd.methods.base import Method, Step, gather_batch
 
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel, Student
@@ -106,29 +105,21 @@ class ContrastiveDistillation(Method):
         """The weight, the same in all epochs."""
         return {"crd": self.weight}
 
-    def forward(
-        self,
-        student: StudentFeatures,
-        teacher: TeacherFeatures | None,
-        network: Student,
-        target: Tensor,
-        index: Tensor | None = None,
-    ) -> dict[str, Tensor]:
+    def forward(self, step: Step) -> dict[str, Tensor]:
         """The term `crd`; in training mode the batch then enters the banks.
 
         Raises:
             ValueError: batches do not tell their items' places in the training list.
         """
-        assert teacher is not None
-        if index is None:
+        if step.places is None:
             raise ValueError(
                 "the method 'crd' remembers every item: batches need its place in the training list as 'index', which "
                 "DataList.numbered gives"
             )
-        with torch.autocast(student.pooled.device.type, enabled=False):
-            mine = F.normalize(self.student_embedding(student.pooled.float()), dim=1)
-            theirs = F.normalize(self.teacher_embedding(teacher.pooled.float()), dim=1)
-            compared = torch.cat([index[:, None], self._draw(index)], dim=1)
+        with torch.autocast(step.student.pooled.device.type, enabled=False):
+            mine = F.normalize(self.student_embedding(step.student.pooled.float()), dim=1)
+            theirs = F.normalize(self.teacher_embedding(step.taught.pooled.float()), dim=1)
+            compared = torch.cat([step.places[:, None], self._draw(step.places)], dim=1)
             # A copy: the banks are written below, before the backward pass wants what was read.
             scores = torch.stack(
                 [
@@ -140,7 +131,7 @@ class ContrastiveDistillation(Method):
                 self.normaliser.copy_(_mean_over_ranks(scores.detach().mean(dim=(1, 2)) * len(self.labels)))
             loss = self._contrast(scores / self.normaliser[:, None, None])
         if self.training:
-            self._remember(mine.detach(), theirs.detach(), index)
+            self._remember(mine.detach(), theirs.detach(), step.places)
         return {"crd": loss}
 
     def _draw(self, index: Tensor) -> Tensor:

@@ -25,13 +25,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from monai_rd.losses import CKALoss, ClassificationLoss, KLDistillationLoss
 from monai_rd.losses.cka import Estimator
-from monai_rd.methods.base import Method, gather_batch
+from monai_rd.methods.base import Method, Step, gather_batch
 from monai_rd.methods.maps import (
     average_pool,
     conv_norm_relu,
     convolution,
 )
-from monai_rd.networks.levels import Level, StudentFeatures, TeacherFeatures, pair_levels, student_levels
+from monai_rd.networks.levels import Level, pair_levels, student_levels
 
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel, Student
@@ -170,27 +170,19 @@ class DeepReprogrammingDistillation(Method):
         alpha, beta = (first + (last - first) * progress for first, last in (self.alpha, self.beta))
         return {"hybrid_ce": alpha, "kl": beta, "cka": self.cka_weight}
 
-    def forward(
-        self,
-        student: StudentFeatures,
-        teacher: TeacherFeatures | None,
-        network: Student,
-        target: Tensor,
-        index: Tensor | None = None,
-    ) -> dict[str, Tensor]:
+    def forward(self, step: Step) -> dict[str, Tensor]:
         """The terms `hybrid_ce`, `kl` and `cka`, each a sum over the stages."""
-        assert teacher is not None
-        batch = len(student.logits)
+        batch = len(step.student.logits)
         terms: dict[str, list[Tensor]] = {"hybrid_ce": [], "kl": [], "cka": []}
         for level, mine, wanted, projector in zip(
-            self.student_levels, student.maps, teacher.maps, self.projectors, strict=True
+            self.student_levels, step.student.maps, step.taught.maps, self.projectors, strict=True
         ):
             weight = next(projector.parameters())
             reprogrammed = projector(wanted.to(weight.dtype), mine.shape[2:])
-            with _injected(network.backbone, level, reprogrammed):
-                hybrid = network(student.image)
-            terms["hybrid_ce"].append(self.ce(hybrid, target))
-            terms["kl"].append(self.kl(student.logits, hybrid))
+            with _injected(step.network.backbone, level, reprogrammed):
+                hybrid = step.network(step.student.image)
+            terms["hybrid_ce"].append(self.ce(hybrid, step.target))
+            terms["kl"].append(self.kl(step.student.logits, hybrid))
             terms["cka"].append(self.cka(*(gather_batch(_pooled(one, batch)) for one in (mine, reprogrammed))))
         return {name: torch.stack(values).sum() for name, values in terms.items()}
 

@@ -15,12 +15,10 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn import functional as F
 
-from monai_rd.methods.base import Method
+from monai_rd.methods.base import Method, Step
 from monai_rd.methods.maps import convolution, shrink_to_common
 from monai_rd.networks.levels import (
     Level,
-    StudentFeatures,
-    TeacherFeatures,
     nearest_level,
     pair_levels,
     student_levels,
@@ -127,17 +125,9 @@ class Hint(Method):
         """The weight, the same in all epochs."""
         return {"hint": self.weight}
 
-    def forward(
-        self,
-        student: StudentFeatures,
-        teacher: TeacherFeatures | None,
-        network: Student,
-        target: Tensor,
-        index: Tensor | None = None,
-    ) -> dict[str, Tensor]:
+    def forward(self, step: Step) -> dict[str, Tensor]:
         """Term `hint`, of one map `[N, C, h, w]` of each."""
-        assert teacher is not None
-        ours, theirs = shrink_to_common(student.maps[0], teacher.maps[0])
+        ours, theirs = shrink_to_common(step.student.maps[0], step.taught.maps[0])
         answer = self.regressor(ours)
         with torch.autocast(device_type=answer.device.type, enabled=False):
             return {"hint": F.mse_loss(answer.float(), self.standardise(theirs))}

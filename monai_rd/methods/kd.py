@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from monai_rd.losses import KLDistillationLoss
-from monai_rd.methods.base import Method
-from monai_rd.networks.levels import StudentFeatures, TeacherFeatures
+from monai_rd.methods.base import Method, Step
 
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel, Student
@@ -60,15 +59,7 @@ class KnowledgeDistillation(Method):
         """Both weights, the same in all epochs."""
         return {"student_ce": self.ce_weight, "kd": self.kd_weight}
 
-    def forward(
-        self,
-        student: StudentFeatures,
-        teacher: TeacherFeatures | None,
-        network: Student,
-        target: Tensor,
-        index: Tensor | None = None,
-    ) -> dict[str, Tensor]:
+    def forward(self, step: Step) -> dict[str, Tensor]:
         """Term `kd`, of the logits `[B, classes]` of both."""
-        assert teacher is not None
-        assert teacher.logits is not None
-        return {"kd": self.kl(student.logits, teacher.logits)}
+        assert step.taught.logits is not None
+        return {"kd": self.kl(step.student.logits, step.taught.logits)}

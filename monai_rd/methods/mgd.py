@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from monai_rd.methods.base import Method
+from monai_rd.methods.base import Method, Step
 from monai_rd.methods.maps import convolution, fold_slices, last_student_map, shrink_to_common, teacher_map_channels
-from monai_rd.networks.levels import Level, StudentFeatures, TeacherFeatures
+from monai_rd.networks.levels import Level
 
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel, Student
@@ -89,18 +89,10 @@ class MaskedGenerativeDistillation(Method):
         """The weight, the same in all epochs."""
         return {"mgd": self.weight}
 
-    def forward(
-        self,
-        student: StudentFeatures,
-        teacher: TeacherFeatures | None,
-        network: Student,
-        target: Tensor,
-        index: Tensor | None = None,
-    ) -> dict[str, Tensor]:
+    def forward(self, step: Step) -> dict[str, Tensor]:
         """The term `mgd`, a sum of squares for each image. The mask is drawn from torch's global random state."""
-        assert teacher is not None
-        wanted = fold_slices(teacher.tap, self.spatial_dims)
-        seen, wanted = shrink_to_common(student.maps[0], wanted)
+        wanted = fold_slices(step.taught.tap, self.spatial_dims)
+        seen, wanted = shrink_to_common(step.student.maps[0], wanted)
         aligned = self.align(seen)
         shape = list(aligned.shape)
         if self.mask == "channels":

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_rd.methods.base import Method
+from monai_rd.methods.base import Method, Step
 from monai_rd.methods.maps import average_pool, convolution, fold_slices, last_student_map, teacher_map_channels
-from monai_rd.networks.levels import Level, StudentFeatures, TeacherFeatures
+from monai_rd.networks.levels import Level
 
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel, Student
@@ -158,17 +158,9 @@ class NToOneMatching(Method):
         factor = next((factor for end, factor in _SCHEDULE if progress < end), 0.1) if self.schedule else 1.0
         return {"norm": self.weight * factor}
 
-    def forward(
-        self,
-        student: StudentFeatures,
-        teacher: TeacherFeatures | None,
-        network: Student,
-        target: Tensor,
-        index: Tensor | None = None,
-    ) -> dict[str, Tensor]:
+    def forward(self, step: Step) -> dict[str, Tensor]:
         """The term `norm`."""
-        assert teacher is not None
-        (expanded,), wanted = student.maps, fold_slices(teacher.tap, self.spatial_dims)
+        (expanded,), wanted = step.student.maps, fold_slices(step.taught.tap, self.spatial_dims)
         with torch.autocast(expanded.device.type, enabled=False):
             sides = [min(pair) for pair in zip(expanded.shape[2:], wanted.shape[2:], strict=True)]
             expanded, wanted = average_pool(expanded.float(), sides), wanted.float()

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from monai_rd.losses import CKALoss, ClassificationLoss, KLDistillationLoss
 from monai_rd.losses.cka import Estimator
-from monai_rd.methods.base import Method, gather_batch
-from monai_rd.networks.levels import StudentFeatures, TeacherFeatures
+from monai_rd.methods.base import Method, Step, gather_batch
 from monai_rd.networks.reprogramming import Reprogrammer
 
 if TYPE_CHECKING:
@@ -119,26 +118,18 @@ class ReprogrammingDistillation(Method):
         by_name = {"teacher_ce": alpha, "kl": beta, "cka": beta}
         return student | {name: by_name[name] for name in self.terms}
 
-    def forward(
-        self,
-        student: StudentFeatures,
-        teacher: TeacherFeatures | None,
-        network: Student,
-        target: Tensor,
-        index: Tensor | None = None,
-    ) -> dict[str, Tensor]:
+    def forward(self, step: Step) -> dict[str, Tensor]:
         """Terms of Eq. 3 beside CE(y, z_s): `teacher_ce` CE(y, z_t), `kl` KL(z_t || z_s), `cka` L_CKA(f_t, f_s)."""
-        assert teacher is not None
         self.phi.train(self.training and not self._taught)
-        f_t = self.phi(teacher.tap)
-        z_t = network.classifier(f_t)
+        f_t = self.phi(step.taught.tap)
+        z_t = step.network.classifier(f_t)
         terms: dict[str, Tensor] = {}
         if "teacher_ce" in self.terms:
-            terms["teacher_ce"] = self.ce(z_t, target)
+            terms["teacher_ce"] = self.ce(z_t, step.target)
         if self.detach_teacher or self._taught:
             f_t, z_t = f_t.detach(), z_t.detach()
         if "kl" in self.terms:
-            terms["kl"] = self.kl(student.logits, z_t)
+            terms["kl"] = self.kl(step.student.logits, z_t)
         if "cka" in self.terms:
-            terms["cka"] = self.cka(gather_batch(student.pooled), gather_batch(f_t))
+            terms["cka"] = self.cka(gather_batch(step.student.pooled), gather_batch(f_t))
         return terms

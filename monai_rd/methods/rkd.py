@@ -8,8 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from monai_rd.losses.relational import angle_loss, distance_loss
-from monai_rd.methods.base import Method, gather_batch
-from monai_rd.networks.levels import StudentFeatures, TeacherFeatures
+from monai_rd.methods.base import Method, Step, gather_batch
 
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel, Student
@@ -45,17 +44,9 @@ class RelationalDistillation(Method):
         """Both weights, the same in all epochs."""
         return {"distance": self.distance_weight, "angle": self.angle_weight}
 
-    def forward(
-        self,
-        student: StudentFeatures,
-        teacher: TeacherFeatures | None,
-        network: Student,
-        target: Tensor,
-        index: Tensor | None = None,
-    ) -> dict[str, Tensor]:
+    def forward(self, step: Step) -> dict[str, Tensor]:
         """Terms `distance` and `angle`, of the pooled features `[B, D]` and `[B, C]`."""
-        assert teacher is not None
-        ours, theirs = gather_batch(student.pooled), gather_batch(teacher.pooled)
+        ours, theirs = gather_batch(step.student.pooled), gather_batch(step.taught.pooled)
         if self.normalise:
             ours, theirs = F.normalize(ours.float(), dim=1), F.normalize(theirs.float(), dim=1)
         return {"distance": distance_loss(ours, theirs), "angle": angle_loss(ours, theirs)}

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_rd.methods.base import Method
+from monai_rd.methods.base import Method, Step
 from monai_rd.methods.maps import (
     conv_norm_relu,
     convolution,
     shrink_to_common,
 )
-from monai_rd.networks.levels import Level, StudentFeatures, TeacherFeatures, some_levels, student_levels
+from monai_rd.networks.levels import Level, some_levels, student_levels
 
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel, Student
@@ -117,38 +117,32 @@ class SemanticCalibration(Method):
         """The weight, the same in all epochs."""
         return {"semckd": self.weight}
 
-    def forward(
-        self,
-        student: StudentFeatures,
-        teacher: TeacherFeatures | None,
-        network: Student,
-        target: Tensor,
-        index: Tensor | None = None,
-    ) -> dict[str, Tensor]:
+    def forward(self, step: Step) -> dict[str, Tensor]:
         """The term `semckd`.
 
         Raises:
             ValueError: a batch of another size than the method was built for.
         """
-        batch = len(student.logits)
+        batch = len(step.student.logits)
         if batch != self.batch_size:
             raise ValueError(
                 f"the method 'semckd' was built for batches of {self.batch_size}, got {batch}: set its option "
                 "batch_size to that of the training, and leave incomplete batches out (drop_last)"
             )
-        assert teacher is not None
-        teaching = teacher.maps
+        teaching = step.taught.maps
         errors = []
-        for maps, row in zip(student.maps, self.projectors, strict=True):
+        for maps, row in zip(step.student.maps, self.projectors, strict=True):
             for wanted, projector in zip(teaching, row, strict=True):  # type: ignore[call-overload]  # a ModuleList
                 mine, theirs = shrink_to_common(maps, wanted)
                 projected = projector(mine)
                 with torch.autocast(projected.device.type, enabled=False):
                     squares = (projected.float() - theirs.float()).square()
                     errors.append(squares.reshape(batch, -1).mean(dim=1))
-        with torch.autocast(student.logits.device.type, enabled=False):
-            attention = self._attention(student.maps, teaching)
-            return {"semckd": (attention.flatten(1) * torch.stack(errors, dim=1)).sum(dim=1).mean() / len(student.maps)}
+        with torch.autocast(step.student.logits.device.type, enabled=False):
+            attention = self._attention(step.student.maps, teaching)
+            return {
+                "semckd": (attention.flatten(1) * torch.stack(errors, dim=1)).sum(dim=1).mean() / len(step.student.maps)
+            }
 
     def _attention(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
         """How much each of the student's maps is taught by each of the teacher's: `[B, S, T]`, over T a sum of 1."""

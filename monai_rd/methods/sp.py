@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from monai_rd.losses.similarity import similarity_loss
-from monai_rd.methods.base import Method, gather_batch
-from monai_rd.networks.levels import Level, StudentFeatures, TeacherFeatures, student_last_map
+from monai_rd.methods.base import Method, Step, gather_batch
+from monai_rd.networks.levels import Level, student_last_map
 
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel, Student
@@ -46,16 +46,8 @@ class SimilarityPreserving(Method):
         """The weight, the same in all epochs."""
         return {"sp": self.weight}
 
-    def forward(
-        self,
-        student: StudentFeatures,
-        teacher: TeacherFeatures | None,
-        network: Student,
-        target: Tensor,
-        index: Tensor | None = None,
-    ) -> dict[str, Tensor]:
+    def forward(self, step: Step) -> dict[str, Tensor]:
         """Term `sp`, of the map `[B * S, C, h, w]` and the teacher's tap."""
-        assert teacher is not None
-        ours = student.maps[0] if student.maps else student.pooled
-        rows = (features.reshape(len(student.pooled), -1) for features in (ours, teacher.tap))
+        ours = step.student.maps[0] if step.student.maps else step.student.pooled
+        rows = (features.reshape(len(step.student.pooled), -1) for features in (ours, step.taught.tap))
         return {"sp": similarity_loss(*(gather_batch(features) for features in rows))}

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_rd.methods.base import Method
+from monai_rd.methods.base import Method, Step
 from monai_rd.methods.maps import convolution, shrink_to_common
-from monai_rd.networks.levels import Level, StudentFeatures, TeacherFeatures, pair_levels, student_levels
+from monai_rd.networks.levels import Level, pair_levels, student_levels
 
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel, Student
@@ -85,17 +85,9 @@ class VariationalInformationDistillation(Method):
         """The weight, the same in all epochs."""
         return {"vid": self.weight}
 
-    def forward(
-        self,
-        student: StudentFeatures,
-        teacher: TeacherFeatures | None,
-        network: Student,
-        target: Tensor,
-        index: Tensor | None = None,
-    ) -> dict[str, Tensor]:
+    def forward(self, step: Step) -> dict[str, Tensor]:
         """Term `vid`, of one map `[N, C, h, w]` of each level."""
-        assert teacher is not None
-        levels = zip(self.gaussians, student.maps, teacher.maps, strict=True)
+        levels = zip(self.gaussians, step.student.maps, step.taught.maps, strict=True)
         return {"vid": torch.stack([gaussian(ours, theirs) for gaussian, ours, theirs in levels]).sum()}
 
     def undecayed(self) -> list[nn.Parameter]:

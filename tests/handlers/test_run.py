@@ -52,7 +52,7 @@ def test_the_student_is_not_run_twice_and_its_own_features_are_used(tiny_run: Ru
     run, calls = tiny_run(max_epochs=1), []
     run.network.backbone.register_forward_hook(lambda m, i, o: calls.append(o.mean(dim=(2, 3))) if m.training else None)
     given = []
-    run.method.register_forward_pre_hook(lambda m, args: given.append(args[0].pooled))
+    run.method.register_forward_pre_hook(lambda m, args: given.append(args[0].student.pooled))
     run.trainer.run()
     assert len(calls) == len(given) == 2
     for computed, passed in zip(calls, given, strict=True):
@@ -125,7 +125,7 @@ def test_what_the_method_puts_into_the_student_is_not_deployed(tiny_run: Run, mo
 
 def test_the_method_learns_which_items_it_sees(tiny_run: Run) -> None:
     run, seen = tiny_run(max_epochs=1), []
-    run.method.register_forward_pre_hook(lambda method, args: seen.append(args[4]))
+    run.method.register_forward_pre_hook(lambda method, args: seen.append(args[0].places))
     run.trainer.run()
     assert sorted(torch.cat(seen).tolist()) == list(range(16))
 

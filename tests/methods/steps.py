@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_rd.methods import Method, build_method
+from monai_rd.methods.base import Step
 from monai_rd.networks import (
     FrozenFoundationModel,
     Preprocessing,
@@ -56,7 +57,7 @@ def step(
         pooled = student.features(image)
         features = StudentFeatures(image, pooled, student.classifier(pooled), reader.take())
     seen = teacher.read(image, method.teacher_levels) if teacher is not None and method.needs_teacher else None
-    return method(features, seen, student, target, index)
+    return method(Step(features, seen, student, target, index))
 
 
 class TinyBackbone(nn.Sequential):

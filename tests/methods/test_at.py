@@ -6,6 +6,7 @@ from torch import nn
 
 from monai_rd.losses import attention_loss
 from monai_rd.methods import AttentionTransfer
+from monai_rd.methods.base import Step
 from monai_rd.networks.levels import Level
 from tests.methods.steps import Head, learnt, taught
 
@@ -49,7 +50,7 @@ def test_levels_are_summed_and_the_larger_map_is_pooled() -> None:
     )
     ours = (torch.randn(2, 2, 6, 6), torch.randn(2, 2, 2, 2))
     theirs = (torch.randn(2, 3, 3, 3), torch.randn(2, 3, 4, 4))
-    found = method(learnt(torch.zeros(2, 2), g, ours), taught(theirs[0], theirs), Head(g), torch.zeros(2))["at"]
+    found = method(Step(learnt(torch.zeros(2, 2), g, ours), taught(theirs[0], theirs), Head(g), torch.zeros(2)))["at"]
     first = attention_loss(ours[0].unflatten(2, (3, 2)).unflatten(4, (3, 2)).mean((3, 5)), theirs[0])
     second = attention_loss(ours[1], theirs[1].unflatten(2, (2, 2)).unflatten(4, (2, 2)).mean((3, 5)))
     torch.testing.assert_close(found, first + second)

@@ -9,6 +9,7 @@ import torch
 from ignite.engine import Events
 from torch import Tensor, nn
 
+from monai_rd.methods.base import Step
 from monai_rd.methods.crd import ContrastiveDistillation
 from tests.methods.steps import Head, assert_learns, assert_restores, learnt, taught
 
@@ -19,7 +20,7 @@ MILLIONS = {2048: (0.33, 0.43, 0.39), 1024: (0.20, 0.30, 0.26), 768: (0.16, 0.26
 
 def term(method: ContrastiveDistillation, pooled: Tensor, tap: Tensor, index: Tensor) -> Tensor:
     g = nn.Linear(pooled.shape[1], 2)
-    return method(learnt(pooled, g), taught(tap), Head(g), method.labels[index], index)["crd"]
+    return method(Step(learnt(pooled, g), taught(tap), Head(g), method.labels[index], index))["crd"]
 
 
 Pair = tuple[Tensor, Tensor]
@@ -135,7 +136,7 @@ def test_what_cannot_work_is_refused() -> None:
     g = nn.Linear(4, 2)
     method = ContrastiveDistillation(4, 5, torch.tensor([0, 1]))
     with pytest.raises(ValueError, match="batches need its place in the training list as 'index'"):
-        method(learnt(torch.zeros(2, 4), g), taught(torch.zeros(2, 5, 2, 2)), Head(g), torch.tensor([0, 1]))
+        method(Step(learnt(torch.zeros(2, 4), g), taught(torch.zeros(2, 5, 2, 2)), Head(g), torch.tensor([0, 1])))
     with pytest.raises(ValueError, match="items of at least two classes"):
         ContrastiveDistillation(4, 5, torch.zeros(3, dtype=torch.long))
     with pytest.raises(ValueError, match="temperature above 0"):

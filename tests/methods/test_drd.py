@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from monai_rd.losses import cka
 from monai_rd.methods import build_method
+from monai_rd.methods.base import Step
 from monai_rd.methods.drd import DeepReprogrammingDistillation, _as_output
 from monai_rd.networks import Level, Student, StudentFeatures
 from monai_rd.networks.levels import LevelReader, as_map
@@ -67,7 +68,7 @@ def test_the_students_own_pass_its_buffers_and_modes_are_left_alone() -> None:
     own = F.cross_entropy(seen.logits, target)
     buffers = {name: value.clone() for name, value in student.named_buffers()}
     modes = [module.training for module in student.modules()]
-    terms = method(seen, teacher.read(image, method.teacher_levels), student, target)
+    terms = method(Step(seen, teacher.read(image, method.teacher_levels), student, target))
     assert all(torch.equal(value, buffers[name]) for name, value in student.named_buffers())
     assert modes == [module.training for module in student.modules()]
     assert all(m.track_running_stats for m in student.modules() if isinstance(m, nn.BatchNorm2d))

@@ -16,6 +16,7 @@ from torch import distributed as dist
 
 from monai_rd.losses import ClassificationLoss
 from monai_rd.methods import METHODS, Method, build_method, parameter_groups
+from monai_rd.methods.base import Step
 from monai_rd.networks import (
     FrozenFoundationModel,
     Student,
@@ -288,7 +289,7 @@ def test_an_epoch_with_the_papers_teachers_and_students(name: str, seen: Seen, s
                 with LevelReader(student.backbone, method.student_levels) as reader:
                     pooled = student.features(image)
                     features = StudentFeatures(image, pooled, student.classifier(pooled), reader.take())
-                terms = method(features, taught if method.needs_teacher else None, student, target, index)
+                terms = method(Step(features, taught if method.needs_teacher else None, student, target, index))
             loss = loss_of(method, terms, features.logits, target)
             assert_all_learn(student, method, loss, f"{student.name}, amp {amp}:")
             optimizer.step()

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from monai_rd.methods import Hint, build_method
+from monai_rd.methods.base import Step
 from monai_rd.methods.hint import RunningStandardisation
 from monai_rd.networks import FrozenFoundationModel, Preprocessing, Student
 from monai_rd.networks.levels import Level
@@ -21,7 +22,9 @@ def test_is_the_squared_error_of_the_standardised_target() -> None:
     method = Hint((_level(2), _level(3))).double()
     ours, theirs = torch.randn(2, 2, 4, 4).double(), 50 + 9 * torch.randn(2, 3, 2, 2).double()
     g = nn.Linear(2, 2).double()
-    found = method(learnt(torch.zeros(2, 2).double(), g, (ours,)), taught(theirs, (theirs,)), Head(g), torch.zeros(2))
+    found = method(
+        Step(learnt(torch.zeros(2, 2).double(), g, (ours,)), taught(theirs, (theirs,)), Head(g), torch.zeros(2))
+    )
     weight = method.regressor[0].weight.view(3, 2)  # type: ignore[union-attr, operator]
     answers, wanted = torch.zeros(2, 3, 2, 2).double(), torch.zeros(2, 3, 2, 2).double()
     for n in range(2):

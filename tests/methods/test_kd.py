@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from monai_rd.methods import KnowledgeDistillation, build_method
+from monai_rd.methods.base import Step
 from monai_rd.networks import Student, StudentFeatures, TeacherFeatures
 from tests.methods.steps import Head, tiny_teacher
 
@@ -14,7 +15,7 @@ from tests.methods.steps import Head, tiny_teacher
 def _term(method: KnowledgeDistillation, student: torch.Tensor, teacher: torch.Tensor) -> float:
     empty = torch.zeros(len(student), 1)
     seen = StudentFeatures(empty, empty, student), TeacherFeatures(empty, empty, (), teacher)
-    return method(*seen, Head(nn.Linear(1, 1)), torch.zeros(len(student)))["kd"].item()
+    return method(Step(*seen, Head(nn.Linear(1, 1)), torch.zeros(len(student))))["kd"].item()
 
 
 def _kl(p: list[float], q: list[float]) -> float:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_rd.methods import build_method
+from monai_rd.methods.base import Step
 from monai_rd.methods.mgd import MaskedGenerativeDistillation
 from monai_rd.networks import FrozenFoundationModel, Level, Preprocessing, Student
 from tests.methods.steps import Head, assert_learns, assert_restores, learnt, taught, tiny_teacher
@@ -25,7 +26,9 @@ def last(channels: int, stride: int = 32) -> Level:
 
 
 def term(method: MaskedGenerativeDistillation, student: Tensor, tap: Tensor) -> Tensor:
-    return method(learnt(torch.zeros(2, 2), G, (student,)), taught(tap), Head(G), torch.tensor([0, 1]))["mgd"].detach()
+    return method(Step(learnt(torch.zeros(2, 2), G, (student,)), taught(tap), Head(G), torch.tensor([0, 1])))[
+        "mgd"
+    ].detach()
 
 
 @pytest.mark.parametrize(("mask", "shape"), [("channels", (4, 5, 1, 1)), ("pixels", (4, 1, 3, 3))])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from monai_rd.methods import build_method
+from monai_rd.methods.base import Step
 from monai_rd.methods.norm import NToOneMatching, _WithBlock
 from monai_rd.networks import Level, Student
 from tests.methods.steps import Head, assert_learns, assert_restores, learnt, small_student, taught, tiny_teacher
@@ -25,7 +26,7 @@ def last(channels: int) -> Level:
 
 def term(method: NToOneMatching, expanded: Tensor, tap: Tensor) -> Tensor:
     g = nn.Linear(2, 2)
-    return method(learnt(torch.zeros(2, 2), g, (expanded,)), taught(tap), Head(g), torch.tensor([0, 1]))["norm"]
+    return method(Step(learnt(torch.zeros(2, 2), g, (expanded,)), taught(tap), Head(g), torch.tensor([0, 1])))["norm"]
 
 
 def test_each_part_is_to_be_the_teachers_map() -> None:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from monai_rd.losses import cka
 from monai_rd.methods import CrossEntropyAlone, ReprogrammingDistillation, build_method, trainable_parameters
-from monai_rd.methods.base import gather_batch
+from monai_rd.methods.base import Step, gather_batch
 from monai_rd.networks import FrozenFoundationModel, Preprocessing, Student
 from tests.methods.steps import Head, learnt, step, taught, tiny_teacher
 
@@ -22,7 +22,7 @@ def test_terms_are_those_of_equation_3() -> None:
     method = ReprogrammingDistillation(5, 7, temperature=2.0, estimator="unbiased", width=8).eval()
     g, target = nn.Linear(7, 3), torch.tensor([0, 1, 2, 1, 0, 2])
     f_s, teacher = torch.randn(6, 7), torch.randn(6, 5, 4, 4)
-    terms = method(learnt(f_s, g), taught(teacher), Head(g), target)
+    terms = method(Step(learnt(f_s, g), taught(teacher), Head(g), target))
     f_t = method.phi(teacher)
     z_t, z_s = g(f_t), g(f_s)
     p_t = (z_t / 2).softmax(1)
@@ -37,7 +37,7 @@ def test_multi_label_terms_are_by_class() -> None:
     method = ReprogrammingDistillation(5, 7, width=8, multi_label=True).eval()
     g, target = nn.Linear(7, 3), (torch.rand(6, 3) > 0.5).float()
     f_s, teacher = torch.randn(6, 7), torch.randn(6, 5, 4, 4)
-    terms = method(learnt(f_s, g), taught(teacher), Head(g), target)
+    terms = method(Step(learnt(f_s, g), taught(teacher), Head(g), target))
     z_t = g(method.phi(teacher))
     p_t, p_s = z_t.sigmoid(), g(f_s).sigmoid()
     kl = p_t * (p_t / p_s).log() + (1 - p_t) * ((1 - p_t) / (1 - p_s)).log()
@@ -60,7 +60,7 @@ def test_every_parameter_gets_a_gradient(kind: str, shape: tuple[int, ...], dims
     method = ReprogrammingDistillation(5, 7, kind, width=8, spatial_dims=dims)  # type: ignore[arg-type]
     g, f_s = nn.Linear(7, 2), torch.randn(8, 7, requires_grad=True)
     teacher = torch.randn(shape)
-    sum(method(learnt(f_s, g), taught(teacher, dims=dims), Head(g), torch.arange(8) % 2).values()).backward()
+    sum(method(Step(learnt(f_s, g), taught(teacher, dims=dims), Head(g), torch.arange(8) % 2)).values()).backward()
     for name, parameter in [*method.named_parameters(), *g.named_parameters(), ("f_s", f_s)]:
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
@@ -71,7 +71,7 @@ def test_detach_teacher_keeps_kl_and_cka_out_of_phi() -> None:
     g, f_s, teacher, target = nn.Linear(7, 2), torch.randn(8, 7), torch.randn(8, 5, 4, 4), torch.arange(8) % 2
     for detach in (False, True):
         method = ReprogrammingDistillation(5, 7, detach_teacher=detach, width=8)
-        terms = method(learnt(f_s, g), taught(teacher), Head(g), target)
+        terms = method(Step(learnt(f_s, g), taught(teacher), Head(g), target))
         (terms["kl"] + terms["cka"]).backward()
         assert any(parameter.grad is not None for parameter in method.parameters()) is not detach
 
@@ -99,7 +99,7 @@ def test_ablations_leave_their_term_out() -> None:
     g, f_s, teacher, target = nn.Linear(7, 2), torch.randn(8, 7), torch.randn(8, 5, 4, 4), torch.arange(8) % 2
     for option, term in (("co_training", "teacher_ce"), ("kd", "kl"), ("cka", "cka")):
         method = ReprogrammingDistillation(5, 7, width=8, **{option: False})  # type: ignore[arg-type]
-        terms = method(learnt(f_s, g), taught(teacher), Head(g), target)
+        terms = method(Step(learnt(f_s, g), taught(teacher), Head(g), target))
         assert terms.keys() == method.weights(0).keys() == {"teacher_ce", "kl", "cka"} - {term}
     with pytest.raises(ValueError, match="teaches nothing"):
         ReprogrammingDistillation(5, 7, co_training=False, kd=False, cka=False)
@@ -116,7 +116,7 @@ def test_two_stages_train_first_the_teacher_path_and_then_the_student() -> None:
     assert method.weights(0.75) == {"student_ce": 1, "teacher_ce": 0, "kl": 0.5, "cka": 0.5}
     before = {key: value.clone() for key, value in method.state_dict().items()}
     weights = method.weights(0.5)
-    terms = method(learnt(f_s, g), taught(teacher), Head(g), target)
+    terms = method(Step(learnt(f_s, g), taught(teacher), Head(g), target))
     sum(weights[name] * term for name, term in terms.items()).backward()
     assert all(torch.equal(value, before[key]) for key, value in method.state_dict().items())
     assert all(not parameter.grad.any() for parameter in method.parameters() if parameter.grad is not None)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from monai_rd.methods import build_method
+from monai_rd.methods.base import Step
 from monai_rd.methods.semckd import SemanticCalibration
 from monai_rd.networks import FrozenFoundationModel, Level, Preprocessing, Student, TeacherFeatures
 from tests.methods.steps import Head, assert_learns, assert_restores, learnt, tiny_teacher
@@ -56,7 +57,7 @@ def test_the_term_is_that_of_the_formula(slices: int) -> None:
     seen = learnt(torch.zeros(batch, 2), g, tuple(maps.flatten(0, 1) for maps in student))
     given = TeacherFeatures(torch.zeros(1), torch.zeros(1), tuple(maps.flatten(0, 1) for maps in teacher))
     with torch.no_grad():
-        found = method(seen, given, Head(g), torch.arange(batch) % 2)["semckd"]
+        found = method(Step(seen, given, Head(g), torch.arange(batch) % 2))["semckd"]
         assert found.item() == pytest.approx(literal(method, student, teacher, batch), rel=1e-4)
 
 
@@ -106,7 +107,7 @@ def test_what_cannot_work_is_refused() -> None:
     method = build_method("semckd", student, teacher, [0, 1], batch_size=8)
     g, stored = nn.Linear(2, 2), TeacherFeatures(torch.zeros(8, 8, 2, 2), torch.zeros(8, 8))
     with pytest.raises(ValueError, match="built for batches of 8, got 6"):
-        method(learnt(torch.zeros(6, 2), g), stored, Head(g), torch.zeros(6))
+        method(Step(learnt(torch.zeros(6, 2), g), stored, Head(g), torch.zeros(6)))
     student.stages = []
     with pytest.raises(ValueError, match="the student 'shufflenet_v2_x1_0' has no feature maps"):
         build_method("semckd", student, teacher, [0, 1], {"batch_size": 8})

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from monai_rd.losses import similarity_loss
 from monai_rd.methods import SimilarityPreserving, build_method
+from monai_rd.methods.base import Step
 from monai_rd.networks import Student
 from tests.methods.steps import Head, learnt, taught, tiny_teacher
 
@@ -45,8 +46,8 @@ def test_rows_are_studies_and_the_last_map_is_taken() -> None:
     assert [one.module for one in method.student_levels] == ["layer4"]
     torch.manual_seed(0)
     ours, tap = torch.randn(6, 3, 2, 2), torch.randn(2, 3, 5, 4, 4)  # two studies of three slices
-    found = method(learnt(torch.zeros(2, 2), g, (ours,)), taught(tap), Head(g), torch.zeros(2))["sp"]
+    found = method(Step(learnt(torch.zeros(2, 2), g, (ours,)), taught(tap), Head(g), torch.zeros(2)))["sp"]
     torch.testing.assert_close(found, similarity_loss(ours.reshape(2, 36), tap.reshape(2, 240)))
     pooled, vectors = torch.randn(4, 2), torch.randn(4, 3, 5)  # a student without a last map, a teacher of vectors
-    found = SimilarityPreserving()(learnt(pooled, g), taught(vectors), Head(g), torch.zeros(4))["sp"]
+    found = SimilarityPreserving()(Step(learnt(pooled, g), taught(vectors), Head(g), torch.zeros(4)))["sp"]
     torch.testing.assert_close(found, similarity_loss(pooled, vectors.flatten(1)))

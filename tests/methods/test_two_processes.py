@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from monai_rd.methods import Method, build_method
+from monai_rd.methods.base import Step
 from monai_rd.methods.crd import ContrastiveDistillation
 from tests.methods.steps import Head, learnt, small_student, step, taught, tiny_teacher
 
@@ -29,7 +30,7 @@ def crd_steps(method: nn.Module, pooled: Tensor, tap: Tensor, index: Tensor) -> 
     for _ in range(2):  # in the second the banks are those of the first
         method.zero_grad()
         g: Any = nn.Identity()
-        method(learnt(pooled, g), taught(tap), Head(g), index % 2, index)["crd"].backward()
+        method(Step(learnt(pooled, g), taught(tap), Head(g), index % 2, index))["crd"].backward()
 
 
 class Pair(nn.Module):

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from monai_rd.methods import VariationalInformationDistillation, build_method, parameter_groups
+from monai_rd.methods.base import Step
 from monai_rd.networks import Student
 from monai_rd.networks.levels import Level, pair_levels, student_levels
 from tests.methods.steps import Head, learnt, taught, tiny_teacher
@@ -36,7 +37,9 @@ def test_is_the_gaussian_likelihood() -> None:
     with torch.no_grad():
         method.undecayed()[0].copy_(torch.tensor(rho))
     ours, theirs, g = torch.randn(2, 2, 2, 3), torch.randn(2, 3, 2, 3), nn.Linear(2, 2)
-    found = method(learnt(torch.zeros(2, 2), g, (ours,)), taught(theirs, (theirs,)), Head(g), torch.zeros(2))["vid"]
+    found = method(Step(learnt(torch.zeros(2, 2), g, (ours,)), taught(theirs, (theirs,)), Head(g), torch.zeros(2)))[
+        "vid"
+    ]
     weights = [parameter.detach().flatten(1) for parameter in method.parameters() if parameter.dim() == 4]
     total = 0.0
     for n in range(2):
@@ -65,7 +68,7 @@ def test_variances_start_at_five_may_go_below_one_and_do_not_decay() -> None:
     zero, g = torch.zeros(2, 4, 2, 2), nn.Linear(2, 2)
     alone = VariationalInformationDistillation(((Level("s", 4, 4, 1, True),) * 2,))
     alone.undecayed()[0].data.fill_(-4.0)
-    assert alone(learnt(torch.zeros(2, 2), g, (zero,)), taught(zero, (zero,)), Head(g), torch.zeros(2))["vid"] < 0
+    assert alone(Step(learnt(torch.zeros(2, 2), g, (zero,)), taught(zero, (zero,)), Head(g), torch.zeros(2)))["vid"] < 0
 
 
 @pytest.mark.parametrize("name", MILLIONS)
