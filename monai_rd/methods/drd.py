@@ -28,10 +28,10 @@ from monai_rd.losses.cka import Estimator
 from monai_rd.methods.base import Method, Step, gather_batch
 from monai_rd.methods.maps import (
     average_pool,
-    conv_norm_relu,
     convolution,
 )
 from monai_rd.networks.levels import Level, pair_levels, student_levels
+from monai_rd.networks.reprogramming import conv_norm
 
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel, Student
@@ -45,8 +45,8 @@ class _Projector(nn.Module):
     def __init__(self, teacher: Level, student: Level, width: int, dims: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            *conv_norm_relu(teacher.channels, width, 1, dims),
-            *conv_norm_relu(width, width, 3, dims),
+            *conv_norm(teacher.channels, width, 1, dims),
+            *conv_norm(width, width, 3, dims),
             convolution(width, student.channels, 1, dims),
         )
         self.last = nn.Identity() if student.signed else nn.ReLU()

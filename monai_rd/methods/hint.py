@@ -16,13 +16,14 @@ from torch import distributed as dist
 from torch.nn import functional as F
 
 from monai_rd.methods.base import Method, Step
-from monai_rd.methods.maps import convolution, shrink_to_common
+from monai_rd.methods.maps import shrink_to_common
 from monai_rd.networks.levels import (
     Level,
     nearest_level,
     pair_levels,
     student_levels,
 )
+from monai_rd.networks.reprogramming import conv_norm
 
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel, Student
@@ -101,10 +102,7 @@ class Hint(Method):
         ours, theirs = pair
         super().__init__([ours], [theirs])
         self.weight = weight
-        self.regressor = nn.Sequential(
-            convolution(ours.channels, theirs.channels, 1, spatial_dims, bias=False),
-            (nn.BatchNorm2d if spatial_dims == 2 else nn.BatchNorm3d)(theirs.channels),
-        )
+        self.regressor = conv_norm(ours.channels, theirs.channels, 1, spatial_dims, relu=False)
         self.standardise = RunningStandardisation(theirs.channels)
 
     @classmethod

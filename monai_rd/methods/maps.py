@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "average_pool",
-    "conv_norm_relu",
     "convolution",
     "fold_slices",
     "last_student_map",
@@ -76,9 +75,3 @@ def convolution(inputs: int, outputs: int, size: int, spatial_dims: int, bias: b
     """A convolution that keeps the sides."""
     kind = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
     return kind(inputs, outputs, size, padding=size // 2, bias=bias)
-
-
-def conv_norm_relu(inputs: int, outputs: int, size: int, spatial_dims: int) -> list[nn.Module]:
-    """A convolution without bias, which the normalisation after it would cancel, BatchNorm and ReLU."""
-    norm = nn.BatchNorm2d if spatial_dims == 2 else nn.BatchNorm3d
-    return [convolution(inputs, outputs, size, spatial_dims, bias=False), norm(outputs), nn.ReLU(inplace=True)]

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_rd.methods.base import Method, Step
-from monai_rd.methods.maps import average_pool, convolution, fold_slices, last_student_map, teacher_map_channels
+from monai_rd.methods.maps import average_pool, fold_slices, last_student_map, teacher_map_channels
 from monai_rd.networks.levels import Level
+from monai_rd.networks.reprogramming import conv_norm
 
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel, Student
@@ -47,11 +48,10 @@ class _WithBlock(nn.Module):
 
     def __init__(self, network: nn.Module, level: Level, wide: int, dims: int) -> None:
         super().__init__()
-        norm = nn.BatchNorm2d if dims == 2 else nn.BatchNorm3d
         width = level.channels
         self.network = network
-        self.expand = nn.Sequential(convolution(width, wide, 1, dims, bias=False), norm(wide))
-        self.contract = nn.Sequential(convolution(wide, width, 1, dims, bias=False), norm(width))
+        self.expand = conv_norm(width, wide, 1, dims, relu=False)
+        self.contract = conv_norm(wide, width, 1, dims, relu=False)
         self._map: Tensor | None = None
         network.get_submodule(level.module).register_forward_hook(self._keep)
 

@@ -19,11 +19,11 @@ from torch.nn import functional as F
 
 from monai_rd.methods.base import Method, Step
 from monai_rd.methods.maps import (
-    conv_norm_relu,
     convolution,
     shrink_to_common,
 )
 from monai_rd.networks.levels import Level, some_levels, student_levels
+from monai_rd.networks.reprogramming import conv_norm
 
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel, Student
@@ -33,8 +33,8 @@ __all__ = ["SemanticCalibration"]
 
 def _projector(inputs: int, middle: int, outputs: int, dims: int) -> nn.Sequential:
     return nn.Sequential(
-        *conv_norm_relu(inputs, middle, 1, dims),
-        *conv_norm_relu(middle, middle, 3, dims),
+        *conv_norm(inputs, middle, 1, dims),
+        *conv_norm(middle, middle, 3, dims),
         convolution(middle, outputs, 1, dims),
     )
 

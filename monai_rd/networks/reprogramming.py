@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-__all__ = ["Reprogrammer"]
+__all__ = ["Reprogrammer", "conv_norm"]
 
 
 class _Residual(nn.Module):
@@ -21,7 +21,8 @@ class _Residual(nn.Module):
         return self.last(x + self.body(x))
 
 
-def _conv(inputs: int, outputs: int, size: int, dims: int, relu: bool = True) -> nn.Sequential:
+def conv_norm(inputs: int, outputs: int, size: int, dims: int, relu: bool = True) -> nn.Sequential:
+    """A convolution that keeps the sides, without bias, which the BatchNorm after it would cancel, and a ReLU."""
     convolution, normalisation = (nn.Conv2d, nn.BatchNorm2d) if dims == 2 else (nn.Conv3d, nn.BatchNorm3d)
     layers: list[nn.Module] = [
         convolution(inputs, outputs, size, padding=size // 2, bias=False),
@@ -34,7 +35,9 @@ def _map_block(width: int, dims: int) -> nn.Module:
     """ResNet's bottleneck block (He et al., arXiv 1512.03385)."""
     middle = max(width // 4, 1)
     body = nn.Sequential(
-        _conv(width, middle, 1, dims), _conv(middle, middle, 3, dims), _conv(middle, width, 1, dims, relu=False)
+        conv_norm(width, middle, 1, dims),
+        conv_norm(middle, middle, 3, dims),
+        conv_norm(middle, width, 1, dims, relu=False),
     )
     return _Residual(body, nn.ReLU(inplace=True))
 
@@ -84,7 +87,7 @@ class Reprogrammer(nn.Module):
             raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}")
         self.kind, self.spatial_dims = kind, spatial_dims
         if kind == "map":
-            layers = [_conv(channels, width, 1, spatial_dims)]
+            layers = [conv_norm(channels, width, 1, spatial_dims)]
             self.blocks = nn.Sequential(*layers, *(_map_block(width, spatial_dims) for _ in range(blocks)))
         else:
             self.blocks = nn.Sequential(nn.Linear(channels, width), *(_vector_block(width) for _ in range(blocks)))
