@@ -24,6 +24,7 @@ from torch import distributed as dist
 from monai_rd.adapters.base import AdaptedTeacher, Phase, Recipe
 from monai_rd.adapters.registry import build_adapter
 from monai_rd.adapters.stored import load_adapted, read_description, save_adapted
+from monai_rd.processes import rank, world_size
 
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel
@@ -100,9 +101,9 @@ def tuned_teacher(
         for number, phase in enumerate(phases):
             epochs = max((max_epochs + len(phases) - 1 - number) // len(phases), 1)
             _train(network, phase, train_loader, val_loader, dict(key_metric), epochs, device, amp, learning_rate, seed)
-        if _rank() == 0:
+        if rank() == 0:
             save_adapted(path, network, teacher, run)
-        if _grouped():
+        if world_size() > 1:
             dist.barrier()
         return load_adapted(path, teacher)
 
@@ -134,10 +135,10 @@ def _train(
     for parameter in everything:
         parameter.requires_grad_(any(parameter is own for own in phase.parameters))
     module: nn.Module = network
-    if _grouped():  # a backbone may hold parts that do not run, of which full fine-tuning trains the parameters
+    if world_size() > 1:  # a backbone may hold parts that do not run, of which full fine-tuning trains the parameters
         module = nn.parallel.DistributedDataParallel(network, find_unused_parameters=network.adapter.name == "full")
     recipe, best = network.adapter.recipe, _Best(network)
-    batch = (train_loader.batch_size or 1) * (dist.get_world_size() if _grouped() else 1)
+    batch = (train_loader.batch_size or 1) * world_size()
     optimizer = _optimizer(phase, recipe, batch, learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: _share(epoch, epochs, recipe.warm_up))
     evaluator = SupervisedEvaluator(
@@ -163,7 +164,7 @@ def _train(
 
     @trainer.on(Events.EPOCH_STARTED)
     def start(engine: Engine) -> None:
-        state = (seed * 1_000_003 + engine.state.epoch * 1009 + _rank()) % 2**31
+        state = (seed * 1_000_003 + engine.state.epoch * 1009 + rank()) % 2**31
         torch.manual_seed(state)
         set_rnd(train_loader.dataset, state)
         if hasattr(train_loader.sampler, "set_epoch"):
@@ -273,17 +274,9 @@ def _add(digest: Any, value: Any) -> None:
         digest.update(json.dumps(value, default=str).encode())
 
 
-def _grouped() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
-def _rank() -> int:
-    return dist.get_rank() if _grouped() else 0
-
-
 def _first(decide: Callable[[], bool]) -> bool:
     """What the first process decides: each sees another part of the data, and all must do the same."""
     answer = [decide()]
-    if _grouped():
+    if world_size() > 1:
         dist.broadcast_object_list(answer)
     return answer[0]

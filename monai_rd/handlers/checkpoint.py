@@ -15,11 +15,11 @@ from typing import Any, Literal
 
 import torch
 from ignite.engine import Engine, Events
-from torch import distributed as dist
 from torch import nn
 
 from monai_rd.files import atomic_path, atomic_write
 from monai_rd.methods.base import unwrapped
+from monai_rd.processes import rank
 
 __all__ = ["RunCheckpoint"]
 
@@ -77,7 +77,7 @@ class RunCheckpoint:
 
     def _start(self, engine: Engine) -> None:
         if not self.resume:
-            if _is_main():
+            if rank() == 0:
                 self.last.unlink(missing_ok=True)
             return
         if not self.last.is_file():
@@ -105,7 +105,7 @@ class RunCheckpoint:
         logger.info("resume: going on after epoch %d of %d", state["epoch"], engine.state.max_epochs)
 
     def _save(self, engine: Engine) -> None:
-        if not _is_main():
+        if rank() != 0:
             return
         best = self.evaluator.state
         # The best model first: killed in between, the run repeats this epoch and writes the same again.
@@ -129,7 +129,3 @@ class RunCheckpoint:
 def _save_atomically(content: Any, path: Path) -> None:
     with atomic_path(path) as beside:
         torch.save(content, beside)
-
-
-def _is_main() -> bool:
-    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0

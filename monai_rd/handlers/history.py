@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ignite.engine import Engine, Events
-from torch import distributed as dist
 
 from monai_rd.files import atomic_write
+from monai_rd.processes import rank
 
 __all__ = ["HistoryHandler", "read_history"]
 
@@ -53,7 +53,7 @@ class HistoryHandler:
             self._rows = [row for row in old if row["epoch"] < engine.state.epoch]
 
     def _write(self, engine: Engine) -> None:
-        if dist.is_available() and dist.is_initialized() and dist.get_rank() != 0:
+        if rank() != 0:
             return
         assert self._rows is not None
         weights, metrics = engine.state.term_weights, engine.state.metrics

@@ -6,7 +6,8 @@ from ignite.engine import Engine, Events
 from monai.data import DataLoader
 from monai.data.utils import set_rnd
 from monai.utils import set_determinism
-from torch import distributed as dist
+
+from monai_rd.processes import rank
 
 __all__ = ["EpochSeedHandler"]
 
@@ -36,8 +37,7 @@ class EpochSeedHandler:
 
     def _seed(self, engine: Engine) -> None:
         # A prime stride keeps the epochs of neighbouring seeds apart; ranks augment differently.
-        rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-        seed = (self.seed * 1_000_003 + engine.state.epoch * 1009 + rank) % 2**31
+        seed = (self.seed * 1_000_003 + engine.state.epoch * 1009 + rank()) % 2**31
         set_determinism(seed)
         set_rnd(self.loader.dataset, seed)
         if hasattr(self.loader.sampler, "set_epoch"):

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch import distributed as dist
 
 from monai_rd.networks.levels import Level, StudentFeatures, TeacherFeatures
+from monai_rd.processes import world_size
 
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel, Student
@@ -122,7 +122,7 @@ def gather_batch(features: Tensor) -> Tensor:
     Every rank then computes the same loss of the whole batch. The backward pass sums the ranks' gradients, which DDP's
     averaging turns into the gradient of that one loss. All ranks must hold the same B (drop_last).
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if world_size() == 1:
         return features
     from torch.distributed.nn.functional import all_gather
 

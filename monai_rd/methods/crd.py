@@ -19,6 +19,7 @@ from torch import distributed as dist
 from torch.nn import functional as F
 
 from monai_rd.methods.base import Method, Step, gather_batch
+from monai_rd.processes import world_size
 
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel, Student
@@ -159,7 +160,7 @@ class ContrastiveDistillation(Method):
 
 
 def _mean_over_ranks(value: Tensor) -> Tensor:
-    if dist.is_available() and dist.is_initialized():
+    if world_size() > 1:
         dist.all_reduce(value)
-        value = value / dist.get_world_size()
+        value = value / world_size()
     return value

@@ -24,6 +24,7 @@ from monai_rd.networks.levels import (
     student_levels,
 )
 from monai_rd.networks.reprogramming import conv_norm
+from monai_rd.processes import world_size
 
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel, Student
@@ -67,7 +68,7 @@ class RunningStandardisation(nn.Module):
         shifted = positions - self.mean.view(-1, 1)
         number = positions.new_tensor(float(positions.shape[0] * positions.shape[2])).expand(len(self.mean))
         sums = torch.stack((shifted.sum(dim=(0, 2)), shifted.square().sum(dim=(0, 2)), number))
-        if dist.is_available() and dist.is_initialized():
+        if world_size() > 1:
             dist.all_reduce(sums)
         total = self.count + sums[2, 0]
         shift = sums[0] / total
