@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
+
+from monai_rd.report.metrics import wilson
 
 __all__ = ["Reliability", "RocBand", "reliability", "roc_band"]
 
@@ -143,11 +144,9 @@ def reliability(predicted: ArrayLike, came_true: ArrayLike, bins: int = 10, seed
     least = 0.0 if error <= by_chance else np.clip(2 * error - high, 0, 1)
     filled = np.maximum(count, 1)
     empty = np.where(count > 0, 0.0, np.nan)
-    wilson = [
-        binomtest(round(k), round(n)).proportion_ci(method="wilson") if n else (np.nan, np.nan)
-        for k, n in zip(true, count, strict=True)
-    ]
-    bounds = np.array([tuple(interval) for interval in wilson]).T
+    bounds = np.array(
+        [wilson(round(k), round(n)) if n else (np.nan, np.nan) for k, n in zip(true, count, strict=True)]
+    ).T
     return Reliability(
         count.astype(int),
         expected / filled + empty,

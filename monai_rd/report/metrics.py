@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import binomtest, norm, rankdata
 from sklearn.metrics import average_precision_score
 
-__all__ = ["METRIC_NAMES", "auc_and_influence", "classification_metrics", "multi_label_metrics"]
+__all__ = ["METRIC_NAMES", "auc_and_influence", "classification_metrics", "multi_label_metrics", "wilson"]
 
 METRIC_NAMES = {
     "accuracy": "accuracy",
@@ -55,9 +55,14 @@ def classification_metrics(probabilities: ArrayLike, labels: ArrayLike, seed: in
     return result
 
 
+def wilson(hits: int, n: int) -> tuple[float, float]:
+    """The 95 % interval of a proportion of n > 0 (Wilson, 1927)."""
+    interval = binomtest(hits, n).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
+
+
 def _proportion(hits: np.ndarray) -> dict[str, Any]:
-    interval = binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
-    return {"value": float(hits.mean()), "interval": [float(interval.low), float(interval.high)]}
+    return {"value": float(hits.mean()), "interval": list(wilson(int(hits.sum()), len(hits)))}
 
 
 def _auc(p: np.ndarray, y: np.ndarray, seed: int) -> dict[str, Any]:

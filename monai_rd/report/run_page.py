@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from scipy.stats import binomtest
 
 from monai_rd.handlers.history import read_history
 from monai_rd.report import figures, page
 from monai_rd.report.curves import reliability
 from monai_rd.report.gallery import gallery
-from monai_rd.report.metrics import METRIC_NAMES
+from monai_rd.report.metrics import METRIC_NAMES, wilson
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -260,8 +259,8 @@ def _share(hits: int, n: int) -> str:
     """A proportion with Wilson's interval."""
     if n == 0:
         return "–"
-    interval = binomtest(hits, n).proportion_ci(method="wilson")
-    return f"{hits / n:.3f} ({interval.low:.3f}–{interval.high:.3f})"
+    lower, upper = wilson(hits, n)
+    return f"{hits / n:.3f} ({lower:.3f}–{upper:.3f})"
 
 
 def _duration(seconds: float) -> str:
