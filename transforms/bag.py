@@ -87,6 +87,14 @@ def _rgb(image: torch.Tensor) -> torch.Tensor:
     return image[:1].expand(3, *image.shape[1:]) if image.shape[0] in (1, 2) else image[:3]
 
 
+def _as_long(features: Mapping[str, torch.Tensor], slices: int) -> dict[str, torch.Tensor]:
+    """Repeat what the teacher made of a single slice; what has no slices, vectors of an item, stays as it is."""
+    return {
+        name: part.expand(slices, *part.shape[1:]) if part.dim() > 1 and len(part) == 1 else part
+        for name, part in features.items()
+    }
+
+
 class ChannelsToBagd(MapTransform):
     """`[S * C, H, W]` to the bag `[S, 3, H, W]`: 3 windows a slice stay channels, a single one is repeated.
 
@@ -132,6 +140,8 @@ def bag_collate(items: Sequence[Mapping[str, Any]]) -> Any:
         raise ValueError(f"bags of {sorted(sizes)} slices in one batch; give every volume the same number of slices")
     if len(sizes) > 1:
         items = [{**item, "image": item["image"].expand(largest, -1, -1, -1)} for item in items]
+        if "teacher_features" in items[0]:
+            items = [{**item, "teacher_features": _as_long(item["teacher_features"], largest)} for item in items]
     if isinstance(items[0].get("label"), list):
         items = [{**item, "label": torch.tensor(item["label"])} for item in items]
     return list_data_collate(list(items))

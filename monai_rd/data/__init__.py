@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from monai_rd.data.problems import DataListError
     from monai_rd.data.pseudonyms import project_key
     from monai_rd.data.studies import Studies, find_studies
+    from monai_rd.data.teaching import Teaching, taught_dataset
+    from monai_rd.data.views import ReplayedViews
 
 __getattr__ = lazy_names(
     __name__,
@@ -27,6 +29,8 @@ __getattr__ = lazy_names(
         "problems": ("DataListError",),
         "pseudonyms": ("project_key",),
         "studies": ("Studies", "find_studies"),
+        "teaching": ("Teaching", "taught_dataset"),
+        "views": ("ReplayedViews",),
     },
 )
 
@@ -35,12 +39,14 @@ __all__ = [
     "DataListError",
     "DicomSeriesError",
     "Policy",
+    "ReplayedViews",
     "SeriesInfo",
     "SeriesRule",
     "SeriesVolume",
     "SkippingCacheDataset",
     "Studies",
     "StudyError",
+    "Teaching",
     "TolerantDataset",
     "UnreadableImageError",
     "choose_series",
@@ -52,5 +58,6 @@ __all__ = [
     "make_folds",
     "phantom_cohort",
     "project_key",
+    "taught_dataset",
     "write_datalist",
 ]

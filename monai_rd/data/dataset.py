@@ -11,6 +11,7 @@ import torch
 from monai.data import CacheDataset, Dataset, MetaTensor
 
 from monai_rd.data.errors import Policy, StudyError, count_codes, original_error
+from monai_rd.data.fingerprints import fingerprint
 
 __all__ = ["SkippingCacheDataset", "TolerantDataset"]
 
@@ -76,6 +77,9 @@ class SkippingCacheDataset(CacheDataset):
         transform: see `CacheDataset`.
         policy: see `Policy`; every other error is raised.
 
+    Attributes:
+        transform_fingerprint: a name for what the transforms are set to, see `describe`.
+
     Raises:
         ValueError: nothing is left.
     """
@@ -84,6 +88,8 @@ class SkippingCacheDataset(CacheDataset):
         self, data: Sequence[dict[str, Any]], transform: Callable[[Any], Any], policy: Mapping[str, str] | None = None
     ) -> None:
         self._policy = Policy(policy)
+        # Before they run: some transforms keep what they drew last.
+        self.transform_fingerprint = fingerprint(transform)
         self._skipped: dict[int, str] = {}
         super().__init__(data, transform, progress=False)
         if self._skipped:

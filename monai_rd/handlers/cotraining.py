@@ -11,7 +11,8 @@ from monai.utils.enums import CommonKeys
 from torch import Tensor, nn
 
 from monai_rd.methods.base import Method, Step, unwrapped
-from monai_rd.networks.levels import LevelReader, StudentFeatures, TeacherFeatures, pool_features
+from monai_rd.networks.features import StudentFeatures, TeacherFeatures, from_rows
+from monai_rd.networks.levels import LevelReader
 
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel, Student
@@ -23,12 +24,13 @@ class CoTrainingHandler:
     """Runs the frozen teacher and the method beside the student in every training step.
 
     After the forward pass it takes the student's features (what the student's classifier read, and the maps that the
-    method asks for) and the teacher's: from the batch's key `teacher_features` when they were computed beforehand,
-    otherwise from the teacher. The batch's key `index` tells the method which items they are. After the loss it
-    adds the weighted terms to `engine.state.output["loss"]`, which `SupervisedTrainer` reads for the backward pass only
-    then. At each epoch it moves the weights: progress is 0 in the first epoch and 1 in the last. The terms stand in
-    `engine.state.output["terms"]`, unweighted and detached, with the student's cross entropy as `student_ce` and the
-    sum as `loss`; their means over the epoch in `engine.state.metrics`; the weights in `engine.state.term_weights`.
+    method asks for) and the teacher's: from the batch's key `teacher_features` (parts by name, see `to_rows`) when
+    they were computed beforehand, otherwise from the teacher. The batch's key `index` tells the method which items
+    they are. After the loss it adds the weighted terms to `engine.state.output["loss"]`, which `SupervisedTrainer`
+    reads for the backward pass only then. At each epoch it moves the weights: progress is 0 in the first epoch and 1 in
+    the last. The terms stand in `engine.state.output["terms"]`, unweighted and detached, with the student's cross
+    entropy as `student_ce` and the sum as `loss`; their means over the epoch in `engine.state.metrics`; the weights in
+    `engine.state.term_weights`.
 
     Args:
         network: the student, bare or wrapped in DistributedDataParallel; the trainer's own network.
@@ -67,19 +69,15 @@ class CoTrainingHandler:
         if not self._bare_method.needs_teacher:
             return None
         stored = engine.state.batch.get("teacher_features")
-        if stored is not None and (self._bare_method.teacher_levels or self._bare_method.needs_logits):
-            raise ValueError(
-                "the method needs the teacher's inner maps or logits, which the batches' 'teacher_features' do not "
-                "hold: train it with the teacher in the loop"
-            )
         if stored is not None:
-            stored = stored.to(image.device, non_blocking=True)
-            return TeacherFeatures(stored, pool_features(stored, self._network.spatial_dims))
+            # Half precision on disk; autocast makes of it what it wants.
+            parts = {name: part.to(image.device, non_blocking=True).float() for name, part in stored.items()}
+            return from_rows(parts, self._network.spatial_dims)
         if self.teacher is None:
             raise ValueError(
                 "the method needs a teacher: give CoTrainingHandler one, or batches with 'teacher_features'"
             )
-        return self.teacher.read(image, self._bare_method.teacher_levels)
+        return self.teacher.read(image, self._bare_method.reads)
 
     def _compute_terms(self, engine: Engine) -> None:
         output: dict[str, Any] = engine.state.output

@@ -40,5 +40,6 @@ class EpochSeedHandler:
         seed = (self.seed * 1_000_003 + engine.state.epoch * 1009 + rank()) % 2**31
         set_determinism(seed)
         set_rnd(self.loader.dataset, seed)
-        if hasattr(self.loader.sampler, "set_epoch"):
-            self.loader.sampler.set_epoch(engine.state.epoch)
+        for counts in (self.loader.sampler, self.loader.dataset):
+            if hasattr(counts, "set_epoch"):
+                counts.set_epoch(engine.state.epoch)

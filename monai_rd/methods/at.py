@@ -10,6 +10,7 @@ from torch import Tensor
 from monai_rd.losses.attention import AttentionForm, attention_loss
 from monai_rd.methods.base import Method, Step
 from monai_rd.methods.maps import shrink_to_common
+from monai_rd.networks.features import Reads
 from monai_rd.networks.levels import Level, pair_levels, student_levels
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ class AttentionTransfer(Method):
     ) -> None:
         if form not in _WEIGHTS:
             raise ValueError(f"form must be 'mean' or 'paper', not {form!r}")
-        super().__init__(*zip(*pairs, strict=True))
+        ours, theirs = zip(*pairs, strict=True)
+        super().__init__(Reads(levels=theirs), ours)
         self.form: AttentionForm = form
         self.weight = _WEIGHTS[form] if weight is None else weight
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from monai_rd.networks.levels import Level, StudentFeatures, TeacherFeatures
+from monai_rd.networks.features import Reads, StudentFeatures, TeacherFeatures
+from monai_rd.networks.levels import Level
 from monai_rd.processes import world_size
 
 if TYPE_CHECKING:
@@ -49,15 +50,15 @@ class Method(nn.Module, ABC):
         needs_teacher: whether there must be a teacher.
         needs_logits: whether the teacher must have been fitted to the task, so that it gives logits.
         student_levels: the student's maps that `forward` wants, in this order.
-        teacher_levels: the teacher's, likewise.
+        reads: what `forward` wants of the teacher.
     """
 
     needs_teacher: bool = True
     needs_logits: bool = False
 
-    def __init__(self, student_levels: Sequence[Level] = (), teacher_levels: Sequence[Level] = ()) -> None:
+    def __init__(self, reads: Reads | None = None, student_levels: Sequence[Level] = ()) -> None:
         super().__init__()
-        self.student_levels, self.teacher_levels = tuple(student_levels), tuple(teacher_levels)
+        self.reads, self.student_levels = Reads() if reads is None else reads, tuple(student_levels)
 
     @classmethod
     @abstractmethod

@@ -19,6 +19,7 @@ from torch import distributed as dist
 from torch.nn import functional as F
 
 from monai_rd.methods.base import Method, Step, gather_batch
+from monai_rd.networks.features import Reads
 from monai_rd.processes import world_size
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class ContrastiveDistillation(Method):
         momentum: float = 0.5,
         weight: float = 0.8,
     ) -> None:
-        super().__init__()
+        super().__init__(Reads(pooled=True))
         if negatives < 1 or not temperature > 0:
             raise ValueError(f"negatives is at least 1, temperature above 0; got {negatives}, {temperature}")
         self.multi_label = labels.dim() == 2

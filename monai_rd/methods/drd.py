@@ -30,6 +30,7 @@ from monai_rd.methods.maps import (
     average_pool,
     convolution,
 )
+from monai_rd.networks.features import Reads
 from monai_rd.networks.levels import Level, pair_levels, student_levels
 from monai_rd.networks.reprogramming import conv_norm
 
@@ -143,10 +144,10 @@ class DeepReprogrammingDistillation(Method):
         estimator: Estimator = "biased",
         width: int = 256,
     ) -> None:
-        super().__init__(student_levels, teacher_levels)
+        super().__init__(Reads(levels=tuple(teacher_levels)), student_levels)
         self.projectors = nn.ModuleList(
             _Projector(theirs, mine, width, spatial_dims)
-            for mine, theirs in zip(self.student_levels, self.teacher_levels, strict=True)
+            for mine, theirs in zip(student_levels, teacher_levels, strict=True)
         )
         self.ce, self.kl = ClassificationLoss(multi_label), KLDistillationLoss(temperature, multi_label)
         self.cka = CKALoss(estimator)

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from monai_rd.methods.base import Method, Step
 from monai_rd.methods.maps import shrink_to_common
+from monai_rd.networks.features import Reads
 from monai_rd.networks.levels import (
     Level,
     nearest_level,
@@ -101,7 +102,7 @@ class Hint(Method):
 
     def __init__(self, pair: tuple[Level, Level], spatial_dims: int = 2, *, weight: float = 10.0) -> None:
         ours, theirs = pair
-        super().__init__([ours], [theirs])
+        super().__init__(Reads(levels=(theirs,)), [ours])
         self.weight = weight
         self.regressor = conv_norm(ours.channels, theirs.channels, 1, spatial_dims, relu=False)
         self.standardise = RunningStandardisation(theirs.channels)

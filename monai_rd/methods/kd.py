@@ -14,6 +14,7 @@ from torch import Tensor
 
 from monai_rd.losses import KLDistillationLoss
 from monai_rd.methods.base import Method, Step
+from monai_rd.networks.features import Reads
 
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel, Student
@@ -44,7 +45,7 @@ class KnowledgeDistillation(Method):
     def __init__(
         self, multi_label: bool = False, *, temperature: float = 4.0, ce_weight: float = 1.0, kd_weight: float = 1.0
     ) -> None:
-        super().__init__()
+        super().__init__(Reads(logits=True))
         self.kl = KLDistillationLoss(temperature, multi_label)
         self.ce_weight, self.kd_weight = ce_weight, kd_weight
 
@@ -61,5 +62,4 @@ class KnowledgeDistillation(Method):
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """Term `kd`, of the logits `[B, classes]` of both."""
-        assert step.taught.logits is not None
         return {"kd": self.kl(step.student.logits, step.taught.logits)}

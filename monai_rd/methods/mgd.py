@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from monai_rd.methods.base import Method, Step
 from monai_rd.methods.maps import convolution, fold_slices, last_student_map, shrink_to_common, teacher_map_channels
+from monai_rd.networks.features import Reads
 from monai_rd.networks.levels import Level
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class MaskedGenerativeDistillation(Method):
         mask: Literal["channels", "pixels"] = "channels",
         weight: float = 7e-5,
     ) -> None:
-        super().__init__((level,))
+        super().__init__(Reads(tap=True), [level])
         if mask not in ("channels", "pixels"):
             raise ValueError(f"mask is 'channels' or 'pixels', not {mask!r}")
         if not 0 <= mask_ratio < 1:

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from monai_rd.methods.base import Method, Step
 from monai_rd.methods.maps import average_pool, fold_slices, last_student_map, teacher_map_channels
+from monai_rd.networks.features import Reads
 from monai_rd.networks.levels import Level
 from monai_rd.networks.reprogramming import conv_norm
 
@@ -114,7 +115,7 @@ class NToOneMatching(Method):
         if parts < 1:
             raise ValueError(f"parts must be at least 1, got {parts}")
         expanded = Level("expand", parts * channels, level.stride, 1.0, signed=True)
-        super().__init__((expanded,))
+        super().__init__(Reads(tap=True), [expanded])
         self.level, self.spatial_dims, self.parts = level, spatial_dims, parts
         self.weight, self.schedule = weight, schedule
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from monai_rd.losses import CKALoss, ClassificationLoss, KLDistillationLoss
 from monai_rd.losses.cka import Estimator
 from monai_rd.methods.base import Method, Step, gather_batch
+from monai_rd.networks.features import Reads
 from monai_rd.networks.reprogramming import Reprogrammer
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class ReprogrammingDistillation(Method):
             the foundation model is fixed, so the default lets it flow.
         width: channels inside phi.
         blocks: residual blocks of phi.
+        grid: most positions along each side of the teacher's maps that phi sees, see `Reprogrammer`.
         co_training: False leaves the teacher path's cross entropy out, so that phi is not taught the task but only
             pulled to the student: direct reprogramming.
         kd: False leaves KL out.
@@ -72,19 +74,20 @@ class ReprogrammingDistillation(Method):
         detach_teacher: bool = False,
         width: int = 512,
         blocks: int = 2,
+        grid: int | None = None,
         co_training: bool = True,
         kd: bool = True,
         cka: bool = True,
         stages: int = 1,
     ) -> None:
-        super().__init__()
+        super().__init__(Reads(tap=True, grid=grid))
         if not (co_training or kd or cka):
             raise ValueError("RD without co-training, KD and CKA teaches nothing: use --method ce")
         if stages not in (1, 2) or (stages == 2 and not (co_training and (kd or cka))):
             raise ValueError(
                 f"stages is 1, or 2 with co-training and one of KD and CKA; got {stages}, {co_training=}, {kd=}, {cka=}"
             )
-        self.phi = Reprogrammer(channels, feature_dim, kind, width=width, blocks=blocks, spatial_dims=spatial_dims)
+        self.phi = Reprogrammer(channels, feature_dim, kind, width, blocks, spatial_dims, grid)
         self.ce = ClassificationLoss(multi_label)
         self.kl, self.cka = KLDistillationLoss(temperature, multi_label), CKALoss(estimator)
         self.alpha, self.beta, self.detach_teacher = alpha, beta, detach_teacher

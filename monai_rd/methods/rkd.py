@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from monai_rd.losses.relational import angle_loss, distance_loss
 from monai_rd.methods.base import Method, Step, gather_batch
+from monai_rd.networks.features import Reads
 
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel, Student
@@ -30,7 +31,7 @@ class RelationalDistillation(Method):
     """
 
     def __init__(self, *, distance_weight: float = 25.0, angle_weight: float = 50.0, normalise: bool = False) -> None:
-        super().__init__()
+        super().__init__(Reads(pooled=True))
         self.distance_weight, self.angle_weight, self.normalise = distance_weight, angle_weight, normalise
 
     @classmethod

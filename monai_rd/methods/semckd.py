@@ -22,6 +22,7 @@ from monai_rd.methods.maps import (
     convolution,
     shrink_to_common,
 )
+from monai_rd.networks.features import Reads
 from monai_rd.networks.levels import Level, some_levels, student_levels
 from monai_rd.networks.reprogramming import conv_norm
 
@@ -81,7 +82,7 @@ class SemanticCalibration(Method):
         width_factor: float = 0.25,
         weight: float = 50.0,
     ) -> None:
-        super().__init__(student_levels, teacher_levels)
+        super().__init__(Reads(levels=tuple(teacher_levels)), student_levels)
         if batch_size is None:
             raise ValueError(
                 "the method 'semckd' has layers as wide as a batch: give build_method the batch_size of the training"
@@ -93,12 +94,12 @@ class SemanticCalibration(Method):
         self.projectors = nn.ModuleList(
             nn.ModuleList(
                 _projector(one.channels, max(round(width_factor * other.channels), 1), other.channels, spatial_dims)
-                for other in self.teacher_levels
+                for other in teacher_levels
             )
             for one in self.student_levels
         )
         self.queries = nn.ModuleList(_embedding(batch_size) for _ in self.student_levels)
-        self.keys = nn.ModuleList(_embedding(batch_size) for _ in self.teacher_levels)
+        self.keys = nn.ModuleList(_embedding(batch_size) for _ in teacher_levels)
         self.batch_size, self.weight = batch_size, weight
 
     @classmethod

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from monai_rd.losses.similarity import similarity_loss
 from monai_rd.methods.base import Method, Step, gather_batch
+from monai_rd.networks.features import Reads
 from monai_rd.networks.levels import Level, student_last_map
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class SimilarityPreserving(Method):
     """
 
     def __init__(self, level: Level | None = None, *, weight: float = 3000.0) -> None:
-        super().__init__([] if level is None else [level])
+        super().__init__(Reads(tap=True), [] if level is None else [level])
         self.weight = weight
 
     @classmethod

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from monai_rd.methods.base import Method, Step
 from monai_rd.methods.maps import convolution, shrink_to_common
+from monai_rd.networks.features import Reads
 from monai_rd.networks.levels import Level, pair_levels, student_levels
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ class VariationalInformationDistillation(Method):
     """
 
     def __init__(self, pairs: tuple[tuple[Level, Level], ...], spatial_dims: int = 2, *, weight: float = 1.0) -> None:
-        super().__init__(*zip(*pairs, strict=True))
+        ours, theirs = zip(*pairs, strict=True)
+        super().__init__(Reads(levels=theirs), ours)
         self.weight = weight
         self.gaussians = nn.ModuleList(
             _Gaussian(ours.channels, theirs.channels, spatial_dims) for ours, theirs in pairs

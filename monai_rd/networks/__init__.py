@@ -1,8 +1,9 @@
 """What is frozen and what is trained: teachers, students, and phi between them."""
 
+from monai_rd.networks.features import Reads, StudentFeatures, TeacherFeatures
 from monai_rd.networks.foundation import FrozenFoundationModel, Preprocessing, VolumePreprocessing
 from monai_rd.networks.foundation_zoo import TEACHERS, load_teacher
-from monai_rd.networks.levels import Level, StudentFeatures, TeacherFeatures, student_levels
+from monai_rd.networks.levels import Level, student_levels
 from monai_rd.networks.reprogramming import Reprogrammer
 from monai_rd.networks.students import STUDENTS, DeployedStudent, Student, student_dims
 
@@ -13,6 +14,7 @@ __all__ = [
     "FrozenFoundationModel",
     "Level",
     "Preprocessing",
+    "Reads",
     "Reprogrammer",
     "Student",
     "StudentFeatures",

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_rd.networks.bag import fold, unfold
-from monai_rd.networks.levels import Level, LevelReader, Levels, TeacherFeatures, find_levels, pool_features
+from monai_rd.networks.features import Reads, TeacherFeatures, pool_features, pool_to_grid, to_rows
+from monai_rd.networks.levels import Level, LevelReader, Levels, find_levels
 
 __all__ = ["FrozenFoundationModel", "Preprocessing", "VolumePreprocessing"]
 
@@ -272,20 +273,32 @@ class FrozenFoundationModel(nn.Module):
         return find_levels(backbone, stages, inputs, getattr(backbone, "prefix", 0))
 
     @torch.no_grad()
-    def read(self, image: Tensor, levels: Sequence[Level] = ()) -> TeacherFeatures:
-        """Features of images as `forward` takes them, with the maps of some levels, and logits where there is a head.
+    def read(self, image: Tensor, reads: Reads) -> TeacherFeatures:
+        """What a method reads of images as `forward` takes them.
 
         Args:
             image: see `forward`.
-            levels: of `levels`.
+            reads: what; its levels are of `levels`.
 
         Raises:
-            ValueError: see `forward`.
+            ValueError: see `forward`, or logits of a teacher without a head.
         """
-        tap, maps = self._run(image, levels)
-        pooled = pool_features(tap, self.spatial_dims)
-        logits = None if self.head is None else self.head(pooled.to(self.head.weight.dtype))
-        return TeacherFeatures(tap, pooled, maps, logits)
+        tap, maps = self._run(image, reads.levels)
+        pooled = pool_features(tap, self.spatial_dims) if reads.pooled or reads.logits else None
+        logits = None
+        if reads.logits and pooled is not None:
+            if self.head is None:
+                raise ValueError(f"the teacher '{self.name}' was not fitted to the task: it gives no logits")
+            logits = self.head(pooled.to(self.head.weight.dtype))
+        if self.kind == "map":
+            tap = pool_to_grid(tap, reads.grid, self.spatial_dims)
+        return TeacherFeatures.of(
+            tap=tap if reads.tap else None, pooled=pooled if reads.pooled else None, maps=maps, logits=logits
+        )
+
+    def rows(self, image: Tensor, reads: Reads) -> dict[str, Tensor]:
+        """What `read` reads, by part, as a feature store keeps it: see `to_rows`."""
+        return to_rows(self.read(image, reads), image, self.spatial_dims)
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +20,10 @@ __all__ = [
     "Level",
     "LevelReader",
     "Levels",
-    "StudentFeatures",
-    "TeacherFeatures",
     "find_levels",
     "last_map",
     "nearest_level",
     "pair_levels",
-    "pool_features",
     "some_levels",
     "student_last_map",
     "student_levels",
@@ -76,45 +73,6 @@ class Levels(tuple[Level, ...]):
         made = cls(levels)
         made.owner = owner
         return made
-
-
-class StudentFeatures(NamedTuple):
-    """What a method sees of the student in one training step.
-
-    Attributes:
-        image: the batch, as the trainer gave it to the student.
-        pooled: f_s `[B, D]`, what the classifier read.
-        logits: z_s `[B, classes]`.
-        maps: of the levels that the method asked for, in its order, `[N, C, h, w]` (volumes `[N, C, d, h, w]`); N is B,
-            of bags B * S.
-    """
-
-    image: Tensor
-    pooled: Tensor
-    logits: Tensor
-    maps: tuple[Tensor, ...] = ()
-
-
-class TeacherFeatures(NamedTuple):
-    """What a method sees of the frozen teacher in one training step.
-
-    Attributes:
-        tap: F_t(x) as `FrozenFoundationModel.forward` gives it.
-        pooled: its mean over positions and slices `[B, C]`.
-        maps: as of `StudentFeatures`.
-        logits: of a teacher that was fitted to the task `[B, classes]`; None of all others.
-    """
-
-    tap: Tensor
-    pooled: Tensor
-    maps: tuple[Tensor, ...] = ()
-    logits: Tensor | None = None
-
-
-def pool_features(tap: Tensor, spatial_dims: int) -> Tensor:
-    """Mean over positions and slices `[B, C]` of a teacher's maps or vectors, of single images, bags or volumes."""
-    pooled = tap.flatten(-spatial_dims).mean(dim=-1) if tap.dim() >= 2 + spatial_dims else tap
-    return pooled.mean(dim=1) if pooled.dim() == 3 else pooled
 
 
 def depth_at(stride: float, deepest: float = 32) -> float:

@@ -9,6 +9,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from monai_rd.networks.features import pool_to_grid
+
 __all__ = ["Reprogrammer", "conv_norm"]
 
 
@@ -54,6 +56,8 @@ class Reprogrammer(nn.Module):
     Spatial (`kind="map"`, the default of the project): 1x1 convolution to `width`, residual bottleneck blocks, global
     average pooling, linear layer to the student's D. Vector (`kind="vector"`, for embeddings that have no map): linear
     layer, residual MLP blocks, linear layer. Bags are averaged over their slices after the blocks.
+    Maps of more than `grid` positions a side are averaged down to it first: a ViT's 14 x 14 would make phi costlier
+    than a light student.
 
     Args:
         channels: C of the teacher's features.
@@ -62,6 +66,7 @@ class Reprogrammer(nn.Module):
         width: channels inside phi. It bounds phi's cost, which every training step pays.
         blocks: number of residual blocks, at least 1.
         spatial_dims: 2 for the maps of a teacher of images, 3 for those of a teacher of volumes.
+        grid: most positions along each side of a map that phi looks at; None for all.
 
     Raises:
         ValueError: an unknown kind, a number below 1, or other dimensions than 2 and 3.
@@ -75,17 +80,19 @@ class Reprogrammer(nn.Module):
         width: int = 512,
         blocks: int = 2,
         spatial_dims: int = 2,
+        grid: int | None = None,
     ) -> None:
         super().__init__()
         if kind not in ("map", "vector"):
             raise ValueError(f"kind must be 'map' or 'vector', not {kind!r}")
-        if min(channels, feature_dim, width, blocks) < 1:
+        if min(channels, feature_dim, width, blocks, 1 if grid is None else grid) < 1:
             raise ValueError(
-                f"channels, feature_dim, width, blocks must be at least 1: {channels}, {feature_dim}, {width}, {blocks}"
+                f"channels, feature_dim, width, blocks, grid must be at least 1: {channels}, {feature_dim}, {width}, "
+                f"{blocks}, {grid}"
             )
         if spatial_dims not in (2, 3):
             raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}")
-        self.kind, self.spatial_dims = kind, spatial_dims
+        self.kind, self.spatial_dims, self.grid = kind, spatial_dims, grid
         if kind == "map":
             layers = [conv_norm(channels, width, 1, spatial_dims)]
             self.blocks = nn.Sequential(*layers, *(_map_block(width, spatial_dims) for _ in range(blocks)))
@@ -106,6 +113,9 @@ class Reprogrammer(nn.Module):
         if features.ndim not in (single, single + 1):
             raise ValueError(f"phi was built for a teacher's {self.kind}, got features of shape {list(features.shape)}")
         bags = features if features.ndim == single + 1 else features.unsqueeze(1)
-        hidden = self.blocks(bags.flatten(0, 1))
+        singles = bags.flatten(0, 1)
+        if self.kind == "map":
+            singles = pool_to_grid(singles, self.grid, self.spatial_dims)
+        hidden = self.blocks(singles)
         pooled = hidden.flatten(2).mean(dim=2) if self.kind == "map" else hidden
         return self.output(pooled.unflatten(0, (-1, bags.shape[1])).mean(dim=1))

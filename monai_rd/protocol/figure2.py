@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from monai_rd.adapters import load_adapted
-from monai_rd.networks import DeployedStudent
+from monai_rd.networks import DeployedStudent, Reads
 from monai_rd.protocol.cells import Cell
 from monai_rd.protocol.experiments import TABLES, Column, Experiment, bundle_config, words_as_overrides
 from monai_rd.protocol.statistics import compare, estimate
@@ -161,9 +161,7 @@ def _networks(
     teacher = load_adapted(tuned_by.folder(out) / "teacher_full.safetensors", base).to(device)
 
     def taught(image: Tensor) -> Tensor:
-        logits = teacher.read(image).logits
-        assert logits is not None  # a tuned teacher has a head
-        return logits
+        return teacher.read(image, Reads(logits=True)).logits
 
     networks: dict[str, Callable[[Tensor], Tensor]] = {_TEACHER: taught}
     for row in experiment.rows:

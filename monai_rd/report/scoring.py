@@ -14,6 +14,7 @@ from monai_rd.data.errors import count_codes
 from monai_rd.losses import class_probabilities
 from monai_rd.methods.rd import ReprogrammingDistillation
 from monai_rd.networks.bag import fold, unfold
+from monai_rd.networks.features import Reads
 from monai_rd.networks.levels import Level, LevelReader, student_levels
 from monai_rd.report.layers import LayerCKA, MinibatchCKA, item_features
 
@@ -141,10 +142,15 @@ class _Pass:
             scores = class_probabilities(self.network.classifier(features).flatten(0, 1).float(), self.multi_label)
             self.slices += list(unfold(scores, slices).cpu().numpy())
         if self.teacher is not None and (compared or self.phi is not None or self.teacher.head is not None):
-            said = self.teacher.read(image, self.levels[1] if compared else ())
+            reads = Reads(
+                tap=self.phi is not None,
+                logits=self.teacher.head is not None,
+                levels=self.levels[1] if compared else (),
+            )
+            said = self.teacher.read(image, reads)
             if self.phi is not None:
                 self._add("reprogrammed teacher", self.network.classifier(self.phi(said.tap)))
-            if said.logits is not None:
+            if reads.logits:
                 self._add("tuned teacher", said.logits)
             if compared and self.cka is not None:
                 sides = (self.levels[0], self.reader.take()), (self.levels[1], said.maps)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_rd.adapters import ADAPTERS, build_adapter
-from monai_rd.networks import TEACHERS, FrozenFoundationModel, Preprocessing, VolumePreprocessing
+from monai_rd.networks import TEACHERS, FrozenFoundationModel, Preprocessing, Reads, VolumePreprocessing
 from monai_rd.networks.foundation_zoo.networks import TeacherBackbone, build
 from tests.adapters.tiny import DEPTH, HEADS, KINDS, PLAIN, WIDTH, Literal, inputs, network, teacher
 
@@ -202,7 +202,7 @@ def test_a_fitted_teacher_takes_its_head_along() -> None:
     tuned = _adapted("lora", teacher("plain")).frozen().double()
     assert tuned.head is not None
     assert tuned.head.weight.dtype == torch.float64
-    assert tuned.read(inputs()).logits.dtype == torch.float64  # type: ignore[union-attr]
+    assert tuned.read(inputs(), Reads(logits=True)).logits.dtype == torch.float64
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
@@ -459,10 +459,10 @@ def test_methods_read_maps_inside_a_fitted_teacher(base: FrozenFoundationModel, 
     base.backbone.stages = tuple(f"network.blocks.{number}" for number in range(DEPTH))  # type: ignore[assignment]
     base.backbone.prefix = int(base.name == "plain")  # type: ignore[union-attr]
     image = inputs()
-    own = base.read(image, base.levels)
+    own = base.read(image, Reads(tap=True, pooled=True, levels=base.levels))
     adapted = _adapted(name, base)
     tuned = adapted.frozen()
-    read = tuned.read(image, tuned.levels)
+    read = tuned.read(image, Reads(tap=True, pooled=True, logits=True, levels=tuned.levels))
     assert [tuple(part.shape) for part in read.maps] == [(2, WIDTH, 4, 4)] * DEPTH
     if name in ("linear_probe", "full", "adaptformer", "lora", "vqt"):  # the blocks themselves begin as they were
         for got, expected in zip(read.maps, own.maps, strict=True):

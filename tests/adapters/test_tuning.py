@@ -21,7 +21,7 @@ from monai_rd.adapters import ADAPTERS, build_adapter, load_adapted, save_adapte
 from monai_rd.adapters.lpt import GroupedTransformer, phases
 from monai_rd.adapters.tuning import _share
 from monai_rd.handlers import key_metric
-from monai_rd.networks import FrozenFoundationModel, Preprocessing
+from monai_rd.networks import FrozenFoundationModel, Preprocessing, Reads
 from tests.adapters.tiny import KINDS, WIDTH, inputs, teacher
 
 OPTIONS: dict[str, dict[str, Any]] = {"lpt": {"tokens": 2, "groups": 4, "grouped_blocks": 2}}
@@ -80,7 +80,7 @@ def tune(
 
 def accuracy(tuned: FrozenFoundationModel, data: list[dict[str, Any]]) -> float:
     batch = as_arrays(data)
-    logits = tuned.read(batch["image"]).logits
+    logits = tuned.read(batch["image"], Reads(logits=True)).logits
     assert logits is not None
     return float((logits.argmax(dim=1) == batch["label"]).float().mean())
 
@@ -109,7 +109,7 @@ def test_tune_save_and_use_again(kind: str, adapter: str, tmp_path: Path, caplog
     assert "was tuned before" in caplog.text
     assert "epoch" not in caplog.text
     assert again.fingerprint() == tuned.fingerprint() == load_adapted(path, base).fingerprint()
-    assert torch.equal(again.read(inputs()).logits, tuned.read(inputs()).logits)
+    assert torch.equal(again.read(inputs(), Reads(logits=True)).logits, tuned.read(inputs(), Reads(logits=True)).logits)
 
 
 @pytest.mark.parametrize(("adapter", "rate"), [("linear_probe", 0.02), ("vpt_deep", 0.3), ("vqt", 0.05), ("lpt", 0.2)])
@@ -123,7 +123,7 @@ def test_multi_label_and_bags(adapter: str, tmp_path: Path) -> None:
     tuned = tune(teacher("plain"), adapter, tmp_path, multi_label=True, data=items(True, bags=True))
     bags = as_arrays(items(True, bags=True))["image"]
     assert tuned(bags).shape == (16, 2, WIDTH, 4, 4)
-    assert tuned.read(bags).logits.shape == (16, 3)
+    assert tuned.read(bags, Reads(logits=True)).logits.shape == (16, 3)
 
 
 def test_any_other_setting_weights_or_data_are_tuned_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -186,7 +186,7 @@ def test_mixed_precision_on_cuda(kind: str, adapter: str, tmp_path: Path) -> Non
     settings: dict[str, Any] = {"device": cuda, "amp": True, "key_metric": key_metric(False, cuda)}
     tuned = tune(teacher(kind), adapter, tmp_path, **settings)
     with torch.autocast("cuda"):
-        read = tuned.read(inputs().to(cuda))
+        read = tuned.read(inputs().to(cuda), Reads(logits=True))
     assert read.logits is not None
     assert read.logits.is_cuda
     assert read.logits.isfinite().all()

@@ -21,7 +21,8 @@ from monai_rd.networks import (
     TeacherFeatures,
     VolumePreprocessing,
 )
-from monai_rd.networks.levels import LevelReader, pool_features
+from monai_rd.networks.features import pool_features
+from monai_rd.networks.levels import LevelReader
 
 
 class Head(nn.Module):
@@ -36,7 +37,7 @@ class Head(nn.Module):
 
 def taught(tap: Tensor, maps: tuple[Tensor, ...] = (), dims: int = 2) -> TeacherFeatures:
     """What the teacher gave, from its tap."""
-    return TeacherFeatures(tap, pool_features(tap, dims), maps)
+    return TeacherFeatures.of(tap=tap, pooled=pool_features(tap, dims), maps=maps)
 
 
 def learnt(pooled: Tensor, classifier: nn.Module, maps: tuple[Tensor, ...] = ()) -> StudentFeatures:
@@ -56,7 +57,7 @@ def step(
     with LevelReader(student.backbone, method.student_levels) as reader:
         pooled = student.features(image)
         features = StudentFeatures(image, pooled, student.classifier(pooled), reader.take())
-    seen = teacher.read(image, method.teacher_levels) if teacher is not None and method.needs_teacher else None
+    seen = teacher.read(image, method.reads) if teacher is not None and method.needs_teacher else None
     return method(Step(features, seen, student, target, index))
 
 

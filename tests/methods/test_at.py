@@ -44,7 +44,7 @@ def test_levels_are_summed_and_the_larger_map_is_pooled() -> None:
     torch.manual_seed(0)
     levels = tuple((Level(f"s{n}", 2, 4, 0.5, True), Level(f"t{n}", 3, 8, 0.5, True)) for n in range(2))
     method, g = AttentionTransfer(levels), nn.Linear(2, 2)
-    assert ([one.module for one in method.student_levels], [one.module for one in method.teacher_levels]) == (
+    assert ([one.module for one in method.student_levels], [one.module for one in method.reads.levels]) == (
         ["s0", "s1"],
         ["t0", "t1"],
     )

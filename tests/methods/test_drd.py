@@ -24,7 +24,7 @@ def test_the_terms_are_those_of_the_rest_of_the_student() -> None:
     method = build_method("drd", student, teacher, [0, 1, 2], {"width": 16})
     assert isinstance(method, DeepReprogrammingDistillation)
     assert [level.stride for level in method.student_levels] == [4, 8, 16, 32]
-    assert [level.stride for level in method.teacher_levels] == [4, 8, 8, 8]
+    assert [level.stride for level in method.reads.levels] == [4, 8, 8, 8]
     image, target = torch.rand(4, 2, 3, 64, 64), torch.tensor([0, 1, 2, 1])
     copied = deepcopy(student)
     terms = step(method, student, teacher, image, target)
@@ -38,7 +38,7 @@ def test_the_terms_are_those_of_the_rest_of_the_student() -> None:
         return maps.mean(dim=(2, 3)).reshape(4, 2, -1).mean(dim=1)
 
     z_s = copied.classifier(pooled(own[3])).detach()
-    maps = teacher.read(image, method.teacher_levels).maps
+    maps = teacher.read(image, method.reads).maps
     wanted = {"hybrid_ce": 0.0, "kl": 0.0, "cka": 0.0}
     for i in range(4):
         made = method.projectors[i](maps[i], own[i].shape[2:]).detach()
@@ -68,7 +68,7 @@ def test_the_students_own_pass_its_buffers_and_modes_are_left_alone() -> None:
     own = F.cross_entropy(seen.logits, target)
     buffers = {name: value.clone() for name, value in student.named_buffers()}
     modes = [module.training for module in student.modules()]
-    terms = method(Step(seen, teacher.read(image, method.teacher_levels), student, target))
+    terms = method(Step(seen, teacher.read(image, method.reads), student, target))
     assert all(torch.equal(value, buffers[name]) for name, value in student.named_buffers())
     assert modes == [module.training for module in student.modules()]
     assert all(m.track_running_stats for m in student.modules() if isinstance(m, nn.BatchNorm2d))
@@ -84,7 +84,7 @@ def test_a_hybrid_teaches_what_lies_behind_its_stage_and_nothing_before() -> Non
     student, teacher = Student("shufflenet_v2_x1_0", 2), tiny_teacher()
     method = build_method("drd", student, teacher, [0, 1])
     middle = slice(1, 2)
-    method = DeepReprogrammingDistillation(method.student_levels[middle], method.teacher_levels[middle])
+    method = DeepReprogrammingDistillation(method.student_levels[middle], method.reads.levels[middle])
     step(method, student, teacher, torch.rand(8, 3, 64, 64), torch.arange(8) % 2)["hybrid_ce"].backward()
     learning = {name.split(".")[1] for name, p in student.named_parameters() if p.grad is not None and p.grad.any()}
     assert learning == {"stage4", "conv5", "weight", "bias"}

@@ -19,6 +19,7 @@ from monai_rd.methods import METHODS, Method, build_method, parameter_groups
 from monai_rd.methods.base import Step
 from monai_rd.networks import (
     FrozenFoundationModel,
+    Reads,
     Student,
     StudentFeatures,
     TeacherFeatures,
@@ -260,7 +261,7 @@ def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     teacher = fitted(load_teacher(request.param, path))
     path.unlink()
     image = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    features = teacher.read(image, teacher.levels)
+    features = teacher.read(image, Reads(tap=True, pooled=True, logits=True, levels=teacher.levels))
     return Seen(teacher, features, dict(zip(teacher.levels, features.maps, strict=True)))
 
 
@@ -281,9 +282,11 @@ def test_an_epoch_with_the_papers_teachers_and_students(name: str, seen: Seen, s
         optimizer = torch.optim.SGD(parameter_groups(student, method), lr=1e-4)
         for amp in (False, True):
             dtype = torch.bfloat16 if amp else torch.float32
-            tap, pooled, _, logits = (None if x is None or isinstance(x, tuple) else x.to(dtype) for x in seen.features)
-            taught = TeacherFeatures(
-                tap, pooled, tuple(seen.maps[one].to(dtype) for one in method.teacher_levels), logits
+            taught = TeacherFeatures.of(
+                tap=seen.features.tap.to(dtype),
+                pooled=seen.features.pooled.to(dtype),
+                maps=[seen.maps[one].to(dtype) for one in method.reads.levels],
+                logits=seen.features.logits.to(dtype),
             )
             with torch.autocast("cpu", torch.bfloat16) if amp else nullcontext():
                 with LevelReader(student.backbone, method.student_levels) as reader:

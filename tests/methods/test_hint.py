@@ -69,7 +69,7 @@ def test_stride_chooses_the_level() -> None:
     student, teacher = Student("resnet18"), tiny_teacher()
     for stride, ours, theirs in ((16, "layer3", "2"), (1, "layer1", "1")):
         method = build_method("hint", student, teacher, [0, 1], {"stride": stride})
-        assert ([one.module for one in method.student_levels], [one.module for one in method.teacher_levels]) == (
+        assert ([one.module for one in method.student_levels], [one.module for one in method.reads.levels]) == (
             [ours],
             [theirs],
         )

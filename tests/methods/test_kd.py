@@ -14,7 +14,7 @@ from tests.methods.steps import Head, tiny_teacher
 
 def _term(method: KnowledgeDistillation, student: torch.Tensor, teacher: torch.Tensor) -> float:
     empty = torch.zeros(len(student), 1)
-    seen = StudentFeatures(empty, empty, student), TeacherFeatures(empty, empty, (), teacher)
+    seen = StudentFeatures(empty, empty, student), TeacherFeatures.of(logits=teacher)
     return method(Step(*seen, Head(nn.Linear(1, 1)), torch.zeros(len(student))))["kd"].item()
 
 

@@ -55,7 +55,7 @@ def test_the_term_is_that_of_the_formula(slices: int) -> None:
     )
     g = nn.Linear(2, 2)
     seen = learnt(torch.zeros(batch, 2), g, tuple(maps.flatten(0, 1) for maps in student))
-    given = TeacherFeatures(torch.zeros(1), torch.zeros(1), tuple(maps.flatten(0, 1) for maps in teacher))
+    given = TeacherFeatures.of(maps=[maps.flatten(0, 1) for maps in teacher])
     with torch.no_grad():
         found = method(Step(seen, given, Head(g), torch.arange(batch) % 2))["semckd"]
         assert found.item() == pytest.approx(literal(method, student, teacher, batch), rel=1e-4)
@@ -105,7 +105,7 @@ def test_what_cannot_work_is_refused() -> None:
     with pytest.raises(ValueError, match="the teacher 'vendor' has no feature maps"):
         build_method("semckd", student, closed, [0, 1], {"batch_size": 8})
     method = build_method("semckd", student, teacher, [0, 1], batch_size=8)
-    g, stored = nn.Linear(2, 2), TeacherFeatures(torch.zeros(8, 8, 2, 2), torch.zeros(8, 8))
+    g, stored = nn.Linear(2, 2), TeacherFeatures.of(tap=torch.zeros(8, 8, 2, 2))
     with pytest.raises(ValueError, match="built for batches of 8, got 6"):
         method(Step(learnt(torch.zeros(6, 2), g), stored, Head(g), torch.zeros(6)))
     student.stages = []

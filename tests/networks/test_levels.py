@@ -17,7 +17,7 @@ from torch import distributed as dist
 from torch.nn import functional as F
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from monai_rd.networks import TEACHERS, FrozenFoundationModel, Preprocessing, Student, load_teacher
+from monai_rd.networks import TEACHERS, FrozenFoundationModel, Preprocessing, Reads, Student, load_teacher
 from monai_rd.networks.bag import fold
 from monai_rd.networks.foundation_zoo import TeacherEntry
 from monai_rd.networks.foundation_zoo.networks import TeacherBackbone, build
@@ -307,7 +307,7 @@ def test_a_teachers_levels(name: str, arguments: dict[str, Any], kind: Any, sign
     assert teacher.levels is teacher.levels
     assert [level.signed for level in teacher.levels] == signed
     bag = noise(2, 3, 3, 48, 64)
-    seen = teacher.read(bag, teacher.levels)
+    seen = teacher.read(bag, Reads(tap=True, pooled=True, levels=teacher.levels))
     assert torch.equal(seen.tap, teacher(bag))
     with torch.no_grad():
         told = network.forward_intermediates(plain(fold(bag)[0]), intermediates_only=True)
@@ -388,7 +388,7 @@ def test_levels_of_an_onnx_file(tmp_path: Path, tap: str) -> None:
         (4, 24, False, 0.75),
         (8, 10, True, 1.0),
     ]
-    seen = teacher.read(image, teacher.levels[::-1])
+    seen = teacher.read(image, Reads(tap=True, pooled=True, levels=teacher.levels[::-1]))
     torch.testing.assert_close(seen.tap, before)
     prepared = teacher.preprocessing(image)
     with torch.no_grad():
@@ -451,7 +451,7 @@ def test_levels_of_a_tflite_file() -> None:
         (32, 1280, False),
     ]
     image = F.interpolate(noise(2, 3, 6, 6), size=224, mode="bicubic").clamp(0, 1)
-    seen = teacher.read(image, teacher.levels)
+    seen = teacher.read(image, Reads(tap=True, pooled=True, levels=teacher.levels))
     assert torch.equal(seen.tap, teacher(image))
     assert torch.equal(seen.maps[-1], seen.tap)
     for level, one in zip(teacher.levels, seen.maps, strict=True):

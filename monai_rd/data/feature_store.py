@@ -1,0 +1,222 @@
+"""Teacher features on disk: computed once for a fixed number of views of every training item.
+
+A store is a folder, named by the hash of everything that decides its content but the items: the teacher's fingerprint,
+what is read of it, transforms, seed, number of views. It holds shards of some 64 MB, safetensors files with a tensor
+`[views, ...]` in half precision for each item and part, found by the item's content. So a change of weights, tap,
+transforms, seed or an image's bytes is a miss, never a stale hit; and neither adding, moving nor leaving out items
+costs anything for the others. A shard's name ends in its CRC-32 and it is renamed into its place when it is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+import shutil
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from filelock import FileLock
+from safetensors.torch import save
+from torch import Tensor
+
+from monai_rd.files import atomic_write
+
+__all__ = ["FeatureStore", "StoreInfo", "clear_stores", "list_stores"]
+
+logger = logging.getLogger(__name__)
+
+_ABOUT = "store.json"
+
+
+class _Place(NamedTuple):
+    path: Path
+    offset: int
+    shape: tuple[int, ...]
+
+
+class FeatureStore:
+    """Parts of teacher features in half precision, by item and view.
+
+    Reading is plain reading of a file at an offset: the operating system keeps what is read often, and it counts as
+    its memory, not as the process's, as pages of a memory map would.
+
+    Args:
+        directory: of all stores.
+        decided_by: everything that decides the content but the items; JSON can hold it.
+        notes: what people want to know of it beside that, which decides nothing.
+
+    Attributes:
+        folder: of this store.
+    """
+
+    def __init__(
+        self, directory: str | Path, decided_by: Mapping[str, Any], notes: Mapping[str, Any] | None = None
+    ) -> None:
+        text = json.dumps(decided_by, sort_keys=True)
+        self.folder = Path(directory) / hashlib.sha256(text.encode()).hexdigest()[:16]
+        self._about = json.dumps({"decided_by": decided_by, "notes": dict(notes or {})}, indent=1) + "\n"
+        self._places: dict[str, dict[str, _Place]] = {}
+        self._known: set[Path] = set()
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def look(self, check: bool = False) -> list[Path]:
+        """Take in the shards that came since the last look.
+
+        Args:
+            check: compare every new shard with the checksum in its name; what differs is removed and misses.
+
+        Returns:
+            The shards that were removed.
+        """
+        damaged = []
+        for path in sorted(self.folder.glob("*.safetensors")):
+            if path in self._known:
+                continue
+            try:
+                if check and crc32(path) != path.stem.rpartition(".")[2]:
+                    raise ValueError("another checksum")
+                found = _places_in(path)
+            except FileNotFoundError:  # another process has just removed it
+                continue
+            except ValueError:
+                logger.warning("teacher features: the shard %s is damaged and computed again", path.name)
+                path.unlink(missing_ok=True)
+                damaged.append(path)
+                continue
+            self._known.add(path)
+            for key, parts in found.items():
+                self._places.setdefault(key, parts)
+        return damaged
+
+    def read(self, key: str, view: int) -> dict[str, Tensor]:
+        """The parts of an item in one view.
+
+        Raises:
+            KeyError: the item is not in the store.
+            OSError: the shard is gone or shorter than it was.
+        """
+        return {part: _read(place, view) for part, place in self._places[key].items()}
+
+    def write(self, name: str, items: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Write a shard.
+
+        Args:
+            name: of the shard, the same for the same work, so that a killed run leaves one unfinished file at most.
+            items: parts `[views, ...]` by item.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not (self.folder / _ABOUT).is_file():
+            atomic_write(self._about, self.folder / _ABOUT)
+        tensors = {
+            f"{key}/{part}": one.half().contiguous() for key, parts in items.items() for part, one in parts.items()
+        }
+        beside = self.folder / f"{name}.tmp"
+        try:
+            content = save(tensors)
+            beside.write_bytes(content)
+            os.replace(beside, self.folder / f"{name}.{zlib.crc32(content):08x}.safetensors")
+        finally:
+            beside.unlink(missing_ok=True)
+
+    def lock(self, name: str) -> FileLock:
+        """The lock of a piece of work, which a process that ends, however it ends, lets go."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.folder / f"{name}.lock", timeout=0)
+
+
+def _places_in(path: Path) -> dict[str, dict[str, _Place]]:
+    """Where in a safetensors file the parts of its items lie.
+
+    Raises:
+        ValueError: it is none.
+    """
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 0 < length <= size - 8:
+            raise ValueError("no header")
+        header = json.loads(file.read(length))
+    found: dict[str, dict[str, _Place]] = {}
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        key, _, part = name.partition("/")
+        begin, end = entry["data_offsets"]
+        if entry["dtype"] != "F16" or 8 + length + end > size or end - begin != 2 * math.prod(entry["shape"]):
+            raise ValueError("another content than its header says")
+        found.setdefault(key, {})[part] = _Place(path, 8 + length + begin, tuple(entry["shape"]))
+    return found
+
+
+def _read(place: _Place, view: int) -> Tensor:
+    count = math.prod(place.shape[1:])
+    values = np.fromfile(place.path, dtype="<f2", count=count, offset=place.offset + 2 * count * view)
+    if len(values) != count:
+        raise OSError(f"{place.path.name} in the feature store is shorter than it was: start again, it is then mended")
+    return torch.from_numpy(values).view(place.shape[1:])
+
+
+def crc32(path: Path) -> str:
+    """The CRC-32 of a file's content, 8 hex digits."""
+    value = 0
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            value = zlib.crc32(block, value)
+    return f"{value:08x}"
+
+
+class StoreInfo(NamedTuple):
+    """What a store holds.
+
+    Attributes:
+        folder: where it lies.
+        notes: see `FeatureStore`.
+        views: K.
+        items: how many.
+        bytes: on disk.
+    """
+
+    folder: Path
+    notes: dict[str, Any]
+    views: int
+    items: int
+    bytes: int
+
+
+def list_stores(directory: str | Path) -> list[StoreInfo]:
+    """All stores in a directory.
+
+    Raises:
+        FileNotFoundError: no such directory.
+    """
+    if not Path(directory).is_dir():
+        raise FileNotFoundError(f"no folder '{directory}': give the features_dir of a training")
+    found = []
+    for path in sorted(Path(directory).glob(f"*/{_ABOUT}")):
+        about = json.loads(path.read_text())
+        store = FeatureStore(directory, about["decided_by"], about["notes"])
+        store.look()
+        size = sum(one.stat().st_size for one in path.parent.iterdir() if one.is_file())
+        found.append(StoreInfo(path.parent, about["notes"], about["decided_by"]["views"], len(store), size))
+    return found
+
+
+def clear_stores(infos: Iterable[StoreInfo]) -> None:
+    """Remove stores, and nothing else that lies beside them."""
+    for info in infos:
+        shutil.rmtree(info.folder)

@@ -1,0 +1,136 @@
+"""Names for content: of transforms by what they are set to, of items by the bytes of their files."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from functools import cache, partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import BuiltinFunctionType, FunctionType, MethodType
+from typing import Any
+
+import numpy as np
+import torch
+
+from monai_rd.files import sha256
+
+__all__ = ["describe", "fingerprint", "item_key"]
+
+
+def fingerprint(value: Any) -> str:
+    """The SHA-256 (hex) of `describe(value)`."""
+    return hashlib.sha256(json.dumps(describe(value), sort_keys=True).encode()).hexdigest()
+
+
+def describe(value: Any, _above: tuple[int, ...] = ()) -> Any:
+    """What a transform, or a chain of them, is and is set to, as JSON can hold it.
+
+    Objects are described by their class, the code or the version of the package that it is from, and all their
+    attributes; functions by their code and what they close over. Random states are left out. Describe a chain before it
+    is used: some transforms keep what they drew last.
+
+    Raises:
+        TypeError: something in it says neither by attributes nor by code what it is.
+    """
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if id(value) in _above:
+        return {"above": len(_above) - _above.index(id(value))}
+    inside = (*_above, id(value))
+    if isinstance(value, (np.ndarray, np.generic, torch.Tensor)):
+        array = np.ascontiguousarray(value.detach().cpu() if isinstance(value, torch.Tensor) else value)
+        content = hashlib.sha256(array.tobytes()).hexdigest()
+        return {"array": content, "shape": list(array.shape), "dtype": str(array.dtype)}
+    if isinstance(value, Mapping):
+        return {"map": sorted(([describe(k, inside), describe(v, inside)] for k, v in value.items()), key=json.dumps)}
+    if isinstance(value, (set, frozenset)):
+        return {"set": sorted((describe(one, inside) for one in value), key=json.dumps)}
+    if type(value) in (list, tuple):
+        return [describe(one, inside) for one in value]
+    if isinstance(value, Enum):
+        return {"enum": f"{_name(type(value))}.{value.name}"}
+    if isinstance(value, (torch.dtype, torch.device, np.dtype, Path, slice, range, bytes)):
+        return {type(value).__name__: str(value)}
+    if isinstance(value, type):
+        return {"class": _name(value), "code": _code_of(value)}
+    if isinstance(value, partial):
+        return {"partial": [describe(part, inside) for part in (value.func, value.args, value.keywords)]}
+    if isinstance(value, MethodType):
+        return {"method": value.__func__.__qualname__, "of": describe(value.__self__, inside)}
+    if isinstance(value, FunctionType):
+        return _of_function(value, inside)
+    if isinstance(value, BuiltinFunctionType):
+        return {"function": f"{value.__module__}.{value.__qualname__}"}
+    return _of_object(value, inside)
+
+
+def _of_function(function: FunctionType, inside: tuple[int, ...]) -> dict[str, Any]:
+    code = function.__code__
+    constants = [str(one.co_code) if inspect.iscode(one) else repr(one) for one in code.co_consts]
+    within = [cell.cell_contents for cell in function.__closure__ or ()]
+    return {
+        "function": f"{function.__module__}.{function.__qualname__}",
+        "code": hashlib.sha256(repr((code.co_code, code.co_names, constants)).encode()).hexdigest(),
+        "within": describe([within, list(function.__defaults__ or ())], inside),
+    }
+
+
+def _of_object(value: Any, inside: tuple[int, ...]) -> dict[str, Any]:
+    if is_dataclass(value):
+        state = {field.name: getattr(value, field.name) for field in fields(value)}
+    elif hasattr(value, "__dict__"):
+        state = vars(value)
+    else:
+        raise TypeError(f"a {_name(type(value))} among the transforms does not say what it is set to")
+    kept = {name: one for name, one in state.items() if not isinstance(one, np.random.RandomState)}
+    items = list(value) if isinstance(value, Sequence) else None
+    return {
+        "object": describe(type(value)),
+        "state": {str(name): describe(one, inside) for name, one in kept.items()},
+        **({} if items is None else {"items": describe(items, inside)}),
+    }
+
+
+def _name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+@cache
+def _code_of(kind: type) -> str:
+    """What tells one version of a class from another: of an installed package its version, else its module's code."""
+    package = kind.__module__.partition(".")[0]
+    if package != __name__.partition(".")[0]:
+        with suppress(PackageNotFoundError):
+            return version(package)
+    try:
+        file = inspect.getsourcefile(kind)
+    except TypeError:
+        return "built in"
+    return sha256(Path(file)) if file and Path(file).is_file() else "unknown"
+
+
+def item_key(source: str | Path | Sequence[str]) -> str:
+    """A name (64 hex digits) for what an item's image is, from the bytes of its files and nothing else.
+
+    Args:
+        source: a file, a folder, or a list of the files of one series; the order of the files makes no difference.
+
+    Raises:
+        FileNotFoundError: nothing there.
+    """
+    if not isinstance(source, (str, Path)):
+        return _of_files([Path(one) for one in source])
+    path = Path(source)
+    if path.is_dir():
+        return _of_files([one for one in path.rglob("*") if one.is_file()])
+    return sha256(path)
+
+
+def _of_files(files: Sequence[Path]) -> str:
+    return hashlib.sha256("".join(sorted(sha256(one) for one in files)).encode()).hexdigest()

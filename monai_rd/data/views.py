@@ -1,0 +1,105 @@
+"""Random views of training items that can be shown again, so that teacher and student see the same ones."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from monai.data import Dataset
+from monai.transforms import Randomizable
+from torch import Tensor
+
+from monai_rd.data.fingerprints import item_key
+
+if TYPE_CHECKING:
+    from monai_rd.data.feature_store import FeatureStore
+
+__all__ = ["PROBE", "ReplayedViews", "probe", "refuse_another_view"]
+
+PROBE = "probe"  # the part of a store that views are known by
+
+_PROBES = 256  # values of a view that are kept to know it by
+_TOLERANCE = 2e-3  # of a value in [0, 1]: half precision, and another machine's rounding
+
+
+class ReplayedViews(Dataset):
+    """A MONAI data set whose items are seen in a fixed number of random views.
+
+    View k of an item is what the data set's random transforms make of it after they were seeded with a number that
+    follows from the seed, k and the content of the item's files; so it is the same in every run, in every process, and
+    wherever the item stands in the list. In an epoch every item is shown once, in the view whose turn it is; the items
+    start at different ones. Once `store` is set, items bring what the teacher made of the view, as `teacher_features`,
+    and every view is compared with the one that the teacher was shown, at 256 of its values.
+
+    Args:
+        dataset: items with `image`, a path or several, and a transform whose random parts are `Randomizable`.
+        views: K, how many views an item has.
+        seed: of the views.
+
+    Attributes:
+        keys: what the items are, see `item_key`.
+        store: holds the features of all views; None until they are computed.
+
+    Raises:
+        ValueError: K below 1.
+        FileNotFoundError: an item's files are not there.
+    """
+
+    def __init__(self, dataset: Dataset, views: int, seed: int) -> None:
+        if views < 1:
+            raise ValueError(f"there must be at least 1 view, got {views}")
+        super().__init__(dataset.data, dataset.transform)
+        self.dataset, self.views, self.seed = dataset, views, seed
+        self.keys = [item_key(item["image"]) for item in dataset.data]
+        self.store: FeatureStore | None = None
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that live on see it move
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch begins."""
+        self._epoch.fill_(epoch)
+
+    def turn(self, index: int) -> int:
+        """The view in which an item is shown in this epoch."""
+        return (int(self._epoch) + int(self.keys[index][:8], 16)) % self.views
+
+    def view(self, index: int, number: int) -> dict[str, Any]:
+        """The item `index` in view `number`."""
+        if isinstance(self.transform, Randomizable):
+            named = f"{self.seed} {number} {self.keys[index]}"
+            self.transform.set_random_state(int.from_bytes(hashlib.sha256(named.encode()).digest()[:4], "big"))
+        item = self.dataset[index]
+        assert isinstance(item, Mapping)
+        return dict(item)
+
+    def _transform(self, index: int) -> dict[str, Any]:
+        number = self.turn(index)
+        item = self.view(index, number)
+        if self.store is None:
+            return item
+        features = self.store.read(self.keys[index], number)
+        refuse_another_view(item["image"], features.pop(PROBE), self.keys[index])
+        return {**item, "teacher_features": features}
+
+
+def probe(image: Tensor) -> Tensor:
+    """Values spread over a view, in half precision, to know it by `[256]`."""
+    flat = image.as_subclass(Tensor).reshape(-1)
+    # A step that shares no factor with rows and columns would still do: the places only must be the same ones.
+    return flat[torch.linspace(0, len(flat) - 1, _PROBES).long()].half()
+
+
+def refuse_another_view(image: Tensor, known: Tensor, key: str) -> None:
+    """Check that a view is the one that the teacher saw.
+
+    Raises:
+        ValueError: it is not.
+    """
+    difference = float((probe(image).float() - known.float()).abs().max())
+    if not difference <= _TOLERANCE * max(1.0, float(known.float().abs().max())):
+        raise ValueError(
+            f"the view of image sha256 {key[:12]} is not the one that the teacher saw (they differ by "
+            f"{difference:.3g}): its file changed during the training, or a transform draws random numbers that "
+            "MONAI's set_random_state does not reach. Mend it, or train with --feature_views 0"
+        )
