@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "bundle_root",
     "default_device",
+    "default_workers",
     "explain_errors",
     "options",
     "require_model",
@@ -67,6 +69,16 @@ def default_device() -> torch.device:
         return torch.device("cuda:0")
     logger.info("no CUDA device: running on the CPU")
     return torch.device("cpu")
+
+
+def default_workers(device: torch.device | str) -> int:
+    """Processes that load data: as many as feed a GPU; none on a CPU whose few cores the training itself needs."""
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if torch.device(device).type == "cuda":
+        return min(8, max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1, 0))
+    return 2 if cores >= 8 else 0
 
 
 def trained_settings(root: str, **defaults: Any) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from torch import distributed as dist
 from monai_rd.adapters.base import AdaptedTeacher, Phase, Recipe
 from monai_rd.adapters.registry import build_adapter
 from monai_rd.adapters.stored import load_adapted, read_description, save_adapted
+from monai_rd.handlers.precision import CPUAutocast, amp_settings
 from monai_rd.processes import rank, world_size
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def tuned_teacher(
         output_dir: where the file goes.
         max_epochs: of the training; an adapter of two phases (lpt) halves them.
         device: to train on.
-        amp: automatic mixed precision, on CUDA.
+        amp: automatic mixed precision.
         multi_label: an image may have any number of the classes.
         learning_rate: in place of the recipe's.
         seed: of head, adapter, order and augmentation.
@@ -148,7 +149,8 @@ def _train(
         key_val_metric=key_metric,
         metric_cmp_fn=lambda current, former: current >= former,
         decollate=False,
-        amp=amp,
+        amp=amp and device.type == "cuda",
+        amp_kwargs=amp_settings(device),
     )
     trainer = SupervisedTrainer(
         device=device,
@@ -158,8 +160,13 @@ def _train(
         optimizer=optimizer,
         loss_function=phase.loss,
         decollate=False,
-        amp=amp,
-        train_handlers=[LrScheduleHandler(schedule, print_lr=False), ValidationHandler(1, evaluator)],
+        amp=amp and device.type == "cuda",
+        amp_kwargs=amp_settings(device),
+        train_handlers=[
+            LrScheduleHandler(schedule, print_lr=False),
+            ValidationHandler(1, evaluator),
+            *([CPUAutocast()] if amp and device.type == "cpu" else []),
+        ],
     )
 
     @trainer.on(Events.EPOCH_STARTED)

@@ -4,18 +4,24 @@ from monai_rd.handlers.checkpoint import RunCheckpoint
 from monai_rd.handlers.cotraining import CoTrainingHandler
 from monai_rd.handlers.history import HistoryHandler, read_history
 from monai_rd.handlers.metrics import additional_metrics, key_metric
+from monai_rd.handlers.precision import CPUAutocast, amp_settings, default_amp
 from monai_rd.handlers.progress import ProgressHandler
 from monai_rd.handlers.scores import ScoreWriter
 from monai_rd.handlers.seeding import EpochSeedHandler
+from monai_rd.handlers.speed import SpeedHandler
 
 __all__ = [
+    "CPUAutocast",
     "CoTrainingHandler",
     "EpochSeedHandler",
     "HistoryHandler",
     "ProgressHandler",
     "RunCheckpoint",
     "ScoreWriter",
+    "SpeedHandler",
     "additional_metrics",
+    "amp_settings",
+    "default_amp",
     "key_metric",
     "read_history",
 ]

@@ -5,7 +5,7 @@ from monai_rd.networks.foundation import FrozenFoundationModel, Preprocessing, V
 from monai_rd.networks.foundation_zoo import TEACHERS, load_teacher
 from monai_rd.networks.levels import Level, student_levels
 from monai_rd.networks.reprogramming import Reprogrammer
-from monai_rd.networks.students import STUDENTS, DeployedStudent, Student, student_dims
+from monai_rd.networks.students import STUDENTS, DeployedStudent, Student, channels_last, student_dims
 
 __all__ = [
     "STUDENTS",
@@ -20,6 +20,7 @@ __all__ = [
     "StudentFeatures",
     "TeacherFeatures",
     "VolumePreprocessing",
+    "channels_last",
     "load_teacher",
     "student_dims",
     "student_levels",

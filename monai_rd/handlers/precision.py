@@ -1,0 +1,54 @@
+"""Mixed precision: where it pays, in which type, and on the CPU, for MONAI's own `amp` is CUDA's alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.engines.utils import IterationEvents
+
+__all__ = ["CPUAutocast", "amp_settings", "default_amp"]
+
+
+def default_amp(device: torch.device | str) -> bool:
+    """Whether mixed precision pays: on CUDA, and on a CPU that computes in bfloat16."""
+    if torch.device(device).type == "cuda":
+        return True
+    return any(getattr(torch.cpu, f"_is_{name}_supported", bool)() for name in ("avx512_bf16", "amx_tile"))
+
+
+def amp_settings(device: torch.device | str) -> dict[str, Any]:
+    """Of MONAI's mixed precision, which is CUDA's alone: bfloat16 where the card computes in it, else float16."""
+    bfloat16 = torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return {"dtype": torch.bfloat16} if bfloat16 else {}
+
+
+class CPUAutocast:
+    """Runs the forward pass and the losses of a `SupervisedTrainer` in bfloat16 where PyTorch's autocast allows it.
+
+    The backward pass is left out, as PyTorch's documentation asks; there is no gradient scaling, because bfloat16 has
+    float32's range. Parameters and their gradients stay in float32.
+    """
+
+    def __init__(self) -> None:
+        self._within: Any = None
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer on the CPU."""
+        engine.add_event_handler(Events.ITERATION_STARTED, self._enter)
+        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._leave)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._failed)
+
+    def _enter(self, engine: Engine) -> None:
+        self._within = torch.autocast("cpu", torch.bfloat16)
+        self._within.__enter__()
+
+    def _leave(self, engine: Engine) -> None:
+        if self._within is not None:
+            self._within.__exit__(None, None, None)
+            self._within = None
+
+    def _failed(self, engine: Engine, error: BaseException) -> None:
+        self._leave(engine)
+        raise error

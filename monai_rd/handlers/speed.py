@@ -1,0 +1,96 @@
+"""How fast a training was and what it waited for."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+from ignite.engine import Engine, Events
+from monai.utils.enums import CommonKeys
+
+from monai_rd.files import atomic_write
+from monai_rd.processes import rank
+
+__all__ = ["SpeedHandler", "peak_memory"]
+
+logger = logging.getLogger(__name__)
+
+
+class SpeedHandler:
+    """Writes `speed.json` at the end of a training and logs it in a line.
+
+    It says `items_per_second` (images or studies of this process, of the time in training steps alone, without
+    validation), `data_wait` (the share of that time in which the trainer waited for a batch), `peak_memory` and on
+    CUDA `peak_device_memory` in bytes (of this process since it began), and `stored_features` (the share of items that
+    came with the teacher's features out of a store). A resumed run counts its own part. Nothing is read from the
+    device before the end.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._items, self._stored = 0, 0
+        self._seconds, self._waited = 0.0, 0.0
+        self._asked, self._begun = 0.0, 0.0
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer."""
+        engine.add_event_handler(Events.GET_BATCH_STARTED, self._ask)
+        engine.add_event_handler(Events.GET_BATCH_COMPLETED, self._get)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._count)
+        engine.add_event_handler(Events.COMPLETED, self._tell)
+
+    def _ask(self, engine: Engine) -> None:
+        self._asked = time.monotonic()
+
+    def _get(self, engine: Engine) -> None:
+        self._waited += time.monotonic() - self._asked
+
+    def _count(self, engine: Engine) -> None:
+        self._seconds += time.monotonic() - self._asked
+        items = len(engine.state.batch[CommonKeys.IMAGE])
+        self._items += items
+        self._stored += items * ("teacher_features" in engine.state.batch)
+
+    def _tell(self, engine: Engine) -> None:
+        if rank() != 0 or not self._items:
+            return
+        device = torch.device(engine.state.device)
+        if device.type == "cuda":
+            begun = time.monotonic()
+            torch.cuda.synchronize(device)  # what is still at work belongs to the steps
+            self._seconds += time.monotonic() - begun
+        found = {
+            "items_per_second": round(self._items / self._seconds, 3),
+            "data_wait": round(self._waited / self._seconds, 4),
+            "stored_features": round(self._stored / self._items, 4),
+            "peak_memory": peak_memory(),
+        }
+        line = (
+            f"{found['items_per_second']:.1f} items/s, {100 * found['data_wait']:.0f} % of the time waiting for data, "
+            f"peak memory {found['peak_memory'] / 1e9:.1f} GB"
+        )
+        if device.type == "cuda":
+            found["peak_device_memory"] = torch.cuda.max_memory_allocated(device)
+            line += f", on the GPU {found['peak_device_memory'] / 1e9:.1f} GB"
+        if self._stored:
+            line += f", teacher features of {100 * found['stored_features']:.0f} % out of the store"
+        atomic_write(json.dumps(found, indent=1) + "\n", self.path)
+        logger.info("training: %s", line)
+
+
+def peak_memory() -> int:
+    """The most memory that this process had resident so far, in bytes; 0 where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
