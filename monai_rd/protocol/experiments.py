@@ -177,7 +177,7 @@ def experiment(
     data = data_fingerprint(dataset)
     out.mkdir(parents=True, exist_ok=True)
     key = project_key(out / "monai_rd.key")  # with another one the lists would have other pseudonyms each time
-    config = bundle_config(bundle, dataset, {**overrides, "seed": SPLIT_SEED, "data#key": key})
+    config = bundle_config(bundle, {**overrides, "dataset_dir": dataset, "seed": SPLIT_SEED, "data#key": key})
     made: DataList = config.get_parsed_content("data")
     common: dict[str, Any] = {"bundle": bundle, "dataset_dir": dataset, "data": data, "max_epochs": max_epochs}
     rows = tuple(row for row in table.rows if not methods or row.name in methods)
@@ -217,13 +217,12 @@ def words_as_overrides(words: Sequence[str]) -> dict[str, Any]:
     return {name: DefaultParseValue(value) for name, value in _pairs(words)}
 
 
-def bundle_config(bundle: str, dataset: str, overrides: Mapping[str, Any]) -> Any:
+def bundle_config(bundle: str, overrides: Mapping[str, Any]) -> Any:
     """The bundle's train.json with these overrides, as MONAI's `ConfigParser`."""
     from monai.bundle import ConfigParser
 
     file = f"{bundle_root(bundle)}/configs/train.json"
-    content = {**ConfigParser.load_config_file(file), "dataset_dir": dataset}
-    parser = ConfigParser(content)
+    parser = ConfigParser(ConfigParser.load_config_file(file))
     parser.update(dict(overrides))
     return parser
 

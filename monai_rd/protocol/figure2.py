@@ -133,7 +133,7 @@ def figure_report(
 
 def _config(cell: Cell, column: Column) -> Any:
     overrides = {**words_as_overrides(cell.words), "student": column.student, "teacher": column.teacher}
-    return bundle_config(cell.bundle, cell.dataset_dir, overrides)
+    return bundle_config(cell.bundle, {**overrides, "dataset_dir": cell.dataset_dir})
 
 
 def _triples(dataset: Any, count: int) -> list[Tensor]:
