@@ -19,6 +19,7 @@ from monai.bundle import ConfigParser
 
 from monai_rd.data import find_studies
 from monai_rd.data.errors import original_error
+from monai_rd.data.feature_store import list_stores
 from tests.bundles.commands import BUNDLES, QUICK, ROOT, config, copied, infer, monai, train
 
 REAL = ROOT.parent / "shared" / "data"
@@ -138,8 +139,11 @@ def test_two_processes(cohort: str, tmp_path: Path) -> None:
     files = str([str(CONFIGS / name) for name in ("train.json", "multi_gpu_train.json")])
     places = ["--bundle_root", str(root), "--output_dir", str(root / "eval"), "--dataset_dir", cohort]
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m")
-    printed = monai("run", "--config_file", files, *places, *QUICK, "--batch_size", "8", launcher=launcher)
+    words = [*QUICK, "--batch_size", "8", "--feature_views", "2"]
+    printed = monai("run", "--config_file", files, *places, *words, launcher=launcher)
     assert printed.count("epoch   2/2") == 1
+    assert printed.count("teacher features of 100 % out of the store") == 1
+    assert [info.views for info in list_stores(root / "eval" / "features")] == [2]
     assert json.loads((root / "eval" / "metrics.json").read_text())["test"]["student"]["n"] == 20
     state = torch.load(root / "models" / "model.pt", weights_only=True)
     assert not any(key.startswith("module.") for key in state)
