@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from monai_rd.bundle import bundle_root, options, require_model, switch, trained_settings
+from monai_rd.bundle import bundle_root, default_workers, options, require_model, switch, trained_settings
 from monai_rd.files import atomic_path, atomic_write
 
 BUNDLE = Path(__file__).parents[1] / "bundles" / "rd_ct"
@@ -97,3 +98,14 @@ def test_a_word_that_is_no_switch_is_refused() -> None:
 def test_options_of_the_command_line_know_the_words_of_json() -> None:
     given = {"a": "true", "b": "false", "c": "null", "d": "channels", "e": 0.5}
     assert options(given) == {"a": True, "b": False, "c": None, "d": "channels", "e": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("cores", "ranks", "cuda", "cpu"), [(2, 1, 1, 0), (4, 1, 3, 0), (16, 1, 8, 2), (16, 8, 1, 2), (8, 8, 0, 2)]
+)
+def test_loading_processes_suit_the_machine(
+    monkeypatch: pytest.MonkeyPatch, cores: int, ranks: int, cuda: int, cpu: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)), raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+    assert (default_workers("cuda:0"), default_workers("cpu")) == (cuda, cpu)

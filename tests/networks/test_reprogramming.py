@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from monai_rd.networks import Reprogrammer
+from monai_rd.networks.features import pool_to_grid
 
 SHAPES = {"map": (6, 12, 5, 5), "vector": (6, 12), "volume": (6, 12, 3, 5, 5)}
 
@@ -77,3 +78,23 @@ def test_wrong_input_is_refused() -> None:
         Reprogrammer(4, 3, blocks=0)
     with pytest.raises(ValueError, match=r"built for a teacher's map, got features of shape \[2, 4\]"):
         Reprogrammer(4, 3)(torch.rand(2, 4))
+
+
+@pytest.mark.parametrize("kind", ["map", "volume"])
+def test_a_grid_is_the_mean_of_its_cells_and_doing_it_twice_is_doing_it_once(kind: str) -> None:
+    """So features out of a store, which are pooled already, give what the whole map gives."""
+    dims = 2 + (kind == "volume")
+    maps = torch.rand(3, 12, *[8] * dims)
+    pooled = pool_to_grid(maps, 4, dims)
+    cells = maps.reshape(3, 12, *[4, 2] * dims).mean(dim=tuple(range(3, 3 + 2 * dims, 2)))
+    torch.testing.assert_close(pooled, cells)
+    assert torch.equal(pool_to_grid(pooled, 4, dims), pooled)
+    bags = maps[:, None].expand(-1, 2, *[-1] * (1 + dims))
+    assert torch.equal(pool_to_grid(bags, 4, dims)[:, 1], pooled)
+    assert pool_to_grid(maps, None, dims) is maps
+    phi = phi_of(kind, width=16, grid=4).eval()
+    with torch.no_grad():
+        seen = phi(maps)
+        assert torch.equal(seen, phi(pooled))
+        phi.grid = None
+        assert not torch.equal(phi(maps), seen)

@@ -11,7 +11,7 @@ import timm
 import torch
 from torch import nn
 
-from monai_rd.networks import DeployedStudent, Student
+from monai_rd.networks import DeployedStudent, Student, channels_last
 from monai_rd.networks.bag import fold, unfold
 from monai_rd.networks.foundation_zoo import IMAGENET_MEAN, IMAGENET_STD
 from monai_rd.networks.students import STUDENTS, student_dims
@@ -291,3 +291,18 @@ def test_a_trained_students_file_fills_the_deployed_form(name: str) -> None:
     assert torch.equal(again.classifier.weight, trained.classifier.weight)
     with pytest.raises(RuntimeError, match=r"Missing key|Unexpected key"):
         deployed.load_state_dict(student("mobilenet_v2").state_dict())
+
+
+@pytest.mark.parametrize(("name", "shape"), [("resnet18", (2, 3, 64, 64)), ("resnet10_3d", (1, 1, 32, 32, 32))])
+def test_channels_last_changes_the_layout_and_nothing_else(name: str, shape: tuple[int, ...]) -> None:
+    plain = Student(name, 2).eval()
+    other = channels_last(deepcopy(plain))
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    weights = [p for p in other.parameters() if p.dim() > 2 and min(p.shape[1], p.shape[-1]) > 1]
+    assert len(weights) > 5
+    assert all(p.is_contiguous(memory_format=formats[p.dim()]) for p in weights)
+    for key, value in plain.state_dict().items():
+        assert torch.equal(value, other.state_dict()[key])
+    image = torch.rand(shape)
+    with torch.no_grad():
+        torch.testing.assert_close(other(image), plain(image), atol=1e-4, rtol=1e-4)
