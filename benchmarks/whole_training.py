@@ -3,7 +3,7 @@
     python benchmarks/whole_training.py --dataset COVID-CT
     python benchmarks/whole_training.py --dataset COVID-CT --epochs 60 --rounds 60      # nothing extrapolated
 
-Both are the trainer of `rd_ct`'s own train.json with a ViT-B. The filling is measured whole, `--rounds` epochs of either
+Both are the trainer of `rd_ct`'s own train.json with a ViT-B. The filling is measured whole, `--rounds` epochs of both
 in turn, and counted `--epochs` times; validation and checkpoints, which are the same, are left out. Below
 the table stands the ratio that would be reached if everything but teacher and student cost nothing, from the times of
 the teacher's forward pass (T) and the student's own step (3S) in the same run: E (T + 3S) / (K T + E 3S).
