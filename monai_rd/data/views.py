@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from monai.data import Dataset
 from monai.transforms import Randomizable
@@ -54,6 +56,8 @@ class ReplayedViews(Dataset):
         self.dataset, self.views, self.seed = dataset, views, seed
         self.keys = [item_key(item["image"]) for item in dataset.data]
         self.store: FeatureStore | None = None
+        self._random, self._seeded = _random_parts(dataset.transform)
+        self._state = np.random.RandomState()
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that live on see it move
 
     def set_epoch(self, epoch: int) -> None:
@@ -66,9 +70,13 @@ class ReplayedViews(Dataset):
 
     def view(self, index: int, number: int) -> dict[str, Any]:
         """The item `index` in view `number`."""
-        if isinstance(self.transform, Randomizable):
-            named = f"{self.seed} {number} {self.keys[index]}"
-            self.transform.set_random_state(int.from_bytes(hashlib.sha256(named.encode()).digest()[:4], "big"))
+        named = f"{self.seed} {number} {self.keys[index]}"
+        self._state.seed(int.from_bytes(hashlib.sha256(named.encode()).digest()[:4], "big"))
+        # All draw from one state in the order in which they run: making a state for each costs more than they do.
+        for one in self._random:
+            one.R = self._state  # anew each time: MONAI's loaders and whoever seeds the data set put others there
+        for one in self._seeded:
+            one.set_random_state(seed=int(self._state.randint(2**32, dtype=np.uint32)))
         item = self.dataset[index]
         assert isinstance(item, Mapping)
         return dict(item)
@@ -81,6 +89,29 @@ class ReplayedViews(Dataset):
         features = self.store.read(self.keys[index], number)
         refuse_another_view(item["image"], features.pop(PROBE), self.keys[index])
         return {**item, "teacher_features": features}
+
+
+def _random_parts(transform: Any) -> tuple[list[Randomizable], list[Randomizable]]:
+    """What draws random numbers in a chain: by its `R`, as MONAI's transforms do, or seeded in a way of its own."""
+    plain: list[Randomizable] = []
+    own: list[Randomizable] = []
+    seen: set[int] = set()
+    waiting = [transform]
+    while waiting:
+        one = waiting.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, (list, tuple)):
+            waiting += one
+        elif isinstance(one, Mapping):
+            waiting += one.values()
+        elif hasattr(one, "__dict__") and not isinstance(one, (type, ModuleType, FunctionType)):
+            if isinstance(one, Randomizable):
+                of_monai = type(one).set_random_state.__module__.startswith("monai.")
+                (plain if of_monai else own).append(one)
+            waiting += vars(one).values()
+    return plain, own
 
 
 def probe(image: Tensor) -> Tensor:

@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 import torch
 from monai.data import Dataset
-from monai.transforms import Compose, MapTransform, RandFlipd, RandScaleIntensityd, Resized, ScaleIntensityRanged
+from monai.transforms import (
+    Compose,
+    MapTransform,
+    RandFlipd,
+    RandomizableTransform,
+    RandScaleIntensityd,
+    Resized,
+    ScaleIntensityRanged,
+)
 from PIL import Image
 from torch import Tensor
 
@@ -257,6 +265,31 @@ def test_random_numbers_that_cannot_be_replayed_are_found(images: list[Path], tm
     taught: Any = taught_dataset(dataset(images, chain), tiny_teacher(), TAP, VIEWS, directory=tmp_path / "store")
     with pytest.raises(ValueError, match="draws random numbers that MONAI's set_random_state does not reach"):
         list(taught)
+
+
+def test_a_transform_that_is_seeded_in_its_own_way_is_replayed(images: list[Path], tmp_path: Path) -> None:
+    class Noise(RandomizableTransform, MapTransform):
+        """Draws by PyTorch, as MONAI's contract allows."""
+
+        def __init__(self) -> None:
+            RandomizableTransform.__init__(self)
+            MapTransform.__init__(self, "image")
+            self.generator = torch.Generator()
+
+        def set_random_state(self, seed: int | None = None, state: Any = None) -> Any:
+            self.generator.manual_seed(seed or 0)
+            return self
+
+        def __call__(self, data: Any) -> Any:
+            return {**data, "image": data["image"] + torch.rand(1, generator=self.generator) * 0.1}
+
+    chain = transforms(more=[Noise()])
+    taught: Any = taught_dataset(dataset(images, chain), tiny_teacher(), TAP, VIEWS, directory=tmp_path / "store")
+    shown = set()
+    for epoch in range(2 * VIEWS):
+        taught.set_epoch(epoch)
+        shown |= {float(item["image"].sum()) for item in taught}
+    assert len(shown) == ITEMS * VIEWS
 
 
 # ------------------------------------------------------------------------------------------------- kills and damage
