@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import random
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
@@ -21,6 +22,8 @@ import torch
 from monai_rd.files import sha256
 
 __all__ = ["describe", "fingerprint", "item_key"]
+
+_RANDOM = (np.random.RandomState, np.random.Generator, torch.Generator, random.Random)
 
 
 def fingerprint(value: Any) -> str:
@@ -88,7 +91,7 @@ def _of_object(value: Any, inside: tuple[int, ...]) -> dict[str, Any]:
         state = vars(value)
     else:
         raise TypeError(f"a {_name(type(value))} among the transforms does not say what it is set to")
-    kept = {name: one for name, one in state.items() if not isinstance(one, np.random.RandomState)}
+    kept = {name: one for name, one in state.items() if not isinstance(one, _RANDOM)}
     items = list(value) if isinstance(value, Sequence) else None
     return {
         "object": describe(type(value)),
