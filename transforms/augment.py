@@ -11,13 +11,17 @@ from typing import Any
 
 import torch
 from monai.config import KeysCollection
+from monai.data import get_track_meta, set_track_meta
 from monai.transforms import Compose, MapTransform, RandAffined, ScaleIntensityRanged
+from monai.utils import convert_to_tensor
 
 __all__ = ["InPlaneAugmentation", "clip", "small_affine"]
 
 
 class InPlaneAugmentation(Compose):
     """A chain of random transforms of stacks `[S * C, H, W]` that takes volumes `[1, D, H, W]` too.
+
+    It gives plain tensors: keeping a MetaTensor's record of every transform costs as much as the transforms do.
 
     Args:
         keys: keys of the item to transform.
@@ -32,8 +36,14 @@ class InPlaneAugmentation(Compose):
         """Transform every key of the item; other arguments are those of `Compose`."""
         volumes = [key for key in self.keys if data[key].ndim == 4]
         flat = dict(data) | {key: data[key].squeeze(0) for key in volumes}
-        found = super().__call__(flat, *args, **kwargs)
-        return found | {key: found[key].unsqueeze(0) for key in volumes}
+        tracked = get_track_meta()
+        set_track_meta(False)
+        try:
+            found = super().__call__(flat, *args, **kwargs)
+        finally:
+            set_track_meta(tracked)
+        plain = {key: convert_to_tensor(found[key], track_meta=False) for key in self.keys}
+        return found | plain | {key: plain[key].unsqueeze(0) for key in volumes}
 
 
 def small_affine(
