@@ -1,0 +1,58 @@
+"""The teacher and the images that the benchmarks work on: random weights and random pictures cost what real ones do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from monai.transforms import Compose, EnsureTyped, Resized
+from PIL import Image
+
+from monai_rd.networks import FrozenFoundationModel, Preprocessing
+from monai_rd.networks.foundation_zoo.networks import TeacherBackbone
+from monai_rd.transforms import ChannelsToBagd, CTAugmentation, HounsfieldWindowsd, LoadImageOrSeriesd, SliceStackd
+
+
+def random_teacher(name: str, size: int, classes: int = 2) -> FrozenFoundationModel:
+    """A ViT of timm with random weights, the same in every process, that gives the map of its last tokens."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network: Any = timm.create_model(name, num_classes=classes, img_size=size)
+    return FrozenFoundationModel(
+        TeacherBackbone(network, "timm", "map"),
+        channels=network.num_features,
+        kind="map",
+        preprocessing=Preprocessing(size=size, mean=(0.5,) * 3, std=(0.5,) * 3),
+        name=f"{name} with random weights",
+    )
+
+
+def write_images(folder: Path, count: int, size: int) -> list[dict[str, Any]]:
+    """Write grey pictures of different content, and list them as a training set of two classes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(0)
+    items = []
+    for number in range(count):
+        coarse = Image.fromarray(random.integers(0, 255, (8, 8), dtype=np.uint8))
+        path = folder / f"{number}.png"
+        coarse.resize((size, size), Image.Resampling.BICUBIC).save(path, compress_level=1)
+        items.append({"image": str(path), "label": number % 2, "index": number})
+    return items
+
+
+def transforms(size: int) -> Callable[[Any], Any]:
+    """Those of the CT bundle's training, for single images."""
+    chain: Sequence[Any] = [
+        LoadImageOrSeriesd("image"),
+        SliceStackd("image", slices=1),
+        HounsfieldWindowsd("image", windows=["lung"]),
+        Resized("image", spatial_size=[size, size], mode="bilinear", anti_aliasing=True),
+        CTAugmentation("image"),
+        ChannelsToBagd("image", windows=1),
+        EnsureTyped("image", track_meta=False),
+    ]
+    return Compose(chain)
