@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import timm
 import torch
 from monai.transforms import Compose, EnsureTyped, Resized
 from PIL import Image
+from torch.nn import functional as F
 
 from monai_rd.networks import FrozenFoundationModel, Preprocessing
 from monai_rd.networks.foundation_zoo.networks import TeacherBackbone
@@ -31,15 +31,19 @@ def random_teacher(name: str, size: int, classes: int = 2) -> FrozenFoundationMo
     )
 
 
+def pictures(count: int, size: int) -> torch.Tensor:
+    """Grey pictures of different content `[count, 3, size, size]` in [0, 1]."""
+    coarse = torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    return F.interpolate(coarse, (size, size), mode="bicubic").clamp(0, 1).expand(-1, 3, -1, -1).contiguous()
+
+
 def write_images(folder: Path, count: int, size: int) -> list[dict[str, Any]]:
-    """Write grey pictures of different content, and list them as a training set of two classes."""
+    """Write pictures as files, and list them as a training set of two classes."""
     folder.mkdir(parents=True, exist_ok=True)
-    random = np.random.default_rng(0)
     items = []
-    for number in range(count):
-        coarse = Image.fromarray(random.integers(0, 255, (8, 8), dtype=np.uint8))
+    for number, picture in enumerate(pictures(count, size)[:, 0]):
         path = folder / f"{number}.png"
-        coarse.resize((size, size), Image.Resampling.BICUBIC).save(path, compress_level=1)
+        Image.fromarray((255 * picture).byte().numpy()).save(path, compress_level=1)
         items.append({"image": str(path), "label": number % 2, "index": number})
     return items
 

@@ -218,6 +218,7 @@ def growth(options: argparse.Namespace, place: Path, console: Console) -> None:
 def main() -> None:
     """Run and print."""
     parser = arguments(__doc__, rounds=5, size=224)
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--views", type=int, default=2, help="K of the first table")
     parser.add_argument("--items", type=int, nargs="+", default=[1000, 5000, 20_000], help="of the second table")
     parser.add_argument("--job", choices=JOBS, help=argparse.SUPPRESS)

@@ -22,7 +22,6 @@ def arguments(doc: str | None, rounds: int, size: int) -> argparse.ArgumentParse
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--size", type=int, default=size, help="rows and columns of an image")
-    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument(
         "--teacher", default="vit_base_patch16_224", help="timm's name of a ViT; its weights are random"

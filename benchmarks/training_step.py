@@ -381,6 +381,7 @@ def compare_memory(options: argparse.Namespace, student: str, place: Path) -> st
 def main() -> None:
     """Run and print."""
     parser = arguments(__doc__, rounds=9, size=224)
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--students", nargs="+", default=["resnet18", "mobilenet_v2", "shufflenet_v2_x1_0"])
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--batch", type=int, default=32)
