@@ -342,7 +342,7 @@ def tabulate(title: str, times: dict[str, list[float]], steps: int) -> Table:
 def remember(options: argparse.Namespace, work: Work, plain: Dataset, place: Path) -> None:
     """Train for a few steps in this process, and print the most memory that it took."""
     if options.memory_of == "store":
-        plain = taught(work, plain, place, options)
+        plain = taught(work, plain, place)
     turn = VARIANTS[options.memory_of][1](work, plain)
     for _ in range(2):
         turn()
@@ -352,7 +352,7 @@ def remember(options: argparse.Namespace, work: Work, plain: Dataset, place: Pat
     print(json.dumps(found))
 
 
-def taught(work: Work, plain: Dataset, place: Path, options: argparse.Namespace) -> Dataset:
+def taught(work: Work, plain: Dataset, place: Path) -> Dataset:
     """The training set with the teacher's features, which are computed where they are not there yet."""
     reads = Reads(tap=True, grid=work.grid)
     return taught_dataset(
@@ -413,7 +413,7 @@ def run(options: argparse.Namespace, place: Path) -> None:
     console.print(machine(options.device, options.threads))
     for student in options.students:
         work = Work(student, teacher, *shared)
-        turns = turns_of(work, options.variants, plain, taught(work, plain, place, options), console.print)
+        turns = turns_of(work, options.variants, plain, taught(work, plain, place), console.print)
         times = in_turn(turns, options.rounds, options.device)
         title = f"{options.teacher} to {student}, {options.size} px, batch {options.batch}, {precision}"
         console.print(tabulate(title, times, options.steps))

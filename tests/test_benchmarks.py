@@ -1,0 +1,100 @@
+"""The benchmarks' arithmetic, and that their parts fit: the scripts themselves are run by hand."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from monai.transforms import Compose
+from rich.console import Console
+
+from monai_rd.data import SkippingCacheDataset
+from monai_rd.networks import Student
+from monai_rd.transforms import CTAugmentation
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Import one of the scripts, which find each other beside them."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module
+
+
+def test_everybody_has_a_turn_in_every_round_and_the_first_is_not_counted(script: Any) -> None:
+    timing, order = script("timing"), []
+    turns = {name: lambda name=name: order.append(name) for name in "abc"}
+    times = timing.in_turn(turns, rounds=2)
+    assert order == [*"abc", *"bca", *"cab"]
+    assert {name: len(taken) for name, taken in times.items()} == {"a": 2, "b": 2, "c": 2}
+
+
+def test_the_middle_of_ratios_is_the_median_of_the_rounds(script: Any) -> None:
+    timing = script("timing")
+    assert timing.ratios([2.0, 9.0, 4.0], [1.0, 3.0, 4.0]) == [2.0, 3.0, 1.0]
+    assert timing.middle([2.0, 3.0, 1.0]) == "2.00 \\[1.50, 2.50]"
+    assert timing.middle([0.5], "{:.0%}") == "50%"
+
+
+def test_a_child_that_fails_is_an_error(script: Any, tmp_path: Path) -> None:
+    (tmp_path / "one.py").write_text(
+        'import sys\nprint("words")\nprint(\'{"memory": 3}\')\nsys.exit(len(sys.argv) - 1)'
+    )
+    timing = script("timing")
+    assert timing.in_child(tmp_path / "one.py") == {"memory": 3}
+    with pytest.raises(RuntimeError, match=r"one\.py word ended with 1"):
+        timing.in_child(tmp_path / "one.py", "word")
+
+
+def test_share_of_the_ceiling(script: Any) -> None:
+    step = script("training_step")
+    times = {"alone": [1.0, 2.0], "store": [1.25, 2.5], "plain": [5.0, 10.0], "teacher": [4.0, 8.0]}
+    console = Console(width=150)
+    with console.capture() as shown:
+        console.print(step.tabulate("title", times, steps=1))
+    (row,) = (line for line in shown.get().splitlines() if "plain PyTorch" in line)
+    # 5 times the student alone, 4 times RD with the store, of a ceiling of (4 + 1) / 1.
+    assert [cell.strip() for cell in row.split("│")[3:6]] == ["5.00", "4.00", "80 %"]
+    assert "the ceiling (T + 3 S) / 3 S is 5.00" in shown.get()
+
+
+def test_all_variants_train_and_those_of_rd_do_the_same_work(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, parts = script("training_step"), script("parts")
+    made: list[Student] = []
+    build = step.Work.network
+    monkeypatch.setattr(step.Work, "network", lambda work: made.append(build(work)) or made[-1])
+    teacher = parts.random_teacher("vit_tiny_patch16_224", 32)
+    work = step.Work("shufflenet_v2_x1_0", teacher, torch.device("cpu"), False, 4, False, grid=2)
+    fixed = Compose([one for one in parts.transforms(32).transforms if not isinstance(one, CTAugmentation)])
+    plain = SkippingCacheDataset(parts.write_images(tmp_path / "images", 4, 32), fixed)  # a batch
+    said: list[str] = []
+    turns = step.turns_of(work, step.VARIANTS, plain, step.taught(work, plain, tmp_path), said.append)
+    assert {*step.VARIANTS} - {*turns} <= {"torchdistill"}, said
+    before = step.Work.network(work)
+    for turn in turns.values():
+        turn()
+    # AdamW's first step is the gradient's sign: of noise where there is hardly any gradient, so not of all alike.
+    moves = {
+        name: torch.cat([(p > q).flatten() for p, q in zip(one.parameters(), before.parameters(), strict=True)])
+        for name, one in zip([name for name in turns if name != "teacher"], made, strict=False)
+    }
+    alike = {name: float((move == moves["plain"]).float().mean()) for name, move in moves.items()}
+    assert min(alike[name] for name in alike if name not in ("alone", "timm")) > 0.98, alike
+    assert max(alike["alone"], alike["timm"]) < 0.95, alike
+
+
+def test_a_step_out_of_memory(script: Any, tmp_path: Path) -> None:
+    step, parts = script("training_step"), script("parts")
+    teacher = parts.random_teacher("vit_tiny_patch16_224", 32)
+    work = step.Work("shufflenet_v2_x1_0", teacher, torch.device("cpu"), True, 4, True, grid=2)
+    plain = SkippingCacheDataset(parts.write_images(tmp_path / "images", 4, 32), parts.transforms(32))
+    turn = step.with_store(work, step.taught(work, plain, tmp_path))
+    for path in tmp_path.rglob("*.safetensors"):
+        path.unlink()
+    turn()
