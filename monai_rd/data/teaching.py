@@ -8,6 +8,7 @@ import random
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -208,6 +209,7 @@ class Teaching:
     def _taught(self, indices: Sequence[int], tick: Callable[[int], Any]) -> dict[str, dict[str, Tensor]]:
         """What the teacher makes of all views of some items: parts `[views, ...]` by item."""
         items = {self.views.keys[index]: index for index in indices}  # the same file may stand in a list twice
+        times = Counter(self.views.keys[index] for index in indices)
         pairs = [(index, number) for index in items.values() for number in range(self.views.views)]
         rows = self._rows(pairs)
         found: dict[str, dict[str, Tensor]] = {}
@@ -219,7 +221,7 @@ class Teaching:
                     f"the features that '{self.teacher.name}' gives of image sha256 {key[:12]} do not fit into half "
                     "precision: train with --feature_views 0"
                 )
-            tick(self.views.views * sum(self.views.keys[one] == key for one in indices))
+            tick(self.views.views * times[key])
         return found
 
     def _rows(self, pairs: Sequence[tuple[int, int]]) -> Iterator[dict[str, Tensor]]:
