@@ -102,7 +102,8 @@ def as_slices(image: Any, slices: int) -> Any:
 
 def main() -> None:
     """Measure and print."""
-    parser = arguments(__doc__, rounds=5, size=0)
+    parser = arguments(__doc__, rounds=5, size=0)  # 0: the bundle's own
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--dataset", help="a data set of rd_ct; the phantoms by default")
     parser.add_argument("--students", default="resnet18")
     parser.add_argument("--views", type=int, default=8)

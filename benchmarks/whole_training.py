@@ -32,7 +32,8 @@ from monai_rd.networks import Reads
 
 def main() -> None:
     """Measure and print."""
-    parser = arguments(__doc__, rounds=3, size=0)
+    parser = arguments(__doc__, rounds=3, size=0)  # 0: the bundle's own
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--dataset", help="a data set of rd_ct; the phantoms by default")
     parser.add_argument("--students", default="resnet18")
     parser.add_argument("--views", type=int, default=8, help="K")
