@@ -1,9 +1,9 @@
 """One training step: RD with the feature store against the student alone and against the teacher in the loop.
 
-    python benchmarks/training_step.py                                  # on the CPU
-    python benchmarks/training_step.py --device cuda --amp --batch 64   # written for CUDA too
-    python benchmarks/training_step.py --rounds 1 --size 64 --batch 8 --students resnet18   # tries it out: a minute
+    python benchmarks/training_step.py
     python benchmarks/training_step.py --rounds 30 --variants alone store   # the first ratio alone, sooner and finer
+    python benchmarks/training_step.py --device cuda --amp --batch 64 --steps 50 --step-only   # not tried on CUDA yet
+    python benchmarks/training_step.py --rounds 1 --size 64 --batch 8 --students resnet18   # tries it out: a minute
 
 All have the same student, teacher, batch, precision, layout and optimizer. Those of the project are trained by MONAI's
 SupervisedTrainer with the handlers of the bundles. The loss of all that have a teacher in the loop is RD's, but for
@@ -317,25 +317,26 @@ def turns_of(
 
 def tabulate(title: str, times: dict[str, list[float]], steps: int) -> Table:
     """Seconds of a step, ratios round by round, and how much of the ceiling RD with the store reaches."""
-    table = Table(title=title)
-    for column in ("", "s a step", "of the student alone", "RD with the store is faster", "share of the ceiling"):
-        table.add_column(column)
     base, ours, teacher = (times.get(name) for name in ("alone", "store", "teacher"))
-    for name, taken in times.items():
-        faster = ratios(taken, ours) if ours and name not in ("alone", "store", "teacher") else None
-        share = None
-        if faster and base and teacher:
-            share = [gain / ((t + s) / s) for gain, t, s in zip(faster, teacher, base, strict=True)]
-        table.add_row(
-            VARIANTS[name][0],
-            middle([one / steps for one in taken], "{:.3g}"),
-            middle(ratios(taken, base)) if base else "",
-            middle(faster) if faster else "",
-            middle([100 * one for one in share], "{:.0f} %") if share else "",
-        )
-    if base and teacher:
-        ceiling = middle([(t + s) / s for t, s in zip(teacher, base, strict=True)])
-        table.caption = f"medians and quartiles of {len(base)} rounds; the ceiling (T + 3 S) / 3 S is {ceiling}"
+    others = [name for name in times if name not in ("alone", "store", "teacher")]
+    ceiling = [(t + s) / s for t, s in zip(teacher, base, strict=True)] if base and teacher else None
+    columns: dict[str, dict[str, str]] = {
+        "s a step": {name: middle([one / steps for one in taken], "{:.3g}") for name, taken in times.items()}
+    }
+    if base:
+        columns["of the student alone"] = {name: middle(ratios(taken, base)) for name, taken in times.items()}
+    if ours and others:
+        columns["RD with the store is faster"] = {name: middle(ratios(times[name], ours)) for name in others}
+    if ours and others and ceiling:
+        shares = {name: ratios(ratios(times[name], ours), ceiling) for name in others}
+        columns["share of the ceiling"] = {
+            name: middle([100 * one for one in shares[name]], "{:.0f} %") for name in others
+        }
+    table = Table("", *columns, title=f"{title}, n = {min(map(len, times.values()))} rounds")
+    for name in times:
+        table.add_row(VARIANTS[name][0], *(cells.get(name, "") for cells in columns.values()))
+    if ceiling:
+        table.caption = f"medians \\[quartiles] of the rounds; the ceiling (T + 3 S) / 3 S is {middle(ceiling)}"
     return table
 
 
