@@ -48,6 +48,9 @@ class Teacher(Protocol):
     def rows(self, image: Tensor, reads: Any) -> Mapping[str, Tensor]:
         """Its features of a batch by part, the items of the batch along the first axis of each."""
 
+    def rest(self, folder: Path) -> None:
+        """Give back what memory it can until it is asked again; `folder` is there to put things aside."""
+
 
 def taught_dataset(dataset: Dataset, teacher: Teacher | None, reads: Any, views: int, **settings: Any) -> Dataset:
     """Give the items of a training set what the teacher makes of them, computed beforehand.
@@ -75,6 +78,7 @@ def taught_dataset(dataset: Dataset, teacher: Teacher | None, reads: Any, views:
     # What comes after must not depend on whether the store was there already.
     with torch.random.fork_rng(devices=[teaching.device] if teaching.device.type == "cuda" else []):
         teaching.fill()
+    teacher.rest(teaching.store.folder)  # the training does not need it
     teaching.views.store = teaching.store
     return teaching.views
 

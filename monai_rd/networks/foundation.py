@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -338,6 +342,29 @@ class FrozenFoundationModel(nn.Module):
             )
         tap = features if image.dim() == 4 or self.spatial_dims == 3 else unfold(features, slices)
         return tap, maps
+
+    def rest(self, folder: str | Path) -> None:
+        """Give the memory of weights on the CPU back until they are used again, when they are read from a file.
+
+        Nothing else changes. The file lies in `folder` without a name, and goes with the teacher.
+
+        Raises:
+            OSError: the file could not be written.
+        """
+        if not isinstance(self.backbone, nn.Module) or any(
+            one.device.type != "cpu" for one in self.backbone.parameters()
+        ):
+            return
+        handle, path = tempfile.mkstemp(dir=folder, suffix=".tmp")
+        os.close(handle)
+        try:
+            torch.save(self.backbone.state_dict(), path)
+            self.backbone.load_state_dict(torch.load(path, mmap=True, weights_only=True), assign=True)
+        except RuntimeError as error:  # what PyTorch makes of a full disk
+            raise OSError(f"{folder}: the weights of teacher '{self.name}' could not be written ({error})") from error
+        finally:
+            with suppress(PermissionError):  # Windows keeps a file that is open
+                os.unlink(path)
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) of all that decides features and logits: weights or file bytes, preprocessing, kind, head.

@@ -45,6 +45,9 @@ class Counting:
     def fingerprint(self) -> str:
         return self.teacher.fingerprint()
 
+    def rest(self, folder: Path) -> None:
+        self.teacher.rest(folder)
+
     def rows(self, image: Tensor, reads: Any) -> dict[str, Tensor]:
         self.seen += len(image)
         if self.kill_after is not None and self.seen > self.kill_after:

@@ -1,6 +1,7 @@
 import dataclasses
 import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -123,6 +124,25 @@ def test_a_bag_is_its_slices(kind):
     assert features.shape == ((2, 5, 6, 8, 8) if kind == "map" else (2, 5, 6))
     torch.testing.assert_close(features, torch.stack([frozen(bag[:, s]) for s in range(5)], dim=1))
     assert frozen(bag[:, 0]).shape == features[:, 0].shape
+
+
+def resident() -> int:
+    return 4096 * int(Path("/proc/self/statm").read_text().split()[1])
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="needs Linux to see the memory")
+def test_a_teacher_at_rest_takes_no_memory_and_gives_the_same(tmp_path):
+    width = 4096  # 64 MB
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, width), nn.Linear(width, width))
+    model = teacher(network, channels=width, kind="vector")
+    image = torch.rand(2, 3, 8, 8)
+    expected, name, before = model(image), model.fingerprint(), resident()
+    model.rest(tmp_path)
+    assert before - resident() > 0.8 * 4 * width**2
+    assert list(tmp_path.iterdir()) == []
+    assert torch.equal(model(image), expected)
+    assert model.fingerprint() == name
+    assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
 def test_features_other_than_stated_are_refused():
