@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -75,10 +74,11 @@ def default_workers(device: torch.device | str) -> int:
     """Processes that load data: as many as feed a GPU; none on a CPU whose few cores the training itself needs."""
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    from monai_rd.processes import cores, local_world_size
+
     if torch.device(device).type == "cuda":
-        return min(8, max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1, 0))
-    return 2 if cores >= 8 else 0
+        return min(8, max(cores() // local_world_size() - 1, 0))
+    return 2 if cores() >= 8 else 0
 
 
 def trained_settings(root: str, **defaults: Any) -> dict[str, Any]:

@@ -1,10 +1,12 @@
-"""The group of processes that a training runs in; a single process is a group of one."""
+"""The group of processes that a training runs in, and what of the machine is each one's; a single one is a group."""
 
 from __future__ import annotations
 
+import os
+
 from torch import distributed as dist
 
-__all__ = ["rank", "world_size"]
+__all__ = ["cores", "local_world_size", "rank", "world_size"]
 
 
 def rank() -> int:
@@ -15,3 +17,13 @@ def rank() -> int:
 def world_size() -> int:
     """How many processes there are."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def local_world_size() -> int:
+    """How many of them torchrun started on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

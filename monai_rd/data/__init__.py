@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from monai_rd.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from monai_rd.data.caching import DiskCacheDataset, SkippingCacheDataset, cached_dataset
     from monai_rd.data.datalist import DataList, make_datalist, make_folds, write_datalist
-    from monai_rd.data.dataset import SkippingCacheDataset, TolerantDataset
+    from monai_rd.data.dataset import TolerantDataset
     from monai_rd.data.dicom import SeriesInfo, SeriesRule, SeriesVolume, choose_series, index_dicom, load_series
     from monai_rd.data.errors import DicomSeriesError, Policy, StudyError, UnreadableImageError
     from monai_rd.data.phantoms import is_phantom, phantom_cohort
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
 __getattr__ = lazy_names(
     __name__,
     {
+        "caching": ("DiskCacheDataset", "SkippingCacheDataset", "cached_dataset"),
         "datalist": ("DataList", "make_datalist", "make_folds", "write_datalist"),
-        "dataset": ("SkippingCacheDataset", "TolerantDataset"),
+        "dataset": ("TolerantDataset",),
         "dicom": ("SeriesInfo", "SeriesRule", "SeriesVolume", "choose_series", "index_dicom", "load_series"),
         "errors": ("DicomSeriesError", "Policy", "StudyError", "UnreadableImageError"),
         "phantoms": ("is_phantom", "phantom_cohort"),
@@ -38,6 +40,7 @@ __all__ = [
     "DataList",
     "DataListError",
     "DicomSeriesError",
+    "DiskCacheDataset",
     "Policy",
     "ReplayedViews",
     "SeriesInfo",
@@ -49,6 +52,7 @@ __all__ = [
     "Teaching",
     "TolerantDataset",
     "UnreadableImageError",
+    "cached_dataset",
     "choose_series",
     "find_studies",
     "index_dicom",

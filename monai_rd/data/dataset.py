@@ -1,24 +1,20 @@
-"""Data sets for which one study that cannot be read does not stop the others, as far as the policy says so."""
+"""One study that cannot be read does not stop the others, as far as the policy says so."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from typing import Any
 
 import torch
-from monai.data import CacheDataset, Dataset, MetaTensor
+from monai.data import Dataset, MetaTensor
 
-from monai_rd.data.errors import Policy, StudyError, count_codes, original_error
-from monai_rd.data.fingerprints import fingerprint
+from monai_rd.data.errors import Policy, StudyError, original_error
 
-__all__ = ["SkippingCacheDataset", "TolerantDataset"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["TolerantDataset", "reason_to_skip"]
 
 
-def _reason_to_skip(error: Exception, policy: Policy, item: Mapping[str, Any]) -> StudyError:
+def reason_to_skip(error: Exception, policy: Policy, item: Mapping[str, Any]) -> StudyError:
     """Return the `StudyError` behind an error if the policy lets its study be left out; raise it if not.
 
     Raises:
@@ -64,47 +60,6 @@ class TolerantDataset(Dataset):
         try:
             return {**super()._transform(index), "problem": "", "message": ""}
         except Exception as error:
-            reason = _reason_to_skip(error, self.policy, self.data[index])
+            reason = reason_to_skip(error, self.policy, self.data[index])
         black = MetaTensor(torch.zeros(self.shape))
         return {**self.data[index], "image": black, "problem": reason.code, "message": str(reason)}
-
-
-class SkippingCacheDataset(CacheDataset):
-    """MONAI's `CacheDataset` that leaves out, while it fills its cache, what the policy skips; the log counts it.
-
-    Args:
-        data: items, all of which are cached.
-        transform: see `CacheDataset`.
-        policy: see `Policy`; every other error is raised.
-
-    Attributes:
-        transform_fingerprint: a name for what the transforms are set to, see `describe`.
-
-    Raises:
-        ValueError: nothing is left.
-    """
-
-    def __init__(
-        self, data: Sequence[dict[str, Any]], transform: Callable[[Any], Any], policy: Mapping[str, str] | None = None
-    ) -> None:
-        self._policy = Policy(policy)
-        # Before they run: some transforms keep what they drew last.
-        self.transform_fingerprint = fingerprint(transform)
-        self._skipped: dict[int, str] = {}
-        super().__init__(data, transform, progress=False)
-        if self._skipped:
-            codes = count_codes(self._skipped.values())
-            logger.warning("%d of %d studies left out: %s", len(self._skipped), len(data), codes)
-            kept = [index for index in range(len(data)) if index not in self._skipped]
-            if not kept:
-                raise ValueError(f"no study is left, all were left out: {codes}")
-            self.data: list[Any] = [data[index] for index in kept]
-            self._cache: list[Any] = [self._cache[index] for index in kept]
-            self.cache_num = len(kept)
-
-    def _load_cache_item(self, idx: int) -> Any:
-        try:
-            return super()._load_cache_item(idx)
-        except Exception as error:
-            self._skipped[idx] = _reason_to_skip(error, self._policy, self.data[idx]).code
-            return None

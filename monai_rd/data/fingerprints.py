@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import json
 import random
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
@@ -13,7 +14,7 @@ from enum import Enum
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import BuiltinFunctionType, FunctionType, MethodType
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,11 @@ import torch
 
 from monai_rd.files import sha256
 
-__all__ = ["describe", "fingerprint", "item_key"]
+__all__ = ["Source", "describe", "files_of", "fingerprint", "item_key"]
+
+Source = str | Path | Sequence[str]
+
+_OURS = __name__.partition(".")[0]
 
 _RANDOM = (np.random.RandomState, np.random.Generator, torch.Generator, random.Random)
 
@@ -106,11 +111,18 @@ def _name(kind: type) -> str:
 
 @cache
 def _code_of(kind: type) -> str:
-    """What tells one version of a class from another: of an installed package its version, else its module's code."""
+    """What tells one version of a class from another.
+
+    Of an installed package its version, of this one the code of the module and of those that it works with, as the
+    loading transforms do with the DICOM reader; of anything else the module's code.
+    """
     package = kind.__module__.partition(".")[0]
-    if package != __name__.partition(".")[0]:
-        with suppress(PackageNotFoundError):
-            return version(package)
+    if package == _OURS:
+        return hashlib.sha256(
+            "".join(sorted(map(_sha256_of_module, _works_with(kind.__module__)))).encode()
+        ).hexdigest()
+    with suppress(PackageNotFoundError):
+        return version(package)
     try:
         file = inspect.getsourcefile(kind)
     except TypeError:
@@ -118,7 +130,27 @@ def _code_of(kind: type) -> str:
     return sha256(Path(file)) if file and Path(file).is_file() else "unknown"
 
 
-def item_key(source: str | Path | Sequence[str]) -> str:
+@cache
+def _sha256_of_module(name: str) -> str:
+    return sha256(Path(inspect.getfile(sys.modules[name])))
+
+
+def _works_with(name: str) -> set[str]:
+    """A module of this package and those whose functions and classes it has, and theirs, by name."""
+    found: set[str] = set()
+    waiting = {name}
+    while waiting:
+        module = sys.modules[waiting.pop()]
+        found.add(module.__name__)
+        for value in vars(module).values():
+            if isinstance(value, (type, FunctionType, ModuleType)):
+                other = value.__name__ if isinstance(value, ModuleType) else value.__module__
+                of_ours = other.partition(".")[0] == _OURS and not hasattr(sys.modules[other], "__path__")
+                waiting |= {other} - found if of_ours else set()  # packages only pass names on
+    return found
+
+
+def item_key(source: Source) -> str:
     """A name (64 hex digits) for what an item's image is, from the bytes of its files and nothing else.
 
     Args:
@@ -127,13 +159,15 @@ def item_key(source: str | Path | Sequence[str]) -> str:
     Raises:
         FileNotFoundError: nothing there.
     """
+    found = files_of(source)
+    if isinstance(found, Path):
+        return sha256(found)
+    return hashlib.sha256("".join(sorted(sha256(one) for one in found)).encode()).hexdigest()
+
+
+def files_of(source: Source) -> Path | list[Path]:
+    """The file that an item is, or the files that it is made of."""
     if not isinstance(source, (str, Path)):
-        return _of_files([Path(one) for one in source])
+        return [Path(one) for one in source]
     path = Path(source)
-    if path.is_dir():
-        return _of_files([one for one in path.rglob("*") if one.is_file()])
-    return sha256(path)
-
-
-def _of_files(files: Sequence[Path]) -> str:
-    return hashlib.sha256("".join(sorted(sha256(one) for one in files)).encode()).hexdigest()
+    return [one for one in path.rglob("*") if one.is_file()] if path.is_dir() else path

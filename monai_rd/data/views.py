@@ -13,7 +13,7 @@ from monai.data import Dataset
 from monai.transforms import Randomizable
 from torch import Tensor
 
-from monai_rd.data.fingerprints import item_key
+from monai_rd.data.remembered import item_keys
 
 if TYPE_CHECKING:
     from monai_rd.data.feature_store import FeatureStore
@@ -54,7 +54,8 @@ class ReplayedViews(Dataset):
             raise ValueError(f"there must be at least 1 view, got {views}")
         super().__init__(dataset.data, dataset.transform)
         self.dataset, self.views, self.seed = dataset, views, seed
-        self.keys = [item_key(item["image"]) for item in dataset.data]
+        known: list[str] | None = getattr(dataset, "item_keys", None)
+        self.keys = item_keys([item["image"] for item in dataset.data]) if known is None else known
         self.store: FeatureStore | None = None
         self._random, self._seeded = _random_parts(dataset.transform)
         self._state = np.random.RandomState()
