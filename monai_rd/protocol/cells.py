@@ -97,6 +97,7 @@ class Cell:
         words: dict[str, Any] = {
             "bundle_root": folder,
             "output_dir": folder,
+            "cache_dir": out.resolve() / "cache",  # one for all, as the images are the same
             "dataset_dir": self.dataset_dir,
             "student": self.student,
             "method": self.method,
