@@ -37,14 +37,15 @@ def item_keys(sources: Sequence[Source], memory: Path | None = None) -> list[str
 
     Raises:
         FileNotFoundError: nothing there.
+        OSError: the memory cannot be written, or another process keeps it locked.
     """
     if memory is None or os.name != "posix":
         return [found.key for found in _hashed(sources)]
     memory.parent.mkdir(parents=True, exist_ok=True)
     try:
         return _remembered(sources, memory)
-    except sqlite3.OperationalError:
-        raise
+    except sqlite3.OperationalError as error:
+        raise OSError(f"'{memory}': {error}; give a --cache_dir that can be written to") from error
     except sqlite3.DatabaseError:
         logger.warning("the memory of hashes is damaged and begun anew")
         memory.unlink(missing_ok=True)
@@ -85,8 +86,8 @@ def _hashed(sources: Sequence[Source]) -> Iterator[_Hashed]:
 def _hash(source: Source) -> _Hashed:
     stamp, newest = _stamp(source)
     began = time.time_ns()
-    key = item_key(source)
-    return _Hashed(key, stamp, newest < began - _YOUNG and _stamp(source)[0] == stamp)
+    key = item_key(source)  # of a file that changes meanwhile, the stamp has gone for good
+    return _Hashed(key, stamp, newest < began - _YOUNG)
 
 
 def _stamp(source: Source) -> tuple[bytes, int]:

@@ -280,7 +280,7 @@ def test_a_file_that_changes_while_it_is_read_is_never_cached(
     assert on_disk(images, tmp_path / "cache")[3]["image"].max() == 0
 
 
-# ----------------------------------------------------------------------------------------- damage, kills, other processes
+# ------------------------------------------------------------------------------------- damage, kills, other processes
 
 
 def test_a_damaged_file_is_found_and_written_anew(

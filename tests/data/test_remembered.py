@@ -6,6 +6,7 @@ import multiprocessing
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -69,6 +70,23 @@ def test_what_has_changed_is(
     assert len(hashed) == 3 + 2
 
 
+def test_files_of_one_size_and_time_are_told_apart(
+    sources: list[Any], tmp_path: Path, hashed: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stat = Path.stat
+
+    def coarse(path: Path, **how: Any) -> Any:
+        real = stat(path, **how)
+        named = {name: getattr(real, name) for name in ("st_mode", "st_dev", "st_ino", "st_size")}
+        return SimpleNamespace(**named, st_mtime_ns=10**9, st_ctime_ns=10**9)
+
+    monkeypatch.setattr(Path, "stat", coarse)
+    alone = [sources[0] / name for name in ("1.dcm", "2.dcm", "3.dcm")]
+    for _ in range(2):
+        assert item_keys(alone, tmp_path / "hashes.sqlite") == [item_key(one) for one in alone]
+    assert len(hashed) == 3
+
+
 def test_files_that_have_just_changed_are_not_remembered(
     sources: list[Any], tmp_path: Path, hashed: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,6 +139,8 @@ def test_several_processes_at_once(sources: list[Any], tmp_path: Path, hashed: l
     assert hashed == []
 
 
-def test_what_is_not_there_is_told(tmp_path: Path) -> None:
+def test_what_is_not_there_or_cannot_be_written_is_told(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         item_keys([tmp_path / "gone"], tmp_path / "hashes.sqlite")
+    with pytest.raises(OSError, match=r"unable to open.*; give a --cache_dir that can be written to"):
+        item_keys([], tmp_path)
