@@ -7,8 +7,10 @@ import logging
 import os
 import secrets
 import sys
+import threading
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from importlib.metadata import version
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -82,12 +84,17 @@ def joined(item: Mapping[str, Any], made: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fill(
-    load_one: Callable[[int], None], indices: Sequence[int], data: Sequence[Mapping[str, Any]], policy: Policy
+    load_one: Callable[[Compose, int], Any],
+    transform: Compose,
+    indices: Sequence[int],
+    data: Sequence[Mapping[str, Any]],
+    policy: Policy,
 ) -> list[int]:
     """Load items in several threads, as far as the policy says.
 
     Args:
-        load_one: loads an item by its place in `data`.
+        load_one: loads an item, given transforms and its place in `data`.
+        transform: of which every thread has a copy, as transforms may keep what they are at.
         indices: those to be loaded, in this order.
         data: all items.
         policy: what it skips is left out, counted and logged.
@@ -99,6 +106,7 @@ def fill(
         Exception: that of the first item in the list that has one, whichever thread came first.
         ValueError: nothing is left.
     """
+    mine = threading.local()
     left_out: dict[int, str] = {}
     stopped: dict[int, Exception] = {}
 
@@ -106,7 +114,9 @@ def fill(
         if any(index > earlier for earlier in tuple(stopped)):
             return
         try:
-            load_one(index)
+            if not hasattr(mine, "transform"):
+                mine.transform = deepcopy(transform)
+            load_one(mine.transform, index)
         except Exception as error:
             try:
                 left_out[index] = reason_to_skip(error, policy, data[index]).code
@@ -114,7 +124,8 @@ def fill(
                 stopped[index] = final
 
     quiet = not (rank() == 0 and sys.stderr.isatty())
-    with ThreadPool(_threads()) as pool, tqdm(total=len(indices), unit="item", desc="cache", disable=quiet) as bar:
+    bar = tqdm(total=len(indices), unit="item", desc="cache", disable=quiet)
+    with bar, ThreadPool(_threads()) as pool:
         for _ in pool.imap_unordered(one, indices):
             bar.update()
     if stopped:

@@ -19,6 +19,7 @@ from random import SystemRandom
 from typing import Any
 
 from monai.data import CacheDataset, Dataset
+from monai.transforms import Compose
 
 from monai_rd.data.cached_items import fill, first_random, joined, name_of, prepared, read, size, write
 from monai_rd.data.errors import Policy
@@ -117,11 +118,11 @@ class SkippingCacheDataset(CacheDataset):
         super().__init__(data, transform, cache_num=0)
         found = dict(loaded or {})
 
-        def load(index: int) -> None:
+        def load(chain: Compose, index: int) -> None:
             if index not in found:
-                found[index] = prepared(self.transform, data[index])
+                found[index] = prepared(chain, data[index])
 
-        kept = fill(load, range(len(data)), data, Policy(policy))
+        kept = fill(load, self.transform, range(len(data)), data, Policy(policy))
         self.data: list[Any] = [data[index] for index in kept]
         self._cache: list[Any] = [joined(data[index], found[index]) for index in kept]
         self.cache_num = len(kept)
@@ -180,7 +181,7 @@ class DiskCacheDataset(Dataset):
         self._refuse_too_large(item_bytes * len({self.item_keys[index] for index in missing}))
         # In an order of its own, a process rarely reads what another one is reading.
         order = SystemRandom().sample(missing, len(missing))
-        kept = fill(self._write_if_missing, order, data, Policy(policy))
+        kept = fill(self._write_if_missing, self.transform, order, data, Policy(policy))
         if len(kept) < len(data):
             self.data: list[Any] = [data[index] for index in kept]
             self.item_keys = [self.item_keys[index] for index in kept]
@@ -206,7 +207,7 @@ class DiskCacheDataset(Dataset):
             )
 
     def _transform(self, index: int) -> Any:
-        made = read(self._path(index)) or self._write(index)
+        made = read(self._path(index)) or self._write(self.transform, index)
         start = first_random(self.transform)
         item = joined(self.data[index], made)
         return item if start is None else self.transform(item, start=start)
@@ -214,12 +215,12 @@ class DiskCacheDataset(Dataset):
     def _path(self, index: int) -> Path:
         return self.folder / f"{self.item_keys[index]}.item"
 
-    def _write_if_missing(self, index: int) -> None:
+    def _write_if_missing(self, chain: Compose, index: int) -> None:
         if not self._path(index).exists():  # another process may have been quicker
-            self._write(index)
+            self._write(chain, index)
 
-    def _write(self, index: int) -> dict[str, Any]:
-        made = prepared(self.transform, self.data[index])
+    def _write(self, chain: Compose, index: int) -> dict[str, Any]:
+        made = prepared(chain, self.data[index])
         if item_key(self.data[index]["image"]) != self.item_keys[index]:
             raise OSError(f"the image with sha256 {self.item_keys[index][:12]} changed during the run: start again")
         write(made, self._path(index))

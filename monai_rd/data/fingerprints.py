@@ -7,6 +7,7 @@ import inspect
 import json
 import random
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
@@ -28,7 +29,8 @@ Source = str | Path | Sequence[str]
 
 _OURS = __name__.partition(".")[0]
 
-_RANDOM = (np.random.RandomState, np.random.Generator, torch.Generator, random.Random)
+# What was drawn last, and what one thread keeps for itself, is no setting.
+_PASSING = (np.random.RandomState, np.random.Generator, torch.Generator, random.Random, threading.local)
 
 
 def fingerprint(value: Any) -> str:
@@ -96,7 +98,7 @@ def _of_object(value: Any, inside: tuple[int, ...]) -> dict[str, Any]:
         state = vars(value)
     else:
         raise TypeError(f"a {_name(type(value))} among the transforms does not say what it is set to")
-    kept = {name: one for name, one in state.items() if not isinstance(one, _RANDOM)}
+    kept = {name: one for name, one in state.items() if not isinstance(one, _PASSING)}
     items = list(value) if isinstance(value, Sequence) else None
     return {
         "object": describe(type(value)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -97,6 +98,17 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], None]:
     return lambda left: monkeypatch.setattr("monai_rd.data.caching.available_memory", lambda: left)
 
 
+@pytest.fixture(params=[10**9, 0], ids=["memory", "disk"])
+def cached(request: pytest.FixtureRequest, memory: Any, tmp_path: Path) -> Callable[..., Any]:
+    """Make a data set of either kind."""
+    memory(request.param)
+
+    def make(paths: Sequence[Path], policy: Any = None, transform: Any = None) -> Any:
+        return cached_dataset(items(paths), transform or chain(), policy, cache_dir=tmp_path / "cache")
+
+    return make
+
+
 ALL = ITEMS * 3 * 16 * 16 * 4  # bytes of all items
 
 
@@ -185,6 +197,21 @@ def test_nothing_of_the_items_is_held(tmp_path: Path, memory: Any) -> None:
     assert not any(isinstance(value, torch.Tensor) for value in vars(data).values())
     item = weakref.ref(data[0]["image"])
     assert item() is None  # nor what was read
+
+
+def test_threads_do_not_share_what_a_transform_is_at(
+    images: list[Path], cached: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(MapTransform):
+        def __call__(self, data: Any) -> Any:
+            self.now = data
+            time.sleep(0.005)
+            return self.now
+
+    monkeypatch.setattr("monai_rd.data.cached_items.cores", lambda: 4)
+    wanted = [item["image"] for item in cached(images, transform=chain(flip=0.0))]
+    found = [item["image"] for item in cached(images, transform=chain(flip=0.0, first=[Slow("image")]))]
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, wanted, strict=True))
 
 
 def test_what_no_cache_can_hold_is_refused(images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,12 +373,6 @@ def test_several_processes_fill_one_cache(images: list[Path], tmp_path: Path) ->
 
 
 # ----------------------------------------------------------------------------------------------------------- the policy
-
-
-@pytest.fixture(params=[10**9, 0], ids=["memory", "disk"])
-def cached(request: pytest.FixtureRequest, memory: Any, tmp_path: Path) -> Callable[..., Any]:
-    memory(request.param)
-    return lambda paths, policy=None: cached_dataset(items(paths), chain(), policy, cache_dir=tmp_path / "cache")
 
 
 def test_what_the_policy_skips_is_left_out_and_counted(

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
+from monai.data import MetaTensor
 from monai.transforms import Compose, Lambdad, RandFlipd, RandRotated, Resized, ScaleIntensityRanged
 
 from monai_rd.data.fingerprints import fingerprint, item_key
@@ -49,6 +50,12 @@ def test_order_and_class_count_the_random_state_does_not() -> None:
     assert fingerprint(Compose([one, other])) != fingerprint(Compose([other, one]))
     assert fingerprint(RandFlipd("image", prob=0.5)) != fingerprint(RandRotated("image", prob=0.5))
     assert fingerprint(chain().set_random_state(seed=1)) == fingerprint(chain().set_random_state(seed=2))
+
+
+def test_what_has_been_used_is_described_as_before() -> None:
+    used = chain()
+    used({"image": MetaTensor(torch.rand(1, 9, 9), meta={"intensity": "HU"})}, end=2)
+    assert fingerprint(used) == fingerprint(chain())
 
 
 def test_functions_are_told_apart_by_code_constants_and_what_they_close_over() -> None:
