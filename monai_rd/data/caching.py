@@ -12,6 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from functools import cached_property
 from pathlib import Path
@@ -194,8 +195,10 @@ class DiskCacheDataset(Dataset):
                 key, _, kind = entry.name.partition(".")
                 if kind == "item":
                     found.add(key)
-                elif entry.stat().st_mtime < time.time() - _LOST:
-                    Path(entry.path).unlink(missing_ok=True)
+                    continue
+                with suppress(FileNotFoundError):  # its writer has just renamed it
+                    if entry.stat().st_mtime < time.time() - _LOST:
+                        os.unlink(entry.path)
         return found
 
     def _refuse_too_large(self, wanted: int) -> None:

@@ -93,7 +93,10 @@ def _hash(source: Source) -> _Hashed:
 def _stamp(source: Source) -> tuple[bytes, int]:
     """What changes when a file does, of all files of an item, and the newest of their times in ns."""
     found = files_of(source)
-    stats = [path.stat() for path in ([found] if isinstance(found, Path) else found)]
+    try:
+        stats = [path.stat() for path in ([found] if isinstance(found, Path) else found)]
+    except FileNotFoundError:  # whose message would name the file
+        raise FileNotFoundError("a file named in the data list does not exist; check its path") from None
     each = sorted((one.st_dev, one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns) for one in stats)
     text = f"{'file' if isinstance(found, Path) else 'files'} {each}"
     return hashlib.sha256(text.encode()).digest(), max((max(one[3:]) for one in each), default=0)
