@@ -32,9 +32,12 @@ def random_teacher(name: str, size: int, classes: int = 2) -> FrozenFoundationMo
 
 
 def pictures(count: int, size: int) -> torch.Tensor:
-    """Grey pictures of different content `[count, 3, size, size]` in [0, 1]."""
-    coarse = torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    return F.interpolate(coarse, (size, size), mode="bicubic").clamp(0, 1).expand(-1, 3, -1, -1).contiguous()
+    """Grey pictures of different content, brightness and contrast `[count, 3, size, size]` in [0, 1]."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(count, 1, 8, 8, generator=generator) - 0.5
+    brightness, contrast = torch.rand(2, count, 1, 1, 1, generator=generator)
+    fine = F.interpolate(coarse, (size, size), mode="bicubic")
+    return (brightness + 2 * contrast * fine).clamp(0, 1).expand(-1, 3, -1, -1).contiguous()
 
 
 def write_images(folder: Path, count: int, size: int) -> list[dict[str, Any]]:

@@ -70,9 +70,9 @@ def test_all_variants_train_and_those_of_rd_do_the_same_work(
     build = step.Work.network
     monkeypatch.setattr(step.Work, "network", lambda work: made.append(build(work)) or made[-1])
     teacher = parts.random_teacher("vit_tiny_patch16_224", 32)
-    work = step.Work("shufflenet_v2_x1_0", teacher, torch.device("cpu"), False, 4, False, grid=2)
+    work = step.Work("resnet18", teacher, torch.device("cpu"), False, 8, False, grid=2)
     fixed = Compose([one for one in parts.transforms(32).transforms if not isinstance(one, CTAugmentation)])
-    plain = SkippingCacheDataset(parts.write_images(tmp_path / "images", 4, 32), fixed)  # a batch
+    plain = SkippingCacheDataset(parts.write_images(tmp_path / "images", 8, 32), fixed)  # a batch
     said: list[str] = []
     turns = step.turns_of(work, step.VARIANTS, plain, step.taught(work, plain, tmp_path), said.append)
     assert {*step.VARIANTS} - {*turns} <= {"torchdistill"}, said
@@ -85,8 +85,8 @@ def test_all_variants_train_and_those_of_rd_do_the_same_work(
         for name, one in zip([name for name in turns if name != "teacher"], made, strict=False)
     }
     alike = {name: float((move == moves["plain"]).float().mean()) for name, move in moves.items()}
-    assert min(alike[name] for name in alike if name not in ("alone", "timm")) > 0.98, alike
-    assert max(alike["alone"], alike["timm"]) < 0.95, alike
+    assert min(alike[name] for name in alike if name not in ("alone", "timm")) > 0.999, alike
+    assert max(alike["alone"], alike["timm"]) < 0.99, alike
 
 
 def test_a_step_out_of_memory(script: Any, tmp_path: Path) -> None:
@@ -98,3 +98,24 @@ def test_a_step_out_of_memory(script: Any, tmp_path: Path) -> None:
     for path in tmp_path.rglob("*.safetensors"):
         path.unlink()
     turn()
+
+
+def test_a_small_store_is_filled_and_read(script: Any, tmp_path: Path) -> None:
+    store, parts = script("store"), script("parts")
+    parts.write_images(tmp_path / "small", 4, store.SMALL)
+    filled = store.fill_job(tmp_path, 4, 2)
+    assert filled["bytes"] > 4 * 2 * (64 * store.GRID**2 + 256) * 2
+    assert filled["began"] < filled["ended"]
+    assert store.read_job(tmp_path, 4, 2)["memory"] > 0
+
+
+def test_forms_of_a_student_agree(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    inference, parts = script("inference"), script("parts")
+    monkeypatch.setattr(inference, "STEPS", 3)
+    images = parts.pictures(8, 64)
+    student = inference.deployed("resnet18", images)
+    with torch.inference_mode():
+        expected = student(images)
+        for name, run in inference.by_pytorch(student).items():
+            difference = float((run(images) - expected).abs().max() / expected.std(dim=0).mean())
+            assert difference < (0.5 if "bfloat16" in name else 1e-3), name
