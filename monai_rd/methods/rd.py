@@ -44,7 +44,7 @@ class ReprogrammingDistillation(Method):
             the foundation model is fixed, so the default lets it flow.
         width: channels inside phi.
         blocks: residual blocks of phi.
-        grid: most positions along each side of the teacher's maps that phi sees, see `Reprogrammer`.
+        grid: most positions along each side of the teacher's maps that phi sees, see `Reprogrammer`; None for all.
         co_training: False leaves the teacher path's cross entropy out, so that phi is not taught the task but only
             pulled to the student: direct reprogramming.
         kd: False leaves KL out.
@@ -74,7 +74,7 @@ class ReprogrammingDistillation(Method):
         detach_teacher: bool = False,
         width: int = 512,
         blocks: int = 2,
-        grid: int | None = None,
+        grid: int | None = 4,
         co_training: bool = True,
         kd: bool = True,
         cka: bool = True,

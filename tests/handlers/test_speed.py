@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ def test_rate_wait_and_share(
     def pass_time(seconds: float) -> Callable[[Any], None]:
         return lambda engine: now.__setitem__(0, now[0] + seconds)
 
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))  # the module's own, no one else's
     run = tiny_run(max_epochs=3)
     SpeedHandler(tmp_path / "speed.json").attach(run.trainer)
     with_features = []
