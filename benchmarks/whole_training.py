@@ -58,7 +58,7 @@ def main() -> None:
             image = next(iter(loop.data_loader))["image"].as_subclass(torch.Tensor).to(options.device)
 
             def look(
-                image: torch.Tensor = image, teacher: Any = teacher, amp: bool = default_amp(options.device)
+                image: torch.Tensor = image, teacher: Any = teacher, amp: bool = default_amp(options.device, student)
             ) -> None:
                 with torch.autocast(options.device.type, torch.bfloat16 if amp else None, enabled=amp):
                     teacher.read(image, Reads(tap=True))

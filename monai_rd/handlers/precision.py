@@ -11,10 +11,13 @@ from monai.engines.utils import IterationEvents
 __all__ = ["CPUAutocast", "amp_settings", "default_amp"]
 
 
-def default_amp(device: torch.device | str) -> bool:
-    """Whether mixed precision pays: on CUDA, and on a CPU that computes in bfloat16."""
+def default_amp(device: torch.device | str, student: str = "") -> bool:
+    """Whether mixed precision pays: on CUDA, and for most students on a CPU that computes in bfloat16."""
     if torch.device(device).type == "cuda":
         return True
+    # A step of ShuffleNetV2 took 0.55 s in bfloat16 and 0.43 s in float32, where ResNet18's took 0.66 s and 1.11 s.
+    if student.removeprefix("timm:").startswith("shufflenet"):
+        return False
     return any(getattr(torch.cpu, f"_is_{name}_supported", bool)() for name in ("avx512_bf16", "amx_tile"))
 
 

@@ -59,7 +59,9 @@ def test_it_is_the_default_where_the_cpu_computes_in_bfloat16(monkeypatch: pytes
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: computes)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     assert default_amp("cpu") is computes
-    assert default_amp("cuda:1") is True
+    assert default_amp("cpu", "resnet18") is computes
+    assert default_amp("cpu", "shufflenet_v2_x1_0") is False  # slower in it
+    assert default_amp("cuda:1", "shufflenet_v2_x1_0") is True
     assert amp_settings("cpu") == {}
 
 
