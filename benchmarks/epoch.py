@@ -61,8 +61,13 @@ def ours(student: str, words: dict[str, Any], teacher: Any) -> SupervisedTrainer
 
 def zoo(student: str, trainer: SupervisedTrainer, batch_size: int, slices: int, size: int, cached: bool) -> Any:
     """A trainer of the Zoo's kind on the same items."""
-    items = [{"image": one["image"], "label": one["label"]} for one in trainer.data_loader.dataset.data]
-    series = Path(items[0]["image"]).is_dir() if isinstance(items[0]["image"], str) else True
+    images = [one["image"] for one in trainer.data_loader.dataset.data]
+    series = not isinstance(images[0], str)  # the files of a series, which MONAI's reader wants by their folder
+    labels = [one["label"] for one in trainer.data_loader.dataset.data]
+    items = [
+        {"image": str(Path(image[0]).parent) if series else image, "label": label}
+        for image, label in zip(images, labels, strict=True)
+    ]
     values = (-1350, 150) if series else (0, 255)  # the lung window, or an 8-bit image
     steps: list[Any] = [
         LoadImaged("image"),
