@@ -74,10 +74,10 @@ def default_workers(device: torch.device | str) -> int:
     """Processes that load data: as many as feed a GPU; none on a CPU whose few cores the training itself needs."""
     import torch
 
-    from monai_rd.processes import cores, local_world_size
+    from monai_rd.processes import cores, own_cores
 
     if torch.device(device).type == "cuda":
-        return min(8, max(cores() // local_world_size() - 1, 0))
+        return min(8, own_cores() - 1)
     return 2 if cores() >= 8 else 0
 
 

@@ -6,7 +6,7 @@ import os
 
 from torch import distributed as dist
 
-__all__ = ["cores", "local_world_size", "rank", "world_size"]
+__all__ = ["cores", "local_world_size", "own_cores", "rank", "world_size"]
 
 
 def rank() -> int:
@@ -27,3 +27,8 @@ def local_world_size() -> int:
 def cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def own_cores() -> int:
+    """Of them this process's share among those of its group on this machine, at least one."""
+    return max(cores() // local_world_size(), 1)

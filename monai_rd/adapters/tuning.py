@@ -142,6 +142,7 @@ def _train(
     batch = (train_loader.batch_size or 1) * world_size()
     optimizer = _optimizer(phase, recipe, batch, learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: _share(epoch, epochs, recipe.warm_up))
+    precision: dict[str, Any] = {"amp": amp and device.type == "cuda", "amp_kwargs": amp_settings(device)}
     evaluator = SupervisedEvaluator(
         device=device,
         val_data_loader=val_loader,
@@ -149,8 +150,7 @@ def _train(
         key_val_metric=key_metric,
         metric_cmp_fn=lambda current, former: current >= former,
         decollate=False,
-        amp=amp and device.type == "cuda",
-        amp_kwargs=amp_settings(device),
+        **precision,
     )
     trainer = SupervisedTrainer(
         device=device,
@@ -160,8 +160,7 @@ def _train(
         optimizer=optimizer,
         loss_function=phase.loss,
         decollate=False,
-        amp=amp and device.type == "cuda",
-        amp_kwargs=amp_settings(device),
+        **precision,
         train_handlers=[
             LrScheduleHandler(schedule, print_lr=False),
             ValidationHandler(1, evaluator),

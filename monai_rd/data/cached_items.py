@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from monai_rd.data.dataset import reason_to_skip
 from monai_rd.data.errors import Policy, count_codes
 from monai_rd.data.fingerprints import describe, fingerprint
-from monai_rd.processes import cores, local_world_size, rank
+from monai_rd.processes import own_cores, rank
 
 __all__ = ["fill", "first_random", "joined", "name_of", "prepared", "read", "size", "write"]
 
@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 _META = ("intensity", "modality")
 _READERS = ("imagecodecs", "monai", "nibabel", "numpy", "pillow", "pydicom", "torch")
 _FORMAT = 1
+_THREADS = 4  # more wait for each other
 
 
 def first_random(transform: Compose) -> int | None:
@@ -125,7 +126,7 @@ def fill(
 
     quiet = not (rank() == 0 and sys.stderr.isatty())
     bar = tqdm(total=len(indices), unit="item", desc="cache", disable=quiet)
-    with bar, ThreadPool(_threads()) as pool:
+    with bar, ThreadPool(min(own_cores(), _THREADS)) as pool:
         for _ in pool.imap_unordered(one, indices):
             bar.update()
     if stopped:
@@ -137,11 +138,6 @@ def fill(
         if not kept:
             raise ValueError(f"no study is left, all were left out: {codes}")
     return kept
-
-
-def _threads() -> int:
-    """More than a few wait for each other."""
-    return max(min(cores() // local_world_size(), 4), 1)
 
 
 def size(made: Mapping[str, Any]) -> int:

@@ -174,6 +174,7 @@ class DiskCacheDataset(Dataset):
         super().__init__(data, transform)
         # Before they run: some transforms keep what they drew last.
         self.transform_fingerprint = fingerprint(transform)
+        self._start = first_random(self.transform)
         self.folder = Path(cache_dir) / name_of(self.transform)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.item_keys = item_keys([item["image"] for item in data], Path(cache_dir) / _HASHES)
@@ -211,9 +212,8 @@ class DiskCacheDataset(Dataset):
 
     def _transform(self, index: int) -> Any:
         made = read(self._path(index)) or self._write(self.transform, index)
-        start = first_random(self.transform)
         item = joined(self.data[index], made)
-        return item if start is None else self.transform(item, start=start)
+        return item if self._start is None else self.transform(item, start=self._start)
 
     def _path(self, index: int) -> Path:
         return self.folder / f"{self.item_keys[index]}.item"

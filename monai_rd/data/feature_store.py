@@ -13,7 +13,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import shutil
 import zlib
 from collections.abc import Iterable, Mapping
@@ -26,7 +25,7 @@ from filelock import FileLock
 from safetensors.torch import save
 from torch import Tensor
 
-from monai_rd.files import atomic_write
+from monai_rd.files import atomic_path, atomic_write
 
 __all__ = ["FeatureStore", "StoreInfo", "clear_stores", "list_stores"]
 
@@ -119,19 +118,14 @@ class FeatureStore:
         Raises:
             OSError: it could not be written.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / _ABOUT).is_file():
             atomic_write(self._about, self.folder / _ABOUT)
         tensors = {
             f"{key}/{part}": one.half().contiguous() for key, parts in items.items() for part, one in parts.items()
         }
-        beside = self.folder / f"{name}.tmp"
-        try:
-            content = save(tensors)
+        content = save(tensors)
+        with atomic_path(self.folder / f"{name}.{zlib.crc32(content):08x}.safetensors") as beside:
             beside.write_bytes(content)
-            os.replace(beside, self.folder / f"{name}.{zlib.crc32(content):08x}.safetensors")
-        finally:
-            beside.unlink(missing_ok=True)
 
     def lock(self, name: str) -> FileLock:
         """The lock of a piece of work, which a process that ends, however it ends, lets go."""

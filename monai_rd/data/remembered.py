@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from monai_rd.data.fingerprints import Source, files_of, item_key
-from monai_rd.processes import cores, local_world_size
+from monai_rd.processes import own_cores
 
 __all__ = ["item_keys"]
 
@@ -79,7 +79,7 @@ class _Hashed(NamedTuple):
 
 
 def _hashed(sources: Sequence[Source]) -> Iterator[_Hashed]:
-    with ThreadPool(max(min(cores() // local_world_size(), 8), 1)) as pool:
+    with ThreadPool(min(own_cores(), 8)) as pool:
         yield from pool.imap(_hash, sources)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from functools import cache
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -118,8 +119,12 @@ def _random_parts(transform: Any) -> tuple[list[Randomizable], list[Randomizable
 def probe(image: Tensor) -> Tensor:
     """Values spread over a view, in half precision, to know it by `[256]`."""
     flat = image.as_subclass(Tensor).reshape(-1)
-    # A step that shares no factor with rows and columns would still do: the places only must be the same ones.
-    return flat[torch.linspace(0, len(flat) - 1, _PROBES).long()].half()
+    return flat[_probe_places(len(flat))].half()
+
+
+@cache
+def _probe_places(values: int) -> Tensor:
+    return torch.linspace(0, values - 1, _PROBES).long()
 
 
 def refuse_another_view(image: Tensor, known: Tensor, key: str) -> None:

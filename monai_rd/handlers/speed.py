@@ -38,7 +38,7 @@ class SpeedHandler:
         self.path = Path(path)
         self._items, self._stored = 0, 0
         self._seconds, self._waited = 0.0, 0.0
-        self._asked, self._begun = 0.0, 0.0
+        self._asked = 0.0
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer."""

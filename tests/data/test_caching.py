@@ -208,7 +208,7 @@ def test_threads_do_not_share_what_a_transform_is_at(
             time.sleep(0.005)
             return self.now
 
-    monkeypatch.setattr("monai_rd.data.cached_items.cores", lambda: 4)
+    monkeypatch.setattr("monai_rd.data.cached_items.own_cores", lambda: 4)
     monkeypatch.setattr("monai_rd.data.caching._MEASURED", 1)
     wanted = [item["image"] for item in cached(images, transform=chain(flip=0.0))]
     found = [item["image"] for item in cached(images, transform=chain(flip=0.0, first=[Slow("image")]))]
@@ -356,7 +356,7 @@ def _fill_and_be_killed(paths: Sequence[Path], cache: Path, whole: int) -> None:
 def test_a_killed_fill_goes_on_where_it_stopped(
     images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("monai_rd.data.cached_items.cores", lambda: 1)
+    monkeypatch.setattr("monai_rd.data.cached_items.own_cores", lambda: 1)
     assert _in_processes(1, _fill_and_be_killed, images, tmp_path / "cache", 4) == [9]
     (left,) = tmp_path.rglob("*.tmp")
     assert loads(images, tmp_path / "cache") == ITEMS - 4
