@@ -1,6 +1,7 @@
 """A whole training of RD with the store, its filling included, against the same training with the teacher in the loop.
 
     python benchmarks/whole_training.py --dataset COVID-CT
+    python benchmarks/whole_training.py --dataset COVID-CT --float32
     python benchmarks/whole_training.py --dataset COVID-CT --epochs 60 --rounds 60      # nothing extrapolated
 
 Both are the trainer of `rd_ct`'s own train.json with a ViT-B. The filling is measured whole, `--rounds` epochs of both
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--students", default="resnet18")
     parser.add_argument("--views", type=int, default=8, help="K")
     parser.add_argument("--epochs", type=int, default=60, help="E")
+    parser.add_argument("--float32", action="store_true", help="no mixed precision, which is the bundle's default")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     table = Table(
@@ -49,6 +51,8 @@ def main() -> None:
             words: dict[str, Any] = {"output_dir": folder, "device": str(options.device)}
             words |= {"dataset_dir": options.dataset} if options.dataset else {}
             words |= {"image_size": options.size} if options.size else {}
+            amp = not options.float32 and default_amp(options.device, student)
+            words |= {"amp": amp}
             teacher = random_teacher(options.teacher, 224)
             loop = ours(student, {**words, "feature_views": 0}, teacher)
             with timed(Teaching, "fill") as fills:
@@ -57,9 +61,7 @@ def main() -> None:
             alone = ours(student, {**words, "method": "ce", "feature_views": 0}, None)
             image = next(iter(loop.data_loader))["image"].as_subclass(torch.Tensor).to(options.device)
 
-            def look(
-                image: torch.Tensor = image, teacher: Any = teacher, amp: bool = default_amp(options.device, student)
-            ) -> None:
+            def look(image: torch.Tensor = image, teacher: Any = teacher, amp: bool = amp) -> None:
                 with torch.autocast(options.device.type, torch.bfloat16 if amp else None, enabled=amp):
                     teacher.read(image, Reads(tap=True))
 
@@ -81,7 +83,8 @@ def main() -> None:
             )
             seen, own = medians["teacher"] * steps, medians["alone"]
             ceiling = options.epochs * (seen + own) / (options.views * seen + options.epochs * own)
-            ceilings.append(f"{student} {ceiling:.2f} (T / 3S = {seen / own:.2f})")
+            precision = "bfloat16" if amp else "float32"
+            ceilings.append(f"{student} {ceiling:.2f} ({precision}, T / 3S = {seen / own:.2f})")
             what = f"{len(loop.data_loader.dataset)} items of {list(image.shape[1:])}, batch {len(image)}"
     table.caption = (
         f"{what}, E = {options.epochs}, K = {options.views}, {options.rounds} epochs measured; the ceiling: "

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from monai_rd.files import size_in_words
+
 app = typer.Typer(no_args_is_help=True)
 
 _WORDS = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -69,7 +71,7 @@ def info(directory: Directory) -> None:
     for one in list_stores(directory):
         print(
             f"{one.folder.name}  teacher {one.notes['teacher']}, {one.items} items, {one.views} views each, "
-            f"{one.bytes / 1e6:.1f} MB"
+            f"{size_in_words(one.bytes)}"
         )
 
 
@@ -80,4 +82,4 @@ def clear(directory: Directory) -> None:
 
     stores = list_stores(directory)
     clear_stores(stores)
-    print(f"{len(stores)} stores removed, {sum(one.bytes for one in stores) / 1e6:.1f} MB")
+    print(f"{len(stores)} stores removed, {size_in_words(sum(one.bytes for one in stores))}")

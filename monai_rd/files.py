@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["IMAGE_SUFFIXES", "NIFTI_SUFFIXES", "atomic_path", "atomic_write", "content_hash", "existing_file", "sha256"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "NIFTI_SUFFIXES",
+    "atomic_path",
+    "atomic_write",
+    "content_hash",
+    "existing_file",
+    "free_space",
+    "sha256",
+    "size_in_words",
+]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
@@ -44,6 +55,19 @@ def atomic_write(text: str, path: Path) -> None:
     """Write a text file atomically, its line ends as they are in `text`."""
     with atomic_path(path) as beside:
         beside.write_text(text, encoding="utf-8", newline="")
+
+
+def free_space(folder: Path) -> int:
+    """Bytes that are free on the disk of a folder, whether it is there yet or not."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def size_in_words(size: float) -> str:
+    """A number of bytes as people read it, such as "1.2 GB" (decimal units)."""
+    name, unit = next(((name, unit) for name, unit in (("GB", 1e9), ("MB", 1e6)) if size >= unit), ("kB", 1e3))
+    return f"{size / unit:.1f} {name}"
 
 
 def sha256(path: Path) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -26,6 +25,7 @@ from monai_rd.data.cached_items import fill, first_random, joined, name_of, prep
 from monai_rd.data.errors import Policy
 from monai_rd.data.fingerprints import fingerprint, item_key
 from monai_rd.data.remembered import item_keys
+from monai_rd.files import free_space, size_in_words
 from monai_rd.memory import available_memory
 from monai_rd.processes import local_world_size, rank
 
@@ -75,10 +75,10 @@ def cached_dataset(
             "cache: %s; %d items of %s are %s, and %d process(es) may take half of %s of memory",
             "in memory" if in_memory else "on disk",
             len(data),
-            _unit(item_bytes),
-            _unit(item_bytes * len(data)),
+            size_in_words(item_bytes),
+            size_in_words(item_bytes * len(data)),
             ranks,
-            "an unknown amount" if left is None else _unit(left),
+            "an unknown amount" if left is None else size_in_words(left),
         )
     if in_memory:
         return SkippingCacheDataset(data, transform, policy, cache_dir=cache_dir, loaded=measured)
@@ -203,11 +203,11 @@ class DiskCacheDataset(Dataset):
         return found
 
     def _refuse_too_large(self, wanted: int) -> None:
-        free = shutil.disk_usage(self.folder).free
+        free = free_space(self.folder)
         if wanted > free:
             raise OSError(
-                f"the training data need {_unit(wanted)} more of the disk of cache_dir, which has {_unit(free)} free: "
-                "give another --cache_dir, or run where there is more memory"
+                f"the training data need {size_in_words(wanted)} more of the disk of cache_dir, which has "
+                f"{size_in_words(free)} free: give another --cache_dir, or run where there is more memory"
             )
 
     def _transform(self, index: int) -> Any:
@@ -240,8 +240,3 @@ def _measure(data: Sequence[Mapping[str, Any]], transform: Callable[[Any], Any])
         except Exception:
             logger.debug("cache: item %d tells no size", index)
     return found
-
-
-def _unit(size: float) -> str:
-    name, unit = next(((name, unit) for name, unit in (("GB", 1e9), ("MB", 1e6)) if size >= unit), ("kB", 1e3))
-    return f"{size / unit:.1f} {name}"

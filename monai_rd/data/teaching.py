@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import random
-import shutil
 import sys
 import time
 from collections import Counter
@@ -26,6 +25,7 @@ from tqdm.auto import tqdm
 from monai_rd.data.feature_store import FeatureStore
 from monai_rd.data.fingerprints import describe, fingerprint
 from monai_rd.data.views import PROBE, ReplayedViews, probe
+from monai_rd.files import free_space, size_in_words
 from monai_rd.processes import rank, world_size
 
 __all__ = ["Agreement", "Teacher", "Teaching", "taught_dataset"]
@@ -115,6 +115,7 @@ class Teaching:
         num_workers: processes that load and transform.
         device: of the teacher.
         amp: whether it runs in mixed precision.
+        amp_kwargs: of `torch.autocast`, such as the type.
 
     Raises:
         ValueError: see `ReplayedViews`.
@@ -135,8 +136,10 @@ class Teaching:
         num_workers: int = 0,
         device: torch.device | str = "cpu",
         amp: bool = False,
+        amp_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
-        self.teacher, self.reads, self.device, self.amp = teacher, reads, torch.device(device), amp
+        self.teacher, self.reads, self.device = teacher, reads, torch.device(device)
+        self._autocast = torch.autocast(self.device.type, enabled=amp, **(amp_kwargs or {}))
         self._batch_size, self._workers = batch_size, num_workers
         decided_by = {
             "format": _FORMAT,
@@ -145,7 +148,7 @@ class Teaching:
             "transforms": getattr(dataset, "transform_fingerprint", None) or fingerprint(dataset.transform),
             "views": views,
             "seed": seed,
-            "amp": amp,
+            "amp": str(self._autocast.fast_dtype) if amp else None,
         }
         self.store = FeatureStore(directory, decided_by, {"teacher": teacher.name})
         self.views = ReplayedViews(dataset, views, seed)
@@ -241,7 +244,7 @@ class Teaching:
             for _, alike in groupby(batch, key=lambda view: view["image"].shape):  # studies, and images of one slice
                 seen = list(alike)
                 image = torch.stack([view["image"] for view in seen]).to(self.device, non_blocking=True)
-                with torch.inference_mode(), torch.autocast(self.device.type, enabled=self.amp):
+                with torch.inference_mode(), self._autocast:
                     parts = self.teacher.rows(image, self.reads)
                 parts = {name: part.half().cpu() for name, part in parts.items()}
                 for number, view in enumerate(seen):
@@ -254,15 +257,13 @@ class Teaching:
 
     def _refuse_too_large(self, items: int) -> None:
         wanted = items * self._bytes_of_an_item
-        place = self.store.folder
-        while not place.exists():
-            place = place.parent
-        free = shutil.disk_usage(place).free
-        size = f"{_gigabytes(wanted)} for {items} items in {self.views.views} views"
+        free = free_space(self.store.folder)
+        size = f"{size_in_words(wanted)} for {items} items in {self.views.views} views"
         if wanted > free:
             raise OSError(
-                f"the teacher's features would take {size}, and the disk of features_dir has {_gigabytes(free)} free: "
-                "take fewer --feature_views, another --features_dir, or --feature_views 0 (the teacher in every step)"
+                f"the teacher's features would take {size}, and the disk of features_dir has {size_in_words(free)} "
+                "free: take fewer --feature_views, another --features_dir, or --feature_views 0 (the teacher in "
+                "every step)"
             )
         if rank() == 0:
             logger.info("teacher features: %s", size)
@@ -289,10 +290,6 @@ class Teaching:
                 if part != PROBE:
                     cosine = min(cosine, float(F.cosine_similarity(ours, theirs, dim=0).nan_to_num(-1.0)))
         return Agreement(len(pairs), len(damaged), len(self.views.keys) - len(there), difference, cosine)
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 class _Pairs(torch.utils.data.Dataset[dict[str, Any]]):

@@ -13,7 +13,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys
 
-from monai_rd.files import atomic_write
+from monai_rd.files import atomic_write, size_in_words
 from monai_rd.processes import rank
 
 __all__ = ["SpeedHandler", "peak_memory"]
@@ -75,11 +75,11 @@ class SpeedHandler:
         }
         line = (
             f"{found['items_per_second']:.1f} items/s, {100 * found['data_wait']:.0f} % of the time waiting for data, "
-            f"peak memory {found['peak_memory'] / 1e9:.1f} GB"
+            f"peak memory {size_in_words(found['peak_memory'])}"
         )
         if device.type == "cuda":
             found["peak_device_memory"] = torch.cuda.max_memory_allocated(device)
-            line += f", on the GPU {found['peak_device_memory'] / 1e9:.1f} GB"
+            line += f", on the GPU {size_in_words(found['peak_device_memory'])}"
         if self._stored:
             line += f", teacher features of {100 * found['stored_features']:.0f} % out of the store"
         atomic_write(json.dumps(found, indent=1) + "\n", self.path)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +17,9 @@ import numpy as np
 
 from monai_rd.bundle import bundle_root
 from monai_rd.files import atomic_write, sha256
+from monai_rd.versions import versions
 
-__all__ = ["Cell", "Result", "data_fingerprint", "versions"]
+__all__ = ["Cell", "Result", "data_fingerprint"]
 
 _RESULTS = ("metrics.json", "predictions.npz")
 _LISTS = (".csv", ".xlsx", ".json", ".txt")
@@ -98,6 +97,7 @@ class Cell:
             "bundle_root": folder,
             "output_dir": folder,
             "cache_dir": out.resolve() / "cache",  # one for all, as the images are the same
+            "features_dir": out.resolve() / "features",
             "dataset_dir": self.dataset_dir,
             "student": self.student,
             "method": self.method,
@@ -201,36 +201,6 @@ def data_fingerprint(dataset_dir: str | os.PathLike[str]) -> str:
         content = _hash_of(path) if path.suffix.lower() in _LISTS else ""
         digest.update(f"{path.relative_to(root).as_posix()}\0{path.stat().st_size}\0{content}\n".encode())
     return digest.hexdigest()
-
-
-def versions() -> dict[str, str]:
-    """What results depend on besides their settings: versions, and the kind of machine."""
-    import torch
-
-    from monai_rd import __version__
-
-    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores"
-    packages: Iterable[str] = ("torch", "monai", "timm", "numpy")
-    return {
-        "monai_rd": __version__,
-        "code": _code_hash(),
-        "python": platform.python_version(),
-        **{name: version(name) for name in packages},
-        "machine": f"{platform.machine()}, {device}",
-    }
-
-
-@cache
-def _code_hash() -> str:
-    """12 hex digits for the package's own source."""
-    import monai_rd
-    from monai_rd import transforms
-
-    digest = hashlib.sha256()
-    for package in (monai_rd, transforms):
-        for path in sorted(Path(package.__path__[0]).rglob("*.py")):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]
 
 
 def _by_content(word: str | None) -> str | None:

@@ -166,7 +166,7 @@ def table6(
 ) -> None:
     """What the paper's networks cost: parameters and multiply-accumulates counted, time on this CPU measured."""
     from monai_rd.protocol import cost
-    from monai_rd.protocol.cells import versions
+    from monai_rd.versions import versions
 
     console = _console()
     with console.status("") as status:
@@ -190,8 +190,8 @@ def figure2(
     out: Out = Path("benchmark"),
 ) -> None:
     """Decision boundaries of the students (ce, kd, rd) beside those of the fully tuned teacher, and their agreement."""
-    from monai_rd.protocol.cells import versions
     from monai_rd.protocol.figure2 import figure_report
+    from monai_rd.versions import versions
 
     console = _console()
     made = _laid_out("figure2", dataset, bundle, teachers, students, "", seeds, max_epochs, select, out, words)

@@ -225,7 +225,7 @@ def test_what_no_cache_can_hold_is_refused(images: list[Path], tmp_path: Path, m
     with pytest.raises(RuntimeError) as caught:
         on_disk(images, tmp_path / "cache", chain(first=[Resized("label", spatial_size=8)]))
     assert "Key `label` of transform `Resized` was missing" in str(caught.value.__cause__)
-    monkeypatch.setattr("monai_rd.data.caching.shutil.disk_usage", lambda path: type("", (), {"free": ALL - 1}))
+    monkeypatch.setattr("monai_rd.data.caching.free_space", lambda folder: ALL - 1)
     LOADED.clear()
     with pytest.raises(OSError, match=r"need 18\.4 kB more of the disk of cache_dir, which has 18\.4 kB free"):
         DiskCacheDataset(items(images), chain(), cache_dir=tmp_path / "cache", item_bytes=ALL // ITEMS)

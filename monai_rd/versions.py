@@ -1,0 +1,41 @@
+"""What results depend on besides their settings: versions, and the kind of machine."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+__all__ = ["versions"]
+
+
+def versions() -> dict[str, str]:
+    """Versions of the package (and of its very code), of Python and of the packages that compute, and the machine."""
+    import torch
+
+    from monai_rd import __version__
+
+    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores"
+    return {
+        "monai_rd": __version__,
+        "code": _code_hash(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "monai", "timm", "numpy")},
+        "machine": f"{platform.machine()}, {device}",
+    }
+
+
+@cache
+def _code_hash() -> str:
+    """12 hex digits for the package's own source."""
+    import monai_rd
+    from monai_rd import transforms
+
+    digest = hashlib.sha256()
+    for package in (monai_rd, transforms):
+        for path in sorted(Path(package.__path__[0]).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
