@@ -31,12 +31,16 @@ class TinyStudent(nn.Module):
         self.feature_dim, self.spatial_dims = feature_dim, 2
         self.backbone = nn.Sequential(nn.Conv2d(3, feature_dim, 3, 2), nn.BatchNorm2d(feature_dim), nn.ReLU())
         self.classifier = nn.Linear(feature_dim, num_classes)
+        self.register_buffer("temperature", torch.ones(()))
 
     def features(self, image: Tensor) -> Tensor:
         return self.backbone(image).mean(dim=(2, 3))
 
+    def logits(self, features: Tensor) -> Tensor:
+        return self.classifier(features) / self.temperature
+
     def forward(self, image: Tensor) -> Tensor:
-        return self.classifier(self.features(image))
+        return self.logits(self.features(image))
 
 
 def tiny_teacher(channels: int = 5) -> FrozenFoundationModel:

@@ -43,7 +43,7 @@ def blocks(text: str, suffix: str) -> dict[str, str]:
     """Split a file into its top-level blocks, by JSON id or Markdown heading; other files are one block."""
     if suffix == ".json":
         body = text.removeprefix("{\n").removesuffix("\n}\n")
-        parts = re.split(r"^(?=    \"\w+\":)", body, flags=re.MULTILINE)[1:]
+        parts = re.split(r"^(?=    \"[\w#]+\":)", body, flags=re.MULTILINE)[1:]
         return {part.split('"', 2)[1]: part.rstrip().removesuffix(",") for part in parts}
     if suffix == ".md":
         parts = re.split(r"^(?=## )", text, flags=re.MULTILINE)

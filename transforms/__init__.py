@@ -6,6 +6,7 @@ from monai_rd.transforms.derm import ColourConstancyd, DermAugmentation, RandCol
 from monai_rd.transforms.display import DisplayIntensityd
 from monai_rd.transforms.load import LoadDicomSeriesd, LoadImageOrSeriesd
 from monai_rd.transforms.mr import MRAugmentation, MRIntensityd
+from monai_rd.transforms.scope import HeaderInScoped, IntensitiesInScoped, scope_of
 from monai_rd.transforms.us import RandGaind, SpeckleNoised, UltrasoundRegiond, USAugmentation
 from monai_rd.transforms.xray import CollimationCropd, XrayAugmentation
 
@@ -16,7 +17,9 @@ __all__ = [
     "ColourConstancyd",
     "DermAugmentation",
     "DisplayIntensityd",
+    "HeaderInScoped",
     "HounsfieldWindowsd",
+    "IntensitiesInScoped",
     "LoadDicomSeriesd",
     "LoadImageOrSeriesd",
     "MRAugmentation",
@@ -29,4 +32,5 @@ __all__ = [
     "UltrasoundRegiond",
     "XrayAugmentation",
     "bag_collate",
+    "scope_of",
 ]

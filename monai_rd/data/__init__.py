@@ -8,7 +8,7 @@ from monai_rd.lazy import lazy_names
 
 if TYPE_CHECKING:
     from monai_rd.data.caching import DiskCacheDataset, SkippingCacheDataset, cached_dataset
-    from monai_rd.data.datalist import DataList, make_datalist, make_folds, write_datalist
+    from monai_rd.data.datalist import DataList, labelled_studies, make_datalist, make_folds, write_datalist
     from monai_rd.data.dataset import TolerantDataset
     from monai_rd.data.dicom import SeriesInfo, SeriesRule, SeriesVolume, choose_series, index_dicom, load_series
     from monai_rd.data.errors import DicomSeriesError, Policy, StudyError, UnreadableImageError
@@ -23,7 +23,7 @@ __getattr__ = lazy_names(
     __name__,
     {
         "caching": ("DiskCacheDataset", "SkippingCacheDataset", "cached_dataset"),
-        "datalist": ("DataList", "make_datalist", "make_folds", "write_datalist"),
+        "datalist": ("DataList", "labelled_studies", "make_datalist", "make_folds", "write_datalist"),
         "dataset": ("TolerantDataset",),
         "dicom": ("SeriesInfo", "SeriesRule", "SeriesVolume", "choose_series", "index_dicom", "load_series"),
         "errors": ("DicomSeriesError", "Policy", "StudyError", "UnreadableImageError"),
@@ -57,6 +57,7 @@ __all__ = [
     "find_studies",
     "index_dicom",
     "is_phantom",
+    "labelled_studies",
     "load_series",
     "make_datalist",
     "make_folds",

@@ -19,7 +19,7 @@ from monai_rd.data.problems import Problems
 from monai_rd.data.published import Published, recognise
 from monai_rd.data.reading import Found, Reading
 from monai_rd.data.splits import DEVELOPMENT, SPLITS, Classes, group, split_development, split_folds, split_once
-from monai_rd.data.studies import Item
+from monai_rd.data.studies import Item, Studies, file_id
 
 __all__ = ["DataList", "make_datalist", "make_folds", "read_datalist", "write_datalist"]
 
@@ -46,10 +46,10 @@ def make_datalist(
 
     - Sheet (CSV, Excel): the column `label`, and one of `image` (file or series folder, relative to `dataset_dir`),
       `series` (a SeriesInstanceUID found below it), `patient` (a PatientID found below it; `series_rule` says which of
-      his series, by default the one with the most slices). Optional: `patient`, `lesion`, `site`, `split` (training,
-      validation, test). Several names with `|` between in any cell of `label` make the list multi-label, as does a
-      column of 0 and 1 for each of `class_names` in place of `label`; then an empty cell, "none" and "No Finding" mean
-      no class.
+      his series, by default the one with the most slices). Optional: `patient`, `lesion`, `split` (training,
+      validation, test), and `sex`, `age` (years), `scanner`, `site` for results by group. Several names with `|`
+      between in any cell of `label` make the list multi-label, as does a column of 0 and 1 for each of `class_names` in
+      place of `label`; then an empty cell, "none" and "No Finding" mean no class.
     - JSON: MONAI's data list, `{"training": [{"image": ..., "label": ...}], "validation": [...], "test": [...]}`;
       instead of `image` an item may have `series` or `sha256`, as `write_datalist` writes them. With
       `"multi_label": true` labels are lists of class indices or names.
@@ -111,6 +111,41 @@ def read_datalist(
     made = _split(read, 0)
     read.problems.refuse()
     return made, read.left_out
+
+
+def labelled_studies(
+    dataset_dir: str | os.PathLike[str],
+    data_list: str | os.PathLike[str] | None = None,
+    class_names: Sequence[str] | None = None,
+    policy: Mapping[str, str] | None = None,
+    series_rule: Mapping[str, str] | None = None,
+) -> Studies:
+    """The studies to measure a trained student on: the test split of a data set that has splits, else all of it.
+
+    Args:
+        dataset_dir: see `make_datalist`.
+        data_list: see `make_datalist`.
+        class_names: those of the student, in their order.
+        policy: see `make_datalist`.
+        series_rule: see `make_datalist`.
+
+    Returns:
+        Items as of `find_studies`, with "label".
+
+    Raises:
+        FileNotFoundError: no such folder or file.
+        DataListError: images that do not exist, labels that the student does not know and other rows that say nothing;
+            no labelled item.
+    """
+    read = _collect(dataset_dir, data_list, class_names, None, policy, series_rule, None)
+    splits = read.found.splits
+    chosen = [i for i in range(len(read.found.items)) if splits is None or splits[i] == "test"]
+    items = _datalist(read, {"test": chosen}).test
+    if not items:
+        read.problems.add("no labelled item" + (" in the test split" if splits is not None else ""))
+    read.problems.refuse()
+    named = [item if item["id"] else item | {"id": file_id(item["image"], n)} for n, item in enumerate(items, start=1)]
+    return Studies(named, read.left_out)
 
 
 def make_folds(

@@ -33,7 +33,7 @@ def reason_to_skip(error: Exception, policy: Policy, item: Mapping[str, Any]) ->
 
 
 class TolerantDataset(Dataset):
-    """MONAI's `Dataset` whose items carry `problem` and `message`, empty where all went well.
+    """MONAI's `Dataset` whose items carry `problem` and `message`, empty where all went well, and how many `slices`.
 
     An item that its transform refuses with a `StudyError` which the policy skips comes out with the error's code and
     message and a black image, so that it takes part in a batch; whoever reads the predictions must leave it out, as
@@ -58,8 +58,10 @@ class TolerantDataset(Dataset):
 
     def _transform(self, index: int) -> dict[str, Any]:
         try:
-            return {**super()._transform(index), "problem": "", "message": ""}
+            made = super()._transform(index)
+            return {"flags": "", "slices": len(made["image"]), **made, "problem": "", "message": ""}
         except Exception as error:
             reason = reason_to_skip(error, self.policy, self.data[index])
         black = MetaTensor(torch.zeros(self.shape))
-        return {**self.data[index], "image": black, "problem": reason.code, "message": str(reason)}
+        blank = {"flags": "", "slices": 0, "image": black}
+        return {**self.data[index], **blank, "problem": reason.code, "message": str(reason)}

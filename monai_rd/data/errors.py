@@ -19,6 +19,7 @@ __all__ = [
     "MixedShapeError",
     "NoDicomError",
     "NoHounsfieldError",
+    "OutOfScopeError",
     "Policy",
     "StudyError",
     "TiltedStackError",
@@ -27,7 +28,11 @@ __all__ = [
     "UnreadablePixelsError",
     "UnsupportedImageError",
     "UnsupportedSyntaxError",
+    "UnusualIntensitiesError",
+    "WrongBodyPartError",
     "WrongIntensityError",
+    "WrongModalityError",
+    "WrongOrientationError",
     "count_codes",
     "original_error",
 ]
@@ -61,6 +66,37 @@ class EmptyImageError(StudyError):
     """Nothing is in the image: all values are equal, or black."""
 
     code = "EMPTY_IMAGE"
+
+
+class OutOfScopeError(StudyError):
+    """The student was not trained on anything like it, so that its answer would mean nothing."""
+
+    code = "OUT_OF_SCOPE"
+    tolerable = "the study, and its row of the scores is flagged"
+
+
+class WrongModalityError(OutOfScopeError):
+    """The student was trained on other modalities."""
+
+    code = "WRONG_MODALITY"
+
+
+class WrongBodyPartError(OutOfScopeError):
+    """The header names a part of the body that it names nowhere in the training data."""
+
+    code = "WRONG_BODY_PART"
+
+
+class WrongOrientationError(OutOfScopeError):
+    """The slices are cut in a direction of which the training data have none."""
+
+    code = "WRONG_ORIENTATION"
+
+
+class UnusualIntensitiesError(OutOfScopeError):
+    """Brightness or contrast are far from all of the training data."""
+
+    code = "UNUSUAL_INTENSITIES"
 
 
 class DicomSeriesError(StudyError):
@@ -182,7 +218,7 @@ class NoHounsfieldError(DicomSeriesError):
 
 def _codes(kind: type[StudyError] = StudyError) -> dict[str, type[StudyError]]:
     """Return the classes by code, without those that only stand for others."""
-    found = {} if kind in (StudyError, DicomSeriesError) else {kind.code: kind}
+    found = {} if kind in (StudyError, DicomSeriesError, OutOfScopeError) else {kind.code: kind}
     for below in kind.__subclasses__():
         found |= _codes(below)
     return found

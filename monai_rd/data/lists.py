@@ -12,7 +12,7 @@ from typing import Any
 
 from monai_rd.data.pseudonyms import patient_pseudonym
 from monai_rd.data.splits import SPLITS
-from monai_rd.data.studies import Item
+from monai_rd.data.studies import GROUPS, Item
 from monai_rd.files import atomic_write, sha256
 
 __all__ = ["DataList", "write_datalist"]
@@ -22,9 +22,9 @@ __all__ = ["DataList", "write_datalist"]
 class DataList:
     """Items `{"image": path or list of paths, "label": class index, "id": ..., "patient": ...}` of the three splits.
 
-    `id` is a UID of DICOM, else ""; `patient` a pseudonym, or "" where none is known; "site" is there if the source has
-    it. In a multi-label list "label" is a list of floats `[len(class_names)]`, 1.0 for each class that the item has and
-    0.0 for the others; all may be 0.0.
+    `id` is a UID of DICOM, else ""; `patient` a pseudonym, or "" where none is known; see `Studies` for the rest. In a
+    multi-label list "label" is a list of floats `[len(class_names)]`, 1.0 for each class that the item has and 0.0 for
+    the others; all may be 0.0.
 
     Attributes:
         class_names: by class index; of two classes the second is the positive one of sensitivity, specificity and AUC.
@@ -105,7 +105,7 @@ def _label(item: Item, made: DataList) -> dict[str, Any]:
 
 
 def _entry(item: Item, root: Path, key: bytes) -> dict[str, Any]:
-    entry: dict[str, Any] = {name: item[name] for name in ("label", "patient", "site") if item.get(name, "") != ""}
+    entry: dict[str, Any] = {name: item[name] for name in ("label", "patient", *GROUPS) if item.get(name, "") != ""}
     if item["series"]:
         picture = {"sop": item["id"]} if item["id"] != item["series"] else {}
         return {"series": item["series"], **picture, **entry}

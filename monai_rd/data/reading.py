@@ -15,10 +15,10 @@ from monai_rd.data.dicom import SeriesInfo, SeriesRule, choose_series, index_dic
 from monai_rd.data.errors import DicomSeriesError, NoDicomError, Policy, count_codes
 from monai_rd.data.problems import DataListError, Problems
 from monai_rd.data.pseudonyms import patient_pseudonym
-from monai_rd.data.studies import Item, item_of_file, items_of_series
+from monai_rd.data.studies import Item, item_of_file, item_of_image, items_of_series
 from monai_rd.files import IMAGE_SUFFIXES, NIFTI_SUFFIXES, sha256
 
-__all__ = ["EXCEL_SUFFIXES", "Found", "Reading", "file_item", "read_table", "visible_folders"]
+__all__ = ["EXCEL_SUFFIXES", "Found", "Reading", "read_table", "visible_folders"]
 
 EXCEL_SUFFIXES = (".xlsx", ".xlsm")
 
@@ -29,7 +29,7 @@ class Found:
 
     Attributes:
         items: `{"image": path or list of paths, "label": class name, "id": UID or "", "series": UID or "", "patient":
-            pseudonym or ""}`, and "site" where the source tells it. In a multi-label source "label" is a tuple of any
+            pseudonym or ""}`; see `Studies` for the rest. In a multi-label source "label" is a tuple of any
             number of names.
         rows: of each item, for messages.
         splits: of each item, one of `SPLITS`, `DEVELOPMENT` or "" where it is none of them; None where the source has
@@ -65,11 +65,6 @@ class Found:
 def visible_folders(root: Path) -> list[Path]:
     """Return the folders in a folder, sorted, but for hidden ones and what macOS leaves in archives."""
     return [f for f in sorted(root.iterdir()) if f.is_dir() and not f.name.startswith(".") and f.name != "__MACOSX"]
-
-
-def file_item(path: Path) -> Item:
-    """Return the unlabelled item of an image or volume file."""
-    return {"image": str(path), "id": "", "series": "", "patient": ""}
 
 
 class Reading:
@@ -152,7 +147,7 @@ class Reading:
             problems.add("the image lies outside dataset_dir", row)
             return []
         if path.is_file():
-            return self._one_file(path, row, problems) if is_dicom(path) else [file_item(path)]
+            return self._one_file(path, row, problems) if is_dicom(path) else [item_of_image(path)]
         found = self._by_folder.get(path, [])
         if not found:
             problems.add("there is no DICOM image in this folder", row)
@@ -178,7 +173,7 @@ class Reading:
         if digest not in self._by_hash:
             problems.add("no file with this sha256 below dataset_dir", row)
             return []
-        return [file_item(self._by_hash[digest])]
+        return [item_of_image(self._by_hash[digest])]
 
     def picture_of_uid(self, uid: str, sop_uid: str, row: int, problems: Problems) -> list[Item]:
         """Return the item of one file of a series."""

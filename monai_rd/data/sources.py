@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from monai_rd.data.dicom.header import age_band
 from monai_rd.data.problems import DataListError, Problems
 from monai_rd.data.pseudonyms import patient_pseudonym
 from monai_rd.data.reading import Found, Reading, read_table, visible_folders
 from monai_rd.data.splits import DEVELOPMENT, SPLITS
-from monai_rd.data.studies import Item, find_studies
+from monai_rd.data.studies import GROUPS, Item, find_studies
 
 __all__ = ["from_folders", "from_json", "from_sheet"]
 
@@ -94,13 +96,21 @@ def from_sheet(path: Path, reading: Reading, class_names: Sequence[str] | None, 
         patient = patient_pseudonym(cells.get("patient", ""), reading.key)
         for item in items:
             more = {"label": label, "patient": patient or item["patient"]}
-            found.items.append(item | more | ({"site": cells["site"]} if "site" in cells else {}))
+            found.items.append(item | more | _groups(cells))
             found.rows.append(row)
             if found.splits is not None:
                 found.splits.append(split)
             if found.lesions is not None:
                 found.lesions.append(cells["lesion"])
     return found
+
+
+def _groups(entry: Mapping[str, Any]) -> dict[str, str]:
+    """What a row tells of its patient, which then counts more than the DICOM header; an age in years as its band."""
+    told = {name: str(entry[name]) for name in GROUPS if entry.get(name)}
+    with suppress(KeyError, ValueError):  # no age, or a band already
+        told["age"] = age_band(float(told["age"]))
+    return told
 
 
 def classes_of_cell(cell: str, row: int, problems: Problems) -> tuple[str, ...]:
@@ -154,8 +164,8 @@ def from_json(path: Path, reading: Reading, class_names: Sequence[str] | None, p
         else:
             items = reading.at_path(str(entry["image"]), row, problems)
         for item in items:
-            more = {key: str(entry[key]) for key in ("patient", "site") if entry.get(key)}
-            found.items.append(item | {"label": label} | more)
+            more = {"patient": str(entry["patient"])} if entry.get("patient") else {}
+            found.items.append(item | {"label": label} | more | _groups(entry))
             found.rows.append(row)
             splits.append(split)
     present = {name for item in found.items for name in found.classes(item)}

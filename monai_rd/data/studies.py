@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,40 +14,58 @@ from monai_rd.data.errors import DicomSeriesError, NoDicomError, Policy, count_c
 from monai_rd.data.problems import DataListError
 from monai_rd.files import IMAGE_SUFFIXES, NIFTI_SUFFIXES, content_hash
 
-__all__ = ["Studies", "find_studies", "item_of_file", "items_of_series"]
+__all__ = ["ABOUT", "GROUPS", "Studies", "file_id", "find_studies", "item_of_file", "item_of_image", "items_of_series"]
 
 logger = logging.getLogger(__name__)
 
 Item = dict[str, Any]
+GROUPS = ("sex", "age", "scanner", "site")  # of patients, that a student may serve unequally
+ABOUT = ("modality", "orientation", "body_part", *GROUPS)
 
 
 @dataclass(frozen=True)
 class Studies:
     """What `find_studies` found: `items` to be loaded, and `problems`, why DICOM series are left out.
 
-    An item is `{"image": path or list of paths, "id": ..., "series": ..., "patient": ...}`. `id` holds no patient data:
-    it is the SeriesInstanceUID of a DICOM volume, the SOPInstanceUID of a picture, and `NUMBER-HASH` of any other file:
-    its place in the sorted list of the folder's files, from 1, and the start of the sha256 of its content. `series` is
-    the SeriesInstanceUID of DICOM, else "". `patient` is what must not be split: the pseudonym of the patient, or the
-    hash of a file, which its copies share.
+    An item is `{"image": path or list of paths, "id": ..., "series": ..., "study": ..., "patient": ...}`. `id` holds no
+    patient data: it is the SeriesInstanceUID of a DICOM volume, the SOPInstanceUID of a picture, and `NUMBER-HASH` of
+    any other file: its place in the sorted list of the folder's files, from 1, and the start of the sha256 of its
+    content. `series` and `study` are the SeriesInstanceUID and StudyInstanceUID of DICOM, else "". `patient` is what
+    must not be split: the pseudonym of the patient, or the hash of a file, which its copies share. What else is known
+    of an item stands there by the names of `ABOUT`, "" where it is not known.
     """
 
     items: list[Item]
     problems: list[DicomSeriesError]
 
 
+def item_of_image(path: Path) -> Item:
+    """Return the item of an image or volume file, of which nothing more is known."""
+    return {"image": str(path), "id": "", "series": "", "study": "", "patient": ""} | dict.fromkeys(ABOUT, "")
+
+
+def file_id(path: str | os.PathLike[str], number: int) -> str:
+    """Name a file by its place in a list and its content, see `Studies`."""
+    return f"{number}-{content_hash(Path(path))}"
+
+
 def items_of_series(one: SeriesInfo) -> list[Item]:
     """Return what of a series is loaded at a time: a volume as a whole, each picture alone."""
     if not one.pictures:
         files = [str(file) for file in one.files]
-        return [{"image": files, "id": one.series_uid, "series": one.series_uid, "patient": one.patient_key}]
+        return [{"image": files, "id": one.series_uid, **_whose(one)}]
     return [item_of_file(one, number) for number in range(len(one.files))]
 
 
 def item_of_file(one: SeriesInfo, number: int) -> Item:
     """Return the item of one file of a series; where it is the only one, that of the series."""
     name = one.series_uid if len(one.files) == 1 and not one.pictures else one.sop_uids[number]
-    return {"image": [str(one.files[number])], "id": name, "series": one.series_uid, "patient": one.patient_key}
+    return {"image": [str(one.files[number])], "id": name, **_whose(one)}
+
+
+def _whose(one: SeriesInfo) -> Item:
+    about = {"modality": one.modality, "orientation": one.orientation, **asdict(one.origin)}
+    return {"series": one.series_uid, "study": one.study_uid, "patient": one.patient_key, **about}
 
 
 def find_studies(
@@ -76,9 +94,8 @@ def find_studies(
     kinds = (*IMAGE_SUFFIXES, *NIFTI_SUFFIXES)
     files = sorted(path for path in root.rglob("*") if path.is_file() and path.name.lower().endswith(kinds))
     items: list[Item] = [
-        {"image": str(path), "id": f"{number}-{digest}", "series": "", "patient": digest}
+        item_of_image(path) | {"id": file_id(path, number), "patient": content_hash(path)}
         for number, path in enumerate(files, start=1)
-        for digest in [content_hash(path)]
     ]
     try:
         series = index_dicom(root, key=key)

@@ -48,6 +48,9 @@ class Student(nn.Module):
         patch: what rows and columns must be multiples of.
         stages: paths in `backbone` of the modules whose outputs are its feature maps; see `student_levels`.
         prefix: tokens before those of the grid, of a ViT.
+        temperature: what the logits are divided by, so that their softmax can be taken for probabilities (Guo et al.
+            2017, arXiv 1706.04599); 1 while the student is trained, fitted on the validation set at the end. It is in
+            the state dict, and so in everything that is exported.
 
     Raises:
         ValueError: an unknown name, fewer than 2 classes, or weights that are damaged, unsafe or do not fit.
@@ -56,6 +59,7 @@ class Student(nn.Module):
 
     mean: Tensor
     std: Tensor
+    temperature: Tensor
     fixed_size: list[int]
     stages: list[str]
 
@@ -73,6 +77,7 @@ class Student(nn.Module):
         shape = (1, -1) + (1,) * built.dims
         self.register_buffer("mean", torch.tensor(built.mean).view(shape), persistent=False)
         self.register_buffer("std", torch.tensor(built.std).view(shape), persistent=False)
+        self.register_buffer("temperature", torch.ones(()))
         self.register_load_state_dict_post_hook(_forget_cached_biases)
 
     def features(self, image: Tensor) -> Tensor:
@@ -107,9 +112,13 @@ class Student(nn.Module):
                 )
         return unfold(self.backbone((images - self.mean) / self.std), slices).mean(dim=1)
 
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits `[..., num_classes]` of features `[..., D]`, calibrated where the student is."""
+        return self.classifier(features) / self.temperature
+
     def forward(self, image: Tensor) -> Tensor:
-        """Logits `[B, num_classes]` of what `features` takes."""
-        return self.classifier(self.features(image))
+        """Logits `[B, num_classes]` of what `features` takes, calibrated where the student is."""
+        return self.logits(self.features(image))
 
     def deployed(self) -> "Student":
         """Return a copy for inference: in eval mode, the training form's branches fused (FastViT, RepViT, ...).

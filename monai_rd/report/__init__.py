@@ -9,6 +9,7 @@ from monai_rd.lazy import lazy_names
 if TYPE_CHECKING:
     from monai_rd.report.figures import save_figure
     from monai_rd.report.final import FinalReport
+    from monai_rd.report.labelled import LabelledReport
     from monai_rd.report.metrics import classification_metrics, multi_label_metrics
     from monai_rd.report.page import Section, write_page
 
@@ -17,6 +18,7 @@ __getattr__ = lazy_names(
     {
         "figures": ("save_figure",),
         "final": ("FinalReport",),
+        "labelled": ("LabelledReport",),
         "metrics": ("classification_metrics", "multi_label_metrics"),
         "page": ("Section", "write_page"),
     },
@@ -24,6 +26,7 @@ __getattr__ = lazy_names(
 
 __all__ = [
     "FinalReport",
+    "LabelledReport",
     "Section",
     "classification_metrics",
     "multi_label_metrics",

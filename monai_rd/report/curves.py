@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from monai_rd.report.metrics import wilson
 
-__all__ = ["Reliability", "RocBand", "reliability", "roc_band"]
+__all__ = ["Reliability", "RocBand", "calibrated_events", "reliability", "roc_band"]
 
 DRAWS = 1000
 THRESHOLDS = 512  # of a drawn curve; with as many distinct scores or fewer nothing is rounded
@@ -156,6 +156,16 @@ def reliability(predicted: ArrayLike, came_true: ArrayLike, bins: int = 10, seed
         error,
         (float(least), float(np.clip(2 * error - low, 0, 1))),
     )
+
+
+def calibrated_events(probabilities: ArrayLike, labels: ArrayLike, multi_label: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Which probabilities a calibration is of (see `figures.calibration_diagram`), and whether each came true."""
+    p, y = np.asarray(probabilities), np.asarray(labels)
+    if multi_label:
+        return p, y == 1
+    if p.shape[1] == 2:
+        return p[:, 1], y == 1
+    return p.max(axis=1), p.argmax(axis=1) == y
 
 
 def _calibration_error(count: np.ndarray, expected: np.ndarray, true: np.ndarray) -> float:

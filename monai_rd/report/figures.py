@@ -20,7 +20,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from monai_rd.files import atomic_path
-from monai_rd.report.curves import reliability, roc_band
+from monai_rd.report.curves import calibrated_events, reliability, roc_band
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -255,16 +255,6 @@ def calibration_diagram(
         _finish(counts, "", f"predicted probability of {event}", "n", legend=False)
         counts.grid(axis="x", visible=False)
     return figure
-
-
-def calibrated_events(probabilities: ArrayLike, labels: ArrayLike, multi_label: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Which probabilities a calibration is of (see `calibration_diagram`), and whether each came true."""
-    p, y = np.asarray(probabilities), np.asarray(labels)
-    if multi_label:
-        return p, y == 1
-    if p.shape[1] == 2:
-        return p[:, 1], y == 1
-    return p.max(axis=1), p.argmax(axis=1) == y
 
 
 def confusion_matrix(probabilities: ArrayLike, labels: ArrayLike, class_names: Sequence[str]) -> Figure:

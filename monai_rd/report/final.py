@@ -11,16 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from monai.data import DataLoader
+from monai.data import DataLoader, Dataset
 from rich.console import Console
 from rich.table import Table
+from scipy.special import expit, logit, softmax
 
 from monai_rd.bundle import require_model
 from monai_rd.data.errors import count_codes
 from monai_rd.files import atomic_path, atomic_write
 from monai_rd.methods.rd import ReprogrammingDistillation
+from monai_rd.report.calibration import fit_temperature
+from monai_rd.report.curves import calibrated_events, reliability
 from monai_rd.report.metrics import METRIC_NAMES, classification_metrics, multi_label_metrics
-from monai_rd.report.scoring import TestScores, score_test_set
+from monai_rd.report.scoring import TestScores, answers, score_test_set
 
 if TYPE_CHECKING:
     from monai_rd.methods import Method
@@ -37,7 +40,10 @@ PHANTOM_NOTE = (
 
 
 class FinalReport:
-    """Loads the best student (and phi of the same epoch), scores the test set, prints a table and writes.
+    """Loads the best student (and phi of the same epoch), calibrates it, scores the test set, prints and writes.
+
+    The temperature that the validation set asks for (`fit_temperature`) becomes part of the student in `model_path`,
+    so that whatever is made of that file gives calibrated probabilities.
 
     Into `output_dir`: `metrics.json`; `predictions.npz` with `probabilities` `[N, classes]` float32, `labels` and
     `places`, each item's place in the test list (from 0; studies that cannot be read are missing); and last
@@ -57,6 +63,7 @@ class FinalReport:
         settings: written into `metrics.json` beside the numbers.
         multi_label: an image may have any number of the classes.
         page: write the page and its figures.
+        validation: the validation set; None leaves the student as it is.
     """
 
     def __init__(
@@ -73,11 +80,12 @@ class FinalReport:
         settings: dict[str, Any] | None = None,
         multi_label: bool = False,
         page: bool = True,
+        validation: Dataset | None = None,
     ) -> None:
         self.model_path, self.output_dir = Path(model_path), Path(output_dir)
         self.network, self.loader, self.class_names, self.device = network, loader, list(class_names), device
         self.method, self.teacher, self.phantom, self.settings = method, teacher, phantom, settings or {}
-        self.multi_label, self.page = multi_label, page
+        self.multi_label, self.page, self.validation = multi_label, page, validation
 
     def run(self) -> dict[str, Any]:
         """Score, print, write; returns what was written into `metrics.json`.
@@ -91,6 +99,8 @@ class FinalReport:
         if isinstance(self.method, ReprogrammingDistillation) and self.teacher is not None:
             best = torch.load(self.output_dir / "best_method.pt", map_location="cpu", weights_only=True)
             self.method.load_state_dict(best)
+        if self.validation is not None:
+            self._calibrate(self.validation)
         scores = self._score()
         with atomic_path(self.output_dir / "predictions.npz") as beside, open(beside, "wb") as file:
             np.savez_compressed(
@@ -100,14 +110,35 @@ class FinalReport:
         rows = {row: measure(found, scores.labels) for row, found in scores.probabilities.items()}
         unread = count_codes(scores.unread)
         result = {"class_names": self.class_names, "phantom": self.phantom, "settings": self.settings, "test": rows}
-        result["unread"] = unread
+        calibration = self._calibration(scores)
+        result |= {"unread": unread, "calibration": calibration}
         atomic_write(json.dumps(result, indent=2) + "\n", self.output_dir / "metrics.json")
         self._print(rows)
+        print(_told(calibration))
         if unread:
             print(f"test studies left out because they cannot be read: {unread}")
         if self.page:
             self._write_page(scores, rows, unread)
         return result
+
+    def _calibrate(self, validation: Dataset) -> None:
+        """Fit the temperature and put it into the model's file."""
+        loader = DataLoader(validation, batch_size=self.loader.batch_size, collate_fn=self.loader.collate_fn)
+        self.network.temperature.fill_(1.0)  # a second report on one training fits the same
+        temperature = fit_temperature(*answers(self.network, loader, self.device), self.multi_label)
+        self.network.temperature.fill_(temperature)
+        state = torch.load(self.model_path, map_location="cpu", weights_only=True)
+        with atomic_path(self.model_path) as beside:
+            torch.save({**state, "temperature": self.network.temperature.cpu()}, beside)
+
+    def _calibration(self, scores: TestScores) -> dict[str, Any]:
+        """The temperature, and the expected calibration error on the test set without and with it."""
+        temperature = float(self.network.temperature)
+        p = scores.probabilities["student"].astype(np.float64)
+        raw = logit(p) if self.multi_label else np.log(np.maximum(p, np.finfo(np.float32).tiny))
+        before = expit(raw * temperature) if self.multi_label else softmax(raw * temperature, axis=1)
+        errors = [reliability(*calibrated_events(one, scores.labels, self.multi_label)).error for one in (before, p)]
+        return {"temperature": temperature, "error_before": errors[0], "error": errors[1]}
 
     def _score(self) -> TestScores:
         given = (self.network, self.loader, self.device, self.multi_label, self.method, self.teacher)
@@ -157,6 +188,13 @@ class FinalReport:
             aucs = ["-" if one["roc_auc"] is None else f"{one['roc_auc']:.3f}" for one in found]
             table.add_row(name, str(found[0]["positives"]), *aucs)
         return table
+
+
+def _told(calibration: dict[str, Any]) -> str:
+    return (
+        f"temperature {calibration['temperature']:.2f}, fitted on the validation set: expected calibration error "
+        f"{calibration['error_before']:.3f} without it, {calibration['error']:.3f} with it"
+    )
 
 
 def _cell(metric: dict[str, Any]) -> str:

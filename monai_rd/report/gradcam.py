@@ -76,7 +76,7 @@ def slice_probabilities(student: Student, features: Tensor, multi_label: bool) -
     The student averages the features of slices before a linear classifier, so the logits of a study are the mean of
     those of its slices, exactly.
     """
-    logits = student.classifier(features)
+    logits = student.logits(features)
     return class_probabilities(logits.flatten(0, -2), multi_label).view(logits.shape)
 
 
@@ -100,7 +100,7 @@ def explain(student: Student, image: Tensor, level: Level | None, multi_label: b
     grid: tuple[int, ...] = ()
     with torch.inference_mode(False), torch.enable_grad():
         features, outputs = _features_and_outputs(student, images, levels)
-        logits = student.classifier(unfold(features, slices).mean(dim=1))
+        logits = student.logits(unfold(features, slices).mean(dim=1))
         chosen = int(logits.argmax())
         score = logits[0, chosen] if multi_label else (logits[0, chosen] * logits.shape[1] - logits.sum())
         for level, output in zip(levels, outputs, strict=True):

@@ -9,7 +9,14 @@ from numpy.typing import ArrayLike
 from scipy.stats import binomtest, norm, rankdata
 from sklearn.metrics import average_precision_score
 
-__all__ = ["METRIC_NAMES", "auc_and_influence", "classification_metrics", "multi_label_metrics", "wilson"]
+__all__ = [
+    "METRIC_NAMES",
+    "auc_and_influence",
+    "classification_metrics",
+    "multi_label_metrics",
+    "present_metrics",
+    "wilson",
+]
 
 METRIC_NAMES = {
     "accuracy": "accuracy",
@@ -53,6 +60,22 @@ def classification_metrics(probabilities: ArrayLike, labels: ArrayLike, seed: in
         result["sensitivity"] = _proportion(chosen[y == 1] == 1)
         result["specificity"] = _proportion(chosen[y == 0] == 0)
     return result
+
+
+def present_metrics(probabilities: ArrayLike, labels: ArrayLike, multi_label: bool = False) -> dict[str, Any]:
+    """Those metrics that the labels of a small group allow: of one class alone, how many were told right.
+
+    Args:
+        probabilities: `[N, classes]`, N > 0.
+        labels: class indices `[N]`, of multi-label data 0 or 1 `[N, classes]`.
+        multi_label: an image may have any number of the classes.
+    """
+    p, y = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
+    if multi_label:
+        return multi_label_metrics(p, y) if (y.min(axis=0) < y.max(axis=0)).any() else {"n": len(y)}
+    if set(np.unique(y)) == set(range(p.shape[1])):
+        return classification_metrics(p, y)
+    return {"n": len(y), "accuracy": _proportion(p.argmax(axis=1) == y)}
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:

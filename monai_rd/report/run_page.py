@@ -13,7 +13,7 @@ import torch
 
 from monai_rd.handlers.history import read_history
 from monai_rd.report import figures, page
-from monai_rd.report.curves import reliability
+from monai_rd.report.curves import calibrated_events, reliability
 from monai_rd.report.gallery import gallery
 from monai_rd.report.metrics import METRIC_NAMES, wilson
 
@@ -151,7 +151,7 @@ class RunPage:
 
     def _calibration(self) -> list[str]:
         figure = figures.calibration_diagram(self.probabilities, self.scores.labels, self.names, self.multi_label)
-        found = reliability(*figures.calibrated_events(self.probabilities, self.scores.labels, self.multi_label))
+        found = reliability(*calibrated_events(self.probabilities, self.scores.labels, self.multi_label))
         told = "How often what was predicted came true, and how many predictions lie in each tenth."
         notes = page.note(
             "On the dashed line a probability can be taken at its word: of ten cases given 0.8, eight are so.",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from monai_rd.methods import Method
     from monai_rd.networks import FrozenFoundationModel, Student
 
-__all__ = ["TestScores", "score_test_set"]
+__all__ = ["TestScores", "answers", "score_test_set"]
 
 AT_ONCE = 128  # images in one run of a network: the maps of all levels are held that long
 CKA_ITEMS = 256  # enough for two decimals; a large teacher need not run on a whole test set for a heat map
@@ -108,6 +108,17 @@ def score_test_set(
     )
 
 
+def answers(network: Student, loader: DataLoader, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
+    """A student's logits `[N, classes]` of a validation set, and its labels."""
+    network.to(device).eval()
+    logits, labels = [], []
+    with torch.inference_mode():
+        for batch in loader:
+            logits.append(network(batch["image"].as_subclass(torch.Tensor).to(device)).float().cpu())
+            labels.append(torch.as_tensor(batch["label"]).as_subclass(torch.Tensor).cpu())
+    return torch.cat(logits).numpy(), torch.cat(labels).numpy()
+
+
 class _Pass:
     """The networks of one pass and what they have said so far."""
 
@@ -137,9 +148,9 @@ class _Pass:
         compared = self.cka is not None and self.seen < CKA_ITEMS
         images, slices = fold(image) if self.network.spatial_dims == 2 else (image, 1)
         features = unfold(self.network.features(images), slices)
-        self._add("student", self.network.classifier(features.mean(dim=1)))
+        self._add("student", self.network.logits(features.mean(dim=1)))
         if self.layers and image.dim() == 5 and self.network.spatial_dims == 2 and self.seen < SLICE_ITEMS:
-            scores = class_probabilities(self.network.classifier(features).flatten(0, 1).float(), self.multi_label)
+            scores = class_probabilities(self.network.logits(features).flatten(0, 1).float(), self.multi_label)
             self.slices += list(unfold(scores, slices).cpu().numpy())
         if self.teacher is not None and (compared or self.phi is not None or self.teacher.head is not None):
             reads = Reads(

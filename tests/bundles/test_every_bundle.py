@@ -72,7 +72,7 @@ def test_inference_scores_studies_and_names_nobody(
     rows = score(root, str(tmp_path / "MUELLER_HANS"), tmp_path / "out")
     told = capsys.readouterr()
     printed += told.out.replace(str(tmp_path), "") + told.err
-    assert "3 studies scored, 0 not readable" in printed
+    assert "3 studies scored, 0 left out" in printed
     classes = json.loads((root / "models" / "settings.json").read_text())["class_names"]
     assert {row["id"] for row in rows} == {item["id"] for item in find_studies(tmp_path / "MUELLER_HANS").items}
     for row in rows:
@@ -91,7 +91,7 @@ def test_images_of_another_modality_are_not_scored(
     modality: str, trained_of: Trained, cohort_of: Cohort, tmp_path: Path
 ) -> None:
     other = "ct" if modality == "mr" else "mr"
-    code = "UNSUPPORTED_IMAGE" if modality == "xray" else "WRONG_INTENSITY"  # a volume is no radiograph
+    code = "WRONG_MODALITY"
     copy(cohort_of(modality), images(cohort_of(modality))[0], tmp_path / "mixed")
     copy(cohort_of(other), images(cohort_of(other))[1], tmp_path / "mixed")
     rows = score(trained_of(modality)[0], str(tmp_path / "mixed"), tmp_path / "out")
@@ -106,6 +106,7 @@ def test_inference_and_metadata_know_the_default_run(modality: str, cohort_of: C
     infer = config(modality, "inference.json", bundle_root=str(tmp_path))
     defaults = infer.get_parsed_content("trained")
     settings = train.get_parsed_content("settings")
+    assert defaults.pop("scope") is None  # nothing is known of what it will be asked
     assert defaults == {name: settings[name] for name in defaults}
     shape = json.loads((BUNDLES / f"rd_{modality}" / "configs" / "metadata.json").read_text())["network_data_format"]
     assert shape["inputs"]["image"]["spatial_shape"] == [settings["image_size"]] * 2

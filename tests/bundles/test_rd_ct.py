@@ -16,11 +16,13 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
+from pydicom import dcmread
+from pydicom.uid import generate_uid
 
 from monai_rd.data import find_studies
 from monai_rd.data.errors import original_error
 from monai_rd.data.feature_store import list_stores
-from tests.bundles.commands import BUNDLES, QUICK, ROOT, config, copied, infer, monai, train
+from tests.bundles.commands import BUNDLES, QUICK, ROOT, config, copied, infer, monai, score, train
 
 REAL = ROOT.parent / "shared" / "data"
 BUNDLE = BUNDLES / "rd_ct"
@@ -50,7 +52,7 @@ def test_inference_scores_every_series(trained: tuple[Path, str], cohort: str, t
     cut.write_bytes(cut.read_bytes()[:-1000])
     out = tmp_path / "out"
     printed = infer(trained[0], str(tmp_path / "mixed"), out, "--batch_size", "3")
-    assert "2 studies scored, 3 not readable (1 MISSING_SLICES, 1 UNREADABLE_IMAGE, 1 TRUNCATED_PIXELS)" in printed
+    assert "2 studies scored, 3 left out (1 MISSING_SLICES, 1 UNREADABLE_IMAGE, 1 TRUNCATED_PIXELS)" in printed
     with open(out / "scores.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     studies = find_studies(tmp_path / "mixed", policy={"default": "skip"})
@@ -69,6 +71,50 @@ def test_inference_scores_every_series(trained: tuple[Path, str], cohort: str, t
         (row,) = csv.DictReader(file)
     (same,) = (one for one in rows if one["id"] == row["id"])
     assert float(row["p_clear"]) == pytest.approx(float(same["p_clear"]), abs=1e-5)
+
+
+def test_labelled_studies_are_measured(trained: tuple[Path, str], cohort: str, tmp_path: Path) -> None:
+    """The test split again, by inference: the numbers of the training's own report."""
+    words = {"bundle_root": str(trained[0]), "output_dir": str(tmp_path / "out"), "dataset_dir": cohort}
+    config("ct", "inference.json", **words, labelled=True).get_parsed_content("evaluator").run()
+    before = json.loads((trained[0] / "eval" / "metrics.json").read_text())
+    found = json.loads((tmp_path / "out" / "scores_metrics.json").read_text())["metrics"]
+    assert found["n"] == before["test"]["student"]["n"]
+    for name in ("accuracy", "roc_auc"):
+        assert found[name]["value"] == pytest.approx(before["test"]["student"][name]["value"])
+    assert found["calibration_error"]["value"] == pytest.approx(before["calibration"]["error"], abs=1e-5)
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert scores["model"]["temperature"] == pytest.approx(before["calibration"]["temperature"])
+    assert scores["versions"]["monai_rd"]
+    for study in scores["studies"]:
+        assert study["series"] == study["id"] != study["study"]
+        assert len(study["slices"]) == 2
+        logits = np.log(study["slices"]).mean(axis=0)  # up to a constant
+        assert np.exp(logits) / np.exp(logits).sum() == pytest.approx(list(study["probabilities"].values()), abs=1e-4)
+
+
+def test_studies_unlike_the_training_are_refused_or_flagged(
+    trained: tuple[Path, str], cohort: str, tmp_path: Path
+) -> None:
+    def change(name: str, keyword: str, value: Any) -> None:
+        shutil.copytree(Path(cohort) / "study_0001", tmp_path / "data" / name)
+        uid = generate_uid()
+        for file in (tmp_path / "data" / name).iterdir():
+            dataset = dcmread(file)
+            dataset.SeriesInstanceUID = uid
+            setattr(dataset, keyword, value)
+            dataset.save_as(file)
+
+    change("plain", "SeriesNumber", 1)
+    change("other", "Modality", "PT")
+    change("dark", "RescaleIntercept", -3000)
+    rows = score(trained[0], str(tmp_path / "data"), tmp_path / "out")
+    assert sorted((row["problem"], row["flags"]) for row in rows) == [
+        ("", ""),
+        ("", "UNUSUAL_INTENSITIES"),
+        ("WRONG_MODALITY", ""),
+    ]
+    assert [row["class"] == "" for row in rows] == [False, False, True]
 
 
 def test_the_policy_of_a_config_is_followed(cohort: str, tmp_path: Path) -> None:

@@ -22,11 +22,13 @@ from monai_rd.data import (
     DataListError,
     find_studies,
     index_dicom,
+    labelled_studies,
     make_datalist,
     make_folds,
     phantom_cohort,
     write_datalist,
 )
+from monai_rd.data.studies import GROUPS
 from tests.dicom_files import make_series
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
@@ -69,6 +71,45 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("monai_rd.data.phantoms.cohort.SPLIT", {"training": 4, "validation": 2, "test": 2})
         return Path(phantom_cohort(tmp_path_factory.mktemp("cohort")))
+
+
+def test_studies_to_measure_on_are_all_or_the_test_split(images: Path, tmp_path: Path) -> None:
+    table(images / "labels.csv", rows_of())
+    every = labelled_studies(images, class_names=["clear", "covid"])
+    assert names(every.items) == [f"{n:02d}.png" for n in range(40)]
+    assert [item["label"] for item in every.items] == [int(labelled(n) == "covid") for n in range(40)]
+    assert len({item["id"] for item in every.items}) == 40
+    assert all(item["id"] for item in every.items)
+    header, *rows = rows_of()
+    split = [(*row, ("train", "val", "test")[n % 3]) for n, row in enumerate(rows)]
+    other = table(tmp_path / "split.csv", [(*header, "split"), *split])
+    tested = labelled_studies(images, other, ["clear", "covid"])
+    assert names(tested.items) == [f"{n:02d}.png" for n in range(2, 40, 3)]
+    one_class = table(tmp_path / "one.csv", [header, rows[0], rows[4]])
+    assert [item["label"] for item in labelled_studies(images, one_class, ["clear", "covid"]).items] == [1, 1]
+    with pytest.raises(DataListError, match="'covid' is not among the class names"):
+        labelled_studies(images, other, ["clear", "tumour"])
+    unsplit = table(tmp_path / "train.csv", [(*header, "split"), (*rows[0], "train")])
+    with pytest.raises(DataListError, match="no labelled item in the test split"):
+        labelled_studies(images, unsplit, ["clear", "covid"])
+
+
+def test_a_sheet_tells_groups_and_counts_more_than_the_header(cohort: Path, images: Path, tmp_path: Path) -> None:
+    header = ("image", "label", "sex", "age", "scanner", "site")
+    rows = [("00.png", "a", "F", "67", "Maker 3", "Anytown"), ("01.png", "b", "", "40-59", "", "")]
+    first, second = labelled_studies(images, table(tmp_path / "groups.csv", [header, *rows])).items
+    assert {name: first[name] for name in GROUPS} == {
+        "sex": "F",
+        "age": "60-79",
+        "scanner": "Maker 3",
+        "site": "Anytown",
+    }
+    assert {name: second[name] for name in GROUPS} == {"sex": "", "age": "40-59", "scanner": "", "site": ""}
+    folders = sorted(path.name for path in cohort.iterdir() if path.is_dir())[:2]
+    sheet = table(tmp_path / "cohort.csv", [("image", "label", "site"), (folders[0], "a", "X"), (folders[1], "b", "")])
+    one, other = labelled_studies(cohort, sheet).items
+    assert (one["site"], one["modality"], one["orientation"]) == ("X", "CT", "axial")
+    assert other["site"] != "X"
 
 
 def test_a_table_without_split_is_split_by_class_and_seed(images: Path) -> None:
@@ -578,4 +619,11 @@ def test_pictures_of_a_series_are_items_of_their_own(tmp_path: Path) -> None:
     lists = DataList(("a", "b"), [item | {"label": n % 2} for n, item in enumerate(made.items)], [], [])
     write_datalist(lists, tmp_path / "data", tmp_path / "list.json", KEY)
     content = json.loads((tmp_path / "list.json").read_text())
-    assert content["training"][3] == {"series": uid, "sop": one.sop_uids[3], "label": 1, "patient": one.patient_key}
+    assert content["training"][3] == {
+        "series": uid,
+        "sop": one.sop_uids[3],
+        "label": 1,
+        "patient": one.patient_key,
+        "sex": "O",
+        "scanner": "test",
+    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 
 from monai_rd.data.dicom import SeriesInfo, SeriesRule, choose_series, index, index_dicom
+from monai_rd.data.dicom.header import Origin
 from monai_rd.data.pseudonyms import patient_pseudonym, project_key
 from monai_rd.report.series import write_series
 from tests.dicom_files import CORONAL, NAME, PATIENT_ID, SAGITTAL, make_series
@@ -52,6 +54,34 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def series(folder: Path) -> list[SeriesInfo]:
     return index_dicom(folder)
+
+
+def test_of_whom_and_where_a_series_is_goes_no_further_than_groups(tmp_path: Path) -> None:
+    def change(k: int, ds: Dataset) -> None:
+        ds.BodyPartExamined, ds.PatientSex, ds.PatientAge = "CHEST", "F", "067Y"
+        ds.Manufacturer, ds.ManufacturerModelName = "Maker & Sons", "Scan+ 3"
+        ds.InstitutionName = f"Practice {NAME.split('^')[0]}, Anytown"
+
+    make_series(tmp_path / "told", change=change)
+    make_series(tmp_path / "untold", change=lambda k, ds: delattr(ds, "PatientSex"))
+    one, other = sorted(index_dicom(tmp_path), key=lambda each: each.origin.body_part == "")
+    assert one.origin == Origin("CHEST", "F", "60-79", "Maker & Sons Scan+ 3", "Practice ***, Anytown")
+    assert other.origin == Origin(scanner="test")
+    assert one.row()["body_part"] == "CHEST"
+
+
+@pytest.mark.parametrize(
+    ("age", "band"),
+    [
+        *(("017Y", "0-17"), ("018Y", "18-39"), ("079Y", "60-79"), ("080Y", "80+"), ("300M", "18-39"), ("090D", "0-17")),
+        *(("60-69", ""), ("Y067", ""), ("", "")),
+    ],
+)
+def test_an_age_leaves_as_its_band(tmp_path: Path, age: str, band: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom, of what is no age
+        make_series(tmp_path, slices=1, change=lambda k, ds: setattr(ds, "PatientAge", age))
+        assert index_dicom(tmp_path)[0].origin.age == band
 
 
 def described(found: list[SeriesInfo]) -> list[str]:

@@ -86,7 +86,7 @@ def test_width_is_that_of_timms_own_classifier(name: str) -> None:
     assert one.feature_dim == linear.in_features
     with torch.no_grad():
         assert one(images(one)).shape == (2, 3)
-    assert {key.partition(".")[0] for key in one.state_dict()} == {"backbone", "classifier"}
+    assert {key.partition(".")[0] for key in one.state_dict()} == {"backbone", "classifier", "temperature"}
 
 
 def test_some_of_these_widths_are_not_num_features() -> None:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from monai_rd.report import figures, save_figure
+from monai_rd.report.curves import calibrated_events
 
 
 def texts(figure: Figure) -> list[str]:
@@ -74,9 +75,9 @@ def test_calibration_says_of_what() -> None:
     figure = figures.calibration_diagram(p, [0, 1, 1, 0], ["clear", "opacity"])
     assert figure.axes[1].get_xlabel() == "predicted probability of opacity"
     assert [bar.get_height() for bar in figure.axes[1].patches] == [0, 1, 0, 0, 1, 0, 0, 1, 1, 0]
-    assert figures.calibrated_events(p, [0, 1, 1, 0], False)[0] == pytest.approx(p[:, 1])
+    assert calibrated_events(p, [0, 1, 1, 0], False)[0] == pytest.approx(p[:, 1])
     three = np.array([[0.5, 0.3, 0.2], [0.1, 0.7, 0.2]])
-    chosen, true = figures.calibrated_events(three, [0, 2], False)
+    chosen, true = calibrated_events(three, [0, 2], False)
     assert chosen.tolist() == [0.5, 0.7]
     assert true.tolist() == [True, False]
 

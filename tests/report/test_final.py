@@ -81,6 +81,37 @@ def test_predictions_are_in_the_order_of_the_test_list(tiny_run: Callable, tmp_p
     assert told["test"]["student"]["accuracy"]["value"] == pytest.approx(accuracy)
 
 
+def test_the_students_file_is_calibrated(
+    tiny_run: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tiny_run()
+    run.trainer.run()
+    before = a_report(run, tmp_path / "run").run()
+    validation = Dataset([{**item, "label": index % 3 % 2} for index, item in enumerate(run.loader.dataset.data)])
+    capsys.readouterr()
+    told = a_report(run, tmp_path / "run", validation=validation).run()
+    temperature = told["calibration"]["temperature"]
+    assert temperature != pytest.approx(1, abs=0.1)
+    assert told["test"] == before["test"]
+    assert told["calibration"]["error_before"] == pytest.approx(before["calibration"]["error"], abs=1e-5)
+    assert before["calibration"]["temperature"] == 1
+    printed = capsys.readouterr().out
+    assert f"temperature {temperature:.2f}" in printed
+    assert f"{told['calibration']['error']:.3f} with it" in printed
+
+    state = torch.load(tmp_path / "run" / "models" / "model.pt", weights_only=True)
+    assert float(state["temperature"]) == temperature
+    run.network.load_state_dict(state)
+    report = a_report(run, tmp_path / "run")
+    images = torch.stack([item["image"] for item in report.loader.dataset.data])
+    with torch.no_grad():
+        expected = (run.network.classifier(run.network.features(images)) / temperature).softmax(dim=1)
+    with np.load(tmp_path / "run" / "eval" / "predictions.npz") as found:
+        np.testing.assert_allclose(found["probabilities"], expected, atol=1e-6)
+    assert a_report(run, tmp_path / "run", validation=validation).run() == told  # not on top of the first time
+    assert report.run() == told
+
+
 def test_phantoms_are_named(tiny_run: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tiny_run()
     run.trainer.run()

@@ -1,7 +1,8 @@
 """What the header of one DICOM file tells: which series it belongs to, where its frames lie, why it is not read.
 
 Privacy: only the attributes named here are parsed. The patient's ID leaves as a keyed hash; name, ID and date of birth
-are looked at for one more reason, to blot them out of the series description. Values of free text reach no message.
+are looked at for one more reason, to blot them out of free text. Values of free text reach no message; an age leaves as
+its band.
 """
 
 from __future__ import annotations
@@ -39,8 +40,10 @@ from monai_rd.data.pseudonyms import patient_pseudonym, study_pseudonym
 
 __all__ = [
     "Header",
+    "Origin",
     "Plane",
     "Region",
+    "age_band",
     "describe",
     "functional_groups",
     "is_dicom",
@@ -65,10 +68,12 @@ _HEADER_TAGS = [
         *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "ImagerPixelSpacing", "SliceThickness"),
         *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue"),
         *("PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence"),
+        *("BodyPartExamined", "PatientSex", "PatientAge", "Manufacturer", "ManufacturerModelName", "InstitutionName"),
         *("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence", "PresentationLUTShape"),
         *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "SequenceOfUltrasoundRegions"),
     )
 ]
+_AGES = ((18, "0-17"), (40, "18-39"), (60, "40-59"), (80, "60-79"))
 _EDGES = ("MinX0", "MinY0", "MaxX1", "MaxY1")
 _PIXEL_TAGS = [
     Tag(keyword)
@@ -115,6 +120,25 @@ class Region:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """Of whom and where an image is, as far as groups of patients go; "" for what the header does not tell.
+
+    Attributes:
+        body_part: ``BodyPartExamined``, such as "CHEST".
+        sex: "F", "M" or "O".
+        age: "0-17", "18-39", "40-59", "60-79" or "80+" years.
+        scanner: manufacturer and model.
+        site: ``InstitutionName``.
+    """
+
+    body_part: str = ""
+    sex: str = ""
+    age: str = ""
+    scanner: str = ""
+    site: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Header:
     """One image file, as far as its header tells.
 
@@ -122,6 +146,7 @@ class Header:
         planes: of every frame; () for a picture, which has no place in the patient.
         picture: a radiograph, an ultrasound, a colour image: to be looked at, not part of a volume.
         patient_key: 16 hex digits, equal for images of one patient under one key.
+        origin: of whom and where.
         no_hounsfield: why a CT has no Hounsfield units, None where it has.
         problem: why the file is not read whatever else lies beside it, else None.
     """
@@ -142,6 +167,7 @@ class Header:
     localizer: bool
     planes: tuple[Plane, ...]
     thickness: float
+    origin: Origin
     no_hounsfield: str | None
     problem: DicomSeriesError | None
 
@@ -382,16 +408,40 @@ def _no_hounsfield(dataset: Dataset, sources: Sequence[tuple[Dataset, ...]]) -> 
     return None
 
 
-def _description(dataset: Dataset) -> str:
-    """Return the series description without what it repeats of the patient's name, ID and date of birth."""
+def _free_text(dataset: Dataset, keyword: str) -> str:
+    """Return a text without what it repeats of the patient's name, ID and date of birth."""
     words = [w for k in _PRIVATE for w in re.split(r"[\W_]+", _raw(dataset, k).decode("latin-1").lower()) if len(w) > 1]
     try:
-        found = "".join(c if c.isprintable() else " " for c in str(dataset.get("SeriesDescription") or "")).strip()
+        found = "".join(c if c.isprintable() else " " for c in str(dataset.get(keyword) or "")).strip()
     except Exception:  # an undecodable value counts as absent
         return ""
     for word in sorted(set(words), key=len, reverse=True):
         found = re.sub(re.escape(word), "***", found, flags=re.IGNORECASE)
     return found[:64]
+
+
+def _origin(dataset: Dataset) -> Origin:
+    sex = text(dataset, "PatientSex").upper()
+    scanner = " ".join(_free_text(dataset, keyword) for keyword in ("Manufacturer", "ManufacturerModelName"))
+    return Origin(
+        body_part=sys.intern(text(dataset, "BodyPartExamined").upper()),
+        sex=sex if sex in ("F", "M", "O") else "",
+        age=_age(text(dataset, "PatientAge")),
+        scanner=sys.intern(scanner.strip()),
+        site=sys.intern(_free_text(dataset, "InstitutionName")),
+    )
+
+
+def _age(value: str) -> str:
+    """The band of an age string (PS3.5: three digits and D, W, M or Y), "" where it is none."""
+    if not re.fullmatch(r"\d{3}[DWMY]", value):
+        return ""
+    return age_band(int(value[:3]) / {"D": 365.25, "W": 52.18, "M": 12, "Y": 1}[value[3]])
+
+
+def age_band(years: float) -> str:
+    """The band of an age, see `Origin`."""
+    return next((band for below, band in _AGES if years < below), "80+")
 
 
 def _is_localizer(dataset: Dataset) -> bool:
@@ -451,7 +501,7 @@ def describe(dataset: Dataset, key: bytes) -> Header:
         sop_uid=_uid(dataset, "SOPInstanceUID"),
         frame_of_reference=sys.intern(_uid(dataset, "FrameOfReferenceUID")),
         modality=sys.intern(modality),
-        description=sys.intern(_description(dataset)),
+        description=sys.intern(_free_text(dataset, "SeriesDescription")),
         syntax=sys.intern(_uid(dataset.file_meta, "TransferSyntaxUID")),
         patient_key=sys.intern(patient_pseudonym(patient_id, key) or study_pseudonym(study_uid, key)),
         instance_number=integer(dataset, "InstanceNumber", 0),
@@ -462,6 +512,7 @@ def describe(dataset: Dataset, key: bytes) -> Header:
         localizer=localizer,
         planes=planes,
         thickness=thickness[0] if thickness and thickness[0] > 0 else 1.0,
+        origin=_origin(dataset),
         no_hounsfield=no_hounsfield,
         problem=problem,
     )

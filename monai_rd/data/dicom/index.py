@@ -19,7 +19,7 @@ from pydicom.uid import UID
 from rich.progress import track
 
 from monai_rd.data.dicom.geometry import Frame, arrange, axis_name, lps_affine
-from monai_rd.data.dicom.header import Header, describe, is_image, read_file
+from monai_rd.data.dicom.header import Header, Origin, describe, is_image, read_file
 from monai_rd.data.errors import (
     DicomSeriesError,
     MissingFilesError,
@@ -53,6 +53,7 @@ class SeriesInfo:
         slices: how many slices `load_series` gives; of pictures, how many files.
         shape: rows and columns.
         spacing: mm between rows, columns, slices; None for pictures and for what cannot be read.
+        origin: of whom and where its first image is.
         orientation: "axial", "coronal", "sagittal", "oblique"; "" for pictures and for what cannot be read.
         syntaxes: transfer syntaxes by name.
         files: its image files, sorted by path. Paths can carry names: keep them out of logs and reports.
@@ -70,6 +71,7 @@ class SeriesInfo:
     shape: tuple[int, int]
     spacing: tuple[float, float, float] | None
     orientation: str
+    origin: Origin
     syntaxes: tuple[str, ...]
     files: tuple[Path, ...]
     sop_uids: tuple[str, ...]
@@ -95,6 +97,7 @@ class SeriesInfo:
             "columns": self.shape[1],
             "spacing_mm": " x ".join(f"{value:.3g}" for value in self.spacing or ()),
             "orientation": self.orientation,
+            "body_part": self.origin.body_part,
             "transfer_syntax": ", ".join(self.syntaxes),
             "problems": ", ".join(one.code for one in self.problems),
             "message": str(self.problems[0]) if self.problems else "",
@@ -238,6 +241,7 @@ def _summarise(uid: str, entries: Sequence[tuple[Path, Header]], lost: int) -> S
         shape=frames[0].header.shape if frames else first.shape,
         spacing=spacing,
         orientation=orientation,
+        origin=first.origin,
         syntaxes=tuple(_syntax_name(syntax) for syntax, _ in syntaxes.most_common()),
         files=tuple(files),
         sop_uids=tuple(header.sop_uid for header in headers),
@@ -249,7 +253,7 @@ def _absent(uid: str, lost: int) -> SeriesInfo:
     problem = MissingFilesError(
         f"Series {uid}: a DICOMDIR names {lost} file(s) of it, and none is there. Copy the whole medium again.", uid
     )
-    return SeriesInfo(uid, "", "", "", "", False, 0, (0, 0), None, "", (), (), (), (problem,))
+    return SeriesInfo(uid, "", "", "", "", False, 0, (0, 0), None, "", Origin(), (), (), (), (problem,))
 
 
 def _place(frames: Sequence[Frame]) -> tuple[tuple[float, float, float] | None, str]:

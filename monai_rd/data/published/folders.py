@@ -14,8 +14,9 @@ from PIL import Image
 from monai_rd.data.alike import Fingerprint, copy_groups, digest_of, fingerprint
 from monai_rd.data.problems import Problems
 from monai_rd.data.published.layout import ALL, Published, images_in
-from monai_rd.data.reading import Found, Reading, file_item, visible_folders
+from monai_rd.data.reading import Found, Reading, visible_folders
 from monai_rd.data.splits import DEVELOPMENT
+from monai_rd.data.studies import item_of_image
 from monai_rd.files import content_hash
 
 __all__ = ["BTC", "BUSI", "CHEST_XRAY", "COVID_CT"]
@@ -38,7 +39,7 @@ def _split_folders(
         for folder, split in split_of.items():
             for class_name in class_names:
                 for image in images_in(place / folder / class_name):
-                    found.items.append(file_item(image) | {"label": class_name})
+                    found.items.append(item_of_image(image) | {"label": class_name})
                     splits.append(split)
         found.copies = _copies([Path(item["image"]) for item in found.items])
         return found
@@ -77,7 +78,7 @@ def _read_covid_ct(place: Path, reading: Reading, problems: Problems) -> Found:
                 problems.add(
                     f"COVID-CT: {absent} of the {len(names)} images of {listing.name} are not in {folder.name}"
                 )
-            found.items += [file_item(folder / file) | {"label": name} for file in names]
+            found.items += [item_of_image(folder / file) | {"label": name} for file in names]
             splits += [split] * len(names)
     return found
 
@@ -144,7 +145,7 @@ def _read_busi(place: Path, reading: Reading, problems: Problems) -> Found:
                 unreadable += 1
                 continue
             prints.append(fingerprint(grey, digest_of(grey)))
-            found.items.append(file_item(file) | {"label": name})
+            found.items.append(item_of_image(file) | {"label": name})
         if unreadable:
             problems.add(f"BUSI: {unreadable} images of {name} cannot be read")
     groups = copy_groups(prints)

@@ -8,8 +8,9 @@ from pathlib import Path
 from monai_rd.data.problems import DataListError, Problems
 from monai_rd.data.pseudonyms import patient_pseudonym
 from monai_rd.data.published.layout import ALL, Published, images_in
-from monai_rd.data.reading import Found, Reading, file_item, read_table, visible_folders
+from monai_rd.data.reading import Found, Reading, read_table, visible_folders
 from monai_rd.data.splits import DEVELOPMENT
+from monai_rd.data.studies import item_of_image
 
 __all__ = ["CHEST_XRAY_14", "HAM10000", "HAM10000_AND_TEST", "ISIC2018"]
 
@@ -75,7 +76,7 @@ class _SkinReader:
             logger.warning("%s: %d images are not in %s and not used", self.name, unnamed, table.name)
         for image, label, lesion in rows:
             if image in files and label:
-                self.found.items.append(file_item(files[image]) | {"label": label})
+                self.found.items.append(item_of_image(files[image]) | {"label": label})
                 self.splits.append(split)
                 self.lesions.append(lesion)
 
@@ -246,7 +247,7 @@ def _read_nih(place: Path, reading: Reading, problems: Problems) -> Found:
             if absent:
                 problems.add(f"ChestX-ray14: {absent} of the {len(names)} images of {listing.name} are not in {where}")
         names = [name for name in names if name in files and name in rows]
-        found.items += [file_item(files[name]) | rows[name] for name in names]
+        found.items += [item_of_image(files[name]) | rows[name] for name in names]
         splits += [split] * len(names)
     if rows.keys() - listed:
         unlisted = len(rows.keys() - listed)

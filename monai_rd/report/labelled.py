@@ -1,0 +1,115 @@
+"""How right a student is on labelled studies that it was not trained on: as a whole, and by groups of patients."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.utils.enums import CommonKeys
+from rich.console import Console
+from rich.table import Table
+
+from monai_rd.data.studies import GROUPS
+from monai_rd.files import atomic_write
+from monai_rd.report.curves import calibrated_events, reliability
+from monai_rd.report.metrics import METRIC_NAMES, classification_metrics, multi_label_metrics, present_metrics
+
+__all__ = ["LabelledReport", "group_metrics"]
+
+SMALLEST = 5  # of a group that is told of
+
+
+class LabelledReport:
+    """Writes metrics with their 95 % intervals, of all studies and of groups of patients, and prints them.
+
+    Groups: sex, age, scanner and site, as DICOM headers or the sheet tell them. A group of fewer than 5 studies is not
+    told of. Attach it to an evaluator whose postprocessing leaves probabilities in `pred` and whose items come from a
+    `TolerantDataset` and have labels.
+
+    Args:
+        path: of the JSON: `metrics` (see `classification_metrics`, `multi_label_metrics`) with `calibration_error`, and
+            `groups`, the same of each group by its name, without what its labels do not allow.
+        class_names: by class index.
+        multi_label: an image may have any number of the classes.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], class_names: Sequence[str], multi_label: bool = False) -> None:
+        self.path, self.class_names, self.multi_label = Path(path), list(class_names), multi_label
+        self._rows: list[tuple[np.ndarray, Any, dict[str, str]]] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to an evaluator."""
+        engine.add_event_handler(Events.STARTED, lambda _: self._rows.clear())
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+        engine.add_event_handler(Events.COMPLETED, self._write)
+
+    def _collect(self, engine: Engine) -> None:
+        for study, output in zip(engine.state.batch, engine.state.output, strict=True):
+            if not study["problem"]:
+                label = torch.as_tensor(study[CommonKeys.LABEL]).as_subclass(torch.Tensor).cpu().numpy()
+                groups = {name: study.get(name, "") for name in GROUPS}
+                probabilities = output[CommonKeys.PRED].as_subclass(torch.Tensor).float().cpu().numpy()
+                self._rows.append((probabilities, label, groups))
+
+    def _write(self, engine: Engine) -> None:
+        if not self._rows:
+            raise ValueError("none of the labelled studies could be read")
+        p, y = np.stack([row[0] for row in self._rows]), np.stack([row[1] for row in self._rows])
+        measure = multi_label_metrics if self.multi_label else classification_metrics
+        found = measure(p, y)
+        found["calibration_error"] = {"value": reliability(*calibrated_events(p, y, self.multi_label)).error}
+        groups = group_metrics(p, y, [row[2] for row in self._rows], self.multi_label)
+        content = {"class_names": self.class_names, "metrics": found, "groups": groups}
+        atomic_write(json.dumps(content, indent=1) + "\n", self.path)
+        Console(width=120).print(_table(found, groups))
+
+
+def group_metrics(
+    probabilities: np.ndarray, labels: np.ndarray, groups: Sequence[Mapping[str, str]], multi_label: bool = False
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """The metrics of every group of at least 5 studies.
+
+    Args:
+        probabilities: `[N, classes]`.
+        labels: class indices `[N]`, of multi-label data 0 or 1 `[N, classes]`.
+        groups: of each study, such as `{"sex": "F", "age": "40-59"}`; "" is unknown.
+        multi_label: an image may have any number of the classes.
+
+    Returns:
+        By kind of group and group; kinds of which less than two groups are known are left out, as there is nothing to
+        compare.
+    """
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for kind in sorted({name for one in groups for name in one}):
+        values = np.array([one.get(kind, "") for one in groups])
+        names = [name for name in sorted(set(values) - {""}) if (values == name).sum() >= SMALLEST]
+        if len(names) > 1:
+            found[kind] = {
+                str(name): present_metrics(probabilities[values == name], labels[values == name], multi_label)
+                for name in names
+            }
+    return found
+
+
+def _table(found: Mapping[str, Any], groups: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:
+    table = Table(title=f"{found['n']} labelled studies, value and 95 % interval", title_justify="left")
+    shown = {key: name for key, name in METRIC_NAMES.items() if key in found}
+    for name in ("", "studies", *shown.values()):
+        table.add_column(name, justify="right" if name else "left")
+    rows = {"all": found} | {f"{kind} {name}": one for kind, each in groups.items() for name, one in each.items()}
+    for name, one in rows.items():
+        table.add_row(name, str(one["n"]), *(_cell(one.get(key)) for key in shown))
+    return table
+
+
+def _cell(metric: Mapping[str, Any] | None) -> str:
+    if metric is None:
+        return "-"
+    interval = metric.get("interval")
+    return f"{metric['value']:.3f}" + (f" ({interval[0]:.2f}-{interval[1]:.2f})" if interval else "")
