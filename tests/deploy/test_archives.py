@@ -1,0 +1,113 @@
+"""Finding, fetching and storing in a real archive by both of its languages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.uid import RLELossless
+
+pytest.importorskip("dicomweb_client", reason="the extra 'pacs' is not installed")
+pytest.importorskip("pynetdicom", reason="the extra 'pacs' is not installed")
+
+from monai_rd.deploy.archive import Archive, ArchiveError, Query, open_archive
+from tests.deploy.conftest import Orthanc
+from tests.dicom_files import NAME, PATIENT_ID, make_series
+
+PIXELS: dict[str, np.ndarray] = {}
+Open = Callable[[Orthanc], Archive]
+WAYS: dict[str, Open] = {
+    "dicomweb": lambda orthanc: open_archive(orthanc.web),
+    "C-GET": lambda orthanc: open_archive(orthanc.dimse),
+    "C-MOVE": lambda orthanc: open_archive(orthanc.dimse, listen=orthanc.listen),
+}
+
+
+@pytest.fixture(scope="module")
+def studies(orthanc: Orthanc, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A CT and an MR of other days; the CT compressed. StudyInstanceUID by modality."""
+    root = tmp_path_factory.mktemp("series")
+
+    def older(k: int, ds: Dataset) -> None:
+        ds.StudyDate = "20150101"
+
+    make_series(root / "CT", slices=5)
+    make_series(root / "MR", slices=3, modality="MR", change=older)
+    found = {}
+    for modality in ("CT", "MR"):
+        files = sorted((root / modality).iterdir())
+        for file in files:
+            dataset = dcmread(file)
+            found[modality] = str(dataset.StudyInstanceUID)
+            PIXELS[dataset.SOPInstanceUID] = dataset.pixel_array
+            if modality == "CT":
+                dataset.compress(RLELossless, generate_instance_uid=False)
+                dataset.save_as(file)
+        WAYS["dicomweb" if modality == "CT" else "C-GET"](orthanc).store(files)
+        WAYS["dicomweb" if modality == "CT" else "C-GET"](orthanc).store(files)  # again, and it is there once
+    return found
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_stored_is_found_and_fetched_as_it_was(
+    way: str, orthanc: Orthanc, studies: dict[str, str], tmp_path: Path
+) -> None:
+    archive = WAYS[way](orthanc)
+    for modality, images in (("CT", 5), ("MR", 3)):
+        (study,) = archive.studies(Query(modality))
+        assert study == studies[modality]
+        ((series, count),) = archive.series(study, modality).items()
+        assert count == images
+        folder = tmp_path / modality
+        folder.mkdir()
+        assert archive.fetch(study, series, folder) == images
+        assert len(list(folder.iterdir())) == images
+        for file in folder.iterdir():
+            dataset = dcmread(file)
+            assert dataset.SeriesInstanceUID == series
+            assert np.array_equal(dataset.pixel_array, PIXELS[dataset.SOPInstanceUID])
+            if way != "C-GET":  # for which Orthanc unpacks
+                assert (dataset.file_meta.TransferSyntaxUID == RLELossless) is (modality == "CT")
+    assert archive.studies(Query("CT", since="20190101")) == [studies["CT"]]
+    assert archive.studies(Query("MR", since="20190101")) == []
+    assert archive.studies(Query("CT", studies=(studies["CT"], "1.2.3"))) == [studies["CT"]]
+    assert archive.series(studies["CT"], "MR") == {}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_not_there_is_nothing_or_an_error_that_names_nobody(way: str, orthanc: Orthanc, tmp_path: Path) -> None:
+    archive = WAYS[way](orthanc)
+    came, told = 0, ""
+    try:
+        came = archive.fetch("1.2.3", "1.2.3.4", tmp_path)  # `ArchiveSource` compares it with what should be there
+    except ArchiveError as error:
+        told = str(error)
+    assert came == 0
+    assert not any(word in told for word in (NAME, PATIENT_ID, str(tmp_path)))
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/dicom-web", "dimse://ANY@127.0.0.1:9"])
+def test_an_archive_that_is_not_there_is_told(url: str, tmp_path: Path) -> None:
+    make_series(tmp_path, slices=1)
+    archive = open_archive(url)
+    for action in (
+        lambda: archive.studies(Query("CT")),
+        lambda: archive.series("1.2", "CT"),
+        lambda: archive.store(sorted(tmp_path.iterdir())),
+    ):
+        with pytest.raises(ArchiveError, match="DICOM"):
+            action()
+
+
+def test_credentials_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    from monai_rd.deploy.dicomweb import DicomWeb
+
+    monkeypatch.setenv("MONAI_RD_DICOMWEB_USER", "us")
+    monkeypatch.setenv("MONAI_RD_DICOMWEB_PASSWORD", "secret")
+    assert DicomWeb("http://127.0.0.1:9/x")._client._session.auth == ("us", "secret")
+    monkeypatch.setenv("MONAI_RD_DICOMWEB_TOKEN", "abc")
+    assert DicomWeb("http://127.0.0.1:9/x")._client._session.headers["Authorization"] == "Bearer abc"
