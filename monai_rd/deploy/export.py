@@ -1,0 +1,250 @@
+"""The deployed student as a file for other runtimes: TorchScript, ONNX in float32 and int8, torch.export.
+
+ONNX and torch.export hold the student with its last step, so that they give calibrated `probabilities [B, classes]` of
+`image`: bags of slices `[B, S, 3, H, W]`, B and S free (a single image is a bag of one), or volumes `[B, 1, D, H, W]`, B
+free. TorchScript gives logits, as MONAI Deploy expects, whose postprocessing in the inference.json inside makes
+probabilities of them. No file holds a teacher, a path or a name.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from monai_rd.deploy.manifest import manifest, network_metadata
+from monai_rd.losses import class_probabilities
+
+if TYPE_CHECKING:
+    from monai_rd.deploy.trained import TrainedBundle
+
+__all__ = ["FORMATS", "Format", "Probabilities", "export", "onnx_session"]
+
+Run = Callable[[Tensor], Tensor]
+OPSET = 20
+
+
+class Probabilities(nn.Module):
+    """A student with its last step: image to calibrated probabilities `[B, classes]`.
+
+    Args:
+        student: gives logits, calibrated.
+        multi_label: sigmoid and not softmax.
+    """
+
+    def __init__(self, student: nn.Module, multi_label: bool = False) -> None:
+        super().__init__()
+        self.student, self.multi_label = student, multi_label
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Probabilities of `image`, see `Student.features`."""
+        return class_probabilities(self.student(image), self.multi_label)
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format.
+
+    Args:
+        file: name of its file.
+        write: makes the file of a bundle.
+        load: gives what turns an image into probabilities by the file, with so many threads (of PyTorch's forms those
+            are PyTorch's own).
+        exact: computes as PyTorch does, up to rounding.
+    """
+
+    file: str
+    write: Callable[[TrainedBundle, Path], None]
+    load: Callable[[TrainedBundle, Path, int], Run]
+    exact: bool = True
+
+
+def export(trained: TrainedBundle, formats: Sequence[str], folder: Path) -> dict[str, Path]:
+    """Write a bundle's student in some formats; gives the files by format.
+
+    Raises:
+        ValueError: an unknown format; for int8, no validation images of the training's data.
+        ImportError: a package is missing that the format needs.
+    """
+    check_formats(formats)
+    files = {name: folder / FORMATS[name].file for name in formats}
+    for name, path in files.items():
+        with _quiet():
+            FORMATS[name].write(trained, path)
+    return files
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Refuse unknown formats.
+
+    Raises:
+        ValueError: one is unknown, or none was given.
+    """
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats:
+        raise ValueError(f"unknown format '{', '.join(unknown)}'; there are {', '.join(FORMATS)}")
+
+
+def example(trained: TrainedBundle) -> Tensor:
+    """An input of two studies of three slices, or of two volumes: sizes of 1 would be taken for fixed."""
+    shape = trained.image_shape
+    return torch.rand(2, 3, *shape[1:]) if trained.network.spatial_dims == 2 else torch.rand(2, *shape)
+
+
+def exported_program(trained: TrainedBundle) -> torch.export.ExportedProgram:
+    """The student with its last step as PyTorch's own graph, with free numbers of studies and slices."""
+    free = torch.export.Dim.DYNAMIC
+    shapes = {"image": {0: free, 1: free} if trained.network.spatial_dims == 2 else {0: free}}
+    network = Probabilities(trained.network, trained.multi_label).eval()
+    with torch.no_grad():
+        return torch.export.export(network, (example(trained),), dynamic_shapes=shapes)
+
+
+def _write_torchscript(trained: TrainedBundle, path: Path) -> None:
+    from monai.data import save_net_with_metadata
+
+    scripted, stream = torch.jit.script(trained.network), io.BytesIO()
+    extra = {"inference.json": trained.inference_json(), "manifest.json": _of_logits(manifest(trained))}
+    files = {name: json.dumps(content).encode() for name, content in extra.items()}
+    metadata = network_metadata(trained)
+    save_net_with_metadata(scripted, stream, include_config_vals=False, meta_values=metadata, more_extra_files=files)
+    # Without what only debuggers read, which names the folders of this machine; the first folder is the file's name.
+    with zipfile.ZipFile(stream) as made, zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:
+        for entry in made.infolist():
+            if not entry.filename.endswith(".debug_pkl"):
+                file.writestr(f"{path.stem}/{entry.filename.partition('/')[2]}", made.read(entry))
+
+
+def _of_logits(described: dict[str, Any]) -> dict[str, Any]:
+    """What is different where the last step is not inside."""
+    output = described["output"]
+    activation = f"{output['activation'].partition(',')[0]}, to be applied"
+    return {**described, "output": {**output, "name": "logits", "activation": activation}}
+
+
+def _load_torchscript(trained: TrainedBundle, path: Path, threads: int) -> Run:
+    network = torch.jit.load(str(path)).eval()
+    return lambda image: class_probabilities(network(image), trained.multi_label)
+
+
+def _write_torch_export(trained: TrainedBundle, path: Path) -> None:
+    program = exported_program(trained)
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # names the folders of this machine
+    torch.export.save(program, path, extra_files={"manifest.json": json.dumps(manifest(trained))})
+
+
+def _load_torch_export(trained: TrainedBundle, path: Path, threads: int) -> Run:
+    run: Run = torch.export.load(path).module()
+    return run
+
+
+def _write_onnx(trained: TrainedBundle, path: Path) -> None:
+    onnx = _needed("onnx", "onnxscript")[0]
+    program = torch.onnx.export(
+        exported_program(trained),
+        input_names=["image"],
+        output_names=["probabilities"],
+        opset_version=OPSET,
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    model = program.model_proto
+    graph = model.graph
+    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        part.ClearField("metadata_props")  # stack traces, which name the folders of this machine
+    free = ("batch", "slices")[: 4 - trained.network.spatial_dims]
+    for value in (*graph.input, *graph.output):
+        for name, dimension in zip(free, value.type.tensor_type.shape.dim, strict=False):
+            if dimension.dim_param:
+                dimension.dim_param = name
+    graph.ClearField("value_info")  # whose names of free dimensions are others
+    describe_onnx(model, trained)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+def describe_onnx(model: Any, trained: TrainedBundle) -> None:
+    """Put the manifest into an ONNX model's metadata: each key of it, its value as JSON."""
+    model.ClearField("metadata_props")
+    for key, value in manifest(trained).items():
+        model.metadata_props.add(key=key, value=json.dumps(value))
+
+
+def onnx_session(path: Path, threads: int) -> Run:
+    """What turns an image into probabilities by an ONNX file on the CPU."""
+    onnxruntime = _needed("onnxruntime")[0]
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = threads
+    settings.log_severity_level = 3
+    # Where several take turns, its threads must not wait actively: the others need the cores.
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+    return lambda image: torch.from_numpy(session.run(None, {"image": image.numpy()})[0])
+
+
+def _load_onnx(trained: TrainedBundle, path: Path, threads: int) -> Run:
+    return onnx_session(path, threads)
+
+
+def _write_int8(trained: TrainedBundle, path: Path) -> None:
+    onnx = _needed("onnx", "onnxruntime")[0]
+    from monai_rd.deploy.int8 import quantise
+
+    if trained.of_other_data:
+        raise ValueError("int8 is calibrated on validation images of the training's data: give -- --dataset_dir DIR")
+    with tempfile.TemporaryDirectory() as place:
+        whole = Path(place) / "float32.onnx"
+        _write_onnx(trained, whole)
+        quantise(whole, path, trained.images("validation", most=128))
+    model = onnx.load(path)
+    describe_onnx(model, trained)
+    onnx.save(model, path)
+
+
+def _needed(*packages: str) -> list[Any]:
+    """Import packages of the extra "onnx".
+
+    Raises:
+        ValueError: one is not installed.
+    """
+    import importlib
+
+    try:
+        return [importlib.import_module(package) for package in packages]
+    except ImportError as error:
+        raise ValueError(f"ONNX needs the package '{error.name}': pip install 'monai_rd[onnx]'") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Exporters warn of their own future, and tell what they do, at length."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+FORMATS = {
+    "torchscript": Format("model.ts", _write_torchscript, _load_torchscript),
+    "onnx": Format("model.onnx", _write_onnx, _load_onnx),
+    "onnx-int8": Format("model_int8.onnx", _write_int8, _load_onnx, exact=False),
+    "torch.export": Format("model.pt2", _write_torch_export, _load_torch_export),
+}

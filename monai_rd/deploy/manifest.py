@@ -1,0 +1,172 @@
+"""What a device must know to use an exported student: input, preprocessing, output, scope, and whose file it is."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from monai_rd.versions import versions
+
+if TYPE_CHECKING:
+    from monai_rd.deploy.trained import TrainedBundle
+
+__all__ = ["manifest", "network_metadata"]
+
+# Of a step's attributes these are about the item and its errors, and tell nothing of the pixels.
+_NOT_OF_PIXELS = {"keys", "allow_missing_keys", "policy", "scope"}
+
+
+def manifest(trained: TrainedBundle) -> dict[str, Any]:
+    """Describe an export that takes `image` and gives `probabilities`, as JSON.
+
+    Everything in it is read from the bundle's transforms as inference.json builds them, from its metadata.json and from
+    the training's settings. `preprocessing` lists the steps from a file to the input in order.
+    """
+    channels_and_size = list(trained.image_shape[1:])
+    free = ["batch"] if trained.network.spatial_dims == 3 else ["batch", "slices"]
+    shape = [*free, *(channels_and_size if len(free) == 2 else trained.image_shape)]
+    given = trained.metadata["network_data_format"]["inputs"]["image"]
+    return {
+        "name": trained.metadata["name"],
+        "intended_use": trained.metadata["intended_use"],
+        "input": {
+            "name": "image",
+            "modality": given["modality"],
+            "dtype": "float32",
+            "shape": shape,
+            "value_range": given["value_range"],
+        },
+        "preprocessing": [step for one in trained.parsed("preprocessing").transforms if (step := _step(one))],
+        "output": {
+            "name": "probabilities",
+            "dtype": "float32",
+            "shape": ["batch", len(trained.class_names)],
+            "class_names": trained.class_names,
+            "activation": f"{'sigmoid' if trained.multi_label else 'softmax'}, already applied",
+            "temperature": f"{float(trained.network.temperature):.6g}, already applied",
+        },
+        "scope": trained.trained["scope"],
+        "model": {"student": trained.network.name, "sha256": trained.model_hash},
+        "versions": versions(),
+    }
+
+
+def network_metadata(trained: TrainedBundle) -> dict[str, Any]:
+    """The bundle's metadata.json with the input and the classes of the student that was trained, not of the default."""
+    volumes = trained.network.spatial_dims == 3
+    size = list(trained.image_shape[1:] if volumes else trained.image_shape[2:])
+    channels = 1 if volumes else 3
+    metadata: dict[str, Any] = json.loads(json.dumps(trained.metadata))
+    image, pred = (metadata["network_data_format"][way][name] for way, name in (("inputs", "image"), ("outputs", "pred")))
+    shown = [image["channel_def"][str(channel)] for channel in range(channels)]
+    for transform in trained.parsed("preprocessing").transforms:
+        if windows := getattr(transform, "windows", None) if isinstance(getattr(transform, "windows", None), list) else None:
+            shown = [f"0 to 1 is {c - w / 2:g} to {c + w / 2:g} HU" for c, w in windows] * (channels // len(windows))
+    image |= {"num_channels": channels, "spatial_shape": size, "channel_def": _numbered(shown)}
+    count = len(trained.class_names)
+    pred |= {"num_channels": count, "spatial_shape": [1, count], "channel_def": _numbered(trained.class_names)}
+    return metadata
+
+
+def _numbered(names: list[str]) -> dict[str, str]:
+    return {str(number): name for number, name in enumerate(names)}
+
+
+def _step(transform: Any) -> dict[str, Any] | None:
+    """One step of the preprocessing; None of one that only checks."""
+    name = type(transform).__name__
+    if name in _CHECKS:
+        return None
+    summary = " ".join((inspect.getdoc(type(transform)) or "").partition("\n\n")[0].split())
+    own = type(transform).__module__.startswith("monai_rd.")
+    settings = {key: value for key, value in vars(transform).items() if own and _tells(key, value)}
+    more = _MORE[name](transform) if name in _MORE else {}
+    return {"step": name, "does": more.pop("does", summary), **settings, **more}
+
+
+def _tells(name: str, value: Any) -> bool:
+    if name.startswith("_") or name in _NOT_OF_PIXELS:
+        return False
+    try:
+        json.dumps(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _load(transform: Any) -> dict[str, Any]:
+    pictures = "in the window of the file, 0 to 255" if transform.window else "by the rescale of the file, no window"
+    return {
+        "does": f"DICOM of CT, PT, NM: stored values by the rescale of the file (CT: HU); other DICOM: {pictures}, white "
+        "on black; slices of a series in order of their position; NIfTI: values as they are; 8-bit images: 0 to 255"
+    }
+
+
+def _slices(transform: Any) -> dict[str, Any]:
+    from monai_rd.transforms.bag import luminance
+
+    rows = {"slices": "inferior to superior", "rows": "anterior to posterior", "columns": "patient's right to left"}
+    weights = luminance(torch.eye(3, dtype=torch.float64)).flatten().tolist()
+    taken = "all" if transform.spatial_dims == 3 else "floor((i + 0.5) * depth / slices) for i = 0 ... slices - 1"
+    return {
+        "does": "the slices of a volume that are taken, turned so; an image is one slice, rows and columns as shown",
+        "taken": taken,
+        "orientation": rows,
+        **({} if transform.colour else {"grey_of_rgb": weights}),
+    }
+
+
+def _windows(transform: Any) -> dict[str, Any]:
+    return {
+        "does": "HU of each window [centre, width] to clip((value - centre) / width + 0.5, 0, 1); 8-bit images, which "
+        "are taken to be shown in the window already: value / 255"
+    }
+
+
+def _resize(transform: Any) -> dict[str, Any]:
+    size, mode = list(transform.resizer.spatial_size), transform.mode[0]
+    if transform.align_corners[0] or not transform.anti_aliasing[0] or transform.anti_aliasing_sigma[0] is not None:
+        raise ValueError("resize: only anti_aliasing of the default sigma without align_corners is described")
+    return {
+        "does": "nothing to an image of that size; else a Gaussian of sigma = max(old / new - 1, 0) / 2 pixels along each "
+        "axis: weights at k = -r ... r, r = floor(max(4 sigma, 0.5) + 0.5), are the normal distribution's mass "
+        "between k - 0.5 and k + 0.5, outside the image is 0; then linear interpolation at "
+        "(i + 0.5) * old / new - 0.5, within 0 and old - 1",
+        "size": size,
+        "mode": str(mode),
+        "align_corners": False,
+        "anti_aliasing": True,
+    }
+
+
+def _display(transform: Any) -> dict[str, Any]:
+    return {"does": "value / 255"}
+
+
+def _mr(transform: Any) -> dict[str, Any]:
+    n4 = "; then divided by the bias field of N4 (see the code), and the same once more" if transform.n4 else ""
+    return {
+        "does": "grey of the whole volume: low is the percentile `lower` of all values, high the percentile `upper` of "
+        f"those above their mean; clip((value - low) / (high - low), 0, 1){n4}"
+    }
+
+
+def _bag(transform: Any) -> dict[str, Any]:
+    return {"does": "the windows or colours of a slice are its 3 channels; a single one is all three; a volume has one"}
+
+
+_CHECKS = ("HeaderInScoped", "IntensitiesInScoped")  # `scope` tells what they look at
+# What the settings of a step and the first sentence about it do not tell.
+_MORE: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "LoadImageOrSeriesd": _load,
+    "SliceStackd": _slices,
+    "HounsfieldWindowsd": _windows,
+    "Resized": _resize,
+    "DisplayIntensityd": _display,
+    "MRIntensityd": _mr,
+    "ChannelsToBagd": _bag,
+}

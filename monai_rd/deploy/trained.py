@@ -1,0 +1,177 @@
+"""A bundle that was trained: its student, what inference.json does before it, and images to try it on."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from monai_rd.bundle import bundle_root, require_model
+from monai_rd.data.errors import original_error
+from monai_rd.files import sha256
+
+if TYPE_CHECKING:
+    from monai_rd.networks import DeployedStudent
+
+__all__ = ["TrainedBundle"]
+
+
+class TrainedBundle:
+    """A bundle whose `models/model.pt` is there.
+
+    Args:
+        bundle: its name, such as "rd_ct", or its folder, with `configs` and `models`.
+        words: for its configs, as MONAI's command takes them: "--dataset_dir", "DIR". `--bundle_root DIR` names the
+            folder of `models` where it is another.
+
+    Attributes:
+        config: its inference.json with the words, as MONAI's `ConfigParser`.
+        model_path: `models/model.pt`.
+        network: the student in eval mode, on the CPU.
+        trained: what inference.json asks of the training: the student's name, class names, image size, ...
+
+    Raises:
+        FileNotFoundError: no such bundle, or nothing was trained in it.
+        ValueError: a damaged model, or one that is not the student which `models/settings.json` tells.
+    """
+
+    def __init__(self, bundle: str, words: Sequence[str] = ()) -> None:
+        from monai.bundle import ConfigParser
+
+        from monai_rd.protocol.experiments import words_as_overrides
+
+        is_folder = (Path(bundle) / "configs" / "metadata.json").is_file()
+        root = Path(bundle).resolve() if is_folder or len(Path(bundle).parts) > 1 else Path(bundle_root(bundle))
+        if not (root / "configs" / "inference.json").is_file():
+            raise FileNotFoundError(f"no bundle '{bundle}': a folder with configs/inference.json is needed")
+        self._configs, self._overrides = root / "configs", {"bundle_root": str(root), **words_as_overrides(words)}
+        self._inference: dict[str, Any] = ConfigParser.load_config_file(str(self._configs / "inference.json"))
+        self.metadata: dict[str, Any] = ConfigParser.load_config_file(str(self._configs / "metadata.json"))
+        self.config = ConfigParser(deepcopy(self._inference))
+        self.config.update(self._overrides)
+        places = Path(self.parsed("bundle_root")) / "models"
+        self.model_path = places / "model.pt"
+        require_model(self.model_path)
+        asked = set(re.findall(r"@trained\['(\w+)'\]", json.dumps(self._inference)))
+        self.trained = {name: value for name, value in self.parsed("trained").items() if name in asked}
+        self.network = self._filled()
+
+    def parsed(self, name: str) -> Any:
+        """What an id of inference.json stands for.
+
+        Raises:
+            Exception: what was wrong with it, without MONAI's "Failed to evaluate" around it.
+        """
+        return _parsed(self.config, name)
+
+    def _filled(self) -> DeployedStudent:
+        network: DeployedStudent = self.parsed("network_def")
+        try:
+            network.load_state_dict(torch.load(self.model_path, map_location="cpu", weights_only=True))
+        except OSError:
+            raise
+        except Exception as error:  # a damaged file fails in any way
+            raise ValueError(
+                f"{self.model_path} is damaged, or not the weights of the student '{network.name}' with "
+                f"{network.classifier.out_features} classes that settings.json beside it tells: train again"
+            ) from error
+        return network.eval()
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may have any number of the classes."""
+        return bool(self.trained["multi_label"])
+
+    @property
+    def class_names(self) -> list[str]:
+        """By class index."""
+        return list(self.trained["class_names"])
+
+    @cached_property
+    def model_hash(self) -> str:
+        """SHA-256 of `models/model.pt`."""
+        return sha256(self.model_path)
+
+    @cached_property
+    def image_shape(self) -> tuple[int, ...]:
+        """What the network takes of a study: slices `[S, 3, H, W]`, or a volume `[1, D, H, W]`."""
+        size, slices = [self.trained["image_size"]] * 2, self.trained["slices"]
+        return (slices, 3, *size) if self.network.spatial_dims == 2 else (1, slices, *size)
+
+    def inference_json(self) -> dict[str, Any]:
+        """inference.json that needs no `settings.json` beside a model: what it told stands in the config itself."""
+        return {**self._inference, "trained": self.trained}
+
+    @cached_property
+    def _training(self) -> Any:
+        """The bundle's train.json with the words, and the seed that its split depends on."""
+        from monai.bundle import ConfigParser
+
+        training = ConfigParser(ConfigParser.load_config_file(str(self._configs / "train.json")))
+        seed = {"seed": self._settings["seed"]} if "seed" in self._settings else {}
+        training.update({**seed, **self._overrides})
+        return training
+
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
+        path = self.model_path.with_name("settings.json")
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+    @cached_property
+    def data(self) -> Any:
+        """The data list of the words' `dataset_dir`, else of the bundle's phantoms, with the training's splits.
+
+        Raises:
+            ValueError: no labelled data, see `make_datalist`.
+        """
+        return _parsed(self._training, "data")
+
+    @property
+    def phantom(self) -> bool:
+        """Whether `data` are phantoms."""
+        return bool(_parsed(self._training, "phantom"))
+
+    @property
+    def of_other_data(self) -> bool:
+        """Whether `data` are phantoms and the student learnt from something else."""
+        return self.phantom and not self._settings.get("phantom", True)
+
+    def images(self, split: str, most: int) -> Iterator[Tensor]:
+        """Give the images of a split of `data`, spread evenly, as inference would give them to the network.
+
+        Args:
+            split: "training", "validation" or "test".
+            most: how many at most.
+
+        Yields:
+            Bags `[1, S, 3, H, W]` or volumes `[1, 1, D, H, W]` in [0, 1], float32; none of a study that cannot be read.
+
+        Raises:
+            ValueError: none can be read.
+        """
+        from monai_rd.data import TolerantDataset
+
+        items = self.data[split]
+        chosen = items[:: -(-len(items) // most)] if items else []
+        shape = self.parsed("dataset#shape")
+        read = 0
+        for item in TolerantDataset(chosen, self.parsed("preprocessing"), shape, self.parsed("policy")):
+            if not item["problem"]:
+                read += 1
+                yield item["image"].as_subclass(Tensor)[None].contiguous()
+        if read == 0:
+            raise ValueError(f"no image of the {split} split of the data can be read")
+
+
+def _parsed(config: Any, name: str) -> Any:
+    try:
+        return config.get_parsed_content(name)
+    except RuntimeError as error:
+        raise original_error(error) from None
