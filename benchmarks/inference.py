@@ -1,26 +1,25 @@
-"""A student at work on a CPU, in several forms, against its ViT-B teacher in PyTorch: how much faster, and how alike.
+"""A student at work on a CPU, in every format of `monai-rd export`, against a ViT-B teacher in PyTorch.
 
     python benchmarks/inference.py                       # needs onnx, onnxruntime, onnxscript: the extra "onnx"
-    python benchmarks/inference.py --rounds 1 --size 64 --batch 4 --students resnet18      # tries it out: a minute
+    python benchmarks/inference.py --rounds 1 --size 64 --students resnet18      # tries it out: a minute
+    python benchmarks/inference.py --bundles DIR ... --dataset_dir DATA          # trained bundles on their test images
 
-The student has learnt for some steps to tell bright pictures from dark ones, so that its answers differ from picture
-to picture; int8 is calibrated on such pictures. The difference is the largest of a logit from that of plain PyTorch, in
-parts of the logits' standard deviation over pictures: it tells rounding from a wrong network, and not what int8 costs
-in accuracy on a task that is worth the name.
+Without `--bundles` the students have learnt for some steps to tell bright pictures from dark ones, so that their answers
+differ from picture to picture; int8 is calibrated on such pictures, and the label agreement tells rounding from a wrong
+network, not what int8 costs on a task that is worth the name. With them it is that of the test images, after
+calibration on the validation images.
 """
 
 from __future__ import annotations
 
+import json
 import logging
-import os
+import shutil
 import tempfile
 import warnings
-from collections.abc import Callable
-from copy import deepcopy
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from parts import pictures, random_teacher
 from rich.console import Console
@@ -29,133 +28,86 @@ from timing import arguments, in_turn, machine, middle, ratios
 from torch import Tensor
 from torch.nn import functional as F
 
-from monai_rd.networks import DeployedStudent, FrozenFoundationModel, Student, channels_last
+from monai_rd.bundle import bundle_root
+from monai_rd.deploy import FORMATS, TrainedBundle, export
+from monai_rd.deploy.export import Probabilities
+from monai_rd.deploy.parity import labels
+from monai_rd.networks import FrozenFoundationModel, Student, channels_last
 
-Form = Callable[[Tensor], Tensor]
-
-CALIBRATION = 32  # pictures
+PICTURES = 64  # half of them to calibrate on, half to compare on
 STEPS = 40
 
 
-def deployed(name: str, images: Tensor) -> DeployedStudent:
-    """A student as it is deployed, which has learnt a little to tell bright pictures from dark ones."""
+class OnPictures(TrainedBundle):
+    """A bundle whose images are the benchmark's pictures."""
+
+    def images(self, split: str, most: int) -> Iterable[Tensor]:  # type: ignore[override]
+        """Give the pictures of a split as bags of one."""
+        half = pictures(PICTURES, self.image_shape[-1]).chunk(2)
+        return half[split == "test"][:most, None].split(1)
+
+
+def learnt(name: str, size: int, place: Path) -> TrainedBundle:
+    """A bundle, made in `place`, whose student has learnt a little to tell bright pictures from dark ones."""
+    images = pictures(PICTURES, size)
     torch.manual_seed(0)
-    trained = channels_last(Student(name))
-    labels = (images.mean(dim=(1, 2, 3)) > images.mean()).long()
-    adam = torch.optim.AdamW(trained.parameters(), lr=1e-3, fused=True)
+    student = channels_last(Student(name))
+    targets = (images.mean(dim=(1, 2, 3)) > images.mean()).long()
+    adam = torch.optim.AdamW(student.parameters(), lr=1e-3, fused=True)
     for _ in range(STEPS):
         chosen = torch.randperm(len(images))[:16]
         adam.zero_grad()
-        F.cross_entropy(trained(images[chosen]), labels[chosen]).backward()
+        F.cross_entropy(student(images[chosen]), targets[chosen]).backward()
         adam.step()
-    student = DeployedStudent(name)
-    student.load_state_dict(trained.state_dict())
-    return student.eval()
-
-
-def by_pytorch(student: DeployedStudent) -> dict[str, Form]:
-    """Forms that PyTorch runs."""
-    last = deepcopy(student).to(memory_format=torch.channels_last)
-    half = deepcopy(last).to(torch.bfloat16)
-    script = torch.jit.optimize_for_inference(torch.jit.freeze(torch.jit.script(deepcopy(student))))
-    return {
-        "PyTorch": student,
-        "PyTorch, channels last": lambda image: last(image.contiguous(memory_format=torch.channels_last)),
-        "PyTorch, channels last, bfloat16": lambda image: half(
-            image.to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
-        ).float(),
-        "TorchScript": script,
-    }
-
-
-def by_onnxruntime(
-    student: DeployedStudent, batch: Tensor, calibration: Tensor, threads: int, place: Path
-) -> dict[str, Form]:
-    """Forms that ONNX Runtime runs, for batches of this size.
-
-    Raises:
-        ImportError: onnx, onnxscript or onnxruntime is not installed.
-    """
-    import onnxruntime
-    import onnxscript  # noqa: F401  # what torch.onnx works with
-    from onnxruntime import quantization
-
-    files = {
-        "ONNX Runtime": place / "float32.onnx",
-        "ONNX Runtime, int8 (static)": place / "static.onnx",
-        "ONNX Runtime, int8 (dynamic)": place / "dynamic.onnx",
-    }
-    whole, static, dynamic = files.values()
-    torch.onnx.export(student, (batch,), whole, input_names=["image"], verbose=False, external_data=False)
-    prepared = place / "prepared.onnx"
-    quantization.quant_pre_process(whole, prepared)
-
-    class Pictures(quantization.CalibrationDataReader):
-        def __init__(self) -> None:
-            self.batches = iter(calibration.split(len(batch)))
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            images = next(self.batches, None)
-            return None if images is None or len(images) < len(batch) else {"image": images.numpy()}
-
-    quantization.quantize_static(prepared, static, Pictures(), per_channel=True)
-    quantization.quantize_dynamic(prepared, dynamic, per_channel=True)
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = threads
-    settings.log_severity_level = 3
-    # Between two turns its threads must not wait actively: the others need the cores.
-    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-
-    def form(path: Path) -> Form:
-        session = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
-        return lambda image: torch.from_numpy(session.run(None, {"image": image.numpy()})[0])
-
-    return {name: form(path) for name, path in files.items()}
+    root = place / "rd_ct"
+    shutil.copytree(Path(bundle_root("rd_ct")) / "configs", root / "configs")
+    (root / "models").mkdir()
+    torch.save(student.state_dict(), root / "models" / "model.pt")
+    told = {"student": name, "class_names": ["dark", "bright"], "multi_label": False, "windows": ["lung"]}
+    settings = {**told, "image_size": size, "slices": 1, "scope": None, "phantom": True}
+    (root / "models" / "settings.json").write_text(json.dumps(settings))
+    return OnPictures(str(root))
 
 
 def compare(
-    student: DeployedStudent,
+    trained: TrainedBundle,
     teacher: FrozenFoundationModel,
-    images: Tensor,
-    batch: int,
     threads: int,
     rounds: int,
     say: Callable[[str], object],
 ) -> Table:
-    """Time a student's forms and its teacher on batches of one size with so many threads."""
+    """Time a student's formats and a teacher on one image with so many threads."""
     torch.set_num_threads(threads)
-    image, calibration = images[:batch], images[-CALIBRATION:]
-    forms = by_pytorch(student)
+    runs = {"PyTorch": Probabilities(trained.network, trained.multi_label).eval()}
     with tempfile.TemporaryDirectory() as place:
-        try:
-            forms |= by_onnxruntime(student, image, calibration, threads, Path(place))
-        except ImportError as error:
-            say(f"ONNX Runtime: left out ({error})")
-        expected = torch.cat([student(one) for one in images.split(batch)])
-        spread = float(expected.std(dim=0).mean())
-        differences = {
-            form: float((torch.cat([run(one) for one in images.split(batch)]) - expected).abs().max()) / spread
-            for form, run in forms.items()
-        }
-        calls = max(8 // batch, 1)
-
-        def turn(run: Form) -> Callable[[], None]:
-            def call() -> None:
-                for _ in range(calls):
-                    run(image)
-
-            return call
-
-        times = in_turn({form: turn(run) for form, run in {"teacher": teacher, **forms}.items()}, rounds)
-    table = Table(title=f"{student.name}, batch {batch}, {threads} thread(s), n = {rounds} rounds")
-    for column in ("", "ms an image", "times as fast as the teacher", "difference"):
+        for name in FORMATS:
+            try:
+                (file,) = export(trained, [name], Path(place)).values()
+                runs[name] = FORMATS[name].load(trained, file, threads)
+            except ValueError as error:
+                say(f"{name}: left out ({error})")
+    answers: dict[str, list[Tensor]] = {name: [] for name in runs}
+    with torch.inference_mode():
+        for image in trained.images("test", most=1000):
+            for name, run in runs.items():
+                answers[name].append(run(image))
+        one = image[:, :1]  # a picture, or a slice
+        turns = {name: lambda run=run: run(one) for name, run in runs.items()}
+        times = in_turn({"teacher": lambda: teacher(one[:, 0]), **turns}, rounds)
+    expected = torch.cat(answers["PyTorch"])
+    title = f"{trained.network.name}, an image of {one.shape[-1]} pixels, {threads} thread(s), n = {rounds} rounds"
+    table = Table(title=f"{title}; {len(expected)} images compared")
+    for column in ("", "ms an image", "times as fast as the teacher", "largest difference", "same label"):
         table.add_column(column)
-    for form, taken in times.items():
+    for name, taken in times.items():
+        found = torch.cat(answers[name]) if name in answers else None
+        same = None if found is None else (labels(found, trained) == labels(expected, trained)).float().mean()
         table.add_row(
-            f"teacher ({teacher.name}), PyTorch" if form == "teacher" else form,
-            middle([1000 * one / calls / batch for one in taken], "{:.3g}"),
+            f"teacher ({teacher.name}), PyTorch" if found is None else name,
+            middle([1000 * seconds for seconds in taken], "{:.3g}"),
             middle(ratios(times["teacher"], taken), "{:.1f}"),
-            f"{differences[form]:.1g}" if form in differences else "",
+            "" if found is None else f"{float((found - expected).abs().max()):.1e}",
+            "" if same is None else f"{float(same):.1%}",
         )
     return table
 
@@ -164,24 +116,23 @@ def main() -> None:
     """Run and print."""
     parser = arguments(__doc__, rounds=9, size=224)
     parser.add_argument("--students", nargs="+", default=["resnet18", "mobilenet_v2", "shufflenet_v2_x1_0"])
-    parser.add_argument("--batch", type=int, default=16, help="beside batches of one")
+    parser.add_argument("--bundles", nargs="+", default=[], help="bundle folders that hold models/model.pt")
+    parser.add_argument("--bundle", default="rd_ct", help="whose configs they have")
+    parser.add_argument("--dataset_dir", help="what they were trained on")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    os.environ.setdefault("TORCH_LOGS", "-all")
     console = Console(width=150)
     console.print(machine(torch.device("cpu"), options.threads))
-    teacher = random_teacher(options.teacher, options.size)
-    count = -(-max(2 * CALIBRATION, options.batch) // options.batch) * options.batch  # whole batches
-    images: Any = pictures(count, options.size)
-    for name in options.students:
-        torch.set_num_threads(options.threads)
-        student = deployed(name, images)
-        for threads in sorted({1, options.threads}):
-            for batch in sorted({1, options.batch}):
-                with torch.inference_mode():
-                    table = compare(student, teacher, images, batch, threads, options.rounds, console.print)
-                console.print(table)
+    data = ["--dataset_dir", options.dataset_dir] if options.dataset_dir else []
+    with tempfile.TemporaryDirectory() as place:
+        bundles = [TrainedBundle(options.bundle, ["--bundle_root", root, *data]) for root in options.bundles]
+        if not bundles:
+            bundles = [learnt(name, options.size, Path(place) / name) for name in options.students]
+        for trained in bundles:
+            teacher = random_teacher(options.teacher, trained.image_shape[-1])
+            for threads in sorted({1, options.threads}):
+                console.print(compare(trained, teacher, threads, options.rounds, console.print))
 
 
 if __name__ == "__main__":

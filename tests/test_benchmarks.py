@@ -109,13 +109,17 @@ def test_a_small_store_is_filled_and_read(script: Any, tmp_path: Path) -> None:
     assert store.read_job(tmp_path, 4, 2)["memory"] > 0
 
 
-def test_forms_of_a_student_agree(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_formats_of_a_student_agree(script: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     inference, parts = script("inference"), script("parts")
     monkeypatch.setattr(inference, "STEPS", 3)
-    images = parts.pictures(8, 64)
-    student = inference.deployed("resnet18", images)
-    with torch.inference_mode():
-        expected = student(images)
-        for name, run in inference.by_pytorch(student).items():
-            difference = float((run(images) - expected).abs().max() / expected.std(dim=0).mean())
-            assert difference < (0.5 if "bfloat16" in name else 1e-3), name
+    monkeypatch.setattr(inference, "PICTURES", 8)
+    monkeypatch.setattr(inference, "FORMATS", {"torchscript": inference.FORMATS["torchscript"]})
+    trained = inference.learnt("resnet18", 32, tmp_path)
+    teacher = parts.random_teacher("vit_tiny_patch16_224", 32)
+    said: list[str] = []
+    table = inference.compare(trained, teacher, threads=1, rounds=1, say=said.append)
+    assert said == []
+    names, _, _, differences, same = (list(column.cells) for column in table.columns)
+    assert names[1:] == ["PyTorch", "torchscript"]
+    assert float(differences[2]) < 1e-5
+    assert same[2] == "100.0%"

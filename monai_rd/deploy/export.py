@@ -18,6 +18,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ __all__ = ["FORMATS", "Format", "Probabilities", "export", "onnx_session"]
 
 Run = Callable[[Tensor], Tensor]
 OPSET = 20
+CALIBRATION = 128  # validation images at most, for int8
 
 
 class Probabilities(nn.Module):
@@ -75,13 +77,13 @@ def export(trained: TrainedBundle, formats: Sequence[str], folder: Path) -> dict
     """Write a bundle's student in some formats; gives the files by format.
 
     Raises:
-        ValueError: an unknown format; for int8, no validation images of the training's data.
-        ImportError: a package is missing that the format needs.
+        ValueError: an unknown format; for int8, no validation images of the training's data; or a package
+            is missing that the format needs.
     """
     check_formats(formats)
     files = {name: folder / FORMATS[name].file for name in formats}
     for name, path in files.items():
-        with _quiet():
+        with quietly():
             FORMATS[name].write(trained, path)
     return files
 
@@ -151,7 +153,8 @@ def _load_torch_export(trained: TrainedBundle, path: Path, threads: int) -> Run:
     return run
 
 
-def _write_onnx(trained: TrainedBundle, path: Path) -> None:
+@lru_cache(maxsize=1)  # int8 is made of it
+def _onnx_model(trained: TrainedBundle) -> bytes:
     onnx = _needed("onnx", "onnxscript")[0]
     program = torch.onnx.export(
         exported_program(trained),
@@ -164,24 +167,31 @@ def _write_onnx(trained: TrainedBundle, path: Path) -> None:
     assert program is not None
     model = program.model_proto
     graph = model.graph
-    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
         part.ClearField("metadata_props")  # stack traces, which name the folders of this machine
-    free = ("batch", "slices")[: 4 - trained.network.spatial_dims]
+    graph.ClearField("value_info")
     for value in (*graph.input, *graph.output):
-        for name, dimension in zip(free, value.type.tensor_type.shape.dim, strict=False):
+        for name, dimension in zip(("batch", "slices"), value.type.tensor_type.shape.dim, strict=False):
             if dimension.dim_param:
                 dimension.dim_param = name
-    graph.ClearField("value_info")  # whose names of free dimensions are others
-    describe_onnx(model, trained)
     onnx.checker.check_model(model)
-    onnx.save(model, path)
+    return bytes(model.SerializeToString())
 
 
-def describe_onnx(model: Any, trained: TrainedBundle) -> None:
-    """Put the manifest into an ONNX model's metadata: each key of it, its value as JSON."""
+def _write_onnx(trained: TrainedBundle, path: Path) -> None:
+    path.write_bytes(_onnx_model(trained))
+    _describe_onnx(path, trained)
+
+
+def _describe_onnx(path: Path, trained: TrainedBundle) -> None:
+    """Put the manifest into an ONNX file's metadata: each key of it, its value as JSON."""
+    import onnx
+
+    model = onnx.load(path)
     model.ClearField("metadata_props")
     for key, value in manifest(trained).items():
         model.metadata_props.add(key=key, value=json.dumps(value))
+    onnx.save(model, path)
 
 
 def onnx_session(path: Path, threads: int) -> Run:
@@ -201,18 +211,16 @@ def _load_onnx(trained: TrainedBundle, path: Path, threads: int) -> Run:
 
 
 def _write_int8(trained: TrainedBundle, path: Path) -> None:
-    onnx = _needed("onnx", "onnxruntime")[0]
     from monai_rd.deploy.int8 import quantise
 
+    _needed("onnx", "onnxruntime", "onnxscript")
     if trained.of_other_data:
         raise ValueError("int8 is calibrated on validation images of the training's data: give -- --dataset_dir DIR")
     with tempfile.TemporaryDirectory() as place:
         whole = Path(place) / "float32.onnx"
-        _write_onnx(trained, whole)
-        quantise(whole, path, trained.images("validation", most=128))
-    model = onnx.load(path)
-    describe_onnx(model, trained)
-    onnx.save(model, path)
+        whole.write_bytes(_onnx_model(trained))
+        quantise(whole, path, trained.images("validation", most=CALIBRATION))
+    _describe_onnx(path, trained)
 
 
 def _needed(*packages: str) -> list[Any]:
@@ -230,7 +238,7 @@ def _needed(*packages: str) -> list[Any]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Exporters warn of their own future, and tell what they do, at length."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -12,7 +12,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from monai_rd.deploy.export import FORMATS, Probabilities, Run
+from monai_rd.deploy.export import FORMATS, Probabilities, Run, quietly
 from monai_rd.deploy.trained import TrainedBundle
 from monai_rd.files import size_in_words
 
@@ -52,7 +52,8 @@ def parity(trained: TrainedBundle, files: Mapping[str, Path], images: Iterable[T
     """
     threads = torch.get_num_threads()
     runs: dict[str, Run] = {"PyTorch": Probabilities(trained.network, trained.multi_label).eval()}
-    runs |= {name: FORMATS[name].load(trained, path, threads) for name, path in files.items()}
+    with quietly():
+        runs |= {name: FORMATS[name].load(trained, path, threads) for name, path in files.items()}
     answers: dict[str, list[Tensor]] = {name: [] for name in runs}
     first: Tensor | None = None
     with torch.inference_mode():
