@@ -4,9 +4,9 @@
     python benchmarks/inference.py --rounds 1 --size 64 --students resnet18      # tries it out: a minute
     python benchmarks/inference.py --bundles DIR ... --dataset_dir DATA          # trained bundles on their test images
 
-Without `--bundles` the students have learnt for some steps to tell bright pictures from dark ones, so that their answers
-differ from picture to picture; int8 is calibrated on such pictures, and the label agreement tells rounding from a wrong
-network, not what int8 costs on a task that is worth the name. With them it is that of the test images, after
+Without `--bundles` the students have learnt for some steps to tell bright pictures from dark ones, so that their
+answers differ from picture to picture; int8 is calibrated on such pictures, and the label agreement tells rounding from
+a wrong network, not what int8 costs on a task that is worth the name. With them it is that of the test images, after
 calibration on the validation images.
 """
 
@@ -18,6 +18,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -29,9 +30,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from monai_rd.bundle import bundle_root
-from monai_rd.deploy import FORMATS, TrainedBundle, export
-from monai_rd.deploy.export import Probabilities
-from monai_rd.deploy.parity import labels
+from monai_rd.deploy import FORMATS, TrainedBundle, export_formats
+from monai_rd.deploy.export import Probabilities, taken_for
 from monai_rd.networks import FrozenFoundationModel, Student, channels_last
 
 PICTURES = 64  # half of them to calibrate on, half to compare on
@@ -82,7 +82,7 @@ def compare(
     with tempfile.TemporaryDirectory() as place:
         for name in FORMATS:
             try:
-                (file,) = export(trained, [name], Path(place)).values()
+                (file,) = export_formats(trained, [name], Path(place)).values()
                 runs[name] = FORMATS[name].load(trained, file, threads)
             except ValueError as error:
                 say(f"{name}: left out ({error})")
@@ -95,13 +95,14 @@ def compare(
         turns = {name: lambda run=run: run(one) for name, run in runs.items()}
         times = in_turn({"teacher": lambda: teacher(one[:, 0]), **turns}, rounds)
     expected = torch.cat(answers["PyTorch"])
+    label = partial(taken_for, multi_label=trained.multi_label)
     title = f"{trained.network.name}, an image of {one.shape[-1]} pixels, {threads} thread(s), n = {rounds} rounds"
     table = Table(title=f"{title}; {len(expected)} images compared")
     for column in ("", "ms an image", "times as fast as the teacher", "largest difference", "same label"):
         table.add_column(column)
     for name, taken in times.items():
         found = torch.cat(answers[name]) if name in answers else None
-        same = None if found is None else (labels(found, trained) == labels(expected, trained)).float().mean()
+        same = None if found is None else (label(found) == label(expected)).float().mean()
         table.add_row(
             f"teacher ({teacher.name}), PyTorch" if found is None else name,
             middle([1000 * seconds for seconds in taken], "{:.3g}"),

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from monai_rd.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from monai_rd.deploy.export import FORMATS, export
+    from monai_rd.deploy.export import FORMATS, export_formats
     from monai_rd.deploy.trained import TrainedBundle
 
-__getattr__ = lazy_names(__name__, {"export": ("FORMATS", "export"), "trained": ("TrainedBundle",)})
+__getattr__ = lazy_names(__name__, {"export": ("FORMATS", "export_formats"), "trained": ("TrainedBundle",)})
 
-__all__ = ["FORMATS", "TrainedBundle", "export"]
+__all__ = ["FORMATS", "TrainedBundle", "export_formats"]

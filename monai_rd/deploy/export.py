@@ -1,9 +1,9 @@
 """The deployed student as a file for other runtimes: TorchScript, ONNX in float32 and int8, torch.export.
 
-ONNX and torch.export hold the student with its last step, so that they give calibrated `probabilities [B, classes]` of
-`image`: bags of slices `[B, S, 3, H, W]`, B and S free (a single image is a bag of one), or volumes `[B, 1, D, H, W]`, B
-free. TorchScript gives logits, as MONAI Deploy expects, whose postprocessing in the inference.json inside makes
-probabilities of them. No file holds a teacher, a path or a name.
+ONNX and torch.export hold the student with its last step, so that they give calibrated `probabilities [B, classes]`
+of `image`: bags of slices `[B, S, 3, H, W]`, B and S free (a single image is a bag of one), or volumes
+`[B, 1, D, H, W]`, B free. TorchScript gives logits, as MONAI Deploy expects, whose postprocessing in the inference.json
+inside makes probabilities of them. No file holds a teacher, a path or a name.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import os
 import tempfile
 import warnings
 import zipfile
@@ -31,7 +30,7 @@ from monai_rd.losses import class_probabilities
 if TYPE_CHECKING:
     from monai_rd.deploy.trained import TrainedBundle
 
-__all__ = ["FORMATS", "Format", "Probabilities", "export", "onnx_session"]
+__all__ = ["FORMATS", "Format", "Probabilities", "export_formats"]
 
 Run = Callable[[Tensor], Tensor]
 OPSET = 20
@@ -55,6 +54,11 @@ class Probabilities(nn.Module):
         return class_probabilities(self.student(image), self.multi_label)
 
 
+def taken_for(probabilities: Tensor, multi_label: bool) -> Tensor:
+    """Labels: the most probable class `[B]`; of multi-label students each class from 0.5 on `[B, classes]`."""
+    return probabilities >= 0.5 if multi_label else probabilities.argmax(dim=1)
+
+
 @dataclass(frozen=True)
 class Format:
     """A format.
@@ -73,7 +77,7 @@ class Format:
     exact: bool = True
 
 
-def export(trained: TrainedBundle, formats: Sequence[str], folder: Path) -> dict[str, Path]:
+def export_formats(trained: TrainedBundle, formats: Sequence[str], folder: Path) -> dict[str, Path]:
     """Write a bundle's student in some formats; gives the files by format.
 
     Raises:
@@ -180,22 +184,22 @@ def _onnx_model(trained: TrainedBundle) -> bytes:
 
 def _write_onnx(trained: TrainedBundle, path: Path) -> None:
     path.write_bytes(_onnx_model(trained))
-    _describe_onnx(path, trained)
+    _describe_onnx(path, manifest(trained))
 
 
-def _describe_onnx(path: Path, trained: TrainedBundle) -> None:
-    """Put the manifest into an ONNX file's metadata: each key of it, its value as JSON."""
+def _describe_onnx(path: Path, described: dict[str, Any]) -> None:
+    """Put a manifest into an ONNX file's metadata: each key of it, its value as JSON."""
     import onnx
 
     model = onnx.load(path)
     model.ClearField("metadata_props")
-    for key, value in manifest(trained).items():
+    for key, value in described.items():
         model.metadata_props.add(key=key, value=json.dumps(value))
     onnx.save(model, path)
 
 
-def onnx_session(path: Path, threads: int) -> Run:
-    """What turns an image into probabilities by an ONNX file on the CPU."""
+def open_onnx(path: Path, threads: int = 0) -> Run:
+    """What turns an image into probabilities by an ONNX file on the CPU; 0 threads: one a core."""
     onnxruntime = _needed("onnxruntime")[0]
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads
@@ -207,7 +211,7 @@ def onnx_session(path: Path, threads: int) -> Run:
 
 
 def _load_onnx(trained: TrainedBundle, path: Path, threads: int) -> Run:
-    return onnx_session(path, threads)
+    return open_onnx(path, threads)
 
 
 def _write_int8(trained: TrainedBundle, path: Path) -> None:
@@ -219,8 +223,9 @@ def _write_int8(trained: TrainedBundle, path: Path) -> None:
     with tempfile.TemporaryDirectory() as place:
         whole = Path(place) / "float32.onnx"
         whole.write_bytes(_onnx_model(trained))
-        quantise(whole, path, trained.images("validation", most=CALIBRATION))
-    _describe_onnx(path, trained)
+        images = list(trained.images("validation", most=CALIBRATION))
+        how = quantise(whole, path, images, trained.multi_label)
+    _describe_onnx(path, {**manifest(trained), "int8": how})
 
 
 def _needed(*packages: str) -> list[Any]:

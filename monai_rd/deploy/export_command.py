@@ -29,7 +29,7 @@ def export_command(
 
     It is compared with PyTorch on the test images of the bundle's data; exit code 1, and no file, if it differs.
     """
-    from monai_rd.deploy.export import FORMATS, check_formats, export
+    from monai_rd.deploy.export import FORMATS, check_formats, export_formats
     from monai_rd.deploy.parity import IMAGES, TOLERANCE, parity, parity_table
     from monai_rd.deploy.trained import TrainedBundle
 
@@ -41,7 +41,7 @@ def export_command(
     folder.mkdir(parents=True, exist_ok=True)
     # Beside its place until it has been compared: what is there is not replaced by what is wrong.
     with tempfile.TemporaryDirectory(dir=folder, prefix="export_") as place:
-        made = export(trained, names, Path(place))
+        made = export_formats(trained, names, Path(place))
         found = parity(trained, made, trained.images("test", IMAGES))
         images = f"{found['PyTorch'].images} {'phantoms' if trained.phantom else 'test images'}"
         console = Console() if os.environ.get("COLUMNS") else Console(width=120)

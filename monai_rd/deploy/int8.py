@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
+
+from monai_rd.deploy.export import Run, open_onnx, taken_for
 
 __all__ = ["quantise"]
 
+IN_FLOAT = (0.0, 0.25, 0.5, 0.75)  # shares of the network, from the input on, that are tried
+AGREEMENT = 0.99
 
-def quantise(whole: Path, to: Path, images: Iterable[Tensor]) -> None:
+
+def quantise(whole: Path, to: Path, images: Sequence[Tensor], multi_label: bool = False) -> dict[str, float]:
     """Write an ONNX file that computes in 8 bits.
 
     Weights are int8 with a scale for each output channel, activations uint8 between the least and the greatest value
-    that they take on the images: the combination that x86 computes fastest (VNNI).
+    that they take on the images: the combination that x86 computes fastest (VNNI). Where labels of these images change
+    by it, the first layers, whose errors all later ones see (depthwise convolutions are the worst), stay in float: the
+    smallest of `IN_FLOAT` by which 99 % of the labels are those of float, else that by which most are.
 
     Args:
         whole: the network in float32.
         to: the file to write.
-        images: what it is calibrated on, batches as the network takes them.
+        images: what it is calibrated on, each as the network takes it.
+        multi_label: see `Probabilities`.
+
+    Returns:
+        "share_in_float", of the graph's nodes, and "label_agreement" on the images.
     """
+    import onnx
     from onnxruntime import quantization
 
     class Reader(quantization.CalibrationDataReader):
@@ -33,14 +46,28 @@ def quantise(whole: Path, to: Path, images: Iterable[Tensor]) -> None:
             image = next(self._images, None)
             return None if image is None else {"image": image.numpy()}
 
+    def answers(run: Run) -> Tensor:
+        return taken_for(torch.cat([run(image) for image in images]), multi_label)
+
+    expected = answers(open_onnx(whole))
+    tried: dict[float, tuple[float, bytes]] = {}
     with tempfile.TemporaryDirectory() as place:
-        prepared = Path(place) / "prepared.onnx"
+        prepared, made = Path(place) / "prepared.onnx", Path(place) / "int8.onnx"
         quantization.quant_pre_process(whole, prepared)  # folds constants and batch norms, infers shapes
-        quantization.quantize_static(
-            prepared,
-            to,
-            Reader(),
-            per_channel=True,
-            activation_type=quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
-        )
+        nodes = [node.name for node in onnx.load(prepared).graph.node]
+        for share in IN_FLOAT:
+            quantization.quantize_static(
+                prepared,
+                made,
+                Reader(),
+                per_channel=True,
+                activation_type=quantization.QuantType.QUInt8,
+                weight_type=quantization.QuantType.QInt8,
+                nodes_to_exclude=nodes[: int(share * len(nodes))],
+            )
+            tried[share] = float((answers(open_onnx(made)) == expected).float().mean()), made.read_bytes()
+            if tried[share][0] >= AGREEMENT:
+                break
+    best = max(tried, key=lambda share: tried[share][0])
+    to.write_bytes(tried[best][1])
+    return {"share_in_float": best, "label_agreement": tried[best][0]}

@@ -61,11 +61,14 @@ def network_metadata(trained: TrainedBundle) -> dict[str, Any]:
     size = list(trained.image_shape[1:] if volumes else trained.image_shape[2:])
     channels = 1 if volumes else 3
     metadata: dict[str, Any] = json.loads(json.dumps(trained.metadata))
-    image, pred = (metadata["network_data_format"][way][name] for way, name in (("inputs", "image"), ("outputs", "pred")))
+    image, pred = (
+        metadata["network_data_format"][way][name] for way, name in (("inputs", "image"), ("outputs", "pred"))
+    )
     shown = [image["channel_def"][str(channel)] for channel in range(channels)]
     for transform in trained.parsed("preprocessing").transforms:
-        if windows := getattr(transform, "windows", None) if isinstance(getattr(transform, "windows", None), list) else None:
-            shown = [f"0 to 1 is {c - w / 2:g} to {c + w / 2:g} HU" for c, w in windows] * (channels // len(windows))
+        if type(transform).__name__ == "HounsfieldWindowsd":
+            edges = [(centre - width / 2, centre + width / 2) for centre, width in transform.windows]
+            shown = [f"0 to 1 is {low:g} to {high:g} HU" for low, high in edges] * (channels // len(edges))
     image |= {"num_channels": channels, "spatial_shape": size, "channel_def": _numbered(shown)}
     count = len(trained.class_names)
     pred |= {"num_channels": count, "spatial_shape": [1, count], "channel_def": _numbered(trained.class_names)}
@@ -101,8 +104,8 @@ def _tells(name: str, value: Any) -> bool:
 def _load(transform: Any) -> dict[str, Any]:
     pictures = "in the window of the file, 0 to 255" if transform.window else "by the rescale of the file, no window"
     return {
-        "does": f"DICOM of CT, PT, NM: stored values by the rescale of the file (CT: HU); other DICOM: {pictures}, white "
-        "on black; slices of a series in order of their position; NIfTI: values as they are; 8-bit images: 0 to 255"
+        "does": f"DICOM of CT, PT, NM: stored values by the rescale of the file (CT: HU); other DICOM: {pictures}, "
+        "white on black; slices of a series in order of their position; NIfTI: values as they are; 8-bit images: 0 to 255"
     }
 
 
@@ -132,8 +135,8 @@ def _resize(transform: Any) -> dict[str, Any]:
     if transform.align_corners[0] or not transform.anti_aliasing[0] or transform.anti_aliasing_sigma[0] is not None:
         raise ValueError("resize: only anti_aliasing of the default sigma without align_corners is described")
     return {
-        "does": "nothing to an image of that size; else a Gaussian of sigma = max(old / new - 1, 0) / 2 pixels along each "
-        "axis: weights at k = -r ... r, r = floor(max(4 sigma, 0.5) + 0.5), are the normal distribution's mass "
+        "does": "nothing to an image of that size; else a Gaussian of sigma = max(old / new - 1, 0) / 2 pixels along "
+        "each axis: weights at k = -r ... r, r = floor(max(4 sigma, 0.5) + 0.5), are the normal distribution's mass "
         "between k - 0.5 and k + 0.5, outside the image is 0; then linear interpolation at "
         "(i + 0.5) * old / new - 0.5, within 0 and old - 1",
         "size": size,

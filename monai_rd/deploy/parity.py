@@ -12,7 +12,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from monai_rd.deploy.export import FORMATS, Probabilities, Run, quietly
+from monai_rd.deploy.export import FORMATS, Probabilities, Run, quietly, taken_for
 from monai_rd.deploy.trained import TrainedBundle
 from monai_rd.files import size_in_words
 
@@ -64,21 +64,20 @@ def parity(trained: TrainedBundle, files: Mapping[str, Path], images: Iterable[T
         assert first is not None, "no image"
         seconds = latencies(runs, first)
     expected = torch.cat(answers["PyTorch"])
+
+    def label(probabilities: Tensor) -> Tensor:
+        return taken_for(probabilities, trained.multi_label)
+
     return {
         name: Parity(
             difference=float((found - expected).abs().max()),
-            agreement=float((labels(found, trained) == labels(expected, trained)).float().mean()),
+            agreement=float((label(found) == label(expected)).float().mean()),
             images=len(expected),
             seconds=median(seconds[name]),
             size=files[name].stat().st_size if name in files else 0,
         )
         for name, found in ((name, torch.cat(one)) for name, one in answers.items())
     }
-
-
-def labels(probabilities: Tensor, trained: TrainedBundle) -> Tensor:
-    """What the probabilities are taken for: the most probable class; of multi-label students each class from 0.5 on."""
-    return probabilities >= 0.5 if trained.multi_label else probabilities.argmax(dim=1)
 
 
 def latencies(runs: Mapping[str, Run], image: Tensor, rounds: int = ROUNDS) -> dict[str, list[float]]:

@@ -20,7 +20,7 @@ from PIL import Image
 import monai_rd
 from monai_rd.__main__ import main
 from monai_rd.data import phantom_cohort
-from monai_rd.deploy import FORMATS, TrainedBundle, export
+from monai_rd.deploy import FORMATS, TrainedBundle, export_formats
 from monai_rd.networks import Student
 from monai_rd.transforms.ct import WINDOWS
 from tests.bundles.commands import copied, score
@@ -45,9 +45,10 @@ def trained_bundle(to: Path, modality: str = "ct", **settings: Any) -> Path:
 
 def command(*words: object) -> int:
     """`monai-rd export WORDS`; gives the exit code."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as left:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["monai-rd", "export", *map(str, words)])
-        main()
+        with pytest.raises(SystemExit) as left:
+            main()
     return int(left.value.code or 0)
 
 
@@ -210,7 +211,7 @@ def test_volumes_and_several_labels(multi_label: bool, tmp_path: Path) -> None:
     settings = {"student": "resnet18_3d", "windows": ["full"], "slices": 32, "multi_label": multi_label}
     trained = TrainedBundle(str(trained_bundle(tmp_path, **settings)))
     forms = ["torchscript", "onnx"] if multi_label else ["torch.export"]
-    files = export(trained, forms, tmp_path)
+    files = export_formats(trained, forms, tmp_path)
     volume = torch.rand(3, 1, 32, SIZE, SIZE)
     with torch.inference_mode():
         logits = trained.network(volume)
@@ -269,4 +270,4 @@ def test_a_model_that_cannot_be_used(kind: str, tmp_path: Path) -> None:
 def test_int8_is_not_calibrated_on_phantoms_for_patients(tmp_path: Path, cohort: str) -> None:
     trained = TrainedBundle(str(trained_bundle(tmp_path, phantom=False)), ["--dataset_dir", cohort])
     with pytest.raises(ValueError, match="give -- --dataset_dir DIR"):
-        export(trained, ["onnx-int8"], tmp_path)
+        export_formats(trained, ["onnx-int8"], tmp_path)
