@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from monai_rd.bundle import bundle_root, require_model
-from monai_rd.data.errors import original_error
+from monai_rd.data.errors import count_codes, original_error
 from monai_rd.files import sha256
 
 if TYPE_CHECKING:
@@ -161,13 +161,16 @@ class TrainedBundle:
         items = self.data[split]
         chosen = items[:: -(-len(items) // most)] if items else []
         shape = self.parsed("dataset#shape")
-        read = 0
+        unread: list[str] = []
         for item in TolerantDataset(chosen, self.parsed("preprocessing"), shape, self.parsed("policy")):
-            if not item["problem"]:
-                read += 1
+            if item["problem"]:
+                unread.append(item["problem"])
+            else:
                 yield item["image"].as_subclass(Tensor)[None].contiguous()
-        if read == 0:
-            raise ValueError(f"no image of the {split} split of the data can be read")
+        if len(unread) == len(chosen):
+            raise ValueError(f"no image of the {split} split of the data can be read: {count_codes(unread)}")
+        if unread:
+            print(f"{split} images left out because they cannot be read: {count_codes(unread)}")
 
 
 def _parsed(config: Any, name: str) -> Any:
