@@ -1,4 +1,4 @@
-"""What becomes of a trained bundle: files for other runtimes, and services that use it."""
+"""What becomes of a trained bundle: files for other runtimes, answers as DICOM, and services that give them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 from monai_rd.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from monai_rd.deploy.export import FORMATS, export_formats
     from monai_rd.deploy.trained import TrainedBundle
 
-__getattr__ = lazy_names(__name__, {"export": ("FORMATS", "export_formats"), "trained": ("TrainedBundle",)})
+__getattr__ = lazy_names(__name__, {"trained": ("TrainedBundle",)})
 
-__all__ = ["FORMATS", "TrainedBundle", "export_formats"]
+__all__ = ["TrainedBundle"]
