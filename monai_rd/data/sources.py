@@ -251,6 +251,6 @@ def _of_class(folder: Path, reading: Reading, class_names: Sequence[str] | None)
     if class_names is not None and folder.name not in class_names:
         return []
     rule: Mapping[str, Any] | None = None if reading.rule is None else vars(reading.rule)
-    studies = find_studies(folder, False, reading.policy.actions, rule, reading.key)
+    studies = find_studies(folder, False, reading.policy.actions, rule, reading.key, damaged=False)
     reading.left_out += studies.problems
     return [item | {"label": folder.name} for item in studies.items]

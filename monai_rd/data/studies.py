@@ -74,33 +74,36 @@ def find_studies(
     policy: Mapping[str, str] | None = None,
     series_rule: Mapping[str, str] | None = None,
     key: bytes | None = None,
+    damaged: bool = True,
 ) -> Studies:
     """Find every DICOM series, NIfTI volume and image in `folder` and below.
 
     Args:
-        folder: where to look; nested and mixed content is welcome.
+        folder: where to look; nested and mixed content is welcome. Or a DICOMDIR, whose series are taken.
         empty_is_error: raise where nothing is found.
         policy: what follows from a series that cannot be read, see `Policy`.
         series_rule: which DICOM series to take, see `SeriesRule`; None takes all. The choice is logged.
         key: of the patients' pseudonyms, see `index_dicom`.
+        damaged: files that should be DICOM and cannot be parsed are items too, which loading refuses: so they are told.
 
     Raises:
-        FileNotFoundError: no such folder.
+        FileNotFoundError: no such folder, or a file that is no DICOMDIR.
         DataListError: nothing in it that could be read, or series that the policy calls errors, all of them listed.
     """
     root = Path(folder)
-    if not root.is_dir():
+    if not root.is_dir() and root.name.upper() != "DICOMDIR":
         raise FileNotFoundError(f"dataset_dir '{root}' is not a folder")
-    kinds = (*IMAGE_SUFFIXES, *NIFTI_SUFFIXES)
-    files = sorted(path for path in root.rglob("*") if path.is_file() and path.name.lower().endswith(kinds))
-    items: list[Item] = [
-        item_of_image(path) | {"id": file_id(path, number), "patient": content_hash(path)}
-        for number, path in enumerate(files, start=1)
-    ]
+    unread: list[Path] = []
     try:
-        series = index_dicom(root, key=key)
+        series = index_dicom(root, key=key, damaged=unread)
     except NoDicomError:
         series = []
+    kinds = (*IMAGE_SUFFIXES, *NIFTI_SUFFIXES)
+    files = [path for path in root.rglob("*") if path.is_file() and path.name.lower().endswith(kinds)]
+    items: list[Item] = [
+        item_of_image(path) | {"id": file_id(path, number), "patient": content_hash(path)}
+        for number, path in enumerate(sorted({*files, *(unread if damaged else ())}), start=1)
+    ]
     actions = Policy(policy)
     problems = [problem for one in series if (problem := one.problem(actions)) is not None]
     refused = [problem for problem in problems if actions[problem.code] == "error"]

@@ -6,7 +6,7 @@ from monai_rd.handlers.history import HistoryHandler, read_history
 from monai_rd.handlers.metrics import additional_metrics, key_metric
 from monai_rd.handlers.precision import CPUAutocast, amp_settings, default_amp
 from monai_rd.handlers.progress import ProgressHandler
-from monai_rd.handlers.scores import ScoreWriter
+from monai_rd.handlers.scores import Prediction, ScoreCollector, ScoreWriter, write_scores
 from monai_rd.handlers.seeding import EpochSeedHandler
 from monai_rd.handlers.speed import SpeedHandler
 
@@ -15,8 +15,10 @@ __all__ = [
     "CoTrainingHandler",
     "EpochSeedHandler",
     "HistoryHandler",
+    "Prediction",
     "ProgressHandler",
     "RunCheckpoint",
+    "ScoreCollector",
     "ScoreWriter",
     "SpeedHandler",
     "additional_metrics",
@@ -24,4 +26,5 @@ __all__ = [
     "default_amp",
     "key_metric",
     "read_history",
+    "write_scores",
 ]

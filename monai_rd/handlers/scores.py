@@ -1,12 +1,14 @@
-"""Scores of studies to a CSV and a JSON, keyed by UIDs and never by a path or a patient."""
+"""What the student says of studies: collected from an evaluator, written to a CSV and a JSON without a path or patient."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,23 +24,138 @@ from monai_rd.versions import versions
 if TYPE_CHECKING:
     from monai_rd.networks import Student
 
-__all__ = ["ScoreWriter"]
+__all__ = ["NOT_FINITE", "Prediction", "ScoreCollector", "ScoreWriter", "write_scores"]
 
-_NAMES = ("id", "series", "study")
+NOT_FINITE = "NOT_FINITE"  # the code of a network that gave no number
+_DECIMALS = 7
 
 
-class ScoreWriter:
-    """Writes what the student says of each study.
+@dataclass(frozen=True)
+class Prediction:
+    """What a student says of one study, or why it says nothing.
+
+    Attributes:
+        id: SeriesInstanceUID of a volume, SOPInstanceUID of a picture, number and content hash of any other file.
+        series: SeriesInstanceUID, "" where it is no DICOM.
+        study: StudyInstanceUID, "" where it is no DICOM.
+        classes: the most probable class; of multi-label data every class whose probability is at least 0.5.
+        probabilities: of every class, calibrated, in [0, 1]; empty where there is a problem.
+        slices: the same of every slice alone, by class index (the logits of a study are the mean of its slices');
+            empty of volumes that are scored as a whole.
+        flags: codes of what speaks against its being in scope, see `HeaderInScoped`.
+        problem: code of why there is no answer, "" where there is one.
+        message: the problem as a sentence.
+        multi_label: the classes do not exclude each other.
+        model: SHA-256 of the student's file, 64 hex digits.
+        files: what was read. Paths can carry names: they are in no row and no `repr`.
+    """
+
+    id: str
+    series: str = ""
+    study: str = ""
+    classes: tuple[str, ...] = ()
+    probabilities: Mapping[str, float] = field(default_factory=dict)
+    slices: tuple[tuple[float, ...], ...] = ()
+    flags: tuple[str, ...] = ()
+    problem: str = ""
+    message: str = ""
+    multi_label: bool = False
+    model: str = ""
+    files: tuple[Path, ...] = field(default=(), repr=False)
+
+    @classmethod
+    def of_problem(cls, problem: DicomSeriesError) -> Prediction:
+        """Return what stands for a DICOM series that is left out by its headers."""
+        uid = problem.series_uid or ""
+        return cls(uid, uid, problem=problem.code, message=str(problem))
+
+    def row(self) -> dict[str, Any]:
+        """Return the study as it stands in the JSON."""
+        named = {"id": self.id, "series": self.series, "study": self.study}
+        if self.problem:
+            return {**named, "problem": self.problem, "message": self.message}
+        said = {
+            "class": "|".join(self.classes),
+            "probability": None if self.multi_label else self.probabilities[self.classes[0]],
+            "probabilities": dict(self.probabilities),
+        }
+        return {**named, **said, "flags": "|".join(self.flags), "slices": self.slices}
+
+
+class ScoreCollector:
+    """Collects what the student says of each study.
 
     Attach it to an evaluator whose postprocessing leaves probabilities in `pred` and whose batches come from a
-    `TolerantDataset`: an item with a `problem` gets no score, but a row with the problem's code and message.
+    `TolerantDataset`: an item with a `problem` gets no score, but the problem's code and message. So does a study for
+    which the network gives something else than numbers (code NOT_FINITE).
 
-    The CSV has a row for each study: id, UIDs of series and study (empty where it is no DICOM), class, its probability,
-    the probability of every class, flags (codes of what speaks against its being in scope, see `HeaderInScoped`),
-    problem, message. Of multi-label data "class" holds every class whose probability is at least 0.5, joined by "|",
-    and "probability" is left empty. The JSON of the same name holds the same, and `slices`, what each slice would be
-    taken for alone (the logits of a study are the mean of its slices'), the hash of the model's file, the temperature
-    of its probabilities, and versions.
+    Args:
+        class_names: by class index.
+        network: the student.
+        multi_label: an image may have any number of the classes.
+
+    Attributes:
+        predictions: of the last run of the evaluator, in the order of its data, without `files` and `model`.
+    """
+
+    def __init__(self, class_names: Sequence[str], network: Student, multi_label: bool = False) -> None:
+        self.class_names, self.network, self.multi_label = list(class_names), network, multi_label
+        self.predictions: list[Prediction] = []
+        self._features: Tensor | None = None
+        network.backbone.register_forward_hook(self._keep)
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to an evaluator."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+
+    def _keep(self, module: Any, arguments: Any, features: Tensor) -> None:
+        self._features = features
+
+    def _start(self, engine: Engine) -> None:
+        self.predictions = []
+
+    def _collect(self, engine: Engine) -> None:
+        bags = self._slices(len(engine.state.batch))
+        for study, output, bag in zip(engine.state.batch, engine.state.output, bags, strict=True):
+            named = {name: str(study.get(name, "")) for name in ("id", "series", "study")}
+            if study["problem"]:
+                self.predictions.append(Prediction(**named, problem=study["problem"], message=study["message"]))
+                continue
+            probabilities = output[CommonKeys.PRED].tolist()
+            if not all(math.isfinite(p) for p in probabilities):
+                message = "the network gives no number for it; if it does so for every study, the training has diverged"
+                self.predictions.append(Prediction(**named, problem=NOT_FINITE, message=message))
+                continue
+            by_name = {name: round(p, _DECIMALS) for name, p in zip(self.class_names, probabilities, strict=True)}
+            if self.multi_label:
+                found = tuple(name for name, p in by_name.items() if p >= 0.5)
+            else:
+                found = (self.class_names[max(range(len(probabilities)), key=probabilities.__getitem__)],)
+            flags = tuple(code for code in study["flags"].split("|") if code)
+            slices = tuple(bag[: int(study["slices"])])
+            self.predictions.append(
+                Prediction(
+                    **named,
+                    classes=found,
+                    probabilities=by_name,
+                    slices=slices,
+                    flags=flags,
+                    multi_label=self.multi_label,
+                )
+            )
+
+    def _slices(self, studies: int) -> list[list[tuple[float, ...]]]:
+        """What each slice of the last batch would be taken for alone; nothing of volumes."""
+        if self._features is None or self.network.spatial_dims != 2:
+            return [[] for _ in range(studies)]
+        logits = self.network.logits(self._features.to(self.network.temperature.dtype))
+        of_slices = class_probabilities(logits, self.multi_label).view(studies, -1, logits.shape[1]).tolist()
+        return [[tuple(round(p, _DECIMALS) for p in one) for one in bag] for bag in of_slices]
+
+
+class ScoreWriter(ScoreCollector):
+    """A `ScoreCollector` that writes what it has collected when the evaluator is through, see `write_scores`.
 
     Args:
         path: of the CSV; written as a whole at the end.
@@ -58,79 +175,70 @@ class ScoreWriter:
         problems: Sequence[DicomSeriesError] = (),
         multi_label: bool = False,
     ) -> None:
-        self.path, self.class_names, self.problems = Path(path), list(class_names), list(problems)
-        self.network, self.model_path, self.multi_label = network, Path(model_path), multi_label
-        self._studies: list[dict[str, Any]] = []
-        self._features: Tensor | None = None
+        super().__init__(class_names, network, multi_label)
+        self.path, self.model_path, self.problems = Path(path), Path(model_path), list(problems)
 
     def attach(self, engine: Engine) -> None:
         """Attach to an evaluator."""
-        self.network.backbone.register_forward_hook(self._keep)
-        engine.add_event_handler(Events.STARTED, self._start)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+        super().attach(engine)
         engine.add_event_handler(Events.COMPLETED, self._write)
 
-    def _keep(self, module: Any, arguments: Any, features: Tensor) -> None:
-        self._features = features
-
-    def _start(self, engine: Engine) -> None:
-        self._studies = []
-
-    def _collect(self, engine: Engine) -> None:
-        bags = self._slices(len(engine.state.batch))
-        for study, output, bag in zip(engine.state.batch, engine.state.output, bags, strict=True):
-            named = {name: study.get(name, "") for name in _NAMES}
-            if study["problem"]:
-                self._studies.append({**named, "problem": study["problem"], "message": study["message"]})
-            else:
-                said = self._said(output[CommonKeys.PRED].tolist())
-                self._studies.append({**named, **said, "flags": study["flags"], "slices": bag[: int(study["slices"])]})
-
-    def _slices(self, studies: int) -> list[list[list[float]]]:
-        """What each slice of the last batch would be taken for alone; nothing of volumes."""
-        if self._features is None or self.network.spatial_dims != 2:
-            return [[] for _ in range(studies)]
-        logits = self.network.logits(self._features.to(self.network.temperature.dtype))
-        of_slices = class_probabilities(logits, self.multi_label).view(studies, -1, logits.shape[1]).tolist()
-        return [[[round(p, 7) for p in one] for one in bag] for bag in of_slices]
-
-    def _said(self, probabilities: Sequence[float]) -> dict[str, Any]:
-        named = {name: round(p, 7) for name, p in zip(self.class_names, probabilities, strict=True)}
-        if self.multi_label:
-            found, highest = "|".join(name for name, p in named.items() if p >= 0.5), None
-        else:
-            found = self.class_names[max(range(len(probabilities)), key=probabilities.__getitem__)]
-            highest = named[found]
-        return {"class": found, "probability": highest, "probabilities": named}
-
     def _write(self, engine: Engine) -> None:
-        refused = [
-            {"id": one.series_uid or "", "series": one.series_uid or "", "problem": one.code, "message": str(one)}
-            for one in self.problems
-        ]
-        studies = [one for one in self._studies if "class" in one]
-        unread = refused + [one for one in self._studies if "problem" in one]
-        self._write_csv([*studies, *unread])
-        content = {
-            "class_names": self.class_names,
-            "multi_label": self.multi_label,
-            "model": {"sha256": sha256(self.model_path), "temperature": float(self.network.temperature)},
-            "versions": versions(),
-            "studies": [*studies, *unread],
-        }
-        atomic_write(json.dumps(content, indent=1) + "\n", self.path.with_suffix(".json"))
-        which = f" ({count_codes(one['problem'] for one in unread)})" if unread else ""
-        flagged = count_codes(code for one in studies for code in one["flags"].split("|") if code)
-        also = f"; flagged: {flagged}" if flagged else ""
-        print(f"{len(studies)} studies scored, {len(unread)} left out{which}{also}: {self.path}")
+        predictions = [*(Prediction.of_problem(one) for one in self.problems), *self.predictions]
+        model = {"sha256": sha256(self.model_path), "temperature": float(self.network.temperature)}
+        print(write_scores(self.path, predictions, self.class_names, model, self.multi_label))
 
-    def _write_csv(self, studies: Sequence[Mapping[str, Any]]) -> None:
-        scores = [f"p_{name}" for name in self.class_names]
-        table = io.StringIO(newline="")
-        writer = csv.DictWriter(table, [*_NAMES, "class", "probability", *scores, "flags", "problem", "message"], "")
-        writer.writeheader()
-        for one in studies:
-            row = {name: value for name, value in one.items() if name in writer.fieldnames and value is not None}
-            row |= {f"p_{name}": f"{p:.7f}" for name, p in one.get("probabilities", {}).items()}
-            writer.writerow(row | ({"probability": f"{row['probability']:.7f}"} if "probability" in row else {}))
-        atomic_write(table.getvalue(), self.path)
+
+def write_scores(
+    path: str | os.PathLike[str],
+    predictions: Iterable[Prediction],
+    class_names: Sequence[str],
+    model: Mapping[str, Any],
+    multi_label: bool = False,
+) -> str:
+    """Write a CSV and a JSON of the same name, the scored studies first.
+
+    The CSV has a row for each study: id, UIDs of series and study (empty where it is no DICOM), class, its probability,
+    the probability of every class, flags, problem, message. Of multi-label data "class" holds every class that was
+    found, joined by "|", and "probability" is left empty. The JSON holds the same, and `slices`, the model, and
+    versions.
+
+    Args:
+        path: of the CSV.
+        predictions: of the studies.
+        class_names: by class index.
+        model: the hash of the student's file ("sha256") and the "temperature" of its probabilities.
+        multi_label: an image may have any number of the classes.
+
+    Returns:
+        How many were scored, left out and flagged, as a sentence.
+    """
+    made = list(predictions)
+    scored, unread = [one for one in made if not one.problem], [one for one in made if one.problem]
+    rows = [one.row() for one in (*scored, *unread)]
+    _write_csv(Path(path), rows, class_names)
+    content = {
+        "class_names": list(class_names),
+        "multi_label": multi_label,
+        "model": dict(model),
+        "versions": versions(),
+        "studies": rows,
+    }
+    atomic_write(json.dumps(content, indent=1) + "\n", Path(path).with_suffix(".json"))
+    which = f" ({count_codes(one.problem for one in unread)})" if unread else ""
+    flagged = count_codes(code for one in scored for code in one.flags)
+    also = f"; flagged: {flagged}" if flagged else ""
+    return f"{len(scored)} studies scored, {len(unread)} left out{which}{also}: {path}"
+
+
+def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]], class_names: Sequence[str]) -> None:
+    scores = [f"p_{name}" for name in class_names]
+    columns = ["id", "series", "study", "class", "probability", *scores, "flags", "problem", "message"]
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, columns, "")
+    writer.writeheader()
+    for one in rows:
+        row = {name: value for name, value in one.items() if name in columns and value is not None}
+        row |= {f"p_{name}": f"{p:.7f}" for name, p in one.get("probabilities", {}).items()}
+        writer.writerow(row | ({"probability": f"{row['probability']:.7f}"} if "probability" in row else {}))
+    atomic_write(table.getvalue(), path)

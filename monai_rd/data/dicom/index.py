@@ -32,6 +32,7 @@ __all__ = ["SeriesInfo", "SeriesRule", "choose_series", "index_dicom"]
 
 logger = logging.getLogger(__name__)
 
+_SUFFIXES = (".dcm", ".dicom", ".ima")  # a file named so and not DICOM is damaged, not something else
 # Patient keys group within one run only unless the caller brings a project's key.
 _RUN_KEY = secrets.token_bytes(32)
 # Files that one process reads at a time; up to a few of these, other processes are not worth their start.
@@ -108,7 +109,12 @@ class SeriesInfo:
 
 
 def index_dicom(
-    source: str | os.PathLike[str], *, key: bytes | None = None, workers: int | None = None, progress: bool = False
+    source: str | os.PathLike[str],
+    *,
+    key: bytes | None = None,
+    workers: int | None = None,
+    progress: bool = False,
+    damaged: list[Path] | None = None,
 ) -> list[SeriesInfo]:
     """List the image series under a folder, from headers only.
 
@@ -118,6 +124,8 @@ def index_dicom(
         key: of the patient keys, as `project_key` gives it; None makes keys that hold for this process only.
         workers: processes; None takes one a core for more than 5,000 files.
         progress: whether to show a progress bar.
+        damaged: takes the files that belong to no series because they cannot be parsed: DICOM by its first bytes, or
+            by its suffix alone.
 
     Returns:
         One entry for each series, sorted by series UID. A series that cannot be read has its `problems` set; it does
@@ -142,29 +150,32 @@ def index_dicom(
     else:
         raise NoDicomError("The folder given does not exist. Give the folder that holds the DICOM files.")
     found: dict[str, list[tuple[Path, Header]]] = {}
-    other = damaged = 0
+    unread: list[Path] = []
+    other = 0
     for path, header in zip(paths, _headers(paths, key or _RUN_KEY, workers, progress), strict=True):
         if header is None:
             other += 1
         elif isinstance(header, str) or (not header.series_uid and isinstance(header.problem, UnreadablePixelsError)):
-            damaged += 1
+            unread.append(path)
         else:
             found.setdefault(header.series_uid, []).append((path, header))
-    if other or damaged:
-        level = logging.WARNING if damaged else logging.INFO
-        logger.log(level, "index_dicom: %d file(s) not DICOM images, %d unreadable file(s) skipped", other, damaged)
+    if other or unread:
+        level = logging.WARNING if unread else logging.INFO
+        logger.log(level, "index_dicom: %d file(s) not DICOM images, %d unreadable file(s) skipped", other, len(unread))
+    if damaged is not None:
+        damaged += unread
     lost = {uid: sum(not path.is_file() for path in files) for uid, files in named.items()} if named else {}
     series = [_summarise(uid, entries, lost.pop(uid, 0)) for uid, entries in found.items()]
     series += [_absent(uid, count) for uid, count in lost.items() if count]
     if not series:
         raise NoDicomError(
-            f"There is no DICOM image ({other + damaged} other file(s)). Give the folder of the exported series."
+            f"There is no DICOM image ({other + len(unread)} other file(s)). Give the folder of the exported series."
         )
     return sorted(series, key=lambda one: one.series_uid)
 
 
 def _headers(paths: Sequence[Path], key: bytes, workers: int | None, progress: bool) -> Iterator[Header | str | None]:
-    """Read the headers of many files, in order: None for what is no DICOM image, "" for what cannot be read."""
+    """Read the headers of many files, in order: None for what is no DICOM image, "" for what should be and is not."""
     chunks = [[str(path) for path in paths[i : i + _CHUNK]] for i in range(0, len(paths), _CHUNK)]
     jobs = workers or ((os.cpu_count() or 1) if len(paths) > _ALONE else 1)
     # Loky starts its processes anew, without the caller's main module or threads.
@@ -185,7 +196,10 @@ def _scan(paths: Sequence[str], key: bytes) -> list[Header | str | None]:
         except UnreadablePixelsError:
             found.append("")
             continue
-        found.append(describe(dataset, key) if dataset is not None and is_image(dataset) else None)
+        if dataset is None:
+            found.append("" if path.lower().endswith(_SUFFIXES) else None)
+        else:
+            found.append(describe(dataset, key) if is_image(dataset) else None)
     return found
 
 
