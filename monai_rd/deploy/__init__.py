@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 from monai_rd.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from monai_rd.deploy.trained import TrainedBundle
+    from monai_rd.deploy.dicom_output import secondary_capture, structured_report
+    from monai_rd.deploy.predict import Predictor
 
-__getattr__ = lazy_names(__name__, {"trained": ("TrainedBundle",)})
+__getattr__ = lazy_names(
+    __name__, {"dicom_output": ("secondary_capture", "structured_report"), "predict": ("Predictor",)}
+)
 
-__all__ = ["TrainedBundle"]
+__all__ = ["Predictor", "secondary_capture", "structured_report"]

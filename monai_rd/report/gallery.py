@@ -18,7 +18,7 @@ from monai_rd.report.page import picture
 if TYPE_CHECKING:
     from monai_rd.networks import Student
 
-__all__ = ["Shown", "choose", "gallery"]
+__all__ = ["Shown", "choose", "gallery", "overlay", "rgb", "slices_and_place"]
 
 EACH = 2  # items of a kind
 MOST_CLASSES = 5
@@ -115,12 +115,12 @@ def _item(
     multi_label: bool,
 ) -> str:
     chosen = names[found.chosen]
-    slices, at = _slices_and_place(image, found)
-    pixels = _rgb(slices[at])
+    slices, at = slices_and_place(image, found)
+    pixels = rgb(slices[at])
     told = f"test item {place + 1}"
     pictures = picture(pixels, told)
     if found.heat is not None:
-        pictures += picture(_overlay(pixels, found.heat[at].cpu().numpy()), f"{told}, what spoke for {chosen}")
+        pictures += picture(overlay(pixels, found.heat[at].cpu().numpy()), f"{told}, what spoke for {chosen}")
     if multi_label:
         true = ", ".join(name for name, there in zip(names, label, strict=True) if there) or "none of the classes"
         said = f"most probable: {escape(chosen)}"
@@ -135,7 +135,7 @@ def _item(
     return f'<div class="item">{text}</div>'
 
 
-def _slices_and_place(image: Tensor, found: Explanation) -> tuple[Tensor, int]:
+def slices_and_place(image: Tensor, found: Explanation) -> tuple[Tensor, int]:
     """The slices `[S, C, H, W]` of an item and which of them speaks most for the class chosen.
 
     Of a study that is the one with the highest probability, of a volume the one with most heat.
@@ -148,13 +148,13 @@ def _slices_and_place(image: Tensor, found: Explanation) -> tuple[Tensor, int]:
     return slices, int(found.slices[:, found.chosen].argmax())
 
 
-def _rgb(image: Tensor) -> np.ndarray:
+def rgb(image: Tensor) -> np.ndarray:
     """Image `[1 or 3, H, W]` in [0, 1] as uint8 `[H, W, 3]`."""
     array = (image.clamp(0, 1) * 255).round().to(torch.uint8).cpu().expand(3, -1, -1)
     return array.permute(1, 2, 0).contiguous().numpy()
 
 
-def _overlay(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
+def overlay(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
     """Lay heat in [0, 1] over a picture: clear where there is none."""
     colours = colormaps["inferno"](0.25 + 0.7 * heat)[..., :3] * 255
     opacity = 0.7 * np.sqrt(heat)[..., None]

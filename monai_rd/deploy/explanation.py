@@ -1,0 +1,147 @@
+"""A picture of one answer: the slice that spoke most for the class, and where on it the student looked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from matplotlib import colormaps, rc_context
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from monai.data import MetaTensor
+from monai.transforms import Compose, Orientation, Resized
+from torch import Tensor
+from torch.nn import functional as F
+
+from monai_rd.report.gallery import overlay, rgb, slices_and_place
+from monai_rd.report.gradcam import explain, grad_cam_level
+from monai_rd.transforms import SliceStackd
+
+if TYPE_CHECKING:
+    from monai_rd.deploy.predict import Algorithm, Prediction, Predictor
+
+__all__ = ["explanation_picture"]
+
+SIZE = (1100, 660)  # pixels: columns, rows
+MOST_CLASSES = 6
+_PAPER, _INK, _MUTED, _WARNING = "#000000", "#f2f4f7", "#9aa4b2", "#ffb000"
+_STYLE = {"font.family": "DejaVu Sans", "text.color": _INK, "figure.facecolor": _PAPER, "axes.facecolor": _PAPER}
+
+
+class _Look(NamedTuple):
+    """What is shown.
+
+    Args:
+        pixels: the slice as the network was given it, before it was resized; uint8 `[H, W, 3]`.
+        heat: of the class `[H, W]` in [0, 1].
+        aspect: height of a pixel by its width, in mm.
+        name: of the class.
+        place: which slice it is, in words.
+    """
+
+    pixels: np.ndarray
+    heat: np.ndarray
+    aspect: float
+    name: str
+    place: str
+
+
+def explanation_picture(predictor: Predictor, prediction: Prediction) -> np.ndarray:
+    """Draw the slice that spoke most for the most probable class, beside it the same with Grad-CAM, and what was said.
+
+    Args:
+        predictor: what gave the answer.
+        prediction: without a problem, of files that are still there.
+
+    Returns:
+        uint8 `[660, 1100, 3]`, RGB. "RESEARCH USE ONLY" is part of it; a patient's name is not, unless the image itself
+        shows it.
+
+    Raises:
+        ValueError: a problem, or a student without a map of features.
+    """
+    if prediction.problem:
+        raise ValueError(f"study {prediction.id} was not scored ({prediction.problem}): there is nothing to show")
+    return _draw(_look(predictor, prediction), prediction, predictor.algorithm)
+
+
+def _look(predictor: Predictor, prediction: Prediction) -> _Look:
+    steps = predictor.preprocessing.transforms
+    stacking, resizing = (
+        next(place for place, step in enumerate(steps) if isinstance(step, kind)) for kind in (SliceStackd, Resized)
+    )
+    files = [str(file) for file in prediction.files]
+    item = Compose(steps[:stacking])({"image": files if prediction.series else files[0]})
+    aspect = _aspect(item["image"])
+    item = Compose(steps[stacking:resizing])(item)
+    whole = item["image"].as_tensor()
+    image = Compose(steps[resizing:])(item)["image"].as_subclass(Tensor)[None].to(predictor.device)
+    network, multi_label = predictor.network, predictor.multi_label
+    level = grad_cam_level(network, image)
+    if level is None:
+        raise ValueError(f"no secondary capture: '{network.name}' has no map that shows where it looked")
+    found = explain(network, image, level, multi_label)
+    assert found.heat is not None
+    slices, at = slices_and_place(image[0], found)
+    # Slices as channels [S * C, H, W], or a volume [1, D, H, W] of other depth than the network's.
+    shown = whole[:, int((at + 0.5) * whole.shape[1] / len(slices))] if whole.ndim == 4 else whole.unflatten(0, (len(slices), -1))[at]
+    heat = F.interpolate(found.heat[at][None, None].float(), size=shown.shape[-2:], mode="bilinear")[0, 0]
+    place = f"slice {at + 1} of the {len(slices)} it was shown, from inferior to superior" if len(slices) > 1 else ""
+    return _Look(rgb(shown), heat.cpu().numpy(), aspect, predictor.class_names[found.chosen], place)
+
+
+def _aspect(image: MetaTensor) -> float:
+    """Height by width of a pixel as slices are shown; of a volume after it is turned."""
+    affine = image.affine
+    if image.ndim == 4 and image.shape[-1] > 1:
+        turned = Orientation(axcodes="LPS", labels=(("L", "R"), ("P", "A"), ("I", "S")))(image[..., :1])
+        affine = turned.affine
+    width, height = (float(torch.linalg.vector_norm(affine[:3, axis])) for axis in (0, 1))
+    return height / width
+
+
+def _draw(look: _Look, prediction: Prediction, algorithm: Algorithm) -> np.ndarray:
+    columns, rows = SIZE
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(columns / 100, rows / 100), dpi=100)
+        canvas = FigureCanvasAgg(figure)
+        figure.text(0.025, 0.945, "RESEARCH USE ONLY", color=_WARNING, size=17, weight="bold", va="center")
+        figure.text(0.262, 0.945, "not for clinical use", color=_WARNING, size=13, va="center")
+        figure.text(0.975, 0.945, "not verified", color=_MUTED, size=11, va="center", ha="right")
+        pictures = (look.pixels, "what the network saw"), (overlay(look.pixels, look.heat), f"what spoke for {look.name}")
+        for place, (pixels, title) in enumerate(pictures):
+            axes = figure.add_axes((0.025 + 0.352 * place, 0.16, 0.34, 0.69))
+            axes.imshow(pixels, aspect=look.aspect, interpolation="bilinear")
+            axes.set_axis_off()
+            figure.text(0.195 + 0.352 * place, 0.875, title[:44], size=11, color=_INK, ha="center", va="center")
+        colours = colormaps["inferno"].resampled(256)(np.linspace(0.25, 0.95, 256))
+        bar = figure.colorbar(ScalarMappable(cmap=ListedColormap(colours)), cax=figure.add_axes((0.727, 0.26, 0.012, 0.49)))
+        bar.set_ticks([0, 1], labels=["none", "most"])
+        bar.outline.set_visible(False)
+        bar.ax.tick_params(colors=_MUTED, labelsize=9, length=0)
+        _say(figure, prediction)
+        told = look.place, f"{algorithm.name}, {algorithm.version}, model {prediction.model[:12]}"
+        for height, text in zip((0.1, 0.055), told, strict=True):
+            figure.text(0.025, height, text, size=10, color=_MUTED, va="center")
+        canvas.draw()
+        return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _say(figure: Figure, prediction: Prediction) -> None:
+    """Write classes and bars of their probabilities on the right."""
+    left, width = 0.8, 0.175
+    most = sorted(prediction.probabilities.items(), key=lambda one: -one[1])[:MOST_CLASSES]
+    figure.text(left, 0.8, "calibrated probability", size=10, color=_MUTED)
+    for place, (name, p) in enumerate(most):
+        y, said = 0.73 - 0.085 * place, name in prediction.classes
+        style = {"size": 12, "weight": "bold" if said else "normal", "color": _INK if said else _MUTED}
+        figure.text(left, y, name if len(name) <= 18 else f"{name[:17]}…", **style)
+        figure.text(left + width, y, f"{p:.3f}", ha="right", **style)
+        for share, colour in ((1.0, "#2a3038"), (p, _WARNING if said else _MUTED)):
+            figure.add_artist(Rectangle((left, y - 0.03), width * share, 0.014, color=colour, linewidth=0))
+    for place, flag in enumerate(prediction.flags):
+        figure.text(left, 0.73 - 0.085 * len(most) - 0.04 * place, f"! {flag}", size=10, color=_WARNING)
