@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from monai_rd.deploy.command import predict
 from monai_rd.deploy.export_command import WORDS, export_command
 from monai_rd.features_command import app as features
 from monai_rd.protocol.command import app as benchmark
@@ -22,6 +23,7 @@ app.add_typer(teachers, name="teachers")
 app.add_typer(features, name="features", help="Compute a teacher's features beforehand, check, list, remove them.")
 app.add_typer(benchmark, name="benchmark", help="Run the paper's experiments and make its tables.")
 app.command("export", context_settings=WORDS)(export_command)
+app.command(context_settings=WORDS)(predict)
 
 Key = Annotated[Path, typer.Option(help="The project's key, which patients' pseudonyms depend on; made if absent.")]
 Policies = Annotated[

@@ -36,7 +36,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 if TYPE_CHECKING:
     from monai_rd.deploy.predict import Algorithm, Prediction
 
-__all__ = ["RESEARCH_ONLY", "SCHEME", "secondary_capture", "structured_report"]
+__all__ = ["RESEARCH_ONLY", "SCHEME", "NoObjectError", "secondary_capture", "structured_report"]
 
 RESEARCH_ONLY = "Research use only, not for clinical use"
 SCHEME = "99MONAIRD"
@@ -47,12 +47,17 @@ _PROCEDURE = CodedConcept("363679005", "SCT", "Imaging procedure")
 _COMMENT = CodedConcept("121106", "DCM", "Comment")
 _DEVICE = CodedConcept("121007", "DCM", "Device")
 _SOURCE = CodedConcept("121322", "DCM", "Source image for image processing operation")
+_UNLIKE = CodedConcept("UNLIKE", SCHEME, "Unlike the training data")
 _SERIES_NUMBERS = {"sr": 9801, "sc": 9802}
 # What an object of a study must have, if empty (type 2).
 _WHOSE = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex")
 _WHICH = ("AccessionNumber", "StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName")
 _LOSSY = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
 _NAMED = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
+
+
+class NoObjectError(ValueError):
+    """Of this answer no DICOM object can be made; the message says why and names no patient and no path."""
 
 
 def structured_report(prediction: Prediction, algorithm: Algorithm) -> ComprehensiveSR:
@@ -67,7 +72,7 @@ def structured_report(prediction: Prediction, algorithm: Algorithm) -> Comprehen
         algorithm: what gave it.
 
     Raises:
-        ValueError: a problem, no DICOM, or source images without valid UIDs.
+        NoObjectError: a problem, no DICOM, or source images without valid UIDs.
         OSError: the source images cannot be read any more.
     """
     sources = _sources(prediction)
@@ -75,12 +80,10 @@ def structured_report(prediction: Prediction, algorithm: Algorithm) -> Comprehen
     shown = [SourceImageForMeasurementGroup(one.SOPClassUID, one.SOPInstanceUID) for one in sources]
     named = list(prediction.probabilities)
     groups = [(name, (name,)) for name in named] if prediction.multi_label else [(prediction.classes[0], named)]
-    flags = [
-        QualitativeEvaluation(_code("FLAG", "Unlike the training data"), _code(flag, flag)) for flag in prediction.flags
-    ]
+    flags = [QualitativeEvaluation(_UNLIKE, _code(flag, flag)) for flag in prediction.flags]
     found = []
     for number, (name, measured) in enumerate(groups, start=1):
-        presence = _PRESENT if name in prediction.classes else _ABSENT
+        presence = QualitativeEvaluation(_PRESENCE, _PRESENT if name in prediction.classes else _ABSENT)
         found.append(
             MeasurementsAndQualitativeEvaluations(
                 tracking_identifier=TrackingIdentifier(_uid(prediction, sources, f"group {name}"), f"Finding {number}"),
@@ -90,7 +93,10 @@ def structured_report(prediction: Prediction, algorithm: Algorithm) -> Comprehen
                     Measurement(_code(f"P_{one}", f"Probability of {one}"), prediction.probabilities[one], UNIT)
                     for one in measured
                 ],
-                qualitative_evaluations=[*([QualitativeEvaluation(_PRESENCE, presence)] * prediction.multi_label), *flags],
+                qualitative_evaluations=[
+                    *([presence] if prediction.multi_label else ()),
+                    *flags,
+                ],
                 source_images=shown,
             )
         )
@@ -126,7 +132,7 @@ def secondary_capture(prediction: Prediction, algorithm: Algorithm, pixels: np.n
         pixels: uint8 `[H, W, 3]`, RGB, which says itself that it is for research only.
 
     Raises:
-        ValueError: a problem, no DICOM, or source images without valid UIDs.
+        NoObjectError: a problem, no DICOM, or source images without valid UIDs.
         OSError: the source images cannot be read any more.
     """
     sources = _sources(prediction)
@@ -140,7 +146,8 @@ def secondary_capture(prediction: Prediction, algorithm: Algorithm, pixels: np.n
         transfer_syntax_uid=ExplicitVRLittleEndian,
         **_made_by(prediction, algorithm, sources, "sc"),
     )
-    made.PatientOrientation = None  # of several pictures beside each other
+    for keyword in ("PatientOrientation", "Laterality"):  # of several pictures beside each other
+        setattr(made, keyword, None)
     made.ConversionType = "WSD"
     made.ImageComments = RESEARCH_ONLY
     made.DerivationDescription = "Grad-CAM of a neural network over its input"
@@ -155,15 +162,17 @@ def _sources(prediction: Prediction) -> list[Dataset]:
     """The headers of what was read; of all but the first no more than their UIDs."""
     if prediction.problem or not prediction.series:
         reason = prediction.problem or "it is no DICOM"
-        raise ValueError(f"there is no DICOM object to be made of study {prediction.id}: {reason}")
+        raise NoObjectError(f"there is no DICOM object to be made of study {prediction.id}: {reason}")
     wanted: list[Any] = [*_NAMED]
     first, *others = prediction.files
-    headers = [dcmread(first, stop_before_pixels=True, force=True)]
+    headers: list[Dataset] = [dcmread(first, stop_before_pixels=True, force=True)]
     headers += [dcmread(file, stop_before_pixels=True, force=True, specific_tags=wanted) for file in others]
     for one in headers:
         wrong = [keyword for keyword in _NAMED if not UID(str(one.get(keyword) or "")).is_valid]
         if wrong:
-            raise ValueError(f"study {prediction.id}: its images have no valid {', '.join(wrong)}, so none can refer to it")
+            raise ValueError(
+                f"study {prediction.id}: its images have no valid {', '.join(wrong)}, so none can refer to it"
+            )
     return headers
 
 
@@ -172,9 +181,7 @@ def _uid(prediction: Prediction, sources: Sequence[Dataset], kind: str) -> str:
     return str(generate_uid(entropy_srcs=[prediction.series, prediction.model, kind, *instances]))
 
 
-def _made_by(
-    prediction: Prediction, algorithm: Algorithm, sources: Sequence[Dataset], kind: str
-) -> dict[str, Any]:
+def _made_by(prediction: Prediction, algorithm: Algorithm, sources: Sequence[Dataset], kind: str) -> dict[str, Any]:
     """What both objects say of their series and their maker."""
     number = sources[0].get("InstanceNumber") if len(sources) == 1 else None
     return {

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from matplotlib import colormaps, rc_context
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap
@@ -29,7 +29,7 @@ __all__ = ["explanation_picture"]
 SIZE = (1100, 660)  # pixels: columns, rows
 MOST_CLASSES = 6
 _PAPER, _INK, _MUTED, _WARNING = "#000000", "#f2f4f7", "#9aa4b2", "#ffb000"
-_STYLE = {"font.family": "DejaVu Sans", "text.color": _INK, "figure.facecolor": _PAPER, "axes.facecolor": _PAPER}
+_STYLE: Any = {"font.family": "DejaVu Sans", "text.color": _INK, "figure.facecolor": _PAPER, "axes.facecolor": _PAPER}
 
 
 class _Look(NamedTuple):
@@ -88,7 +88,11 @@ def _look(predictor: Predictor, prediction: Prediction) -> _Look:
     assert found.heat is not None
     slices, at = slices_and_place(image[0], found)
     # Slices as channels [S * C, H, W], or a volume [1, D, H, W] of other depth than the network's.
-    shown = whole[:, int((at + 0.5) * whole.shape[1] / len(slices))] if whole.ndim == 4 else whole.unflatten(0, (len(slices), -1))[at]
+    shown = (
+        whole[:, int((at + 0.5) * whole.shape[1] / len(slices))]
+        if whole.ndim == 4
+        else whole.unflatten(0, (len(slices), -1))[at]
+    )
     heat = F.interpolate(found.heat[at][None, None].float(), size=shown.shape[-2:], mode="bilinear")[0, 0]
     place = f"slice {at + 1} of the {len(slices)} it was shown, from inferior to superior" if len(slices) > 1 else ""
     return _Look(rgb(shown), heat.cpu().numpy(), aspect, predictor.class_names[found.chosen], place)
@@ -110,16 +114,22 @@ def _draw(look: _Look, prediction: Prediction, algorithm: Algorithm) -> np.ndarr
         figure = Figure(figsize=(columns / 100, rows / 100), dpi=100)
         canvas = FigureCanvasAgg(figure)
         figure.text(0.025, 0.945, "RESEARCH USE ONLY", color=_WARNING, size=17, weight="bold", va="center")
-        figure.text(0.262, 0.945, "not for clinical use", color=_WARNING, size=13, va="center")
+        figure.text(0.29, 0.945, "not for clinical use", color=_WARNING, size=13, va="center")
         figure.text(0.975, 0.945, "not verified", color=_MUTED, size=11, va="center", ha="right")
-        pictures = (look.pixels, "what the network saw"), (overlay(look.pixels, look.heat), f"what spoke for {look.name}")
+        pictures = (
+            (look.pixels, "what the network saw"),
+            (overlay(look.pixels, look.heat), f"what spoke for {look.name}"),
+        )
         for place, (pixels, title) in enumerate(pictures):
-            axes = figure.add_axes((0.025 + 0.352 * place, 0.16, 0.34, 0.69))
+            axes = figure.add_axes((0.025 + 0.352 * place, 0.15, 0.34, 0.7))
             axes.imshow(pixels, aspect=look.aspect, interpolation="bilinear")
             axes.set_axis_off()
+            axes.set_anchor("N")
             figure.text(0.195 + 0.352 * place, 0.875, title[:44], size=11, color=_INK, ha="center", va="center")
-        colours = colormaps["inferno"].resampled(256)(np.linspace(0.25, 0.95, 256))
-        bar = figure.colorbar(ScalarMappable(cmap=ListedColormap(colours)), cax=figure.add_axes((0.727, 0.26, 0.012, 0.49)))
+        colours = overlay(np.full((256, 1, 3), 64, np.uint8), np.linspace(0, 1, 256)[:, None])[:, 0] / 255  # over grey
+        bar = figure.colorbar(
+            ScalarMappable(cmap=ListedColormap(colours)), cax=figure.add_axes((0.727, 0.45, 0.012, 0.4))
+        )
         bar.set_ticks([0, 1], labels=["none", "most"])
         bar.outline.set_visible(False)
         bar.ax.tick_params(colors=_MUTED, labelsize=9, length=0)
@@ -135,13 +145,13 @@ def _say(figure: Figure, prediction: Prediction) -> None:
     """Write classes and bars of their probabilities on the right."""
     left, width = 0.8, 0.175
     most = sorted(prediction.probabilities.items(), key=lambda one: -one[1])[:MOST_CLASSES]
-    figure.text(left, 0.8, "calibrated probability", size=10, color=_MUTED)
+    figure.text(left, 0.835, "calibrated probability", size=10, color=_MUTED)
     for place, (name, p) in enumerate(most):
-        y, said = 0.73 - 0.085 * place, name in prediction.classes
-        style = {"size": 12, "weight": "bold" if said else "normal", "color": _INK if said else _MUTED}
+        y, said = 0.775 - 0.085 * place, name in prediction.classes
+        style: dict[str, Any] = {"size": 12, "weight": "bold" if said else "normal", "color": _INK if said else _MUTED}
         figure.text(left, y, name if len(name) <= 18 else f"{name[:17]}…", **style)
         figure.text(left + width, y, f"{p:.3f}", ha="right", **style)
         for share, colour in ((1.0, "#2a3038"), (p, _WARNING if said else _MUTED)):
             figure.add_artist(Rectangle((left, y - 0.03), width * share, 0.014, color=colour, linewidth=0))
     for place, flag in enumerate(prediction.flags):
-        figure.text(left, 0.73 - 0.085 * len(most) - 0.04 * place, f"! {flag}", size=10, color=_WARNING)
+        figure.text(left, 0.775 - 0.085 * len(most) - 0.04 * place, f"! {flag}", size=10, color=_WARNING)

@@ -24,7 +24,7 @@ from monai_rd.handlers.scores import Prediction, ScoreCollector, write_scores
 if TYPE_CHECKING:
     from monai_rd.networks import Student
 
-__all__ = ["UNEXPECTED", "Algorithm", "Prediction", "Predictor"]
+__all__ = ["UNEXPECTED", "Algorithm", "Prediction", "Predictor", "without_paths"]
 
 UNEXPECTED = "UNEXPECTED"  # the code of a study on which the program itself failed
 
@@ -86,7 +86,7 @@ class Predictor:
         self.multi_label = bool(parser.get_parsed_content("multi_label"))
         self.device = torch.device(parser.get_parsed_content("device"))
         self.preprocessing = parser.get_parsed_content("preprocessing")
-        self.model = {"sha256": sha256(file), "temperature": float(self.network.temperature)}
+        self.model: dict[str, Any] = {"sha256": sha256(file), "temperature": float(self.network.temperature)}
         self.algorithm = self._algorithm(json.loads((folder / "configs" / "metadata.json").read_text()))
         self._collector = ScoreCollector(self.class_names, self.network, self.multi_label)
 
@@ -151,9 +151,12 @@ class Predictor:
 
 
 def _failed(item: Mapping[str, Any], error: BaseException) -> Prediction:
-    """What stands for a study on which the program failed; the error's own text may hold a path."""
+    """What stands for a study on which the program failed."""
+    message = f"the program failed on it with {without_paths(error)}; please report it"
+    return Prediction(item["id"], item["series"], item["study"], problem=UNEXPECTED, message=message)
+
+
+def without_paths(error: BaseException) -> str:
+    """Name an unexpected error and its place in the code; its own text may hold a path or a patient."""
     place = traceback.extract_tb(error.__traceback__)[-1]
-    said = f"the program failed on it with a {type(error).__name__} ({Path(place.filename).name}, line {place.lineno})"
-    return Prediction(
-        item["id"], item["series"], item["study"], problem=UNEXPECTED, message=f"{said}; please report it"
-    )
+    return f"a {type(error).__name__} ({Path(place.filename).name}, line {place.lineno})"

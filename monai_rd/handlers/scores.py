@@ -1,4 +1,4 @@
-"""What the student says of studies: collected from an evaluator, written to a CSV and a JSON without a path or patient."""
+"""What the student says of studies: collected from an evaluator, written to a CSV and a JSON, keyed by UIDs alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +79,7 @@ class Prediction:
             "probability": None if self.multi_label else self.probabilities[self.classes[0]],
             "probabilities": dict(self.probabilities),
         }
-        return {**named, **said, "flags": "|".join(self.flags), "slices": self.slices}
+        return {**named, **said, "flags": "|".join(self.flags), "slices": [list(one) for one in self.slices]}
 
 
 class ScoreCollector:
@@ -118,32 +118,25 @@ class ScoreCollector:
     def _collect(self, engine: Engine) -> None:
         bags = self._slices(len(engine.state.batch))
         for study, output, bag in zip(engine.state.batch, engine.state.output, bags, strict=True):
-            named = {name: str(study.get(name, "")) for name in ("id", "series", "study")}
+            named = Prediction(study["id"], study.get("series", ""), study.get("study", ""))
             if study["problem"]:
-                self.predictions.append(Prediction(**named, problem=study["problem"], message=study["message"]))
-                continue
-            probabilities = output[CommonKeys.PRED].tolist()
-            if not all(math.isfinite(p) for p in probabilities):
-                message = "the network gives no number for it; if it does so for every study, the training has diverged"
-                self.predictions.append(Prediction(**named, problem=NOT_FINITE, message=message))
-                continue
-            by_name = {name: round(p, _DECIMALS) for name, p in zip(self.class_names, probabilities, strict=True)}
-            if self.multi_label:
-                found = tuple(name for name, p in by_name.items() if p >= 0.5)
+                said = replace(named, problem=study["problem"], message=study["message"])
             else:
-                found = (self.class_names[max(range(len(probabilities)), key=probabilities.__getitem__)],)
-            flags = tuple(code for code in study["flags"].split("|") if code)
-            slices = tuple(bag[: int(study["slices"])])
-            self.predictions.append(
-                Prediction(
-                    **named,
-                    classes=found,
-                    probabilities=by_name,
-                    slices=slices,
-                    flags=flags,
-                    multi_label=self.multi_label,
-                )
-            )
+                flags = tuple(code for code in study["flags"].split("|") if code)
+                said = self._said(named, output[CommonKeys.PRED].tolist())
+                said = said if said.problem else replace(said, flags=flags, slices=tuple(bag[: int(study["slices"])]))
+            self.predictions.append(said)
+
+    def _said(self, named: Prediction, probabilities: Sequence[float]) -> Prediction:
+        if not all(math.isfinite(p) for p in probabilities):
+            message = "the network gives no number for it; if it does so for every study, the training has diverged"
+            return replace(named, problem=NOT_FINITE, message=message)
+        by_name = {name: round(p, _DECIMALS) for name, p in zip(self.class_names, probabilities, strict=True)}
+        if self.multi_label:
+            found = tuple(name for name, p in by_name.items() if p >= 0.5)
+        else:
+            found = (self.class_names[max(range(len(probabilities)), key=probabilities.__getitem__)],)
+        return replace(named, classes=found, probabilities=by_name, multi_label=self.multi_label)
 
     def _slices(self, studies: int) -> list[list[tuple[float, ...]]]:
         """What each slice of the last batch would be taken for alone; nothing of volumes."""

@@ -1,4 +1,4 @@
-"""A real image archive, where one is installed."""
+"""A bundle with a student that knows nothing, as if it were trained; a real image archive, where one is installed."""
 
 from __future__ import annotations
 
@@ -7,12 +7,18 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from monai_rd.deploy.predict import Predictor
+from monai_rd.networks import Student
+
+Bundle = Callable[..., Path]
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 
 
@@ -77,3 +83,27 @@ def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
     yield Orthanc(f"http://127.0.0.1:{http}/dicom-web", f"dimse://ORTHANC@127.0.0.1:{dicom}", listen, process)
     process.terminate()
     process.wait(timeout=30)
+
+
+@pytest.fixture(scope="session")
+def bundle_of(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Give the bundle_root of a bundle whose student has random weights and these settings."""
+
+    def of(**settings: Any) -> Path:
+        names = settings.get("class_names", ["clear", "opacity"])
+        own = {"student": "resnet18", "class_names": names, "multi_label": False, "windows": ["lung"]}
+        own |= {"image_size": 32, "slices": 2, "scope": None, **settings}
+        root = tmp_path_factory.mktemp("bundle")
+        (root / "models").mkdir()
+        torch.manual_seed(0)
+        torch.save(Student(own["student"], len(names)).state_dict(), root / "models" / "model.pt")
+        (root / "models" / "settings.json").write_text(json.dumps(own))
+        return root
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def predictor(bundle_of: Bundle) -> Predictor:
+    """CT, two classes that exclude each other."""
+    return Predictor("rd_ct", bundle_root=str(bundle_of()), device="cpu")

@@ -11,8 +11,8 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import RLELossless
 
-pytest.importorskip("dicomweb_client", reason="the extra 'pacs' is not installed")
-pytest.importorskip("pynetdicom", reason="the extra 'pacs' is not installed")
+pytest.importorskip("dicomweb_client", reason="the extra 'dicom' is not installed")
+pytest.importorskip("pynetdicom", reason="the extra 'dicom' is not installed")
 
 from monai_rd.deploy.archive import Archive, ArchiveError, Query, open_archive
 from tests.deploy.conftest import Orthanc

@@ -1,0 +1,249 @@
+"""Answers about folders: by `Predictor`, and by `monai-rd predict` as a person types it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from pydicom.dataset import Dataset
+from pydicom.fileset import FileSet
+from typer.testing import CliRunner, Result
+
+from monai_rd.__main__ import app
+from monai_rd.bundle import bundle_root
+from monai_rd.data import DataListError
+from monai_rd.deploy import Predictor
+from monai_rd.handlers import ScoreCollector
+from tests.dicom_files import CORONAL, NAME, PATIENT_ID, make_series
+
+Bundle = Callable[..., Path]
+SHAPE = (40, 44)
+# What no file may tell, but the SR and the SC, which carry what DICOM needs.
+SECRET = {
+    "PatientName": NAME,
+    "PatientID": PATIENT_ID,
+    "PatientBirthDate": "19310417",
+    "StudyDate": "20190823",
+    "AccessionNumber": "ACC-90817",
+    "InstitutionName": "St. Geheim Hospital",
+    "ReferringPhysicianName": "Verborgen^Otto",
+}
+WORDS = (*NAME.split("^"), PATIENT_ID, "19310417", "20190823", "ACC-90817", "Geheim", "Verborgen", "wardfolder")
+
+
+def secret(_: int, ds: Dataset) -> None:
+    for keyword, value in SECRET.items():
+        setattr(ds, keyword, value)
+
+
+def say(*words: object) -> Result:
+    return CliRunner().invoke(app, ["predict", *map(str, words)])
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "scores.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def ward(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """Two series in one folder, a localizer, a junk file, a damaged image and a series with a gap."""
+    root = tmp_path_factory.mktemp("ward") / f"wardfolder_{NAME}"
+    common: dict[str, Any] = {"shape": SHAPE, "change": secret}
+    one, _ = make_series(root / "mixed", **common)
+    for file in (root / "mixed").iterdir():
+        file.rename(file.with_name(f"first_{file.name}"))
+    two, _ = make_series(root / "mixed", **common, seed=1)
+    gap, _ = make_series(root / "gap", **common, slices=8, skip=(3,), seed=2)
+
+    def as_localizer(k: int, ds: Dataset) -> None:
+        secret(k, ds)
+        ds.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+
+    localizer, _ = make_series(root / "scout", shape=SHAPE, slices=1, orientation=CORONAL, change=as_localizer, seed=3)
+    (root / f"{PATIENT_ID}_junk.dcm").write_bytes(b"no image at all" * 100)
+    (root / "notes.txt").write_text("of no interest")
+    return root, {"one": one, "two": two, "gap": gap, "localizer": localizer}
+
+
+def test_a_ward_of_good_and_bad(ward: tuple[Path, dict[str, str]], bundle_of: Bundle, tmp_path: Path) -> None:
+    root, uids = ward
+    done = say("rd_ct", "--from", root, "--to", tmp_path / "out", "--", "--bundle_root", bundle_of(), "--device", "cpu")
+    assert done.exit_code == 3, done.output
+    rows = rows_of(tmp_path / "out")
+    codes = {row["series"]: row["problem"] for row in rows}
+    assert codes == {
+        uids["one"]: "",
+        uids["two"]: "",
+        uids["gap"]: "MISSING_SLICES",
+        uids["localizer"]: "LOCALIZER",
+        "": "UNREADABLE_IMAGE",
+    }
+    assert len(rows) == 5
+    for row in rows:
+        assert (row["class"] in ("clear", "opacity")) is (not row["problem"])
+        assert bool(row["message"]) is bool(row["problem"])
+    assert "2 studies scored, 3 left out" in done.output
+    assert all(f"1 {code}" in done.output for code in codes.values() if code)
+    written = {
+        path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()
+    }
+    reports = {f"dicom/{uids[name]}_sr.dcm" for name in ("one", "two")}
+    assert written == {"scores.csv", "scores.json", *reports}
+
+
+def test_nothing_but_dicom_objects_names_anybody(
+    ward: tuple[Path, dict[str, str]], bundle_of: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of names, numbers, dates, institutions and folders; what is written, printed, logged, and file names."""
+    root, bundle = ward[0], bundle_of()
+    with caplog.at_level(logging.DEBUG):
+        done = say("rd_ct", "--from", root, "--to", tmp_path / "out", "--sc", "--", "--bundle_root", bundle)
+    assert done.exit_code == 3
+    told = done.output.replace(str(tmp_path), "") + caplog.text
+    files = [path for place in (tmp_path / "out", bundle) for path in place.rglob("*") if path.is_file()]
+    assert sum(path.suffix == ".dcm" for path in files) == 4
+    for word in WORDS:
+        assert word not in told
+        for path in files:
+            assert word not in path.relative_to(tmp_path.parent).as_posix()
+            assert path.suffix == ".dcm" or word.encode() not in path.read_bytes(), path
+
+
+def test_all_scored_is_exit_code_0_and_words_choose_the_objects(bundle_of: Bundle, tmp_path: Path) -> None:
+    make_series(tmp_path / "in", shape=SHAPE)
+    words = ["rd_ct", "--from", tmp_path / "in", "--no-sr", "--", "--bundle_root", bundle_of()]
+    done = say(*words[:1], "--to", tmp_path / "out", *words[1:])
+    assert done.exit_code == 0, done.output
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["scores.csv", "scores.json"]
+
+
+def test_a_study_without_what_dicom_needs_is_scored_and_told(
+    bundle_of: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def change(_: int, ds: Dataset) -> None:
+        secret(_, ds)
+        del ds.StudyInstanceUID
+
+    make_series(tmp_path / "in", shape=SHAPE, change=change)
+    done = say("rd_ct", "--from", tmp_path / "in", "--to", tmp_path / "out", "--", "--bundle_root", bundle_of())
+    assert done.exit_code == 3
+    assert "StudyInstanceUID" in caplog.text
+    assert [row["problem"] for row in rows_of(tmp_path / "out")] == [""]
+    assert not (tmp_path / "out" / "dicom").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--from", "nowhere", "--to", "out"), "no such folder"),
+        (("--from", "empty", "--to", "out"), "no DICOM series"),
+        (("--from", "empty", "--to", "empty/out"), "lies in --from"),
+        (("--from", "gopher:host", "--to", "out"), "no kind of place is called 'gopher'"),
+    ],
+)
+def test_wrong_places_are_told(
+    words: tuple[str, ...], said: str, bundle_of: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    done = say("rd_ct", *words, "--", "--bundle_root", bundle_of())
+    assert isinstance(done.exception, (ValueError, OSError))  # main() makes a line and exit code 2 of them
+    assert said in str(done.exception)
+    assert not list(tmp_path.rglob("scores.*"))
+
+
+def test_it_is_inference_json_that_answers(predictor: Predictor, tmp_path: Path) -> None:
+    """The same rows as by MONAI's command, which writes them."""
+    make_series(tmp_path / "in" / "a", shape=SHAPE)
+    make_series(tmp_path / "in" / "b", shape=SHAPE, skip=(2,), seed=1)
+    nib.save(nib.Nifti1Image(np.zeros((8, 8, 5), np.float32) - 700, np.eye(4)), tmp_path / "in" / "c.nii.gz")
+    predictions = predictor(tmp_path / "in")
+    predictor.write(predictions, tmp_path / "ours" / "scores.csv")
+    content = ConfigParser.load_config_file(f"{bundle_root('rd_ct')}/configs/inference.json")
+    places = {
+        "bundle_root": str(predictor.root),
+        "output_dir": str(tmp_path / "out"),
+        "dataset_dir": str(tmp_path / "in"),
+    }
+    ConfigParser({**content, **places, "device": "cpu"}).get_parsed_content("evaluator").run()
+    ours, theirs = (json.loads((tmp_path / name / "scores.json").read_text()) for name in ("ours", "out"))
+    assert ours == theirs
+    assert (tmp_path / "ours" / "scores.csv").read_bytes() == (tmp_path / "out" / "scores.csv").read_bytes()
+    assert [one.problem for one in predictions] == ["MISSING_SLICES", "", ""]
+    assert {one.model for one in predictions} == {predictor.model["sha256"]}
+    assert [len(one.files) for one in predictions] == [0, 1, 6]
+    assert str(tmp_path) not in repr(predictions)
+    assert predictor(tmp_path / "in") == predictions  # loaded once, asked twice
+
+
+def test_a_dicomdir(predictor: Predictor, tmp_path: Path) -> None:
+    uid, _ = make_series(tmp_path / "in", shape=SHAPE)
+    media = FileSet()
+    for file in sorted((tmp_path / "in").iterdir()):
+        media.add(file)
+    media.write(tmp_path / "media")
+    (tmp_path / "media" / "beside.dcm").write_bytes(b"not named by the directory")
+    assert [one.id for one in predictor(tmp_path / "media" / "DICOMDIR")] == [uid]
+
+
+def test_a_diverged_network_says_nothing(bundle_of: Bundle, tmp_path: Path) -> None:
+    root = bundle_of()
+    state = torch.load(root / "models" / "model.pt", weights_only=True)
+    state["classifier.bias"][0] = float("nan")
+    torch.save(state, root / "models" / "model.pt")
+    make_series(tmp_path / "in", shape=SHAPE)
+    (one,) = Predictor("rd_ct", bundle_root=str(root))(tmp_path / "in")
+    assert (one.problem, one.classes, dict(one.probabilities)) == ("NOT_FINITE", (), {})
+
+
+def test_a_study_that_breaks_the_program_stops_no_other(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(3):
+        make_series(tmp_path / "in" / str(number), shape=SHAPE, slices=6 + number, seed=number)
+    collect = ScoreCollector._collect
+
+    def broken(self: ScoreCollector, engine: Any) -> None:
+        if any(len(item["image"]) == 7 for item in engine.state.dataloader.dataset.data):
+            raise KeyError(f"/{NAME}/file")
+        collect(self, engine)
+
+    monkeypatch.setattr(ScoreCollector, "_collect", broken)
+    found = predictor(tmp_path / "in")
+    assert sorted(one.problem for one in found) == ["", "", "UNEXPECTED"]
+    (message,) = (one.message for one in found if one.problem)
+    assert "KeyError" in message
+    assert NAME not in message + caplog.text
+
+
+def test_the_policy_of_the_bundle_holds(bundle_of: Bundle, tmp_path: Path) -> None:
+    strict = Predictor("rd_ct", bundle_root=str(bundle_of()), policy={"UNREADABLE_IMAGE": "error", "default": "skip"})
+    make_series(tmp_path / "gap", shape=SHAPE, skip=(2,))
+    assert [one.problem for one in strict(tmp_path / "gap")] == ["MISSING_SLICES"]
+    (tmp_path / "junk.dcm").write_bytes(b"junk")
+    with pytest.raises(ValueError, match="UNREADABLE_IMAGE"):
+        strict(tmp_path)
+    headers = Predictor("rd_ct", bundle_root=str(strict.root), policy={})
+    with pytest.raises(DataListError, match="MISSING_SLICES"):
+        headers(tmp_path / "gap")
+
+
+def test_what_is_no_trained_bundle(bundle_of: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no trained model"):
+        Predictor("rd_ct", bundle_root=str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="no bundle 'rd_foot'"):
+        Predictor("rd_foot")
+    root = bundle_of()
+    torch.save({"other": torch.zeros(2)}, root / "models" / "model.pt")
+    with pytest.raises(RuntimeError, match="other"):
+        Predictor("rd_ct", bundle_root=str(root))
