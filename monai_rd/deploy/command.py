@@ -48,7 +48,8 @@ def predict(
     for folder in studies:
         predictions = predictor(folder)
         objects, failed = _objects(predictor, predictions, sr, sc)
-        answers.store(predictions, objects)
+        if predictions:
+            answers.store(predictions, objects)
         made += predictions
         without += failed
     if not made and isinstance(studies, FolderSource):

@@ -170,8 +170,9 @@ def _sources(prediction: Prediction) -> list[Dataset]:
     for one in headers:
         wrong = [keyword for keyword in _NAMED if not UID(str(one.get(keyword) or "")).is_valid]
         if wrong:
-            raise ValueError(
-                f"study {prediction.id}: its images have no valid {', '.join(wrong)}, so none can refer to it"
+            named = ", ".join(wrong)
+            raise NoObjectError(
+                f"study {prediction.id}: images without a valid {named}, so that none can be referred to"
             )
     return headers
 

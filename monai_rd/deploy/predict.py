@@ -7,6 +7,7 @@ import logging
 import os
 import traceback
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,7 +117,7 @@ class Predictor:
         return write_scores(path, predictions, self.class_names, self.model, self.multi_label)
 
     def _parser(self, content: Mapping[str, Any]) -> ConfigParser:
-        parser = ConfigParser(self._config)
+        parser = ConfigParser(deepcopy(self._config))  # which it changes
         parser.update({**self._overrides, **content})
         return parser
 
