@@ -18,6 +18,15 @@ MODALITIES = ("ct", "mr", "us", "xray", "derm")
 # Small enough for seconds, the same road as the default run.
 QUICK = ["--max_epochs", "2", "--image_size", "32", "--slices", "2", "--seed", "3", "--report_page", "false"]
 
+# What no file that a bundle leaves may tell, in the header of every image that the tests train on.
+PLANTED = {
+    "PatientBirthDate": "19310417",
+    "StudyDate": "19990823",
+    "AccessionNumber": "ACC-90817",
+    "InstitutionName": "Geheim Hospital",
+    "ReferringPhysicianName": "Verborgen^Otto",
+}
+
 
 def monai(*words: str, cwd: Path = ROOT, launcher: tuple[str, ...] = (), code: int = 0) -> str:
     """Run `python -m monai.bundle WORDS` and give back what it printed."""

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydicom.dataset import Dataset
 
 from monai_rd.data import phantom_cohort
-from tests.bundles.commands import copied, train
+from monai_rd.data.phantoms.writing import Identity
+from tests.bundles.commands import PLANTED, copied, train
 
 
 @pytest.fixture(scope="session")
 def cohort_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
-    """Give a cohort of some of a modality's phantoms; most of the tests are of CT."""
+    """Give a cohort of some of a modality's phantoms; most of the tests are of CT. Their headers tell too much."""
     made: dict[str, str] = {}
+    plain = Identity.header
+
+    def planted(*which: Any) -> Dataset:
+        header = plain(*which)
+        for keyword, value in PLANTED.items():
+            setattr(header, keyword, value)
+        return header
 
     def of(modality: str) -> str:
         if modality not in made:
@@ -22,6 +32,7 @@ def cohort_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
                 sizes = (32, 12, 20) if modality == "ct" else (16, 8, 8)
                 split = dict(zip(("training", "validation", "test"), sizes, strict=True))
                 patch.setattr("monai_rd.data.phantoms.cohort.SPLIT", split)
+                patch.setattr(Identity, "header", planted)
                 made[modality] = phantom_cohort(tmp_path_factory.mktemp("cohort"), modality)
         return made[modality]
 

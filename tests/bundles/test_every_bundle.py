@@ -14,7 +14,7 @@ from monai.bundle import create_workflow, verify_metadata, verify_net_in_out
 
 from monai_rd.data import find_studies
 from monai_rd.networks import Student
-from tests.bundles.commands import BUNDLES, MODALITIES, config, score
+from tests.bundles.commands import BUNDLES, MODALITIES, PLANTED, config, score
 
 PATIENT = "PHANTOM"
 Trained = Callable[[str], tuple[Path, str]]
@@ -80,7 +80,7 @@ def test_inference_scores_studies_and_names_nobody(
         assert sum(float(row[f"p_{name}"]) for name in classes) == pytest.approx(1, abs=1e-5)
     printed = printed.replace("PHANTOMS drawn by the project", "")
     written = [path for place in (root / "eval", root / "models", tmp_path / "out") for path in place.rglob("*")]
-    for word in (PATIENT, "MUELLER", Path(names[0]).stem):
+    for word in (PATIENT, "MUELLER", Path(names[0]).stem, *PLANTED.values()):
         assert word not in printed
         for path in written:
             assert not path.is_file() or word.encode() not in path.read_bytes().replace(b"PHANTOMS:", b""), path
