@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,6 +39,8 @@ def predict(
     from monai_rd.deploy.predict import Predictor
     from monai_rd.protocol.experiments import words_as_overrides
 
+    if (sr or sc) and find_spec("highdicom") is None:
+        raise ValueError('DICOM objects need highdicom: pip install "monai_rd[dicom]", or leave them out by --no-sr')
     studies = source_of(source)
     if isinstance(studies, FolderSource) and Path(to).resolve().is_relative_to(studies.path.resolve()):
         raise ValueError(f"--to {to} lies in --from, and would be scored the next time: give another --to")
@@ -68,7 +71,9 @@ def predict(
 def _objects(
     predictor: Predictor, predictions: list[Prediction], sr: bool, sc: bool
 ) -> tuple[list[tuple[str, Dataset]], int]:
-    """DICOM objects of the scored DICOM studies with their file names, and how many could not be made."""
+    """DICOM objects of the scored DICOM studies with their file names, and how many studies lack one."""
+    if not (sr or sc):
+        return [], 0
     from monai_rd.deploy.dicom_output import NoObjectError, secondary_capture, structured_report
     from monai_rd.deploy.explanation import explanation_picture
     from monai_rd.deploy.predict import without_paths

@@ -118,14 +118,14 @@ def _draw(look: _Look, prediction: Prediction, algorithm: Algorithm) -> np.ndarr
         figure.text(0.975, 0.945, "not verified", color=_MUTED, size=11, va="center", ha="right")
         pictures = (
             (look.pixels, "what the network saw"),
-            (overlay(look.pixels, look.heat), f"what spoke for {look.name}"),
+            (overlay(look.pixels, look.heat), f"what spoke for {_short(look.name, 30)}"),
         )
         for place, (pixels, title) in enumerate(pictures):
             axes = figure.add_axes((0.025 + 0.352 * place, 0.15, 0.34, 0.7))
             axes.imshow(pixels, aspect=look.aspect, interpolation="bilinear")
             axes.set_axis_off()
             axes.set_anchor("N")
-            figure.text(0.195 + 0.352 * place, 0.875, title[:44], size=11, color=_INK, ha="center", va="center")
+            figure.text(0.195 + 0.352 * place, 0.875, title, size=11, color=_INK, ha="center", va="center")
         colours = overlay(np.full((256, 1, 3), 64, np.uint8), np.linspace(0, 1, 256)[:, None])[:, 0] / 255  # over grey
         bar = figure.colorbar(
             ScalarMappable(cmap=ListedColormap(colours)), cax=figure.add_axes((0.727, 0.45, 0.012, 0.4))
@@ -141,6 +141,10 @@ def _draw(look: _Look, prediction: Prediction, algorithm: Algorithm) -> np.ndarr
         return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
+def _short(name: str, most: int) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
 def _say(figure: Figure, prediction: Prediction) -> None:
     """Write classes and bars of their probabilities on the right."""
     left, width = 0.8, 0.175
@@ -149,7 +153,7 @@ def _say(figure: Figure, prediction: Prediction) -> None:
     for place, (name, p) in enumerate(most):
         y, said = 0.775 - 0.085 * place, name in prediction.classes
         style: dict[str, Any] = {"size": 12, "weight": "bold" if said else "normal", "color": _INK if said else _MUTED}
-        figure.text(left, y, name if len(name) <= 18 else f"{name[:17]}…", **style)
+        figure.text(left, y, _short(name, 14), **style)
         figure.text(left + width, y, f"{p:.3f}", ha="right", **style)
         for share, colour in ((1.0, "#2a3038"), (p, _WARNING if said else _MUTED)):
             figure.add_artist(Rectangle((left, y - 0.03), width * share, 0.014, color=colour, linewidth=0))

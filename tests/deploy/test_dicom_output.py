@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,18 @@ def test_picture_shows_the_slice_in_its_proportions(predictor: Predictor, scored
     rows, columns = (np.flatnonzero(shown.max(axis=2).max(axis=1 - axis)) for axis in (0, 1))
     height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
     assert height / width == pytest.approx(40 * 1.6 / (44 * 0.8), rel=0.03)
+
+
+def test_picture_by_a_student_of_volumes(bundle_of: Callable[..., Path], scored: Prediction) -> None:
+    """Whose slices are others than the series has; and of more classes than a picture has room for."""
+    names = [f"a class with a long name, the {number}th" for number in range(9)]
+    root = bundle_of(student="resnet10_3d", windows=["full"], slices=32, class_names=names)
+    volumes = Predictor("rd_ct", bundle_root=str(root), device="cpu")
+    (one,) = volumes(scored.files[0].parent)
+    pixels = explanation_picture(volumes, replace(one, flags=("UNUSUAL_INTENSITIES", "WRONG_BODY_PART")))
+    assert pixels.shape == (SIZE[1], SIZE[0], 3)
+    with pytest.raises(ValueError, match="was not scored"):
+        explanation_picture(volumes, replace(one, problem="UNEXPECTED"))
 
 
 def picture(folder: Path, kind: str, modality: str, **more: Any) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,10 +120,14 @@ def test_nothing_but_dicom_objects_names_anybody(
             assert path.suffix == ".dcm" or word.encode() not in path.read_bytes(), path
 
 
-def test_all_scored_is_exit_code_0_and_words_choose_the_objects(bundle_of: Bundle, tmp_path: Path) -> None:
+def test_all_scored_is_exit_code_0_and_words_choose_the_objects(
+    bundle_of: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_series(tmp_path / "in", shape=SHAPE)
-    words = ["rd_ct", "--from", tmp_path / "in", "--no-sr", "--", "--bundle_root", bundle_of()]
-    done = say(*words[:1], "--to", tmp_path / "out", *words[1:])
+    words = ["--from", tmp_path / "in", "--to", tmp_path / "out", "--", "--bundle_root", bundle_of()]
+    monkeypatch.setattr("monai_rd.deploy.command.find_spec", lambda name: None)
+    assert "monai_rd[dicom]" in str(say("rd_ct", *words).exception)
+    done = say("rd_ct", "--no-sr", *words)
     assert done.exit_code == 0, done.output
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["scores.csv", "scores.json"]
 
@@ -236,6 +241,17 @@ def test_the_policy_of_the_bundle_holds(bundle_of: Bundle, tmp_path: Path) -> No
     headers = Predictor("rd_ct", bundle_root=str(strict.root), policy={})
     with pytest.raises(DataListError, match="MISSING_SLICES"):
         headers(tmp_path / "gap")
+
+
+def test_the_folder_of_a_bundle(bundle_of: Bundle, tmp_path: Path) -> None:
+    root = bundle_of(class_names=["a", "b", "c"], slices=3)
+    shutil.copytree(Path(bundle_root("rd_ct")) / "configs", root / "configs")
+    predictor = Predictor(root)
+    make_series(tmp_path / "in", shape=SHAPE)
+    (one,) = predictor(tmp_path / "in")
+    assert list(one.probabilities) == ["a", "b", "c"]
+    assert len(one.slices) == 3
+    assert predictor.algorithm.parameters[0] == "student=resnet18"
 
 
 def test_what_is_no_trained_bundle(bundle_of: Bundle, tmp_path: Path) -> None:
