@@ -36,10 +36,21 @@ class CoTrainingHandler:
         network: the student, bare or wrapped in DistributedDataParallel; the trainer's own network.
         method: the distillation method, bare or wrapped likewise.
         teacher: the frozen foundation model; may be None when the method needs none or batches bring its features.
+        epochs: of the whole training, where the trainer is run for a part at a time (federated learning); None: as many
+            as the trainer's.
+
+    Raises:
+        ValueError: (in an epoch beyond `epochs`) the training goes on longer than it was said to.
     """
 
-    def __init__(self, network: nn.Module, method: nn.Module, teacher: FrozenFoundationModel | None = None) -> None:
-        self.method, self.teacher = method, teacher
+    def __init__(
+        self,
+        network: nn.Module,
+        method: nn.Module,
+        teacher: FrozenFoundationModel | None = None,
+        epochs: int | None = None,
+    ) -> None:
+        self.method, self.teacher, self.epochs = method, teacher, epochs
         self._bare_method = cast(Method, unwrapped(method))
         self._network = cast("Student", unwrapped(network))
         self._maps = LevelReader(self._network.backbone, self._bare_method.student_levels)
@@ -60,7 +71,12 @@ class CoTrainingHandler:
             self._features = inputs[0]
 
     def _move_weights(self, engine: Engine) -> None:
-        progress = (engine.state.epoch - 1) / max(engine.state.max_epochs - 1, 1)
+        last = self.epochs or engine.state.max_epochs
+        if engine.state.epoch > last:
+            raise ValueError(
+                f"epoch {engine.state.epoch} of a training of {last}: total_epochs is the number of epochs of all rounds"
+            )
+        progress = (engine.state.epoch - 1) / max(last - 1, 1)
         engine.state.term_weights = self._bare_method.weights(progress)
         self.method.train()
         self._sums = {}

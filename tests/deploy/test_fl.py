@@ -1,0 +1,99 @@
+"""A federation of two sites by MONAI's own client, with the server's mean written here."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from monai.fl.client import MonaiAlgo
+from monai.fl.utils.constants import ExtraItems, ModelType
+from monai.fl.utils.exchange_object import ExchangeObject
+
+from monai_rd.data import phantom_cohort
+from monai_rd.handlers import read_history
+from monai_rd.networks import Student
+from tests.bundles.commands import copied
+
+ROUNDS = 2
+Weights = dict[str, torch.Tensor]
+
+
+def site(name: str, cohort: Path, rows: list[dict[str, str]], to: Path) -> MonaiAlgo:
+    """A site: a copy of the bundle, and its own patients in a sheet."""
+    root = copied("ct", to / name)
+    sheet = to / name / "patients.csv"
+    with open(sheet, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    words: dict[str, Any] = {
+        "bundle_root": str(root),
+        "dataset_dir": str(cohort),
+        "data_list": str(sheet),
+        "total_epochs": ROUNDS,
+        "image_size": 32,
+        "slices": 2,
+        "batch_size": 4,
+        "device": "cpu",
+    }
+    client = MonaiAlgo(
+        str(root), local_epochs=1, send_weight_diff=False, train_kwargs=dict(words), eval_kwargs=dict(words)
+    )
+    client.initialize({ExtraItems.CLIENT_NAME: name})
+    return client
+
+
+def mean_of(payloads: list[Weights]) -> Weights:
+    """What a server makes of them: the plain mean, counters in their own type."""
+    return {
+        key: torch.stack([one[key].double() for one in payloads]).mean(dim=0).to(payloads[0][key].dtype)
+        for key in payloads[0]
+    }
+
+
+@pytest.mark.filterwarnings("ignore:executing the bundle config", "ignore:parsing config_file")
+def test_two_sites_train_a_student_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("monai_rd.data.phantoms.cohort.SPLIT", {"training": 8, "validation": 8, "test": 4})
+    cohort = Path(phantom_cohort(tmp_path, "ct"))
+    with open(cohort / "labels.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    clients = [
+        site(name, cohort, [row for n, row in enumerate(rows) if n // 2 % 2 == k], tmp_path)
+        for k, name in enumerate(("site_a", "site_b"))
+    ]
+    torch.manual_seed(7)
+    shared: Weights = Student("resnet18", 2).state_dict()
+    teachers = [client.train_workflow.parser.get_parsed_content("teacher_network") for client in clients]
+    frozen = [{key: value.clone() for key, value in teacher.state_dict().items()} for teacher in teachers]
+    alphas, rates = [], []
+    for _ in range(ROUNDS):
+        payloads = []
+        for client in clients:
+            before = {key: value.clone() for key, value in shared.items()}
+            client.train(ExchangeObject(weights=shared))
+            sent = client.get_weights()
+            assert sent.weights.keys() == shared.keys()  # the student, whole and alone
+            payloads.append({key: value.clone() for key, value in sent.weights.items()})
+            assert not torch.equal(payloads[-1]["classifier.weight"], before["classifier.weight"])
+            alphas.append(client.trainer.state.term_weights["teacher_ce"])
+            rates.append(client.trainer.optimizer.param_groups[0]["lr"])
+        assert not torch.equal(payloads[0]["classifier.weight"], payloads[1]["classifier.weight"])
+        shared = mean_of(payloads)
+    assert alphas == [1.0, 1.0, 0.0, 0.0]  # over both rounds, not anew in each; likewise the learning rate
+    assert rates == pytest.approx([0.0005, 0.0005, 0.0, 0.0])
+    with pytest.raises(ValueError, match="epoch 3 of a training of 2"):
+        clients[0].train(ExchangeObject(weights=shared))
+    for client, teacher, old in zip(clients, teachers, frozen, strict=True):
+        assert all(torch.equal(value, old[key]) for key, value in teacher.state_dict().items())
+        history = read_history(Path(client.bundle_root) / "eval" / "history.json")
+        assert [row["epoch"] for row in history] == [1, 2]
+        metrics = client.evaluate(ExchangeObject(weights=shared)).metrics
+        assert set(metrics) == {"val_accuracy", "val_auc"}
+        told = client.evaluator.network.state_dict()
+        assert all(torch.equal(told[key], value) for key, value in shared.items())
+        best = client.get_weights({ExtraItems.MODEL_TYPE: ModelType.BEST_MODEL}).weights
+        Student("resnet18", 2).load_state_dict(best)
+    assert sum(value.nbytes for value in shared.values()) == pytest.approx(44.7e6, rel=0.01)  # what docs/federated.md says
