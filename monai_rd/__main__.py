@@ -198,6 +198,18 @@ def students(
     console.print(student_table(costs))
 
 
+@app.command("label-app")
+def label_app(
+    folder: Annotated[Path, typer.Argument(help="The folder to make, for monailabel start_server --app.")],
+    bundles: Annotated[list[Path], typer.Argument(help="Folders of trained bundles.")],
+) -> None:
+    """Write a MONAI Label app that serves trained bundles."""
+    from monai_rd.deploy.label import write_label_app
+
+    copies = write_label_app(folder, bundles)
+    print(f"{folder}: {', '.join(copy.name for copy in copies)}")
+
+
 @teachers.callback()
 def list_teachers(context: typer.Context) -> None:
     """List the foundation models that are known by name: size, features, licence and how to get the file."""

@@ -22,7 +22,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import LoadImage
 
-from monai_rd.data.dicom import is_dicom, load_series
+from monai_rd.data.dicom import is_dicom
 from monai_rd.data.errors import Policy, UnreadableImageError
 from monai_rd.files import IMAGE_SUFFIXES, NIFTI_SUFFIXES, content_hash
 from monai_rd.transforms.each import EachImaged
@@ -49,6 +49,8 @@ class LoadDicomSeriesd(EachImaged):
         self.window, self.policy = window, Policy(policy)
 
     def _transform(self, source: str | Path | Sequence[str]) -> MetaTensor:
+        from monai_rd.data.dicom import load_series  # needs pydicom 3, which MONAI Label's environment lacks
+
         series = load_series(source, window=self.window, policy=self.policy)
         meta: dict[str, Any] = {"intensity": series.intensity, "modality": series.modality}
         meta["series_uid"] = series.series_uid

@@ -1,8 +1,25 @@
 """DICOM as hospitals have it: an index of series from headers, and one series as one volume or picture."""
 
-from monai_rd.data.dicom.header import is_dicom
-from monai_rd.data.dicom.index import SeriesInfo, SeriesRule, choose_series, index_dicom
-from monai_rd.data.dicom.series import SeriesVolume, load_series
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from monai_rd.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from monai_rd.data.dicom.header import is_dicom
+    from monai_rd.data.dicom.index import SeriesInfo, SeriesRule, choose_series, index_dicom
+    from monai_rd.data.dicom.series import SeriesVolume, load_series
+
+# Decoding pixels needs pydicom 3 and imagecodecs; who reads NIfTI (MONAI Label, with pydicom 2) needs neither.
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "header": ("is_dicom",),
+        "index": ("SeriesInfo", "SeriesRule", "choose_series", "index_dicom"),
+        "series": ("SeriesVolume", "load_series"),
+    },
+)
 
 __all__ = [
     "SeriesInfo",
