@@ -1,7 +1,9 @@
 """CT: Hounsfield windows to one intensity definition, and augmentation.
 
 One definition for all CT the project sees: a value in [0, 1] is the grey of a display window, 0 at its lower and 1 at
-its upper edge. HU are clipped to the window; NIfTI, which does not say what its values are, is taken to be in HU. An
+its upper edge. HU are clipped to the window; NIfTI, which does not say what its values are, is taken to be in HU. Below
+-1024 HU is nothing: scanners mark with such values (-2000, -3024) what lies outside the field of view, where the DICOM
+loader puts -1024; a NIfTI of the same series still has them, so they are raised to it and both give the same image. An
 8-bit image is such a display already (a figure of a chest CT shows the lung window) and is divided by 255. So a student
 trained on figures may be asked about DICOM, as far as the figures' windows were the one configured.
 """
@@ -28,6 +30,9 @@ WINDOWS = {
     "bone": (500.0, 2000.0),
     "full": (512.0, 3072.0),
 }
+
+
+LOWEST_HU = -1024.0  # in 12 bits with the usual intercept; air is -1000
 
 
 class HounsfieldWindowsd(EachImaged):
@@ -60,6 +65,7 @@ class HounsfieldWindowsd(EachImaged):
         if stack.ndim == 4 and len(self.windows) > 1:
             raise ValueError(f"a volume for a 3D network is shown in one window, not in {len(self.windows)}")
         if intensity in ("HU", "unstated"):
+            values = values.clamp(min=LOWEST_HU)
             shown = [((values - centre) / width + 0.5).clamp(0, 1) for centre, width in self.windows]
             return MetaTensor(torch.stack(shown, dim=1).flatten(0, 1), meta=dict(stack.meta))
         if intensity != "display":

@@ -74,7 +74,7 @@ class CoTrainingHandler:
         last = self.epochs or engine.state.max_epochs
         if engine.state.epoch > last:
             raise ValueError(
-                f"epoch {engine.state.epoch} of a training of {last}: total_epochs is the number of epochs of all rounds"
+                f"epoch {engine.state.epoch} of a training of {last}: total_epochs counts those of all rounds"
             )
         progress = (engine.state.epoch - 1) / max(last - 1, 1)
         engine.state.term_weights = self._bare_method.weights(progress)

@@ -23,7 +23,7 @@ Weights = dict[str, torch.Tensor]
 
 def site(name: str, cohort: Path, rows: list[dict[str, str]], to: Path) -> MonaiAlgo:
     """A site: a copy of the bundle, and its own patients in a sheet."""
-    root = copied("ct", to / name)
+    root = copied("derm", to / name)
     sheet = to / name / "patients.csv"
     with open(sheet, "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
@@ -35,7 +35,6 @@ def site(name: str, cohort: Path, rows: list[dict[str, str]], to: Path) -> Monai
         "data_list": str(sheet),
         "total_epochs": ROUNDS,
         "image_size": 32,
-        "slices": 2,
         "batch_size": 4,
         "device": "cpu",
     }
@@ -56,16 +55,16 @@ def mean_of(payloads: list[Weights]) -> Weights:
 
 @pytest.mark.filterwarnings("ignore:executing the bundle config", "ignore:parsing config_file")
 def test_two_sites_train_a_student_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("monai_rd.data.phantoms.cohort.SPLIT", {"training": 8, "validation": 8, "test": 4})
-    cohort = Path(phantom_cohort(tmp_path, "ct"))
+    monkeypatch.setattr("monai_rd.data.phantoms.cohort.SPLIT", {"training": 8, "validation": 8, "test": 8})
+    cohort = Path(phantom_cohort(tmp_path, "derm"))
     with open(cohort / "labels.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     clients = [
-        site(name, cohort, [row for n, row in enumerate(rows) if n // 2 % 2 == k], tmp_path)
+        site(name, cohort, [row for n, row in enumerate(rows) if n // 4 % 2 == k], tmp_path)
         for k, name in enumerate(("site_a", "site_b"))
     ]
     torch.manual_seed(7)
-    shared: Weights = Student("resnet18", 2).state_dict()
+    shared: Weights = Student("resnet18", 4).state_dict()
     teachers = [client.train_workflow.parser.get_parsed_content("teacher_network") for client in clients]
     frozen = [{key: value.clone() for key, value in teacher.state_dict().items()} for teacher in teachers]
     alphas, rates = [], []
@@ -95,5 +94,7 @@ def test_two_sites_train_a_student_together(tmp_path: Path, monkeypatch: pytest.
         told = client.evaluator.network.state_dict()
         assert all(torch.equal(told[key], value) for key, value in shared.items())
         best = client.get_weights({ExtraItems.MODEL_TYPE: ModelType.BEST_MODEL}).weights
-        Student("resnet18", 2).load_state_dict(best)
-    assert sum(value.nbytes for value in shared.values()) == pytest.approx(44.7e6, rel=0.01)  # what docs/federated.md says
+        Student("resnet18", 4).load_state_dict(best)
+    assert sum(value.nbytes for value in shared.values()) == pytest.approx(
+        44.7e6, rel=0.01
+    )  # what docs/federated.md says

@@ -18,7 +18,8 @@ def hounsfield() -> MetaTensor:
 
 def slow_window(values: torch.Tensor, centre: float, width: float) -> torch.Tensor:
     low, high = centre - width / 2, centre + width / 2
-    return torch.tensor([(min(max(v, low), high) - low) / width for v in values.flatten().tolist()]).view(values.shape)
+    shown = [(min(max(v, low, -1024), high) - low) / width for v in values.flatten().tolist()]
+    return torch.tensor(shown).view(values.shape)
 
 
 def test_windows_are_linear_between_their_edges() -> None:
@@ -33,8 +34,11 @@ def test_windows_are_linear_between_their_edges() -> None:
 
 
 def test_the_lung_window_is_the_documented_one() -> None:
-    edges = MetaTensor(torch.tensor([[[-1350.0, -600.0, 150.0]]]), meta={"intensity": "HU"})
-    assert HounsfieldWindowsd("image")({"image": edges})["image"].flatten().tolist() == [0.0, 0.5, 1.0]
+    """-1350 to 150 HU; what lies outside the field of view, however a scanner marks it, is as dark as -1024 HU."""
+    for intensity in ("HU", "unstated"):
+        values = torch.tensor([[[-600.0, 150.0, 151.0, -1024.0, -1350.0, -3024.0]]])
+        shown = HounsfieldWindowsd("image")({"image": MetaTensor(values, meta={"intensity": intensity})})["image"]
+        assert shown.flatten().tolist() == pytest.approx([0.5, 1.0, 1.0, *[326 / 1500] * 3])
 
 
 def test_the_full_window_and_volumes() -> None:
