@@ -21,7 +21,9 @@ import pytest
 import SimpleITK
 import torch
 from monai.transforms import Compose
+from typer.testing import CliRunner
 
+from monai_rd.__main__ import app as command
 from monai_rd.deploy.label import write_label_app
 from tests.bundles.commands import MODALITIES, config, score
 from tests.deploy.trained import CLASS_NAMES, trained_bundle
@@ -33,8 +35,9 @@ TASK = "rd_ct_classification"
 
 def test_the_app_is_complete_and_says_what_the_student_was_trained_on(tmp_path: Path) -> None:
     bundle = trained_bundle(tmp_path)
-    (copy,) = write_label_app(tmp_path / "app", [bundle])
-    assert copy == tmp_path / "app" / "model" / TASK
+    done = CliRunner().invoke(command, ["label-app", str(tmp_path / "app"), str(bundle)])
+    assert done.exit_code == 0, done.output
+    copy = tmp_path / "app" / "model" / TASK
     classes = [
         node for node in ast.parse((tmp_path / "app" / "main.py").read_text()).body if isinstance(node, ast.ClassDef)
     ]
