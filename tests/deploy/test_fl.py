@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from monai.fl.client import MonaiAlgo
-from monai.fl.utils.constants import ExtraItems, ModelType
+from monai.fl.utils.constants import ExtraItems, ModelType, WeightType
 from monai.fl.utils.exchange_object import ExchangeObject
 
 from monai_rd.data import phantom_cohort
@@ -41,7 +41,7 @@ def site(name: str, cohort: Path, rows: list[dict[str, str]], to: Path) -> Monai
     client = MonaiAlgo(
         str(root),
         local_epochs=1,
-        send_weight_diff=False,
+        send_weight_diff=name == "site_b",
         train_kwargs=dict(words),
         config_evaluate_filename="default" if name == "site_a" else None,
         eval_kwargs=dict(words),
@@ -80,7 +80,8 @@ def test_two_sites_train_a_student_together(tmp_path: Path, monkeypatch: pytest.
             client.train(ExchangeObject(weights=shared))
             sent = client.get_weights()
             assert sent.weights.keys() == shared.keys()  # the student, whole and alone
-            payloads.append({key: value.clone() for key, value in sent.weights.items()})
+            differs = sent.weight_type == WeightType.WEIGHT_DIFF
+            payloads.append({k: v + before[k] if differs else v.clone() for k, v in sent.weights.items()})
             assert not torch.equal(payloads[-1]["classifier.weight"], before["classifier.weight"])
             alphas.append(client.trainer.state.term_weights["teacher_ce"])
             rates.append(client.trainer.optimizer.param_groups[0]["lr"])
