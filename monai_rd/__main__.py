@@ -210,6 +210,18 @@ def label_app(
     print(f"{folder}: {', '.join(copy.name for copy in copies)}")
 
 
+@app.command("deploy-app")
+def deploy_app(
+    folder: Annotated[Path, typer.Argument(help="The folder to make.")],
+    bundle: Annotated[str, typer.Argument(help="Folder of a trained bundle, or the name of one of the project's.")],
+) -> None:
+    """Write a trained bundle as an application for MONAI Deploy: DICOM in, scores and DICOM SR out."""
+    from monai_rd.deploy.application import write_application
+
+    write_application(folder, bundle)
+    print(f"{folder}: python {folder / 'app.py'} -i DICOM_FOLDER -o OUTPUT_FOLDER -m {folder / 'models'}")
+
+
 @teachers.callback()
 def list_teachers(context: typer.Context) -> None:
     """List the foundation models that are known by name: size, features, licence and how to get the file."""

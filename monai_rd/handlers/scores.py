@@ -69,6 +69,18 @@ class Prediction:
         uid = problem.series_uid or ""
         return cls(uid, uid, problem=problem.code, message=str(problem))
 
+    def answered(self, probabilities: Sequence[float], class_names: Sequence[str], multi_label: bool) -> Prediction:
+        """Return the same study with what the network gives: probabilities `[classes]`, by class index."""
+        if not all(math.isfinite(p) for p in probabilities):
+            message = "the network gives no number for it; if it does so for every study, the training has diverged"
+            return replace(self, problem=NOT_FINITE, message=message)
+        by_name = {name: round(p, _DECIMALS) for name, p in zip(class_names, probabilities, strict=True)}
+        if multi_label:
+            found = tuple(name for name, p in by_name.items() if p >= 0.5)
+        else:
+            found = (class_names[max(range(len(probabilities)), key=probabilities.__getitem__)],)
+        return replace(self, classes=found, probabilities=by_name, multi_label=multi_label)
+
     def row(self) -> dict[str, Any]:
         """Return the study as it stands in the JSON."""
         named = {"id": self.id, "series": self.series, "study": self.study}
@@ -123,20 +135,9 @@ class ScoreCollector:
                 said = replace(named, problem=study["problem"], message=study["message"])
             else:
                 flags = tuple(code for code in study["flags"].split("|") if code)
-                said = self._said(named, output[CommonKeys.PRED].tolist())
+                said = named.answered(output[CommonKeys.PRED].tolist(), self.class_names, self.multi_label)
                 said = said if said.problem else replace(said, flags=flags, slices=tuple(bag[: int(study["slices"])]))
             self.predictions.append(said)
-
-    def _said(self, named: Prediction, probabilities: Sequence[float]) -> Prediction:
-        if not all(math.isfinite(p) for p in probabilities):
-            message = "the network gives no number for it; if it does so for every study, the training has diverged"
-            return replace(named, problem=NOT_FINITE, message=message)
-        by_name = {name: round(p, _DECIMALS) for name, p in zip(self.class_names, probabilities, strict=True)}
-        if self.multi_label:
-            found = tuple(name for name, p in by_name.items() if p >= 0.5)
-        else:
-            found = (self.class_names[max(range(len(probabilities)), key=probabilities.__getitem__)],)
-        return replace(named, classes=found, probabilities=by_name, multi_label=self.multi_label)
 
     def _slices(self, studies: int) -> list[list[tuple[float, ...]]]:
         """What each slice of the last batch would be taken for alone; nothing of volumes."""

@@ -1,0 +1,256 @@
+"""Operators for MONAI Deploy: from a folder of DICOM to scores and structured reports.
+
+They take the places of the SDK's own where those would change the answer or hide a defect: its loader drops slices
+that lie at one position, its volume operator swaps row and column spacing and knows no missing slices, and its bundle
+operator names a wrong class. Between them runs the SDK's own series selector.
+
+    StudyIndexOperator -> DICOMSeriesSelectorOperator -> StudyLoaderOperator -> StudyInferenceOperator
+        -> ClassifierOperator -> ReportWriterOperator
+
+This module needs monai-deploy-app-sdk; the rest of the package does not.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from monai.deploy.conditions import CountCondition
+from monai.deploy.core import AppContext, Application, Fragment, Operator, OperatorSpec
+from monai.deploy.core.domain.dicom_series import DICOMSeries
+from monai.deploy.core.domain.dicom_series_selection import StudySelectedSeries
+from monai.deploy.core.domain.dicom_study import DICOMStudy
+from monai.deploy.operators.dicom_data_loader_operator import DICOMDataLoaderOperator
+from pydicom import dcmread
+
+from monai_rd.data import Studies, find_studies
+from monai_rd.data.errors import count_codes
+from monai_rd.deploy.dicom_output import structured_report
+from monai_rd.deploy.torchscript import StudyClassifier
+from monai_rd.files import atomic_path
+from monai_rd.handlers.scores import Prediction, write_scores
+
+__all__ = [
+    "ClassifierOperator",
+    "ReportWriterOperator",
+    "StudyIndexOperator",
+    "StudyInferenceOperator",
+    "StudyLoaderOperator",
+    "quiet_context",
+]
+
+logger = logging.getLogger(__name__)
+
+SELECTED = "study_selected_series_list"  # the SDK's name
+
+
+def quiet_context(arguments: list[str]) -> AppContext:
+    """Make the SDK's context of an application, and keep what the SDK logs below ERROR out of the log.
+
+    It logs paths, UIDs, descriptions and whole headers.
+
+    Args:
+        arguments: of the application's command line, `Application.argv`.
+    """
+    logging.disable(logging.WARNING)  # the context itself logs the paths, to handlers that it makes anew
+    try:
+        context = Application.init_app_context(arguments)
+    finally:
+        logging.disable(logging.NOTSET)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_no_talk_of_the_sdk)
+    return context
+
+
+def _no_talk_of_the_sdk(record: logging.LogRecord) -> bool:
+    # Half of it goes to the root logger, so that only the place tells whose it is.
+    return record.levelno >= logging.ERROR or Path(record.pathname).parts[-4:-2] != ("monai", "deploy")
+
+
+class StudyIndexOperator(DICOMDataLoaderOperator):
+    """The SDK's loader by the project's index: headers only, junk among them, every defect by its code.
+
+    Named outputs:
+        dicom_study_list: the `DICOMStudy` objects of all series that can be read, as the SDK's loader gives them, but
+            without pixels.
+        studies: `Studies`, what can be loaded, and why series were left out.
+
+    Args:
+        input_folder: nested and mixed as it may be.
+        classifier: whose policy says which defects are let pass.
+    """
+
+    def __init__(
+        self, fragment: Fragment, *args: Any, input_folder: Path, classifier: StudyClassifier, **kwargs: Any
+    ) -> None:
+        self.classifier = classifier
+        once = CountCondition(fragment, 1)  # Holoscan runs what needs no input for ever
+        super().__init__(fragment, once, *args, input_folder=input_folder, **kwargs)
+
+    def setup(self, spec: OperatorSpec) -> None:
+        """Name inputs and outputs."""
+        super().setup(spec)
+        spec.output("studies")
+
+    def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
+        """Index the folder."""
+        studies = find_studies(self.input_path, empty_is_error=False, policy=self.classifier.policy)
+        op_output.emit(studies, "studies")
+        op_output.emit(self._domain_objects(studies), self.output_name)
+
+    def _domain_objects(self, studies: Studies) -> list[DICOMStudy]:
+        by_study: dict[str, DICOMStudy] = {}
+        by_series: dict[str, DICOMSeries] = {}
+        for item in (one for one in studies.items if one["series"]):
+            headers = [dcmread(file, stop_before_pixels=True) for file in item["image"]]
+            if item["study"] not in by_study:
+                by_study[item["study"]] = DICOMStudy(item["study"])
+                self.populate_study_attributes(by_study[item["study"]], headers[0])
+            if item["series"] not in by_series:
+                series = by_series[item["series"]] = DICOMSeries(item["series"])
+                self.populate_series_attributes(series, headers[0])
+                by_study[item["study"]].add_series(series)
+            for header in headers:
+                by_series[item["series"]].add_sop_instance(header)
+        return list(by_study.values())
+
+
+class StudyLoaderOperator(Operator):
+    """Series and pictures that were selected, as the network sees them.
+
+    Named inputs: `studies` of `StudyIndexOperator`, and the selector's `study_selected_series_list`.
+    Named output: `images`, items with `image`, or with the code of a `problem` and its `message`.
+
+    Args:
+        classifier: whose preprocessing it is.
+    """
+
+    def __init__(self, fragment: Fragment, *args: Any, classifier: StudyClassifier, **kwargs: Any) -> None:
+        self.classifier = classifier
+        super().__init__(fragment, *args, **kwargs)
+
+    def setup(self, spec: OperatorSpec) -> None:
+        """Name inputs and outputs."""
+        spec.input("studies")
+        spec.input(SELECTED)
+        spec.output("images")
+
+    def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
+        """Load."""
+        studies: Studies = op_input.receive("studies")
+        chosen = _uids(op_input.receive(SELECTED))
+        images: list[dict[str, Any]] = [
+            {"id": one.series_uid, "series": one.series_uid, "study": "", "problem": one.code, "message": str(one)}
+            for one in studies.problems
+        ]
+        for item in (one for one in studies.items if one["series"]):
+            if item["series"] in chosen:
+                images.append(self.classifier.prepare(item))
+            else:
+                images.append({**item, "problem": "NOT_SELECTED", "message": "the selection rules do not take it"})
+        op_output.emit(images, "images")
+
+
+class StudyInferenceOperator(Operator):
+    """The student's calibrated probabilities of each study and of its slices.
+
+    Named input: `images`, see `StudyLoaderOperator`.
+    Named output: `predictions`, pairs of an item and what `StudyClassifier.infer` gives, None where it has a problem.
+
+    Args:
+        classifier: whose network it is.
+    """
+
+    def __init__(self, fragment: Fragment, *args: Any, classifier: StudyClassifier, **kwargs: Any) -> None:
+        self.classifier = classifier
+        super().__init__(fragment, *args, **kwargs)
+
+    def setup(self, spec: OperatorSpec) -> None:
+        """Name inputs and outputs."""
+        spec.input("images")
+        spec.output("predictions")
+
+    def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
+        """Infer."""
+        images = op_input.receive("images")
+        op_output.emit(
+            [(one, None if one["problem"] else self.classifier.infer(one["image"])) for one in images], "predictions"
+        )
+
+
+class ClassifierOperator(Operator):
+    """What the probabilities say, with all that a reader needs to judge it: to `scores.csv` and `.json`, and on.
+
+    The SDK's bundle operator gives a `result` that takes each probability for the index of a class: do not use it.
+
+    Named input: `predictions`, see `StudyInferenceOperator`.
+    Named output: `answers`, a `Prediction` of each study.
+
+    Args:
+        classifier: whose classes they are.
+        output_folder: where the scores go, see `write_scores`.
+
+    Attributes:
+        scored: how many studies have an answer, after a run.
+    """
+
+    def __init__(
+        self, fragment: Fragment, *args: Any, classifier: StudyClassifier, output_folder: Path, **kwargs: Any
+    ) -> None:
+        self.classifier, self.output_folder, self.scored = classifier, output_folder, 0
+        super().__init__(fragment, *args, **kwargs)
+
+    def setup(self, spec: OperatorSpec) -> None:
+        """Name inputs and outputs."""
+        spec.input("predictions")
+        spec.output("answers")
+
+    def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
+        """Write the scores."""
+        known = self.classifier
+        answers = [
+            Prediction(item["id"], item["series"], item["study"], problem=item["problem"], message=item["message"])
+            if found is None
+            else known.answer(item, *found)
+            for item, found in op_input.receive("predictions")
+        ]
+        write_scores(self.output_folder / "scores.csv", answers, known.class_names, known.model, known.multi_label)
+        problems = [one.problem for one in answers if one.problem]
+        self.scored = len(answers) - len(problems)
+        logger.info("%d studies scored, %d left out (%s)", self.scored, len(problems), count_codes(problems) or "none")
+        op_output.emit(answers, "answers")
+
+
+class ReportWriterOperator(Operator):
+    """A DICOM structured report (TID 1500) for each study that has an answer, see `structured_report`.
+
+    Named input: `answers` of `ClassifierOperator`.
+
+    Args:
+        classifier: what the reports name.
+        output_folder: where they go, each named by its SOPInstanceUID.
+    """
+
+    def __init__(
+        self, fragment: Fragment, *args: Any, classifier: StudyClassifier, output_folder: Path, **kwargs: Any
+    ) -> None:
+        self.classifier, self.output_folder = classifier, output_folder
+        super().__init__(fragment, *args, **kwargs)
+
+    def setup(self, spec: OperatorSpec) -> None:
+        """Name the input."""
+        spec.input("answers")
+
+    def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
+        """Write the reports."""
+        for one in op_input.receive("answers"):
+            if not one.problem:
+                report = structured_report(one, self.classifier.algorithm)
+                with atomic_path(self.output_folder / f"{report.SOPInstanceUID}.dcm") as beside:
+                    report.save_as(beside)
+
+
+def _uids(selected: Iterable[StudySelectedSeries]) -> set[str]:
+    return {str(one.series.SeriesInstanceUID) for study in selected for one in study.selected_series}

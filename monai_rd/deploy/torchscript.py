@@ -1,0 +1,98 @@
+"""What a student says of studies by its TorchScript file alone, as MONAI Deploy has it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+from torch import Tensor
+
+from monai_rd import __version__
+from monai_rd.data import TolerantDataset
+from monai_rd.deploy.predict import Algorithm
+from monai_rd.files import sha256
+from monai_rd.handlers.scores import Prediction
+from monai_rd.losses import class_probabilities
+
+__all__ = ["StudyClassifier"]
+
+Item = dict[str, Any]
+_DECIMALS = 7
+
+
+class StudyClassifier:
+    """What a student says of studies, by its TorchScript file alone.
+
+    Args:
+        path: as `monai-rd export` writes it.
+
+    Attributes:
+        model: the SHA-256 of the file ("sha256") and the "temperature" of its probabilities.
+        algorithm: what reports name.
+        preprocessing: of an item, from file to what the network sees.
+        policy: what follows from a study that cannot be read or is out of scope, by code.
+
+    Raises:
+        ValueError: the file carries no metadata or inference config.
+    """
+
+    def __init__(self, path: Path) -> None:
+        extra = {"metadata.json": "", "inference.json": ""}
+        network = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)
+        if not all(extra.values()):
+            raise ValueError(f"{path.name} carries no {', '.join(extra)}: write it with monai-rd deploy-app")
+        parser = ConfigParser(json.loads(extra["inference.json"]))
+        self._device = parser.get_parsed_content("device")
+        self.network = network.to(self._device).eval()
+        self.model: dict[str, Any] = {"sha256": sha256(path), "temperature": float(network.temperature)}
+        self.class_names: list[str] = parser.get_parsed_content("class_names")
+        self.multi_label: bool = parser.get_parsed_content("multi_label")
+        self.policy: dict[str, str] = parser.get_parsed_content("policy")
+        self._volumes = parser.get_parsed_content("spatial_dims") == 3
+        self.preprocessing = parser.get_parsed_content("preprocessing")
+        self.algorithm = self._algorithm(parser.get_parsed_content("student"), json.loads(extra["metadata.json"]))
+        self._shape = parser.get_parsed_content("dataset#shape")
+
+    def prepare(self, item: Mapping[str, Any]) -> Item:
+        """Load an item of `find_studies` and make of it what the network sees; its `problem` says why it could not."""
+        prepared: Item = TolerantDataset([dict(item)], self.preprocessing, self._shape, self.policy)[0]
+        return {**prepared, "files": item["image"]}
+
+    def _algorithm(self, student: str, metadata: Mapping[str, Any]) -> Algorithm:
+        parameters = (
+            f"student={student}",
+            f"model sha256={self.model['sha256']}",
+            f"temperature={self.model['temperature']:.4g}",
+        )
+        return Algorithm(str(metadata["name"]), f"{metadata['version']} (monai_rd {__version__})", parameters)
+
+    def infer(self, image: Tensor) -> tuple[list[float], list[list[float]]]:
+        """Calibrated probabilities `[classes]` of a study, and of its slices alone `[S, classes]`; none of a volume.
+
+        Args:
+            image: bag of slices `[S, 3, H, W]`, or volume `[1, D, H, W]`.
+        """
+        values = torch.as_tensor(image).as_subclass(Tensor).to(self._device)
+        with torch.inference_mode():
+            study = class_probabilities(self.network(values[None]), self.multi_label)[0].tolist()
+            if self._volumes:
+                return study, []
+            return study, class_probabilities(self.network(values), self.multi_label).tolist()
+
+    def answer(self, item: Mapping[str, Any], study: list[float], slices: list[list[float]]) -> Prediction:
+        """Say of a prepared item what `infer` gives."""
+        said = Prediction(item["id"], item["series"], item["study"], model=self.model["sha256"], files=_files(item))
+        return replace(
+            said.answered(study, self.class_names, self.multi_label),
+            flags=tuple(code for code in item["flags"].split("|") if code),
+            slices=tuple(tuple(round(p, _DECIMALS) for p in one) for one in slices),
+        )
+
+
+def _files(item: Mapping[str, Any]) -> tuple[Path, ...]:
+    return tuple(Path(file) for file in item["files"])
