@@ -75,15 +75,18 @@ def open_archive(url: str, ae_title: str = "MONAI_RD", listen: int | None = None
     Raises:
         ValueError: neither.
     """
-    if re.match(r"https?://", url):
-        from monai_rd.deploy.dicomweb import DicomWeb
-
-        return DicomWeb(url)
     place = re.fullmatch(r"dimse://([^@/]{1,16})@([^:/@]+):(\d{1,5})", url)
-    if place:
-        from monai_rd.deploy.dimse import Dimse
+    try:
+        if re.match(r"https?://", url):
+            from monai_rd.deploy.dicomweb import DicomWeb
 
-        return Dimse(place[1], place[2], int(place[3]), ae_title, listen)
+            return DicomWeb(url)
+        if place:
+            from monai_rd.deploy.dimse import Dimse
+
+            return Dimse(place[1], place[2], int(place[3]), ae_title, listen)
+    except ModuleNotFoundError as error:
+        raise ValueError(f'archives need the package {error.name}: pip install "monai_rd[dicom]"') from None
     raise ValueError(f"'{url}' is no archive: give http(s)://HOST/dicom-web or dimse://AE_TITLE@HOST:PORT")
 
 

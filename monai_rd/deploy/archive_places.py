@@ -7,7 +7,7 @@ Both keep what they must remember in a folder, the state:
 - `outbox/`: reports that wait for the archive. They are written here first and go when it has taken them.
 - `incoming/`: images of the study at hand, which name patients. Nobody else may read them; they go when the study is
   answered, and those of a killed run at the next start.
-- `scores_TIME.csv` and `.json`: the answers of a run.
+- `scores_TIME.csv` and `.json`: the answers of a run that goes into an archive.
 """
 
 from __future__ import annotations
@@ -57,6 +57,11 @@ class State:
             raise OSError(f"--state {folder}: another process works on it; give another folder, or wait") from None
         shutil.rmtree(folder / "incoming", ignore_errors=True)
         (folder / "incoming").mkdir(mode=0o700)
+
+    @property
+    def scores(self) -> str:
+        """Name of the CSV of a run, which earlier runs' answers are not lost by."""
+        return f"scores_{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}.csv"
 
     def close(self) -> None:
         """Let another process work on it."""
@@ -131,7 +136,7 @@ class ArchiveSink:
 
     def __init__(self, archive: Archive, state: State, predictor: Predictor) -> None:
         self.archive, self.state, self.predictor = archive, state, predictor
-        self._scores = state.folder / f"scores_{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}.csv"
+        self._scores = state.folder / state.scores
         self._predictions: list[Prediction] = []
         self._send()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +16,8 @@ from monai_rd.data.errors import count_codes
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
+    from monai_rd.deploy.archive_places import State
+    from monai_rd.deploy.places import FolderSource, Sink, Source
     from monai_rd.deploy.predict import Prediction, Predictor
 
 __all__ = ["predict"]
@@ -26,36 +30,58 @@ SOME_LEFT_OUT = 3
 def predict(
     context: typer.Context,
     bundle: Annotated[str, typer.Argument(help="Name of a bundle, or the folder of a trained one.")],
-    source: Annotated[str, typer.Option("--from", help="A folder, nested and mixed as it may be, or a DICOMDIR.")],
-    to: Annotated[str, typer.Option("--to", help="Folder for scores.csv, scores.json and dicom/.")],
+    source: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            help="A folder, nested and mixed as it may be, a DICOMDIR, or an archive: http(s)://HOST/dicom-web or "
+            "dimse://AE_TITLE@HOST:PORT.",
+        ),
+    ],
+    to: Annotated[str, typer.Option("--to", help="A folder for scores and dicom/, or an archive.")],
     sr: Annotated[bool, typer.Option(help="Write a DICOM structured report of each scored DICOM study.")] = True,
     sc: Annotated[bool, typer.Option(help="Write a DICOM picture that shows where the student looked.")] = False,
+    modality: Annotated[
+        str | None, typer.Option(help="Of an archive's studies; the modality of the training's DICOM without it.")
+    ] = None,
+    since: Annotated[str | None, typer.Option(help="Of an archive: studies of this day or later, YYYYMMDD.")] = None,
+    study: Annotated[
+        list[str] | None, typer.Option(help="Of an archive: this StudyInstanceUID; may be given often.")
+    ] = None,
+    state: Annotated[
+        Path, typer.Option(help="Folder that remembers what of an archive was answered, and what waits to be stored.")
+    ] = Path("monai_rd_state"),
+    ae_title: Annotated[str, typer.Option(help="Our own title in the classic DICOM network.")] = "MONAI_RD",
+    listen: Annotated[int | None, typer.Option(help="Port to be sent images at (C-MOVE) instead of C-GET.")] = None,
 ) -> None:
     """Score studies by a trained bundle; exit code 3 if some could not be scored, and their codes.
 
-    Words after -- are for the bundle's inference.json, such as -- --bundle_root DIR.
+    A study of an archive is answered once. Words after -- are for the bundle's inference.json, such as
+    -- --bundle_root DIR.
     """
-    from monai_rd.deploy.places import FolderSource, sink_of, source_of
+    from monai_rd.deploy.places import FolderSource
     from monai_rd.deploy.predict import Predictor
     from monai_rd.protocol.experiments import words_as_overrides
 
     if (sr or sc) and find_spec("highdicom") is None:
         raise ValueError('DICOM objects need highdicom: pip install "monai_rd[dicom]", or leave them out by --no-sr')
-    studies = source_of(source)
-    if isinstance(studies, FolderSource) and Path(to).resolve().is_relative_to(studies.path.resolve()):
+    folder = None if _is_archive(source) else FolderSource(Path(source))
+    if folder is not None and not _is_archive(to) and Path(to).resolve().is_relative_to(folder.path.resolve()):
         raise ValueError(f"--to {to} lies in --from, and would be scored the next time: give another --to")
     predictor = Predictor(bundle, **words_as_overrides(context.args))
-    answers = sink_of(to, predictor)
-    made: list[Prediction] = []
-    without = 0
-    for folder in studies:
-        predictions = predictor(folder)
-        objects, failed = _objects(predictor, predictions, sr, sc)
-        if predictions:
-            answers.store(predictions, objects)
-        made += predictions
-        without += failed
-    if not made and isinstance(studies, FolderSource):
+    with _remembering(state if _is_archive(source) or _is_archive(to) else None) as memory:
+        archives = (source, to, modality, since, tuple(study or ()), ae_title, listen)
+        studies, answers = _places(folder, predictor, memory, *archives)
+        made: list[Prediction] = []
+        without = 0
+        for one in studies:
+            predictions = predictor(one)
+            objects, failed = _objects(predictor, predictions, sr, sc)
+            if predictions:
+                answers.store(predictions, objects)
+            made += predictions
+            without += failed
+    if not made and folder is not None:
         raise ValueError(f"--from {source}: no DICOM series, NIfTI volume or image to score")
     scored = [one for one in made if not one.problem]
     print(f"{len(scored)} studies scored, {len(made) - len(scored)} left out: {to}")
@@ -64,8 +90,60 @@ def predict(
     flagged = count_codes(code for one in scored for code in one.flags)
     if flagged:
         print(f"flagged: {flagged}")
-    if len(scored) < len(made) or without:
+    left, waiting = getattr(studies, "left", 0), getattr(answers, "waiting", 0)
+    if left or waiting:
+        print(f"for the next run: {left} studies that could not be fetched whole, {waiting} reports to be stored")
+    if len(scored) < len(made) or without or left or waiting:
         raise typer.Exit(SOME_LEFT_OUT)
+
+
+def _is_archive(place: str) -> bool:
+    return "://" in place
+
+
+@contextmanager
+def _remembering(folder: Path | None) -> Iterator[State | None]:
+    if folder is None:
+        yield None
+        return
+    from monai_rd.deploy.archive_places import State
+
+    memory = State(folder)
+    try:
+        yield memory
+    finally:
+        memory.close()
+
+
+def _places(
+    folder: FolderSource | None,
+    predictor: Predictor,
+    memory: State | None,
+    source: str,
+    to: str,
+    modality: str | None,
+    since: str | None,
+    study: tuple[str, ...],
+    ae_title: str,
+    listen: int | None,
+) -> tuple[Source, Sink]:
+    """Open where studies come from and where answers go."""
+    from monai_rd.deploy.archive import Query, open_archive
+    from monai_rd.deploy.archive_places import ArchiveSink, ArchiveSource
+    from monai_rd.deploy.places import FolderSink
+
+    studies: Source | None = folder
+    if memory is not None and studies is None:
+        if modality is None and len(predictor.modalities) != 1:
+            known = ", ".join(predictor.modalities) or "none, the training's images were no DICOM"
+            raise ValueError(f"give --modality: the training does not say it alone (it knows {known})")
+        query = Query(modality or predictor.modalities[0], since, study)
+        archive = open_archive(source, ae_title, listen)
+        studies = ArchiveSource(archive, query, memory, predictor.model["sha256"])
+    assert studies is not None
+    if memory is not None and _is_archive(to):
+        return studies, ArchiveSink(open_archive(to, ae_title, listen), memory, predictor)
+    return studies, FolderSink(Path(to), predictor, "scores.csv" if memory is None else memory.scores)
 
 
 def _objects(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -40,6 +41,7 @@ class DicomWeb:
             session.auth = (user, os.environ.get("MONAI_RD_DICOMWEB_PASSWORD", ""))
         self._client = DICOMwebClient(url, session=session, timeout=_TIMEOUT)
         self._client.set_http_retry_params(retry=False)  # our own retries know broken connections too
+        logging.getLogger("retrying").setLevel(logging.CRITICAL)  # it would log tracebacks with addresses all the same
 
     def studies(self, query: Query) -> list[str]:
         """See `Archive`."""

@@ -60,6 +60,7 @@ class Predictor:
         class_names: by class index.
         multi_label: an image may have any number of the classes.
         preprocessing: MONAI's `Compose` from an item to what the network takes.
+        modalities: of the training's DICOM.
         device: where the network runs.
         model: SHA-256 of the student's file and the temperature of its probabilities.
         algorithm: what reports name.
@@ -87,6 +88,7 @@ class Predictor:
         self.multi_label = bool(parser.get_parsed_content("multi_label"))
         self.device = torch.device(parser.get_parsed_content("device"))
         self.preprocessing = parser.get_parsed_content("preprocessing")
+        self.modalities: list[str] = (parser.get_parsed_content("trained")["scope"] or {"modality": []})["modality"]
         self.model: dict[str, Any] = {"sha256": sha256(file), "temperature": float(self.network.temperature)}
         self.algorithm = self._algorithm(json.loads((folder / "configs" / "metadata.json").read_text()))
         self._collector = ScoreCollector(self.class_names, self.network, self.multi_label)

@@ -153,7 +153,7 @@ def test_a_study_without_what_dicom_needs_is_scored_and_told(
         (("--from", "nowhere", "--to", "out"), "no such folder"),
         (("--from", "empty", "--to", "out"), "no DICOM series"),
         (("--from", "empty", "--to", "empty/out"), "lies in --from"),
-        (("--from", "gopher:host", "--to", "out"), "no kind of place is called 'gopher'"),
+        (("--from", "gopher://host", "--to", "out", "--modality", "CT"), "no archive"),
     ],
 )
 def test_wrong_places_are_told(

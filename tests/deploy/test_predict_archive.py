@@ -1,0 +1,135 @@
+"""`monai-rd predict` from an archive into an archive, as a ward would have it."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from typer.testing import CliRunner
+
+pytest.importorskip("dicomweb_client", reason="the extra 'dicom' is not installed")
+pytest.importorskip("pynetdicom", reason="the extra 'dicom' is not installed")
+pytest.importorskip("highdicom", reason="the extra 'dicom' is not installed")
+
+from monai_rd.__main__ import app
+from monai_rd.deploy.archive import Query, open_archive
+from monai_rd.deploy.predict import Predictor
+from tests.deploy.conftest import Orthanc
+from tests.dicom_files import NAME, PATIENT_ID, make_series
+
+SERIES = {"good": {}, "gap": {"skip": (2,)}, "other": {"modality": "MR"}}
+
+
+def predict(predictor: Predictor, state: Path, source: str, to: str, *words: str) -> tuple[int, str]:
+    given = ["predict", "rd_ct", "--from", source, "--to", to, "--state", str(state), *words]
+    done = CliRunner().invoke(app, [*given, "--", "--bundle_root", str(predictor.root), "--device", "cpu"])
+    if isinstance(done.exception, (ValueError, OSError)):  # main() makes a line and exit code 2 of them
+        return 2, str(done.exception)
+    return done.exit_code, done.output
+
+
+def scores(folder: Path) -> dict[str, dict[str, str]]:
+    found = {}
+    for file in folder.glob("scores*.csv"):
+        with open(file, newline="") as stream:
+            found |= {row["series"]: row for row in csv.DictReader(stream)}
+    return found
+
+
+def test_studies_are_answered_once_and_as_from_a_folder(predictor: Predictor, orthanc: Orthanc, tmp_path: Path) -> None:
+    archive = open_archive(orthanc.web)
+
+    def told(k: int, ds: Dataset) -> None:
+        ds.WindowCenter = 40
+
+    uids = {}
+    for number, (name, options) in enumerate(SERIES.items()):
+        uids[name], _ = make_series(tmp_path / "in" / name, seed=number, shape=(48, 48), change=told, **options)
+        archive.store(sorted((tmp_path / "in" / name).iterdir()))
+    state = tmp_path / "state"
+    words = ("--modality", "CT", "--since", "20190101")
+    code, printed = predict(predictor, state, orthanc.web, orthanc.dimse, *words)
+    assert "1 studies scored, 1 left out" in printed
+    assert code == 3  # of the gap
+    rows = scores(state)
+    assert {uid: row["problem"] for uid, row in rows.items()} == {uids["good"]: "", uids["gap"]: "MISSING_SLICES"}
+
+    # The report lies in the study, and says what the folder gives.
+    (one,) = [one for one in predictor(tmp_path / "in") if not one.problem and one.series == uids["good"]]
+    assert [float(rows[uids["good"]][f"p_{name}"]) for name in one.probabilities] == pytest.approx(
+        list(one.probabilities.values()), abs=1e-5
+    )
+    (series,) = archive.series(one.study, "SR")
+    (tmp_path / "sr").mkdir()
+    assert archive.fetch(one.study, series, tmp_path / "sr") == 1
+    report = dcmread(next((tmp_path / "sr").iterdir()))
+    assert report.PatientID == PATIENT_ID
+    assert numbers_of(report) == pytest.approx(
+        {f"Probability of {name}": p for name, p in one.probabilities.items()}, abs=1e-5
+    )
+
+    # Once: the next run has nothing to do, another state answers again and the archive has the report once.
+    code, printed = predict(predictor, state, orthanc.web, orthanc.dimse, *words)
+    assert (code, "0 studies scored, 0 left out" in printed) == (0, True)
+    again = tmp_path / "again"
+    moved = ("--listen", str(orthanc.listen))
+    code, printed = predict(predictor, again, orthanc.dimse, str(tmp_path / "out"), *words, *moved)
+    assert "1 studies scored, 1 left out" in printed
+    assert scores(tmp_path / "out").keys() == rows.keys()
+    assert len(list((tmp_path / "out" / "dicom").iterdir())) == 1
+    predict(predictor, tmp_path / "third", orthanc.dimse, orthanc.web, *words)
+    assert list(archive.series(one.study, "SR").values()) == [1]
+    assert archive.studies(Query("SR")) == [one.study]
+
+    for place in (state, again):
+        assert [path.name for name in ("outbox", "incoming") for path in (place / name).iterdir()] == []
+        for file in (path for path in place.rglob("*") if path.is_file()):
+            content = file.read_bytes()
+            assert not any(word.encode() in content for word in (NAME, "Secretname", PATIENT_ID, str(tmp_path)))
+    assert json.loads(next(state.glob("scores_*.json")).read_text())["model"]["sha256"] == predictor.model["sha256"]
+
+
+def numbers_of(dataset: Dataset) -> dict[str, float]:
+    """All numbers of a structured report by the names of what they measure."""
+    found = {}
+    for item in dataset.get("ContentSequence", ()):
+        if item.ValueType == "NUM":
+            found[item.ConceptNameCodeSequence[0].CodeMeaning] = float(item.MeasuredValueSequence[0].NumericValue)
+        found |= numbers_of(item)
+    return found
+
+
+def test_an_archive_that_is_away_keeps_nothing_from_being_answered_later(
+    predictor: Predictor, orthanc: Orthanc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from monai_rd.deploy import archive as module
+
+    monkeypatch.setattr(module, "time", type("time", (), {"sleep": staticmethod(lambda seconds: None)}))
+    make_series(tmp_path / "in", seed=9, shape=(48, 48))
+    away = "http://127.0.0.1:9/dicom-web"
+    code, printed = predict(predictor, tmp_path / "state", str(tmp_path / "in"), away)
+    assert code == 3
+    assert "1 reports to be stored" in printed
+    (waiting,) = (tmp_path / "state" / "outbox").iterdir()
+    assert dcmread(waiting).Modality == "SR"
+    code, printed = predict(predictor, tmp_path / "state", away, orthanc.web, "--modality", "CT")
+    assert code == 2  # nothing can be had, but what waited is stored
+    assert "the archive could not be searched" in printed
+    assert list((tmp_path / "state" / "outbox").iterdir()) == []
+    report = dcmread(next((tmp_path / "in").iterdir()))
+    assert list(open_archive(orthanc.web).series(report.StudyInstanceUID, "SR").values()) == [1]
+
+
+def test_what_an_archive_must_be_told(predictor: Predictor, tmp_path: Path) -> None:
+    for words, told in (
+        ((), "--modality"),
+        (("--modality", "CT", "--since", "yesterday"), "YYYYMMDD"),
+    ):
+        code, printed = predict(predictor, tmp_path / "state", "http://127.0.0.1:9/x", str(tmp_path / "out"), *words)
+        assert code == 2
+        assert told in printed
+    assert predict(predictor, tmp_path / "state", "ftp://x", str(tmp_path / "out"), "--modality", "CT")[0] == 2
