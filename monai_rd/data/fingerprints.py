@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import inspect
 import json
 import random
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import cache, partial
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
@@ -138,18 +140,29 @@ def _sha256_of_module(name: str) -> str:
 
 
 def _works_with(name: str) -> set[str]:
-    """A module of this package and those whose functions and classes it has, and theirs, by name."""
+    """A module of this package and those that it imports something of, and theirs, by name."""
     found: set[str] = set()
     waiting = {name}
     while waiting:
-        module = sys.modules[waiting.pop()]
+        module = import_module(waiting.pop())
         found.add(module.__name__)
-        for value in vars(module).values():
-            if isinstance(value, (type, FunctionType, ModuleType)):
-                other = value.__name__ if isinstance(value, ModuleType) else value.__module__
-                of_ours = other.partition(".")[0] == _OURS and not hasattr(sys.modules[other], "__path__")
-                waiting |= {other} - found if of_ours else set()  # packages only pass names on
+        waiting |= set(_imported(ast.parse(inspect.getsource(module)))) - found
     return found
+
+
+def _imported(tree: ast.AST) -> Iterator[str]:
+    """The modules of this package that hold what a piece of code imports, inside functions too; not for types alone."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == _OURS:
+            place = import_module(node.module)
+            for one in node.names:
+                value = getattr(place, one.name)
+                home = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", node.module)
+                if home.partition(".")[0] == _OURS and not hasattr(import_module(home), "__path__"):
+                    yield home  # packages only pass names on
+        yield from _imported(node)
 
 
 def item_key(source: Source) -> str:
