@@ -113,8 +113,7 @@ class FinalReport:
         calibration = self._calibration(scores)
         result |= {"unread": unread, "calibration": calibration}
         atomic_write(json.dumps(result, indent=2) + "\n", self.output_dir / "metrics.json")
-        self._print(rows)
-        print(_told(calibration))
+        self._print(rows, calibration)
         if unread:
             print(f"test studies left out because they cannot be read: {unread}")
         if self.page:
@@ -159,7 +158,7 @@ class FinalReport:
         else:
             print(f"report: {path}")
 
-    def _print(self, rows: dict[str, dict[str, Any]]) -> None:
+    def _print(self, rows: dict[str, dict[str, Any]], calibration: dict[str, Any]) -> None:
         console = Console(width=100)
         n = rows["student"]["n"]
         table = Table(title=f"Test set, {n} studies, value and 95 % interval", title_justify="left", show_lines=True)
@@ -174,6 +173,7 @@ class FinalReport:
             console.print(self._classes(rows))
         elif len(self.class_names) == 2:
             console.print(f"positive class: {self.class_names[1]}")
+        console.print(_told(calibration), soft_wrap=True, highlight=False)
         console.print(f"student saved: {self.model_path}", soft_wrap=True)
         if self.phantom:
             console.print(PHANTOM_NOTE, style="bold")
