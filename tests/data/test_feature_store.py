@@ -370,7 +370,7 @@ def _fill(paths: list[Path], store: Path, queue: Any) -> None:
 
 @pytest.mark.usefixtures("small_shards")
 def test_processes_share_the_work(images: list[Path], tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     processes = [context.Process(target=_fill, args=(images, tmp_path / "store", queue)) for _ in range(3)]
     for process in processes:
