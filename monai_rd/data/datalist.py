@@ -20,6 +20,7 @@ from monai_rd.data.published import Published, recognise
 from monai_rd.data.reading import Found, Reading
 from monai_rd.data.splits import DEVELOPMENT, SPLITS, Classes, group, split_development, split_folds, split_once
 from monai_rd.data.studies import Item, Studies, file_id
+from monai_rd.files import content_hash
 
 __all__ = ["DataList", "make_datalist", "make_folds", "read_datalist", "write_datalist"]
 
@@ -144,7 +145,10 @@ def labelled_studies(
     if not items:
         read.problems.add("no labelled item" + (" in the test split" if splits is not None else ""))
     read.problems.refuse()
-    named = [item if item["id"] else item | {"id": file_id(item["image"], n)} for n, item in enumerate(items, start=1)]
+    named = [
+        item if item["id"] else item | {"id": file_id(content_hash(Path(item["image"])), number)}
+        for number, item in enumerate(items, start=1)
+    ]
     return Studies(named, read.left_out)
 
 

@@ -44,9 +44,9 @@ def item_of_image(path: Path) -> Item:
     return {"image": str(path), "id": "", "series": "", "study": "", "patient": ""} | dict.fromkeys(ABOUT, "")
 
 
-def file_id(path: str | os.PathLike[str], number: int) -> str:
-    """Name a file by its place in a list and its content, see `Studies`."""
-    return f"{number}-{content_hash(Path(path))}"
+def file_id(digest: str, number: int) -> str:
+    """Name a file by its place in a list and the hash of its content, see `Studies`."""
+    return f"{number}-{digest}"
 
 
 def items_of_series(one: SeriesInfo) -> list[Item]:
@@ -101,8 +101,9 @@ def find_studies(
     kinds = (*IMAGE_SUFFIXES, *NIFTI_SUFFIXES)
     files = [path for path in root.rglob("*") if path.is_file() and path.name.lower().endswith(kinds)]
     items: list[Item] = [
-        item_of_image(path) | {"id": file_id(path, number), "patient": content_hash(path)}
+        item_of_image(path) | {"id": file_id(digest, number), "patient": digest}
         for number, path in enumerate(sorted({*files, *(unread if damaged else ())}), start=1)
+        for digest in [content_hash(path)]
     ]
     actions = Policy(policy)
     problems = [problem for one in series if (problem := one.problem(actions)) is not None]

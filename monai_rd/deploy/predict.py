@@ -44,6 +44,22 @@ class Algorithm:
     version: str
     parameters: tuple[str, ...]
 
+    @classmethod
+    def of(cls, metadata: Mapping[str, Any], student: str, model: Mapping[str, Any]) -> Algorithm:
+        """Name a student.
+
+        Args:
+            metadata: of the bundle.
+            student: its name.
+            model: the hash of its file ("sha256") and the "temperature" of its probabilities.
+        """
+        parameters = (
+            f"student={student}",
+            f"model sha256={model['sha256']}",
+            f"temperature={model['temperature']:.4g}",
+        )
+        return cls(str(metadata["name"]), f"{metadata['version']} (monai_rd {__version__})", parameters)
+
 
 class Predictor:
     """Scores everything in a folder by a bundle's own preprocessing, network, postprocessing and policy.
@@ -90,7 +106,8 @@ class Predictor:
         self.preprocessing = parser.get_parsed_content("preprocessing")
         self.modalities: list[str] = (parser.get_parsed_content("trained")["scope"] or {"modality": []})["modality"]
         self.model: dict[str, Any] = {"sha256": sha256(file), "temperature": float(self.network.temperature)}
-        self.algorithm = self._algorithm(json.loads((folder / "configs" / "metadata.json").read_text()))
+        metadata = json.loads((folder / "configs" / "metadata.json").read_text())
+        self.algorithm = Algorithm.of(metadata, self.network.name, self.model)
         self._collector = ScoreCollector(self.class_names, self.network, self.multi_label)
 
     def __call__(self, folder: str | os.PathLike[str]) -> list[Prediction]:
@@ -143,14 +160,6 @@ class Predictor:
     def _finish(self, item: Mapping[str, Any], prediction: Prediction) -> Prediction:
         files = item["image"] if isinstance(item["image"], list) else [item["image"]]
         return replace(prediction, model=self.model["sha256"], files=tuple(Path(file) for file in files))
-
-    def _algorithm(self, metadata: Mapping[str, Any]) -> Algorithm:
-        parameters = (
-            f"student={self.network.name}",
-            f"model sha256={self.model['sha256']}",
-            f"temperature={self.model['temperature']:.4g}",
-        )
-        return Algorithm(str(metadata["name"]), f"{metadata['version']} (monai_rd {__version__})", parameters)
 
 
 def _failed(item: Mapping[str, Any], error: BaseException) -> Prediction:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import torch
 from monai.bundle import ConfigParser
 from torch import Tensor
 
-from monai_rd import __version__
 from monai_rd.data import TolerantDataset
 from monai_rd.deploy.predict import Algorithm
 from monai_rd.files import sha256
@@ -22,7 +20,6 @@ from monai_rd.losses import class_probabilities
 __all__ = ["StudyClassifier"]
 
 Item = dict[str, Any]
-_DECIMALS = 7
 
 
 class StudyClassifier:
@@ -55,21 +52,14 @@ class StudyClassifier:
         self.policy: dict[str, str] = parser.get_parsed_content("policy")
         self._volumes = parser.get_parsed_content("spatial_dims") == 3
         self.preprocessing = parser.get_parsed_content("preprocessing")
-        self.algorithm = self._algorithm(parser.get_parsed_content("student"), json.loads(extra["metadata.json"]))
+        metadata = json.loads(extra["metadata.json"])
+        self.algorithm = Algorithm.of(metadata, parser.get_parsed_content("student"), self.model)
         self._shape = parser.get_parsed_content("dataset#shape")
 
     def prepare(self, item: Mapping[str, Any]) -> Item:
         """Load an item of `find_studies` and make of it what the network sees; its `problem` says why it could not."""
         prepared: Item = TolerantDataset([dict(item)], self.preprocessing, self._shape, self.policy)[0]
         return {**prepared, "files": item["image"]}
-
-    def _algorithm(self, student: str, metadata: Mapping[str, Any]) -> Algorithm:
-        parameters = (
-            f"student={student}",
-            f"model sha256={self.model['sha256']}",
-            f"temperature={self.model['temperature']:.4g}",
-        )
-        return Algorithm(str(metadata["name"]), f"{metadata['version']} (monai_rd {__version__})", parameters)
 
     def infer(self, image: Tensor) -> tuple[list[float], list[list[float]]]:
         """Calibrated probabilities `[classes]` of a study, and of its slices alone `[S, classes]`; none of a volume.
@@ -86,13 +76,6 @@ class StudyClassifier:
 
     def answer(self, item: Mapping[str, Any], study: list[float], slices: list[list[float]]) -> Prediction:
         """Say of a prepared item what `infer` gives."""
-        said = Prediction(item["id"], item["series"], item["study"], model=self.model["sha256"], files=_files(item))
-        return replace(
-            said.answered(study, self.class_names, self.multi_label),
-            flags=tuple(code for code in item["flags"].split("|") if code),
-            slices=tuple(tuple(round(p, _DECIMALS) for p in one) for one in slices),
-        )
-
-
-def _files(item: Mapping[str, Any]) -> tuple[Path, ...]:
-    return tuple(Path(file) for file in item["files"])
+        files = tuple(Path(file) for file in item["files"])
+        named = Prediction(item["id"], item["series"], item["study"], model=self.model["sha256"], files=files)
+        return named.answered(study, self.class_names, self.multi_label, item["flags"], slices)

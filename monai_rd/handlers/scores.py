@@ -69,8 +69,23 @@ class Prediction:
         uid = problem.series_uid or ""
         return cls(uid, uid, problem=problem.code, message=str(problem))
 
-    def answered(self, probabilities: Sequence[float], class_names: Sequence[str], multi_label: bool) -> Prediction:
-        """Return the same study with what the network gives: probabilities `[classes]`, by class index."""
+    def answered(
+        self,
+        probabilities: Sequence[float],
+        class_names: Sequence[str],
+        multi_label: bool,
+        flags: str,
+        slices: Sequence[Sequence[float]],
+    ) -> Prediction:
+        """Return the same study with what the network gives.
+
+        Args:
+            probabilities: of the study `[classes]`, by class index.
+            class_names: by class index.
+            multi_label: an image may have any number of the classes.
+            flags: of the item, codes joined by "|".
+            slices: probabilities of every slice alone `[S, classes]`; empty of a volume.
+        """
         if not all(math.isfinite(p) for p in probabilities):
             message = "the network gives no number for it; if it does so for every study, the training has diverged"
             return replace(self, problem=NOT_FINITE, message=message)
@@ -79,7 +94,14 @@ class Prediction:
             found = tuple(name for name, p in by_name.items() if p >= 0.5)
         else:
             found = (class_names[max(range(len(probabilities)), key=probabilities.__getitem__)],)
-        return replace(self, classes=found, probabilities=by_name, multi_label=multi_label)
+        return replace(
+            self,
+            classes=found,
+            probabilities=by_name,
+            multi_label=multi_label,
+            flags=tuple(code for code in flags.split("|") if code),
+            slices=tuple(tuple(round(p, _DECIMALS) for p in one) for one in slices),
+        )
 
     def row(self) -> dict[str, Any]:
         """Return the study as it stands in the JSON."""
@@ -134,18 +156,19 @@ class ScoreCollector:
             if study["problem"]:
                 said = replace(named, problem=study["problem"], message=study["message"])
             else:
-                flags = tuple(code for code in study["flags"].split("|") if code)
-                said = named.answered(output[CommonKeys.PRED].tolist(), self.class_names, self.multi_label)
-                said = said if said.problem else replace(said, flags=flags, slices=tuple(bag[: int(study["slices"])]))
+                own, probabilities = bag[: int(study["slices"])], output[CommonKeys.PRED].tolist()
+                said = named.answered(probabilities, self.class_names, self.multi_label, study["flags"], own)
             self.predictions.append(said)
 
-    def _slices(self, studies: int) -> list[list[tuple[float, ...]]]:
+    def _slices(self, studies: int) -> list[list[list[float]]]:
         """What each slice of the last batch would be taken for alone; nothing of volumes."""
         if self._features is None or self.network.spatial_dims != 2:
             return [[] for _ in range(studies)]
         logits = self.network.logits(self._features.to(self.network.temperature.dtype))
-        of_slices = class_probabilities(logits, self.multi_label).view(studies, -1, logits.shape[1]).tolist()
-        return [[tuple(round(p, _DECIMALS) for p in one) for one in bag] for bag in of_slices]
+        of_slices: list[list[list[float]]] = (
+            class_probabilities(logits, self.multi_label).view(studies, -1, logits.shape[1]).tolist()
+        )
+        return of_slices
 
 
 class ScoreWriter(ScoreCollector):
