@@ -15,7 +15,7 @@ pytest.importorskip("dicomweb_client", reason="the extra 'dicom' is not installe
 pytest.importorskip("pynetdicom", reason="the extra 'dicom' is not installed")
 
 from monai_rd.deploy.archive import Archive, ArchiveError, Query, open_archive
-from tests.deploy.conftest import Orthanc
+from tests.deploy.servers import Orthanc
 from tests.dicom_files import NAME, PATIENT_ID, make_series
 
 PIXELS: dict[str, np.ndarray] = {}

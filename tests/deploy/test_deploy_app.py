@@ -7,8 +7,6 @@ monai-deploy-app-sdk, see docs/monai_deploy.md.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -24,38 +22,20 @@ from monai_rd.__main__ import app
 from monai_rd.data import find_studies
 from monai_rd.deploy.application import selection_rules, write_application
 from monai_rd.deploy.torchscript import StudyClassifier
-from monai_rd.networks import Student
 from monai_rd.transforms.scope import image_levels
 from tests.bundles.commands import copied, score
+from tests.deploy.servers import deploy
+from tests.deploy.trained import trained_bundle
 from tests.dicom_files import NAME, PATIENT_ID, make_series
 
-SDK = os.environ.get("MONAI_DEPLOY_PYTHON", "")
-needs_sdk = pytest.mark.skipif(
-    not SDK, reason="MONAI_DEPLOY_PYTHON names no Python with monai-deploy-app-sdk, see docs/monai_deploy.md"
-)
+CLASSES = ["cold", "warm", "hot"]
 
 
-def bundle(root: Path, student: str = "resnet18", **changes: Any) -> Path:
-    """A bundle as after a training: random weights, logits far apart."""
-    torch.manual_seed(0)
+def bundle(to: Path, **settings: Any) -> Path:
+    """A bundle as after a training with axial CT."""
     levels = {name: [0.0, 1.0] for name in image_levels(torch.rand(9))}
-    settings: dict[str, Any] = {
-        "student": student,
-        "class_names": ["cold", "warm", "hot"],
-        "multi_label": False,
-        "windows": ["lung"],
-        "image_size": 32,
-        "slices": 3,
-        "scope": {"modality": ["CT"], "body_part": [], "orientation": ["axial"], "levels": levels},
-        "teacher": f"/data/{NAME}/teacher.pt",  # of no concern to the student's users
-    }
-    network = Student(student, 3)
-    network.temperature.fill_(0.3)
-    made = copied("ct", root)
-    (made / "models").mkdir()
-    (made / "models" / "settings.json").write_text(json.dumps(settings | changes))
-    torch.save(network.state_dict(), made / "models" / "model.pt")
-    return made
+    scope = {"modality": ["CT"], "body_part": [], "orientation": ["axial"], "levels": levels}
+    return trained_bundle(to, class_names=CLASSES, **{"scope": scope, **settings})
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +79,7 @@ def expected(root: Path, export: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 def probabilities(row: dict[str, str]) -> list[float]:
-    return [float(row[f"p_{name}"]) for name in ("cold", "warm", "hot")]
+    return [float(row[f"p_{name}"]) for name in CLASSES]
 
 
 def test_the_folder_is_complete(folder: Path) -> None:
@@ -149,7 +129,7 @@ def test_the_same_answers_as_by_the_bundle(folder: Path, export: Path, expected:
 
 
 def test_volumes_and_several_labels(tmp_path: Path) -> None:
-    made = bundle(tmp_path, "resnet10_3d", multi_label=True, slices=32, scope=None)
+    made = bundle(tmp_path, student="resnet10_3d", multi_label=True, slices=32, scope=None)
     write_application(tmp_path / "app", str(made))
     classifier = StudyClassifier(tmp_path / "app" / "models" / "student" / "model.ts")
     study, slices = classifier.infer(torch.rand(1, 32, 32, 32))
@@ -179,13 +159,8 @@ def test_refusals(tmp_path: Path, root: Path) -> None:
     assert not (tmp_path / "app").exists()
 
 
-def run(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([SDK, *words], capture_output=True, text=True, timeout=300, check=False)
-
-
-@needs_sdk
 def test_the_application_runs(folder: Path, export: Path, expected: dict[str, dict[str, str]], tmp_path: Path) -> None:
-    done = run(str(folder), "-i", str(export), "-o", str(tmp_path), "-m", str(folder / "models"), "-l", "DEBUG")
+    done = deploy(folder, "-i", export, "-o", tmp_path, "-m", folder / "models", "-l", "DEBUG")
     log = done.stdout + done.stderr
     assert done.returncode == 0, log[-6000:]
     scores = (tmp_path / "scores.json").read_text()
@@ -213,12 +188,9 @@ def test_the_application_runs(folder: Path, export: Path, expected: dict[str, di
         assert secret not in scores
 
 
-@needs_sdk
 def test_nothing_to_score_is_an_exit_code(folder: Path, tmp_path: Path) -> None:
     make_series(tmp_path / "in", skip=(2,))
-    done = run(
-        str(folder / "app.py"), "-i", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "-m", str(folder / "models")
-    )
+    done = deploy(folder / "app.py", "-i", tmp_path / "in", "-o", tmp_path / "out", "-m", folder / "models")
     assert done.returncode == 1, done.stderr[-3000:]
     assert "no study was scored" in done.stderr
     assert [row["problem"] for row in json.loads((tmp_path / "out" / "scores.json").read_text())["studies"]] == [
@@ -226,14 +198,13 @@ def test_nothing_to_score_is_an_exit_code(folder: Path, tmp_path: Path) -> None:
     ]
 
 
-@needs_sdk
 def test_the_stock_volume_of_square_pixels_gives_the_same(
     folder: Path, export: Path, expected: dict[str, dict[str, str]], tmp_path: Path
 ) -> None:
     square = export / "square pixels"
     to = tmp_path / "stock.json"
-    script = str(Path(__file__).with_name("stock_volume.py"))
-    done = run(script, str(folder / "models" / "student" / "model.ts"), str(square), str(to))
+    script = Path(__file__).with_name("stock_volume.py")
+    done = deploy(script, folder / "models" / "student" / "model.ts", square, to)
     assert done.returncode == 0, done.stderr[-3000:]
     uid = str(pydicom.dcmread(next(square.iterdir()), stop_before_pixels=True).SeriesInstanceUID)
     assert json.loads(to.read_text()) == pytest.approx(probabilities(expected[uid]), abs=1e-5)

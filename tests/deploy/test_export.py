@@ -23,24 +23,16 @@ from monai_rd.data import phantom_cohort
 from monai_rd.deploy import FORMATS, TrainedBundle, export_formats
 from monai_rd.networks import Student
 from monai_rd.transforms.ct import WINDOWS
-from tests.bundles.commands import copied, score
+from tests.bundles.commands import score
+from tests.deploy.trained import trained_bundle
 from tests.dicom_files import make_series
 
 SIZE, SLICES = 32, 3
 
 
-def trained_bundle(to: Path, modality: str = "ct", **settings: Any) -> Path:
-    """A bundle with the files that a training leaves."""
-    defaults = {"student": "resnet18", "class_names": ["well", "ill"], "multi_label": False, "scope": None}
-    settings = {**defaults, "windows": ["lung"], "image_size": SIZE, "slices": SLICES, "phantom": True, **settings}
-    root = copied(modality, to)
-    (root / "models").mkdir()
-    (root / "models" / "settings.json").write_text(json.dumps(settings))
-    torch.manual_seed(0)
-    student = Student(settings["student"], len(settings["class_names"])).eval()
-    student.temperature.fill_(0.1)
-    torch.save(student.state_dict(), root / "models" / "model.pt")
-    return root
+def bundle_of(to: Path, modality: str = "ct", **settings: Any) -> Path:
+    """A bundle as after a training with phantoms."""
+    return trained_bundle(to, modality, **{"class_names": ["well", "ill"], "phantom": True, **settings})
 
 
 def command(*words: object) -> int:
@@ -54,7 +46,7 @@ def command(*words: object) -> int:
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained_bundle(tmp_path_factory.mktemp("trained"))
+    return bundle_of(tmp_path_factory.mktemp("trained"))
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +150,7 @@ def test_whoever_follows_the_metadata_gets_the_bundles_scores(bundle: Path, expo
 
 
 def test_the_window_in_the_metadata_is_the_one_trained_with(tmp_path: Path) -> None:
-    trained = TrainedBundle(str(trained_bundle(tmp_path, windows=["mediastinum"])))
+    trained = TrainedBundle(str(bundle_of(tmp_path, windows=["mediastinum"])))
     from monai_rd.deploy.manifest import manifest, network_metadata
 
     (step,) = (one for one in manifest(trained)["preprocessing"] if one["step"] == "HounsfieldWindowsd")
@@ -171,7 +163,7 @@ def test_the_window_in_the_metadata_is_the_one_trained_with(tmp_path: Path) -> N
 def test_every_modality_describes_its_steps(modality: str, tmp_path: Path) -> None:
     from monai_rd.deploy.manifest import manifest
 
-    described = manifest(TrainedBundle(str(trained_bundle(tmp_path, modality, n4=False))))
+    described = manifest(TrainedBundle(str(bundle_of(tmp_path, modality, n4=False))))
     assert all(step["does"] for step in described["preprocessing"])
     assert described["preprocessing"][-1]["step"] == "ChannelsToBagd"
     json.dumps(described)
@@ -208,7 +200,7 @@ def test_no_file_names_this_machine(form: str, exported: Path, bundle: Path, coh
 def test_volumes_with_several_labels(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript", reason="needs the extra 'onnx'")
     settings = {"student": "resnet18_3d", "windows": ["full"], "slices": 32, "multi_label": True}
-    trained = TrainedBundle(str(trained_bundle(tmp_path, **settings)))
+    trained = TrainedBundle(str(bundle_of(tmp_path, **settings)))
     files = export_formats(trained, ["torchscript", "onnx"], tmp_path)
     volume = torch.rand(3, 1, 32, SIZE, SIZE)
     with torch.inference_mode():
@@ -255,7 +247,7 @@ def test_no_such_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 @pytest.mark.parametrize("kind", ["damaged", "other"])
 def test_a_model_that_cannot_be_used(kind: str, tmp_path: Path) -> None:
-    root = trained_bundle(tmp_path)
+    root = bundle_of(tmp_path)
     if kind == "damaged":
         (root / "models" / "model.pt").write_bytes(b"PK\x03\x04 no weights")
     else:
@@ -265,6 +257,6 @@ def test_a_model_that_cannot_be_used(kind: str, tmp_path: Path) -> None:
 
 
 def test_int8_is_not_calibrated_on_phantoms_for_patients(tmp_path: Path, cohort: str) -> None:
-    trained = TrainedBundle(str(trained_bundle(tmp_path, phantom=False)), ["--dataset_dir", cohort])
+    trained = TrainedBundle(str(bundle_of(tmp_path, phantom=False)), ["--dataset_dir", cohort])
     with pytest.raises(ValueError, match="give -- --dataset_dir DIR"):
         export_formats(trained, ["onnx-int8"], tmp_path)

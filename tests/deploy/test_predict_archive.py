@@ -18,7 +18,7 @@ pytest.importorskip("highdicom", reason="the extra 'dicom' is not installed")
 from monai_rd.__main__ import app
 from monai_rd.deploy.archive import Query, open_archive
 from monai_rd.deploy.predict import Predictor
-from tests.deploy.conftest import Orthanc
+from tests.deploy.servers import Orthanc
 from tests.dicom_files import NAME, PATIENT_ID, make_series
 
 SERIES = {"good": {}, "gap": {"skip": (2,)}, "other": {"modality": "MR"}}

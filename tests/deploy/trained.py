@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from monai_rd.networks import Student
 from tests.bundles.commands import config, copied
+from tests.dicom_files import NAME
 
 CLASS_NAMES = ["no finding", "COVID", "Other"]
 
 
-def trained_bundle(to: Path, modality: str = "ct") -> Path:
-    """A copy of a bundle with a student of random weights that says other things of other images."""
+def trained_bundle(to: Path, modality: str = "ct", **settings: Any) -> Path:
+    """A copy of a bundle with a student of random weights that says other things of other images.
+
+    Args:
+        to: where the copy is made.
+        modality: of the bundle.
+        settings: of the training, where they are not the bundle's defaults at 32 pixels and 3 slices.
+    """
     root = copied(modality, to)
+    asked = config(modality, "inference.json", bundle_root=str(root)).get_parsed_content("trained")
+    small = {"class_names": CLASS_NAMES, "image_size": 32, "slices": 3, "scope": None}
+    settings = {**asked, **small, "teacher": f"/data/{NAME}/teacher.pt", **settings}
     torch.manual_seed(5)
-    student = Student("resnet18", len(CLASS_NAMES))
+    student = Student(settings["student"], len(settings["class_names"]))
     student.temperature.fill_(0.25)
     with torch.no_grad():
         student.classifier.weight.mul_(3)
-    settings = config(modality, "inference.json", bundle_root=str(root)).get_parsed_content("trained")
-    settings |= {"class_names": CLASS_NAMES, "image_size": 32, "slices": 3}
     (root / "models").mkdir()
     torch.save(student.state_dict(), root / "models" / "model.pt")
     (root / "models" / "settings.json").write_text(json.dumps(settings))
