@@ -125,9 +125,9 @@ def main() -> None:
     logging.disable(logging.WARNING)
     console = Console(width=150)
     console.print(machine(torch.device("cpu"), options.threads))
-    data = ["--dataset_dir", options.dataset_dir] if options.dataset_dir else []
+    data = {"dataset_dir": options.dataset_dir} if options.dataset_dir else {}
     with tempfile.TemporaryDirectory() as place:
-        bundles = [TrainedBundle(options.bundle, ["--bundle_root", root, *data]) for root in options.bundles]
+        bundles = [TrainedBundle(options.bundle, bundle_root=root, **data) for root in options.bundles]
         if not bundles:
             bundles = [learnt(name, options.size, Path(place) / name) for name in options.students]
         for trained in bundles:

@@ -61,6 +61,7 @@ def predict(
     """
     from monai_rd.deploy.places import FolderSource
     from monai_rd.deploy.predict import Predictor
+    from monai_rd.deploy.trained import TrainedBundle
     from monai_rd.protocol.experiments import words_as_overrides
 
     if (sr or sc) and find_spec("highdicom") is None:
@@ -68,7 +69,7 @@ def predict(
     folder = None if _is_archive(source) else FolderSource(Path(source))
     if folder is not None and not _is_archive(to) and Path(to).resolve().is_relative_to(folder.path.resolve()):
         raise ValueError(f"--to {to} lies in --from, and would be scored the next time: give another --to")
-    predictor = Predictor(bundle, **words_as_overrides(context.args))
+    predictor = Predictor(TrainedBundle(bundle, **words_as_overrides(context.args)))
     with _remembering(state if _is_archive(source) or _is_archive(to) else None) as memory:
         archives = (source, to, modality, since, tuple(study or ()), ae_title, listen)
         studies, answers = _places(folder, predictor, memory, *archives)
@@ -139,7 +140,7 @@ def _places(
             raise ValueError(f"give --modality: the training does not say it alone (it knows {known})")
         query = Query(modality or predictor.modalities[0], since, study)
         archive = open_archive(source, ae_title, listen)
-        studies = ArchiveSource(archive, query, memory, predictor.model["sha256"])
+        studies = ArchiveSource(archive, query, memory, predictor.trained.model["sha256"])
     assert studies is not None
     if memory is not None and _is_archive(to):
         return studies, ArchiveSink(open_archive(to, ae_title, listen), memory, predictor)
@@ -163,10 +164,10 @@ def _objects(
             continue
         try:
             if sr:
-                found.append((f"{one.id}_sr.dcm", structured_report(one, predictor.algorithm)))
+                found.append((f"{one.id}_sr.dcm", structured_report(one, predictor.trained.algorithm)))
             if sc:
                 pixels = explanation_picture(predictor, one)
-                found.append((f"{one.id}_sc.dcm", secondary_capture(one, predictor.algorithm, pixels)))
+                found.append((f"{one.id}_sc.dcm", secondary_capture(one, predictor.trained.algorithm, pixels)))
         except NoObjectError as error:
             failed += 1
             logger.warning("%s", error)

@@ -34,7 +34,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
 if TYPE_CHECKING:
-    from monai_rd.deploy.predict import Algorithm, Prediction
+    from monai_rd.deploy.predict import Prediction
+    from monai_rd.deploy.trained import Algorithm
 
 __all__ = ["RESEARCH_ONLY", "SCHEME", "NoObjectError", "secondary_capture", "structured_report"]
 

@@ -22,7 +22,8 @@ from monai_rd.report.gradcam import explain, grad_cam_level
 from monai_rd.transforms import SliceStackd
 
 if TYPE_CHECKING:
-    from monai_rd.deploy.predict import Algorithm, Prediction, Predictor
+    from monai_rd.deploy.predict import Prediction, Predictor
+    from monai_rd.deploy.trained import Algorithm
 
 __all__ = ["explanation_picture"]
 
@@ -66,7 +67,7 @@ def explanation_picture(predictor: Predictor, prediction: Prediction) -> np.ndar
     """
     if prediction.problem:
         raise ValueError(f"study {prediction.id} was not scored ({prediction.problem}): there is nothing to show")
-    return _draw(_look(predictor, prediction), prediction, predictor.algorithm)
+    return _draw(_look(predictor, prediction), prediction, predictor.trained.algorithm)
 
 
 def _look(predictor: Predictor, prediction: Prediction) -> _Look:
@@ -80,7 +81,7 @@ def _look(predictor: Predictor, prediction: Prediction) -> _Look:
     item = Compose(steps[stacking:resizing])(item)
     whole = item["image"].as_tensor()
     image = Compose(steps[resizing:])(item)["image"].as_subclass(Tensor)[None].to(predictor.device)
-    network, multi_label = predictor.network, predictor.multi_label
+    network, multi_label = predictor.network, predictor.trained.multi_label
     level = grad_cam_level(network, image)
     if level is None:
         raise ValueError(f"no secondary capture: '{network.name}' has no map that shows where it looked")
@@ -95,7 +96,7 @@ def _look(predictor: Predictor, prediction: Prediction) -> _Look:
     )
     heat = F.interpolate(found.heat[at][None, None].float(), size=shown.shape[-2:], mode="bilinear")[0, 0]
     place = f"slice {at + 1} of the {len(slices)} it was shown, from inferior to superior" if len(slices) > 1 else ""
-    return _Look(rgb(shown), heat.cpu().numpy(), aspect, predictor.class_names[found.chosen], place)
+    return _Look(rgb(shown), heat.cpu().numpy(), aspect, predictor.trained.class_names[found.chosen], place)
 
 
 def _aspect(image: MetaTensor) -> float:

@@ -32,10 +32,11 @@ def export_command(
     from monai_rd.deploy.export import FORMATS, check_formats, export_formats
     from monai_rd.deploy.parity import IMAGES, TOLERANCE, parity, parity_table
     from monai_rd.deploy.trained import TrainedBundle
+    from monai_rd.protocol.experiments import words_as_overrides
 
     names = list(dict.fromkeys(name.strip() for one in formats for name in one.split(",")))
     check_formats(names)
-    trained = TrainedBundle(bundle, context.args)
+    trained = TrainedBundle(bundle, **words_as_overrides(context.args))
     targets = _targets(names, trained.model_path.parent if out is None else out)
     folder = next(iter(targets.values())).parent
     folder.mkdir(parents=True, exist_ok=True)

@@ -7,11 +7,12 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from monai_rd.bundle import require_model, trained_settings
+from monai_rd.bundle import require_model
+from monai_rd.deploy.manifest import network_metadata
+from monai_rd.deploy.trained import TrainedBundle
 
-__all__ = ["trained_metadata", "write_label_app"]
+__all__ = ["write_label_app"]
 
 _NEEDED = ("configs/inference.json", "configs/metadata.json", "models/model.pt", "models/settings.json", "LICENSE")
 
@@ -32,7 +33,7 @@ def write_label_app(folder: str | os.PathLike[str], bundles: Sequence[str | os.P
     Raises:
         FileExistsError: there is such a folder.
         FileNotFoundError: a bundle lacks a file, as where it was not trained yet.
-        ValueError: no bundle, or two of one name.
+        ValueError: no bundle, or two of one name; a model that is not the student which its settings tell.
     """
     target, sources = Path(folder), [Path(bundle).resolve() for bundle in bundles]
     names = [source.name if "classification" in source.name else f"{source.name}_classification" for source in sources]
@@ -53,20 +54,10 @@ def write_label_app(folder: str | os.PathLike[str], bundles: Sequence[str | os.P
                 copied = unfinished / "model" / name / file
                 copied.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source / file, copied)
-            metadata = json.dumps(trained_metadata(source), indent=4) + "\n"
+            metadata = json.dumps(network_metadata(TrainedBundle(source)), indent=4) + "\n"
             (unfinished / "model" / name / "configs" / "metadata.json").write_text(metadata)
         shutil.copyfile(Path(__file__).parent / "label_app" / "main.py", unfinished / "main.py")
         unfinished.rename(target)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return [target / "model" / name for name in names]
-
-
-def trained_metadata(bundle: str | os.PathLike[str]) -> dict[str, Any]:
-    """`metadata.json` of a bundle, with the classes that its student was trained on instead of its phantoms'."""
-    metadata: dict[str, Any] = json.loads((Path(bundle) / "configs" / "metadata.json").read_text())
-    names: list[str] = trained_settings(str(bundle), class_names=None)["class_names"]
-    answer = metadata["network_data_format"]["outputs"]["pred"]
-    answer |= {"num_channels": len(names), "spatial_shape": [1, len(names)]}
-    answer["channel_def"] = {str(number): name for number, name in enumerate(names)}
-    return metadata

@@ -12,7 +12,7 @@ from monai.bundle import ConfigParser
 from torch import Tensor
 
 from monai_rd.data import TolerantDataset
-from monai_rd.deploy.predict import Algorithm
+from monai_rd.deploy.trained import Algorithm
 from monai_rd.files import sha256
 from monai_rd.handlers.scores import Prediction
 from monai_rd.losses import class_probabilities

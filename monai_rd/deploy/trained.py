@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from monai.bundle import ConfigParser
 from torch import Tensor
 
+from monai_rd import __version__
 from monai_rd.bundle import bundle_root, require_model
 from monai_rd.data.errors import count_codes, original_error
 from monai_rd.files import sha256
@@ -20,7 +24,38 @@ from monai_rd.files import sha256
 if TYPE_CHECKING:
     from monai_rd.networks import DeployedStudent
 
-__all__ = ["TrainedBundle"]
+__all__ = ["Algorithm", "TrainedBundle"]
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """What gave an answer, as a report names it.
+
+    Attributes:
+        name: of the bundle.
+        version: of the bundle and of the package.
+        parameters: the student, the hash of its file, the temperature of its probabilities.
+    """
+
+    name: str
+    version: str
+    parameters: tuple[str, ...]
+
+    @classmethod
+    def of(cls, metadata: Mapping[str, Any], student: str, model: Mapping[str, Any]) -> Algorithm:
+        """Name a student.
+
+        Args:
+            metadata: of the bundle.
+            student: its name.
+            model: the hash of its file ("sha256") and the "temperature" of its probabilities.
+        """
+        parameters = (
+            f"student={student}",
+            f"model sha256={model['sha256']}",
+            f"temperature={model['temperature']:.4g}",
+        )
+        return cls(str(metadata["name"]), f"{metadata['version']} (monai_rd {__version__})", parameters)
 
 
 class TrainedBundle:
@@ -28,11 +63,12 @@ class TrainedBundle:
 
     Args:
         bundle: its name, such as "rd_ct", or its folder, with `configs` and `models`.
-        words: for its configs, as MONAI's command takes them: "--dataset_dir", "DIR". `--bundle_root DIR` names the
-            folder of `models` where it is another.
+        overrides: of ids of its configs, such as `dataset_dir`; `bundle_root` where a bundle by name was trained in
+            another folder.
 
     Attributes:
-        config: its inference.json with the words, as MONAI's `ConfigParser`.
+        config: its inference.json with the overrides, as MONAI's `ConfigParser`.
+        root: the folder of `models`.
         model_path: `models/model.pt`.
         network: the student in eval mode, on the CPU.
         trained: what inference.json asks of the training: the student's name, class names, image size, ...
@@ -42,26 +78,27 @@ class TrainedBundle:
         ValueError: a damaged model, or one that is not the student which `models/settings.json` tells.
     """
 
-    def __init__(self, bundle: str, words: Sequence[str] = ()) -> None:
-        from monai.bundle import ConfigParser
-
-        from monai_rd.protocol.experiments import words_as_overrides
-
+    def __init__(self, bundle: str | os.PathLike[str], **overrides: Any) -> None:
         is_folder = (Path(bundle) / "configs" / "metadata.json").is_file()
-        root = Path(bundle).resolve() if is_folder or len(Path(bundle).parts) > 1 else Path(bundle_root(bundle))
+        root = Path(bundle).resolve() if is_folder or len(Path(bundle).parts) > 1 else Path(bundle_root(str(bundle)))
         if not (root / "configs" / "inference.json").is_file():
             raise FileNotFoundError(f"no bundle '{bundle}': a folder with configs/inference.json is needed")
-        self._configs, self._overrides = root / "configs", {"bundle_root": str(root), **words_as_overrides(words)}
+        self._configs, self._overrides = root / "configs", {"bundle_root": str(root), **overrides}
         self._inference: dict[str, Any] = ConfigParser.load_config_file(str(self._configs / "inference.json"))
         self.metadata: dict[str, Any] = ConfigParser.load_config_file(str(self._configs / "metadata.json"))
-        self.config = ConfigParser(deepcopy(self._inference))
-        self.config.update(self._overrides)
-        places = Path(self.parsed("bundle_root")) / "models"
-        self.model_path = places / "model.pt"
+        self.config = self.with_overrides({})
+        self.root = Path(self.parsed("bundle_root"))
+        self.model_path = self.root / "models" / "model.pt"
         require_model(self.model_path)
         asked = set(re.findall(r"@trained\['(\w+)'\]", json.dumps(self._inference)))
         self.trained = {name: value for name, value in self.parsed("trained").items() if name in asked}
         self.network = self._filled()
+
+    def with_overrides(self, overrides: Mapping[str, Any]) -> ConfigParser:
+        """inference.json anew, with these overrides beside the bundle's own."""
+        config = ConfigParser(deepcopy(self._inference))  # which it changes
+        config.update({**self._overrides, **overrides})
+        return config
 
     def parsed(self, name: str) -> Any:
         """What an id of inference.json stands for.
@@ -95,9 +132,14 @@ class TrainedBundle:
         return list(self.trained["class_names"])
 
     @cached_property
-    def model_hash(self) -> str:
-        """SHA-256 of `models/model.pt`."""
-        return sha256(self.model_path)
+    def model(self) -> dict[str, Any]:
+        """SHA-256 of `models/model.pt` ("sha256") and the "temperature" of its probabilities."""
+        return {"sha256": sha256(self.model_path), "temperature": float(self.network.temperature)}
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """What reports name."""
+        return Algorithm.of(self.metadata, self.network.name, self.model)
 
     @cached_property
     def image_shape(self) -> tuple[int, ...]:
@@ -111,9 +153,7 @@ class TrainedBundle:
 
     @cached_property
     def _training(self) -> Any:
-        """The bundle's train.json with the words, and the seed that its split depends on."""
-        from monai.bundle import ConfigParser
-
+        """The bundle's train.json with the overrides, and the seed that its split depends on."""
         training = ConfigParser(ConfigParser.load_config_file(str(self._configs / "train.json")))
         seed = {"seed": self._settings["seed"]} if "seed" in self._settings else {}
         training.update({**seed, **self._overrides})
@@ -126,7 +166,7 @@ class TrainedBundle:
 
     @cached_property
     def data(self) -> Any:
-        """The data list of the words' `dataset_dir`, else of the bundle's phantoms, with the training's splits.
+        """The data list of `dataset_dir`, else of the bundle's phantoms, with the training's splits.
 
         Raises:
             ValueError: no labelled data, see `make_datalist`.

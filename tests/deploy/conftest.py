@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from monai_rd.deploy.predict import Predictor
+from monai_rd.deploy.trained import TrainedBundle
 from monai_rd.networks import Student
 from tests.deploy.servers import Orthanc, running_orthanc
 
@@ -45,4 +46,4 @@ def bundle_of(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @pytest.fixture(scope="session")
 def predictor(bundle_of: Bundle) -> Predictor:
     """CT, two classes that exclude each other."""
-    return Predictor("rd_ct", bundle_root=str(bundle_of()), device="cpu")
+    return Predictor(TrainedBundle("rd_ct", bundle_root=str(bundle_of()), device="cpu"))

@@ -68,7 +68,7 @@ def exported(bundle: Path, cohort: str, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_every_format_gives_the_networks_probabilities(form: str, bundle: Path, cohort: str, exported: Path) -> None:
-    trained = TrainedBundle(str(bundle), ["--dataset_dir", cohort])
+    trained = TrainedBundle(bundle, dataset_dir=cohort)
     run = FORMATS[form].load(trained, exported / FORMATS[form].file, 1)
     images = torch.cat(list(trained.images("test", most=4)))
     assert images.shape == (4, SLICES, 3, SIZE, SIZE)
@@ -133,7 +133,7 @@ def test_whoever_follows_the_metadata_gets_the_bundles_scores(bundle: Path, expo
     assert (manifest["input"]["name"], manifest["output"]["name"]) == ("image", "probabilities")
     assert session.get_inputs()[0].shape == manifest["input"]["shape"] == ["batch", "slices", 3, SIZE, SIZE]
     assert "Not for clinical use" in manifest["intended_use"]
-    assert manifest["model"]["sha256"] == TrainedBundle(str(bundle)).model_hash
+    assert manifest["model"]["sha256"] == TrainedBundle(bundle).model["sha256"]
 
     studies = tmp_path / "studies"
     uid, _ = make_series(studies / "series", slices=7, shape=(100, 90))
@@ -150,7 +150,7 @@ def test_whoever_follows_the_metadata_gets_the_bundles_scores(bundle: Path, expo
 
 
 def test_the_window_in_the_metadata_is_the_one_trained_with(tmp_path: Path) -> None:
-    trained = TrainedBundle(str(bundle_of(tmp_path, windows=["mediastinum"])))
+    trained = TrainedBundle(bundle_of(tmp_path, windows=["mediastinum"]))
     from monai_rd.deploy.manifest import manifest, network_metadata
 
     (step,) = (one for one in manifest(trained)["preprocessing"] if one["step"] == "HounsfieldWindowsd")
@@ -163,7 +163,7 @@ def test_the_window_in_the_metadata_is_the_one_trained_with(tmp_path: Path) -> N
 def test_every_modality_describes_its_steps(modality: str, tmp_path: Path) -> None:
     from monai_rd.deploy.manifest import manifest
 
-    described = manifest(TrainedBundle(str(bundle_of(tmp_path, modality, n4=False))))
+    described = manifest(TrainedBundle(bundle_of(tmp_path, modality, n4=False)))
     assert all(step["does"] for step in described["preprocessing"])
     assert described["preprocessing"][-1]["step"] == "ChannelsToBagd"
     json.dumps(described)
@@ -200,7 +200,7 @@ def test_no_file_names_this_machine(form: str, exported: Path, bundle: Path, coh
 def test_volumes_with_several_labels(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript", reason="needs the extra 'onnx'")
     settings = {"student": "resnet18_3d", "windows": ["full"], "slices": 32, "multi_label": True}
-    trained = TrainedBundle(str(bundle_of(tmp_path, **settings)))
+    trained = TrainedBundle(bundle_of(tmp_path, **settings))
     files = export_formats(trained, ["torchscript", "onnx"], tmp_path)
     volume = torch.rand(3, 1, 32, SIZE, SIZE)
     with torch.inference_mode():
@@ -253,10 +253,10 @@ def test_a_model_that_cannot_be_used(kind: str, tmp_path: Path) -> None:
     else:
         torch.save(Student("mobilenet_v2", 2).state_dict(), root / "models" / "model.pt")
     with pytest.raises(ValueError, match="is damaged, or not the weights of the student 'resnet18' with 2 classes"):
-        TrainedBundle(str(root))
+        TrainedBundle(root)
 
 
 def test_int8_is_not_calibrated_on_phantoms_for_patients(tmp_path: Path, cohort: str) -> None:
-    trained = TrainedBundle(str(bundle_of(tmp_path, phantom=False)), ["--dataset_dir", cohort])
+    trained = TrainedBundle(bundle_of(tmp_path, phantom=False), dataset_dir=cohort)
     with pytest.raises(ValueError, match="give -- --dataset_dir DIR"):
         export_formats(trained, ["onnx-int8"], tmp_path)

@@ -23,6 +23,7 @@ from monai_rd.__main__ import app
 from monai_rd.bundle import bundle_root
 from monai_rd.data import DataListError
 from monai_rd.deploy import Predictor
+from monai_rd.deploy.trained import TrainedBundle
 from monai_rd.handlers import ScoreCollector
 from tests.dicom_files import CORONAL, NAME, PATIENT_ID, make_series
 
@@ -176,7 +177,7 @@ def test_it_is_inference_json_that_answers(predictor: Predictor, tmp_path: Path)
     predictor.write(predictions, tmp_path / "ours" / "scores.csv")
     content = ConfigParser.load_config_file(f"{bundle_root('rd_ct')}/configs/inference.json")
     places = {
-        "bundle_root": str(predictor.root),
+        "bundle_root": str(predictor.trained.root),
         "output_dir": str(tmp_path / "out"),
         "dataset_dir": str(tmp_path / "in"),
     }
@@ -185,7 +186,7 @@ def test_it_is_inference_json_that_answers(predictor: Predictor, tmp_path: Path)
     assert ours == theirs
     assert (tmp_path / "ours" / "scores.csv").read_bytes() == (tmp_path / "out" / "scores.csv").read_bytes()
     assert [one.problem for one in predictions] == ["MISSING_SLICES", "", ""]
-    assert {one.model for one in predictions} == {predictor.model["sha256"]}
+    assert {one.model for one in predictions} == {predictor.trained.model["sha256"]}
     assert [len(one.files) for one in predictions] == [0, 1, 6]
     assert str(tmp_path) not in repr(predictions)
     assert predictor(tmp_path / "in") == predictions  # loaded once, asked twice
@@ -207,7 +208,7 @@ def test_a_diverged_network_says_nothing(bundle_of: Bundle, tmp_path: Path) -> N
     state["classifier.bias"][0] = float("nan")
     torch.save(state, root / "models" / "model.pt")
     make_series(tmp_path / "in", shape=SHAPE)
-    (one,) = Predictor("rd_ct", bundle_root=str(root))(tmp_path / "in")
+    (one,) = Predictor(TrainedBundle("rd_ct", bundle_root=str(root)))(tmp_path / "in")
     assert (one.problem, one.classes, dict(one.probabilities)) == ("NOT_FINITE", (), {})
 
 
@@ -232,13 +233,15 @@ def test_a_study_that_breaks_the_program_stops_no_other(
 
 
 def test_the_policy_of_the_bundle_holds(bundle_of: Bundle, tmp_path: Path) -> None:
-    strict = Predictor("rd_ct", bundle_root=str(bundle_of()), policy={"UNREADABLE_IMAGE": "error", "default": "skip"})
+    strict = Predictor(
+        TrainedBundle("rd_ct", bundle_root=str(bundle_of()), policy={"UNREADABLE_IMAGE": "error", "default": "skip"})
+    )
     make_series(tmp_path / "gap", shape=SHAPE, skip=(2,))
     assert [one.problem for one in strict(tmp_path / "gap")] == ["MISSING_SLICES"]
     (tmp_path / "junk.dcm").write_bytes(b"junk")
     with pytest.raises(ValueError, match="UNREADABLE_IMAGE"):
         strict(tmp_path)
-    headers = Predictor("rd_ct", bundle_root=str(strict.root), policy={})
+    headers = Predictor(TrainedBundle("rd_ct", bundle_root=str(strict.trained.root), policy={}))
     with pytest.raises(DataListError, match="MISSING_SLICES"):
         headers(tmp_path / "gap")
 
@@ -246,20 +249,20 @@ def test_the_policy_of_the_bundle_holds(bundle_of: Bundle, tmp_path: Path) -> No
 def test_the_folder_of_a_bundle(bundle_of: Bundle, tmp_path: Path) -> None:
     root = bundle_of(class_names=["a", "b", "c"], slices=3)
     shutil.copytree(Path(bundle_root("rd_ct")) / "configs", root / "configs")
-    predictor = Predictor(root)
+    predictor = Predictor(TrainedBundle(root))
     make_series(tmp_path / "in", shape=SHAPE)
     (one,) = predictor(tmp_path / "in")
     assert list(one.probabilities) == ["a", "b", "c"]
     assert len(one.slices) == 3
-    assert predictor.algorithm.parameters[0] == "student=resnet18"
+    assert predictor.trained.algorithm.parameters[0] == "student=resnet18"
 
 
 def test_what_is_no_trained_bundle(bundle_of: Bundle, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no trained model"):
-        Predictor("rd_ct", bundle_root=str(tmp_path))
+        TrainedBundle("rd_ct", bundle_root=str(tmp_path))
     with pytest.raises(FileNotFoundError, match="no bundle 'rd_foot'"):
-        Predictor("rd_foot")
+        TrainedBundle("rd_foot")
     root = bundle_of()
     torch.save({"other": torch.zeros(2)}, root / "models" / "model.pt")
-    with pytest.raises(RuntimeError, match="other"):
-        Predictor("rd_ct", bundle_root=str(root))
+    with pytest.raises(ValueError, match="not the weights of the student 'resnet18'"):
+        TrainedBundle("rd_ct", bundle_root=str(root))

@@ -26,7 +26,7 @@ SERIES = {"good": {}, "gap": {"skip": (2,)}, "other": {"modality": "MR"}}
 
 def predict(predictor: Predictor, state: Path, source: str, to: str, *words: str) -> tuple[int, str]:
     given = ["predict", "rd_ct", "--from", source, "--to", to, "--state", str(state), *words]
-    done = CliRunner().invoke(app, [*given, "--", "--bundle_root", str(predictor.root), "--device", "cpu"])
+    done = CliRunner().invoke(app, [*given, "--", "--bundle_root", str(predictor.trained.root), "--device", "cpu"])
     if isinstance(done.exception, (ValueError, OSError)):  # main() makes a line and exit code 2 of them
         return 2, str(done.exception)
     return done.exit_code, done.output
@@ -90,7 +90,10 @@ def test_studies_are_answered_once_and_as_from_a_folder(predictor: Predictor, or
         for file in (path for path in place.rglob("*") if path.is_file()):
             content = file.read_bytes()
             assert not any(word.encode() in content for word in (NAME, "Secretname", PATIENT_ID, str(tmp_path)))
-    assert json.loads(next(state.glob("scores_*.json")).read_text())["model"]["sha256"] == predictor.model["sha256"]
+    assert (
+        json.loads(next(state.glob("scores_*.json")).read_text())["model"]["sha256"]
+        == predictor.trained.model["sha256"]
+    )
 
 
 def numbers_of(dataset: Dataset) -> dict[str, float]:

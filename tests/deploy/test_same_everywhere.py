@@ -78,7 +78,7 @@ def by_export(name: str) -> Callable[[Cohort, Path], Answers]:
         if name != "torchscript":
             pytest.importorskip("onnxscript", reason="needs the extra 'onnx'")
             pytest.importorskip("onnxruntime", reason="needs the extra 'onnx'")
-        trained = TrainedBundle(str(cohort.bundle))
+        trained = TrainedBundle(cohort.bundle)
         files = export_formats(trained, sorted({name, "torchscript"}), place)
         run, prepare = FORMATS[name].load(trained, files[name], 1), StudyClassifier(files["torchscript"]).prepare
         names = {uid: one for one, uid in cohort.uids.items()}
