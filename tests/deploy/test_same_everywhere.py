@@ -150,7 +150,8 @@ def by_labels_own_bundle_app(cohort: Cohort, place: Path) -> Answers:
 
 def by_deploy_app(cohort: Cohort, place: Path) -> Answers:
     deploy_python()
-    folder = write_application(place / "app", str(cohort.bundle))
+    folder = place / "app"
+    write_application(folder, str(cohort.bundle))
     done = deploy(folder, "-i", cohort.dicom, "-o", place / "out", "-m", folder / "models")
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
     names = {uid: name for name, uid in cohort.uids.items()}
