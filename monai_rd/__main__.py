@@ -253,7 +253,7 @@ def check(
 def main() -> None:
     """Run the command; wrong input ends with one line that says what to do."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for talkative in ("highdicom", "pynetdicom"):
+    for talkative in ("dicomweb_client", "highdicom", "pynetdicom"):
         logging.getLogger(talkative).setLevel(logging.WARNING)
     try:
         app()

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 from pydicom.dataset import Dataset
+from tqdm.auto import tqdm
 
 from monai_rd.deploy.archive import ATTEMPTS, Archive, ArchiveError, Query, retried
 from monai_rd.files import atomic_path
@@ -87,7 +88,9 @@ class ArchiveSource:
 
     def __iter__(self) -> Iterator[Path]:
         self.left = 0
-        for study in retried(lambda: self.archive.studies(self.query)):
+        studies = retried(lambda: self.archive.studies(self.query))
+        logger.info("studies that the archive has of these: %d", len(studies))
+        for study in tqdm(studies, unit="study", disable=None):  # only on a screen
             try:
                 yield from self._study(study)
             except ArchiveError as error:

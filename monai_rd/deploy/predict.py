@@ -77,7 +77,8 @@ class Predictor:
         return write_scores(path, predictions, trained.class_names, trained.model, trained.multi_label)
 
     def _config(self, content: Mapping[str, Any]) -> ConfigParser:
-        own = {"labelled": False, "found_studies#empty_is_error": False}  # a folder of bad studies has answers too
+        # A folder of bad studies has answers too.
+        own = {"device": str(self.device), "labelled": False, "found_studies#empty_is_error": False}
         return self.trained.with_overrides({**own, **content})
 
     def _score(self, items: Sequence[dict[str, Any]]) -> list[Prediction]:
