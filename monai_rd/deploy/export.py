@@ -224,7 +224,7 @@ def _write_int8(trained: TrainedBundle, path: Path) -> None:
         whole = Path(place) / "float32.onnx"
         whole.write_bytes(_onnx_model(trained))
         images = list(trained.images("validation", most=CALIBRATION))
-        how = quantise(whole, path, images, trained.multi_label)
+        how = quantise(whole, path, images)
     _describe_onnx(path, {**manifest(trained), "int8": how})
 
 
