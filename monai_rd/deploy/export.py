@@ -1,4 +1,4 @@
-"""The deployed student as a file for other runtimes: TorchScript, ONNX in float32 and int8, torch.export.
+"""The deployed student as a file for other runtimes: TorchScript, ONNX in float32 and int8, torch.export, TensorRT.
 
 ONNX and torch.export hold the student with its last step, so that they give calibrated `probabilities [B, classes]`
 of `image`: bags of slices `[B, S, 3, H, W]`, B and S free (a single image is a bag of one), or volumes
@@ -109,13 +109,19 @@ def example(trained: TrainedBundle) -> Tensor:
     return torch.rand(2, 3, *shape[1:]) if trained.network.spatial_dims == 2 else torch.rand(2, *shape)
 
 
-def exported_program(trained: TrainedBundle) -> torch.export.ExportedProgram:
-    """The student with its last step as PyTorch's own graph, with free numbers of studies and slices."""
+def exported_program(trained: TrainedBundle, network: nn.Module | None = None) -> torch.export.ExportedProgram:
+    """The student with its last step as PyTorch's own graph, with free numbers of studies and slices.
+
+    Args:
+        trained: the bundle.
+        network: the student with its last step where it is on another device.
+    """
     free = torch.export.Dim.DYNAMIC
     shapes = {"image": {0: free, 1: free} if trained.network.spatial_dims == 2 else {0: free}}
-    network = Probabilities(trained.network, trained.multi_label).eval()
+    network = network or Probabilities(trained.network, trained.multi_label).eval()
+    image = example(trained).to(next(network.parameters()).device)
     with torch.no_grad():
-        return torch.export.export(network, (example(trained),), dynamic_shapes=shapes)
+        return torch.export.export(network, (image,), dynamic_shapes=shapes)
 
 
 def _write_torchscript(trained: TrainedBundle, path: Path) -> None:
@@ -255,9 +261,22 @@ def quietly() -> Iterator[None]:
         logging.disable(before)
 
 
+def _write_tensorrt(trained: TrainedBundle, path: Path) -> None:
+    from monai_rd.deploy.tensorrt import write_tensorrt
+
+    write_tensorrt(trained, path)
+
+
+def _load_tensorrt(trained: TrainedBundle, path: Path, threads: int) -> Run:
+    from monai_rd.deploy.tensorrt import load_tensorrt
+
+    return load_tensorrt(trained, path, threads)
+
+
 FORMATS = {
     "torchscript": Format("model.ts", _write_torchscript, _load_torchscript),
     "onnx": Format("model.onnx", _write_onnx, _load_onnx),
     "onnx-int8": Format("model_int8.onnx", _write_int8, _load_onnx, exact=False),
     "torch.export": Format("model.pt2", _write_torch_export, _load_torch_export),
+    "tensorrt": Format("model_tensorrt.pt2", _write_tensorrt, _load_tensorrt),
 }

@@ -56,17 +56,20 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> str:
         return phantom_cohort(tmp_path_factory.mktemp("cohort"), "ct")
 
 
+WITHOUT_GPU = [name for name in FORMATS if name != "tensorrt"]
+
+
 @pytest.fixture(scope="module")
 def exported(bundle: Path, cohort: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with all formats."""
     pytest.importorskip("onnxscript", reason="needs the extra 'onnx'")
     pytest.importorskip("onnxruntime", reason="needs the extra 'onnx'")
     out = tmp_path_factory.mktemp("exported")
-    assert command(bundle, "--format", ",".join(FORMATS), "--out", out, "--", "--dataset_dir", cohort) == 0
+    assert command(bundle, "--format", ",".join(WITHOUT_GPU), "--out", out, "--", "--dataset_dir", cohort) == 0
     return out
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", WITHOUT_GPU)
 def test_every_format_gives_the_networks_probabilities(form: str, bundle: Path, cohort: str, exported: Path) -> None:
     trained = TrainedBundle(bundle, dataset_dir=cohort)
     run = FORMATS[form].load(trained, exported / FORMATS[form].file, 1)
@@ -184,7 +187,7 @@ def test_torchscript_tells_deploy_of_the_trained_student(exported: Path) -> None
         assert "model/extra/metadata.json" in file.namelist()
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", WITHOUT_GPU)
 def test_no_file_names_this_machine(form: str, exported: Path, bundle: Path, cohort: str) -> None:
     path = exported / FORMATS[form].file
     contents = [path.read_bytes()]
@@ -208,6 +211,28 @@ def test_volumes_with_several_labels(tmp_path: Path) -> None:
         for form, file in files.items():
             found = FORMATS[form].load(trained, file, 1)(volume)
             torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_tensorrt_without_a_gpu_says_so(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert command(bundle, "--format", "tensorrt", "--out", tmp_path / "model.pt2") == 2
+    assert "TensorRT needs an NVIDIA GPU" in capsys.readouterr().err
+    assert not (tmp_path / "model.pt2").exists()
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("settings", [{}, {"student": "resnet18_3d", "windows": ["full"], "slices": 32}])
+def test_tensorrt_gives_the_networks_probabilities(settings: dict[str, Any], tmp_path: Path) -> None:
+    pytest.importorskip("torch_tensorrt", reason="torch-tensorrt is not installed")
+    trained = TrainedBundle(bundle_of(tmp_path, **settings))
+    (file,) = export_formats(trained, ["tensorrt"], tmp_path).values()
+    image = torch.rand(3, *trained.image_shape)
+    with torch.inference_mode():
+        expected = trained.network(image).softmax(dim=1)
+        torch.testing.assert_close(FORMATS["tensorrt"].load(trained, file, 1)(image), expected, atol=1e-4, rtol=0)
 
 
 def test_what_differs_is_not_written(
