@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
     from monai_rd.deploy.archive_places import State
-    from monai_rd.deploy.places import FolderSource, Sink, Source
+    from monai_rd.deploy.places import Sink, Source
     from monai_rd.deploy.predict import Prediction, Predictor
 
 __all__ = ["predict"]
@@ -59,7 +60,9 @@ def predict(
     A study of an archive is answered once. Words after -- are for the bundle's inference.json, such as
     -- --bundle_root DIR.
     """
-    from monai_rd.deploy.places import FolderSource
+    from monai_rd.deploy.archive import Query, open_archive
+    from monai_rd.deploy.archive_places import ArchiveSink, ArchiveSource
+    from monai_rd.deploy.places import FolderSink, FolderSource
     from monai_rd.deploy.predict import Predictor
     from monai_rd.deploy.trained import TrainedBundle
     from monai_rd.protocol.experiments import words_as_overrides
@@ -71,8 +74,19 @@ def predict(
         raise ValueError(f"--to {to} lies in --from, and would be scored the next time: give another --to")
     predictor = Predictor(TrainedBundle(bundle, **words_as_overrides(context.args)))
     with _remembering(state if _is_archive(source) or _is_archive(to) else None) as memory:
-        archives = (source, to, modality, since, tuple(study or ()), ae_title, listen)
-        studies, answers = _places(folder, predictor, memory, *archives)
+        connect = partial(open_archive, ae_title=ae_title, listen=listen)
+        studies: Source
+        if folder is None:
+            assert memory is not None
+            query = Query(_modality(modality, predictor), since, tuple(study or ()))
+            studies = ArchiveSource(connect(source), query, memory, predictor.trained.model["sha256"])
+        else:
+            studies = folder
+        answers: Sink
+        if memory is not None and _is_archive(to):
+            answers = ArchiveSink(connect(to), memory, predictor)
+        else:
+            answers = FolderSink(Path(to), predictor, "scores.csv" if memory is None else memory.scores)
         made: list[Prediction] = []
         without = 0
         for one in studies:
@@ -116,35 +130,11 @@ def _remembering(folder: Path | None) -> Iterator[State | None]:
         memory.close()
 
 
-def _places(
-    folder: FolderSource | None,
-    predictor: Predictor,
-    memory: State | None,
-    source: str,
-    to: str,
-    modality: str | None,
-    since: str | None,
-    study: tuple[str, ...],
-    ae_title: str,
-    listen: int | None,
-) -> tuple[Source, Sink]:
-    """Open where studies come from and where answers go."""
-    from monai_rd.deploy.archive import Query, open_archive
-    from monai_rd.deploy.archive_places import ArchiveSink, ArchiveSource
-    from monai_rd.deploy.places import FolderSink
-
-    studies: Source | None = folder
-    if memory is not None and studies is None:
-        if modality is None and len(predictor.modalities) != 1:
-            known = ", ".join(predictor.modalities) or "none, the training's images were no DICOM"
-            raise ValueError(f"give --modality: the training does not say it alone (it knows {known})")
-        query = Query(modality or predictor.modalities[0], since, study)
-        archive = open_archive(source, ae_title, listen)
-        studies = ArchiveSource(archive, query, memory, predictor.trained.model["sha256"])
-    assert studies is not None
-    if memory is not None and _is_archive(to):
-        return studies, ArchiveSink(open_archive(to, ae_title, listen), memory, predictor)
-    return studies, FolderSink(Path(to), predictor, "scores.csv" if memory is None else memory.scores)
+def _modality(given: str | None, predictor: Predictor) -> str:
+    if given is None and len(predictor.modalities) != 1:
+        known = ", ".join(predictor.modalities) or "none, the training's images were no DICOM"
+        raise ValueError(f"give --modality: the training does not say it alone (it knows {known})")
+    return given or predictor.modalities[0]
 
 
 def _objects(
