@@ -78,8 +78,9 @@ def predict(
         studies: Source
         if folder is None:
             assert memory is not None
+            archive = connect(source)
             query = Query(_modality(modality, predictor), since, tuple(study or ()))
-            studies = ArchiveSource(connect(source), query, memory, predictor.trained.model["sha256"])
+            studies = ArchiveSource(archive, query, memory, predictor.trained.model["sha256"])
         else:
             studies = folder
         answers: Sink

@@ -108,6 +108,14 @@ def _parts(files: Sequence[Path]) -> Iterator[list[Path]]:
         yield part
 
 
+_CREDENTIALS = ": set MONAI_RD_DICOMWEB_TOKEN, or MONAI_RD_DICOMWEB_USER and MONAI_RD_DICOMWEB_PASSWORD"
+_HINTS = {
+    401: _CREDENTIALS,
+    403: _CREDENTIALS,
+    404: ": is it the address of its DICOMweb, as in http://HOST/dicom-web?",
+}
+
+
 @contextmanager
 def _told(what: str) -> Iterator[None]:
     """Turn what a service or a network can do wrong into our own error; URLs and bodies may tell of patients."""
@@ -115,6 +123,8 @@ def _told(what: str) -> Iterator[None]:
         yield
     except requests.HTTPError as error:
         status = error.response.status_code if error.response is not None else "no status"
-        raise ArchiveError(f"DICOMweb: {what} (HTTP {status})") from None
+        raise ArchiveError(f"DICOMweb: {what} (HTTP {status}{_HINTS.get(status, '')})") from None
+    except requests.ConnectionError:
+        raise ArchiveError(f"DICOMweb: {what} (no connection: does it run, is its address right?)") from None
     except (requests.RequestException, OSError, ValueError) as error:
         raise ArchiveError(f"DICOMweb: {what} ({type(error).__name__})") from None

@@ -121,7 +121,10 @@ def test_an_archive_that_is_away_keeps_nothing_from_being_answered_later(
     assert dcmread(waiting).Modality == "SR"
     code, printed = predict(predictor, tmp_path / "state", away, orthanc.web, "--modality", "CT")
     assert code == 2  # nothing can be had, but what waited is stored
-    assert "the archive could not be searched" in printed
+    assert "the archive could not be searched (no connection" in printed
+    code, printed = predict(predictor, tmp_path / "state", orthanc.web + "/none", orthanc.web, "--modality", "CT")
+    assert code == 2
+    assert "(HTTP 404: is it the address of its DICOMweb" in printed
     assert list((tmp_path / "state" / "outbox").iterdir()) == []
     report = dcmread(next((tmp_path / "in").iterdir()))
     assert list(open_archive(orthanc.web).series(report.StudyInstanceUID, "SR").values()) == [1]
