@@ -109,7 +109,7 @@ def _parts(files: Sequence[Path]) -> Iterator[list[Path]]:
 
 
 _CREDENTIALS = ": set MONAI_RD_DICOMWEB_TOKEN, or MONAI_RD_DICOMWEB_USER and MONAI_RD_DICOMWEB_PASSWORD"
-_HINTS = {
+_HINTS: dict[int | str, str] = {
     401: _CREDENTIALS,
     403: _CREDENTIALS,
     404: ": is it the address of its DICOMweb, as in http://HOST/dicom-web?",
