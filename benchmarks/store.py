@@ -59,8 +59,8 @@ def real_fill(options: argparse.Namespace, place: Path, console: Console) -> Non
     def loop() -> None:
         replayed = ReplayedViews(dataset, views, 0)
         kept = []
-        for epoch in range(views):
-            replayed.set_epoch(epoch)
+        for number in range(views):
+            replayed.set_epoch(2 * number + 1)  # in the others each item is in a view of its own
             for batch in DataLoader(replayed, batch_size=BATCH, collate_fn=bag_collate):
                 with torch.inference_mode():
                     kept.append(teacher.read(batch["image"].to(options.device), READS).tap.half().cpu())

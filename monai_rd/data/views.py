@@ -36,6 +36,9 @@ class ReplayedViews(Dataset):
     start at different ones. Once `store` is set, items bring what the teacher made of the view, as `teacher_features`,
     and every view is compared with the one that the teacher was shown, at 256 of its values.
 
+    Few views of few images are soon known by heart. So every second epoch shows each item in a new view, which no
+    teacher saw; its `teacher_features` are empty.
+
     Args:
         dataset: items with `image`, a path or several, and a transform whose random parts are `Randomizable`.
         views: K, how many views an item has.
@@ -60,15 +63,18 @@ class ReplayedViews(Dataset):
         self.store: FeatureStore | None = None
         self._random, self._seeded = _random_parts(dataset.transform)
         self._state = np.random.RandomState()
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that live on see it move
+        self._epoch = torch.ones((), dtype=torch.int64).share_memory_()  # workers that live on see it move
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch begins."""
+        """Say which epoch begins, from 1."""
         self._epoch.fill_(epoch)
 
     def turn(self, index: int) -> int:
-        """The view in which an item is shown in this epoch."""
-        return (int(self._epoch) + int(self.keys[index][:8], 16)) % self.views
+        """The view in which an item is shown in this epoch: below K the teacher saw it, others are new."""
+        taught, new = divmod(int(self._epoch) - 1, 2)
+        if new:
+            return self.views + taught
+        return (taught + int(self.keys[index][:8], 16)) % self.views
 
     def view(self, index: int, number: int) -> dict[str, Any]:
         """The item `index` in view `number`."""
@@ -88,6 +94,8 @@ class ReplayedViews(Dataset):
         item = self.view(index, number)
         if self.store is None:
             return item
+        if number >= self.views:
+            return {**item, "teacher_features": {}}
         features = self.store.read(self.keys[index], number)
         refuse_another_view(item["image"], features.pop(PROBE), self.keys[index])
         return {**item, "teacher_features": features}

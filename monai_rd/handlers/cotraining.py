@@ -25,7 +25,8 @@ class CoTrainingHandler:
 
     After the forward pass it takes the student's features (what the student's classifier read, and the maps that the
     method asks for) and the teacher's: from the batch's key `teacher_features` (parts by name, see `to_rows`) when
-    they were computed beforehand, otherwise from the teacher. The batch's key `index` tells the method which items
+    they were computed beforehand, otherwise from the teacher. Where that key is there and empty, the student learns
+    from the labels alone in this epoch. The batch's key `index` tells the method which items
     they are. After the loss it adds the weighted terms to `engine.state.output["loss"]`, which `SupervisedTrainer`
     reads for the backward pass only then. At each epoch it moves the weights: progress is 0 in the first epoch and 1 in
     the last. The terms stand in `engine.state.output["terms"]`, unweighted and detached, with the student's cross
@@ -79,6 +80,8 @@ class CoTrainingHandler:
         progress = (engine.state.epoch - 1) / max(last - 1, 1)
         engine.state.term_weights = self._bare_method.weights(progress)
         self.method.train()
+        for name in self._sums:  # the next epoch may have other terms
+            engine.state.metrics.pop(name, None)
         self._sums = {}
 
     def _teacher_features(self, engine: Engine, image: Tensor) -> TeacherFeatures | None:
@@ -100,6 +103,12 @@ class CoTrainingHandler:
         features, self._features = self._features, None
         if features is None:
             raise RuntimeError("the trainer's network did not call the classifier of the network given to this handler")
+        if engine.state.batch.get("teacher_features") == {}:  # a view that no teacher saw
+            own = engine.state.term_weights
+            engine.state.term_weights = {"student_ce": own["student_ce"]} if "student_ce" in own else {}
+            self._terms = {}
+            self._maps.clear()
+            return
         image, logits, target = (
             as_tensor(output[key]) for key in (CommonKeys.IMAGE, CommonKeys.PRED, CommonKeys.LABEL)
         )

@@ -57,7 +57,7 @@ class SpeedHandler:
         self._seconds += time.monotonic() - self._asked
         items = len(engine.state.batch[CommonKeys.IMAGE])
         self._items += items
-        self._stored += items * ("teacher_features" in engine.state.batch)
+        self._stored += items * bool(engine.state.batch.get("teacher_features"))
 
     def _tell(self, engine: Engine) -> None:
         if rank() != 0 or not self._items:
@@ -81,7 +81,7 @@ class SpeedHandler:
             found["peak_device_memory"] = torch.cuda.max_memory_allocated(device)
             line += f", on the GPU {size_in_words(found['peak_device_memory'])}"
         if self._stored:
-            line += f", teacher features of {100 * found['stored_features']:.0f} % out of the store"
+            line += f", {100 * found['stored_features']:.0f} % of the items with stored teacher features"
         atomic_write(json.dumps(found, indent=1) + "\n", self.path)
         logger.info("training: %s", line)
 

@@ -108,16 +108,21 @@ def filled(paths: Sequence[Path], store: Path, **changed: Any) -> int:
 def test_the_student_sees_the_views_that_the_teacher_saw(images: list[Path], tmp_path: Path) -> None:
     teacher = tiny_teacher()
     taught = taught_dataset(dataset(images), teacher, TAP, VIEWS, directory=tmp_path / "store")
-    shown = set()
-    for epoch in range(1, 2 * VIEWS + 1):
+    shown, new = set(), set()
+    for epoch in range(1, 4 * VIEWS + 1):
         taught.set_epoch(epoch)  # type: ignore[attr-defined]
         for index in range(ITEMS):
             item: Any = taught[index]
+            if epoch % 2 == 0:
+                assert item["teacher_features"] == {}
+                new.add(float(item["image"].sum()))
+                continue
             wanted = teacher.rows(item["image"].as_tensor()[None], TAP)["tap"][0]
             torch.testing.assert_close(item["teacher_features"]["tap"].float(), wanted, atol=2e-3, rtol=2e-3)
             assert (item["label"], item["index"]) == (index % 2, index)
             shown.add((index, float(item["image"].sum())))
     assert len(shown) == ITEMS * VIEWS  # every view of every item, and no other
+    assert len(new - {total for _, total in shown}) == 2 * VIEWS * ITEMS
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -289,7 +294,7 @@ def test_a_transform_that_is_seeded_in_its_own_way_is_replayed(images: list[Path
     chain = transforms(more=[Noise()])
     taught: Any = taught_dataset(dataset(images, chain), tiny_teacher(), TAP, VIEWS, directory=tmp_path / "store")
     shown = set()
-    for epoch in range(2 * VIEWS):
+    for epoch in range(1, 4 * VIEWS, 2):
         taught.set_epoch(epoch)
         shown |= {float(item["image"].sum()) for item in taught}
     assert len(shown) == ITEMS * VIEWS

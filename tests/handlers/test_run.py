@@ -220,6 +220,42 @@ def test_stored_teacher_features_replace_the_teacher(tiny_run: Run) -> None:
     assert torch.equal(*losses)
 
 
+def test_views_that_no_teacher_saw_are_learnt_from_their_labels(tiny_run: Run) -> None:
+    """In an epoch whose `teacher_features` are empty there is no term, and nothing of the method is trained."""
+    run = tiny_run(max_epochs=2)
+    batch = next(iter(run.loader))
+    rows = run.teacher.rows(batch["image"], run.method.reads)
+    loader = [batch | {"teacher_features": rows}]
+    parameters = [*run.network.parameters(), *run.method.parameters()]
+    trainer = SupervisedTrainer(
+        device="cpu",
+        max_epochs=2,
+        train_data_loader=loader,
+        network=run.network,
+        optimizer=torch.optim.AdamW(parameters, lr=0.1),
+        loss_function=F.cross_entropy,
+        train_handlers=[CoTrainingHandler(run.network, run.method, None)],
+        decollate=False,
+        optim_set_to_none=True,
+    )
+    seen = []
+
+    def end_of_epoch(engine: Any) -> None:
+        student, method = (copy.deepcopy(one.state_dict()) for one in (run.network, run.method))
+        seen.append((dict(engine.state.metrics), dict(engine.state.term_weights), student, method))
+        loader[0] = batch | {"teacher_features": {}}
+
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, end_of_epoch)
+    trainer.run()
+    (taught, weights, student, method), (alone, none, later, same) = seen
+    assert set(taught) == {"loss", "student_ce", *weights}
+    assert set(weights) == {"teacher_ce", "kl", "cka"}
+    assert (set(alone), none) == ({"loss", "student_ce"}, {})
+    assert alone["loss"] == pytest.approx(alone["student_ce"])
+    assert all(torch.equal(value, same[key]) for key, value in method.items())
+    assert any(not torch.equal(value, later[key]) for key, value in student.items())
+
+
 def test_without_teacher_and_features_the_error_says_what_to_do(tiny_run: Run) -> None:
     run = tiny_run(max_epochs=1)
     trainer = SupervisedTrainer(

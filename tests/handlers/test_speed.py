@@ -51,7 +51,7 @@ def test_rate_wait_and_share(
     assert found["stored_features"] == pytest.approx(1 / 3, abs=1e-4)
     assert sum(with_features) == 16
     assert "2.0 items/s, 25 % of the time waiting for data" in caplog.text
-    assert "teacher features of 33 % out of the store" in caplog.text
+    assert "33 % of the items with stored teacher features" in caplog.text
 
 
 def test_peak_memory_grows_with_what_is_held() -> None:
