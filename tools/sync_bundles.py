@@ -23,6 +23,7 @@ OWN = {
     "configs/train.json": ("windows", "settings", "load_transforms", "random_transforms", "bag_transforms"),
     "configs/inference.json": ("windows", "trained", "preprocessing"),
     "configs/evaluate.json": (),
+    "configs/mlflow.json": (),
     "configs/multi_gpu_train.json": (),
     "configs/paper.json": (),
     "configs/metadata.json": (

@@ -6,9 +6,11 @@ import csv
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from pydicom.uid import generate_uid
 from monai_rd.data import find_studies
 from monai_rd.data.errors import original_error
 from monai_rd.data.feature_store import list_stores
-from tests.bundles.commands import BUNDLES, QUICK, ROOT, config, copied, infer, monai, score, train
+from tests.bundles.commands import BUNDLES, PLANTED, QUICK, ROOT, config, copied, infer, monai, score, train
 
 REAL = ROOT.parent / "shared" / "data"
 BUNDLE = BUNDLES / "rd_ct"
@@ -193,6 +195,23 @@ def test_two_processes(cohort: str, tmp_path: Path) -> None:
     assert json.loads((root / "eval" / "metrics.json").read_text())["test"]["student"]["n"] == 20
     state = torch.load(root / "models" / "model.pt", weights_only=True)
     assert not any(key.startswith("module.") for key in state)
+
+
+def test_mlflow_keeps_the_numbers_and_no_names(cohort: str, tmp_path: Path) -> None:
+    pytest.importorskip("mlflow")
+    root, data = copied("ct", tmp_path), tmp_path / "MUELLER_HANS"
+    shutil.copytree(cohort, data)
+    train(root, str(data), "--tracking", str(CONFIGS / "mlflow.json"))
+    with closing(sqlite3.connect(root / "eval" / "mlruns.db")) as database:
+        kept = {(name, step) for name, step in database.execute("select key, step from metrics")}
+        settings = dict(database.execute("select key, value from params"))
+        assert database.execute("select name, status from runs").fetchall() == [("rd resnet18 seed 3", "FINISHED")]
+    named = ("loss", "student_ce", "teacher_ce", "kl", "cka", "val_accuracy", "val_auc")
+    assert kept == {(name, epoch) for name in named for epoch in (1, 2)}
+    assert settings["image_size"] == "32"
+    for path in (one for one in (root / "eval").rglob("*") if one.is_file()):
+        for word in ("MUELLER", "PHANTOM-", *PLANTED.values()):
+            assert word.encode() not in path.read_bytes(), path
 
 
 @pytest.mark.parametrize("form", ["ckpt_export", "onnx_export"])
