@@ -8,6 +8,7 @@ inside makes probabilities of them. No file holds a teacher, a path or a name.
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import logging
@@ -109,19 +110,18 @@ def example(trained: TrainedBundle) -> Tensor:
     return torch.rand(2, 3, *shape[1:]) if trained.network.spatial_dims == 2 else torch.rand(2, *shape)
 
 
-def exported_program(trained: TrainedBundle, network: nn.Module | None = None) -> torch.export.ExportedProgram:
+def exported_program(trained: TrainedBundle, device: str = "cpu") -> torch.export.ExportedProgram:
     """The student with its last step as PyTorch's own graph, with free numbers of studies and slices.
 
     Args:
         trained: the bundle.
-        network: the student with its last step where it is on another device.
+        device: where it computes; the bundle's own network stays where it is.
     """
     free = torch.export.Dim.DYNAMIC
     shapes = {"image": {0: free, 1: free} if trained.network.spatial_dims == 2 else {0: free}}
-    network = network or Probabilities(trained.network, trained.multi_label).eval()
-    image = example(trained).to(next(network.parameters()).device)
+    network = copy.deepcopy(Probabilities(trained.network, trained.multi_label)).eval().to(device)
     with torch.no_grad():
-        return torch.export.export(network, (image,), dynamic_shapes=shapes)
+        return torch.export.export(network, (example(trained).to(device),), dynamic_shapes=shapes)
 
 
 def _write_torchscript(trained: TrainedBundle, path: Path) -> None:

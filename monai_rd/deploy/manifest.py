@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,9 +27,8 @@ def manifest(trained: TrainedBundle) -> dict[str, Any]:
     Everything in it is read from the bundle's transforms as inference.json builds them, from its metadata.json and from
     the training's settings. `preprocessing` lists the steps from a file to the input in order.
     """
-    channels_and_size = list(trained.image_shape[1:])
-    free = ["batch"] if trained.network.spatial_dims == 3 else ["batch", "slices"]
-    shape = [*free, *(channels_and_size if len(free) == 2 else trained.image_shape)]
+    first = "slices" if trained.network.spatial_dims == 2 else trained.image_shape[0]
+    shape = ["batch", first, *trained.image_shape[1:]]
     given = trained.metadata["network_data_format"]["inputs"]["image"]
     return {
         "name": trained.metadata["name"],
@@ -60,7 +60,7 @@ def network_metadata(trained: TrainedBundle) -> dict[str, Any]:
     volumes = trained.network.spatial_dims == 3
     size = list(trained.image_shape[1:] if volumes else trained.image_shape[2:])
     channels = 1 if volumes else 3
-    metadata: dict[str, Any] = json.loads(json.dumps(trained.metadata))
+    metadata = deepcopy(trained.metadata)
     image, pred = (
         metadata["network_data_format"][way][name] for way, name in (("inputs", "image"), ("outputs", "pred"))
     )

@@ -117,7 +117,15 @@ class StudyIndexOperator(DICOMDataLoaderOperator):
         return list(by_study.values())
 
 
-class StudyLoaderOperator(Operator):
+class _OfClassifier(Operator):
+    """What works with a classifier."""
+
+    def __init__(self, fragment: Fragment, *args: Any, classifier: StudyClassifier, **kwargs: Any) -> None:
+        self.classifier = classifier
+        super().__init__(fragment, *args, **kwargs)
+
+
+class StudyLoaderOperator(_OfClassifier):
     """Series and pictures that were selected, as the network sees them.
 
     Named inputs: `studies` of `StudyIndexOperator`, and the selector's `study_selected_series_list`.
@@ -126,10 +134,6 @@ class StudyLoaderOperator(Operator):
     Args:
         classifier: whose preprocessing it is.
     """
-
-    def __init__(self, fragment: Fragment, *args: Any, classifier: StudyClassifier, **kwargs: Any) -> None:
-        self.classifier = classifier
-        super().__init__(fragment, *args, **kwargs)
 
     def setup(self, spec: OperatorSpec) -> None:
         """Name inputs and outputs."""
@@ -153,7 +157,7 @@ class StudyLoaderOperator(Operator):
         op_output.emit(images, "images")
 
 
-class StudyInferenceOperator(Operator):
+class StudyInferenceOperator(_OfClassifier):
     """The student's calibrated probabilities of each study and of its slices.
 
     Named input: `images`, see `StudyLoaderOperator`.
@@ -162,10 +166,6 @@ class StudyInferenceOperator(Operator):
     Args:
         classifier: whose network it is.
     """
-
-    def __init__(self, fragment: Fragment, *args: Any, classifier: StudyClassifier, **kwargs: Any) -> None:
-        self.classifier = classifier
-        super().__init__(fragment, *args, **kwargs)
 
     def setup(self, spec: OperatorSpec) -> None:
         """Name inputs and outputs."""
@@ -180,7 +180,7 @@ class StudyInferenceOperator(Operator):
         )
 
 
-class ClassifierOperator(Operator):
+class ClassifierOperator(_OfClassifier):
     """What the probabilities say, with all that a reader needs to judge it: to `scores.csv` and `.json`, and on.
 
     The SDK's bundle operator gives a `result` that takes each probability for the index of a class: do not use it.
@@ -196,10 +196,8 @@ class ClassifierOperator(Operator):
         scored: how many studies have an answer, after a run.
     """
 
-    def __init__(
-        self, fragment: Fragment, *args: Any, classifier: StudyClassifier, output_folder: Path, **kwargs: Any
-    ) -> None:
-        self.classifier, self.output_folder, self.scored = classifier, output_folder, 0
+    def __init__(self, fragment: Fragment, *args: Any, output_folder: Path, **kwargs: Any) -> None:
+        self.output_folder, self.scored = output_folder, 0
         super().__init__(fragment, *args, **kwargs)
 
     def setup(self, spec: OperatorSpec) -> None:
@@ -223,7 +221,7 @@ class ClassifierOperator(Operator):
         op_output.emit(answers, "answers")
 
 
-class ReportWriterOperator(Operator):
+class ReportWriterOperator(_OfClassifier):
     """A DICOM structured report (TID 1500) for each study that has an answer, see `structured_report`.
 
     Named input: `answers` of `ClassifierOperator`.
@@ -233,10 +231,8 @@ class ReportWriterOperator(Operator):
         output_folder: where they go, each named by its SOPInstanceUID.
     """
 
-    def __init__(
-        self, fragment: Fragment, *args: Any, classifier: StudyClassifier, output_folder: Path, **kwargs: Any
-    ) -> None:
-        self.classifier, self.output_folder = classifier, output_folder
+    def __init__(self, fragment: Fragment, *args: Any, output_folder: Path, **kwargs: Any) -> None:
+        self.output_folder = output_folder
         super().__init__(fragment, *args, **kwargs)
 
     def setup(self, spec: OperatorSpec) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from monai_rd.deploy.export import Probabilities, Run, exported_program
+from monai_rd.deploy.export import Run, exported_program
 from monai_rd.deploy.manifest import manifest
 
 if TYPE_CHECKING:
@@ -27,14 +26,13 @@ def write_tensorrt(trained: TrainedBundle, path: Path) -> None:
         ValueError: no CUDA device, or no torch-tensorrt.
     """
     torch_tensorrt = _needed()
-    network = copy.deepcopy(Probabilities(trained.network, trained.multi_label)).eval().cuda()
     shape = trained.image_shape
-    bags = len(shape) == 4 and trained.network.spatial_dims == 2
-    least, most = ((1, 1, *shape[1:]), (STUDIES, SLICES, *shape[1:])) if bags else ((1, *shape), (STUDIES, *shape))
+    slices = (1, SLICES) if trained.network.spatial_dims == 2 else (shape[0], shape[0])  # a volume's channel
+    least, most = ((studies, first, *shape[1:]) for studies, first in zip((1, STUDIES), slices, strict=True))
     sizes = torch_tensorrt.Input(
         min_shape=least, opt_shape=(1, *shape), max_shape=most, dtype=torch.float32, name="image"
     )
-    compiled = torch_tensorrt.dynamo.compile(exported_program(trained, network), arg_inputs=[sizes], disable_tf32=True)
+    compiled = torch_tensorrt.dynamo.compile(exported_program(trained, "cuda"), arg_inputs=[sizes], disable_tf32=True)
     described = {"manifest.json": json.dumps(manifest(trained))}
     torch_tensorrt.save(compiled, str(path), arg_inputs=[sizes], extra_files=described)
 
