@@ -17,6 +17,7 @@ With one seed nothing can be said of other seeds: the spread is None, the interv
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,7 +26,7 @@ from scipy.stats import t as student_t
 
 from monai_rd.report.metrics import auc_and_influence
 
-__all__ = ["Difference", "Estimate", "compare", "estimate", "image_values"]
+__all__ = ["Difference", "Estimate", "compare", "estimate", "holm", "image_values"]
 
 DRAWS = 4000
 
@@ -131,6 +132,15 @@ def compare(values: np.ndarray, others: np.ndarray, seed: int = 0) -> Difference
         raise ValueError(f"only the same seeds and images can be compared, got {values.shape} and {others.shape}")
     difference = values - others
     return Difference(estimate(difference, seed), _p_of_both(difference), _p_of_images(difference, seed))
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Correct p values of as many tests, so that one false rejection among all stays rare (Holm, 1979)."""
+    corrected, reached = [0.0] * len(ps), 0.0
+    for rank, index in enumerate(sorted(range(len(ps)), key=lambda index: ps[index])):
+        reached = max(reached, min(ps[index] * (len(ps) - rank), 1.0))
+        corrected[index] = reached
+    return corrected
 
 
 def _draws(values: np.ndarray, seed: int) -> np.ndarray:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 
 from monai_rd.protocol.cells import Result
 from monai_rd.protocol.experiments import Column, Experiment, Row
-from monai_rd.protocol.statistics import Difference, Estimate, compare, estimate, image_values
+from monai_rd.protocol.statistics import Difference, Estimate, compare, estimate, holm, image_values
 
 __all__ = ["MEASURES", "Comparison", "Summary", "summarise"]
 
+ALL_STUDENTS = "mean of the students"
 MEASURES = ("accuracy", "roc_auc", "sensitivity", "specificity")
 COMPARED = ("accuracy", "roc_auc")
 _Values = dict[tuple[Row, Column], dict[int, dict[str, np.ndarray]]]
@@ -30,6 +32,7 @@ class Comparison:
         other: the baseline.
         best: the other has the best mean of all but `row` (of the first measure), known after looking.
         differences: by measure.
+        corrected: their `p` by measure, corrected by Holm for the number of rows that `row` is compared with.
     """
 
     column: Column
@@ -37,6 +40,7 @@ class Comparison:
     other: Row
     best: bool
     differences: dict[str, Difference]
+    corrected: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class Summary:
 
     Args:
         experiment: the grid.
+        columns: of the grid, and for each teacher and share of several students one more, in which a measure is the
+            mean over the students; its seeds are those that every student has.
         estimates: by row and column, then by measure; what has no finished cell is left out.
         also: what else a run scored on the test set (RD's reprogrammed teacher): mean by name, then by measure.
         comparisons: of "rd", or of the best row where there is none.
@@ -55,6 +61,7 @@ class Summary:
     """
 
     experiment: Experiment
+    columns: tuple[Column, ...]
     estimates: _Estimates
     also: dict[tuple[Row, Column], dict[str, dict[str, float]]]
     comparisons: list[Comparison]
@@ -89,20 +96,44 @@ def summarise(experiment: Experiment, out: Path) -> Summary:
         one = image_values(result.probabilities[None], labels)
         values.setdefault((row, column), {})[seed] = {name: each[0] for name, each in one.items()}
         seconds.setdefault(row.name, []).append(result.seconds)
+    pooled = _pooled(experiment.columns)
+    for column, students in pooled.items():
+        for row in experiment.rows:
+            _add_mean(values, row, students, column)
     estimates = {
         place: {name: _bounded(estimate(_stacked(each, name, each))) for name in next(iter(each.values()))}
         for place, each in values.items()
     }
+    columns = (*experiment.columns, *pooled)
     return Summary(
         experiment,
+        columns,
         estimates,
-        _also(experiment, finished),
-        [one for column in experiment.columns for one in _compared(experiment, column, values, estimates)],
+        _also(finished, pooled),
+        [one for column in columns for one in _compared(experiment, column, values, estimates)],
         len(labels),
         _distinct(result.made for result in finished.values()),
         {name: float(np.mean(times)) for name, times in seconds.items()},
         sorted({experiment.cells[place].name for place in results.keys() - finished.keys()}),
     )
+
+
+def _pooled(columns: Iterable[Column]) -> dict[Column, list[Column]]:
+    """The columns over students: of each teacher and share that several students have."""
+    found: dict[Column, list[Column]] = {}
+    for column in columns:
+        found.setdefault(replace(column, student=ALL_STUDENTS), []).append(column)
+    return {column: students for column, students in found.items() if len(students) > 1}
+
+
+def _add_mean(values: _Values, row: Row, students: Iterable[Column], into: Column) -> None:
+    """Put the means over students of what each image contributes into another column, of the seeds that all have."""
+    by_student = [values.get((row, student), {}) for student in students]
+    if seeds := set.intersection(*(set(one) for one in by_student)):
+        values[row, into] = {
+            seed: {name: np.mean([one[seed][name] for one in by_student], axis=0) for name in by_student[0][seed]}
+            for seed in seeds
+        }
 
 
 def _bounded(one: Estimate) -> Estimate:
@@ -127,27 +158,35 @@ def _compared(
     ranked = sorted(rows, key=lambda row: -estimates[row, column][first].mean)
     subject = next((row for row in rows if row.name == "rd"), ranked[0])
     best = next(row for row in ranked if row is not subject)
-    for other in rows:
-        both = values[subject, column].keys() & values[other, column].keys()
-        if other is subject or not both:
-            continue
-        ours, theirs = values[subject, column], values[other, column]
-        measures = [name for name in COMPARED if name in estimates[other, column]]
-        differences = {name: compare(_stacked(ours, name, both), _stacked(theirs, name, both)) for name in measures}
-        yield Comparison(column, subject, other, other is best, differences)
+    ours, compared = values[subject, column], []
+    for other in (row for row in rows if row is not subject):
+        theirs = values[other, column]
+        if both := ours.keys() & theirs.keys():
+            measures = [name for name in COMPARED if name in estimates[other, column]]
+            found = {name: compare(_stacked(ours, name, both), _stacked(theirs, name, both)) for name in measures}
+            compared.append((other, found))
+    corrected = {
+        name: holm([found[name].p for _, found in compared]) for name in COMPARED if name in estimates[subject, column]
+    }
+    for index, (other, found) in enumerate(compared):
+        yield Comparison(column, subject, other, other is best, found, {name: corrected[name][index] for name in found})
 
 
 def _also(
-    experiment: Experiment, finished: dict[tuple[Row, Column, int], Result]
+    finished: dict[tuple[Row, Column, int], Result], pooled: dict[Column, list[Column]]
 ) -> dict[tuple[Row, Column], dict[str, dict[str, float]]]:
     found: dict[tuple[Row, Column], dict[str, dict[str, list[float]]]] = {}
-    for (row, column, _), result in finished.items():
+    for (row, column, seed), result in finished.items():
+        over = [
+            mean
+            for mean, students in pooled.items()
+            if column in students and all((row, student, seed) in finished for student in students)
+        ]
         for name, metrics in result.metrics["test"].items():
             if name != "student":
-                into = found.setdefault((row, column), {}).setdefault(name, {})
-                for measure in MEASURES:
-                    if measure in metrics:
-                        into.setdefault(measure, []).append(metrics[measure]["value"])
+                for measure, place in product((one for one in MEASURES if one in metrics), (column, *over)):
+                    by = found.setdefault((row, place), {}).setdefault(name, {})
+                    by.setdefault(measure, []).append(metrics[measure]["value"])
     return {
         place: {name: {m: float(np.mean(v)) for m, v in by.items()} for name, by in names.items()}
         for place, names in found.items()

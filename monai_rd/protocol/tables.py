@@ -19,7 +19,7 @@ from monai_rd.files import atomic_write
 from monai_rd.protocol.experiments import Column, Row
 from monai_rd.protocol.paper import facts_of, paper_value
 from monai_rd.protocol.statistics import Estimate
-from monai_rd.protocol.summary import Summary
+from monai_rd.protocol.summary import Comparison, Summary
 
 __all__ = ["Grid", "Report", "estimate_text", "p_text", "print_report", "training_report", "write_files"]
 
@@ -41,9 +41,10 @@ TESTS = (
     "Differences are paired: same seeds, same test images. p: would the difference be there with other seeds and other "
     "images (Dorfman-Berbaum-Metz test with Hillis' degrees of freedom)? Networks as they are: the same question for "
     "these very networks on other images (sign-flip permutation of images). The best baseline is known only after "
-    "looking at the test set, which makes its lead over a method too large and its lag too small; no p is corrected "
-    "for the number of columns."
+    "looking at the test set, which makes its lead over a method too large and its lag too small; Holm corrects for "
+    "the number of methods, nothing for the number of columns."
 )
+MEAN = "Mean of the students: what each image contributes to a measure, averaged over the students of the same seed."
 ONE_SEED = (
     "One seed: how much another seed changes is unknown. Intervals and p tell of other images for these very networks."
 )
@@ -121,6 +122,7 @@ def training_report(
     """
     experiment = summary.experiment
     notes = [READING, TESTS] if summary.comparisons else [READING]
+    notes += [MEAN] if summary.columns != experiment.columns else []
     notes += [ONE_SEED] if experiment.seeds == 1 else []
     notes += [
         f"n = {experiment.seeds} seed{'s' * (experiment.seeds > 1)}, {summary.images} test images.",
@@ -139,9 +141,8 @@ def training_report(
     records = _records(summary, data)
     published = [record for record in records if record["paper_percent"]]
     sources = "".join(f" ({record['paper_percent']:.2f}: {record['paper_source']})" for record in published)
-    notes.append(
-        f"The paper's own accuracy is known here of {len(published)} of {len(summary.estimates)} cells{sources}."
-    )
+    trained = sum(column in experiment.columns for _, column in summary.estimates)
+    notes.append(f"The paper's own accuracy is known here of {len(published)} of {trained} cells{sources}.")
     content = {
         "table": name,
         "title": experiment.title,
@@ -163,7 +164,10 @@ def training_report(
                 **_place(one.row, one.column),
                 "minus": one.other.name,
                 "best_baseline": one.best,
-                "measures": {name: difference.as_dict() for name, difference in one.differences.items()},
+                "measures": {
+                    name: {**difference.as_dict(), "p_holm": one.corrected[name]}
+                    for name, difference in one.differences.items()
+                },
             }
             for one in summary.comparisons
         ],
@@ -275,8 +279,8 @@ def _measure_grids(summary: Summary, data: str | None) -> Iterator[Grid]:
     """A grid for each measure and teacher: rows are methods, columns students."""
     experiment = summary.experiment
     for measure in summary.measures:
-        for teacher in dict.fromkeys(column.teacher for column in experiment.columns):
-            columns = [column for column in experiment.columns if column.teacher == teacher]
+        for teacher in dict.fromkeys(column.teacher for column in summary.columns):
+            columns = [column for column in summary.columns if column.teacher == teacher]
             rows = [
                 [row.name, *(_measured(summary, row, column, measure, data) for column in columns)]
                 for row in experiment.rows
@@ -303,7 +307,7 @@ def _measured(summary: Summary, row: Row, column: Column, measure: str, data: st
 
 
 def _difference_grids(summary: Summary) -> Iterator[Grid]:
-    """The best baseline of each column."""
+    """The best baseline of each column; then every baseline, over the students or of the only one."""
     header = ["teacher", "student", "difference", "of", "mean [95 % interval]", "p", "p, networks as they are"]
     rows = []
     for one in (one for one in summary.comparisons if one.best):
@@ -313,3 +317,17 @@ def _difference_grids(summary: Summary) -> Iterator[Grid]:
             rows.append([*place, NAMES[measure], text, p_text(found.p), p_text(found.p_images)])
     if rows:
         yield Grid("Against the best baseline", header, rows)
+    for column in {(column.teacher, column.share): column for column in summary.columns}.values():
+        every = [one for one in summary.comparisons if one.column == column]
+        if len(every) > 1:
+            yield _every_difference(every, _column_title(column, summary))
+
+
+def _every_difference(every: Sequence[Comparison], column: str) -> Grid:
+    header, rows = [f"{every[0].row.name} -"], [[one.other.name] for one in every]
+    for measure in every[0].differences:
+        header += [f"{NAMES[measure]}: mean [95 % interval]", "p", "p, Holm"]
+        for row, one in zip(rows, every, strict=True):
+            found = one.differences[measure]
+            row += [estimate_text(measure, found.estimate, "+"), p_text(found.p), p_text(one.corrected[measure])]
+    return Grid(f"Against every baseline; teacher: {every[0].column.teacher_name}; {column}", header, rows)

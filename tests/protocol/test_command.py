@@ -13,6 +13,7 @@ from PIL import Image
 
 from monai_rd.__main__ import main
 from monai_rd.protocol import paper
+from monai_rd.protocol.statistics import compare
 
 
 @pytest.fixture
@@ -63,27 +64,66 @@ def test_table3(
     page = (out / "table3.html").read_text()
     assert "Against the best baseline" in page
     assert "**" not in page
-    assert page.count("<td><b>") == 2 * 4
+    assert page.count("<td><b>") == 3 * 4
 
     places = {(one["method"], one["student"], one["measure"]): one for one in records}
-    assert len(places) == len(records) == 2 * 2 * 4
+    assert len(places) == len(records) == 2 * 3 * 4
     cells = list((out / "cells").glob("rd_resnet18_*"))
     accuracies = [json.loads((c / "metrics.json").read_text())["test"]["student"]["accuracy"]["value"] for c in cells]
     mean, sd = np.mean(accuracies), np.std(accuracies, ddof=1)
     ours = places["rd", "resnet18", "accuracy"]
     assert (float(ours["mean"]), float(ours["sd"])) == pytest.approx((mean, sd))
     assert f"| rd | **{100 * mean:.1f} ± {100 * sd:.1f} [" in text
-    assert "| rd: reprogrammed teacher | 90.0 | 90.0 |" in text
+    assert "| rd: reprogrammed teacher | 90.0 | 90.0 | 90.0 |" in text
     difference = next(one for one in content["differences"] if one["student"] == "resnet18")
     assert (difference["method"], difference["minus"], difference["best_baseline"]) == ("rd", "ce", True)
     other = float(places["ce", "resnet18", "accuracy"]["mean"])
     assert difference["measures"]["accuracy"]["mean"] == pytest.approx(mean - other)
+
+    pooled = [float(places["rd", student, "roc_auc"]["mean"]) for student in ("resnet18", "mobilenet_v2")]
+    assert float(places["rd", "mean of the students", "roc_auc"]["mean"]) == pytest.approx(np.mean(pooled))
 
     before = {path: path.stat().st_mtime_ns for path in out.rglob("cell.json")}
     assert typed(monkeypatch, *words) == 0
     assert "8 cells, 8 finished before" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in out.rglob("cell.json")} == before
     assert (out / "table3.md").read_text() == text
+
+
+@pytest.mark.usefixtures("fake_bundle")
+def test_over_the_students(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RD against every baseline, on seeds that all students have, by a test that literal means over students pass."""
+    out = tmp_path / "out"
+    words = ["table3", "--dataset", images, "--methods", "ce,hint,rd", "--out", out]
+    assert typed(monkeypatch, *words, "--students", "resnet18", "--seeds", 3) == 0
+    text = (out / "table3.md").read_text()
+    assert "mean of the students" not in text.lower()  # of one student
+    assert "**Against every baseline; teacher: phantom_ct; resnet18**" in text
+    assert typed(monkeypatch, *words, "--students", "resnet18,mobilenet_v2", "--seeds", 2) == 0
+    text, content = (out / "table3.md").read_text(), json.loads((out / "table3.json").read_text())
+    assert "**Against every baseline; teacher: phantom_ct; mean of the students**" in text
+
+    def values(method: str) -> np.ndarray:
+        def one(student: str, seed: int) -> np.ndarray:
+            (file,) = out.glob(f"cells/{method}_{student}_seed_{seed}_*/predictions.npz")
+            with np.load(file) as saved:
+                return np.asarray(saved["probabilities"].argmax(1) == saved["labels"], dtype=float)
+
+        return np.stack([(one("resnet18", seed) + one("mobilenet_v2", seed)) / 2 for seed in range(2)])
+
+    found = {
+        one["minus"]: one["measures"]["accuracy"]
+        for one in content["differences"]
+        if one["student"] == "mean of the students"
+    }
+    expected = {name: compare(values("rd"), values(name)) for name in ("ce", "hint")}
+    assert found.keys() == expected.keys()
+    for name, difference in expected.items():
+        assert found[name]["mean"] == pytest.approx(difference.estimate.mean)
+        assert found[name]["p"] == pytest.approx(difference.p)
+    lower, higher = sorted(found.values(), key=lambda one: one["p"])
+    assert lower["p_holm"] == pytest.approx(min(2 * lower["p"], 1))
+    assert higher["p_holm"] == pytest.approx(max(higher["p"], lower["p_holm"]))
 
 
 @pytest.mark.usefixtures("fake_bundle")

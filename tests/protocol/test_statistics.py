@@ -8,7 +8,7 @@ from scipy.stats import ttest_rel
 from sklearn.metrics import roc_auc_score
 
 from monai_rd.protocol import statistics
-from monai_rd.protocol.statistics import compare, estimate, image_values
+from monai_rd.protocol.statistics import compare, estimate, holm, image_values
 
 
 def trained(random: np.random.Generator, seeds: int, images: int, spread: float = 0.0) -> np.ndarray:
@@ -87,6 +87,13 @@ def test_the_literal_form_of_the_test() -> None:
     error = of_seed + max(of_image - both, 0)
     df = error**2 / (of_seed**2 / 2)
     assert compare(ours, theirs).p == pytest.approx(f_distribution.sf(3 * 40 * mean**2 / error, 1, df))
+
+
+def test_holm() -> None:
+    """The example of Holm's steps: the smallest times 3, the next times 2, and none below one before it."""
+    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+    assert holm([]) == []
 
 
 def test_intervals_and_tests_keep_their_promise(monkeypatch: pytest.MonkeyPatch) -> None:
