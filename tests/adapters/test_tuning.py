@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from ignite.metrics import Accuracy
 from monai.data import CacheDataset, DataLoader
 from monai.transforms import RandGaussianNoised
@@ -23,6 +22,7 @@ from monai_rd.adapters.tuning import _share
 from monai_rd.handlers import key_metric
 from monai_rd.networks import FrozenFoundationModel, Preprocessing, Reads
 from tests.adapters.tiny import KINDS, WIDTH, inputs, teacher
+from tests.processes import in_two_processes
 
 OPTIONS: dict[str, dict[str, Any]] = {"lpt": {"tokens": 2, "groups": 4, "grouped_blocks": 2}}
 CPU = torch.device("cpu")
@@ -281,16 +281,14 @@ def test_the_learning_rate_rises_and_falls() -> None:
     assert _share(0, 1, 0.0) == 1
 
 
-def _rank(rank: int, store: str, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+def _rank(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
-    tuned = tune(teacher("plain"), "vpt_deep", Path(folder), batch_size=8, noise=0.0)
-    (Path(folder) / f"{rank}.txt").write_text(tuned.fingerprint())
-    dist.destroy_process_group()
+    tuned = tune(teacher("plain"), "vpt_deep", folder, batch_size=8, noise=0.0)
+    (folder / f"{rank}.txt").write_text(tuned.fingerprint())
 
 
 def test_two_processes_tune_as_one_does_on_the_global_batch(tmp_path: Path) -> None:
-    mp.spawn(_rank, (str(tmp_path / "store"), str(tmp_path)), nprocs=2)  # type: ignore[attr-defined]
+    in_two_processes(_rank, tmp_path)
     assert (tmp_path / "0.txt").read_text() == (tmp_path / "1.txt").read_text()
     tune(teacher("plain"), "vpt_deep", tmp_path / "one", batch_size=16, noise=0.0)
     name = "teacher_vpt_deep.safetensors"

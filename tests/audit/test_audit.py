@@ -305,6 +305,7 @@ def test_a_sheet_of_pairs_is_a_picture(lists: Lists, tmp_path: Path) -> None:
     assert Image.open(tmp_path / "none.png").size[0] == sheet.shape[1]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (SHARED / "COVID-CT").is_dir(), reason="COVID-CT is not here; the project does not ship it")
 def test_covid_cts_contradicting_pairs() -> None:
     lists = make_datalist(SHARED / "COVID-CT")

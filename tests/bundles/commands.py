@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import csv
-import os
 import shutil
-import subprocess
-import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
+
+from tests.processes import run_module
 
 ROOT = Path(__file__).parents[2]
 BUNDLES = ROOT / "bundles"
@@ -28,13 +28,17 @@ PLANTED = {
 }
 
 
-def monai(*words: str, cwd: Path = ROOT, launcher: tuple[str, ...] = (), code: int = 0) -> str:
-    """Run `python -m monai.bundle WORDS` and give back what it printed."""
-    command = [sys.executable, *(launcher or ("-m",)), "monai.bundle", *words]
-    environment = {**os.environ, "PYTHONHASHSEED": "0"}
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment, timeout=300, check=False)
-    assert done.returncode == code, done.stdout[-3000:] + done.stderr[-6000:]
-    return done.stdout + done.stderr
+def monai(*words: str, processes: int = 1, code: int = 0) -> str:
+    """Do what `python -m monai.bundle WORDS` does, of more processes under torchrun, and give back what is printed."""
+    name, launcher = "monai.bundle", ("--standalone", f"--nproc_per_node={processes}", "-m", "monai.bundle")
+    if processes > 1:
+        name, words = "torch.distributed.run", (*launcher, *words)
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "output.txt"
+        found = run_module(name, *words, cwd=ROOT, output=output)
+        printed = output.read_text()
+    assert found == code, printed[-8000:]
+    return printed
 
 
 def copied(modality: str, to: Path) -> Path:

@@ -66,6 +66,7 @@ def volume_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_teacher_and_a_student_of_volumes(
     cohort_of: Callable[[str], str], volume_teacher: Path, tmp_path: Path
 ) -> None:

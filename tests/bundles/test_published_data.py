@@ -88,7 +88,13 @@ def isic2018(root: Path) -> int:
 
 @pytest.mark.parametrize(
     ("modality", "layout"),
-    [("mr", btc), ("us", busi), ("xray", chest_xray), ("xray", chest_xray14), ("derm", isic2018)],
+    [
+        pytest.param("mr", btc, marks=pytest.mark.slow),
+        ("us", busi),
+        pytest.param("xray", chest_xray, marks=pytest.mark.slow),
+        ("xray", chest_xray14),
+        pytest.param("derm", isic2018, marks=pytest.mark.slow),
+    ],
 )
 def test_a_published_layout_is_all_a_bundle_needs(
     modality: str, layout: Callable[[Path], int], tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -156,6 +156,7 @@ def test_evaluate_reports_what_training_reported(trained: tuple[Path, str], coho
     assert json.loads((root / "eval" / "metrics.json").read_text()) == before
 
 
+@pytest.mark.slow
 def test_resume_after_a_kill_ends_at_the_same_numbers(trained: tuple[Path, str], cohort: str, tmp_path: Path) -> None:
     """Killed by the system (SIGKILL) after the first epoch was saved; then the same command with --resume true."""
     root = copied("ct", tmp_path)
@@ -182,13 +183,13 @@ def test_resume_after_a_kill_ends_at_the_same_numbers(trained: tuple[Path, str],
         assert torch.equal(value, second[key]), key
 
 
+@pytest.mark.slow
 def test_two_processes(cohort: str, tmp_path: Path) -> None:
     root = copied("ct", tmp_path)
     files = str([str(CONFIGS / name) for name in ("train.json", "multi_gpu_train.json")])
     places = ["--bundle_root", str(root), "--output_dir", str(root / "eval"), "--dataset_dir", cohort]
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m")
     words = [*QUICK, "--batch_size", "8", "--feature_views", "2"]
-    printed = monai("run", "--config_file", files, *places, *words, launcher=launcher)
+    printed = monai("run", "--config_file", files, *places, *words, processes=2)
     assert printed.count("epoch   2/2") == 1
     assert printed.count("50 % of the items with stored teacher features") == 1
     assert [info.views for info in list_stores(root / "eval" / "features")] == [2]
@@ -283,6 +284,7 @@ def test_the_bundle_is_found_from_anywhere(place: Path, monkeypatch: pytest.Monk
     assert Path(config("ct", "inference.json").get_parsed_content("bundle_root")) == BUNDLE
 
 
+@pytest.mark.slow
 def test_covid_ct_with_a_black_box_teacher(tmp_path: Path) -> None:
     """Real images and a real int8 network, one short epoch on the official split."""
     data, teacher = REAL / "COVID-CT", REAL / "weights" / "tf2_mobilenet_v2_1.0_224_ptq.tflite"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from monai_rd.data.teaching import Agreement
 from monai_rd.networks import FrozenFoundationModel, Reads
 from monai_rd.transforms import ChannelsToBagd, LoadImageOrSeriesd, SliceStackd
 from tests.methods.steps import tiny_teacher
+from tests.processes import CONTEXT
 
 ITEMS, VIEWS = 5, 3
 TAP = Reads(tap=True)
@@ -375,9 +375,8 @@ def _fill(paths: list[Path], store: Path, queue: Any) -> None:
 
 @pytest.mark.usefixtures("small_shards")
 def test_processes_share_the_work(images: list[Path], tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    processes = [context.Process(target=_fill, args=(images, tmp_path / "store", queue)) for _ in range(3)]
+    queue = CONTEXT.Queue()
+    processes = [CONTEXT.Process(target=_fill, args=(images, tmp_path / "store", queue)) for _ in range(3)]
     for process in processes:
         process.start()
     seen = [queue.get(timeout=120) for _ in processes]

@@ -100,6 +100,7 @@ def test_what_says_nothing_is_refused() -> None:
         fingerprint([(one for one in ())])
 
 
+@pytest.mark.slow
 def test_the_bundles_transforms_have_one_name_in_every_process() -> None:
     root = Path(__file__).parents[2]
     here = {bundle: fingerprint_of(root, bundle) for bundle in BUNDLES}

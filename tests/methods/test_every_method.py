@@ -10,9 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch import Tensor, nn
-from torch import distributed as dist
 
 from monai_rd.losses import ClassificationLoss
 from monai_rd.methods import METHODS, Method, build_method, parameter_groups
@@ -28,6 +26,7 @@ from monai_rd.networks import (
 from monai_rd.networks.levels import Level, LevelReader
 from tests.methods.steps import step, tiny_teacher
 from tests.networks import published
+from tests.processes import in_two_processes
 
 STUDENTS = ("resnet18", "mobilenet_v2", "shufflenet_v2_x1_0")
 TEACHERS = ("pmc_clip", "radimagenet_densenet121", "lvm_med_vit_b")  # the paper's
@@ -218,21 +217,19 @@ def _batch() -> tuple[Tensor, Tensor]:
     return torch.rand(8, 3, 32, 32, generator=generator), torch.arange(8) % 3
 
 
-def _rank(rank: int, store: str, folder: str) -> None:
+def _rank(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     image, target = (part[4 * rank : 4 * rank + 4] for part in _batch())
     for name in DISTRIBUTED:
         whole = Whole(name)
         wrapped = nn.parallel.DistributedDataParallel(whole)  # averages only as long as it lives
         wrapped(image, target).backward()
-        torch.save([parameter.grad for parameter in whole.parameters()], Path(folder) / f"{name}{rank}.pt")
-    dist.destroy_process_group()
+        torch.save([parameter.grad for parameter in whole.parameters()], folder / f"{name}{rank}.pt")
 
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     """The averaged gradients are those of one process with the whole batch, BatchNorm's statistics left aside."""
-    mp.spawn(_rank, (str(tmp_path / "store"), str(tmp_path)), nprocs=2)  # type: ignore[attr-defined]
+    in_two_processes(_rank, tmp_path)
     for name in DISTRIBUTED:
         whole = Whole(name)
         whole(*_batch()).backward()
@@ -272,7 +269,9 @@ def students() -> list[Student]:
         return [Student(name, 3) for name in STUDENTS]
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name", [name if name == "rd" else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
+)
 def test_an_epoch_with_the_papers_teachers_and_students(name: str, seen: Seen, students: list[Student]) -> None:
     """An epoch of one batch, without and with AMP; the teacher has looked at the batch once for all of them."""
     image = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))

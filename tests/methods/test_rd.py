@@ -1,12 +1,9 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
-from torch import distributed as dist
 from torch import nn
 from torch.nn import functional as F
 
@@ -15,6 +12,7 @@ from monai_rd.methods import CrossEntropyAlone, ReprogrammingDistillation, build
 from monai_rd.methods.base import Step, gather_batch
 from monai_rd.networks import FrozenFoundationModel, Preprocessing, Student
 from tests.methods.steps import Head, learnt, step, taught, tiny_teacher
+from tests.processes import in_two_processes
 
 
 def test_terms_are_those_of_equation_3() -> None:
@@ -137,8 +135,7 @@ def test_the_optimizer_gets_student_and_phi_and_nothing_of_the_teacher() -> None
     assert found == {id(p) for p in [*student.parameters(), *method.parameters()]}
 
 
-def _rank(rank: int, store: str, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+def _rank(rank: int, folder: Path) -> None:
     torch.manual_seed(0)
     x, y = torch.randn(12, 6), torch.randn(12, 5)
     weight = nn.Parameter(torch.eye(6))
@@ -146,8 +143,7 @@ def _rank(rank: int, store: str, folder: str) -> None:
     mine = slice(6 * rank, 6 * rank + 6)
     value = cka(gather_batch(model(x[mine])), gather_batch(y[mine]), "unbiased")
     value.backward()
-    torch.save({"value": value.detach(), "grad": weight.grad}, os.path.join(folder, f"{rank}.pt"))
-    dist.destroy_process_group()
+    torch.save({"value": value.detach(), "grad": weight.grad}, folder / f"{rank}.pt")
 
 
 class _Map(nn.Module):
@@ -161,7 +157,7 @@ class _Map(nn.Module):
 
 def test_cka_over_two_processes_is_that_of_the_global_batch(tmp_path: Path) -> None:
     """Value and DDP's averaged gradient equal those of one process with the whole batch."""
-    mp.spawn(_rank, (str(tmp_path / "store"), str(tmp_path)), nprocs=2)  # type: ignore[attr-defined]
+    in_two_processes(_rank, tmp_path)
     torch.manual_seed(0)
     x, y = torch.randn(12, 6), torch.randn(12, 5)
     weight = torch.eye(6, requires_grad=True)

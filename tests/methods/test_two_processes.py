@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.multiprocessing as mp
 from torch import Tensor, nn
-from torch import distributed as dist
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
@@ -17,6 +14,7 @@ from monai_rd.methods import Method, build_method
 from monai_rd.methods.base import Step
 from monai_rd.methods.crd import ContrastiveDistillation
 from tests.methods.steps import Head, learnt, small_student, step, taught, tiny_teacher
+from tests.processes import in_two_processes
 
 
 def crd() -> tuple[ContrastiveDistillation, Tensor, Tensor, Tensor]:
@@ -53,8 +51,7 @@ class Pair(nn.Module):
         return {name: p.grad for name, p in self.student.named_parameters() if p.grad is not None}
 
 
-def _rank(rank: int, store: str, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+def _rank(rank: int, folder: Path) -> None:
     method, pooled, tap, index = crd()
     mine = slice(2 * rank, 2 * rank + 2)
     wrapped = DistributedDataParallel(method)
@@ -63,13 +60,12 @@ def _rank(rank: int, store: str, folder: str) -> None:
     torch.manual_seed(3)
     image, target = torch.rand(8, 3, 32, 32), torch.arange(8) % 2
     half = slice(4 * rank, 4 * rank + 4)
-    torch.save(found | {"drd": Pair(True).gradients(image[half], target[half])}, os.path.join(folder, f"{rank}.pt"))
-    dist.destroy_process_group()
+    torch.save(found | {"drd": Pair(True).gradients(image[half], target[half])}, folder / f"{rank}.pt")
 
 
 def test_two_processes_are_one_with_the_whole_batch(tmp_path: Path) -> None:
     """CRD's banks, Z and gradients; DRD's gradients of the student, whose layers take part in several passes."""
-    mp.spawn(_rank, (str(tmp_path / "store"), str(tmp_path)), nprocs=2)  # type: ignore[attr-defined]
+    in_two_processes(_rank, tmp_path)
     method, pooled, tap, index = crd()
     crd_steps(method, pooled, tap, index)
     torch.manual_seed(3)

@@ -33,6 +33,7 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Experiment:
     return made
 
 
+@pytest.mark.slow
 def test_planes_and_agreement(trained: Experiment, tmp_path: Path) -> None:
     out = tmp_path / "out"
     planes, names = planes_of(trained, trained.columns[0], out, triples=3, resolution=5)

@@ -16,6 +16,7 @@ from monai_rd.data import phantom_cohort
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_killed_and_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     split = {"training": 16, "validation": 8, "test": 8}
     monkeypatch.setattr("monai_rd.data.phantoms.cohort.SPLIT", split)
