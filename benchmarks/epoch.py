@@ -48,12 +48,12 @@ from monai_rd.networks import Student
 KEPT = ("EpochSeedHandler", "CoTrainingHandler", "LrScheduleHandler", "CPUAutocast")
 
 
-def ours(student: str, words: dict[str, Any], teacher: Any) -> SupervisedTrainer:
-    """The trainer of the bundle, without the handlers that write, for one epoch a run."""
+def ours(student: str, words: dict[str, Any], teacher: Any, epochs: int = 1) -> SupervisedTrainer:
+    """The trainer of the bundle, without the handlers that write; with a store its first epoch brings features."""
     content = ConfigParser.load_config_file(f"{bundle_root('rd_ct')}/configs/train.json")
     handlers = content["train"]["handlers"]
     content["train"]["handlers"] = [one for one in handlers if one["_target_"].rpartition(".")[2] in KEPT]
-    parser = ConfigParser({**content, **words, "student": student, "max_epochs": 1, "adapter": None})
+    parser = ConfigParser({**content, **words, "student": student, "max_epochs": epochs, "adapter": None})
     parser["teacher_def"] = teacher
     trainer: SupervisedTrainer = parser.get_parsed_content("train#trainer")
     return trainer
