@@ -43,6 +43,7 @@ from rich.table import Table
 from timing import arguments, in_turn, machine, middle, ratios
 
 from monai_rd.bundle import bundle_root
+from monai_rd.memory import keep_freed_memory
 from monai_rd.networks import Student
 
 KEPT = ("EpochSeedHandler", "CoTrainingHandler", "LrScheduleHandler", "CPUAutocast")
@@ -115,6 +116,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=0, help="0: the bundle's own")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    keep_freed_memory()
     table = Table(
         "student", "RD, store: s an epoch", "CE, Zoo: s", "CE, Zoo, cached: s", "RD / Zoo", "RD / Zoo, cached"
     )

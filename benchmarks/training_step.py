@@ -43,6 +43,7 @@ from monai_rd.data import SkippingCacheDataset, taught_dataset
 from monai_rd.handlers import CoTrainingHandler, CPUAutocast, EpochSeedHandler, amp_settings
 from monai_rd.handlers.speed import peak_memory
 from monai_rd.losses import ClassificationLoss
+from monai_rd.memory import keep_freed_memory
 from monai_rd.methods import ReprogrammingDistillation, build_method, parameter_groups
 from monai_rd.networks import FrozenFoundationModel, Reads, Student, channels_last
 from monai_rd.transforms import bag_collate
@@ -367,7 +368,7 @@ def compare_memory(options: argparse.Namespace, student: str, place: Path) -> st
         f"--{name}={getattr(options, name)}"
         for name in ("size", "device", "threads", "teacher", "batch", "steps", "grid")
     ]
-    words += [f"--{name.replace('_', '-')}" for name in ("amp", "step_only") if getattr(options, name)]
+    words += [f"--{name.replace('_', '-')}" for name in ("amp", "step_only", "plain_memory") if getattr(options, name)]
     peak = {
         name: in_child(__file__, *words, "--students", student, "--memory-of", name, "--place", place)
         for name in ("alone", "store")
@@ -390,12 +391,17 @@ def main() -> None:
     parser.add_argument("--grid", type=int, default=4, help="positions a side of the teacher's map that phi sees")
     parser.add_argument("--amp", action="store_true", help="bfloat16")
     parser.add_argument("--step-only", action="store_true", help="batches out of memory")
+    parser.add_argument(
+        "--plain-memory", action="store_true", help="freed memory goes back to the system, not as in the bundles"
+    )
     parser.add_argument("--memory-of", choices=("alone", "store"), help=argparse.SUPPRESS)
     parser.add_argument("--place", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     torch.set_num_threads(options.threads)
+    if not options.plain_memory:
+        keep_freed_memory()
     with tempfile.TemporaryDirectory() as temporary:
         run(options, options.place or Path(temporary))
 

@@ -29,6 +29,7 @@ from timing import arguments, in_turn, machine, middle
 
 from monai_rd.data import Teaching
 from monai_rd.handlers import default_amp
+from monai_rd.memory import keep_freed_memory
 from monai_rd.networks import Reads
 
 
@@ -43,6 +44,7 @@ def main() -> None:
     parser.add_argument("--float32", action="store_true", help="no mixed precision, which is the bundle's default")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    keep_freed_memory()
     table = Table(
         "student", "fill, s", "epoch, store: s", "epoch, loop: s", "whole, store: min", "whole, loop: min", "ratio"
     )

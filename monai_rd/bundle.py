@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from monai_rd.data.errors import original_error
+from monai_rd.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +21,7 @@ __all__ = [
     "default_device",
     "default_workers",
     "explain_errors",
+    "keep_freed_memory",
     "options",
     "require_model",
     "switch",

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from monai_rd.memory import give_back_freed_memory
 from monai_rd.networks.bag import fold, unfold
 from monai_rd.networks.features import Reads, TeacherFeatures, pool_features, pool_to_grid, to_rows
 from monai_rd.networks.levels import Level, LevelReader, Levels, find_levels
@@ -365,6 +366,7 @@ class FrozenFoundationModel(nn.Module):
         finally:
             with suppress(PermissionError):  # Windows keeps a file that is open
                 os.unlink(path)
+        give_back_freed_memory()
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) of all that decides features and logits: weights or file bytes, preprocessing, kind, head.
