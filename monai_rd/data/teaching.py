@@ -33,7 +33,7 @@ __all__ = ["Agreement", "Teacher", "Teaching", "taught_dataset"]
 logger = logging.getLogger(__name__)
 
 _SHARD = 64 << 20  # bytes: a killed fill loses one at most, a damaged one costs little
-_SHARES = 16  # shards at least, or several processes would have nothing to share of a small training set
+_SHARES = 16  # shards of about this share, or several processes would have nothing to share of a small training set
 _FORMAT = 1
 
 
@@ -183,7 +183,8 @@ class Teaching:
     def _plan(self) -> list[tuple[str, range]]:
         """The shards' items, cut along the whole list, so that processes that came at different times agree."""
         every = range(len(self.views.keys))
-        share = max(math.ceil(len(every) / _SHARES), math.ceil(self._batch_size / self.views.views))  # a batch or more
+        batches = self._batch_size // math.gcd(self._batch_size, self.views.views)  # so many items fill whole batches
+        share = math.ceil(len(every) / _SHARES / batches) * batches
         many = max(min(_SHARD // self._bytes_of_an_item, share), 1)
         pieces = [every[start : start + many] for start in range(0, len(every), many)]
         first = len(pieces) * rank() // world_size()  # ranks begin apart
