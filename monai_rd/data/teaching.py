@@ -111,6 +111,7 @@ class Teaching:
         views: K.
         directory: of all stores.
         seed: of the views.
+        new_views: whether every second epoch shows new views, without the teacher.
         batch_size: images (or studies) that the teacher is shown at once.
         num_workers: processes that load and transform.
         device: of the teacher.
@@ -132,6 +133,7 @@ class Teaching:
         *,
         directory: str | Path,
         seed: int = 0,
+        new_views: bool = True,
         batch_size: int = 32,
         num_workers: int = 0,
         device: torch.device | str = "cpu",
@@ -151,7 +153,7 @@ class Teaching:
             "amp": str(self._autocast.fast_dtype) if amp else None,
         }
         self.store = FeatureStore(directory, decided_by, {"teacher": teacher.name})
-        self.views = ReplayedViews(dataset, views, seed)
+        self.views = ReplayedViews(dataset, views, seed, new_views)
 
     # ------------------------------------------------------------------------------------------------------------ fill
 

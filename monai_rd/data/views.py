@@ -43,6 +43,7 @@ class ReplayedViews(Dataset):
         dataset: items with `image`, a path or several, and a transform whose random parts are `Randomizable`.
         views: K, how many views an item has.
         seed: of the views.
+        new: whether every second epoch shows new views.
 
     Attributes:
         keys: what the items are, see `item_key`.
@@ -53,11 +54,11 @@ class ReplayedViews(Dataset):
         FileNotFoundError: an item's files are not there.
     """
 
-    def __init__(self, dataset: Dataset, views: int, seed: int) -> None:
+    def __init__(self, dataset: Dataset, views: int, seed: int, new: bool = True) -> None:
         if views < 1:
             raise ValueError(f"there must be at least 1 view, got {views}")
         super().__init__(dataset.data, dataset.transform)
-        self.dataset, self.views, self.seed = dataset, views, seed
+        self.dataset, self.views, self.seed, self.new = dataset, views, seed, new
         known: list[str] | None = getattr(dataset, "item_keys", None)
         self.keys = item_keys([item["image"] for item in dataset.data]) if known is None else known
         self.store: FeatureStore | None = None
@@ -71,7 +72,7 @@ class ReplayedViews(Dataset):
 
     def turn(self, index: int) -> int:
         """The view in which an item is shown in this epoch: below K the teacher saw it, others are new."""
-        taught, new = divmod(int(self._epoch) - 1, 2)
+        taught, new = divmod(int(self._epoch) - 1, 2) if self.new else (int(self._epoch) - 1, 0)
         if new:
             return self.views + taught
         return (taught + int(self.keys[index][:8], 16)) % self.views

@@ -49,12 +49,14 @@ class Method(nn.Module, ABC):
     Attributes:
         needs_teacher: whether there must be a teacher.
         needs_logits: whether the teacher must have been fitted to the task, so that it gives logits.
+        learns_alone: whether the student learns in every epoch, so that one of labels alone is not lost.
         student_levels: the student's maps that `forward` wants, in this order.
         reads: what `forward` wants of the teacher.
     """
 
     needs_teacher: bool = True
     needs_logits: bool = False
+    learns_alone: bool = True
 
     def __init__(self, reads: Reads | None = None, student_levels: Sequence[Level] = ()) -> None:
         super().__init__()

@@ -92,6 +92,7 @@ class ReprogrammingDistillation(Method):
         self.kl, self.cka = KLDistillationLoss(temperature, multi_label), CKALoss(estimator)
         self.alpha, self.beta, self.detach_teacher = alpha, beta, detach_teacher
         self.stages, self._taught = stages, False
+        self.learns_alone = stages == 1
         self.terms = [name for name, on in (("teacher_ce", co_training), ("kl", kd), ("cka", cka)) if on]
 
     @classmethod

@@ -143,6 +143,18 @@ def test_views_do_not_depend_on_process_order_or_place_in_the_list(images: list[
             assert torch.equal(by_index[ITEMS - 1 - item["index"]], item["image"])
 
 
+def test_no_new_views_where_labels_alone_teach_nothing(images: list[Path], tmp_path: Path) -> None:
+    taught: Any = taught_dataset(
+        dataset(images), tiny_teacher(), TAP, VIEWS, directory=tmp_path / "store", new_views=False
+    )
+    shown = set()
+    for epoch in range(1, VIEWS + 1):
+        taught.set_epoch(epoch)
+        shown |= {(index, taught.turn(index)) for index in range(ITEMS)}
+        assert all(taught[index]["teacher_features"] for index in range(ITEMS))
+    assert shown == {(index, view) for index in range(ITEMS) for view in range(VIEWS)}
+
+
 def test_every_part_comes_back_as_it_was_read(images: list[Path], tmp_path: Path) -> None:
     from monai_rd.networks.features import from_rows
     from monai_rd.transforms import bag_collate

@@ -109,6 +109,7 @@ def test_two_stages_train_first_the_teacher_path_and_then_the_student() -> None:
     torch.manual_seed(0)
     g, f_s, teacher, target = nn.Linear(7, 2), torch.randn(8, 7), torch.randn(8, 5, 4, 4), torch.arange(8) % 2
     method = ReprogrammingDistillation(5, 7, width=8, stages=2)
+    assert not method.learns_alone  # labels alone would teach the first half nothing
     assert method.weights(0.0) == {"student_ce": 0, "teacher_ce": 1, "kl": 0, "cka": 0}
     assert method.weights(0.49) == {"student_ce": 0, "teacher_ce": 1, "kl": 0, "cka": 0}
     assert method.weights(0.75) == {"student_ce": 1, "teacher_ce": 0, "kl": 0.5, "cka": 0.5}
