@@ -27,7 +27,7 @@ from pydicom.dataset import Dataset
 from tqdm.auto import tqdm
 
 from monai_rd.deploy.archive import ATTEMPTS, Archive, ArchiveError, Query, retried
-from monai_rd.files import atomic_path
+from monai_rd.deploy.places import write_object
 
 if TYPE_CHECKING:
     from monai_rd.deploy.predict import Prediction, Predictor
@@ -151,8 +151,7 @@ class ArchiveSink:
     def store(self, predictions: Sequence[Prediction], objects: Sequence[tuple[str, Dataset]]) -> None:
         """Write the objects into the outbox and send what is there; then the scores."""
         for name, made in objects:
-            with atomic_path(self.state.folder / "outbox" / name) as beside:
-                made.save_as(beside, enforce_file_format=True)
+            write_object(made, self.state.folder / "outbox" / name)
         self._predictions += predictions
         self.predictor.write(self._predictions, self._scores)
         self._send()

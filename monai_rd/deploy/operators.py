@@ -28,8 +28,8 @@ from pydicom import dcmread
 from monai_rd.data import Studies, find_studies
 from monai_rd.data.errors import count_codes
 from monai_rd.deploy.dicom_output import structured_report
+from monai_rd.deploy.places import write_object
 from monai_rd.deploy.torchscript import StudyClassifier
-from monai_rd.files import atomic_path
 from monai_rd.handlers.scores import Prediction, write_scores
 
 __all__ = [
@@ -244,8 +244,7 @@ class ReportWriterOperator(_OfClassifier):
         for one in op_input.receive("answers"):
             if not one.problem:
                 report = structured_report(one, self.classifier.algorithm)
-                with atomic_path(self.output_folder / f"{report.SOPInstanceUID}.dcm") as beside:
-                    report.save_as(beside)
+                write_object(report, self.output_folder / f"{report.SOPInstanceUID}.dcm")
 
 
 def _uids(selected: Iterable[StudySelectedSeries]) -> set[str]:

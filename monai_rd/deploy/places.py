@@ -13,7 +13,7 @@ from monai_rd.files import atomic_path
 if TYPE_CHECKING:
     from monai_rd.deploy.predict import Prediction, Predictor
 
-__all__ = ["FolderSink", "FolderSource", "Sink", "Source"]
+__all__ = ["FolderSink", "FolderSource", "Sink", "Source", "write_object"]
 
 
 class Source(Protocol):
@@ -78,7 +78,12 @@ class FolderSink:
     def store(self, predictions: Sequence[Prediction], objects: Sequence[tuple[str, Dataset]]) -> None:
         """Write the objects, and the scores of all that was stored so far."""
         for name, made in objects:
-            with atomic_path(self.path / "dicom" / name) as beside:
-                made.save_as(beside, enforce_file_format=True)
+            write_object(made, self.path / "dicom" / name)
         self._predictions += predictions
         self.predictor.write(self._predictions, self.path / self.scores)
+
+
+def write_object(made: Dataset, path: Path) -> None:
+    """Write a DICOM object as a file, whole or not at all."""
+    with atomic_path(path) as beside:
+        made.save_as(beside, enforce_file_format=True)
