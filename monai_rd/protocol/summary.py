@@ -159,15 +159,13 @@ def _compared(
     subject = next((row for row in rows if row.name == "rd"), ranked[0])
     best = next(row for row in ranked if row is not subject)
     ours, compared = values[subject, column], []
+    measures = [name for name in COMPARED if name in estimates[subject, column]]
     for other in (row for row in rows if row is not subject):
         theirs = values[other, column]
         if both := ours.keys() & theirs.keys():
-            measures = [name for name in COMPARED if name in estimates[other, column]]
             found = {name: compare(_stacked(ours, name, both), _stacked(theirs, name, both)) for name in measures}
             compared.append((other, found))
-    corrected = {
-        name: holm([found[name].p for _, found in compared]) for name in COMPARED if name in estimates[subject, column]
-    }
+    corrected = {name: holm([found[name].p for _, found in compared]) for name in measures}
     for index, (other, found) in enumerate(compared):
         yield Comparison(column, subject, other, other is best, found, {name: corrected[name][index] for name in found})
 
