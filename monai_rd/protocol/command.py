@@ -157,6 +157,11 @@ _add_table("table2", "RD without one of its parts at a time: ce, no_co_training,
 _add_table("table3", "RD against other distillation: ce, hint, at, vid, sp, rkd, semckd, crd, mgd, norm, drd, rd.")
 _add_table("table4", "RD against KD from a tuned ViT: adaptformer, lora, vpt_shallow, vpt_deep, vqt, lpt, rd.")
 _add_table("table5", "What RD adds to the student alone with 10, 25, 50 and 100 % of the training images: ce, rd.")
+_add_table(
+    "settings",
+    "RD with another temperature, detached, CKA's other estimator, weights, phi: ce, temperature_4, detached, "
+    "unbiased_cka, constant, beta_5, small_phi, whole_maps, rd.",
+)
 
 
 @app.command()

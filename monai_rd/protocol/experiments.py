@@ -30,7 +30,7 @@ class Row:
     Args:
         name: in the table, and in `--methods`.
         method: as the bundle takes it.
-        options: of the method.
+        options: of the method, as JSON has them (lists, no tuples).
         adapter: what the teacher is tuned by.
     """
 
@@ -74,6 +74,20 @@ TABLES = {
     "table3": Table("Distillation methods", (_CE, *(Row(name, name) for name in _FEATURES), _RD)),
     "table4": Table("Teachers tuned by few parameters, then KD", (*(Row(a, "kd", {}, a) for a in _ADAPTERS), _RD)),
     "table5": Table("Size of the training set", (_CE, _RD), SHARES),
+    "settings": Table(
+        "RD's settings, one changed at a time",
+        (
+            _CE,
+            Row("temperature_4", "rd", {"temperature": 4.0}),
+            Row("detached", "rd", {"detach_teacher": True}),
+            Row("unbiased_cka", "rd", {"estimator": "unbiased"}),
+            Row("constant", "rd", {"alpha": [1.0, 1.0], "beta": [1.0, 1.0]}),
+            Row("beta_5", "rd", {"beta": [5.0, 0.0]}),
+            Row("small_phi", "rd", {"width": 128, "blocks": 1}),
+            Row("whole_maps", "rd", {"grid": None}),
+            _RD,
+        ),
+    ),
     "figure2": Table("Decision boundaries", (_CE, Row("kd_full", "kd", {}, "full"), _RD)),
 }
 

@@ -222,7 +222,7 @@ def print_report(report: Report, console: Console) -> None:
 
 
 def _titled(name: str) -> str:
-    return f"{name[:-1].capitalize()} {name[-1]}"
+    return re.sub(r"(\d)$", r" \1", name).capitalize()
 
 
 def _shown(made: Sequence[dict[str, str]]) -> Iterator[dict[str, str]]:
@@ -307,7 +307,7 @@ def _measured(summary: Summary, row: Row, column: Column, measure: str, data: st
 
 
 def _difference_grids(summary: Summary) -> Iterator[Grid]:
-    """The best baseline of each column; then every baseline, over the students or of the only one."""
+    """The best other row of each column; then every other row, over the students or of the only one."""
     header = ["teacher", "student", "difference", "of", "mean [95 % interval]", "p", "p, networks as they are"]
     rows = []
     for one in (one for one in summary.comparisons if one.best):
@@ -330,4 +330,4 @@ def _every_difference(every: Sequence[Comparison], column: str) -> Grid:
         for row, one in zip(rows, every, strict=True):
             found = one.differences[measure]
             row += [estimate_text(measure, found.estimate, "+"), p_text(found.p), p_text(one.corrected[measure])]
-    return Grid(f"Against every baseline; teacher: {every[0].column.teacher_name}; {column}", header, rows)
+    return Grid(f"Against every other row; teacher: {every[0].column.teacher_name}; {column}", header, rows)

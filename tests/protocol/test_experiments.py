@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from monai_rd.bundle import options
 from monai_rd.data import make_datalist
-from monai_rd.methods import METHODS
+from monai_rd.methods import METHODS, build_method
+from monai_rd.networks import Student, load_teacher
+from monai_rd.protocol.cells import Cell
 from monai_rd.protocol.experiments import TABLES, Experiment, Row, Table, experiment, words_as_overrides
 
 PAIR = Table("Two", (Row("ce", "ce"), Row("rd", "rd")))
@@ -113,3 +117,16 @@ def test_rows_are_methods_that_exist() -> None:
     assert {row.method for row in TABLES["table2"].rows + TABLES["table5"].rows} <= METHODS.keys()
     names = [[row.name for row in table.rows] for table in TABLES.values()]
     assert all(len(set(one)) == len(one) and "rd" in one for one in names)
+
+
+@pytest.mark.parametrize(
+    "row", [row for table in TABLES.values() for row in table.rows if row.options], ids=attrgetter("name")
+)
+def test_options_of_rows_pass_the_command_line_and_what_a_cell_writes(row: Row, tmp_path: Path) -> None:
+    cell = Cell("rd_ct", "data", "-", "resnet18", row.method, 0, method_options=row.options)
+    assert json.loads(json.dumps(cell.description)) == cell.description
+    words = cell.command(tmp_path)
+    read = options(words_as_overrides(words[words.index("--bundle_root") :])["method_options"])
+    assert read == row.options
+    network = Student("resnet18")
+    build_method(row.method, network, load_teacher("phantom_ct"), [0, 1], read)
