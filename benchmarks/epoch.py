@@ -138,7 +138,7 @@ def main() -> None:
             table.add_row(student, *(middle(times[name]) for name in turns), *(middle(one) for one in against))
             what = f"{len(rd.data_loader.dataset)} items of {list(image.shape)}, batch {batch}"
     table.caption = f"{what}, {options.rounds} rounds; {machine(options.device, options.threads)}"
-    Console().print(table)
+    Console(width=150).print(table)
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ def main() -> None:
         f"{what}, E = {options.epochs}, K = {options.views}, {options.rounds} epochs measured; the ceiling: "
         f"{', '.join(ceilings)}; {machine(options.device, options.threads)}"
     )
-    Console().print(table)
+    Console(width=150).print(table)
 
 
 @contextmanager
