@@ -17,6 +17,7 @@ __all__ = [
     "content_hash",
     "existing_file",
     "free_space",
+    "second_name",
     "sha256",
     "size_in_words",
 ]
@@ -55,6 +56,16 @@ def atomic_write(text: str, path: Path) -> None:
     """Write a text file atomically, its line ends as they are in `text`."""
     with atomic_path(path) as beside:
         beside.write_text(text, encoding="utf-8", newline="")
+
+
+def second_name(file: Path, path: Path) -> None:
+    """Let `path` be the same file, or a copy where the disk cannot do that, at once or not at all."""
+    with atomic_path(path) as beside:
+        beside.unlink(missing_ok=True)
+        try:
+            os.link(file, beside)
+        except OSError:
+            shutil.copyfile(file, beside)
 
 
 def free_space(folder: Path) -> int:

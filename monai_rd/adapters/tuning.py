@@ -24,6 +24,8 @@ from torch import distributed as dist
 from monai_rd.adapters.base import AdaptedTeacher, Phase, Recipe
 from monai_rd.adapters.registry import build_adapter
 from monai_rd.adapters.stored import load_adapted, read_description, save_adapted
+from monai_rd.data.fingerprints import transforms_fingerprint
+from monai_rd.files import second_name
 from monai_rd.handlers.precision import CPUAutocast, amp_settings
 from monai_rd.processes import rank, world_size
 
@@ -51,13 +53,15 @@ def tuned_teacher(
     learning_rate: float | None = None,
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
+    shared_dir: str | Path | None = None,
 ) -> FrozenFoundationModel | None:
     """Fit a teacher to the task and freeze it again.
 
     The adapted teacher is trained by its adapter's recipe, and the epoch that `key_metric` finds best on the validation
     set (of equals the last) is kept, as for a student. `teacher_ADAPTER.safetensors` in `output_dir` holds what was
-    learnt; where it was learnt from the same teacher, data and settings it is used again. The global random state of
-    PyTorch is left as it was found. In a group of processes the gradients are averaged, and the first one writes.
+    learnt; where it was learnt from the same teacher, data, transforms and settings, here or in `shared_dir`, it is
+    used again. The global random state of PyTorch is left as it was found. In a group of processes the gradients are
+    averaged, and the first one writes.
 
     Args:
         teacher: the frozen teacher; None (a method without a teacher) is given back.
@@ -74,12 +78,14 @@ def tuned_teacher(
         learning_rate: in place of the recipe's.
         seed: of head, adapter, order and augmentation.
         options: of the adapter.
+        shared_dir: folder in which trainings find each other's tuned teachers, by a hash of all that decides them.
 
     Returns:
         The fitted teacher on `device`, with `head` set.
 
     Raises:
         ValueError: see `build_adapter`; an empty training loader; a data set without `data`.
+        TypeError: a transform that does not say what it is set to.
         OSError: the file cannot be written.
     """
     if teacher is None or adapter is None:
@@ -93,7 +99,8 @@ def tuned_teacher(
         network = build_adapter(adapter, teacher, num_classes, **(options or {})).to(device)
         settings = [adapter, dict(options or {}), num_classes, max_epochs, amp, multi_label, learning_rate, seed]
         run = _fingerprint(teacher, [*settings, repr(network.adapter.recipe)], train_loader, val_loader)
-        if _first(lambda: _made_by(path, run)):
+        shared = None if shared_dir is None else Path(shared_dir) / f"{path.stem}_{run[:16]}{path.suffix}"
+        if _first(lambda: _made_by(path, run) or _taken_over(shared, path, run)):
             logger.info("'%s' was tuned before: %s is used again", network.name, path.name)
             return load_adapted(path, teacher)
         trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
@@ -104,6 +111,8 @@ def tuned_teacher(
             _train(network, phase, train_loader, val_loader, dict(key_metric), epochs, device, amp, learning_rate, seed)
         if rank() == 0:
             save_adapted(path, network, teacher, run)
+            if shared is not None:
+                second_name(path, shared)
         if world_size() > 1:
             dist.barrier()
         return load_adapted(path, teacher)
@@ -116,6 +125,14 @@ def _made_by(path: Path, run: str) -> bool:
     except ValueError as error:
         logger.warning("%s; it is made anew", error)
         return False
+
+
+def _taken_over(shared: Path | None, path: Path, run: str) -> bool:
+    """Whether another run left a file of this training; then it is at `path` too."""
+    if shared is None or not _made_by(shared, run):
+        return False
+    second_name(shared, path)
+    return True
 
 
 def _train(
@@ -253,11 +270,13 @@ def _fingerprint(
 ) -> str:
     """SHA-256 of what decides a tuned teacher.
 
-    Of the data these are both lists and the first validation batch as the transforms give it (window, size, slices).
-    What the augmentation does is not seen.
+    Of the data these are images and labels of both lists (pseudonyms differ from one output folder to another), the
+    training's transforms, and the first validation batch as it is read.
     """
     digest = hashlib.sha256(teacher.fingerprint().encode())
-    _add(digest, [settings, train_loader.batch_size, _items(train_loader), _items(val_loader)])
+    _add(digest, [settings, train_loader.batch_size, transforms_fingerprint(train_loader.dataset)])
+    for loader in (train_loader, val_loader):
+        _add(digest, [[item["image"], item["label"]] for item in _items(loader)])
     batch = next(iter(val_loader))
     _add(digest, [batch["image"], batch["label"]])
     return digest.hexdigest()
@@ -282,7 +301,7 @@ def _add(digest: Any, value: Any) -> None:
 
 def _first(decide: Callable[[], bool]) -> bool:
     """What the first process decides: each sees another part of the data, and all must do the same."""
-    answer = [decide()]
+    answer = [rank() == 0 and decide()]
     if world_size() > 1:
         dist.broadcast_object_list(answer)
     return answer[0]

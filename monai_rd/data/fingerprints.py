@@ -18,14 +18,17 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from monai_rd.files import sha256
 
-__all__ = ["Source", "describe", "files_of", "fingerprint", "item_key"]
+if TYPE_CHECKING:
+    from monai.data import Dataset
+
+__all__ = ["Source", "describe", "files_of", "fingerprint", "item_key", "transforms_fingerprint"]
 
 Source = str | Path | Sequence[str]
 
@@ -38,6 +41,15 @@ _PASSING = (np.random.RandomState, np.random.Generator, torch.Generator, random.
 def fingerprint(value: Any) -> str:
     """The SHA-256 (hex) of `describe(value)`."""
     return hashlib.sha256(json.dumps(describe(value), sort_keys=True).encode()).hexdigest()
+
+
+def transforms_fingerprint(dataset: Dataset) -> str:
+    """The fingerprint of a data set's transforms: the one it took before it used them, else of what they are now.
+
+    Raises:
+        TypeError: see `describe`.
+    """
+    return getattr(dataset, "transform_fingerprint", None) or fingerprint(dataset.transform)
 
 
 def describe(value: Any, _above: tuple[int, ...] = ()) -> Any:

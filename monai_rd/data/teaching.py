@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from monai_rd.data.feature_store import FeatureStore
-from monai_rd.data.fingerprints import describe, fingerprint
+from monai_rd.data.fingerprints import describe, fingerprint, transforms_fingerprint
 from monai_rd.data.views import PROBE, ReplayedViews, probe
 from monai_rd.files import free_space, size_in_words
 from monai_rd.processes import rank, world_size
@@ -147,7 +147,7 @@ class Teaching:
             "format": _FORMAT,
             "teacher": teacher.fingerprint(),
             "reads": describe(reads),
-            "transforms": getattr(dataset, "transform_fingerprint", None) or fingerprint(dataset.transform),
+            "transforms": transforms_fingerprint(dataset),
             "views": views,
             "seed": seed,
             "amp": str(self._autocast.fast_dtype) if amp else None,

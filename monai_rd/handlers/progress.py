@@ -55,7 +55,7 @@ class ProgressHandler:
 
     def _epoch_completed(self, engine: Engine) -> None:
         metrics, weights = engine.state.metrics, engine.state.term_weights
-        terms = [f"{metrics['student_ce']:.3f} ce"]
+        terms = [] if "student_ce" in weights else [f"{metrics['student_ce']:.3f} ce"]
         terms += [f"{weights[name]:.2f}*{metrics[name]:.3f} {SHORT.get(name, name)}" for name in weights]
         shown = "  ".join(f"{name} {value:.3f}" for name, value in self.evaluator.state.metrics.items())
         best = "  *best so far" if self.evaluator.state.best_metric_epoch == engine.state.epoch else ""

@@ -98,6 +98,7 @@ class Cell:
             "output_dir": folder,
             "cache_dir": out.resolve() / "cache",  # one for all, as the images are the same
             "features_dir": out.resolve() / "features",
+            "adapters_dir": out.resolve() / "adapters",
             "dataset_dir": self.dataset_dir,
             "student": self.student,
             "method": self.method,

@@ -126,6 +126,23 @@ def test_multi_label_and_bags(adapter: str, tmp_path: Path) -> None:
     assert tuned.read(bags, Reads(logits=True)).logits.shape == (16, 3)
 
 
+def test_trainings_share_what_was_tuned(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    base, shared = teacher("plain"), tmp_path / "shared"
+    with caplog.at_level(logging.INFO):
+        first = tune(base, "lora", tmp_path / "a", shared_dir=shared)
+        assert caplog.text.count("epoch 1 of") == 1
+        second = tune(base, "lora", tmp_path / "b", shared_dir=shared)
+        assert caplog.text.count("epoch 1 of") == 1
+        assert second.fingerprint() == first.fingerprint()
+        (kept,) = shared.iterdir()
+        assert kept.read_bytes() == (tmp_path / "b" / "teacher_lora.safetensors").read_bytes()
+        other = tune(base, "lora", tmp_path / "b", shared_dir=shared, seed=1)
+        assert caplog.text.count("epoch 1 of") == 2
+    assert other.fingerprint() != first.fingerprint()
+    assert len(list(shared.iterdir())) == 2
+    assert load_adapted(tmp_path / "a" / "teacher_lora.safetensors", base).fingerprint() == first.fingerprint()
+
+
 def test_any_other_setting_weights_or_data_are_tuned_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     base = teacher("plain")
     tune(base, "linear_probe", tmp_path)
@@ -140,6 +157,7 @@ def test_any_other_setting_weights_or_data_are_tuned_anew(tmp_path: Path, caplog
         (base, {"num_classes": 4}),
         (base, {"data": darker}),
         (base, {"data": relabelled}),
+        (base, {"noise": 0.02}),
         (other, {}),
     ]:
         caplog.clear()

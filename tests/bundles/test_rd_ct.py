@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -177,6 +178,19 @@ def test_resume_after_a_kill_ends_at_the_same_numbers(trained: tuple[Path, str],
     first, second = (torch.load(r / "models" / "model.pt", weights_only=True) for r in (trained[0], root))
     for key, value in first.items():
         assert torch.equal(value, second[key]), key
+
+
+@pytest.mark.slow
+def test_students_share_a_tuned_teacher(cohort: str, tmp_path: Path) -> None:
+    words = ["--method", "kd", "--max_epochs", "1", "--adapters_dir", str(tmp_path / "adapters")]
+    printed = [
+        train(copied("ct", tmp_path / student), cohort, *words, "--student", student)
+        for student in ("resnet18", "mobilenet_v2")
+    ]
+    assert ["epoch 1 of 1" in one for one in printed] == [True, False]
+    assert ["was tuned before" in one for one in printed] == [False, True]
+    for line in (line for one in printed for line in one.splitlines() if line.startswith("epoch   1/1")):
+        assert re.search(r"= 1\.00\*[\d.]+ ce \+ 1\.00\*[\d.]+ kd  \|", line)
 
 
 @pytest.mark.slow
