@@ -2,6 +2,7 @@
 
     python benchmarks/training_step.py
     python benchmarks/training_step.py --rounds 30 --variants alone store   # the first ratio alone, sooner and finer
+    python benchmarks/training_step.py --variants alone compiled  # does torch.compile pay?
     python benchmarks/training_step.py --device cuda --amp --batch 64 --steps 50 --step-only   # not tried on CUDA yet
     python benchmarks/training_step.py --rounds 1 --size 64 --batch 8 --students resnet18   # tries it out: a minute
 
@@ -21,6 +22,7 @@ import argparse
 import json
 import logging
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -139,6 +141,17 @@ def alone(work: Work, plain: Dataset) -> Turn:
     """The student by itself, with cross entropy."""
     network = work.network()
     return by_monai(work, network, work.loader(plain), network.parameters())
+
+
+def compiled(work: Work, plain: Dataset) -> Turn:
+    """The same, compiled by PyTorch; how long that takes is printed."""
+    network = work.network()
+    network.compile()
+    turn = by_monai(work, network, work.loader(plain), network.parameters())
+    began = time.perf_counter()
+    turn()
+    print(f"{work.student}: the first epoch, in which it is compiled, took {time.perf_counter() - began:.0f} s")
+    return turn
 
 
 def with_store(work: Work, taught: Dataset) -> Turn:
@@ -291,6 +304,7 @@ def teacher_forward(work: Work, plain: Dataset) -> Turn:
 
 VARIANTS: dict[str, tuple[str, Callable[[Work, Dataset], Turn]]] = {
     "alone": ("student alone, cross entropy (3 S)", alone),
+    "compiled": ("the same by torch.compile", compiled),
     "store": ("RD with the feature store", with_store),
     "handler": ("RD, teacher in the loop", in_the_loop),
     "plain": ("RD in a plain PyTorch loop", plain_loop),
@@ -319,7 +333,7 @@ def turns_of(
 def tabulate(title: str, times: dict[str, list[float]], steps: int) -> Table:
     """Seconds of a step, ratios round by round, and how much of the ceiling RD with the store reaches."""
     base, ours, teacher = (times.get(name) for name in ("alone", "store", "teacher"))
-    others = [name for name in times if name not in ("alone", "store", "teacher")]
+    others = [name for name in times if name not in ("alone", "compiled", "store", "teacher")]
     ceiling = [(t + s) / s for t, s in zip(teacher, base, strict=True)] if base and teacher else None
     columns: dict[str, dict[str, str]] = {
         "s a step": {name: middle([one / steps for one in taken], "{:.3g}") for name, taken in times.items()}
@@ -385,7 +399,7 @@ def main() -> None:
     parser = arguments(__doc__, rounds=9, size=224)
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--students", nargs="+", default=["resnet18", "mobilenet_v2", "shufflenet_v2_x1_0"])
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=[n for n in VARIANTS if n != "compiled"])
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=2, help="in a turn; take some 20 on a GPU")
     parser.add_argument("--grid", type=int, default=4, help="positions a side of the teacher's map that phi sees")
