@@ -123,3 +123,20 @@ def test_formats_of_a_student_agree(script: Any, monkeypatch: pytest.MonkeyPatch
     assert names[1:] == ["PyTorch", "torchscript"]
     assert float(differences[2]) < 1e-5
     assert same[2] == "100.0%"
+
+
+def test_what_lies_there_of_covid_ct_is_compared_as_the_docs_say(
+    script: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compare, results = script("compare"), str(BENCHMARKS / "results" / "covid_ct")
+    monkeypatch.setattr("sys.argv", ["compare.py", results, "feature_views=8 max_epochs=60", "max_epochs=60"])
+    compare.main()
+    told = (BENCHMARKS.parent / "docs" / "speed.md").read_text()
+    lines = [line.split("│")[3:-1] for line in capsys.readouterr().out.splitlines() if "±" in line]
+    assert len(lines) == 2
+    for cell in (text.strip() for line in lines[1:] for text in line[:2]):
+        assert cell in told
+    monkeypatch.setattr("sys.argv", ["compare.py", results, "feature_views=9", ""])
+    with pytest.raises(SystemExit):
+        compare.main()
+    assert "no two cells differ by this alone" in capsys.readouterr().err

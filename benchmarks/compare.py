@@ -1,0 +1,97 @@
+"""Two settings against each other in finished cells of `monai-rd benchmark`, paired by seed and image.
+
+    python benchmarks/compare.py benchmarks/results/covid_ct "feature_views=8" ""
+    python benchmarks/compare.py benchmarks/results/covid_ct "method=rd" "method=ce"
+
+A setting is any of those that `cell.json` tells of a training, words for the bundle among them; what the first names
+and the second does not is one that the second's trainings do not have. All else must be equal: each line is one such
+set of trainings, with the seeds that both have.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from monai_rd.protocol.statistics import compare, image_values
+from monai_rd.protocol.tables import estimate_text, p_text
+
+MEASURES = ("accuracy", "roc_auc")
+
+Settings = tuple[tuple[str, str], ...]
+Values = dict[int, dict[str, np.ndarray]]  # by seed, then by measure: of every image
+
+
+def settings(cell: Mapping[str, Any]) -> dict[str, str]:
+    """What a cell says of its training, as texts by name, words for the bundle among them; nothing of what is empty."""
+    words = [word.removeprefix("--") for word in cell["words"]]
+    named = {**cell, **dict(zip(words[::2], words[1::2], strict=True)), "words": None}
+    texts = {n: v if isinstance(v, str) else json.dumps(v, separators=(",", ":")) for n, v in named.items()}
+    return {name: text for name, text in texts.items() if text not in ("null", "{}")}
+
+
+def found(folder: Path, wanted: Mapping[str, str], names: set[str]) -> dict[Settings, Values]:
+    """What the cells with these settings and no others of these names left, by the rest of their settings.
+
+    Raises:
+        ValueError: two cells differ by their teacher alone, which is not among the rest: cross entropy has none.
+    """
+    cells: dict[Settings, Values] = defaultdict(dict)
+    for path in sorted(folder.glob("cells/*/cell.json")):
+        known = settings(json.loads(path.read_text())["cell"])
+        if any(known.get(name) != wanted.get(name) for name in names):
+            continue
+        rest = tuple(sorted((n, v) for n, v in known.items() if n not in {*names, "seed", "teacher"}))
+        seed = int(known["seed"])
+        if seed in cells[rest]:
+            raise ValueError(f"{path.parent}: another cell has another teacher alone; add teacher={known['teacher']}")
+        with np.load(path.with_name("predictions.npz")) as left:
+            values = image_values(left["probabilities"][None], left["labels"])
+        cells[rest][seed] = {name: each[0] for name, each in values.items()}
+    return cells
+
+
+def main() -> None:
+    """Compare and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="an --out of monai-rd benchmark, or what is kept of one")
+    parser.add_argument("first", help='such as "method=rd feature_views=8"')
+    parser.add_argument("second", help='such as "method=rd"')
+    options = parser.parse_args()
+    first, second = (dict(pair.split("=", 1) for pair in text.split()) for text in (options.first, options.second))
+    ours, theirs = (found(options.folder, one, {*first, *second}) for one in (first, second))
+    pairs = {key: sorted(ours[key].keys() & theirs[key].keys()) for key in ours.keys() & theirs.keys()}
+    pairs = {key: seeds for key, seeds in sorted(pairs.items()) if seeds}
+    if not pairs:
+        parser.error(f"{options.folder}: no two cells differ by this alone")
+    names = dict.fromkeys(name for key in pairs for name, _ in key)
+    told = [name for name in names if len({dict(key).get(name) for key in pairs}) > 1]
+    table = Table(*told, "seeds", "measure", options.first, options.second or "without", "difference", "p")
+    for key, seeds in pairs.items():
+        for name in MEASURES:
+            one, other = (np.stack([cells[key][seed][name] for seed in seeds]) for cells in (ours, theirs))
+            difference = compare(one, other)
+            means = (_of_seeds(name, values) for values in (one, other))
+            text = estimate_text(name, difference.estimate, "+").replace("[", "\\[")
+            table.add_row(
+                *(dict(key).get(n, "") for n in told), str(len(seeds)), name, *means, text, p_text(difference.p)
+            )
+    Console(width=170).print(table)
+
+
+def _of_seeds(name: str, values: np.ndarray) -> str:
+    means, scale, digits = values.mean(axis=1), *((1, 3) if name == "roc_auc" else (100, 1))
+    spread = f" ± {scale * means.std(ddof=1):.{digits}f}" if len(means) > 1 else ""
+    return f"{scale * means.mean():.{digits}f}{spread}"
+
+
+if __name__ == "__main__":
+    main()
