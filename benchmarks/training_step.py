@@ -313,6 +313,8 @@ VARIANTS: dict[str, tuple[str, Callable[[Work, Dataset], Turn]]] = {
     "teacher": ("teacher's forward pass alone (T)", teacher_forward),
 }
 
+DEFAULT = [name for name in VARIANTS if name != "compiled"]  # compiling takes longer than all the rest
+
 
 def turns_of(
     work: Work, names: Iterable[str], plain: Dataset, taught: Dataset, say: Callable[[str], object]
@@ -399,7 +401,7 @@ def main() -> None:
     parser = arguments(__doc__, rounds=9, size=224)
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--students", nargs="+", default=["resnet18", "mobilenet_v2", "shufflenet_v2_x1_0"])
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=[n for n in VARIANTS if n != "compiled"])
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=DEFAULT)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=2, help="in a turn; take some 20 on a GPU")
     parser.add_argument("--grid", type=int, default=4, help="positions a side of the teacher's map that phi sees")

@@ -74,8 +74,8 @@ def test_all_variants_train_and_those_of_rd_do_the_same_work(
     fixed = Compose([one for one in parts.transforms(32).transforms if not isinstance(one, CTAugmentation)])
     plain = SkippingCacheDataset(parts.write_images(tmp_path / "images", 8, 32), fixed)  # a batch
     said: list[str] = []
-    turns = step.turns_of(work, step.VARIANTS, plain, step.taught(work, plain, tmp_path), said.append)
-    assert {*step.VARIANTS} - {*turns} <= {"torchdistill"}, said
+    turns = step.turns_of(work, step.DEFAULT, plain, step.taught(work, plain, tmp_path), said.append)
+    assert {*step.DEFAULT} - {*turns} <= {"torchdistill"}, said
     before = step.Work.network(work)
     for turn in turns.values():
         turn()
