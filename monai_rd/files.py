@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,13 +39,18 @@ def existing_file(path: str | os.PathLike[str]) -> Path:
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, others: bool = False) -> Iterator[Path]:
     """Give a path beside `path` to write to: it takes `path`'s place if the block ends well, and goes if not.
 
     So a killed run leaves the old file or the new one.
+
+    Args:
+        path: of the file.
+        others: whether other processes may write the same file at the same time: the last one's stays. Where nobody
+            else does, a killed run's half has the one name and goes with the next.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.tmp")  # one name, so that a killed run leaves one at most
+    beside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp" if others else f"{path.name}.tmp")
     try:
         yield beside
         os.replace(beside, path)
@@ -52,16 +58,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
-def atomic_write(text: str, path: Path) -> None:
-    """Write a text file atomically, its line ends as they are in `text`."""
-    with atomic_path(path) as beside:
+def atomic_write(text: str, path: Path, others: bool = False) -> None:
+    """Write a text file atomically, its line ends as they are in `text`; `others` as in `atomic_path`."""
+    with atomic_path(path, others) as beside:
         beside.write_text(text, encoding="utf-8", newline="")
 
 
 def second_name(file: Path, path: Path) -> None:
     """Let `path` be the same file, or a copy where the disk cannot do that, at once or not at all."""
-    with atomic_path(path) as beside:
-        beside.unlink(missing_ok=True)
+    with atomic_path(path, others=True) as beside:
         try:
             os.link(file, beside)
         except OSError:

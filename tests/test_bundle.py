@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from monai_rd.bundle import bundle_root, default_workers, options, require_model, switch, trained_settings
-from monai_rd.files import atomic_path, atomic_write
+from monai_rd.files import atomic_path, atomic_write, second_name
 
 BUNDLE = Path(__file__).parents[1] / "bundles" / "rd_ct"
 
@@ -83,6 +83,18 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
         write_half()
     assert file.read_bytes() == b"old\r\nlines\n"
     assert list(file.parent.iterdir()) == [file]
+
+
+def test_several_may_write_one_file_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "file.txt"
+    with atomic_path(file, others=True) as first:
+        first.write_text("first")
+        atomic_write("second", file, others=True)
+        assert file.read_text() == "second"
+    assert file.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [file]
+    second_name(file, tmp_path / "other.txt")
+    assert (tmp_path / "other.txt").samefile(file)
 
 
 @pytest.mark.parametrize(("given", "read"), [("false", False), ("True", True), (False, False), (1, True)])

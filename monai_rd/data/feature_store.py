@@ -119,7 +119,7 @@ class FeatureStore:
             OSError: it could not be written.
         """
         if not (self.folder / _ABOUT).is_file():
-            atomic_write(self._about, self.folder / _ABOUT)
+            atomic_write(self._about, self.folder / _ABOUT, others=True)
         tensors = {
             f"{key}/{part}": one.half().contiguous() for key, parts in items.items() for part, one in parts.items()
         }

@@ -305,6 +305,7 @@ def _rank(rank: int, folder: Path) -> None:
     (folder / f"{rank}.txt").write_text(tuned.fingerprint())
 
 
+@pytest.mark.slow
 def test_two_processes_tune_as_one_does_on_the_global_batch(tmp_path: Path) -> None:
     in_two_processes(_rank, tmp_path)
     assert (tmp_path / "0.txt").read_text() == (tmp_path / "1.txt").read_text()

@@ -200,6 +200,7 @@ def test_no_file_names_this_machine(form: str, exported: Path, bundle: Path, coh
     assert not any(word in content for content in contents for word in (b"teacher", b"phantom_ct"))
 
 
+@pytest.mark.slow
 def test_volumes_with_several_labels(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript", reason="needs the extra 'onnx'")
     settings = {"student": "resnet18_3d", "windows": ["full"], "slices": 32, "multi_label": True}
