@@ -21,10 +21,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from monai_rd.protocol.cells import read_result
 from monai_rd.protocol.statistics import compare, image_values
-from monai_rd.protocol.tables import estimate_text, p_text
-
-MEASURES = ("accuracy", "roc_auc")
+from monai_rd.protocol.summary import COMPARED
+from monai_rd.protocol.tables import estimate_text, number_text, p_text
 
 Settings = tuple[tuple[str, str], ...]
 Values = dict[int, dict[str, np.ndarray]]  # by seed, then by measure: of every image
@@ -53,8 +53,8 @@ def found(folder: Path, wanted: Mapping[str, str], names: set[str]) -> dict[Sett
         seed = int(known["seed"])
         if seed in cells[rest]:
             raise ValueError(f"{path.parent}: another cell has another teacher alone; add teacher={known['teacher']}")
-        with np.load(path.with_name("predictions.npz")) as left:
-            values = image_values(left["probabilities"][None], left["labels"])
+        _, probabilities, labels = read_result(path.parent)
+        values = image_values(probabilities[None], labels)
         cells[rest][seed] = {name: each[0] for name, each in values.items()}
     return cells
 
@@ -76,7 +76,7 @@ def main() -> None:
     told = [name for name in names if len({dict(key).get(name) for key in pairs}) > 1]
     table = Table(*told, "seeds", "measure", options.first, options.second or "without", "difference", "p")
     for key, seeds in pairs.items():
-        for name in MEASURES:
+        for name in COMPARED:
             one, other = (np.stack([cells[key][seed][name] for seed in seeds]) for cells in (ours, theirs))
             difference = compare(one, other)
             means = (_of_seeds(name, values) for values in (one, other))
@@ -88,9 +88,9 @@ def main() -> None:
 
 
 def _of_seeds(name: str, values: np.ndarray) -> str:
-    means, scale, digits = values.mean(axis=1), *((1, 3) if name == "roc_auc" else (100, 1))
-    spread = f" ± {scale * means.std(ddof=1):.{digits}f}" if len(means) > 1 else ""
-    return f"{scale * means.mean():.{digits}f}{spread}"
+    means = values.mean(axis=1)
+    spread = f" ± {number_text(name, means.std(ddof=1))}" if len(means) > 1 else ""
+    return f"{number_text(name, means.mean())}{spread}"
 
 
 if __name__ == "__main__":

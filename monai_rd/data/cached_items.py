@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import secrets
 import sys
 import threading
 import zlib
@@ -25,6 +23,7 @@ from tqdm.auto import tqdm
 from monai_rd.data.dataset import reason_to_skip
 from monai_rd.data.errors import Policy, count_codes
 from monai_rd.data.fingerprints import describe, fingerprint
+from monai_rd.files import atomic_path
 from monai_rd.processes import own_cores, rank
 
 __all__ = ["fill", "first_random", "joined", "name_of", "prepared", "read", "size", "write"]
@@ -163,14 +162,9 @@ def write(made: Mapping[str, Any], path: Path) -> None:
             tensors[f"{key}/affine"] = value.affine.contiguous()
             meta[key] = json.dumps(_meta_of(value))
     content = save(tensors, meta)
-    beside = path.with_name(f"{path.stem}.{secrets.token_hex(4)}.tmp")  # several may write one item at once
-    try:
-        with open(beside, "wb") as file:
-            file.write(content)
-            file.write(zlib.crc32(content).to_bytes(4, "little"))
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with atomic_path(path, others=True) as beside, open(beside, "wb") as file:
+        file.write(content)
+        file.write(zlib.crc32(content).to_bytes(4, "little"))
 
 
 def read(path: Path) -> dict[str, Any] | None:

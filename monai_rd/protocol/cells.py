@@ -19,7 +19,7 @@ from monai_rd.bundle import bundle_root
 from monai_rd.files import atomic_write, sha256
 from monai_rd.versions import versions
 
-__all__ = ["Cell", "Result", "data_fingerprint"]
+__all__ = ["Cell", "Result", "data_fingerprint", "read_result"]
 
 _RESULTS = ("metrics.json", "predictions.npz")
 _LISTS = (".csv", ".xlsx", ".json", ".txt")
@@ -129,7 +129,7 @@ class Cell:
         """
         folder = self.folder(out)
         try:
-            _read(folder)
+            read_result(folder)
         except (OSError, ValueError, KeyError) as error:
             raise ValueError(f"the run ended well but left no whole result: {error}") from error
         content = {
@@ -149,7 +149,7 @@ class Cell:
             same = content["cell"] == self.description
             if not same or any(sha256(folder / name) != content["files"][name] for name in _RESULTS):
                 return None
-            metrics, probabilities, labels = _read(folder)
+            metrics, probabilities, labels = read_result(folder)
             made = {"config": content["config"], **content["versions"]}
         except (OSError, ValueError, KeyError):
             return None
@@ -175,7 +175,14 @@ class Result:
     made: dict[str, str]
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+def read_result(folder: Path) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    """Content of `metrics.json`, probabilities and labels of the test images, as a run leaves them.
+
+    Raises:
+        OSError: a file is not there.
+        ValueError: a file is damaged, or the two are not of one run.
+        KeyError: a file lacks something.
+    """
     metrics = json.loads((folder / "metrics.json").read_text())
     with np.load(folder / "predictions.npz", allow_pickle=False) as stored:
         probabilities, labels = stored["probabilities"], stored["labels"]

@@ -21,7 +21,7 @@ from monai_rd.protocol.paper import facts_of, paper_value
 from monai_rd.protocol.statistics import Estimate
 from monai_rd.protocol.summary import Comparison, Summary
 
-__all__ = ["Grid", "Report", "estimate_text", "p_text", "print_report", "training_report", "write_files"]
+__all__ = ["Grid", "Report", "estimate_text", "number_text", "p_text", "print_report", "training_report", "write_files"]
 
 NAMES = {
     "accuracy": "Accuracy, %",
@@ -254,15 +254,16 @@ def _records(summary: Summary, data: str | None) -> list[dict[str, Any]]:
     return records
 
 
-def _number(measure: str, value: float, sign: str = "") -> str:
+def number_text(measure: str, value: float, sign: str = "") -> str:
+    """A value of a measure: of the AUC as it is, of all else in percent."""
     return f"{value:{sign}.3f}" if measure == "roc_auc" else f"{100 * value:{sign}.1f}"
 
 
 def estimate_text(measure: str, one: Estimate, sign: str = "") -> str:
     """Mean, spread and interval: of the AUC as it is, of all else in percent; with `sign` "+" that of a difference."""
-    spread = "" if one.sd is None or sign else f" ± {_number(measure, one.sd)}"
-    interval = f"[{_number(measure, one.low, sign)}, {_number(measure, one.high, sign)}]"
-    return f"{_number(measure, one.mean, sign)}{spread} {interval}"
+    spread = "" if one.sd is None or sign else f" ± {number_text(measure, one.sd)}"
+    interval = f"[{number_text(measure, one.low, sign)}, {number_text(measure, one.high, sign)}]"
+    return f"{number_text(measure, one.mean, sign)}{spread} {interval}"
 
 
 def p_text(value: float) -> str:
@@ -290,7 +291,7 @@ def _measure_grids(summary: Summary, data: str | None) -> Iterator[Grid]:
             )
             for row, name in networks:
                 means = (summary.also.get((row, column), {}).get(name, {}).get(measure) for column in columns)
-                rows.append([f"{row.name}: {name}", *("-" if m is None else _number(measure, m) for m in means)])
+                rows.append([f"{row.name}: {name}", *("-" if m is None else number_text(measure, m) for m in means)])
             header = ["method", *(_column_title(column, summary) for column in columns)]
             yield Grid(f"{NAMES[measure]}; teacher: {columns[0].teacher_name}", header, rows)
 
