@@ -66,6 +66,7 @@ class TinyRun:
         selection: Literal["best", "last"] = "best",
         method: str = "rd",
         student: Callable[[], nn.Module] | None = None,
+        device: str = "cpu",
         **options: Any,
     ) -> None:
         torch.manual_seed(0)
@@ -75,14 +76,14 @@ class TinyRun:
         data = CacheDataset(items, RandGaussianNoised("image", prob=0.7, std=0.1), progress=False)
         self.loader = DataLoader(data, batch_size=8, shuffle=True, drop_last=True, num_workers=num_workers)
         plain: Any = (student or TinyStudent)()
-        self.teacher = tiny_teacher()
+        self.teacher = tiny_teacher().to(device)
         options = {"width": 8, "blocks": 1, **options} if method == "rd" else options
-        self.method = build_method(method, plain, self.teacher, labels, options)
-        self.network = self.method.prepare(plain)
+        self.method = build_method(method, plain, self.teacher, labels, options).to(device)
+        self.network = self.method.prepare(plain).to(device)
         self.optimizer = torch.optim.AdamW(trainable_parameters(self.network, self.method), lr=0.01)
         self.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, max_epochs)
         self.evaluator = SupervisedEvaluator(
-            device="cpu",
+            device=device,
             val_data_loader=DataLoader(CacheDataset(items, progress=False), batch_size=8),
             network=self.network,
             key_val_metric={"accuracy": _accuracy()},
@@ -100,7 +101,8 @@ class TinyRun:
             selection,
         )
         self.trainer = SupervisedTrainer(
-            device="cpu",
+            device=device,
+            non_blocking=True,
             max_epochs=max_epochs,
             train_data_loader=self.loader,
             network=self.network,

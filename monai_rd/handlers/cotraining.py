@@ -119,7 +119,7 @@ class CoTrainingHandler:
                 self._teacher_features(engine, image),
                 self._network,
                 target,
-                None if index is None else as_tensor(index).to(image.device),
+                None if index is None else as_tensor(index).to(image.device, non_blocking=True),
             )
         )
         self._features = None  # g has read the teacher path's features since

@@ -90,6 +90,7 @@ class ContrastiveDistillation(Method):
         for side in ("student", "teacher"):
             self.register_buffer(f"{side}_bank", F.normalize(torch.randn(len(labels), width), dim=1))
         self.register_buffer("normaliser", torch.zeros(2))  # Z of the student's items and of the teacher's; 0: not yet
+        self._normalised = False  # whether it is known not to be 0
         self.temperature, self.momentum, self.weight = temperature, momentum, weight
 
     @classmethod
@@ -129,8 +130,10 @@ class ContrastiveDistillation(Method):
                     for v, bank in ((mine, self.teacher_bank), (theirs, self.student_bank))
                 ]
             ).exp()
-            if not self.normaliser.any():
-                self.normaliser.copy_(_mean_over_ranks(scores.detach().mean(dim=(1, 2)) * len(self.labels)))
+            if not self._normalised:  # looked at once: the device is waited for
+                if not self.normaliser.any():
+                    self.normaliser.copy_(_mean_over_ranks(scores.detach().mean(dim=(1, 2)) * len(self.labels)))
+                self._normalised = True
             loss = self._contrast(scores / self.normaliser[:, None, None])
         if self.training:
             self._remember(mine.detach(), theirs.detach(), step.places)

@@ -67,7 +67,7 @@ class RunningStandardisation(nn.Module):
     def _count(self, positions: Tensor) -> None:
         """Add `[N, C, P]` to the statistics: mean and variance about a shifted centre (Chan et al., 1979)."""
         shifted = positions - self.mean.view(-1, 1)
-        number = positions.new_tensor(float(positions.shape[0] * positions.shape[2])).expand(len(self.mean))
+        number = torch.full_like(self.mean, positions.shape[0] * positions.shape[2])
         sums = torch.stack((shifted.sum(dim=(0, 2)), shifted.square().sum(dim=(0, 2)), number))
         if world_size() > 1:
             dist.all_reduce(sums)

@@ -90,8 +90,8 @@ class Preprocessing:
         if self.channel_order == "BGR":
             image = image.flip(1)
         elif self.channel_order == "GRAY":
-            image = (image * image.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
-        return (image - image.new_tensor(self.mean).view(1, -1, 1, 1)) / image.new_tensor(self.std).view(1, -1, 1, 1)
+            image = (image * _by_channel(_LUMA, image)).sum(dim=1, keepdim=True)
+        return (image - _by_channel(self.mean, image)) / _by_channel(self.std, image)
 
     def to_dict(self) -> dict[str, Any]:
         """What JSON can hold; `from_dict` reads it back."""
@@ -102,6 +102,11 @@ class Preprocessing:
         """The inverse of `to_dict`, also after JSON has made lists of the tuples."""
         fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
         return cls(**fields)
+
+
+def _by_channel(values: tuple[float, ...], image: Tensor) -> Tensor:
+    """Constants `[1, C, 1, 1]` where the image is, for which nobody waits: this is done in every step."""
+    return torch.tensor(values, dtype=image.dtype).view(1, -1, 1, 1).to(image.device, non_blocking=True)
 
 
 @dataclass(frozen=True)
