@@ -38,6 +38,7 @@ def _there(_: int, folder: Path, work: Callable[..., None], *args: Any) -> None:
         "is_initialized": lambda: True,
         "_is_in_bad_fork": lambda: False,
         "device_count": lambda: 1,
+        "mem_get_info": lambda device: (1 << 30, 1 << 30),
         "current_device": lambda: 0,
         "manual_seed_all": lambda seed: None,  # its random numbers are the CPU's
         "get_rng_state": lambda device: torch.get_rng_state(),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from monai_rd.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from monai_rd.data.caching import DiskCacheDataset, SkippingCacheDataset, cached_dataset
+    from monai_rd.data.caching import DiskCacheDataset, SkippingCacheDataset, cached_dataset, is_on_device
     from monai_rd.data.datalist import DataList, labelled_studies, make_datalist, make_folds, write_datalist
     from monai_rd.data.dataset import TolerantDataset
     from monai_rd.data.dicom import SeriesInfo, SeriesRule, SeriesVolume, choose_series, index_dicom, load_series
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __getattr__ = lazy_names(
     __name__,
     {
-        "caching": ("DiskCacheDataset", "SkippingCacheDataset", "cached_dataset"),
+        "caching": ("DiskCacheDataset", "SkippingCacheDataset", "cached_dataset", "is_on_device"),
         "datalist": ("DataList", "labelled_studies", "make_datalist", "make_folds", "write_datalist"),
         "dataset": ("TolerantDataset",),
         "dicom": ("SeriesInfo", "SeriesRule", "SeriesVolume", "choose_series", "index_dicom", "load_series"),
@@ -56,6 +56,7 @@ __all__ = [
     "choose_series",
     "find_studies",
     "index_dicom",
+    "is_on_device",
     "is_phantom",
     "labelled_studies",
     "load_series",

@@ -26,7 +26,7 @@ from monai_rd.data.fingerprints import describe, fingerprint
 from monai_rd.files import atomic_path
 from monai_rd.processes import own_cores, rank
 
-__all__ = ["fill", "first_random", "joined", "name_of", "prepared", "read", "size", "write"]
+__all__ = ["fill", "first_random", "joined", "moved", "name_of", "prepared", "read", "size", "write"]
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +76,11 @@ def _meta_of(value: MetaTensor) -> dict[str, Any]:
 
 def _bytes_of(value: torch.Tensor) -> int:
     return value.numel() * value.element_size()
+
+
+def moved(made: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """The cached part with its tensors on a device."""
+    return {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in made.items()}
 
 
 def joined(item: Mapping[str, Any], made: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """What the transforms before the first random one make of the items: kept in memory where it fits, else on disk.
 
-Both data sets give equal items. The transforms that are cached see an item's `image` alone, so nothing but the bytes of
-its files decides what they make of it; the rest of the item (label, index) is joined afterwards. Of a `MetaTensor`
-values, affine, intensity and modality are kept: nothing that could name a patient, and no record of what was applied.
+The memory may be a GPU's: then the random transforms work there. All data sets give equal items. The transforms that
+are cached see an item's `image` alone, so nothing but the bytes of its files decides what they make of it; the rest of
+the item (label, index) is joined afterwards. Of a `MetaTensor` values, affine, intensity and modality are kept: nothing
+that could name a patient, and no record of what was applied.
 """
 
 from __future__ import annotations
@@ -18,18 +19,19 @@ from pathlib import Path
 from random import SystemRandom
 from typing import Any
 
+import torch
 from monai.data import CacheDataset, Dataset
 from monai.transforms import Compose
 
-from monai_rd.data.cached_items import fill, first_random, joined, name_of, prepared, read, size, write
+from monai_rd.data.cached_items import fill, first_random, joined, moved, name_of, prepared, read, size, write
 from monai_rd.data.errors import Policy
 from monai_rd.data.fingerprints import fingerprint, item_key
 from monai_rd.data.remembered import item_keys
 from monai_rd.files import free_space, size_in_words
-from monai_rd.memory import available_memory
+from monai_rd.memory import available_device_memory, available_memory
 from monai_rd.processes import local_world_size, rank
 
-__all__ = ["DiskCacheDataset", "SkippingCacheDataset", "cached_dataset"]
+__all__ = ["DiskCacheDataset", "SkippingCacheDataset", "cached_dataset", "is_on_device"]
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +47,7 @@ def cached_dataset(
     policy: Mapping[str, str] | None = None,
     *,
     cache_dir: str | Path,
+    device: torch.device | str = "cpu",
 ) -> Dataset:
     """Cache in memory what fits into half of what is left of it, and on disk what does not.
 
@@ -57,6 +60,8 @@ def cached_dataset(
         transform: see `CacheDataset`; a deterministic part that reads more of an item than its image finds nothing.
         policy: see `Policy`; what it skips is left out, counted and logged.
         cache_dir: for what does not fit into memory, and for hashes of files.
+        device: a GPU on which the items are kept, and transformed at random, if they fit into half of what is left of
+            its memory; the log says where they are.
 
     Returns:
         A `SkippingCacheDataset` or a `DiskCacheDataset`.
@@ -70,10 +75,11 @@ def cached_dataset(
     item_bytes = max(map(size, measured.values()), default=0)
     left, ranks = available_memory(), local_world_size()
     in_memory = left is None or item_bytes * len(data) <= left * _SHARE / ranks
+    there = _room_on(torch.device(device), item_bytes * len(data)) if in_memory else torch.device("cpu")
     if rank() == 0:
         logger.info(
             "cache: %s; %d items of %s are %s, and %d process(es) may take half of %s of memory",
-            "in memory" if in_memory else "on disk",
+            "on disk" if not in_memory else "in memory" if there.type == "cpu" else f"in the memory of {there}",
             len(data),
             size_in_words(item_bytes),
             size_in_words(item_bytes * len(data)),
@@ -81,8 +87,29 @@ def cached_dataset(
             "an unknown amount" if left is None else size_in_words(left),
         )
     if in_memory:
-        return SkippingCacheDataset(data, transform, policy, cache_dir=cache_dir, loaded=measured)
+        return SkippingCacheDataset(data, transform, policy, cache_dir=cache_dir, loaded=measured, device=there)
     return DiskCacheDataset(data, transform, policy, cache_dir=cache_dir, item_bytes=item_bytes)
+
+
+def is_on_device(dataset: Dataset) -> bool:
+    """Whether items come from a GPU: no other process can make them, and there is nothing to pin."""
+    return torch.device(getattr(dataset, "device", "cpu")).type != "cpu"
+
+
+def _room_on(device: torch.device, wanted: int) -> torch.device:
+    """The device where it has room, else the CPU."""
+    if device.type == "cpu":
+        return device
+    left = available_device_memory(device)
+    if wanted <= left * _SHARE:
+        return device
+    logger.warning(
+        "cache: %s do not fit into half of the %s that %s has left: images are augmented on the CPU",
+        size_in_words(wanted),
+        size_in_words(left),
+        device,
+    )
+    return torch.device("cpu")
 
 
 class SkippingCacheDataset(CacheDataset):
@@ -94,6 +121,7 @@ class SkippingCacheDataset(CacheDataset):
         policy: see `Policy`; every other error is raised.
         cache_dir: for hashes of files; None remembers none.
         loaded: items whose cached part is there already, by their place in `data`.
+        device: where the tensors of the cached part are kept.
 
     Attributes:
         transform_fingerprint: a name for what the transforms are set to, see `describe`.
@@ -112,16 +140,19 @@ class SkippingCacheDataset(CacheDataset):
         *,
         cache_dir: str | Path | None = None,
         loaded: Mapping[int, dict[str, Any]] | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         # Before they run: some transforms keep what they drew last.
         self.transform_fingerprint = fingerprint(transform)
         self._hashes = Path(cache_dir) / _HASHES if cache_dir is not None else None
         super().__init__(data, transform, cache_num=0)
+        self.device = torch.device(device)
         found = dict(loaded or {})
 
         def load(chain: Compose, index: int) -> None:
             if index not in found:
                 found[index] = prepared(chain, data[index])
+            found[index] = moved(found[index], self.device)
 
         kept = fill(load, self.transform, range(len(data)), data, Policy(policy))
         self.data: list[Any] = [data[index] for index in kept]

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from monai_rd.data.caching import is_on_device
 from monai_rd.data.feature_store import FeatureStore
 from monai_rd.data.fingerprints import describe, fingerprint, transforms_fingerprint
 from monai_rd.data.views import PROBE, ReplayedViews, probe
@@ -241,7 +242,7 @@ class Teaching:
             batch_size=self._batch_size,
             num_workers=self._workers,
             collate_fn=list,
-            pin_memory=self.device.type == "cuda",
+            pin_memory=self.device.type == "cuda" and not is_on_device(self.views.dataset),
         )
         for batch in loader:
             for _, alike in groupby(batch, key=lambda view: view["image"].shape):  # studies, and images of one slice

@@ -126,9 +126,9 @@ def _random_parts(transform: Any) -> tuple[list[Randomizable], list[Randomizable
 
 
 def probe(image: Tensor) -> Tensor:
-    """Values spread over a view, in half precision, to know it by `[256]`."""
+    """Values spread over a view, in half precision and on the CPU, to know it by `[256]`."""
     flat = image.as_subclass(Tensor).reshape(-1)
-    return flat[_probe_places(len(flat))].half()
+    return flat[_probe_places(len(flat))].half().cpu()
 
 
 @cache

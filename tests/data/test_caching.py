@@ -14,11 +14,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from monai.data import DataLoader, MetaTensor
+from monai.data import DataLoader, Dataset, MetaTensor
 from monai.transforms import Compose, MapTransform, RandFlipd, Resized
 from PIL import Image
 
-from monai_rd.data import DiskCacheDataset, SkippingCacheDataset, UnreadableImageError, cached_dataset, taught_dataset
+from monai_rd.data import (
+    DiskCacheDataset,
+    SkippingCacheDataset,
+    UnreadableImageError,
+    cached_dataset,
+    caching,
+    is_on_device,
+    taught_dataset,
+)
 from monai_rd.data.fingerprints import describe, item_key
 from monai_rd.memory import available_memory
 from monai_rd.networks import Reads
@@ -142,6 +150,23 @@ def test_the_size_and_the_memory_that_is_left_decide(
     where = "on disk" if expected is DiskCacheDataset else "in memory"
     assert f"cache: {where}; 6 items of 3.1 kB are 18.4 kB, and {ranks} process(es) may take half of" in caplog.text
     assert (tmp_path / "cache").exists() == (expected is DiskCacheDataset)
+
+
+def test_a_gpu_without_room_leaves_the_items_in_memory(
+    images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = []
+    monkeypatch.setattr(caching, "available_device_memory", lambda device: asked.append(device) or 2 * ALL - 2)
+    with caplog.at_level(logging.INFO):
+        made = cached_dataset(items(images), chain(), cache_dir=tmp_path / "cache", device="cuda:1")
+    assert asked == [torch.device("cuda:1")]
+    assert not is_on_device(made)
+    assert not is_on_device(Dataset(items(images), chain()))
+    assert made[0]["image"].device.type == "cpu"
+    assert (
+        "18.4 kB do not fit into half of the 36.9 kB that cuda:1 has left: images are augmented on the" in caplog.text
+    )
+    assert "cache: in memory;" in caplog.text
 
 
 def test_both_give_equal_items(images: list[Path], tmp_path: Path, memory: Any) -> None:
