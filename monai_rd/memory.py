@@ -11,9 +11,7 @@ import platform
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
-__all__ = ["available_device_memory", "available_memory", "give_back_freed_memory", "keep_freed_memory"]
+__all__ = ["available_memory", "give_back_freed_memory", "keep_freed_memory"]
 
 # mallopt(3); both values are ints.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -33,12 +31,6 @@ def available_memory(root: Path = Path("/")) -> int | None:
         None where the system does not say: on macOS and Windows.
     """
     return min((*_of_the_machine(root), *_of_the_groups(root)), default=None)
-
-
-def available_device_memory(device: torch.device) -> int:
-    """Bytes that a GPU has left for everybody."""
-    free, _ = torch.get_device_module(device).mem_get_info(device)
-    return int(free)
 
 
 def keep_freed_memory() -> bool:

@@ -54,7 +54,7 @@ def test_blocks_are_used_again_and_given_back_in_the_end() -> None:
     assert changed
     one = LARGE // resource.getpagesize()
     assert plain > 9 * one
-    assert kept < 1.5 * one
+    assert kept < 3 * one  # a small block may lie in the way of the second
     assert full - after > 0.9 * LARGE
 
 

@@ -28,7 +28,7 @@ from monai_rd.data.errors import Policy
 from monai_rd.data.fingerprints import fingerprint, item_key
 from monai_rd.data.remembered import item_keys
 from monai_rd.files import free_space, size_in_words
-from monai_rd.memory import available_device_memory, available_memory
+from monai_rd.memory import available_memory
 from monai_rd.processes import local_world_size, rank
 
 __all__ = ["DiskCacheDataset", "SkippingCacheDataset", "cached_dataset", "is_on_device"]
@@ -100,7 +100,7 @@ def _room_on(device: torch.device, wanted: int) -> torch.device:
     """The device where it has room, else the CPU."""
     if device.type == "cpu":
         return device
-    left = available_device_memory(device)
+    left, _ = torch.get_device_module(device).mem_get_info(device)
     if wanted <= left * _SHARE:
         return device
     logger.warning(

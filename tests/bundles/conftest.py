@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from pydicom.dataset import Dataset
 
 from monai_rd.data import phantom_cohort
 from monai_rd.data.phantoms.writing import Identity
 from tests.bundles.commands import PLANTED, copied, train
 
+Once = Callable[[str, Callable[[Path], str]], tuple[Path, str]]
+
 
 @pytest.fixture(scope="session")
-def cohort_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """Make a folder in one of the test processes, for all of them; give it, and what making it told."""
+    own = tmp_path_factory.getbasetemp()
+    place = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def made(name: str, make: Callable[[Path], str]) -> tuple[Path, str]:
+        folder, told = place / name, place / f"{name}.txt"
+        with FileLock(place / f"{name}.lock"):
+            if not told.exists():
+                told.write_text(make(folder))
+        return folder, told.read_text()
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def cohort_of(once: Once) -> Callable[[str], str]:
     """Give a cohort of some of a modality's phantoms; most of the tests are of CT. Their headers tell too much."""
-    made: dict[str, str] = {}
     plain = Identity.header
 
     def planted(*which: Any) -> Dataset:
@@ -27,30 +47,35 @@ def cohort_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
         return header
 
     def of(modality: str) -> str:
-        if modality not in made:
+        def make(folder: Path) -> str:
             with pytest.MonkeyPatch.context() as patch:
                 sizes = (32, 12, 20) if modality == "ct" else (16, 8, 8)
                 split = dict(zip(("training", "validation", "test"), sizes, strict=True))
                 patch.setattr("monai_rd.data.phantoms.cohort.SPLIT", split)
                 patch.setattr(Identity, "header", planted)
-                made[modality] = phantom_cohort(tmp_path_factory.mktemp("cohort"), modality)
-        return made[modality]
+                return phantom_cohort(folder, modality)
+
+        return once(f"cohort_{modality}", make)[1]
 
     return of
 
 
 @pytest.fixture(scope="session")
 def trained_of(
-    tmp_path_factory: pytest.TempPathFactory, cohort_of: Callable[[str], str]
+    once: Once, tmp_path_factory: pytest.TempPathFactory, cohort_of: Callable[[str], str]
 ) -> Callable[[str], tuple[Path, str]]:
     """Give a copy of a bundle after a short training, and what that printed."""
-    made: dict[str, tuple[Path, str]] = {}
+    own: dict[str, Path] = {}
 
     def of(modality: str) -> tuple[Path, str]:
-        if modality not in made:
-            root = copied(modality, tmp_path_factory.mktemp("trained"))
+        def make(folder: Path) -> str:
             page = ("--report_page", "true") if modality == "ct" else ()  # drawing it takes seconds
-            made[modality] = root, train(root, cohort_of(modality), *page)
-        return made[modality]
+            return train(copied(modality, folder), cohort_of(modality), *page)
+
+        folder, printed = once(f"trained_{modality}", make)
+        if modality not in own:
+            own[modality] = tmp_path_factory.mktemp("trained") / f"rd_{modality}"
+            shutil.copytree(folder / f"rd_{modality}", own[modality])
+        return own[modality], printed
 
     return of

@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from copy import deepcopy
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,11 @@ from ignite.engine import Events
 from monai.transforms import Compose
 from PIL import Image
 
+from monai_rd.adapters import ADAPTERS
 from monai_rd.data import cached_dataset, is_on_device
+from monai_rd.handlers import key_metric
 from monai_rd.methods import METHODS
-from monai_rd.networks import Student
+from monai_rd.networks import Reads, Student
 from monai_rd.transforms import (
     CTAugmentation,
     DermAugmentation,
@@ -29,11 +32,14 @@ from monai_rd.transforms import (
     USAugmentation,
     XrayAugmentation,
 )
+from tests.adapters.test_tuning import tune
+from tests.adapters.tiny import KINDS, inputs
+from tests.adapters.tiny import teacher as vit
 from tests.bundles.commands import BUNDLES, QUICK, copied
-from tests.conftest import TinyRun
 from tests.methods.steps import step, tiny_teacher
 from tests.methods.test_every_method import SINGLE, Case, assert_all_learn, built, fitted, loss_of
 from tests.second_device import NAME, build, on_second_device
+from tests.tiny_run import TinyRun
 
 pytestmark = [
     pytest.mark.slow,
@@ -97,6 +103,22 @@ def _methods_agree() -> None:
 
 def test_methods_give_what_they_give_on_the_cpu_and_wait_for_nothing(device: Path) -> None:
     on_second_device(device, _methods_agree)
+
+
+def _adapters_agree(folder: Path) -> None:
+    for kind, adapter in product(KINDS, ADAPTERS):
+        logits = []
+        for number, name in enumerate(("cpu", NAME)):
+            torch.manual_seed(0)
+            place, metric = folder / f"{kind} {adapter} {number}", key_metric(False, torch.device(name))
+            tuned = tune(vit(kind), adapter, place, device=name, key_metric=metric)
+            logits.append(tuned.read(inputs().to(name), Reads(logits=True)).logits)
+        assert logits[1].device.type == NAME
+        torch.testing.assert_close(logits[1].cpu(), logits[0], rtol=1e-4, atol=1e-5)
+
+
+def test_adapters_tune_as_on_the_cpu(device: Path, tmp_path: Path) -> None:
+    on_second_device(device, _adapters_agree, tmp_path)
 
 
 def _augmentations_agree() -> None:

@@ -23,7 +23,6 @@ from monai_rd.data import (
     SkippingCacheDataset,
     UnreadableImageError,
     cached_dataset,
-    caching,
     is_on_device,
     taught_dataset,
 )
@@ -156,7 +155,7 @@ def test_a_gpu_without_room_leaves_the_items_in_memory(
     images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     asked = []
-    monkeypatch.setattr(caching, "available_device_memory", lambda device: asked.append(device) or 2 * ALL - 2)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: asked.append(device) or (2 * ALL - 2, 4 * ALL))
     with caplog.at_level(logging.INFO):
         made = cached_dataset(items(images), chain(), cache_dir=tmp_path / "cache", device="cuda:1")
     assert asked == [torch.device("cuda:1")]

@@ -33,6 +33,7 @@ TEACHERS = ("pmc_clip", "radimagenet_densenet121", "lvm_med_vit_b")  # the paper
 # The loss is a sum over samples or pairs of them: neither their order nor chance enters.
 ORDERLESS = ("rd", "at", "hint", "kd", "rkd", "sp", "vid")
 OPTIONS = {"semckd": {"batch_size": 8}}  # without which a method is not built
+RD_AND_SLOWLY_THE_OTHERS = [one if one == "rd" else pytest.param(one, marks=pytest.mark.slow) for one in METHODS]
 SINGLE = [0, 1, 2, 0, 1, 2, 0, 1]
 MULTI = [[0.0, 0.0, 1.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0], [0.0, 1.0, 0.0]] * 2
 
@@ -108,7 +109,7 @@ def test_every_parameter_learns(name: str, images: Case) -> None:
     step_learns(name, images._replace(image=torch.rand(8, 2, 3, 32, 32)), MULTI)  # bags, several findings each
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", RD_AND_SLOWLY_THE_OTHERS)
 def test_every_parameter_learns_from_volumes(name: str, volumes: Case) -> None:
     step_learns(name, volumes, SINGLE)
 
@@ -227,6 +228,7 @@ def _rank(rank: int, folder: Path) -> None:
         torch.save([parameter.grad for parameter in whole.parameters()], folder / f"{name}{rank}.pt")
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     """The averaged gradients are those of one process with the whole batch, BatchNorm's statistics left aside."""
     in_two_processes(_rank, tmp_path)
@@ -269,9 +271,7 @@ def students() -> list[Student]:
         return [Student(name, 3) for name in STUDENTS]
 
 
-@pytest.mark.parametrize(
-    "name", [name if name == "rd" else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
-)
+@pytest.mark.parametrize("name", RD_AND_SLOWLY_THE_OTHERS)
 def test_an_epoch_with_the_papers_teachers_and_students(name: str, seen: Seen, students: list[Student]) -> None:
     """An epoch of one batch, without and with AMP; the teacher has looked at the batch once for all of them."""
     image = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -34,6 +34,9 @@ FAMILIES = (
     "levit_conv_128s",
     "deit_tiny_distilled_patch16_224",
 )
+SLOWLY_EXPORTED = [
+    pytest.param(name, marks=pytest.mark.slow) for name in ("timm:deit_tiny_distilled_patch16_224", "resnet10_3d")
+]
 FUSED = ("timm:repvit_m0_9", "timm:repvgg_a0", "timm:mobileone_s0", "timm:fastvit_t8", "timm:efficientvit_m0")
 
 
@@ -136,7 +139,7 @@ def test_torchscript_gives_the_same(name: str) -> None:
         scripted(torch.rand(1, 1, 64, 64))
 
 
-@pytest.mark.parametrize("name", ["timm:repvgg_a0", "timm:deit_tiny_distilled_patch16_224", "resnet10_3d"])
+@pytest.mark.parametrize("name", ["timm:repvgg_a0", *SLOWLY_EXPORTED])
 def test_onnx_gives_the_same(name: str) -> None:
     pytest.importorskip("onnxscript", reason="needs the extra 'onnx'")
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra 'onnx'")

@@ -176,7 +176,10 @@ def test_nobody_is_named_and_class_names_are_escaped(run: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "figures", "said"),
     [
-        ({"classes": 4, "slices": 1}, {"calibration", "confusion_matrix", "roc"}, "right when named"),
+        pytest.param(
+            *({"classes": 4, "slices": 1}, {"calibration", "confusion_matrix", "roc"}, "right when named"),
+            marks=pytest.mark.slow,
+        ),
         ({"classes": 3, "multi_label": True, "slices": 1}, {"calibration", "roc"}, "average precision"),
         ({"dims": 3}, {"calibration", "confusion_matrix", "roc"}, "heat by slice"),
     ],
