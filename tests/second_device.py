@@ -19,18 +19,16 @@ NAME = "second"
 _SOURCE = Path(__file__).with_suffix(".cpp")
 
 
-def build(folder: Path) -> None:
-    """Compile it, which takes half a minute."""
-    _load(folder)
-
-
 def on_second_device(folder: Path, work: Callable[..., None], *args: Any) -> None:
-    """Call `work(*args)` in a process that has the device, once it is built in `folder`: none can be taken away."""
+    """Call `work(*args)` in a process that has the device, as none can be taken away again.
+
+    Compiling it takes half a minute; what `folder` has of it is used.
+    """
     start_processes(_there, (folder, work, *args), nprocs=1, start_method="forkserver")
 
 
 def _there(_: int, folder: Path, work: Callable[..., None], *args: Any) -> None:
-    made = _load(folder)
+    made: Any = cpp_extension.load("second_device", [str(_SOURCE)], build_directory=str(folder), extra_cflags=["-O0"])
     torch.utils.rename_privateuse1_backend(NAME)
     module = types.ModuleType(f"torch.{NAME}")
     for name, answer in {
@@ -50,7 +48,3 @@ def _there(_: int, folder: Path, work: Callable[..., None], *args: Any) -> None:
     torch._register_device_module(NAME, module)
     torch.utils.generate_methods_for_privateuse1_backend()
     work(*args)
-
-
-def _load(folder: Path) -> Any:
-    return cpp_extension.load("second_device", [str(_SOURCE)], build_directory=str(folder), extra_cflags=["-O0"])

@@ -73,7 +73,7 @@ class FinalReport:
         network: Student,
         loader: DataLoader,
         class_names: Sequence[str],
-        device: torch.device,
+        device: torch.device | str,
         method: Method | None = None,
         teacher: FrozenFoundationModel | None = None,
         phantom: bool = False,
@@ -83,7 +83,8 @@ class FinalReport:
         validation: Dataset | None = None,
     ) -> None:
         self.model_path, self.output_dir = Path(model_path), Path(output_dir)
-        self.network, self.loader, self.class_names, self.device = network, loader, list(class_names), device
+        self.network, self.loader, self.class_names = network, loader, list(class_names)
+        self.device = torch.device(device)
         self.method, self.teacher, self.phantom, self.settings = method, teacher, phantom, settings or {}
         self.multi_label, self.page, self.validation = multi_label, page, validation
 

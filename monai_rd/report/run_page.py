@@ -234,7 +234,7 @@ class RunPage:
 
     def _settings(self) -> list[str]:
         rows = [[name.replace("_", " "), _plain(value)] for name, value in self.report.settings.items()]
-        device = torch.device(self.report.device)
+        device = self.report.device
         rows.append(["device", torch.cuda.get_device_name(device) if device.type == "cuda" else device.type])
         rows.append(["parameters of the student", f"{sum(p.numel() for p in self.report.network.parameters()):,}"])
         packages = ("monai_rd", "monai", "torch", "timm", "pytorch-ignite")

@@ -38,7 +38,7 @@ from tests.adapters.tiny import teacher as vit
 from tests.bundles.commands import BUNDLES, QUICK, copied
 from tests.methods.steps import step, tiny_teacher
 from tests.methods.test_every_method import SINGLE, Case, assert_all_learn, built, fitted, loss_of
-from tests.second_device import NAME, build, on_second_device
+from tests.second_device import NAME, on_second_device
 from tests.tiny_run import TinyRun
 
 pytestmark = [
@@ -51,9 +51,8 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def device(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("device")
-    build(folder)
-    return folder
+    """Where the device is built, once."""
+    return tmp_path_factory.mktemp("device")
 
 
 def _mixes_are_refused() -> None:
