@@ -6,6 +6,8 @@ not show autocast, pinned memory, streams, several devices, the numbers of a GPU
 
 from __future__ import annotations
 
+import runpy
+import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +30,12 @@ def on_second_device(folder: Path, work: Callable[..., None], *args: Any) -> Non
 
 
 def _there(_: int, folder: Path, work: Callable[..., None], *args: Any) -> None:
+    _appear(folder)
+    work(*args)
+
+
+def _appear(folder: Path) -> None:
+    """Let this process have the device."""
     made: Any = cpp_extension.load("second_device", [str(_SOURCE)], build_directory=str(folder), extra_cflags=["-O0"])
     torch.utils.rename_privateuse1_backend(NAME)
     module = types.ModuleType(f"torch.{NAME}")
@@ -47,4 +55,9 @@ def _there(_: int, folder: Path, work: Callable[..., None], *args: Any) -> None:
         setattr(module, name, answer)
     torch._register_device_module(NAME, module)
     torch.utils.generate_methods_for_privateuse1_backend()
-    work(*args)
+
+
+if __name__ == "__main__":  # python -m tests.second_device FOLDER MODULE WORDS: MODULE in a process that has the device
+    _appear(Path(sys.argv[1]))
+    sys.argv = sys.argv[2:]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -28,11 +28,16 @@ PLANTED = {
 }
 
 
-def monai(*words: str, processes: int = 1, code: int = 0) -> str:
-    """Do what `python -m monai.bundle WORDS` does, of more processes under torchrun, and give back what is printed."""
+def monai(*words: str, processes: int = 1, code: int = 0, device: Path | None = None) -> str:
+    """Do what `python -m monai.bundle WORDS` does, and give back what is printed.
+
+    Of more processes under torchrun; with the second device that is built in the folder `device`.
+    """
     name, launcher = "monai.bundle", ("--standalone", f"--nproc_per_node={processes}", "-m", "monai.bundle")
     if processes > 1:
         name, words = "torch.distributed.run", (*launcher, *words)
+    if device is not None:
+        name, words = "tests.second_device", (str(device), name, *words)
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "output.txt"
         found = run_module(name, *words, cwd=ROOT, output=output)

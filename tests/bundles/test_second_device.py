@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import runpy
 import shutil
-import sys
 from collections.abc import Callable
 from copy import deepcopy
 from itertools import product
@@ -35,7 +33,7 @@ from monai_rd.transforms import (
 from tests.adapters.test_tuning import tune
 from tests.adapters.tiny import KINDS, inputs
 from tests.adapters.tiny import teacher as vit
-from tests.bundles.commands import BUNDLES, QUICK, copied
+from tests.bundles.commands import copied, infer, train
 from tests.methods.steps import step, tiny_teacher
 from tests.methods.test_every_method import SINGLE, Case, assert_all_learn, built, fitted, loss_of
 from tests.second_device import NAME, on_second_device
@@ -164,22 +162,16 @@ def test_a_step_of_training_waits_for_nothing(device: Path, tmp_path: Path) -> N
     on_second_device(device, _steps_wait_for_nothing, tmp_path)
 
 
-def _run_bundle(config: str, words: tuple[str, ...]) -> None:
-    sys.argv = ["monai.bundle", "run", "--config_file", str(BUNDLES / "rd_ct" / "configs" / config), *words]
-    runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
-
-
 def test_a_bundle_trains_and_scores_as_on_the_cpu(
     device: Path, tmp_path: Path, cohort_of: Callable[[str], str]
 ) -> None:
-    words = (*QUICK, "--adapter", "linear_probe", "--feature_views", "2", "--report_page", "true")
+    words = ("--adapter", "linear_probe", "--feature_views", "2", "--report_page", "true")
     histories, scores = [], []
     for name in ("cpu", NAME):
-        root = copied("ct", tmp_path / name)
-        places = ("--bundle_root", str(root), "--output_dir", str(root / "eval"), "--dataset_dir", cohort_of("ct"))
-        how = ("--device", name, "--amp", "false", "--num_workers", "0")
-        on_second_device(device, _run_bundle, "train.json", (*places, *how, *words, "--augment_on_device", "true"))
-        on_second_device(device, _run_bundle, "inference.json", (*places, *how))
+        root, how = copied("ct", tmp_path / name), ("--device", name, "--amp", "false", "--num_workers", "0")
+        printed = train(root, cohort_of("ct"), *how, *words, "--augment_on_device", "true", device=device)
+        assert ("in the memory of second" in printed) is (name == NAME)
+        infer(root, cohort_of("ct"), root / "eval", *how, device=device)
         assert f"<td>{name}</td>" in (root / "eval" / "report.html").read_text()
         histories.append([row["terms"] for row in json.loads((root / "eval" / "history.json").read_text())])
         with open(root / "eval" / "scores.csv", newline="") as file:
