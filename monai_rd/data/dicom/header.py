@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filereader import read_partial
@@ -29,6 +28,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
+from monai_rd.data.dicom.values import integer, numbers, parts, raw, text, uid
 from monai_rd.data.errors import (
     DicomSeriesError,
     LocalizerError,
@@ -49,7 +49,6 @@ __all__ = [
     "is_dicom",
     "is_image",
     "macro",
-    "numbers",
     "read_file",
 ]
 
@@ -256,7 +255,7 @@ def read_file(path: str | os.PathLike[str], *, pixels: bool) -> Dataset | None:
             "again."
         ) from None
     meta = getattr(dataset, "file_meta", None) or FileMetaDataset()
-    if not _uid(meta, "TransferSyntaxUID"):  # a file without meta header: the parser has seen its encoding
+    if not uid(meta, "TransferSyntaxUID"):  # a file without meta header: the parser has seen its encoding
         implicit, little = dataset.original_encoding
         explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
         meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
@@ -290,55 +289,9 @@ def _stop_at(stop: int) -> Callable[[int, str | None, int], bool]:
 # -------------------------------------------------------------------------------------------------------- values
 
 
-def text(dataset: Dataset, keyword: str) -> str:
-    """Return a short code string or UID; "" where absent or where it holds anything but a code."""
-    try:
-        value = str(dataset.get(keyword) or "").strip()
-    except Exception:  # an undecodable value counts as absent
-        return ""
-    return value if re.fullmatch(r"[A-Za-z0-9._ ]{1,64}", value) else ""
-
-
-def _uid(dataset: Dataset, keyword: str) -> str:
-    """Return a UID; "" where absent or not a UID (free text there could name a person)."""
-    value = text(dataset, keyword)
-    return value if re.fullmatch(r"[0-9.]+", value) else ""
-
-
-def integer(dataset: Dataset, keyword: str, default: int) -> int:
-    """Return a whole number, the default where absent or undecodable."""
-    try:
-        value = dataset.get(keyword)
-        return default if value is None else int(value)
-    except Exception:  # an undecodable value counts as absent
-        return default
-
-
-def numbers(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
-    """Return ``count`` finite numbers, None where the attribute is absent, empty, of other length or not numeric."""
-    try:
-        value = dataset.get(keyword)
-        if value is None:
-            return None
-        found = tuple(float(v) for v in (value if count > 1 else [value]))
-    except Exception:  # an undecodable value counts as absent
-        return None
-    return found if len(found) == count and np.isfinite(found).all() else None
-
-
-def _raw(dataset: Dataset, keyword: str) -> bytes:
-    """Return the stored bytes: parsing an odd value would quote it in a warning."""
-    try:
-        element = dataset.get_item(Tag(keyword))
-    except Exception:  # an undecodable value counts as absent
-        return b""
-    value = element.value if element is not None else None
-    return (value if isinstance(value, bytes) else str(value or "").encode()).strip(b" \0")
-
-
 def sop_class(dataset: Dataset) -> UID:
     """Return the class of a DICOM object, UID("") where it does not tell."""
-    return UID(_uid(dataset, "SOPClassUID") or _uid(dataset.file_meta, "MediaStorageSOPClassUID"))
+    return UID(uid(dataset, "SOPClassUID") or uid(dataset.file_meta, "MediaStorageSOPClassUID"))
 
 
 def is_image(dataset: Dataset) -> bool:
@@ -410,7 +363,7 @@ def _no_hounsfield(dataset: Dataset, sources: Sequence[tuple[Dataset, ...]]) -> 
 
 def _free_text(dataset: Dataset, keyword: str) -> str:
     """Return a text without what it repeats of the patient's name, ID and date of birth."""
-    words = [w for k in _PRIVATE for w in re.split(r"[\W_]+", _raw(dataset, k).decode("latin-1").lower()) if len(w) > 1]
+    words = [w for k in _PRIVATE for w in re.split(r"[\W_]+", raw(dataset, k).decode("latin-1").lower()) if len(w) > 1]
     try:
         found = "".join(c if c.isprintable() else " " for c in str(dataset.get(keyword) or "")).strip()
     except Exception:  # an undecodable value counts as absent
@@ -445,10 +398,7 @@ def age_band(years: float) -> str:
 
 
 def _is_localizer(dataset: Dataset) -> bool:
-    try:
-        return any(str(value).upper() in ("LOCALIZER", "SCOUT") for value in list(dataset.get("ImageType") or ())[2:])
-    except Exception:  # an undecodable value counts as absent
-        return False
+    return any(part.upper() in ("LOCALIZER", "SCOUT") for part in parts(dataset, "ImageType")[2:])
 
 
 def describe(dataset: Dataset, key: bytes) -> Header:
@@ -458,7 +408,7 @@ def describe(dataset: Dataset, key: bytes) -> Header:
         dataset: an image, as `read_file` gives it.
         key: of the patient's pseudonym.
     """
-    series_uid, study_uid = _uid(dataset, "SeriesInstanceUID"), _uid(dataset, "StudyInstanceUID")
+    series_uid, study_uid = uid(dataset, "SeriesInstanceUID"), uid(dataset, "StudyInstanceUID")
     modality = text(dataset, "Modality")
     shape = (max(0, integer(dataset, "Rows", 0)), max(0, integer(dataset, "Columns", 0)))
     frames = max(1, integer(dataset, "NumberOfFrames", 1))
@@ -493,16 +443,16 @@ def describe(dataset: Dataset, key: bytes) -> Header:
         problem = LocalizerError(
             f"{who}: a localizer, the overview a scan was planned on. Give the series that was scanned.", series_uid
         )
-    patient_id = _raw(dataset, "PatientID")
+    patient_id = raw(dataset, "PatientID")
     thickness = numbers(macro(dataset, sources[0], "PixelMeasuresSequence"), "SliceThickness", 1)
     return Header(
         series_uid=sys.intern(series_uid),
         study_uid=sys.intern(study_uid),
-        sop_uid=_uid(dataset, "SOPInstanceUID"),
-        frame_of_reference=sys.intern(_uid(dataset, "FrameOfReferenceUID")),
+        sop_uid=uid(dataset, "SOPInstanceUID"),
+        frame_of_reference=sys.intern(uid(dataset, "FrameOfReferenceUID")),
         modality=sys.intern(modality),
         description=sys.intern(_free_text(dataset, "SeriesDescription")),
-        syntax=sys.intern(_uid(dataset.file_meta, "TransferSyntaxUID")),
+        syntax=sys.intern(uid(dataset.file_meta, "TransferSyntaxUID")),
         patient_key=sys.intern(patient_pseudonym(patient_id, key) or study_pseudonym(study_uid, key)),
         instance_number=integer(dataset, "InstanceNumber", 0),
         shape=shape,

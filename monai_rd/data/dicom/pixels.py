@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
-from pydicom.multival import MultiValue
 from pydicom.pixels import apply_color_lut, get_decoder
 from pydicom.uid import UID
 
 from monai_rd.data.dicom import codecs
-from monai_rd.data.dicom.header import Header, functional_groups, integer, macro, numbers, text
+from monai_rd.data.dicom.header import Header, functional_groups, macro
+from monai_rd.data.dicom.values import all_numbers, integer, numbers, text
 from monai_rd.data.errors import (
     DicomSeriesError,
     TruncatedPixelsError,
@@ -358,8 +358,7 @@ def _window(dataset: Dataset, number: int) -> Window | None:
     shared, per_frame = functional_groups(dataset)
     source = macro(dataset, (*per_frame[number : number + 1], *shared), "FrameVOILUTSequence")
     try:
-        pair = [source.get(keyword) for keyword in ("WindowCenter", "WindowWidth")]
-        centre, width = (float(value[0] if isinstance(value, MultiValue) else value) for value in pair)
+        centre, width = (all_numbers(source, keyword)[0] for keyword in ("WindowCenter", "WindowWidth"))
     except Exception:  # absent, empty or undecodable
         return None
     function = text(source, "VOILUTFunction") or "LINEAR"

@@ -23,7 +23,8 @@ from pydicom.dataset import Dataset
 
 from monai_rd.data.dicom import codecs, pixels
 from monai_rd.data.dicom.geometry import Frame, arrange, lps_affine
-from monai_rd.data.dicom.header import Header, Region, describe, is_image, numbers, read_file, regions, sop_class
+from monai_rd.data.dicom.header import Header, Region, describe, is_image, read_file, regions, sop_class
+from monai_rd.data.dicom.values import numbers
 from monai_rd.data.errors import NoDicomError, NoHounsfieldError, Policy, UnsupportedImageError
 
 __all__ = ["SeriesVolume", "load_series"]

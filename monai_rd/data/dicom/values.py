@@ -1,0 +1,116 @@
+"""Values of a DICOM header, straight from its bytes.
+
+Some forty values are needed of every file. pydicom converts and checks each of them, and its warning about an odd one
+quotes it; here the stored bytes are decoded by what the caller wants, and an odd value counts as absent.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+from functools import cache
+
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.tag import BaseTag, Tag
+
+__all__ = ["all_numbers", "integer", "numbers", "parts", "raw", "text", "uid"]
+
+# Value representations that hold numbers, by the code of `struct` for one of them; all others hold characters.
+_BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d", "UV": "Q", "SV": "q", "US or SS": "H"}
+_CODE = re.compile(r"[A-Za-z0-9._ ]{1,64}")
+_UID = re.compile(r"[0-9.]+")
+
+
+@cache
+def _tag(keyword: str) -> BaseTag:
+    return Tag(keyword)
+
+
+@cache
+def _known_kind(tag: BaseTag) -> str:
+    return dictionary_VR(tag)
+
+
+def _element(dataset: Dataset, keyword: str) -> DataElement | RawDataElement | None:
+    try:
+        return dataset.get_item(_tag(keyword))
+    except Exception:  # an undecodable element counts as absent
+        return None
+
+
+def raw(dataset: Dataset, keyword: str) -> bytes:
+    """Return the stored bytes without padding; b"" where absent."""
+    element = _element(dataset, keyword)
+    value = element.value if element is not None else None
+    return (value if isinstance(value, bytes) else str(value or "").encode()).strip(b" \0")
+
+
+def parts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
+    """Return the values of an attribute of characters, without the blanks around them; () where absent."""
+    element = _element(dataset, keyword)
+    if element is None or element.value is None:
+        return ()
+    if isinstance(element, RawDataElement):
+        found = element.value.decode("latin-1").strip(" \0")
+        return tuple(part.strip() for part in found.split("\\")) if found else ()
+    many = element.value if element.VM > 1 else [element.value]
+    return tuple(str(value).strip() for value in many)
+
+
+def text(dataset: Dataset, keyword: str) -> str:
+    """Return a short code string or UID; "" where absent or where it holds anything but one code."""
+    found = parts(dataset, keyword)
+    return found[0] if len(found) == 1 and _CODE.fullmatch(found[0]) else ""
+
+
+def uid(dataset: Dataset, keyword: str) -> str:
+    """Return a UID; "" where absent or not a UID (free text there could name a person)."""
+    found = text(dataset, keyword)
+    return found if _UID.fullmatch(found) else ""
+
+
+def all_numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
+    """Return the values of a numeric attribute, () where absent or empty.
+
+    Raises:
+        Exception: one is no number.
+    """
+    element = _element(dataset, keyword)
+    if element is None or element.value is None:
+        return ()
+    if not isinstance(element, RawDataElement):
+        return tuple(float(value) for value in (element.value if element.VM > 1 else [element.value]))
+    kind = element.VR if element.VR not in (None, "UN") else _known_kind(element.tag)
+    code = _BINARY.get(kind)
+    if code is None:
+        found = element.value.decode("ascii").strip(" \0")
+        return tuple(_decimal(part) for part in found.split("\\")) if found else ()
+    order, count = "<" if element.is_little_endian else ">", len(element.value) // struct.calcsize(f"<{code}")
+    return struct.unpack(f"{order}{count}{code}", element.value)
+
+
+def _decimal(value: str) -> float:
+    if "_" in value:  # which Python takes for a separator of thousands
+        raise ValueError("no number")
+    return float(value)
+
+
+def numbers(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
+    """Return ``count`` finite numbers, None where the attribute is absent, empty, of other length or not numeric."""
+    try:
+        found = tuple(map(float, all_numbers(dataset, keyword)))
+    except Exception:  # an undecodable value counts as absent
+        return None
+    return found if len(found) == count and all(map(math.isfinite, found)) else None
+
+
+def integer(dataset: Dataset, keyword: str, default: int) -> int:
+    """Return a whole number, the default where absent, not one, or undecodable."""
+    try:
+        (value,) = all_numbers(dataset, keyword)
+        return int(value) if value == int(value) else default
+    except Exception:  # an undecodable value counts as absent
+        return default
