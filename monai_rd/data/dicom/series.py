@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
 
-from monai_rd.data.dicom import codecs, pixels
+from monai_rd.data.dicom import codecs, pixels, stored
 from monai_rd.data.dicom.geometry import Frame, arrange, lps_affine
 from monai_rd.data.dicom.header import Header, Region, describe, is_image, read_file, regions, sop_class
 from monai_rd.data.dicom.values import numbers
@@ -133,7 +133,7 @@ def _stack(
     for place, frame in enumerate(frames):
         places.setdefault(frame.file, []).append(place)
     for file in places:
-        pixels.check_pixels(datasets[file], headers[file])
+        stored.check_pixels(datasets[file], headers[file])
     stack = np.empty((len(frames), *frames[0].header.shape), dtype=np.float32)
     inverse = headers[frames[0].file].modality not in pixels.MEASURED and pixels.is_inverse(datasets[frames[0].file])
 
@@ -145,7 +145,8 @@ def _stack(
         if window is not None:
             for slot in slots:
                 slot[...] = 255 - window(slot) if inverse else window(slot)
-        del dataset.PixelData
+        for keyword in stored.PIXEL_KEYWORDS:  # memory of a file that is done
+            dataset.pop(keyword, None)
 
     # Decoders work outside Python's lock; plain pixels would only lose by threads.
     if any(codecs.decoder(headers[file].syntax) is not None for file in places):
