@@ -8,6 +8,8 @@ Both keep what they must remember in a folder, the state:
 - `incoming/`: images of the study at hand, which name patients. Nobody else may read them; they go when the study is
   answered, and those of a killed run at the next start.
 - `scores_TIME.csv` and `.json`: the answers of a run that goes into an archive.
+- `running`: the name of the CSV, while a run is not through. One that was killed has written the answers about the
+  study at hand, and does not know it: the next run goes on in its CSV, where the new answers replace them.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ from pydicom.dataset import Dataset
 from tqdm.auto import tqdm
 
 from monai_rd.deploy.archive import ATTEMPTS, Archive, ArchiveError, Query, retried
-from monai_rd.deploy.places import write_object
+from monai_rd.deploy.places import Scores, write_object
+from monai_rd.files import atomic_write
+from monai_rd.handlers.scores import read_scores
 
 if TYPE_CHECKING:
     from monai_rd.deploy.predict import Prediction, Predictor
@@ -59,10 +63,24 @@ class State:
         shutil.rmtree(folder / "incoming", ignore_errors=True)
         (folder / "incoming").mkdir(mode=0o700)
 
-    @property
-    def scores(self) -> str:
-        """Name of the CSV of a run, which earlier runs' answers are not lost by."""
-        return f"scores_{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}.csv"
+    def scores(self, folder: Path, predictor: Predictor) -> Scores:
+        """Begin the scores of a run in a CSV of its own, or in that of a run of the same student that was killed.
+
+        Args:
+            folder: where they go.
+            predictor: whose answers they are.
+        """
+        running, new = self.folder / "running", f"scores_{datetime.now(timezone.utc):%Y%m%dT%H%M%S%fZ}.csv"
+        name = running.read_text(encoding="utf-8") if running.is_file() else new
+        before = read_scores(folder / name) if (folder / name).with_suffix(".json").is_file() else []
+        if not all(predictor.could_say(one) for one in before):
+            name, before = new, []
+        atomic_write(name, running)
+        return Scores(folder / name, predictor, before)
+
+    def finish(self) -> None:
+        """Say that the run is through: every study that was answered is marked so."""
+        (self.folder / "running").unlink(missing_ok=True)
 
     def close(self) -> None:
         """Let another process work on it."""
@@ -138,9 +156,8 @@ class ArchiveSink:
     """
 
     def __init__(self, archive: Archive, state: State, predictor: Predictor) -> None:
-        self.archive, self.state, self.predictor = archive, state, predictor
-        self._scores = state.folder / state.scores
-        self._predictions: list[Prediction] = []
+        self.archive, self.state = archive, state
+        self.scores = state.scores(state.folder, predictor)
         self._send()
 
     @property
@@ -152,8 +169,7 @@ class ArchiveSink:
         """Write the objects into the outbox and send what is there; then the scores."""
         for name, made in objects:
             write_object(made, self.state.folder / "outbox" / name)
-        self._predictions += predictions
-        self.predictor.write(self._predictions, self._scores)
+        self.scores.add(predictions)
         self._send()
 
     def _files(self) -> list[Path]:

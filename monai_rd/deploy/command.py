@@ -62,7 +62,7 @@ def predict(
     """
     from monai_rd.deploy.archive import Query, open_archive
     from monai_rd.deploy.archive_places import ArchiveSink, ArchiveSource
-    from monai_rd.deploy.places import FolderSink, FolderSource
+    from monai_rd.deploy.places import FolderSink, FolderSource, Scores
     from monai_rd.deploy.predict import Predictor
     from monai_rd.deploy.trained import TrainedBundle
     from monai_rd.protocol.experiments import words_as_overrides
@@ -86,8 +86,10 @@ def predict(
         answers: Sink
         if memory is not None and _is_archive(to):
             answers = ArchiveSink(connect(to), memory, predictor)
+        elif memory is not None:
+            answers = FolderSink(Path(to), memory.scores(Path(to), predictor))
         else:
-            answers = FolderSink(Path(to), predictor, "scores.csv" if memory is None else memory.scores)
+            answers = FolderSink(Path(to), Scores(Path(to) / "scores.csv", predictor))
         made: list[Prediction] = []
         without = 0
         for one in studies:
@@ -97,6 +99,8 @@ def predict(
                 answers.store(predictions, objects)
             made += predictions
             without += failed
+        if memory is not None:
+            memory.finish()
     if not made and folder is not None:
         raise ValueError(f"--from {source}: no DICOM series, NIfTI volume or image to score")
     scored = [one for one in made if not one.problem]

@@ -13,7 +13,7 @@ from monai_rd.files import atomic_path
 if TYPE_CHECKING:
     from monai_rd.deploy.predict import Prediction, Predictor
 
-__all__ = ["FolderSink", "FolderSource", "Sink", "Source", "write_object"]
+__all__ = ["FolderSink", "FolderSource", "Scores", "Sink", "Source", "write_object"]
 
 
 class Source(Protocol):
@@ -60,6 +60,30 @@ class FolderSource:
         yield self.path
 
 
+class Scores:
+    """The scores of a run as CSV and JSON.
+
+    Args:
+        path: of the CSV.
+        predictor: whose answers they are.
+        before: what a run that was killed has left in the same file: a study that is answered anew has its new rows
+            alone.
+    """
+
+    def __init__(self, path: Path, predictor: Predictor, before: Sequence[Prediction] = ()) -> None:
+        self.path, self.predictor = path, predictor
+        self._before = list(before)
+        self._made: list[Prediction] = []
+
+    def add(self, predictions: Sequence[Prediction]) -> None:
+        """Write them with all that was added so far."""
+        if self._before:
+            anew = {one.id for one in predictions if one.id}
+            self._before = [one for one in self._before if one.id not in anew]
+        self._made += predictions
+        self.predictor.write([*self._before, *self._made], self.path)
+
+
 class FolderSink:
     """A folder: the scores as CSV and JSON, and DICOM objects in `dicom/`.
 
@@ -67,20 +91,17 @@ class FolderSink:
 
     Args:
         path: of it, made where it is not there.
-        predictor: whose answers they are.
-        scores: name of the CSV.
+        scores: in it.
     """
 
-    def __init__(self, path: Path, predictor: Predictor, scores: str = "scores.csv") -> None:
-        self.path, self.predictor, self.scores = path, predictor, scores
-        self._predictions: list[Prediction] = []
+    def __init__(self, path: Path, scores: Scores) -> None:
+        self.path, self.scores = path, scores
 
     def store(self, predictions: Sequence[Prediction], objects: Sequence[tuple[str, Dataset]]) -> None:
         """Write the objects, and the scores of all that was stored so far."""
         for name, made in objects:
             write_object(made, self.path / "dicom" / name)
-        self._predictions += predictions
-        self.predictor.write(self._predictions, self.path / self.scores)
+        self.scores.add(predictions)
 
 
 def write_object(made: Dataset, path: Path) -> None:

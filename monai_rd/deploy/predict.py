@@ -76,6 +76,11 @@ class Predictor:
         trained = self.trained
         return write_scores(path, predictions, trained.class_names, trained.model, trained.multi_label)
 
+    def could_say(self, prediction: Prediction) -> bool:
+        """Whether an answer may be one of this student, by its file and its classes."""
+        named = bool(prediction.problem) or list(prediction.probabilities) == self.trained.class_names
+        return named and prediction.model == self.trained.model["sha256"]
+
     def _config(self, content: Mapping[str, Any]) -> ConfigParser:
         # A folder of bad studies has answers too.
         own = {"device": str(self.device), "labelled": False, "found_studies#empty_is_error": False}

@@ -24,7 +24,7 @@ from monai_rd.versions import versions
 if TYPE_CHECKING:
     from monai_rd.networks import Student
 
-__all__ = ["NOT_FINITE", "Prediction", "ScoreCollector", "ScoreWriter", "write_scores"]
+__all__ = ["NOT_FINITE", "Prediction", "ScoreCollector", "ScoreWriter", "read_scores", "write_scores"]
 
 NOT_FINITE = "NOT_FINITE"  # the code of a network that gave no number
 _DECIMALS = 7
@@ -99,7 +99,7 @@ class Prediction:
             classes=found,
             probabilities=by_name,
             multi_label=multi_label,
-            flags=tuple(code for code in flags.split("|") if code),
+            flags=_codes(flags),
             slices=tuple(tuple(round(p, _DECIMALS) for p in one) for one in slices),
         )
 
@@ -246,6 +246,37 @@ def write_scores(
     flagged = count_codes(code for one in scored for code in one.flags)
     also = f"; flagged: {flagged}" if flagged else ""
     return f"{len(scored)} studies scored, {len(unread)} left out{which}{also}: {path}"
+
+
+def read_scores(path: str | os.PathLike[str]) -> list[Prediction]:
+    """Read back what `write_scores` wrote, from its JSON: all but the files.
+
+    Args:
+        path: of the CSV.
+
+    Raises:
+        OSError: there is no JSON beside it.
+    """
+    content = json.loads(Path(path).with_suffix(".json").read_text(encoding="utf-8"))
+    return [_of_row(row, content) for row in content["studies"]]
+
+
+def _of_row(row: Mapping[str, Any], content: Mapping[str, Any]) -> Prediction:
+    named = Prediction(row["id"], row["series"], row["study"], model=content["model"]["sha256"])
+    if "problem" in row:
+        return replace(named, problem=row["problem"], message=row["message"])
+    return replace(
+        named,
+        classes=_codes(row["class"]) if content["multi_label"] else (row["class"],),
+        probabilities=row["probabilities"],
+        slices=tuple(map(tuple, row["slices"])),
+        flags=_codes(row["flags"]),
+        multi_label=content["multi_label"],
+    )
+
+
+def _codes(joined: str) -> tuple[str, ...]:
+    return tuple(one for one in joined.split("|") if one)
 
 
 def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]], class_names: Sequence[str]) -> None:

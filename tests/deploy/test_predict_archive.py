@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom import dcmread
@@ -17,8 +18,14 @@ pytest.importorskip("highdicom", reason="the extra 'dicom' is not installed")
 
 from monai_rd.__main__ import app
 from monai_rd.deploy.archive import Query, open_archive
-from monai_rd.deploy.predict import Predictor
+from monai_rd.deploy.archive_places import ArchiveSink, State
+from monai_rd.deploy.places import FolderSink, Scores
+from monai_rd.deploy.predict import Prediction, Predictor
+from monai_rd.deploy.trained import TrainedBundle
+from monai_rd.handlers import scores as scores_module
+from monai_rd.handlers.scores import read_scores, write_scores
 from tests.deploy.servers import Orthanc
+from tests.deploy.test_archive_places import Shelf
 from tests.dicom_files import NAME, PATIENT_ID, make_series
 
 SERIES = {"good": {}, "gap": {"skip": (2,)}, "other": {"modality": "MR"}}
@@ -128,6 +135,89 @@ def test_an_archive_that_is_away_keeps_nothing_from_being_answered_later(
     assert list((tmp_path / "state" / "outbox").iterdir()) == []
     report = dcmread(next((tmp_path / "in").iterdir()))
     assert list(open_archive(orthanc.web).series(report.StudyInstanceUID, "SR").values()) == [1]
+
+
+class Killed(BaseException):
+    """What nothing catches, as a signal."""
+
+
+KILLED = {
+    "before the scores": (Scores, "add", False),
+    "between CSV and JSON": (scores_module, "atomic_write", False),
+    "before the reports": (FolderSink, "store", False),
+    "before it is marked": (FolderSink, "store", True),
+    "after it is marked": (Path, "touch", True),
+}
+
+
+@pytest.mark.parametrize("moment", KILLED)
+@pytest.mark.parametrize("to", ["archive", "folder"])
+def test_a_killed_run_leaves_no_study_in_two_files(
+    moment: str, to: str, predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed at its second study, before or after each thing that is written of it; the next run goes on."""
+    for study in ("1.1", "1.2", "1.3"):
+        make_series(tmp_path / "archive" / study / f"{study}.1", seed=int(study[2]), shape=(48, 48), skip=(3,))
+    shelf, state = Shelf(tmp_path / "archive"), tmp_path / "state"
+    monkeypatch.setattr("monai_rd.deploy.archive.open_archive", lambda *given, **more: shelf)
+    monkeypatch.setattr("monai_rd.deploy.predict.Predictor", lambda trained: predictor)
+    monkeypatch.setattr("monai_rd.deploy.trained.TrainedBundle", lambda *given, **more: None)
+    where, name, after = KILLED[moment]
+    where = ArchiveSink if (where, to) == (FolderSink, "archive") else where
+    ordinary, fatal, count = getattr(where, name), 4 if moment == "between CSV and JSON" else 2, 0
+
+    def until_killed(*given: Any, **more: Any) -> Any:
+        nonlocal count
+        count += "running" not in str(given[-1])  # what is written at the start of a run
+        if count == fatal and not after:
+            raise Killed
+        done = ordinary(*given, **more)
+        if count == fatal:
+            raise Killed
+        return done
+
+    place = {"archive": "http://archive", "folder": str(tmp_path / "out")}[to]
+    words = ("--modality", "CT")
+    with monkeypatch.context() as patch:
+        patch.setattr(where, name, until_killed)
+        with pytest.raises(Killed):
+            predict(predictor, state, "http://archive", place, *words)
+    predict(predictor, state, "http://archive", place, *words)
+    (file,) = (tmp_path / "out" if to == "folder" else state).glob("scores_*.csv")
+    with open(file, newline="") as stream:
+        rows = [row["series"] for row in csv.DictReader(stream)]
+    expected = sorted(dcmread(next(path.rglob("*.dcm"))).SeriesInstanceUID for path in shelf.root.iterdir())
+    assert sorted(rows) == expected
+    assert [row["series"] for row in json.loads(file.with_suffix(".json").read_text())["studies"]] == rows
+    assert not (state / "running").exists()  # the next run has a file of its own
+
+
+def test_scores_are_read_back_as_they_were_written(predictor: Predictor, tmp_path: Path) -> None:
+    several = {"classes": ("a", "c"), "probabilities": {"a": 0.75, "b": 0.25, "c": 0.5}, "multi_label": True}
+    made = [
+        Prediction("1", "1", "2", flags=("X", "Y"), slices=((0.5, 0.25, 0.125),), model="ab", **several),
+        Prediction("3", classes=(), probabilities=dict.fromkeys("abc", 0.25), multi_label=True, model="ab"),
+        Prediction("4", "4", problem="MISSING_SLICES", message="a gap", model="ab"),
+    ]
+    write_scores(tmp_path / "scores.csv", made, "abc", {"sha256": "ab", "temperature": 1.0}, multi_label=True)
+    assert read_scores(tmp_path / "scores.csv") == made
+    one = Prediction("1", classes=("a|b",), probabilities={"a|b": 1.0}, model="ab")
+    write_scores(tmp_path / "scores.csv", [one], ["a|b"], {"sha256": "ab", "temperature": 1.0})
+    assert read_scores(tmp_path / "scores.csv") == [one]
+
+
+def test_a_killed_run_of_another_student_keeps_its_file(bundle_of: Any, predictor: Predictor, tmp_path: Path) -> None:
+    other = Predictor(TrainedBundle("rd_ct", bundle_root=str(bundle_of(class_names=["a", "b"])), device="cpu"))
+    state, found = State(tmp_path / "state"), []
+    for student, classes in ((predictor, ("clear", "opacity")), (other, ("a", "b")), (other, ("a", "b"))):
+        scores = state.scores(tmp_path, student)
+        model = student.trained.model["sha256"]
+        probabilities = dict(zip(classes, (0.25, 0.75), strict=True))
+        scores.add([Prediction("1", classes=classes[1:], probabilities=probabilities, model=model)])
+        found.append(scores.path)
+    assert found[0] != found[1] == found[2]
+    assert len(read_scores(found[0])) == len(read_scores(found[1])) == 1
+    state.close()
 
 
 def test_what_an_archive_must_be_told(predictor: Predictor, tmp_path: Path) -> None:
