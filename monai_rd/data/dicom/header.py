@@ -28,6 +28,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
+from monai_rd.data.dicom.elements import PIXELS, ordinary_elements
 from monai_rd.data.dicom.values import integer, numbers, parts, raw, text, uid
 from monai_rd.data.errors import (
     DicomSeriesError,
@@ -58,8 +59,8 @@ CROSS_SECTIONAL = frozenset({"CT", "MR", "PT", "NM"})
 HU_TYPES = frozenset({"", "HU", "HU_MOD", "US"})
 
 _PRIVATE = ("PatientName", "PatientID", "PatientBirthDate")
-_HEADER_TAGS = [
-    Tag(keyword)
+_HEADER_TAGS = frozenset(
+    int(Tag(keyword))
     for keyword in (
         *("SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID"),
         *("SeriesInstanceUID", "SeriesDescription", "InstanceNumber", "FrameOfReferenceUID", "Modality", *_PRIVATE),
@@ -71,19 +72,19 @@ _HEADER_TAGS = [
         *("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence", "PresentationLUTShape"),
         *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "SequenceOfUltrasoundRegions"),
     )
-]
+)
 _AGES = ((18, "0-17"), (40, "18-39"), (60, "40-59"), (80, "60-79"))
 _EDGES = ("MinX0", "MinY0", "MaxX1", "MaxY1")
-_PIXEL_TAGS = [
-    Tag(keyword)
+_PIXEL_TAGS = frozenset(
+    int(Tag(keyword))
     for keyword in (
         *(f"{colour}PaletteColorLookupTable{what}" for colour in ("Red", "Green", "Blue") for what in ("Descriptor",)),
         *(f"{colour}PaletteColorLookupTableData" for colour in ("Red", "Green", "Blue")),
         *(f"Segmented{colour}PaletteColorLookupTableData" for colour in ("Red", "Green", "Blue")),
         *("ExtendedOffsetTable", "ExtendedOffsetTableLengths", "PixelData", "FloatPixelData", "DoubleFloatPixelData"),
     )
-]
-_PIXEL_GROUP, _AFTER_SERIES_UID = 0x7FE00000, 0x0020000F
+)
+_AFTER_SERIES_UID = 0x0020000F
 # What a deflated data set may become; a few bytes can become gigabytes.
 _MOST_INFLATED = 256 << 20
 
@@ -240,12 +241,17 @@ def read_file(path: str | os.PathLike[str], *, pixels: bool) -> Dataset | None:
         with _AnonymousReader(io.FileIO(os.fspath(path), "rb")) as stream:
             if not _starts_as_dicom(stream):
                 return None
+            tags = _HEADER_TAGS | _PIXEL_TAGS if pixels else _HEADER_TAGS
+            ordinary = ordinary_elements(stream, tags, pixels)
+            if ordinary is not None:
+                return ordinary
+            stream.seek(0)
             _check_deflated(stream)
-            wanted: list[Any] = [*_HEADER_TAGS, *_PIXEL_TAGS] if pixels else list(_HEADER_TAGS)
+            wanted: list[Any] = list(tags)
             dataset = dcmread(stream, force=True, stop_before_pixels=not pixels, specific_tags=wanted)
             # A file that ends within an element loses all of them in the parser: read it up to the pixels, or at
             # least up to the series UID, so that the damage is told of the right series.
-            for stop in (_PIXEL_GROUP, _AFTER_SERIES_UID):
+            for stop in (PIXELS, _AFTER_SERIES_UID):
                 if "SeriesInstanceUID" not in dataset and "PixelData" not in dataset:
                     stream.seek(0)
                     dataset = read_partial(stream, _stop_at(stop), force=True, specific_tags=wanted)
