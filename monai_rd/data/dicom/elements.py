@@ -3,7 +3,7 @@
 pydicom looks at each of the hundred or two hundred elements of a file by itself. Here those that nobody asks for are
 passed over, and of a well-formed little-endian file the wanted ones come as pydicom's own raw elements. Whatever is
 unusual (big endian, deflated, without preamble, cut off, damaged, a wanted sequence of undefined length) is left to
-pydicom, so that nothing is read otherwise here than there; but damage in a sequence that nobody asks for is passed over.
+pydicom: nothing is read otherwise here than there, except that damage in a sequence nobody asks for is passed over.
 """
 
 from __future__ import annotations
