@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,31 @@ def make_series(
             change(k, ds)
         ds.save_as(folder / f"{PATIENT_ID}_{names[k]:03d}.dcm", enforce_file_format=True)
     return str(series), stored
+
+
+def set_bytes(folder: Path, keyword: str, vr: str, value: bytes) -> None:
+    """Put an element into every file of a series that `make_series` wrote, byte by byte: pydicom changes odd ones."""
+    tag = pydicom.tag.Tag(keyword)
+    value += (b"\0" if vr in ("UI", "UN") else b" ") * (len(value) % 2)
+    long = vr in ("UN", "OB", "OW", "SQ", "UT")
+    length = struct.pack("<2xI" if long else "<H", len(value))
+    element = struct.pack("<HH", tag.group, tag.element) + vr.encode() + length + value
+    for file in folder.iterdir():
+        content = file.read_bytes()
+        place = 144 + int.from_bytes(content[140:144], "little")
+        while True:
+            group, number = struct.unpack_from("<HH", content, place)
+            if (group, number) >= (tag.group, tag.element):
+                break
+            place = _next_element(content, place)
+        after = _next_element(content, place) if (group, number) == (tag.group, tag.element) else place
+        file.write_bytes(content[:place] + element + content[after:])
+
+
+def _next_element(content: bytes, place: int) -> int:
+    if content[place + 4 : place + 6] in (b"UN", b"OB", b"OW", b"SQ", b"UT"):
+        return place + 12 + int(struct.unpack_from("<I", content, place + 8)[0])
+    return place + 8 + int(struct.unpack_from("<H", content, place + 6)[0])
 
 
 def enhanced(folder: Path, target: Path, **change: Any) -> str:

@@ -12,11 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
+from pydicom.dataset import Dataset
 from pydicom.filereader import read_partial
 from scipy import ndimage
 
 from monai_rd.data.alike import IMAGES, VOLUMES, Fingerprint, Picture, digest_of, fingerprint
 from monai_rd.data.dicom import is_dicom
+from monai_rd.data.dicom.quiet import quiet_headers
+from monai_rd.data.dicom.values import parts, uid
+from monai_rd.data.dicom.words import decoded
 from monai_rd.data.errors import StudyError, original_error
 from monai_rd.files import content_hash
 
@@ -27,8 +31,9 @@ __all__ = ["Loader", "Look", "Measured", "default_loader", "look", "sheet_pictur
 
 # Longer side of a picture on the contact sheet.
 SHEET_PIXELS = 320
-# Manufacturer, ManufacturerModelName, SeriesInstanceUID, BurnedInAnnotation; read from the first of so many bytes.
-_SCANNER_TAGS = [0x00080070, 0x00081090, 0x0020000E, 0x00280301]
+# SpecificCharacterSet, Manufacturer, ManufacturerModelName, SeriesInstanceUID, BurnedInAnnotation; read from the first
+# of so many bytes.
+_SCANNER_TAGS: list[Any] = [0x00080005, 0x00080070, 0x00081090, 0x0020000E, 0x00280301]
 _HEADER_BYTES = 1 << 20
 
 Item = dict[str, Any]
@@ -74,10 +79,10 @@ def look(load: Loader, item: Item) -> Look:
     first = Path(paths[0])
     if first.is_dir():
         first = next((file for file in sorted(first.iterdir()) if is_dicom(file)), first)
-    header = _scanner_header(first) if is_dicom(first) else {}
+    header = _scanner_header(first) if is_dicom(first) else Dataset()
     known = f"sha256:{content_hash(first)}" if first.is_file() else ""
-    name = item.get("id") or header.get(0x0020000E) or known
-    scanner = f"{header.get(0x00080070)} {header.get(0x00081090)}" if header else None
+    name = item.get("id") or uid(header, "SeriesInstanceUID") or known
+    scanner = f"{decoded(header, 'Manufacturer')} {decoded(header, 'ManufacturerModelName')}" if len(header) else None
     try:
         measured = _measure(load(item))
     except Exception as error:  # a loader made of MONAI's transforms wraps what it meets
@@ -85,18 +90,18 @@ def look(load: Loader, item: Item) -> Look:
         if not isinstance(reason, (StudyError, OSError)):
             raise
         return Look(name, scanner, None, reason.code if isinstance(reason, StudyError) else "NO_FILE")
-    return Look(name, scanner, replace(measured, text=measured.text or header.get(0x00280301) == "YES"))
+    return Look(name, scanner, replace(measured, text=measured.text or parts(header, "BurnedInAnnotation") == ("YES",)))
 
 
-def _scanner_header(path: Path) -> dict[int, str]:
-    """The four attributes that are looked at; pydicom gets no file, whose name it could tell."""
+@quiet_headers()
+def _scanner_header(path: Path) -> Dataset:
+    """The attributes that are looked at; pydicom gets no file, whose name it could tell."""
     with open(path, "rb") as file:
         head = io.BytesIO(file.read(_HEADER_BYTES))
     try:
-        found = read_partial(head, lambda tag, vr, length: tag > 0x00280301, force=True, specific_tags=_SCANNER_TAGS)
-        return {tag: str(found[tag].value).strip() for tag in _SCANNER_TAGS if tag in found}
+        return read_partial(head, lambda tag, vr, length: tag > 0x00280301, force=True, specific_tags=_SCANNER_TAGS)
     except Exception:  # a damaged header can fail in the parser in any way; the loader says what is wrong with it
-        return {}
+        return Dataset()
 
 
 def _measure(image: MetaTensor) -> Measured:

@@ -12,6 +12,8 @@ import os
 import secrets
 from pathlib import Path
 
+from monai_rd.text import comparable, decode
+
 __all__ = ["KEY_FILE", "patient_pseudonym", "project_key", "study_pseudonym"]
 
 logger = logging.getLogger(__name__)
@@ -50,11 +52,12 @@ def patient_pseudonym(patient_id: bytes | str, key: bytes) -> str:
     """Return 16 hex digits for a patient's ID, "" for an empty one.
 
     Args:
-        patient_id: as in a sheet or a DICOM header; blanks around it do not count.
+        patient_id: as in a sheet or a DICOM header; bytes are taken for UTF-8, else Latin-1. What `comparable` finds
+            the same is one patient, in whatever encoding it was stored.
         key: of the project.
     """
-    raw = patient_id.encode() if isinstance(patient_id, str) else patient_id
-    raw = raw.strip(b" \0\t\r\n")
+    told = comparable(decode(patient_id, "utf-8") if isinstance(patient_id, bytes) else patient_id)
+    raw = told.encode("utf-8", "surrogatepass")  # a path may hold what is no text
     return hmac.new(key, b"patient:" + raw, "sha256").hexdigest()[:16] if raw else ""
 
 

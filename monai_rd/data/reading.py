@@ -17,6 +17,7 @@ from monai_rd.data.problems import DataListError, Problems
 from monai_rd.data.pseudonyms import patient_pseudonym
 from monai_rd.data.studies import Item, item_of_file, item_of_image, items_of_series
 from monai_rd.files import IMAGE_SUFFIXES, NIFTI_SUFFIXES, sha256
+from monai_rd.text import read_text
 
 __all__ = ["EXCEL_SUFFIXES", "Found", "Reading", "read_table", "visible_folders"]
 
@@ -213,11 +214,7 @@ def read_table(path: Path) -> pd.DataFrame:
     try:
         if path.suffix.lower() in EXCEL_SUFFIXES:
             return pd.read_excel(path, dtype=str, keep_default_na=False).fillna("")
-        content = path.read_bytes()
-        try:
-            text = content.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            text = content.decode("cp1252")
+        text = read_text(path)
         first = text.split("\n", 1)[0]
         separator = max(",;\t", key=first.count)
         # Rows with one separator too many would make pandas take the first column for names of rows.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from monai_rd.data.dicom.quiet import quiet_headers
 from monai_rd.data.errors import count_codes
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def predict(
     if folder is not None and not _is_archive(to) and Path(to).resolve().is_relative_to(folder.path.resolve()):
         raise ValueError(f"--to {to} lies in --from, and would be scored the next time: give another --to")
     predictor = Predictor(TrainedBundle(bundle, **words_as_overrides(context.args)))
-    with _remembering(state if _is_archive(source) or _is_archive(to) else None) as memory:
+    with quiet_headers(), _remembering(state if _is_archive(source) or _is_archive(to) else None) as memory:
         connect = partial(open_archive, ae_title=ae_title, listen=listen)
         studies: Source
         if folder is None:

@@ -33,6 +33,8 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
+from monai_rd.data.dicom.quiet import quiet_headers
+
 if TYPE_CHECKING:
     from monai_rd.deploy.predict import Prediction
     from monai_rd.deploy.trained import Algorithm
@@ -61,6 +63,7 @@ class NoObjectError(ValueError):
     """Of this answer no DICOM object can be made; the message says why and names no patient and no path."""
 
 
+@quiet_headers()
 def structured_report(prediction: Prediction, algorithm: Algorithm) -> ComprehensiveSR:
     """Make a Comprehensive SR by TID 1500 of one answer.
 
@@ -124,6 +127,7 @@ def structured_report(prediction: Prediction, algorithm: Algorithm) -> Comprehen
     return _filed(made, sources[0])
 
 
+@quiet_headers()
 def secondary_capture(prediction: Prediction, algorithm: Algorithm, pixels: np.ndarray) -> SCImage:
     """Make a secondary capture of a picture of one answer, see `explanation_picture`.
 

@@ -26,6 +26,7 @@ from monai.deploy.operators.dicom_data_loader_operator import DICOMDataLoaderOpe
 from pydicom import dcmread
 
 from monai_rd.data import Studies, find_studies
+from monai_rd.data.dicom.quiet import quiet_headers
 from monai_rd.data.errors import count_codes
 from monai_rd.deploy.dicom_output import structured_report
 from monai_rd.deploy.places import write_object
@@ -100,6 +101,7 @@ class StudyIndexOperator(DICOMDataLoaderOperator):
         op_output.emit(studies, "studies")
         op_output.emit(self._domain_objects(studies), self.output_name)
 
+    @quiet_headers()
     def _domain_objects(self, studies: Studies) -> list[DICOMStudy]:
         by_study: dict[str, DICOMStudy] = {}
         by_series: dict[str, DICOMSeries] = {}

@@ -1,8 +1,8 @@
 """What the header of one DICOM file tells: which series it belongs to, where its frames lie, why it is not read.
 
-Privacy: only the attributes named here are parsed. The patient's ID leaves as a keyed hash; name, ID and date of birth
-are looked at for one more reason, to blot them out of free text. Values of free text reach no message; an age leaves as
-its band.
+Privacy: only the attributes named here are parsed. The patient's ID leaves as a keyed hash; names, IDs and the date of
+birth are looked at for one more reason, to blot them out of free text. Values of free text reach no message; an age
+leaves as its band.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydicom import dcmread
@@ -29,7 +29,9 @@ from pydicom.uid import (
 )
 
 from monai_rd.data.dicom.elements import PIXELS, ordinary_elements
-from monai_rd.data.dicom.values import integer, numbers, parts, raw, text, uid
+from monai_rd.data.dicom.quiet import quiet_headers
+from monai_rd.data.dicom.values import integer, numbers, parts, text, uid
+from monai_rd.data.dicom.words import IDENTIFYING, Identity, decoded, identity_of, redacted
 from monai_rd.data.errors import (
     DicomSeriesError,
     LocalizerError,
@@ -58,12 +60,11 @@ CROSS_SECTIONAL = frozenset({"CT", "MR", "PT", "NM"})
 # RescaleType values of CT under which the rescaled values are Hounsfield units ("US" is "unspecified").
 HU_TYPES = frozenset({"", "HU", "HU_MOD", "US"})
 
-_PRIVATE = ("PatientName", "PatientID", "PatientBirthDate")
 _HEADER_TAGS = frozenset(
     int(Tag(keyword))
     for keyword in (
         *("SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID"),
-        *("SeriesInstanceUID", "SeriesDescription", "InstanceNumber", "FrameOfReferenceUID", "Modality", *_PRIVATE),
+        *("SeriesInstanceUID", "SeriesDescription", "InstanceNumber", "FrameOfReferenceUID", "Modality", *IDENTIFYING),
         *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration"),
         *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "ImagerPixelSpacing", "SliceThickness"),
         *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue"),
@@ -143,6 +144,8 @@ class Header:
     """One image file, as far as its header tells.
 
     Attributes:
+        description: ``SeriesDescription`` without what it repeats of names, IDs and the date of birth.
+        original_description: with it, to be searched and never to be shown or written.
         planes: of every frame; () for a picture, which has no place in the patient.
         picture: a radiograph, an ultrasound, a colour image: to be looked at, not part of a volume.
         patient_key: 16 hex digits, equal for images of one patient under one key.
@@ -157,6 +160,7 @@ class Header:
     frame_of_reference: str
     modality: str
     description: str
+    original_description: str = field(repr=False)
     syntax: str
     patient_key: str
     instance_number: int
@@ -183,6 +187,7 @@ class _AnonymousReader(io.BufferedReader):
 # ------------------------------------------------------------------------------------------------------- parsing
 
 
+@quiet_headers()
 def is_dicom(path: str | os.PathLike[str]) -> bool:
     """Tell cheaply whether a file is DICOM, by its first bytes.
 
@@ -223,6 +228,7 @@ def _starts_as_dicom(stream: io.BufferedReader) -> bool:
         stream.seek(0)
 
 
+@quiet_headers()
 def read_file(path: str | os.PathLike[str], *, pixels: bool) -> Dataset | None:
     """Parse one file with a single pass.
 
@@ -367,27 +373,21 @@ def _no_hounsfield(dataset: Dataset, sources: Sequence[tuple[Dataset, ...]]) -> 
     return None
 
 
-def _free_text(dataset: Dataset, keyword: str) -> str:
-    """Return a text without what it repeats of the patient's name, ID and date of birth."""
-    words = [w for k in _PRIVATE for w in re.split(r"[\W_]+", raw(dataset, k).decode("latin-1").lower()) if len(w) > 1]
-    try:
-        found = "".join(c if c.isprintable() else " " for c in str(dataset.get(keyword) or "")).strip()
-    except Exception:  # an undecodable value counts as absent
-        return ""
-    for word in sorted(set(words), key=len, reverse=True):
-        found = re.sub(re.escape(word), "***", found, flags=re.IGNORECASE)
-    return found[:64]
+def _free_text(dataset: Dataset, keyword: str, who: Identity) -> str:
+    """Return a text without what it repeats of names, IDs and the date of birth."""
+    found = "".join(c if c.isprintable() else " " for c in decoded(dataset, keyword)).strip()
+    return redacted(found, who)[:64] if found else ""
 
 
-def _origin(dataset: Dataset) -> Origin:
+def _origin(dataset: Dataset, who: Identity) -> Origin:
     sex = text(dataset, "PatientSex").upper()
-    scanner = " ".join(_free_text(dataset, keyword) for keyword in ("Manufacturer", "ManufacturerModelName"))
+    scanner = " ".join(_free_text(dataset, keyword, who) for keyword in ("Manufacturer", "ManufacturerModelName"))
     return Origin(
         body_part=sys.intern(text(dataset, "BodyPartExamined").upper()),
         sex=sex if sex in ("F", "M", "O") else "",
         age=_age(text(dataset, "PatientAge")),
         scanner=sys.intern(scanner.strip()),
-        site=sys.intern(_free_text(dataset, "InstitutionName")),
+        site=sys.intern(_free_text(dataset, "InstitutionName", who)),
     )
 
 
@@ -407,6 +407,7 @@ def _is_localizer(dataset: Dataset) -> bool:
     return any(part.upper() in ("LOCALIZER", "SCOUT") for part in parts(dataset, "ImageType")[2:])
 
 
+@quiet_headers()
 def describe(dataset: Dataset, key: bytes) -> Header:
     """Extract what the checks of a series need from a parsed image.
 
@@ -449,7 +450,7 @@ def describe(dataset: Dataset, key: bytes) -> Header:
         problem = LocalizerError(
             f"{who}: a localizer, the overview a scan was planned on. Give the series that was scanned.", series_uid
         )
-    patient_id = raw(dataset, "PatientID")
+    identity, patient_id = identity_of(dataset), decoded(dataset, "PatientID")
     thickness = numbers(macro(dataset, sources[0], "PixelMeasuresSequence"), "SliceThickness", 1)
     return Header(
         series_uid=sys.intern(series_uid),
@@ -457,7 +458,8 @@ def describe(dataset: Dataset, key: bytes) -> Header:
         sop_uid=uid(dataset, "SOPInstanceUID"),
         frame_of_reference=sys.intern(uid(dataset, "FrameOfReferenceUID")),
         modality=sys.intern(modality),
-        description=sys.intern(_free_text(dataset, "SeriesDescription")),
+        description=sys.intern(_free_text(dataset, "SeriesDescription", identity)),
+        original_description=sys.intern(decoded(dataset, "SeriesDescription")),
         syntax=sys.intern(uid(dataset.file_meta, "TransferSyntaxUID")),
         patient_key=sys.intern(patient_pseudonym(patient_id, key) or study_pseudonym(study_uid, key)),
         instance_number=integer(dataset, "InstanceNumber", 0),
@@ -468,7 +470,7 @@ def describe(dataset: Dataset, key: bytes) -> Header:
         localizer=localizer,
         planes=planes,
         thickness=thickness[0] if thickness and thickness[0] > 0 else 1.0,
-        origin=_origin(dataset),
+        origin=_origin(dataset, identity),
         no_hounsfield=no_hounsfield,
         problem=problem,
     )

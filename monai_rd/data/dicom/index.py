@@ -8,7 +8,7 @@ import re
 import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from rich.progress import track
 
 from monai_rd.data.dicom.geometry import Frame, arrange, axis_name, lps_affine
 from monai_rd.data.dicom.header import Header, Origin, describe, is_image, read_file
+from monai_rd.data.dicom.quiet import quiet_headers, take_found, tell
 from monai_rd.data.errors import (
     DicomSeriesError,
     MissingFilesError,
@@ -37,6 +38,7 @@ _SUFFIXES = (".dcm", ".dicom", ".ima")  # a file named so and not DICOM is damag
 _RUN_KEY = secrets.token_bytes(32)
 # Files that one process reads at a time; up to a few of these, other processes are not worth their start.
 _CHUNK, _ALONE = 250, 5000
+_Scanned = tuple[list[Header | str | None], set[str]]
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class SeriesInfo:
         patient_key: 16 hex digits that are equal for images of one patient under one key; for patient-level splits.
             Images without a patient ID are grouped by study.
         modality: such as "CT".
-        description: ``SeriesDescription`` without what it repeats of the patient's name, ID and date of birth.
+        description: ``SeriesDescription`` without what it repeats of names, IDs and the patient's date of birth.
         pictures: it holds pictures without a place in the patient (radiographs, ultrasound), each read on its own.
         slices: how many slices `load_series` gives; of pictures, how many files.
         shape: rows and columns.
@@ -60,6 +62,7 @@ class SeriesInfo:
         files: its image files, sorted by path. Paths can carry names: keep them out of logs and reports.
         sop_uids: ``SOPInstanceUID`` of each file.
         problems: why `load_series` would refuse it by its headers, in the order in which a policy meets them.
+        original_description: ``SeriesDescription`` as it is, which rules search; never to be shown or written.
     """
 
     series_uid: str
@@ -77,6 +80,7 @@ class SeriesInfo:
     files: tuple[Path, ...]
     sop_uids: tuple[str, ...]
     problems: tuple[DicomSeriesError, ...]
+    original_description: str = field(default="", repr=False)
 
     def problem(self, policy: Policy | None = None) -> DicomSeriesError | None:
         """Return the first problem that a policy does not let pass, None where the series can be read."""
@@ -179,16 +183,21 @@ def _headers(paths: Sequence[Path], key: bytes, workers: int | None, progress: b
     chunks = [[str(path) for path in paths[i : i + _CHUNK]] for i in range(0, len(paths), _CHUNK)]
     jobs = workers or ((os.cpu_count() or 1) if len(paths) > _ALONE else 1)
     # Loky starts its processes anew, without the caller's main module or threads.
-    done: Iterable[list[Header | str | None]] = Parallel(jobs, return_as="generator", pre_dispatch="4*n_jobs")(
+    done: Iterable[_Scanned] = Parallel(jobs, return_as="generator", pre_dispatch="4*n_jobs")(
         delayed(_scan)(chunk, key) for chunk in chunks
     )
     if progress:
         done = track(done, "headers", total=len(chunks))
-    for headers in done:
+    odd: set[str] = set()
+    for headers, kinds in done:
+        odd |= kinds
         yield from headers
+    tell(odd)
 
 
-def _scan(paths: Sequence[str], key: bytes) -> list[Header | str | None]:
+@quiet_headers(say=False)
+def _scan(paths: Sequence[str], key: bytes) -> _Scanned:
+    """Read some headers; with them goes what pydicom found odd in them, as nobody reads the log of another process."""
     found: list[Header | str | None] = []
     for path in paths:
         try:
@@ -200,9 +209,10 @@ def _scan(paths: Sequence[str], key: bytes) -> list[Header | str | None]:
             found.append("" if path.lower().endswith(_SUFFIXES) else None)
         else:
             found.append(describe(dataset, key) if is_image(dataset) else None)
-    return found
+    return found, take_found()
 
 
+@quiet_headers()
 def _named_by_dicomdir(path: Path) -> dict[str, list[Path]] | None:
     """Return the files that a DICOMDIR (PS3.3 F.3) names for each series, None where it is none."""
     try:
@@ -260,6 +270,7 @@ def _summarise(uid: str, entries: Sequence[tuple[Path, Header]], lost: int) -> S
         files=tuple(files),
         sop_uids=tuple(header.sop_uid for header in headers),
         problems=tuple(problems),
+        original_description=first.original_description,
     )
 
 
@@ -291,7 +302,8 @@ class SeriesRule:
 
     Args:
         modality: such as "CT"; None takes any.
-        description: a regular expression searched in the series description, case ignored; None takes any.
+        description: a regular expression searched in the series description as it stands in the file, case ignored;
+            None takes any.
         orientation: "axial", "coronal", "sagittal" or "oblique"; None takes any.
         pick: among those left, "most_slices", "largest" (voxels), or "all".
         per: one series for each "patient" or "study".
@@ -363,7 +375,7 @@ def choose_series(series: Sequence[SeriesInfo], rule: SeriesRule, policy: Policy
         if one.problem(policy) is None
         and (rule.modality is None or one.modality == rule.modality)
         and (rule.orientation is None or one.orientation == rule.orientation)
-        and (rule.description is None or re.search(rule.description, one.description, re.IGNORECASE))
+        and (rule.description is None or re.search(rule.description, one.original_description, re.IGNORECASE))
     ]
     if rule.pick == "all":
         return fit

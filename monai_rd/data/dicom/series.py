@@ -24,6 +24,7 @@ from pydicom.dataset import Dataset
 from monai_rd.data.dicom import codecs, pixels, stored
 from monai_rd.data.dicom.geometry import Frame, arrange, lps_affine
 from monai_rd.data.dicom.header import Header, Region, describe, is_image, read_file, regions, sop_class
+from monai_rd.data.dicom.quiet import quiet_headers
 from monai_rd.data.dicom.values import numbers
 from monai_rd.data.errors import NoDicomError, NoHounsfieldError, Policy, UnsupportedImageError
 
@@ -65,6 +66,7 @@ class SeriesVolume:
     regions: tuple[Region, ...] = ()
 
 
+@quiet_headers()
 def load_series(
     source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
