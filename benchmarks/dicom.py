@@ -1,11 +1,13 @@
-"""DICOM series per second: load_series against MONAI's PydicomReader and ITKReader and against SimpleITK.
+"""DICOM series per second: load_series against MONAI's PydicomReader and ITKReader, SimpleITK and dcm2niix.
 
     python benchmarks/dicom.py                       # needs itk-io, which the extra "test" brings
     python benchmarks/dicom.py --rounds 15 --files 100000
 
 The same series, written anew with random content, is read by all readers in turn, so that the machine's moods meet all
 of them alike; the ratio of each round is taken, and the median printed. A reader counts only where its values and its
-order of slices are right. Then headers per second of `index_dicom`, and how much memory it takes.
+order of slices are right. dcm2niix (a Debian package) has a column where it is installed: it is a program, so its time
+is that of the whole process and of the uncompressed NIfTI file it writes, in memory where the system has /dev/shm. Then
+headers per second of `index_dicom`, and how much memory it takes.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import imagecodecs
+import nibabel
 import numpy as np
 import pydicom
 import SimpleITK as sitk
@@ -31,7 +34,7 @@ from highdicom.legacy import LegacyConvertedEnhancedCTImage
 from monai.transforms import LoadImage
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, RLELossless, generate_uid
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, RLELossless, generate_uid
 from rich.console import Console
 from rich.table import Table
 
@@ -46,8 +49,14 @@ ENCODERS: dict[str, Callable[[np.ndarray], bytes] | None] = {
 }
 
 
-def write_series(folder: Path, syntax: str, slices: int, size: int) -> np.ndarray:
-    """Write an axial CT series, its InstanceNumbers in geometric order as MONAI's reader needs; returns its HU."""
+def write_series(folder: Path, syntax: str, slices: int, size: int, modality: str = "CT") -> np.ndarray:
+    """Write an axial CT or MR series, its InstanceNumbers in geometric order as MONAI's reader needs.
+
+    An MR has as many elements as a scanner writes, and 80 kB of private ones; no window, so that its values are stored.
+
+    Returns:
+        Its values `[slices, rows, columns]`, HU for CT.
+    """
     folder.mkdir(parents=True)
     random = np.random.default_rng(0)
     study, series, frame = generate_uid(), generate_uid(), generate_uid()
@@ -56,14 +65,15 @@ def write_series(folder: Path, syntax: str, slices: int, size: int) -> np.ndarra
     for k in range(slices):
         image = 1000 + 600 * np.sin(x / 40 + k / 9) * np.cos(y / 31) + random.normal(0, 20, (size, size))
         stored = image.clip(0, 4095).astype("<u2")
-        volume.append(stored.astype(np.float32) - 1024)
+        volume.append(stored.astype(np.float32) - (1024 if modality == "CT" else 0))
         ds = Dataset()
         ds.file_meta = FileMetaDataset()
         ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = CTImageStorage
+        ds.SOPClassUID = CTImageStorage if modality == "CT" else MRImageStorage
+        ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
         ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID = generate_uid()
         ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.FrameOfReferenceUID = study, series, frame
-        ds.PatientName, ds.PatientID, ds.Modality, ds.Manufacturer = "BENCHMARK", "BENCHMARK", "CT", "none"
+        ds.PatientName, ds.PatientID, ds.Modality, ds.Manufacturer = "BENCHMARK", "BENCHMARK", modality, "none"
         ds.PatientBirthDate = ds.PatientSex = ds.StudyDate = ds.StudyTime = ds.StudyID = ds.AccessionNumber = ""
         ds.ReferringPhysicianName = ds.PositionReferenceIndicator = ""
         ds.ImageType, ds.SeriesNumber, ds.InstanceNumber, ds.AcquisitionNumber = ["ORIGINAL", "PRIMARY"], 1, k + 1, 1
@@ -72,7 +82,13 @@ def write_series(folder: Path, syntax: str, slices: int, size: int) -> np.ndarra
         ds.Rows = ds.Columns = size
         ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PixelRepresentation = 1, "MONOCHROME2", 0
         ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 12, 11
-        ds.RescaleSlope, ds.RescaleIntercept, ds.RescaleType = 1, -1024, "HU"
+        if modality == "CT":
+            ds.RescaleSlope, ds.RescaleIntercept, ds.RescaleType = 1, -1024, "HU"
+        else:
+            block = ds.private_block(0x0051, "BENCHMARK", create=True)
+            for number in range(90):
+                block.add_new(number, "LO", f"value {number}")
+            block.add_new(0xF0, "OB", bytes(80_000))
         ds.PixelData = stored.tobytes()
         encode = ENCODERS[syntax]
         if encode is not None:
@@ -107,7 +123,23 @@ def with_sitk(folder: str) -> np.ndarray:
     return sitk.GetArrayFromImage(reader.Execute())
 
 
-def readers() -> dict[str, Callable[[str], np.ndarray]]:
+class Converted:
+    """What dcm2niix made of a folder, read back only when somebody looks at it."""
+
+    def __init__(self, folder: str) -> None:
+        memory = Path("/dev/shm")
+        self.place = tempfile.mkdtemp(dir=memory if memory.is_dir() else None)
+        command = ["dcm2niix", "-z", "n", "-b", "n", "-o", self.place, "-f", "made", folder]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+    def __array__(self, dtype: object = None, copy: object = None) -> np.ndarray:
+        (file,) = Path(self.place).iterdir()
+        values = nibabel.load(file).get_fdata(dtype=np.float32)
+        shutil.rmtree(self.place)
+        return values.transpose(2, 1, 0)[:, ::-1]  # its rows ascend
+
+
+def readers() -> dict[str, Callable[[str], np.typing.ArrayLike]]:
     """All readers, each from a folder to [slices, rows, columns]."""
 
     def monai(name: str) -> Callable[[str], np.ndarray]:
@@ -119,11 +151,13 @@ def readers() -> dict[str, Callable[[str], np.ndarray]]:
 
         return read
 
+    dcm2niix = {"dcm2niix": Converted} if shutil.which("dcm2niix") else {}
     return {
         "monai_rd": lambda folder: load_series(folder).array[0].transpose(2, 1, 0),
         "MONAI PydicomReader": monai("PydicomReader"),
         "MONAI ITKReader": monai("ITKReader"),
         "SimpleITK": with_sitk,
+        **dcm2niix,
     }
 
 
@@ -135,8 +169,9 @@ def compare(folder: Path, truth: np.ndarray, rounds: int) -> tuple[dict[str, str
         for name, read in _READERS.items():
             try:
                 began = time.perf_counter()
-                found = read(str(folder))
+                made = read(str(folder))
                 took = time.perf_counter() - began
+                found = np.asarray(made)
                 right[name] = found.shape == truth.shape and bool(
                     # From top to bottom is right too where the affine says so, as ITK's does for multi-frame files.
                     min(np.abs(found - truth).max(), np.abs(found[::-1] - truth).max()) < 0.01
@@ -158,7 +193,7 @@ def compare(folder: Path, truth: np.ndarray, rounds: int) -> tuple[dict[str, str
     return cells, float(np.median(np.array(fastest) / np.array(times["monai_rd"])))
 
 
-_READERS: dict[str, Callable[[str], np.ndarray]] = {}
+_READERS: dict[str, Callable[[str], np.typing.ArrayLike]] = {}
 
 
 def headers_per_second(place: Path, files: int) -> None:
@@ -216,10 +251,13 @@ def main() -> None:
         table.add_column(name)
     place = Path(tempfile.mkdtemp())
     try:
-        for number, syntax in enumerate([*ENCODERS, "enhanced"]):
+        for number, syntax in enumerate([*ENCODERS, "enhanced", "MR"]):
             folder = place / str(number)
             if syntax == "enhanced":
                 name, truth = "enhanced multi-frame", write_enhanced(folder, options.slices, options.size)
+            elif syntax == "MR":
+                name = "MR, 384 slices of 320 x 320"
+                truth = write_series(folder, str(ExplicitVRLittleEndian), 384, 320, "MR")
             else:
                 name, truth = UID(syntax).name.split(",")[0], write_series(folder, syntax, options.slices, options.size)
             cells, ratio = compare(folder, truth, options.rounds)
