@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -15,10 +17,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
-from pydicom.uid import generate_uid
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 
 from monai_rd.data.dicom import load_series
-from monai_rd.data.errors import DicomSeriesError, Policy
+from monai_rd.data.errors import DicomSeriesError, Policy, StudyError
 from tests.dicom_files import COLUMNS, ROWS, make_series
 
 PIXELS = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -131,6 +133,68 @@ def test_any_storage_and_rescale(
     with series(geometry, change=store, rescale=(slope, intercept)) as case:
         expected = (truth * slope + intercept).astype(np.float32)
         np.testing.assert_allclose(load_series(case.folder).array[0], expected.transpose(2, 1, 0), rtol=1e-6, atol=1e-3)
+
+
+@pytest.mark.parametrize("number", [*range(120), *(pytest.param(n, marks=pytest.mark.slow) for n in range(120, 1000))])
+def test_any_pixel_element_gives_an_image_or_a_code(number: int, tmp_path: Path) -> None:
+    """Attributes that no scanner writes together, in all word orders: values as announced, or an error of ours."""
+    dice, noise = random.Random(number), np.random.default_rng(number)
+
+    def pick(usual: Any, *others: Any) -> Any:
+        return usual if dice.random() < 0.8 else dice.choice((usual, *others))
+
+    floats = dice.choice((("FloatPixelData",), ("DoubleFloatPixelData",), ("PixelData", "FloatPixelData"), ()))
+    elements, empty = dice.choice((("PixelData",), ("PixelData",), floats)), pick(False, True)
+    allocated = dice.choice((1, 8, 8, 12, 16, 16, 24, 32, 64, pick(16, 0, 40, 65)))
+    colour = dice.choice(("MONOCHROME2", "MONOCHROME2", "MONOCHROME1", "RGB", "YBR_FULL"))
+    frames, samples = dice.choice((1, 1, 2, 3)), pick(3 if colour in ("RGB", "YBR_FULL") else 1, 0, 1, 2, 3, 4, 5)
+    modality = dice.choice(("CT", "MR", "PT", "NM", "CR", "US")) if samples == 1 else "US"
+    if modality in ("CT", "MR", "PT", "NM"):
+        frames = pick(1, 2)
+
+    def content(keyword: str) -> bytes:
+        if empty:
+            return b""
+        if keyword == "PixelData":
+            return noise.bytes((ROWS * COLUMNS * frames * samples * allocated // 8 + pick(1, 0, -1, 2, 100)) // 2 * 2)
+        values = noise.normal(0, pick(1, 1e6, 1e38), ROWS * COLUMNS * frames * max(samples, 1))
+        values[0] = pick(0, 0, np.nan, np.inf)
+        return values.clip(-3e38, 3e38).astype("<f4" if keyword == "FloatPixelData" else "<f8").tobytes()
+
+    def change(k: int, ds: Dataset) -> None:
+        ds.BitsAllocated, ds.BitsStored = allocated, pick(allocated, 1, 8, 12, 0, 70)
+        ds.HighBit = pick(max(0, ds.BitsStored - 1), 0, 7, 15)
+        ds.SamplesPerPixel, ds.PlanarConfiguration, ds.PixelRepresentation = samples, dice.choice((0, 1)), pick(0, 1)
+        ds.PhotometricInterpretation = pick(colour, "YBR_FULL_422", "YBR_RCT", "PALETTE COLOR", "HSV", "")
+        ds.NumberOfFrames, ds.PixelPaddingValue = frames, dice.choice((0, 3, 30000))
+        ds.RescaleSlope, ds.RescaleIntercept = pick("1", "0", "-2.5", "1e300", "1e-300"), pick("0", "-1e38")
+        absent = ["ImagePositionPatient"] if modality in ("CR", "US") else []
+        odd = ("NumberOfFrames", "PixelPaddingValue", "WindowCenter", "BitsStored", "HighBit", "RescaleSlope")
+        for keyword in [*absent, *(keyword for keyword in odd if pick(False, True))]:
+            del ds[keyword]
+        del ds.PixelData
+        for keyword in elements:
+            setattr(ds, keyword, content(keyword))
+            if keyword == "PixelData":
+                ds[keyword].VR = pick("OW", "OW", "OB", "UN", "OV")
+        if not elements:
+            ds.PixelDataProviderURL = "http://localhost/pixels"
+
+    slices = dice.choice((1, 2)) if modality in ("CT", "MR", "PT", "NM") else 1
+    make_series(tmp_path, slices=slices, modality=modality, change=change)
+    implicit, little = dice.choice(((False, True), (False, False), (True, True)))
+    syntaxes = {(False, True): ExplicitVRLittleEndian, (False, False): ExplicitVRBigEndian}
+    for file in tmp_path.iterdir():
+        ds = pydicom.dcmread(file)
+        ds.decode()
+        ds.file_meta.TransferSyntaxUID = syntaxes.get((implicit, little), ImplicitVRLittleEndian)
+        pydicom.dcmwrite(file, ds, implicit_vr=implicit, little_endian=little, force_encoding=True)
+    try:
+        volume = load_series(tmp_path, policy=Policy({"NO_HOUNSFIELD": "warn"}), window=pick(True, False))
+    except StudyError:
+        return
+    assert np.isfinite(volume.array).all()
+    assert volume.array.shape[1:3] == (COLUMNS, ROWS)
 
 
 @PIXELS

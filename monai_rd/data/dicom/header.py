@@ -82,6 +82,7 @@ _PIXEL_TAGS = frozenset(
         *(f"{colour}PaletteColorLookupTable{what}" for colour in ("Red", "Green", "Blue") for what in ("Descriptor",)),
         *(f"{colour}PaletteColorLookupTableData" for colour in ("Red", "Green", "Blue")),
         *(f"Segmented{colour}PaletteColorLookupTableData" for colour in ("Red", "Green", "Blue")),
+        *(f"{kind}PixelPadding{end}" for kind in ("Float", "DoubleFloat") for end in ("Value", "RangeLimit")),
         *("ExtendedOffsetTable", "ExtendedOffsetTableLengths", "PixelData", "FloatPixelData", "DoubleFloatPixelData"),
     )
 )

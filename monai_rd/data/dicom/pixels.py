@@ -23,9 +23,9 @@ from monai_rd.data.errors import DicomSeriesError, UnsupportedImageError
 __all__ = [
     "CT_PADDING_HU",
     "MEASURED",
-    "GreyFrames",
     "Window",
     "common_window",
+    "fill_outside",
     "grey_frames",
     "is_inverse",
     "picture",
@@ -35,6 +35,8 @@ __all__ = [
 MEASURED = frozenset({"CT", "PT", "NM"})
 # What pixels outside the field of view become in a CT: scanners that have no padding value write this one, in HU.
 CT_PADDING_HU = -1024.0
+# Above it products of 16 bits leave float32; no unit needs as much.
+_MOST_RESCALE = 1e30
 
 
 @dataclass(frozen=True)
@@ -58,46 +60,45 @@ class Window:
 # ------------------------------------------------------------------------------------------------------- values
 
 
-@dataclass(frozen=True)
-class GreyFrames:
-    """Frames after the modality transform.
-
-    Attributes:
-        values: of each frame float32 `[rows, columns]`; HU for CT.
-        outside: of each frame which pixels lie outside the field of view, None where none does.
-    """
-
-    values: Sequence[npt.NDArray[np.float32]]
-    outside: Sequence[npt.NDArray[np.bool_] | None]
-
-    def fill(self, padding: float | None = None) -> None:
-        """Give the pixels outside the field of view one value, by default the lowest of the others in their frame."""
-        for frame, outside in zip(self.values, self.outside, strict=True):
-            if outside is not None:
-                frame[outside] = frame[~outside].min(initial=np.inf) if padding is None else padding
-                frame[np.isinf(frame)] = 0.0  # nothing lies inside
-
-
 def grey_frames(
     dataset: Dataset, header: Header, wanted: Sequence[int], targets: Sequence[npt.NDArray[np.float32]]
-) -> GreyFrames:
+) -> bool:
     """Decode grey frames and apply the modality transform, that of each frame where they have their own.
 
     Args:
         dataset: one file with its pixels, single-channel, that has passed `check_pixels`.
         header: of the same file.
         wanted: numbers of the frames.
-        targets: where the values of each go, float32 `[rows, columns]`.
+        targets: where the values of each go, float32 `[rows, columns]`; HU for CT. Those of pixels outside the field of
+            view are NaN, until `fill_outside`; all others are finite.
+
+    Returns:
+        Whether any pixel lies outside.
 
     Raises:
-        DicomSeriesError: the pixels cannot be read.
+        DicomSeriesError: the pixels cannot be read, or are no finite numbers.
     """
     stored = stored_values(dataset, header)
     try:
         shared, per_frame = functional_groups(dataset)
+        padded = False
         for target, number in zip(targets, wanted, strict=True):
-            _modality_transform(dataset, (*per_frame[number : number + 1], *shared), stored[number], target)
-        return GreyFrames(targets, [_padding(dataset, stored[number]) for number in wanted])
+            outside = _outside(dataset, stored[number])
+            with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is counted
+                _modality_transform(dataset, (*per_frame[number : number + 1], *shared), stored[number], target)
+            if outside is not None:
+                target[outside] = np.nan
+                padded = True
+            if stored.itemsize > 2:  # floats, or products beyond float32
+                wrong = target.size - np.count_nonzero(np.isfinite(target))
+                wrong -= 0 if outside is None else np.count_nonzero(outside)
+                if wrong:
+                    raise unreadable(
+                        dataset, header, f"{wrong} of {target.size} values of a frame are no finite numbers"
+                    )
+        return padded
+    except DicomSeriesError:
+        raise
     except Exception as error:  # a damaged lookup table and the like; the message could quote header values
         raise unreadable(dataset, header, f"the modality transform failed with {type(error).__name__}") from None
 
@@ -107,12 +108,16 @@ def _modality_transform(
 ) -> None:
     """Write the values of one frame to `target`."""
     if "ModalityLUTSequence" in dataset:
+        if stored.dtype.kind == "f":
+            raise ValueError("a lookup table of floating-point values")
         target[...], _ = lookup(dataset, "ModalityLUTSequence", stored)
         return
     rescale = macro(dataset, groups, "PixelValueTransformationSequence")
     slope, intercept = numbers(rescale, "RescaleSlope", 1), numbers(rescale, "RescaleIntercept", 1)
     if slope is None or intercept is None:
         target[...] = stored
+    elif max(abs(slope[0]), abs(intercept[0])) > _MOST_RESCALE:
+        raise ValueError("an impossible rescale")
     elif stored.itemsize <= 2 and slope[0] == 1:  # 16-bit values are exact in float32
         np.add(stored, np.float32(intercept[0]), out=target, dtype=np.float32, casting="unsafe")
     elif stored.itemsize <= 2:
@@ -123,20 +128,45 @@ def _modality_transform(
         target[...] = stored.astype(np.float64) * slope[0] + intercept[0]
 
 
-def _padding(dataset: Dataset, stored: npt.NDArray[Any]) -> npt.NDArray[np.bool_] | None:
+def _outside(dataset: Dataset, stored: npt.NDArray[Any]) -> npt.NDArray[np.bool_] | None:
     """Return which pixels lie outside the field of view (PS3.3 C.7.5.1.1.2), None where none does."""
-    if "PixelPaddingValue" not in dataset or stored.dtype.kind == "f":
+    kind = {"f4": "Float", "f8": "DoubleFloat"}.get(stored.dtype.str[1:], "")
+    low, high = (_padding(dataset, f"{kind}PixelPadding{end}", stored.dtype) for end in ("Value", "RangeLimit"))
+    if low is None:
         return None
-    signed, size = stored.dtype.kind == "i", 1 << (8 * stored.itemsize)
-
-    def asstored_values(keyword: str, default: int) -> int:
-        value = integer(dataset, keyword, default) % size  # written with either sign
-        return value - size if signed and value >= size // 2 else value
-
-    value = asstored_values("PixelPaddingValue", 0)
-    low, high = sorted((value, asstored_values("PixelPaddingRangeLimit", value)))
-    outside = stored == low if low == high else (stored >= low) & (stored <= high)
+    low, high = sorted((low, low if high is None else high))
+    if np.isnan(low):
+        outside = np.isnan(stored)
+    else:
+        outside = stored == low if low == high else (stored >= low) & (stored <= high)
     return outside if outside.any() else None
+
+
+def _padding(dataset: Dataset, keyword: str, kind: np.dtype[Any]) -> float | None:
+    """Return a padding value as it is among stored values of a kind, None where it is not stated."""
+    try:
+        (value,) = all_numbers(dataset, keyword)
+    except Exception:  # absent, empty or undecodable
+        return None
+    if kind.kind == "f":
+        return float(value)
+    size = 1 << (8 * kind.itemsize)
+    value = int(value) % size  # written with either sign
+    return value - size if kind.kind == "i" and value >= size // 2 else value
+
+
+def fill_outside(values: npt.NDArray[np.float32], padding: float | None = None) -> None:
+    """Give the pixels outside the field of view one value in a whole series, in place.
+
+    Args:
+        values: of all slices, NaN where `grey_frames` has found no field of view.
+        padding: the value; None takes the lowest of all others, and 0 where there are none.
+    """
+    if padding is None:
+        lowest = np.fmin.reduce(values, axis=None)
+        padding = 0.0 if np.isnan(lowest) else float(lowest)
+    for part in values:  # less memory than all at once
+        part[np.isnan(part)] = padding
 
 
 # -------------------------------------------------------------------------------------------------- presentation
@@ -188,7 +218,7 @@ def picture(dataset: Dataset, header: Header) -> npt.NDArray[np.float32]:
     """Return a picture as it is to be looked at.
 
     Colours become RGB, greys white on black: modality LUT, then VOI LUT or window, else 8-bit values as they are and
-    others from their lowest to their highest; pixels outside the field of view are black.
+    others from the lowest to the highest of all frames; pixels outside the field of view are black.
 
     Args:
         dataset: one file with its pixels.
@@ -205,9 +235,16 @@ def picture(dataset: Dataset, header: Header) -> npt.NDArray[np.float32]:
     try:
         if samples == 1 and photometric.startswith("MONOCHROME"):
             shown = np.empty((header.frames, *header.shape), dtype=np.float32)
-            frames = grey_frames(dataset, header, range(header.frames), list(shown))
-            for number, outside in enumerate(frames.outside):
-                _show(dataset, number, shown[number], outside)
+            padded = grey_frames(dataset, header, range(header.frames), list(shown))
+            outside = np.isnan(shown) if padded else None
+            if outside is not None:
+                fill_outside(shown)
+            reach = float(shown.min()), float(shown.max())
+            with np.errstate(over="ignore"):  # what is beyond float32 is black or white
+                for number, frame in enumerate(shown):
+                    _show(dataset, number, frame, reach)
+            if outside is not None:
+                shown[outside] = 0
             return shown[None]
         palette = samples == 1 and photometric == "PALETTE COLOR"
         coloured = samples == 3 and (photometric == "RGB" or photometric.startswith("YBR_"))
@@ -227,23 +264,18 @@ def picture(dataset: Dataset, header: Header) -> npt.NDArray[np.float32]:
         raise unreadable(dataset, header, f"its colours failed with {type(error).__name__}") from None
 
 
-def _show(
-    dataset: Dataset, number: int, values: npt.NDArray[np.float32], outside: npt.NDArray[np.bool_] | None
-) -> None:
-    """Turn the values of one frame into grey 0 to 255, in place."""
+def _show(dataset: Dataset, number: int, values: npt.NDArray[np.float32], reach: tuple[float, float]) -> None:
+    """Turn the values of one frame into grey 0 to 255, in place; `reach` holds the lowest and highest of all frames."""
     window = _window(dataset, number)
     if dataset.get("VOILUTSequence"):
-        entries, bits = lookup(dataset, "VOILUTSequence", np.rint(values).astype(np.int64))
+        entries, bits = lookup(dataset, "VOILUTSequence", np.rint(values.clip(-(1 << 31), 1 << 31)).astype(int))
         shown = entries * np.float32(255 / ((1 << bits) - 1))
     elif window is not None:
         shown = window(values)
     elif (bits := integer(dataset, "BitsStored", 16)) <= 8:
         shown = values * np.float32(255 / ((1 << bits) - 1))
     else:
-        inside = values if outside is None else values[~outside]
-        low, high = inside.min(initial=np.inf), inside.max(initial=-np.inf)
+        low, high = reach
         shown = (values - low) * np.float32(255 / (high - low)) if high > low else np.zeros_like(values)
     shown = np.clip(shown, 0, 255)
     values[...] = 255 - shown if is_inverse(dataset) else shown
-    if outside is not None:
-        values[outside] = 0

@@ -78,13 +78,15 @@ def load_series(
     Slices ascend along row direction x column direction, as in ITK: from inferior to superior for an axial series. The
     values depend on the modality:
 
-    - CT, PT, NM: after the rescale, of each frame where it has its own; HU for CT. No window, no inversion. In a CT,
-      padding outside the field of view becomes -1024 HU.
+    - CT, PT, NM: after the rescale, of each frame where it has its own; HU for CT. No window, no inversion.
     - Other volumes (MR): in the window of the file, grey 0 to 255 with MONOCHROME1 inverted. Slices of different
       windows share the range that holds all of them. Without a window in every slice, or with `window=False`, the
       rescaled values, MONOCHROME1 mirrored between their lowest and highest.
     - Pictures (CR, DX, MG, US, colour photographs): as they are shown: VOI LUT or window, MONOCHROME1 inverted; YBR and
       palette colours become RGB.
+
+    Pixels outside the field of view (``PixelPaddingValue``) have one value in the whole series: -1024 in HU, black
+    where a window or picture is shown, else the lowest of all others.
 
     Args:
         source: a folder (the files directly in it; files that are no DICOM images are skipped), one file, or the
@@ -112,10 +114,11 @@ def load_series(
     shown = None
     if window and not measured:
         shown = pixels.common_window([(datasets[frame.file], frame.number) for frame in frames])
-    stack = _stack(datasets, headers, frames, shown)
     intensity = "display" if shown else "arbitrary"
     if first.modality == "CT" and not any(isinstance(error, NoHounsfieldError) for error in tolerated):
         intensity = "HU"
+    padding = pixels.CT_PADDING_HU if intensity == "HU" else None
+    stack = _stack(datasets, headers, frames, shown, padding)
     return SeriesVolume(
         array=stack.transpose(2, 1, 0)[None],
         affine=_RAS_FROM_LPS @ affine + 0.0,  # + 0.0 turns -0.0 into 0.0
@@ -128,7 +131,11 @@ def load_series(
 
 
 def _stack(
-    datasets: list[Dataset], headers: Sequence[Header], frames: Sequence[Frame], window: pixels.Window | None
+    datasets: list[Dataset],
+    headers: Sequence[Header],
+    frames: Sequence[Frame],
+    window: pixels.Window | None,
+    padding: float | None,
 ) -> npt.NDArray[np.float32]:
     """Decode all frames into one array `[slices, rows, columns]`; `datasets` is emptied."""
     places: dict[int, list[int]] = {}
@@ -139,27 +146,31 @@ def _stack(
     stack = np.empty((len(frames), *frames[0].header.shape), dtype=np.float32)
     inverse = headers[frames[0].file].modality not in pixels.MEASURED and pixels.is_inverse(datasets[frames[0].file])
 
-    def decode(file: int) -> None:
+    def decode(file: int) -> bool:
         dataset, header = datasets[file], headers[file]
         slots = [stack[place] for place in places[file]]
-        decoded = pixels.grey_frames(dataset, header, [frames[place].number for place in places[file]], slots)
-        decoded.fill(pixels.CT_PADDING_HU if header.modality == "CT" else None)
+        padded = pixels.grey_frames(dataset, header, [frames[place].number for place in places[file]], slots)
         if window is not None:
             for slot in slots:
+                outside = np.isnan(slot) if padded else None
                 slot[...] = 255 - window(slot) if inverse else window(slot)
+                if outside is not None:
+                    slot[outside] = 0  # black
         for keyword in stored.PIXEL_KEYWORDS:  # memory of a file that is done
             dataset.pop(keyword, None)
+        return padded and window is None
 
     # Decoders work outside Python's lock; plain pixels would only lose by threads.
     if any(codecs.decoder(headers[file].syntax) is not None for file in places):
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-            list(pool.map(decode, places))
+            padded = any(list(pool.map(decode, places)))
     else:
-        for file in places:
-            decode(file)
+        padded = any([decode(file) for file in places])
     datasets.clear()
     if inverse and window is None:
-        np.subtract(stack.min() + stack.max(), stack, out=stack)
+        np.subtract(np.fmin.reduce(stack, axis=None) + np.fmax.reduce(stack, axis=None), stack, out=stack)
+    if padded:
+        pixels.fill_outside(stack, padding)
     return stack
 
 
