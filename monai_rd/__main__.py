@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from monai_rd.deploy.command import predict
+from monai_rd.deploy.command import SOME_LEFT_OUT, predict
 from monai_rd.deploy.export_command import WORDS, export_command
 from monai_rd.features_command import app as features
 from monai_rd.protocol.command import app as benchmark
@@ -80,7 +80,10 @@ def index(
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; one a core by default.")] = None,
     key: Key = Path("monai_rd.key"),
 ) -> None:
-    """List the DICOM series below a folder, from headers only, and which of them a rule takes."""
+    """List the DICOM series below a folder, from headers only, and which of them a rule takes.
+
+    Exit code 3 if anything there cannot be opened or parsed, so that it stands in no series.
+    """
     from monai_rd.data.dicom import SeriesRule, choose_series, index_dicom
     from monai_rd.data.errors import Policy, count_codes
     from monai_rd.data.pseudonyms import project_key
@@ -89,7 +92,8 @@ def index(
     rule, actions = SeriesRule.of(_rule(modality, description, orientation, pick, per)), Policy(_policy(policy))
     files = [path for path in (csv, json) if path is not None]
     secret = project_key(key) if files else None  # nothing is kept: the keys need not outlive the command
-    series = index_dicom(source, key=secret, workers=workers, progress=True)
+    unread: list[Path] = []
+    series = index_dicom(source, key=secret, workers=workers, progress=True, damaged=unread)
     chosen = None if rule is None else {one.series_uid for one in choose_series(series, rule, actions)}
     for path in files:
         write_series(series, path, chosen)
@@ -100,6 +104,9 @@ def index(
         console.print(f"not read as they are: {problems}. What is wrong and what to do stands in --csv and --json.")
     if chosen is not None:
         console.print(f"{len(chosen)} of {len(series)} series taken: {rule}", soft_wrap=True)
+    if unread:
+        console.print(f"files and folders: {len(unread)} that cannot be opened or parsed, and stand in no series")
+        raise typer.Exit(SOME_LEFT_OUT)
 
 
 @app.command()

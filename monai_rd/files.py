@@ -2,29 +2,79 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 __all__ = [
+    "DICOM_SUFFIXES",
     "IMAGE_SUFFIXES",
+    "ITK_SUFFIXES",
     "NIFTI_SUFFIXES",
+    "READ_SUFFIXES",
     "atomic_path",
     "atomic_write",
     "content_hash",
     "existing_file",
     "free_space",
+    "known_hash",
+    "open_file",
     "second_name",
     "sha256",
     "size_in_words",
+    "unread_kind",
 ]
 
+DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")  # a file named so and not DICOM is damaged, not something else
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
+ITK_SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")  # the pixels of .mhd and .nhdr are in files that these name
+READ_SUFFIXES = (*IMAGE_SUFFIXES, *NIFTI_SUFFIXES, *ITK_SUFFIXES)
+# Known to hold images, and not read. Of formats in two files it is the one with the pixels.
+_UNREAD_SUFFIXES = (
+    *(".webp", ".gif", ".heic", ".heif", ".avif", ".jp2", ".j2k", ".j2c", ".jpx", ".jpf", ".jls", ".jxl", ".jfif"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".psd", ".exr", ".pcx", ".ico", ".dng", ".cr2", ".nef", ".arw"),
+    *(".mnc", ".mgh", ".mgz", ".img", ".brik", ".rec", ".mif", ".nia", ".gipl", ".vtk", ".vti", ".npy", ".npz"),
+    *(".svs", ".ndpi", ".scn", ".mrxs", ".bif", ".czi", ".lif", ".nd2", ".vsi", ".oib", ".oif", ".qptiff"),
+    *(".avi", ".mp4", ".m4v", ".mov", ".mkv", ".mpg", ".mpeg", ".wmv", ".webm"),
+    *(".zip", ".tar", ".tgz", ".7z", ".rar"),
+)
+# What compression, and a copy or download that did not end, put after a name.
+_AFTER = (".gz", ".bz2", ".xz", ".zst", ".lzma", ".part", ".partial", ".crdownload", ".filepart", ".download", ".tmp")
+
+
+def unread_kind(path: Path) -> str:
+    """Tell by its name whether a file holds images and is not read.
+
+    Returns:
+        Its suffix in lower case, such as ".webp" or ".dcm.gz"; "" where it is read or nothing is known of it.
+    """
+    name = path.name.lower()
+    if name.endswith(READ_SUFFIXES):
+        return ""
+    stem, last = os.path.splitext(name)
+    if last in _AFTER:
+        inner = next((end for end in (*DICOM_SUFFIXES, *READ_SUFFIXES, *_UNREAD_SUFFIXES) if stem.endswith(end)), "")
+        return inner and inner + last
+    return last if last in _UNREAD_SUFFIXES else ""
+
+
+def open_file(path: str | os.PathLike[str]) -> io.FileIO:
+    """Open a file to read its bytes, and nothing but a file: a pipe would be waited for.
+
+    Raises:
+        OSError: it cannot be opened, or is none.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP), os.fspath(path))
+    return io.FileIO(os.fspath(path), "rb")
 
 
 def existing_file(path: str | os.PathLike[str]) -> Path:
@@ -89,7 +139,7 @@ def size_in_words(size: float) -> str:
 def sha256(path: Path) -> str:
     """The SHA-256 of a file's content, 64 hex digits."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
@@ -98,3 +148,11 @@ def sha256(path: Path) -> str:
 def content_hash(path: Path) -> str:
     """The first 12 hex digits of a file's SHA-256: a name for it that holds no patient's."""
     return sha256(path)[:12]
+
+
+def known_hash(path: Path) -> str:
+    """The `content_hash` of a file, "" where it cannot be read: whoever loads it says why."""
+    try:
+        return content_hash(path)
+    except OSError:
+        return ""

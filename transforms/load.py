@@ -23,8 +23,8 @@ from monai.data import MetaTensor
 from monai.transforms import LoadImage
 
 from monai_rd.data.dicom import is_dicom
-from monai_rd.data.errors import Policy, UnreadableImageError
-from monai_rd.files import IMAGE_SUFFIXES, NIFTI_SUFFIXES, content_hash
+from monai_rd.data.errors import Policy, UnreadableImageError, reading_files
+from monai_rd.files import IMAGE_SUFFIXES, NIFTI_SUFFIXES, known_hash, open_file
 from monai_rd.transforms.each import EachImaged
 
 __all__ = ["LoadDicomSeriesd", "LoadImageOrSeriesd"]
@@ -71,7 +71,7 @@ class LoadImageOrSeriesd(LoadDicomSeriesd):
         policy: see `LoadDicomSeriesd`.
 
     Raises:
-        FileNotFoundError: nothing there.
+        UnreadableFileError: a file that the system does not give.
         UnreadableImageError: a format that is none of these, a damaged file, an image that is not 8-bit.
         DicomSeriesError: see `LoadDicomSeriesd`.
     """
@@ -90,8 +90,8 @@ class LoadImageOrSeriesd(LoadDicomSeriesd):
         name = path.name.lower()
         if path.is_dir():
             return super()._transform(path)
-        if not path.exists():
-            raise FileNotFoundError(f"{_anonymous(path)} named in the data list does not exist; check its path")
+        with reading_files():
+            open_file(path).close()
         if name.endswith(NIFTI_SUFFIXES):
             volume = _read(self._nifti, path)
             if volume.ndim != 4 or volume.shape[0] != 1:
@@ -146,5 +146,5 @@ def _meta_tensor(array: Any, affine: Any, meta: dict[str, Any]) -> MetaTensor:
 def _anonymous(path: Path) -> str:
     """Name a file without its path or name, which may hold a patient's."""
     kind = next((end for end in (*NIFTI_SUFFIXES, *IMAGE_SUFFIXES) if path.name.lower().endswith(end)), "data")
-    known = f" (sha256 {content_hash(path)}...)" if path.is_file() else ""
-    return f"a {kind} file{known}"
+    digest = known_hash(path)
+    return f"a {kind} file" + (f" (sha256 {digest}...)" if digest else "")

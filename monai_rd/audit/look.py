@@ -21,8 +21,9 @@ from monai_rd.data.dicom import is_dicom
 from monai_rd.data.dicom.quiet import quiet_headers
 from monai_rd.data.dicom.values import parts, uid
 from monai_rd.data.dicom.words import decoded
-from monai_rd.data.errors import StudyError, original_error
-from monai_rd.files import content_hash
+from monai_rd.data.errors import StudyError, UnreadableFileError, original_error
+from monai_rd.data.walk import walk
+from monai_rd.files import known_hash, open_file
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor
@@ -78,10 +79,9 @@ def look(load: Loader, item: Item) -> Look:
     paths = item["image"] if isinstance(item["image"], list) else [item["image"]]
     first = Path(paths[0])
     if first.is_dir():
-        first = next((file for file in sorted(first.iterdir()) if is_dicom(file)), first)
+        first = next((file for file in walk(first, below=False).files if is_dicom(file)), first)
     header = _scanner_header(first) if is_dicom(first) else Dataset()
-    known = f"sha256:{content_hash(first)}" if first.is_file() else ""
-    name = item.get("id") or uid(header, "SeriesInstanceUID") or known
+    name = item.get("id") or uid(header, "SeriesInstanceUID") or f"sha256:{known_hash(first)}"
     scanner = f"{decoded(header, 'Manufacturer')} {decoded(header, 'ManufacturerModelName')}" if len(header) else None
     try:
         measured = _measure(load(item))
@@ -89,16 +89,16 @@ def look(load: Loader, item: Item) -> Look:
         reason = original_error(error)
         if not isinstance(reason, (StudyError, OSError)):
             raise
-        return Look(name, scanner, None, reason.code if isinstance(reason, StudyError) else "NO_FILE")
+        return Look(name, scanner, None, reason.code if isinstance(reason, StudyError) else UnreadableFileError.code)
     return Look(name, scanner, replace(measured, text=measured.text or parts(header, "BurnedInAnnotation") == ("YES",)))
 
 
 @quiet_headers()
 def _scanner_header(path: Path) -> Dataset:
     """The attributes that are looked at; pydicom gets no file, whose name it could tell."""
-    with open(path, "rb") as file:
-        head = io.BytesIO(file.read(_HEADER_BYTES))
     try:
+        with open_file(path) as file:
+            head = io.BytesIO(file.read(_HEADER_BYTES))
         return read_partial(head, lambda tag, vr, length: tag > 0x00280301, force=True, specific_tags=_SCANNER_TAGS)
     except Exception:  # a damaged header can fail in the parser in any way; the loader says what is wrong with it
         return Dataset()

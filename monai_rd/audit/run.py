@@ -15,7 +15,7 @@ from monai_rd.audit.copies import exact_copies, near_copies
 from monai_rd.audit.findings import PAIR_KINDS, AuditItem, AuditReport, Finding, SuspiciousPair, worst_first
 from monai_rd.audit.look import Item, Loader, default_loader, look, sheet_picture
 from monai_rd.data.datalist import DataList
-from monai_rd.data.errors import DicomSeriesError
+from monai_rd.data.errors import StudyError
 from monai_rd.data.splits import SPLITS
 
 __all__ = ["audit", "fix"]
@@ -27,14 +27,14 @@ def audit(
     datalist: DataList,
     loader: Loader | None = None,
     workers: int = 1,
-    left_out: Sequence[DicomSeriesError] = (),
+    left_out: Sequence[StudyError] = (),
 ) -> AuditReport:
     """Look for everything that makes a data set unfit to train on or to report on.
 
     Args:
         datalist: training, validation and test lists; an item's "patient" is compared and never shown.
         loader: gives an item's image, `[C, X, Y]` or `[1, X, Y, Z]`; by default `LoadImageOrSeriesd`.
-        left_out: DICOM series that are not in the lists because their headers tell that they cannot be read.
+        left_out: why there are files and DICOM series that are not in the lists.
         workers: processes that read; they pay for large data sets only, as each imports torch and MONAI.
     """
     load = loader or default_loader()

@@ -13,14 +13,14 @@ from pathlib import Path
 
 from monai_rd.data import sources
 from monai_rd.data.dicom import SeriesRule
-from monai_rd.data.errors import DicomSeriesError, Policy, count_codes
+from monai_rd.data.errors import Policy, StudyError, count_codes
 from monai_rd.data.lists import DataList, write_datalist
 from monai_rd.data.problems import Problems
 from monai_rd.data.published import Published, recognise
 from monai_rd.data.reading import Found, Reading
 from monai_rd.data.splits import DEVELOPMENT, SPLITS, Classes, group, split_development, split_folds, split_once
 from monai_rd.data.studies import Item, Studies, file_id
-from monai_rd.files import content_hash
+from monai_rd.files import known_hash
 
 __all__ = ["DataList", "make_datalist", "make_folds", "read_datalist", "write_datalist"]
 
@@ -92,7 +92,7 @@ def read_datalist(
     data_list: str | os.PathLike[str] | None = None,
     policy: Mapping[str, str] | None = None,
     key: bytes | None = None,
-) -> tuple[DataList, list[DicomSeriesError]]:
+) -> tuple[DataList, list[StudyError]]:
     """Read a data list as it is, for an audit: `make_datalist` without its judgement of copies, leaks and classes.
 
     Args:
@@ -102,7 +102,7 @@ def read_datalist(
         key: see `make_datalist`.
 
     Returns:
-        The lists, and the DICOM series that the policy left out.
+        The lists, and why the policy left out what is not in them.
 
     Raises:
         FileNotFoundError: no such folder or file.
@@ -146,7 +146,7 @@ def labelled_studies(
         read.problems.add("no labelled item" + (" in the test split" if splits is not None else ""))
     read.problems.refuse()
     named = [
-        item if item["id"] else item | {"id": file_id(content_hash(Path(item["image"])), number)}
+        item if item["id"] else item | {"id": file_id(known_hash(Path(item["image"])), number)}
         for number, item in enumerate(items, start=1)
     ]
     return Studies(named, read.left_out)
@@ -199,7 +199,7 @@ class _Read:
         order: the class names.
         problems: why rows cannot be used.
         leaks: what is wrong with rows that can be used.
-        left_out: DICOM series that the policy left out.
+        left_out: why the policy left out what is not in the lists.
         published: the published data set that the source is, if it is one.
     """
 
@@ -207,7 +207,7 @@ class _Read:
     order: tuple[str, ...]
     problems: Problems
     leaks: Problems
-    left_out: list[DicomSeriesError]
+    left_out: list[StudyError]
     published: Published | None
 
     @cached_property

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import ClassVar
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "StudyError",
     "TiltedStackError",
     "TruncatedPixelsError",
+    "UnreadableFileError",
     "UnreadableImageError",
     "UnreadablePixelsError",
     "UnsupportedImageError",
@@ -35,6 +38,8 @@ __all__ = [
     "WrongOrientationError",
     "count_codes",
     "original_error",
+    "reading_files",
+    "words_of_the_system",
 ]
 
 
@@ -44,10 +49,18 @@ class StudyError(ValueError):
     Attributes:
         code: stable name of the reason, for programs, reports and policies.
         tolerable: what is read where the policy for the code is "warn"; "" where nothing can be.
+        series_uid: ``SeriesInstanceUID`` of the DICOM series it is true of, None where no single series is meant.
     """
 
     code: ClassVar[str] = "STUDY"
     tolerable: ClassVar[str] = ""
+    series_uid: str | None = None
+
+
+class UnreadableFileError(StudyError):
+    """The system does not give the file or folder: rights, a link that leads nowhere, a disk or network that fails."""
+
+    code = "UNREADABLE_FILE"
 
 
 class UnreadableImageError(StudyError):
@@ -270,3 +283,27 @@ def original_error(error: BaseException) -> BaseException:
     while isinstance(error, RuntimeError) and error.__cause__ is not None:
         error = error.__cause__
     return error
+
+
+@contextmanager
+def reading_files() -> Iterator[None]:
+    """Let what the system says of a file of a study be an `UnreadableFileError`: its own words would name the path.
+
+    Raises:
+        UnreadableFileError: in place of an `OSError` of the system. One of a library, such as Pillow's of a damaged
+            picture, goes on as it is.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise UnreadableFileError(
+            f"A file or folder cannot be read ({words_of_the_system(error)}). Check rights, where links lead, and disk "
+            "or network; or take it out of the data."
+        ) from None
+
+
+def words_of_the_system(error: OSError) -> str:
+    """Say what the system says of a file, such as "Permission denied", without the file."""
+    return os.strerror(error.errno) if error.errno is not None else type(error).__name__

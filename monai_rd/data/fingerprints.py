@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from monai_rd.data.errors import reading_files
+from monai_rd.data.walk import walk
 from monai_rd.files import sha256
 
 if TYPE_CHECKING:
@@ -184,12 +186,13 @@ def item_key(source: Source) -> str:
         source: a file, a folder, or a list of the files of one series; the order of the files makes no difference.
 
     Raises:
-        FileNotFoundError: nothing there.
+        UnreadableFileError: a file cannot be read.
     """
     found = files_of(source)
-    if isinstance(found, Path):
-        return sha256(found)
-    return hashlib.sha256("".join(sorted(sha256(one) for one in found)).encode()).hexdigest()
+    with reading_files():
+        if isinstance(found, Path):
+            return sha256(found)
+        return hashlib.sha256("".join(sorted(sha256(one) for one in found)).encode()).hexdigest()
 
 
 def files_of(source: Source) -> Path | list[Path]:
@@ -197,4 +200,4 @@ def files_of(source: Source) -> Path | list[Path]:
     if not isinstance(source, (str, Path)):
         return [Path(one) for one in source]
     path = Path(source)
-    return [one for one in path.rglob("*") if one.is_file()] if path.is_dir() else path
+    return walk(path, below=False).files if path.is_dir() else path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,14 +13,15 @@ from pathlib import Path
 import pandas as pd
 
 from monai_rd.data.dicom import SeriesInfo, SeriesRule, choose_series, index_dicom, is_dicom
-from monai_rd.data.errors import DicomSeriesError, NoDicomError, Policy, count_codes
+from monai_rd.data.errors import NoDicomError, Policy, StudyError, count_codes
 from monai_rd.data.problems import DataListError, Problems
 from monai_rd.data.pseudonyms import patient_pseudonym
-from monai_rd.data.studies import Item, item_of_file, item_of_image, items_of_series
-from monai_rd.files import IMAGE_SUFFIXES, NIFTI_SUFFIXES, sha256
+from monai_rd.data.studies import Item, item_of_file, item_of_image, items_of_series, reason_unread
+from monai_rd.data.walk import walk
+from monai_rd.files import READ_SUFFIXES, sha256
 from monai_rd.text import read_text
 
-__all__ = ["EXCEL_SUFFIXES", "Found", "Reading", "read_table", "visible_folders"]
+__all__ = ["EXCEL_SUFFIXES", "Found", "Reading", "read_table"]
 
 EXCEL_SUFFIXES = (".xlsx", ".xlsm")
 
@@ -63,11 +65,6 @@ class Found:
         return item["label"] if self.multi_label else (item["label"],) if item["label"] else ()
 
 
-def visible_folders(root: Path) -> list[Path]:
-    """Return the folders in a folder, sorted, but for hidden ones and what macOS leaves in archives."""
-    return [f for f in sorted(root.iterdir()) if f.is_dir() and not f.name.startswith(".") and f.name != "__MACOSX"]
-
-
 class Reading:
     """A data set's folder, indexed when a row asks for DICOM, and how its series are to be taken.
 
@@ -80,7 +77,7 @@ class Reading:
 
     def __init__(self, root: Path, policy: Policy, rule: SeriesRule | None, key: bytes) -> None:
         self.root, self.policy, self.rule, self.key = Path(os.path.abspath(root)), policy, rule, key
-        self.left_out: list[DicomSeriesError] = []
+        self.left_out: list[StudyError] = []
         self.offered: set[str] = set()  # UIDs that the rule chose among
         self.chosen: set[str] = set()
 
@@ -107,16 +104,25 @@ class Reading:
     def _by_folder(self) -> dict[Path, list[SeriesInfo]]:
         found: dict[Path, list[SeriesInfo]] = {}
         for one in self.series:
-            for folder in {parent for file in one.files for parent in file.parents}:
+            real = {Path(os.path.realpath(folder)) for folder in {file.parent for file in one.files}}
+            for folder in {each for own in real for each in (own, *own.parents)}:
                 found.setdefault(folder, []).append(one)
         return found
 
     @cached_property
+    def _by_file(self) -> dict[str, tuple[SeriesInfo, int]]:
+        """Series and place in it, by the real paths of files, as links lead to them too."""
+        return {os.path.realpath(file): (one, n) for one in self.series for n, file in enumerate(one.files)}
+
+    @cached_property
     def _by_hash(self) -> dict[str, Path]:
-        """Image and NIfTI files by the sha256 of their content: read whole, so only for lists that name them so."""
-        kinds = (*IMAGE_SUFFIXES, *NIFTI_SUFFIXES)
-        files = sorted(path for path in self.root.rglob("*") if path.name.lower().endswith(kinds) and path.is_file())
-        return {sha256(path): path for path in files}
+        """Image and volume files by the sha256 of their content: read whole, so only for lists that name them so."""
+        files = [path for path in walk(self.root).files if path.name.lower().endswith(READ_SUFFIXES)]
+        found: dict[str, Path] = {}
+        for path in files:
+            with suppress(OSError):  # a row that means it says that it is not there
+                found[sha256(path)] = path
+        return found
 
     def series_of_uid(self, uid: str, row: int, problems: Problems) -> list[Item]:
         """Return the items of a series."""
@@ -141,15 +147,15 @@ class Reading:
     def at_path(self, value: str, row: int, problems: Problems) -> list[Item]:
         """Return the items at a path: an image or volume file, a DICOM file, a folder of DICOM."""
         path = Path(os.path.abspath(self.root / value))
-        if not value or not path.exists():
+        if not value or not os.path.lexists(path):
             problems.add("the image does not exist below dataset_dir", row)
             return []
-        if not path.resolve().is_relative_to(self.root.resolve()):
+        if not path.is_relative_to(self.root):
             problems.add("the image lies outside dataset_dir", row)
             return []
-        if path.is_file():
-            return self._one_file(path, row, problems) if is_dicom(path) else [item_of_image(path)]
-        found = self._by_folder.get(path, [])
+        if not os.path.isdir(path):
+            return self._one_file(path, row, problems)
+        found = self._by_folder.get(Path(os.path.realpath(path)), [])
         if not found:
             problems.add("there is no DICOM image in this folder", row)
         if self.rule is not None and found:
@@ -185,12 +191,23 @@ class Reading:
         return []
 
     def _one_file(self, path: Path, row: int, problems: Problems) -> list[Item]:
-        """Return the item of one DICOM file: a picture, a multi-frame volume, or a single slice if the row says so."""
-        for one in self._by_folder.get(path.parent, []):
-            if path in one.files:
-                return [item_of_file(one, one.files.index(path))]
-        problems.add("the DICOM file holds no image", row)
-        return []
+        """Return the item of one file; of DICOM a picture, a multi-frame volume, or a slice if the row says so."""
+        if not is_dicom(path):
+            reason = reason_unread(path)
+            if reason is not None:
+                self._refuse(reason, row, problems)
+            return [item_of_image(path)] if reason is None else []
+        found = self._by_file.get(os.path.realpath(path))
+        if found is None:
+            problems.add("the DICOM file holds no image", row)
+        return [item_of_file(*found)] if found is not None else []
+
+    def _refuse(self, problem: StudyError, row: int, problems: Problems) -> None:
+        """Leave out what a row names, or note it, as the policy says."""
+        if self.policy[problem.code] == "skip":
+            self.left_out.append(problem)
+        else:
+            problems.add(f"{problem.code}: {problem}", row)
 
     def _readable(self, found: Iterable[SeriesInfo], row: int, problems: Problems) -> list[Item]:
         items = []
@@ -198,10 +215,8 @@ class Reading:
             problem = one.problem(self.policy)
             if problem is None:
                 items += items_of_series(one)
-            elif self.policy[problem.code] == "skip":
-                self.left_out.append(problem)
             else:
-                problems.add(f"{problem.code}: {problem}", row)
+                self._refuse(problem, row, problems)
         return items
 
 

@@ -13,6 +13,7 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import NamedTuple
 
+from monai_rd.data.errors import UnreadableFileError
 from monai_rd.data.fingerprints import Source, files_of, item_key
 from monai_rd.processes import own_cores
 
@@ -35,8 +36,10 @@ def item_keys(sources: Sequence[Source], memory: Path | None = None) -> list[str
         sources: see `item_key`.
         memory: its file; None remembers nothing. Not used on Windows, which has no change time.
 
+    Returns:
+        The keys, "" for an item of which a file cannot be read: loading it says why.
+
     Raises:
-        FileNotFoundError: nothing there.
         OSError: the memory cannot be written, or another process keeps it locked.
     """
     if memory is None or os.name != "posix":
@@ -86,17 +89,23 @@ def _hashed(sources: Sequence[Source]) -> Iterator[_Hashed]:
 def _hash(source: Source) -> _Hashed:
     stamp, newest = _stamp(source)
     began = time.time_ns()
-    key = item_key(source)  # of a file that changes meanwhile, the stamp has gone for good
+    try:
+        key = item_key(source)  # of a file that changes meanwhile, the stamp has gone for good
+    except UnreadableFileError:
+        return _Hashed("", stamp, lasting=False)
     return _Hashed(key, stamp, newest < began - _YOUNG)
 
 
 def _stamp(source: Source) -> tuple[bytes, int]:
-    """What changes when a file does, of all files of an item, and the newest of their times in ns."""
+    """What changes when a file does, of all files of an item, and the newest of their times in ns.
+
+    Of files that cannot be looked at it is what stands for no file.
+    """
     found = files_of(source)
     try:
         stats = [path.stat() for path in ([found] if isinstance(found, Path) else found)]
-    except FileNotFoundError:  # whose message would name the file
-        raise FileNotFoundError("a file named in the data list does not exist; check its path") from None
+    except OSError:
+        return b"", 0
     each = sorted((one.st_dev, one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns) for one in stats)
     text = f"{'file' if isinstance(found, Path) else 'files'} {each}"
     return hashlib.sha256(text.encode()).digest(), max((max(one[3:]) for one in each), default=0)

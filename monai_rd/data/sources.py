@@ -12,11 +12,13 @@ from typing import Any
 import pandas as pd
 
 from monai_rd.data.dicom.header import age_band
+from monai_rd.data.errors import UnreadableFileError
 from monai_rd.data.problems import DataListError, Problems
 from monai_rd.data.pseudonyms import patient_pseudonym
-from monai_rd.data.reading import Found, Reading, read_table, visible_folders
+from monai_rd.data.reading import Found, Reading, read_table
 from monai_rd.data.splits import DEVELOPMENT, SPLITS
 from monai_rd.data.studies import GROUPS, Item, find_studies
+from monai_rd.data.walk import folders_in, walk
 
 __all__ = ["from_folders", "from_json", "from_sheet"]
 
@@ -206,7 +208,7 @@ def from_folders(root: Path, reading: Reading, class_names: Sequence[str] | None
         DataListError: no two such folders, no test set among the folders of splits, or series that the policy calls
             errors.
     """
-    folders = visible_folders(root)
+    folders = _folders(root, reading)
     split_of = {folder: SPLIT_NAMES[folder.name.lower()] for folder in folders if folder.name.lower() in SPLIT_NAMES}
     if len(split_of) < 2:
         found = Found()
@@ -238,7 +240,7 @@ def _of_split_folders(split_of: Mapping[Path, str], reading: Reading, class_name
     found = Found(splits=splits, copies=copies)
     for folder, split in split_of.items():
         where = split if split != "training" or "validation" in given else DEVELOPMENT
-        for own in visible_folders(folder):
+        for own in _folders(folder, reading):
             for item in _of_class(own, reading, class_names):
                 file = not item["series"]
                 found.items.append(item | ({"patient": ""} if file else {}))
@@ -247,10 +249,24 @@ def _of_split_folders(split_of: Mapping[Path, str], reading: Reading, class_name
     return found
 
 
+def _folders(place: Path, reading: Reading) -> list[Path]:
+    """The folders in a folder; of what cannot be opened beside them, the policy decides: a class could be among it."""
+    closed = len(walk(place, below=False).closed)
+    if closed:
+        problem = UnreadableFileError(
+            f"{closed} of what lies beside the class folders cannot be opened, as a link that leads nowhere: a class "
+            "could be among it. Mend or remove it."
+        )
+        if reading.policy[problem.code] != "skip":
+            raise DataListError(f"{problem.code}: {problem}")
+        reading.left_out.append(problem)
+    return folders_in(place)
+
+
 def _of_class(folder: Path, reading: Reading, class_names: Sequence[str] | None) -> list[Item]:
     if class_names is not None and folder.name not in class_names:
         return []
     rule: Mapping[str, Any] | None = None if reading.rule is None else vars(reading.rule)
-    studies = find_studies(folder, False, reading.policy.actions, rule, reading.key, damaged=False)
+    studies = find_studies(folder, False, reading.policy.actions, rule, reading.key, labelled=True)
     reading.left_out += studies.problems
     return [item | {"label": folder.name} for item in studies.items]

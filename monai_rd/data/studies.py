@@ -4,19 +4,43 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from monai_rd.data.dicom import SeriesInfo, SeriesRule, choose_series, index_dicom
-from monai_rd.data.errors import DicomSeriesError, NoDicomError, Policy, count_codes
+from monai_rd.data.errors import (
+    NoDicomError,
+    Policy,
+    StudyError,
+    UnreadableFileError,
+    UnreadableImageError,
+    UnreadablePixelsError,
+    count_codes,
+    reading_files,
+)
 from monai_rd.data.problems import DataListError
-from monai_rd.files import IMAGE_SUFFIXES, NIFTI_SUFFIXES, content_hash
+from monai_rd.data.walk import walk
+from monai_rd.files import READ_SUFFIXES, known_hash, open_file, unread_kind
 
-__all__ = ["ABOUT", "GROUPS", "Studies", "file_id", "find_studies", "item_of_file", "item_of_image", "items_of_series"]
+__all__ = [
+    "ABOUT",
+    "GROUPS",
+    "Studies",
+    "file_id",
+    "find_studies",
+    "item_of_file",
+    "item_of_image",
+    "items_of_series",
+    "reason_unread",
+]
 
 logger = logging.getLogger(__name__)
+
+_RIGHTS = "Check rights, where links lead, and disk or network; or take it out of the data."
+_CONVERT = f"Unpack it or convert it to one of {', '.join(READ_SUFFIXES)}; or take it out of the data."
 
 Item = dict[str, Any]
 GROUPS = ("sex", "age", "scanner", "site")  # of patients, that a student may serve unequally
@@ -30,13 +54,14 @@ class Studies:
     An item is `{"image": path or list of paths, "id": ..., "series": ..., "study": ..., "patient": ...}`. `id` holds no
     patient data: it is the SeriesInstanceUID of a DICOM volume, the SOPInstanceUID of a picture, and `NUMBER-HASH` of
     any other file: its place in the sorted list of the folder's files, from 1, and the start of the sha256 of its
-    content. `series` and `study` are the SeriesInstanceUID and StudyInstanceUID of DICOM, else "". `patient` is what
-    must not be split: the pseudonym of the patient, or the hash of a file, which its copies share. What else is known
-    of an item stands there by the names of `ABOUT`, "" where it is not known.
+    content, or `NUMBER-closed` where it cannot be opened. `series` and `study` are the SeriesInstanceUID and
+    StudyInstanceUID of DICOM, else "". `patient` is what must not be split: the pseudonym of the patient, or the hash
+    of a file, which its copies share. What else is known of an item stands there by the names of `ABOUT`, "" where it
+    is not known.
     """
 
     items: list[Item]
-    problems: list[DicomSeriesError]
+    problems: list[StudyError]
 
 
 def item_of_image(path: Path) -> Item:
@@ -45,8 +70,24 @@ def item_of_image(path: Path) -> Item:
 
 
 def file_id(digest: str, number: int) -> str:
-    """Name a file by its place in a list and the hash of its content, see `Studies`."""
-    return f"{number}-{digest}"
+    """Name a file by its place in a list and the hash of its content, "" where it cannot be read; see `Studies`."""
+    return f"{number}-{digest or 'closed'}"
+
+
+def reason_unread(path: Path) -> StudyError | None:
+    """Say why a file that is no DICOM is not read, as far as its name and the system tell; None where nothing is known.
+
+    The message holds nothing of its name but a suffix.
+    """
+    kind = unread_kind(path)
+    if kind:
+        return UnreadableImageError(f"A {kind} file is not read. {_CONVERT}")
+    try:
+        with reading_files():
+            open_file(path).close()
+    except UnreadableFileError as error:
+        return error
+    return None
 
 
 def items_of_series(one: SeriesInfo) -> list[Item]:
@@ -74,9 +115,9 @@ def find_studies(
     policy: Mapping[str, str] | None = None,
     series_rule: Mapping[str, str] | None = None,
     key: bytes | None = None,
-    damaged: bool = True,
+    labelled: bool = False,
 ) -> Studies:
-    """Find every DICOM series, NIfTI volume and image in `folder` and below.
+    """Find every DICOM series, volume and image file in `folder` and below; see `walk` for what belongs to it.
 
     Args:
         folder: where to look; nested and mixed content is welcome. Or a DICOMDIR, whose series are taken.
@@ -84,11 +125,13 @@ def find_studies(
         policy: what follows from a series that cannot be read, see `Policy`.
         series_rule: which DICOM series to take, see `SeriesRule`; None takes all. The choice is logged.
         key: of the patients' pseudonyms, see `index_dicom`.
-        damaged: files that should be DICOM and cannot be parsed are items too, which loading refuses: so they are told.
+        labelled: what lies there shares a label. Files that cannot be opened, should be DICOM and cannot be parsed, or
+            are known to be images of a kind that is not read then are counted among the problems, so that nobody trains
+            on the rest without knowing. Else they are items, which loading refuses: so each has its row.
 
     Raises:
         FileNotFoundError: no such folder, or a file that is no DICOMDIR.
-        DataListError: nothing in it that could be read, or series that the policy calls errors, all of them listed.
+        DataListError: nothing in it that could be read, or what the policy calls errors, all of it listed.
     """
     root = Path(folder)
     if not root.is_dir() and root.name.upper() != "DICOMDIR":
@@ -98,21 +141,25 @@ def find_studies(
         series = index_dicom(root, key=key, damaged=unread)
     except NoDicomError:
         series = []
-    kinds = (*IMAGE_SUFFIXES, *NIFTI_SUFFIXES)
-    files = [path for path in root.rglob("*") if path.is_file() and path.name.lower().endswith(kinds)]
+    of_series = {file for one in series for file in one.files}
+    named = [path for path in walk(root).files if path.name.lower().endswith(READ_SUFFIXES) or unread_kind(path)]
+    files = sorted({*named, *unread} - of_series)
+    actions = Policy(policy)
+    problems: list[StudyError] = [problem for one in series if (problem := one.problem(actions)) is not None]
+    if labelled:
+        files, left = _readable(files, {*unread})
+        problems += left
     items: list[Item] = [
         item_of_image(path) | {"id": file_id(digest, number), "patient": digest}
-        for number, path in enumerate(sorted({*files, *(unread if damaged else ())}), start=1)
-        for digest in [content_hash(path)]
+        for number, path in enumerate(files, start=1)
+        for digest in [known_hash(path)]
     ]
-    actions = Policy(policy)
-    problems = [problem for one in series if (problem := one.problem(actions)) is not None]
     refused = [problem for problem in problems if actions[problem.code] == "error"]
     if refused:
         listed = "".join(f"\n  - {problem.code}: {problem}" for problem in refused)
         raise DataListError(
-            f"{len(refused)} DICOM series cannot be read ({count_codes(one.code for one in refused)}). Mend or remove "
-            'them, or let the policy leave them out, by code or all with {"default": "skip"}:' + listed
+            f"{_counted(refused)} cannot be read ({count_codes(one.code for one in refused)}). Mend or remove them, or "
+            'let the policy leave them out, by code or all with {"default": "skip"}:' + listed
         )
     rule = SeriesRule.of(series_rule)
     if rule is not None:
@@ -122,9 +169,43 @@ def find_studies(
         chosen = [one for one in series if one.problem(actions) is None]
     items += [item for one in chosen for item in items_of_series(one)]
     if problems:
-        logger.warning("%d DICOM series left out: %s", len(problems), count_codes(one.code for one in problems))
+        logger.warning("%s left out: %s", _counted(problems), count_codes(one.code for one in problems))
     if not items and empty_is_error:
-        found = f" {len(problems)} DICOM series cannot be read: {count_codes(one.code for one in problems)}. "
+        found = f" {_counted(problems)} cannot be read: {count_codes(one.code for one in problems)}. "
         found = found + f"The first: {problems[0]}" if problems else ""
-        raise DataListError(f"no DICOM series, NIfTI volume or image to read in '{root}'.{found}")
+        raise DataListError(f"no DICOM series, volume or image to read in '{root}'.{found}")
     return Studies(items, problems)
+
+
+def _counted(problems: Sequence[StudyError]) -> str:
+    """Say what the problems are about: "2 DICOM series and other files"."""
+    series = sum(one.series_uid is not None for one in problems)
+    kinds = [f"{series} DICOM series"] * bool(series) + ["other files"] * (series < len(problems))
+    return " and ".join(kinds)
+
+
+def _readable(files: Iterable[Path], unread: Container[Path]) -> tuple[list[Path], list[StudyError]]:
+    """Part the files that may be read from those that are not, and count these in an error for each code.
+
+    Args:
+        files: other than those of DICOM series.
+        unread: see `damaged` of `index_dicom`.
+    """
+    kept: list[Path] = []
+    kinds: Counter[str] = Counter()
+    closed = damaged = 0
+    for path in files:
+        reason = reason_unread(path)
+        closed += isinstance(reason, UnreadableFileError)
+        kinds[unread_kind(path)] += isinstance(reason, UnreadableImageError)
+        damaged += reason is None and path in unread
+        kept += [path] if reason is None and path not in unread else []
+    listed = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()) if count)
+    problems: list[StudyError] = []
+    if closed:
+        problems.append(UnreadableFileError(f"{closed} file(s) or folder(s) cannot be opened. {_RIGHTS}"))
+    if listed:
+        problems.append(UnreadableImageError(f"{listed}: images of kinds that are not read. {_CONVERT}"))
+    if damaged:
+        problems.append(UnreadablePixelsError(f"{damaged} file(s) should be DICOM and cannot be parsed. Export again."))
+    return kept, problems

@@ -121,7 +121,7 @@ class Teaching:
 
     Raises:
         ValueError: see `ReplayedViews`.
-        FileNotFoundError: likewise.
+        UnreadableFileError: likewise.
         TypeError: a transform that does not say what it is set to; a teacher without a fingerprint.
     """
 

@@ -14,6 +14,7 @@ from monai.data import Dataset
 from monai.transforms import Randomizable
 from torch import Tensor
 
+from monai_rd.data.errors import UnreadableFileError
 from monai_rd.data.remembered import item_keys
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class ReplayedViews(Dataset):
 
     Raises:
         ValueError: K below 1.
-        FileNotFoundError: an item's files are not there.
+        UnreadableFileError: an item's files cannot be read.
     """
 
     def __init__(self, dataset: Dataset, views: int, seed: int, new: bool = True) -> None:
@@ -61,6 +62,8 @@ class ReplayedViews(Dataset):
         self.dataset, self.views, self.seed, self.new = dataset, views, seed, new
         known: list[str] | None = getattr(dataset, "item_keys", None)
         self.keys = item_keys([item["image"] for item in dataset.data]) if known is None else known
+        if "" in self.keys:
+            raise UnreadableFileError(f"{self.keys.count('')} of the items have files that cannot be read any more.")
         self.store: FeatureStore | None = None
         self._random, self._seeded = _random_parts(dataset.transform)
         self._state = np.random.RandomState()

@@ -16,7 +16,7 @@ from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys
 from torch import Tensor
 
-from monai_rd.data.errors import DicomSeriesError, count_codes
+from monai_rd.data.errors import StudyError, count_codes
 from monai_rd.files import atomic_write, sha256
 from monai_rd.losses import class_probabilities
 from monai_rd.versions import versions
@@ -64,8 +64,8 @@ class Prediction:
     files: tuple[Path, ...] = field(default=(), repr=False)
 
     @classmethod
-    def of_problem(cls, problem: DicomSeriesError) -> Prediction:
-        """Return what stands for a DICOM series that is left out by its headers."""
+    def of_problem(cls, problem: StudyError) -> Prediction:
+        """Return what stands for what is left out before it is loaded, as a DICOM series by its headers."""
         uid = problem.series_uid or ""
         return cls(uid, uid, problem=problem.code, message=str(problem))
 
@@ -189,7 +189,7 @@ class ScoreWriter(ScoreCollector):
         class_names: Sequence[str],
         network: Student,
         model_path: str | os.PathLike[str],
-        problems: Sequence[DicomSeriesError] = (),
+        problems: Sequence[StudyError] = (),
         multi_label: bool = False,
     ) -> None:
         super().__init__(class_names, network, multi_label)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from monai_rd.bundle import bundle_root
+from monai_rd.data.walk import walk
 from monai_rd.files import atomic_write, sha256
 from monai_rd.versions import versions
 
@@ -195,7 +196,7 @@ def read_result(folder: Path) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
 def data_fingerprint(dataset_dir: str | os.PathLike[str]) -> str:
     """A hash that tells one data set from another.
 
-    Of every file below the folder its relative path and size, of sheets and lists (CSV, Excel, JSON, text) the content
+    Of every file that `walk` lists its relative path and size, of sheets and lists (CSV, Excel, JSON, text) the content
     too. Moving the folder changes nothing; other pixels in a file of the same size are not seen.
 
     Raises:
@@ -205,9 +206,12 @@ def data_fingerprint(dataset_dir: str | os.PathLike[str]) -> str:
     if not root.is_dir():
         raise FileNotFoundError(f"--dataset '{root}' is not a folder")
     digest = hashlib.sha256()
-    for path in sorted(path for path in root.rglob("*") if path.is_file()):
+    found = walk(root)
+    for path in found.files:
         content = _hash_of(path) if path.suffix.lower() in _LISTS else ""
-        digest.update(f"{path.relative_to(root).as_posix()}\0{path.stat().st_size}\0{content}\n".encode())
+        digest.update(os.fsencode(f"{path.relative_to(root).as_posix()}\0{path.stat().st_size}\0{content}\n"))
+    for path in found.closed:
+        digest.update(os.fsencode(f"{path.relative_to(root).as_posix()}\0closed\n"))
     return digest.hexdigest()
 
 

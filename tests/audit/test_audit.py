@@ -168,7 +168,7 @@ def test_files_that_cannot_be_read_do_not_stop_it(lists: Lists) -> None:
     said = {finding.message: places(finding) for finding in found(report, "UNREADABLE")}
     assert said == {
         "It cannot be read: UNREADABLE_IMAGE.": {("test", 2)},
-        "It cannot be read: NO_FILE.": {("training", 3)},
+        "It cannot be read: UNREADABLE_FILE.": {("training", 3)},
     }
     cleaned, removed = fix(lists.datalist(), report)
     assert (len(cleaned.test), len(cleaned.training), len(removed)) == (7, 7, 2)

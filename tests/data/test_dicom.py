@@ -429,12 +429,12 @@ def test_nothing_there(tmp_path: Path) -> None:
 
 def test_file_of_the_list_that_cannot_be_opened(tmp_path: Path) -> None:
     make_series(tmp_path)
-    refusal([*tmp_path.iterdir(), tmp_path / "gone"], dicom.UnreadablePixelsError, "UNREADABLE_PIXELS", None)
+    refusal([*tmp_path.iterdir(), tmp_path / "gone"], dicom.UnreadableFileError, "UNREADABLE_FILE", None)
 
 
 def test_codes_are_distinct() -> None:
     kinds = [getattr(dicom, name) for name in dicom.__all__ if name.endswith("Error")]
-    assert len({kind.code for kind in kinds}) == len(kinds) == 25
+    assert len({kind.code for kind in kinds}) == len(kinds) == 26
     assert issubclass(DicomSeriesError, ValueError)
 
 

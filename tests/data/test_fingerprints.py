@@ -16,6 +16,7 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import Compose, Lambdad, RandFlipd, RandRotated, Resized, ScaleIntensityRanged
 
+from monai_rd.data.errors import UnreadableFileError
 from monai_rd.data.fingerprints import fingerprint, item_key
 from monai_rd.transforms import CTAugmentation, HounsfieldWindowsd
 
@@ -135,5 +136,5 @@ def test_an_item_is_the_bytes_of_its_files_wherever_they_lie(tmp_path: Path) -> 
     assert item_key(moved) == both
     (moved / "x").write_bytes(b"twO")
     assert item_key(moved) != both
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(UnreadableFileError):
         item_key(tmp_path / "gone")

@@ -216,5 +216,5 @@ def test_a_folder_that_cannot_be_opened_is_said(
 
     monkeypatch.setattr(os, "scandir", scandir)  # the tests may run as root, whom nothing is closed to
     assert len(index_dicom(tmp_path)) == 1
-    assert "1 folder(s) cannot be opened" in caplog.text
+    assert "1 file(s) or folder(s) cannot be opened" in caplog.text
     assert str(tmp_path) not in caplog.text

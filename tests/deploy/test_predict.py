@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ from typer.testing import CliRunner, Result
 
 from monai_rd.__main__ import app
 from monai_rd.bundle import bundle_root
-from monai_rd.data import DataListError
+from monai_rd.data import DataListError, studies
 from monai_rd.deploy import Predictor
 from monai_rd.deploy.trained import TrainedBundle
 from monai_rd.handlers import ScoreCollector
@@ -101,6 +102,51 @@ def test_a_ward_of_good_and_bad(ward: tuple[Path, dict[str, str]], bundle_of: Bu
     }
     reports = {f"dicom/{uids[name]}_sr.dcm" for name in ("one", "two")}
     assert written == {"scores.csv", "scores.json", *reports}
+
+
+def test_what_cannot_be_opened_or_is_of_another_kind_has_its_row(
+    bundle_of: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And nobody else goes without a score, and no path is told: not even of what goes while others are read."""
+    root = tmp_path / "in"
+    uid, _ = make_series(root / "linked_from", shape=SHAPE)
+    (root / "linked_from").rename(tmp_path / "elsewhere")
+    (root / NAME).symlink_to(tmp_path / "elsewhere")
+    (root / f"{NAME}.png").symlink_to(tmp_path / "gone.png")
+    (root / f"{NAME}.nii.gz").symlink_to(root / f"{NAME}.nii.gz")
+    os.mkfifo(root / f"{NAME}.dcm")
+    for name in ("webp", "dcm.gz", "zip"):
+        (root / f"{NAME}.{name}").write_bytes(name.encode() * 20)
+    (root / f"._{NAME}.png").write_bytes(b"no image")
+    going = root / f"{NAME}.nii"
+    nib.save(nib.Nifti1Image(np.zeros((8, 8, 5), np.float32), np.eye(4)), going)
+    closed = root / f"closed_{NAME}"
+    closed.mkdir()
+    scandir, opened = os.scandir, studies.known_hash
+    refuse = PermissionError(13, "Permission denied", str(closed))
+    monkeypatch.setattr(os, "scandir", lambda path: _raise(refuse) if str(path) == str(closed) else scandir(path))
+
+    def hashed_and_gone(path: Path) -> str:
+        digest = opened(path)
+        if path == going:
+            going.unlink()
+        return digest
+
+    monkeypatch.setattr(studies, "known_hash", hashed_and_gone)
+    with caplog.at_level(logging.DEBUG):
+        done = say("rd_ct", "--from", root, "--to", tmp_path / "out", "--", "--bundle_root", bundle_of())
+    assert done.exit_code == 3, done.output
+    rows = rows_of(tmp_path / "out")
+    codes = [row["problem"] for row in rows if row["id"] != uid]
+    assert sorted(codes) == ["UNREADABLE_FILE"] * 5 + ["UNREADABLE_IMAGE"] * 3
+    assert [row["problem"] for row in rows if row["id"] == uid] == [""]
+    assert len({row["id"] for row in rows}) == len(rows)
+    told = done.output + caplog.text + (tmp_path / "out" / "scores.json").read_text()
+    assert NAME not in told
+
+
+def _raise(error: Exception) -> Any:
+    raise error
 
 
 def test_nothing_but_dicom_objects_names_anybody(

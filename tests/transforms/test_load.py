@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from monai_rd.data import DicomSeriesError, UnreadableImageError, phantom_cohort
+from monai_rd.data.errors import UnreadableFileError
 from monai_rd.data.phantoms.ct import PIXEL_MM, SLICE_MM, SLICES, draw_study
 from monai_rd.transforms import HounsfieldWindowsd, LoadDicomSeriesd, LoadImageOrSeriesd, SliceStackd
 
@@ -130,7 +131,7 @@ def write(name: str, folder: Path) -> Path:
         ("16.png", UnreadableImageError, "images must be 8-bit"),
         ("4d.nii", UnreadableImageError, "a 3D volume of one channel is needed"),
         ("notes.txt", UnreadableImageError, "is no image this project reads: DICOM, NIfTI"),
-        ("absent.png", FileNotFoundError, "does not exist"),
+        ("absent.png", UnreadableFileError, "No such file or directory"),
     ],
 )
 def test_what_cannot_be_read_is_said_without_the_files_name(

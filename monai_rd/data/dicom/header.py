@@ -36,10 +36,13 @@ from monai_rd.data.errors import (
     DicomSeriesError,
     LocalizerError,
     TruncatedPixelsError,
+    UnreadableFileError,
     UnreadablePixelsError,
     UnsupportedImageError,
+    reading_files,
 )
 from monai_rd.data.pseudonyms import patient_pseudonym, study_pseudonym
+from monai_rd.files import open_file
 
 __all__ = [
     "Header",
@@ -200,7 +203,7 @@ def is_dicom(path: str | os.PathLike[str]) -> bool:
         readable file.
     """
     try:
-        with _AnonymousReader(io.FileIO(os.fspath(path), "rb")) as stream:
+        with _AnonymousReader(open_file(path)) as stream:
             return _starts_as_dicom(stream)
     except OSError:
         return False
@@ -241,11 +244,12 @@ def read_file(path: str | os.PathLike[str], *, pixels: bool) -> Dataset | None:
         The data set, None where the file is not DICOM.
 
     Raises:
-        UnreadablePixelsError: the file cannot be opened, or is DICOM but cannot be parsed. To skip it silently could
-            lose the last slice of a stack, which no check of the spacing can see.
+        UnreadableFileError: the file cannot be opened or read.
+        UnreadablePixelsError: the file is DICOM but cannot be parsed. To skip either silently could lose the last slice
+            of a stack, which no check of the spacing can see.
     """
     try:
-        with _AnonymousReader(io.FileIO(os.fspath(path), "rb")) as stream:
+        with reading_files(), _AnonymousReader(open_file(path)) as stream:
             if not _starts_as_dicom(stream):
                 return None
             tags = _HEADER_TAGS | _PIXEL_TAGS if pixels else _HEADER_TAGS
@@ -262,10 +266,11 @@ def read_file(path: str | os.PathLike[str], *, pixels: bool) -> Dataset | None:
                 if "SeriesInstanceUID" not in dataset and "PixelData" not in dataset:
                     stream.seek(0)
                     dataset = read_partial(stream, _stop_at(stop), force=True, specific_tags=wanted)
+    except UnreadableFileError:
+        raise
     except Exception as error:  # a damaged file can fail in the parser in any way; the message may quote the file
         raise UnreadablePixelsError(
-            f"A file cannot be opened or parsed ({type(error).__name__}). Check its permissions, or export the series "
-            "again."
+            f"A file cannot be parsed ({type(error).__name__}). Export the series again."
         ) from None
     meta = getattr(dataset, "file_meta", None) or FileMetaDataset()
     if not uid(meta, "TransferSyntaxUID"):  # a file without meta header: the parser has seen its encoding

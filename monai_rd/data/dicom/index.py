@@ -26,14 +26,16 @@ from monai_rd.data.errors import (
     MissingFilesError,
     NoDicomError,
     Policy,
+    UnreadableFileError,
     UnreadablePixelsError,
 )
+from monai_rd.data.walk import Walk, walk
+from monai_rd.files import DICOM_SUFFIXES
 
 __all__ = ["SeriesInfo", "SeriesRule", "choose_series", "index_dicom"]
 
 logger = logging.getLogger(__name__)
 
-_SUFFIXES = (".dcm", ".dicom", ".ima")  # a file named so and not DICOM is damaged, not something else
 # Patient keys group within one run only unless the caller brings a project's key.
 _RUN_KEY = secrets.token_bytes(32)
 # Files that one process reads at a time; up to a few of these, other processes are not worth their start.
@@ -128,8 +130,8 @@ def index_dicom(
         key: of the patient keys, as `project_key` gives it; None makes keys that hold for this process only.
         workers: processes; None takes one a core for more than 5,000 files.
         progress: whether to show a progress bar.
-        damaged: takes the files that belong to no series because they cannot be parsed: DICOM by its first bytes, or
-            by its suffix alone.
+        damaged: takes what belongs to no series because it cannot be read: files that are DICOM by their first bytes,
+            or by their suffix alone, and cannot be parsed; files and folders that cannot be opened.
 
     Returns:
         One entry for each series, sorted by series UID. A series that cannot be read has its `problems` set; it does
@@ -143,18 +145,15 @@ def index_dicom(
         named = _named_by_dicomdir(root)
         if named is None:
             raise NoDicomError("The file given is no DICOMDIR. Give a folder or a DICOMDIR.")
-        paths = sorted({path for found in named.values() for path in found if path.is_file()})
+        paths, closed = Walk(sorted({path for found in named.values() for path in found if path.is_file()}), [])
     elif root.is_dir():
-        closed: list[OSError] = []
-        paths = sorted(Path(where, name) for where, _, names in os.walk(root, onerror=closed.append) for name in names)
-        if closed:
-            logger.warning("index_dicom: %d folder(s) cannot be opened; check their permissions", len(closed))
+        paths, closed = walk(root)
         directories = [_named_by_dicomdir(path) or {} for path in paths if path.name.upper() == "DICOMDIR"]
         named = {uid: found for directory in directories for uid, found in directory.items()}
     else:
         raise NoDicomError("The folder given does not exist. Give the folder that holds the DICOM files.")
     found: dict[str, list[tuple[Path, Header]]] = {}
-    unread: list[Path] = []
+    unread = list(closed)
     other = 0
     for path, header in zip(paths, _headers(paths, key or _RUN_KEY, workers, progress), strict=True):
         if header is None:
@@ -166,6 +165,8 @@ def index_dicom(
     if other or unread:
         level = logging.WARNING if unread else logging.INFO
         logger.log(level, "index_dicom: %d file(s) not DICOM images, %d unreadable file(s) skipped", other, len(unread))
+    if closed:
+        logger.warning("index_dicom: of these, %d file(s) or folder(s) cannot be opened; check rights", len(closed))
     if damaged is not None:
         damaged += unread
     lost = {uid: sum(not path.is_file() for path in files) for uid, files in named.items()} if named else {}
@@ -173,7 +174,8 @@ def index_dicom(
     series += [_absent(uid, count) for uid, count in lost.items() if count]
     if not series:
         raise NoDicomError(
-            f"There is no DICOM image ({other + len(unread)} other file(s)). Give the folder of the exported series."
+            f"There is no DICOM image ({other} other file(s), {len(unread)} that cannot be read). Give the folder of "
+            "the exported series."
         )
     return sorted(series, key=lambda one: one.series_uid)
 
@@ -202,11 +204,11 @@ def _scan(paths: Sequence[str], key: bytes) -> _Scanned:
     for path in paths:
         try:
             dataset = read_file(path, pixels=False)
-        except UnreadablePixelsError:
+        except (UnreadableFileError, UnreadablePixelsError):
             found.append("")
             continue
         if dataset is None:
-            found.append("" if path.lower().endswith(_SUFFIXES) else None)
+            found.append("" if path.lower().endswith(DICOM_SUFFIXES) else None)
         else:
             found.append(describe(dataset, key) if is_image(dataset) else None)
     return found, take_found()

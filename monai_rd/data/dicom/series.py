@@ -26,7 +26,8 @@ from monai_rd.data.dicom.geometry import Frame, arrange, lps_affine
 from monai_rd.data.dicom.header import Header, Region, describe, is_image, read_file, regions, sop_class
 from monai_rd.data.dicom.quiet import quiet_headers
 from monai_rd.data.dicom.values import numbers
-from monai_rd.data.errors import NoDicomError, NoHounsfieldError, Policy, UnsupportedImageError
+from monai_rd.data.errors import NoDicomError, NoHounsfieldError, Policy, UnreadableFileError, UnsupportedImageError
+from monai_rd.data.walk import walk
 
 __all__ = ["SeriesVolume", "load_series"]
 
@@ -96,6 +97,7 @@ def load_series(
 
     Raises:
         DicomSeriesError: one of its subclasses, each with a stable code, the series' UID and the remedy.
+        UnreadableFileError: a file that cannot be opened.
     """
     datasets = _read_source(source)
     headers = [describe(dataset, _NO_KEY) for dataset in datasets]
@@ -199,9 +201,13 @@ def _read_source(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str
     """Parse the image files that a caller of `load_series` means."""
     if isinstance(source, str | os.PathLike):
         path = Path(source)
-        if path.is_dir():
-            with os.scandir(path) as entries:
-                files = sorted(entry.path for entry in entries if entry.is_file())
+        if os.path.isdir(path):
+            files, closed = walk(path, below=False)
+            if closed:
+                raise UnreadableFileError(
+                    f"{len(closed)} of what lies in the folder, or the folder itself, cannot be opened. Check rights, "
+                    "and where links lead: a slice could be among it."
+                )
             read = [read_file(file, pixels=True) for file in files]
             datasets = [dataset for dataset in read if dataset is not None and is_image(dataset)]
             if not datasets:
@@ -213,7 +219,7 @@ def _read_source(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str
             if skipped:
                 logger.info("load_series: %d file(s) that are no DICOM images were skipped", skipped)
             return datasets
-        if not path.exists():
+        if not os.path.lexists(path):
             raise NoDicomError("The file or folder given does not exist.")
         paths: list[str | os.PathLike[str]] = [path]
     else:

@@ -11,7 +11,7 @@ from pathlib import Path
 from monai_rd.data.published.folders import BTC, BUSI, CHEST_XRAY, COVID_CT
 from monai_rd.data.published.layout import Published
 from monai_rd.data.published.tables import CHEST_XRAY_14, HAM10000, HAM10000_AND_TEST, ISIC2018
-from monai_rd.data.reading import visible_folders
+from monai_rd.data.walk import folders_in
 
 __all__ = ["PUBLISHED", "Published", "recognise"]
 
@@ -28,7 +28,7 @@ def recognise(root: Path, below: bool) -> tuple[Published | None, Path]:
     Returns:
         the data set and the folder that it lies in, or None and `root`.
     """
-    inside = visible_folders(root)
+    inside = folders_in(root)
     places = [root, *inside] if below and len(inside) == 1 else [root]
     for place in places:
         for one in PUBLISHED:

@@ -14,10 +14,11 @@ from PIL import Image
 from monai_rd.data.alike import Fingerprint, copy_groups, digest_of, fingerprint
 from monai_rd.data.problems import Problems
 from monai_rd.data.published.layout import ALL, Published, images_in
-from monai_rd.data.reading import Found, Reading, visible_folders
+from monai_rd.data.reading import Found, Reading
 from monai_rd.data.splits import DEVELOPMENT
 from monai_rd.data.studies import item_of_image
-from monai_rd.files import content_hash
+from monai_rd.data.walk import folders_in
+from monai_rd.files import known_hash
 
 __all__ = ["BTC", "BUSI", "CHEST_XRAY", "COVID_CT"]
 
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 def _has_classes(folder: Path, names: tuple[str, ...]) -> bool:
-    return folder.is_dir() and {own.name for own in visible_folders(folder)} == set(names)
+    return folder.is_dir() and {own.name for own in folders_in(folder)} == set(names)
 
 
 def _split_folders(
@@ -48,10 +49,17 @@ def _split_folders(
 
 
 def _copies(files: list[Path]) -> list[str]:
-    """Content hashes, the same for equal files; "" for a file that no other has the size of, which is not read."""
-    sizes = [file.stat().st_size for file in files]
+    """Content hashes, the same for equal files; "" for what is not read: no other has its size, or it cannot be."""
+    sizes = [_size(file) for file in files]
     count = Counter(sizes)
-    return [content_hash(file) if count[size] > 1 else "" for file, size in zip(files, sizes, strict=True)]
+    return [known_hash(file) if count[size] > 1 else "" for file, size in zip(files, sizes, strict=True)]
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:  # loading it says why
+        return -1
 
 
 # ------------------------------------------------------------------------------------------------------ COVID-CT

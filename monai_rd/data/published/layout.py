@@ -12,6 +12,7 @@ from monai_rd.data.lists import DataList
 from monai_rd.data.problems import Problems
 from monai_rd.data.reading import Found, Reading
 from monai_rd.data.splits import DEVELOPMENT, SPLITS
+from monai_rd.data.walk import walk
 from monai_rd.files import IMAGE_SUFFIXES
 
 __all__ = ["ALL", "Published", "images_in"]
@@ -84,7 +85,9 @@ class Published:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """Return the image files in a folder, sorted; none where there is no such folder."""
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    """Return the image files in a folder, sorted; none where there is no such folder.
+
+    Those that cannot be opened are among them: loading them says why.
+    """
+    found = walk(folder, below=False)
+    return sorted(path for path in (*found.files, *found.closed) if path.suffix.lower() in IMAGE_SUFFIXES)

@@ -8,9 +8,10 @@ from pathlib import Path
 from monai_rd.data.problems import DataListError, Problems
 from monai_rd.data.pseudonyms import patient_pseudonym
 from monai_rd.data.published.layout import ALL, Published, images_in
-from monai_rd.data.reading import Found, Reading, read_table, visible_folders
+from monai_rd.data.reading import Found, Reading, read_table
 from monai_rd.data.splits import DEVELOPMENT
 from monai_rd.data.studies import item_of_image
+from monai_rd.data.walk import folders_in
 
 __all__ = ["CHEST_XRAY_14", "HAM10000", "HAM10000_AND_TEST", "ISIC2018"]
 
@@ -146,7 +147,7 @@ ISIC2018 = Published(
 
 
 def _ham_images(place: Path) -> list[Path]:
-    return [folder for folder in visible_folders(place) if folder.name.lower().startswith("ham10000_images")]
+    return [folder for folder in folders_in(place) if folder.name.lower().startswith("ham10000_images")]
 
 
 def _ham_test_table(place: Path) -> Path | None:
@@ -233,7 +234,7 @@ def _read_nih(place: Path, reading: Reading, problems: Problems) -> Found:
         image: {"label": label, "patient": key_of[number]}
         for image, label, number in zip(table["Image Index"], labels, table["Patient ID"], strict=True)
     }
-    folders = [f for f in visible_folders(place) if f.name.startswith("images")]
+    folders = [f for f in folders_in(place) if f.name.startswith("images")]
     files = {file.name: file for folder in folders for file in images_in(folder) + images_in(folder / "images")}
     listed: set[str] = set()
     for listing, split in ((place / "train_val_list.txt", DEVELOPMENT), (place / "test_list.txt", "test")):
