@@ -6,6 +6,7 @@ import errno
 import hashlib
 import io
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -19,9 +20,12 @@ __all__ = [
     "ITK_SUFFIXES",
     "NIFTI_SUFFIXES",
     "READ_SUFFIXES",
+    "VOLUME_SUFFIXES",
+    "anonymous",
     "atomic_path",
     "atomic_write",
     "content_hash",
+    "data_file",
     "existing_file",
     "free_space",
     "known_hash",
@@ -36,7 +40,8 @@ DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")  # a file named so and not DICOM is 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 ITK_SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")  # the pixels of .mhd and .nhdr are in files that these name
-READ_SUFFIXES = (*IMAGE_SUFFIXES, *NIFTI_SUFFIXES, *ITK_SUFFIXES)
+VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, *ITK_SUFFIXES)
+READ_SUFFIXES = (*IMAGE_SUFFIXES, *VOLUME_SUFFIXES)
 # Known to hold images, and not read. Of formats in two files it is the one with the pixels.
 _UNREAD_SUFFIXES = (
     *(".webp", ".gif", ".heic", ".heif", ".avif", ".jp2", ".j2k", ".j2c", ".jpx", ".jpf", ".jls", ".jxl", ".jfif"),
@@ -46,6 +51,8 @@ _UNREAD_SUFFIXES = (
     *(".avi", ".mp4", ".m4v", ".mov", ".mkv", ".mpg", ".mpeg", ".wmv", ".webm"),
     *(".zip", ".tar", ".tgz", ".7z", ".rar"),
 )
+_HEADER_BYTES = 1 << 16  # in which the text of a MetaImage or NRRD header ends
+_NAMED_DATA = re.compile(rb"^[ \t]*(?:ElementDataFile[ \t]*[=:]|data ?file:)[ \t]*(\S.*?)\s*$", re.MULTILINE)
 # What compression, and a copy or download that did not end, put after a name.
 _AFTER = (".gz", ".bz2", ".xz", ".zst", ".lzma", ".part", ".partial", ".crdownload", ".filepart", ".download", ".tmp")
 
@@ -136,12 +143,39 @@ def size_in_words(size: float) -> str:
     return f"{size / unit:.1f} {name}"
 
 
+def data_file(header: Path) -> Path | None:
+    """The file that holds the voxels of a MetaImage or NRRD header; None where they follow the header itself.
+
+    Such a pair (.mhd and .raw, .nhdr and .raw.gz) is one image: all that tells images by their content takes both.
+
+    Raises:
+        ValueError: the header names another place than one file beside it.
+    """
+    if not header.name.lower().endswith(ITK_SUFFIXES):
+        return None
+    with open_file(header) as file:
+        text = re.split(rb"\r?\n\r?\n", file.read(_HEADER_BYTES), maxsplit=1)[0]
+    named = _NAMED_DATA.search(text)
+    if named is None or named[1].upper() == b"LOCAL":
+        return None
+    name = named[1].decode("utf-8", "surrogateescape")
+    if re.search(r"[/\\\x00]", name) or not (header.parent / name).is_file():
+        raise ValueError("the header names no file beside it for its voxels")
+    return header.parent / name
+
+
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file's content, 64 hex digits."""
+    """The SHA-256 of a file's content, 64 hex digits; of a header whose voxels lie in a file beside it, of both."""
+    try:
+        beside = data_file(path)
+    except ValueError:  # which is refused when it is read
+        beside = None
     digest = hashlib.sha256()
-    with open_file(path) as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    for part in (path, beside):
+        if part is not None:
+            with open_file(part) as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
     return digest.hexdigest()
 
 
@@ -156,3 +190,11 @@ def known_hash(path: Path) -> str:
         return content_hash(path)
     except OSError:
         return ""
+
+
+def anonymous(path: Path) -> str:
+    """Name an image file without its path or name, which may hold a patient's."""
+    ends = sorted(READ_SUFFIXES, key=len, reverse=True)
+    kind = next((end for end in ends if path.name.lower().endswith(end)), "data")
+    digest = known_hash(path)
+    return f"a {kind} file" + (f" (sha256 {digest}...)" if digest else "")

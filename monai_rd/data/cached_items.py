@@ -31,7 +31,7 @@ __all__ = ["fill", "first_random", "joined", "moved", "name_of", "prepared", "re
 logger = logging.getLogger(__name__)
 
 _META = ("intensity", "modality")
-_READERS = ("imagecodecs", "monai", "nibabel", "numpy", "pillow", "pydicom", "torch")
+_READERS = ("imagecodecs", "monai", "nibabel", "numpy", "pillow", "pydicom", "simpleitk", "torch")
 _FORMAT = 1
 _THREADS = 4  # more wait for each other
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import ClassVar
 
 __all__ = [
+    "BadGeometryError",
     "DicomSeriesError",
     "DuplicateSlicesError",
     "EmptyImageError",
@@ -21,10 +22,12 @@ __all__ = [
     "MixedShapeError",
     "NoDicomError",
     "NoHounsfieldError",
+    "NotFiniteError",
     "OutOfScopeError",
     "Policy",
     "StudyError",
     "TiltedStackError",
+    "TooLargeError",
     "TruncatedPixelsError",
     "UnreadableFileError",
     "UnreadableImageError",
@@ -64,9 +67,27 @@ class UnreadableFileError(StudyError):
 
 
 class UnreadableImageError(StudyError):
-    """A NIfTI or image file that is damaged, or holds something else than a volume or an 8-bit image."""
+    """An image or volume file that is damaged, or holds something else than a volume or an 8-bit image."""
 
     code = "UNREADABLE_IMAGE"
+
+
+class TooLargeError(StudyError):
+    """An image that would take more memory than there is, or than an image of a patient needs."""
+
+    code = "TOO_LARGE"
+
+
+class NotFiniteError(StudyError):
+    """Among the values are some that are no numbers (NaN), or infinite."""
+
+    code = "NOT_FINITE"
+
+
+class BadGeometryError(StudyError):
+    """Where the voxels lie cannot be told from the header: zeros, no numbers, axes that fall together."""
+
+    code = "BAD_GEOMETRY"
 
 
 class WrongIntensityError(StudyError):

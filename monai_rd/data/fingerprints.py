@@ -25,7 +25,7 @@ import torch
 
 from monai_rd.data.errors import reading_files
 from monai_rd.data.walk import walk
-from monai_rd.files import sha256
+from monai_rd.files import data_file, sha256
 
 if TYPE_CHECKING:
     from monai.data import Dataset
@@ -196,8 +196,13 @@ def item_key(source: Source) -> str:
 
 
 def files_of(source: Source) -> Path | list[Path]:
-    """The file that an item is, or the files that it is made of."""
+    """The file that an item is, or the files that it is made of: with a header, the file of its voxels."""
     if not isinstance(source, (str, Path)):
         return [Path(one) for one in source]
     path = Path(source)
-    return walk(path, below=False).files if path.is_dir() else path
+    if path.is_dir():
+        return walk(path, below=False).files
+    with suppress(ValueError):  # no such file, which is refused when the image is read
+        beside = data_file(path)
+        return path if beside is None else [path, beside]
+    return path

@@ -130,7 +130,7 @@ def write(name: str, folder: Path) -> Path:
         ("junk.nii.gz", UnreadableImageError, "a .nii.gz file .* is damaged"),
         ("16.png", UnreadableImageError, "images must be 8-bit"),
         ("4d.nii", UnreadableImageError, "a 3D volume of one channel is needed"),
-        ("notes.txt", UnreadableImageError, "is no image this project reads: DICOM, NIfTI"),
+        ("notes.txt", UnreadableImageError, "is no image this project reads: DICOM, a volume"),
         ("absent.png", UnreadableFileError, "No such file or directory"),
     ],
 )

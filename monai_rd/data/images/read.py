@@ -1,0 +1,76 @@
+"""The one entry: an image file in, values and where they lie out, or an error that says what is wrong with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monai_rd.data.errors import StudyError, TooLargeError, UnreadableFileError, UnreadableImageError, reading_files
+from monai_rd.data.images.kinds import NIFTI, PICTURES, kind_of
+from monai_rd.files import anonymous
+
+__all__ = ["Image", "read_image"]
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """An image that was read.
+
+    Attributes:
+        values: float32, all finite: a volume `[1, X, Y, Z]`, a picture `[1, X, Y]` or `[3, X, Y]`.
+        affine: `[4, 4]` from voxels to mm, RAS+; of a picture, which lies nowhere, the identity.
+        intensity: "display" (a picture: 0 to 255, as shown on a screen) or "unstated" (a volume, whose file does not
+            say what its values are).
+    """
+
+    values: NDArray[np.float32]
+    affine: NDArray[np.float64]
+    intensity: str
+
+
+def read_image(path: Path) -> Image:
+    """Read a NIfTI, MetaImage or NRRD volume or a PNG, JPEG, BMP or TIFF picture, by its content.
+
+    Args:
+        path: of the file; its suffix must agree with its content, see `kind_of`.
+
+    Raises:
+        UnreadableFileError: the system does not give it.
+        UnreadableImageError: a file that is damaged, of another kind, or none of an image that is read.
+        TooLargeError: see `border`.
+        NotFiniteError: see `border`.
+        BadGeometryError: see `border`.
+    """
+    try:
+        with reading_files():
+            return _read(path)
+    except UnreadableFileError:
+        raise
+    except StudyError as error:
+        raise type(error)(f"{anonymous(path)} {error}") from None
+    except MemoryError:
+        raise TooLargeError(f"{anonymous(path)} needs more memory than is left; crop or resample it") from None
+    except Exception:  # a damaged file can fail in its reader in any way; the message may name the file
+        raise UnreadableImageError(
+            f"{anonymous(path)} is damaged or cut off; fetch it again, or take it out of the data"
+        ) from None
+
+
+def _read(path: Path) -> Image:
+    kind = kind_of(path)
+    if kind in PICTURES:
+        from monai_rd.data.images.pictures import picture_values
+
+        return Image(picture_values(path, kind), np.eye(4), "display")
+    if kind == NIFTI:
+        from monai_rd.data.images.nifti import read_nifti
+
+        values, affine = read_nifti(path)
+    else:
+        from monai_rd.data.images.volumes import read_volume
+
+        values, affine = read_volume(path, kind)
+    return Image(values[None], affine, "unstated")
