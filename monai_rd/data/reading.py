@@ -228,7 +228,7 @@ def read_table(path: Path) -> pd.DataFrame:
     """
     try:
         if path.suffix.lower() in EXCEL_SUFFIXES:
-            return pd.read_excel(path, dtype=str, keep_default_na=False).fillna("")
+            return pd.read_excel(path, engine="openpyxl", dtype=str, keep_default_na=False).fillna("")
         text = read_text(path)
         first = text.split("\n", 1)[0]
         separator = max(",;\t", key=first.count)

@@ -65,7 +65,7 @@ class Predictor:
             ValueError: a study that the policy calls an error.
         """
         try:
-            studies: Studies = self._config({"dataset_dir": str(folder)}).get_parsed_content("studies")
+            studies: Studies = self._config({"dataset_dir": os.path.abspath(folder)}).get_parsed_content("studies")
         except RuntimeError as error:  # MONAI wraps what goes wrong in a config
             raise original_error(error) from None
         refused = [replace(Prediction.of_problem(one), model=self.trained.model["sha256"]) for one in studies.problems]

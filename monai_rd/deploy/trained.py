@@ -149,7 +149,7 @@ class TrainedBundle:
 
     def inference_json(self) -> dict[str, Any]:
         """inference.json that needs no `settings.json` beside a model: what it told stands in the config itself."""
-        return {**self._inference, "trained": self.trained}
+        return {**self._inference, "trained": _literal(self.trained)}
 
     @cached_property
     def _training(self) -> Any:
@@ -211,6 +211,15 @@ class TrainedBundle:
             raise ValueError(f"no image of the {split} split of the data can be read: {count_codes(unread)}")
         if unread:
             print(f"{split} images left out because they cannot be read: {count_codes(unread)}")
+
+
+def _literal(value: Any) -> str:
+    """Write data into a config as an expression that is nothing but data.
+
+    MONAI runs every string of a config that begins with $, and looks up those that begin with @ or %: a class, or a
+    body part of a header, may be called so.
+    """
+    return "$" + repr(value).replace("@", r"\x40")  # looked for inside of expressions too
 
 
 def _parsed(config: Any, name: str) -> Any:

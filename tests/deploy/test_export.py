@@ -187,6 +187,25 @@ def test_torchscript_tells_deploy_of_the_trained_student(exported: Path) -> None
         assert "model/extra/metadata.json" in file.namelist()
 
 
+def test_no_word_of_the_data_is_run_by_who_opens_an_export(tmp_path: Path) -> None:
+    """Classes are called as folders, and body parts as headers say; MONAI runs what begins with $."""
+    mark = tmp_path / "ran"
+    evil = [
+        f"$__import__('pathlib').Path({str(mark)!r}).touch()",
+        "@policy",
+        "%settings.json",
+        "a@student",
+        "it's \\x40",
+    ]
+    scope = {"modality": ["CT"], "body_part": evil, "orientation": ["axial"]}
+    trained = TrainedBundle(bundle_of(tmp_path, class_names=evil, scope=scope))
+    exported = json.loads(json.dumps(trained.inference_json()))
+    config = ConfigParser({**exported, "bundle_root": "/nowhere"})
+    assert config.get_parsed_content("class_names") == evil
+    assert config.get_parsed_content("trained")["scope"] == scope
+    assert not mark.exists()
+
+
 @pytest.mark.parametrize("form", WITHOUT_GPU)
 def test_no_file_names_this_machine(form: str, exported: Path, bundle: Path, cohort: str) -> None:
     path = exported / FORMATS[form].file

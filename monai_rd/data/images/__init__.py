@@ -4,7 +4,6 @@ Nothing here asks a library which of its readers may fit: nibabel gets NIfTI, Pi
 MetaImage or NRRD, each the opened file or its one reader by name. A file of anything else is refused unread.
 """
 
-from monai_rd.data.images.pictures import shown_picture
-from monai_rd.data.images.read import Image, read_image
+from monai_rd.data.images.read import Image, read_image, read_picture
 
-__all__ = ["Image", "read_image", "shown_picture"]
+__all__ = ["Image", "read_image", "read_picture"]

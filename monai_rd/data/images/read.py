@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +15,10 @@ from monai_rd.data.errors import StudyError, TooLargeError, UnreadableFileError,
 from monai_rd.data.images.kinds import NIFTI, PICTURES, kind_of
 from monai_rd.files import anonymous
 
-__all__ = ["Image", "read_image"]
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+__all__ = ["Image", "read_image", "read_picture"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,9 +50,33 @@ def read_image(path: Path) -> Image:
         NotFiniteError: see `border`.
         BadGeometryError: see `border`.
     """
+    with _named(path):
+        return _read(path)
+
+
+def read_picture(path: Path) -> Picture:
+    """Read a PNG, JPEG, BMP or TIFF picture for what looks at pictures: Pillow's image, see `shown_picture`.
+
+    Raises:
+        UnreadableFileError: the system does not give it.
+        UnreadableImageError: see `read_image`; or it is no picture.
+        TooLargeError: see `border`.
+    """
+    from monai_rd.data.images.pictures import shown_picture
+
+    with _named(path):
+        kind = kind_of(path)
+        if kind not in PICTURES:
+            raise UnreadableImageError(f"is {kind}: a picture is needed")
+        return shown_picture(path, kind)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Let every error be one of a study, and say which file it is about without its name."""
     try:
         with reading_files():
-            return _read(path)
+            yield
     except UnreadableFileError:
         raise
     except StudyError as error:

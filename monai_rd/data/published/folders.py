@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from monai_rd.data.alike import Fingerprint, copy_groups, digest_of, fingerprint
+from monai_rd.data.errors import StudyError
+from monai_rd.data.images import read_picture
 from monai_rd.data.problems import Problems
 from monai_rd.data.published.layout import ALL, Published, images_in
 from monai_rd.data.reading import Found, Reading
@@ -147,9 +148,8 @@ def _read_busi(place: Path, reading: Reading, problems: Problems) -> Found:
         unreadable = 0
         for file in (file for file in images_in(place / name) if "_mask" not in file.stem):
             try:
-                with Image.open(file) as image:
-                    grey = np.asarray(image.convert("L"))
-            except (OSError, SyntaxError):  # as Pillow calls a broken PNG
+                grey = np.asarray(read_picture(file).convert("L"))
+            except StudyError:
                 unreadable += 1
                 continue
             prints.append(fingerprint(grey, digest_of(grey)))
