@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_rd.data.errors import StudyError, TooLargeError, UnreadableFileError, UnreadableImageError, reading_files
-from monai_rd.data.images.kinds import NIFTI, PICTURES, kind_of
-from monai_rd.files import anonymous
+from monai_rd.data.images.kinds import METAIMAGE, NIFTI, PICTURES, kind_of
+from monai_rd.files import anonymous, data_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -100,7 +100,13 @@ def _read(path: Path) -> Image:
 
         values, affine = read_nifti(path)
     else:
-        from monai_rd.data.images.volumes import read_volume
+        from monai_rd.data.images.metaimage import read_metaimage
+        from monai_rd.data.images.nrrd import read_nrrd
+        from monai_rd.data.images.volumes import read_stored
 
-        values, affine = read_volume(path, kind)
+        try:
+            beside = data_file(path)
+        except ValueError as error:
+            raise UnreadableImageError(f"is not read: {error}; put it there, or save both as one file") from None
+        values, affine = read_stored((read_metaimage if kind == METAIMAGE else read_nrrd)(path, beside))
     return Image(values[None], affine, "unstated")
