@@ -23,6 +23,7 @@ _ALSO: Mapping[str, tuple[str, ...]] = {
     "ElementSpacing": ("ElementSize",),
     "BinaryDataByteOrderMSB": ("ElementByteOrderMSB",),
 }
+_MOST_DIMENSIONS = 10
 _SCALING = {"ElementToIntensityFunctionSlope": 1.0, "ElementToIntensityFunctionOffset": 0.0}
 
 
@@ -60,10 +61,12 @@ def read_metaimage(path: Path, beside: Path | None) -> Stored:
     if any(float(field(name, str(neutral))) != neutral for name, neutral in _SCALING.items()):
         raise UnreadableImageError("says that its values are to be scaled, which not all readers do: save them scaled")
     shape = tuple(map(int, field("DimSize", "").split()))
-    count, taken = int(fields["NDims"]), min(len(shape), 3)
+    count, taken = len(shape), min(len(shape), 3)
+    if int(fields["NDims"]) != count or count > _MOST_DIMENSIONS:
+        raise ValueError("numbers of dimensions")
     spacing, corner = numbers("ElementSpacing", "1 " * count), numbers("Offset", "0 " * count)
-    turn = numbers("TransformMatrix", " ".join(map(str, np.eye(count).ravel())) if count < 10 else "")
-    if not count == len(shape) == len(spacing) == len(corner):
+    turn = numbers("TransformMatrix", " ".join(map(str, np.eye(count).ravel())))
+    if len(spacing) != count or len(corner) != count:
         raise ValueError("numbers of dimensions")
     # An axis is a row of the matrix. A distance that is not above 0 is none.
     axes = turn.reshape(count, count)[:taken, :taken].T * np.where(spacing > 0, spacing, np.nan)[:taken]
