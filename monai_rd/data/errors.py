@@ -13,6 +13,7 @@ __all__ = [
     "DicomSeriesError",
     "DuplicateSlicesError",
     "EmptyImageError",
+    "InvalidValuesError",
     "IrregularSpacingError",
     "LocalizerError",
     "MissingFilesError",
@@ -22,7 +23,6 @@ __all__ = [
     "MixedShapeError",
     "NoDicomError",
     "NoHounsfieldError",
-    "NotFiniteError",
     "OutOfScopeError",
     "Policy",
     "StudyError",
@@ -78,10 +78,10 @@ class TooLargeError(StudyError):
     code = "TOO_LARGE"
 
 
-class NotFiniteError(StudyError):
+class InvalidValuesError(StudyError):
     """Among the values are some that are no numbers (NaN), or infinite."""
 
-    code = "NOT_FINITE"
+    code = "INVALID_VALUES"
 
 
 class BadGeometryError(StudyError):

@@ -105,8 +105,8 @@ def _load(transform: Any) -> dict[str, Any]:
     pictures = "in the window of the file, 0 to 255" if transform.window else "by the rescale of the file, no window"
     return {
         "does": f"DICOM of CT, PT, NM: stored values by the rescale of the file (CT: HU); other DICOM: {pictures}, "
-        "white on black; slices of a series in order of their position; NIfTI: values as they are; 8-bit images: 0 to "
-        "255"
+        "white on black; slices of a series in order of their position; NIfTI, MetaImage, NRRD: values as they are; "
+        "pictures: as a viewer shows them, 0 to 255"
     }
 
 

@@ -23,7 +23,7 @@ from pydicom.data import get_testdata_file
 
 from monai_rd.data.errors import (
     BadGeometryError,
-    NotFiniteError,
+    InvalidValuesError,
     StudyError,
     TooLargeError,
     UnreadableFileError,
@@ -562,10 +562,10 @@ def test_damaged_and_cut_off_nifti(tmp_path: Path) -> None:
 def test_values_that_are_no_numbers_are_counted(suffix: str, tmp_path: Path) -> None:
     array = voxels().astype(np.float64)
     array[0, 0, 0], array[1, 1, 1], array[2, 2, 2] = np.nan, np.inf, 1e300
-    refusal(volume(array, suffix, tmp_path), NotFiniteError, "holds 3 values of 60 that are no finite numbers")
+    refusal(volume(array, suffix, tmp_path), InvalidValuesError, "holds 3 values of 60 that are no finite numbers")
     if suffix == ".nii":
         scaled = nifti(voxels((5, 4, 3)), scl_slope=3e38, scl_inter=0)
-        refusal(saved(scaled, suffix, tmp_path), NotFiniteError, "of 60 that are no finite numbers")
+        refusal(saved(scaled, suffix, tmp_path), InvalidValuesError, "of 60 that are no finite numbers")
 
 
 NO_SFORM = {"sform_code": 0}

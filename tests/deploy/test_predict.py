@@ -14,6 +14,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK
 import torch
 from monai.bundle import ConfigParser
 from pydicom.dataset import Dataset
@@ -312,3 +313,45 @@ def test_what_is_no_trained_bundle(bundle_of: Bundle, tmp_path: Path) -> None:
     torch.save({"other": torch.zeros(2)}, root / "models" / "model.pt")
     with pytest.raises(ValueError, match="not the weights of the student 'resnet18'"):
         TrainedBundle("rd_ct", bundle_root=str(root))
+
+
+def test_image_files_are_scored_as_they_are_shown_or_have_a_row_with_a_code(
+    predictor: Predictor, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A pickle in a NumPy array under the name of a picture is not opened; what is no number is not the network's."""
+    folder, mark = tmp_path / f"wardfolder_{NAME}", tmp_path / "ran"
+    folder.mkdir()
+
+    class Marks:
+        def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
+            return Path.touch, (mark,)
+
+    def volume(name: str, array: np.ndarray, affine: np.ndarray) -> None:
+        nib.save(nib.Nifti1Image(array, affine), folder / f"{name}_{NAME}.nii.gz")
+
+    np.save(folder / "a.npy", np.array([Marks()], dtype=object), allow_pickle=True)
+    (folder / "a.npy").rename(folder / f"a_{NAME}.png")
+    np.save(folder / "b.npy", np.zeros((8, 8, 5), np.float32))
+    (folder / "b.npy").rename(folder / f"b_{NAME}.nii.gz")
+    lung = np.full((8, 8, 5), -700, np.float32)
+    lung[2:5, 2:4] = -200
+    volume("c", np.where(lung > -700, np.nan, lung), np.eye(4))
+    volume("d", lung, np.eye(4))
+    volume("e", np.zeros((8, 8, 5), [("R", "u1"), ("G", "u1"), ("B", "u1")]), np.eye(4))
+    zeros = nib.Nifti1Image(lung, None)
+    zeros.header["sform_code"] = 1
+    (folder / f"f_{NAME}.nii").write_bytes(zeros.to_bytes())
+    meta = SimpleITK.GetImageFromArray(lung.T)
+    meta.SetDirection([-1, 0, 0, 0, -1, 0, 0, 0, 1])  # ITK's axes point left and back, NIfTI's right and front
+    SimpleITK.WriteImage(meta, str(folder / f"g_{NAME}.mha"))
+    with caplog.at_level(logging.DEBUG):
+        found = predictor(folder)
+    problems = ["UNREADABLE_IMAGE", "UNREADABLE_IMAGE", "INVALID_VALUES", "", "UNREADABLE_IMAGE", "BAD_GEOMETRY", ""]
+    assert [one.problem for one in found] == problems
+    assert "holds 30 values of 320" in found[2].message
+    assert "colour (RGB)" in found[4].message
+    assert found[3].probabilities == found[6].probabilities
+    assert not mark.exists()
+    printed = capfd.readouterr()
+    told = caplog.text + printed.out + printed.err + repr([one.row() for one in found])
+    assert not [word for word in (*NAME.split("^"), "wardfolder") if word in told]

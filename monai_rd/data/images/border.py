@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from monai_rd.data.errors import BadGeometryError, NotFiniteError, TooLargeError, UnreadableImageError
+from monai_rd.data.errors import BadGeometryError, InvalidValuesError, TooLargeError, UnreadableImageError
 from monai_rd.files import size_in_words
 from monai_rd.memory import available_memory
 
@@ -61,13 +61,13 @@ def checked_values(values: NDArray[Any]) -> NDArray[np.float32]:
     """Return a copy of values as float32, all of them finite.
 
     Raises:
-        NotFiniteError: some are not; it says how many.
+        InvalidValuesError: some are not; it says how many.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         single = np.array(values, dtype=np.float32)
     wrong = single.size - int(np.count_nonzero(np.isfinite(single)))
     if wrong:
-        raise NotFiniteError(
+        raise InvalidValuesError(
             f"holds {wrong} values of {single.size} that are no finite numbers (NaN, infinite, or beyond 3.4e38): "
             "give them a value in the program that made it, such as that of the background, or leave it out"
         )

@@ -47,7 +47,7 @@ def read_image(path: Path) -> Image:
         UnreadableFileError: the system does not give it.
         UnreadableImageError: a file that is damaged, of another kind, or none of an image that is read.
         TooLargeError: see `border`.
-        NotFiniteError: see `border`.
+        InvalidValuesError: see `border`.
         BadGeometryError: see `border`.
     """
     with _named(path):
