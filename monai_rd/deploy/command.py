@@ -81,7 +81,7 @@ def predict(
             assert memory is not None
             archive = connect(source)
             query = Query(_modality(modality, predictor), since, tuple(study or ()))
-            studies = ArchiveSource(archive, query, memory, predictor.trained.model["sha256"])
+            studies = ArchiveSource(archive, query, memory, predictor.trained.identity)
         else:
             studies = folder
         answers: Sink

@@ -1,7 +1,8 @@
 """A student's answer as DICOM: a structured report (TID 1500) and a secondary capture that shows where it looked.
 
 Patient and study are copied from the source images, by design: a PACS files the answer beside them. UIDs are made of
-those of the source and the hash of the model, so that the same question has the same answer, stored once.
+those of the source, the hash of `model.pt` and that of its settings, in whatever form the student ran, so that the same
+question has the same answer, stored once.
 """
 
 from __future__ import annotations
@@ -90,7 +91,9 @@ def structured_report(prediction: Prediction, algorithm: Algorithm) -> Comprehen
         presence = QualitativeEvaluation(_PRESENCE, _PRESENT if name in prediction.classes else _ABSENT)
         found.append(
             MeasurementsAndQualitativeEvaluations(
-                tracking_identifier=TrackingIdentifier(_uid(prediction, sources, f"group {name}"), f"Finding {number}"),
+                tracking_identifier=TrackingIdentifier(
+                    _uid(prediction, algorithm, f"group {name}", sources), f"Finding {number}"
+                ),
                 finding_type=_code(name, name),
                 algorithm_id=about,
                 measurements=[
@@ -105,7 +108,7 @@ def structured_report(prediction: Prediction, algorithm: Algorithm) -> Comprehen
             )
         )
     device = DeviceObserverIdentifyingAttributes(
-        uid=generate_uid(entropy_srcs=[prediction.model, "device"]),
+        uid=generate_uid(entropy_srcs=[prediction.model, algorithm.settings, "device"]),
         name=algorithm.name,
         manufacturer_name="monai_rd",
         model_name=algorithm.version,
@@ -172,6 +175,7 @@ def _sources(prediction: Prediction) -> list[Dataset]:
     first, *others = prediction.files
     headers: list[Dataset] = [dcmread(first, stop_before_pixels=True, force=True)]
     headers += [dcmread(file, stop_before_pixels=True, force=True, specific_tags=wanted) for file in others]
+    headers = list({str(one.get("SOPInstanceUID")): one for one in headers}.values())  # of a copy only one
     for one in headers:
         wrong = [keyword for keyword in _NAMED if not UID(str(one.get(keyword) or "")).is_valid]
         if wrong:
@@ -182,19 +186,20 @@ def _sources(prediction: Prediction) -> list[Dataset]:
     return headers
 
 
-def _uid(prediction: Prediction, sources: Sequence[Dataset], kind: str) -> str:
+def _uid(prediction: Prediction, algorithm: Algorithm, kind: str, sources: Sequence[Dataset] = ()) -> str:
+    """A UID that the same student gives to the same kind of thing about the same images, however it runs."""
     instances = sorted(str(one.SOPInstanceUID) for one in sources)
-    return str(generate_uid(entropy_srcs=[prediction.series, prediction.model, kind, *instances]))
+    return str(generate_uid(entropy_srcs=[prediction.series, prediction.model, algorithm.settings, kind, *instances]))
 
 
 def _made_by(prediction: Prediction, algorithm: Algorithm, sources: Sequence[Dataset], kind: str) -> dict[str, Any]:
     """What both objects say of their series and their maker."""
     number = sources[0].get("InstanceNumber") if len(sources) == 1 else None
     return {
-        "series_instance_uid": generate_uid(entropy_srcs=[prediction.series, prediction.model, f"series {kind}"]),
+        "series_instance_uid": _uid(prediction, algorithm, f"series {kind}"),
         "series_number": _SERIES_NUMBERS[kind],
         "series_description": f"AI {kind.upper()}: {RESEARCH_ONLY}",
-        "sop_instance_uid": _uid(prediction, sources, kind),
+        "sop_instance_uid": _uid(prediction, algorithm, kind, sources),
         "instance_number": max(1, int(number or 1)),
         "manufacturer": "monai_rd",
         "manufacturer_model_name": algorithm.name[:64],

@@ -12,6 +12,7 @@ import copy
 import io
 import json
 import logging
+import re
 import tempfile
 import warnings
 import zipfile
@@ -105,9 +106,12 @@ def check_formats(formats: Sequence[str]) -> None:
 
 
 def example(trained: TrainedBundle) -> Tensor:
-    """An input of two studies of three slices, or of two volumes: sizes of 1 would be taken for fixed."""
+    """An input of two studies of three slices, or of two volumes: sizes of 1 would be taken for fixed.
+
+    Zeros, as torch.export keeps it in the file: one model makes one file.
+    """
     shape = trained.image_shape
-    return torch.rand(2, 3, *shape[1:]) if trained.network.spatial_dims == 2 else torch.rand(2, *shape)
+    return torch.zeros(2, 3, *shape[1:]) if trained.network.spatial_dims == 2 else torch.zeros(2, *shape)
 
 
 def exported_program(trained: TrainedBundle, device: str = "cpu") -> torch.export.ExportedProgram:
@@ -133,10 +137,20 @@ def _write_torchscript(trained: TrainedBundle, path: Path) -> None:
     metadata = network_metadata(trained)
     save_net_with_metadata(scripted, stream, include_config_vals=False, meta_values=metadata, more_extra_files=files)
     # Without what only debuggers read, which names the folders of this machine; the first folder is the file's name.
+    # And one model makes one file: no times, no number of this export, constants by their names and not by chance.
     with zipfile.ZipFile(stream) as made, zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:
         for entry in made.infolist():
-            if not entry.filename.endswith(".debug_pkl"):
-                file.writestr(f"{path.stem}/{entry.filename.partition('/')[2]}", made.read(entry))
+            if not entry.filename.endswith((".debug_pkl", "serialization_id")):
+                named = zipfile.ZipInfo(f"{path.stem}/{entry.filename.partition('/')[2]}")
+                content = made.read(entry)
+                file.writestr(named, _CONSTANTS.sub(_sorted, content) if named.filename.endswith(".py") else content)
+
+
+_CONSTANTS = re.compile(rb"(?m)(?:^ +\w+ : Final\[.*\n)+")
+
+
+def _sorted(lines: re.Match[bytes]) -> bytes:
+    return b"".join(sorted(lines[0].splitlines(keepends=True)))
 
 
 def _of_logits(described: dict[str, Any]) -> dict[str, Any]:

@@ -50,7 +50,11 @@ def manifest(trained: TrainedBundle) -> dict[str, Any]:
             "temperature": f"{float(trained.network.temperature):.6g}, already applied",
         },
         "scope": trained.trained["scope"],
-        "model": {"student": trained.network.name, "sha256": trained.model["sha256"]},
+        "model": {
+            "student": trained.network.name,
+            "sha256": trained.model["sha256"],
+            "settings_sha256": trained.settings,
+        },
         "versions": versions(),
     }
 

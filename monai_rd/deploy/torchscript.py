@@ -13,7 +13,6 @@ from torch import Tensor
 
 from monai_rd.data import TolerantDataset
 from monai_rd.deploy.trained import Algorithm
-from monai_rd.files import sha256
 from monai_rd.handlers.scores import Prediction
 from monai_rd.losses import class_probabilities
 
@@ -29,31 +28,35 @@ class StudyClassifier:
         path: as `monai-rd export` writes it.
 
     Attributes:
-        model: the SHA-256 of the file ("sha256") and the "temperature" of its probabilities.
+        model: the SHA-256 of the `model.pt` that the file was made of ("sha256"), which is the student's identity
+            wherever it runs, and the "temperature" of its probabilities.
         algorithm: what reports name.
         preprocessing: of an item, from file to what the network sees.
         policy: what follows from a study that cannot be read or is out of scope, by code.
 
     Raises:
-        ValueError: the file carries no metadata or inference config.
+        ValueError: the file carries no metadata, inference config or manifest.
     """
 
     def __init__(self, path: Path) -> None:
-        extra = {"metadata.json": "", "inference.json": ""}
+        extra = {"metadata.json": "", "inference.json": "", "manifest.json": ""}
         network = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)
         if not all(extra.values()):
             raise ValueError(f"{path.name} carries no {', '.join(extra)}: write it with monai-rd deploy-app")
         parser = ConfigParser(json.loads(extra["inference.json"]))
         self._device = parser.get_parsed_content("device")
         self.network = network.to(self._device).eval()
-        self.model: dict[str, Any] = {"sha256": sha256(path), "temperature": float(network.temperature)}
+        made_of = json.loads(extra["manifest.json"])["model"]
+        if "settings_sha256" not in made_of:
+            raise ValueError(f"{path.name} was written by an older version: write it anew with monai-rd deploy-app")
+        self.model: dict[str, Any] = {"sha256": made_of["sha256"], "temperature": float(network.temperature)}
         self.class_names: list[str] = parser.get_parsed_content("class_names")
         self.multi_label: bool = parser.get_parsed_content("multi_label")
         self.policy: dict[str, str] = parser.get_parsed_content("policy")
         self._volumes = parser.get_parsed_content("spatial_dims") == 3
         self.preprocessing = parser.get_parsed_content("preprocessing")
         metadata = json.loads(extra["metadata.json"])
-        self.algorithm = Algorithm.of(metadata, parser.get_parsed_content("student"), self.model)
+        self.algorithm = Algorithm.of(metadata, made_of["student"], self.model, made_of["settings_sha256"])
         self._shape = parser.get_parsed_content("dataset#shape")
 
     def prepare(self, item: Mapping[str, Any]) -> Item:

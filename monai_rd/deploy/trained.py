@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -34,28 +35,32 @@ class Algorithm:
     Attributes:
         name: of the bundle.
         version: of the bundle and of the package.
-        parameters: the student, the hash of its file, the temperature of its probabilities.
+        parameters: the student, the hash of its file, that of its settings, the temperature of its probabilities.
+        settings: SHA-256 of the settings, see `TrainedBundle.settings`.
     """
 
     name: str
     version: str
     parameters: tuple[str, ...]
+    settings: str
 
     @classmethod
-    def of(cls, metadata: Mapping[str, Any], student: str, model: Mapping[str, Any]) -> Algorithm:
+    def of(cls, metadata: Mapping[str, Any], student: str, model: Mapping[str, Any], settings: str) -> Algorithm:
         """Name a student.
 
         Args:
             metadata: of the bundle.
             student: its name.
             model: the hash of its file ("sha256") and the "temperature" of its probabilities.
+            settings: that of its settings.
         """
         parameters = (
             f"student={student}",
             f"model sha256={model['sha256']}",
+            f"settings sha256={settings}",
             f"temperature={model['temperature']:.4g}",
         )
-        return cls(str(metadata["name"]), f"{metadata['version']} (monai_rd {__version__})", parameters)
+        return cls(str(metadata["name"]), f"{metadata['version']} (monai_rd {__version__})", parameters, settings)
 
 
 class TrainedBundle:
@@ -71,7 +76,8 @@ class TrainedBundle:
         root: the folder of `models`.
         model_path: `models/model.pt`.
         network: the student in eval mode, on the CPU.
-        trained: what inference.json asks of the training: the student's name, class names, image size, ...
+        trained: what inference.json asks of the training: the student's name, class names, image size, ..., each by
+            its override where there is one.
 
     Raises:
         FileNotFoundError: no such bundle, or nothing was trained in it.
@@ -91,7 +97,11 @@ class TrainedBundle:
         self.model_path = self.root / "models" / "model.pt"
         require_model(self.model_path)
         asked = set(re.findall(r"@trained\['(\w+)'\]", json.dumps(self._inference)))
-        self.trained = {name: value for name, value in self.parsed("trained").items() if name in asked}
+        self.trained = {
+            name: self.parsed(name) if name in self.config else value
+            for name, value in self.parsed("trained").items()
+            if name in asked
+        }
         self.network = self._filled()
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> ConfigParser:
@@ -136,10 +146,20 @@ class TrainedBundle:
         """SHA-256 of `models/model.pt` ("sha256") and the "temperature" of its probabilities."""
         return {"sha256": sha256(self.model_path), "temperature": float(self.network.temperature)}
 
+    @cached_property
+    def settings(self) -> str:
+        """SHA-256 of `trained`: what decides an answer beside `model.pt`."""
+        return hashlib.sha256(json.dumps(self.trained, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def identity(self) -> str:
+        """What all answers of this student have in common, and those of no other."""
+        return f"{self.model['sha256']} {self.settings}"
+
     @property
     def algorithm(self) -> Algorithm:
         """What reports name."""
-        return Algorithm.of(self.metadata, self.network.name, self.model)
+        return Algorithm.of(self.metadata, self.network.name, self.model, self.settings)
 
     @cached_property
     def image_shape(self) -> tuple[int, ...]:

@@ -21,8 +21,10 @@ from typer.testing import CliRunner
 
 from monai_rd.__main__ import app
 from monai_rd.data import find_studies
+from monai_rd.deploy import Predictor, TrainedBundle, structured_report
 from monai_rd.deploy.application import selection_rules, write_application
 from monai_rd.deploy.torchscript import StudyClassifier
+from monai_rd.files import sha256
 from monai_rd.transforms.scope import image_levels
 from tests.bundles.commands import copied, score
 from tests.deploy.servers import deploy
@@ -160,7 +162,9 @@ def test_refusals(tmp_path: Path, root: Path) -> None:
     assert not (tmp_path / "app").exists()
 
 
-def test_the_application_runs(folder: Path, export: Path, expected: dict[str, dict[str, str]], tmp_path: Path) -> None:
+def test_the_application_runs(
+    folder: Path, root: Path, export: Path, expected: dict[str, dict[str, str]], tmp_path: Path
+) -> None:
     done = deploy(folder, "-i", export, "-o", tmp_path, "-m", folder / "models", "-l", "DEBUG")
     log = done.stdout + done.stderr
     assert done.returncode == 0, log[-6000:]
@@ -184,6 +188,12 @@ def test_the_application_runs(folder: Path, export: Path, expected: dict[str, di
     assert {(one.Modality, one.VerificationFlag, str(one.PatientID)) for one in reports} == {
         ("SR", "UNVERIFIED", PATIENT_ID)
     }
+    # It is the student that `monai-rd predict` asks: its hash, and its reports, which an archive has once.
+    assert json.loads(scores)["model"]["sha256"] == sha256(root / "models" / "model.pt")
+    student = Predictor(TrainedBundle(root, device="cpu"))
+    answers = [one for one in student(export) if not one.problem]
+    own = {structured_report(one, student.trained.algorithm).SOPInstanceUID for one in answers}
+    assert {one.SOPInstanceUID for one in reports} == own
     for secret in (NAME, PATIENT_ID, "19700101", str(export)):
         assert secret not in log
         assert secret not in scores

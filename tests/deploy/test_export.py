@@ -21,6 +21,7 @@ import monai_rd
 from monai_rd.__main__ import main
 from monai_rd.data import phantom_cohort
 from monai_rd.deploy import FORMATS, TrainedBundle, export_formats
+from monai_rd.files import sha256
 from monai_rd.networks import Student
 from monai_rd.transforms.ct import WINDOWS
 from tests.bundles.commands import score
@@ -204,6 +205,20 @@ def test_no_word_of_the_data_is_run_by_who_opens_an_export(tmp_path: Path) -> No
     assert config.get_parsed_content("class_names") == evil
     assert config.get_parsed_content("trained")["scope"] == scope
     assert not mark.exists()
+
+
+@pytest.mark.parametrize("form", WITHOUT_GPU)
+def test_every_file_names_the_model_it_was_made_of(form: str, exported: Path, bundle: Path) -> None:
+    file = exported / FORMATS[form].file
+    if file.suffix == ".onnx":
+        onnx = pytest.importorskip("onnx")
+        made_of = json.loads({one.key: one.value for one in onnx.load(file).metadata_props}["model"])
+    else:
+        with zipfile.ZipFile(file) as archive:
+            (name,) = (one for one in archive.namelist() if one.endswith("manifest.json"))
+            made_of = json.loads(archive.read(name))["model"]
+    assert made_of["sha256"] == sha256(bundle / "models" / "model.pt")
+    assert made_of["settings_sha256"] == TrainedBundle(bundle).settings
 
 
 @pytest.mark.parametrize("form", WITHOUT_GPU)

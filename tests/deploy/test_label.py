@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from monai_rd.__main__ import app as command
 from monai_rd.deploy.label import write_label_app
+from monai_rd.files import sha256
 from tests.bundles.commands import MODALITIES, config
 from tests.deploy.servers import label_python, label_server
 from tests.deploy.trained import trained_bundle
@@ -95,6 +96,8 @@ def test_the_server_refuses_what_it_cannot_score(tmp_path: Path) -> None:
     with label_server(tmp_path / "app", str(studies), tmp_path / "home", TASK) as server:
         uploaded = server.ask(file=studies / "air.nii.gz").json()
         assert (uploaded["flags"], uploaded["prediction"]) == ([], server.ask("air").json()["prediction"])
+        (served,) = (tmp_path / "app" / "model").iterdir()
+        assert uploaded["model"] == {"sha256": sha256(served / "models" / "model.pt")}
         (tmp_path / "bad.nii.gz").write_bytes(b"no volume")
         refused = server.ask(file=tmp_path / "bad.nii.gz")
         assert (refused.status_code, refused.json()["detail"]["problem"]) == (422, "UNREADABLE_IMAGE")

@@ -23,6 +23,7 @@ from monai_rd import __version__
 from monai_rd.bundle import require_model, trained_settings
 from monai_rd.data.dicom import is_dicom
 from monai_rd.data.errors import StudyError, original_error
+from monai_rd.files import sha256
 from monai_rd.networks.weights_file import read_weights
 
 
@@ -54,6 +55,7 @@ class ClassifierTask(BundleInferTask):
             student = copy.deepcopy(self.network)
             try:
                 student.load_state_dict(read_weights(self.model_path))
+                self.sha256 = sha256(self.model_path)
             except RuntimeError as error:
                 raise ValueError(f"{self.model_path} is another network than the settings beside it: {error}") from None
             self._networks[device] = student.to(device).eval(), changed
@@ -73,10 +75,11 @@ class ClassifierTask(BundleInferTask):
             raise HTTPException(422, {"problem": reason.code, "message": str(reason)}) from error
 
     def writer(self, data: dict[str, Any], extension: Any = None, dtype: Any = None) -> tuple[None, dict[str, Any]]:
-        """What the client gets: no file, the probability of every class, and what speaks against them."""
+        """What the client gets: no file, the probability of every class, what speaks against them, and who says so."""
         scores = enumerate(zip(self.class_names, data[self.output_label_key].tolist(), strict=True))
         prediction = [{"idx": number, "label": name, "score": score} for number, (name, score) in scores]
-        return None, {"prediction": prediction, "flags": [code for code in data["flags"].split("|") if code]}
+        flags = [code for code in data["flags"].split("|") if code]
+        return None, {"prediction": prediction, "flags": flags, "model": {"sha256": self.sha256}}
 
 
 class ClassificationApp(MONAILabelApp):
