@@ -174,8 +174,9 @@ class FinalReport:
             console.print(self._classes(rows))
         elif len(self.class_names) == 2:
             console.print(f"positive class: {self.class_names[1]}")
-        console.print(_told(calibration), soft_wrap=True, highlight=False)
-        console.print(f"student saved: {self.model_path}", soft_wrap=True)
+        saved = self.validation is not None
+        console.print(_told(calibration, fitted=saved), soft_wrap=True, highlight=False)
+        console.print(f"student {'saved' if saved else 'measured'}: {self.model_path}", soft_wrap=True)
         if self.phantom:
             console.print(PHANTOM_NOTE, style="bold")
 
@@ -191,9 +192,10 @@ class FinalReport:
         return table
 
 
-def _told(calibration: dict[str, Any]) -> str:
+def _told(calibration: dict[str, Any], fitted: bool) -> str:
+    origin = "fitted on the validation set" if fitted else "as the student's file has it"
     return (
-        f"temperature {calibration['temperature']:.2f}, fitted on the validation set: expected calibration error "
+        f"temperature {calibration['temperature']:.2f}, {origin}: expected calibration error "
         f"{calibration['error_before']:.3f} without it, {calibration['error']:.3f} with it"
     )
 

@@ -152,8 +152,12 @@ def test_evaluate_reports_what_training_reported(trained: tuple[Path, str], coho
     before = json.loads((root / "eval" / "metrics.json").read_text())
     files = str([str(CONFIGS / name) for name in ("train.json", "evaluate.json")])
     places = ["--bundle_root", str(root), "--output_dir", str(root / "eval"), "--dataset_dir", cohort]
-    monai("run", "--config_file", files, *places, *QUICK)
+    model = (root / "models" / "model.pt").read_bytes()
+    printed = monai("run", "--config_file", files, *places, *QUICK)
     assert json.loads((root / "eval" / "metrics.json").read_text()) == before
+    assert (root / "models" / "model.pt").read_bytes() == model
+    assert "student measured" in printed
+    assert not [word for word in ("fitted", "saved") if word in printed]
 
 
 @pytest.mark.slow

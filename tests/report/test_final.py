@@ -48,6 +48,32 @@ def test_table_and_file_tell_the_same(tiny_run: Callable, tmp_path: Path, capsys
     ]
 
 
+@pytest.mark.parametrize("multi_label", [False, True])
+@pytest.mark.parametrize("fitted", [False, True])
+def test_what_is_printed_was_done(
+    fitted: bool, multi_label: bool, tiny_run: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An evaluation, without a validation set, says neither that it fitted a temperature nor that it saved one."""
+    run = tiny_run()
+    run.trainer.run()
+    capsys.readouterr()
+    report = a_report(run, tmp_path / "run", multi_label=multi_label)
+    if multi_label:
+        for place, item in enumerate(report.loader.dataset.data):
+            item["label"] = torch.tensor([float(place % 2), float(place % 3 == 0)])
+    if fitted:
+        report.validation = report.loader.dataset
+    before = report.model_path.read_bytes()
+    report.run()
+    printed = capsys.readouterr().out
+    saved = report.model_path.read_bytes() != before
+    assert saved is fitted
+    assert ("fitted" in printed, "saved" in printed) == (saved, saved)
+    temperature = torch.load(report.model_path, weights_only=True)["temperature"]
+    assert f"temperature {temperature:.2f}, " in printed
+    assert str(report.model_path) in printed
+
+
 def test_it_is_the_best_model_that_is_scored(tiny_run: Callable, tmp_path: Path) -> None:
     run = tiny_run()
     run.trainer.run()
