@@ -13,7 +13,8 @@ This module needs monai-deploy-app-sdk; the rest of the package does not.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,10 @@ from pydicom import dcmread
 from monai_rd.data import Studies, find_studies
 from monai_rd.data.dicom.quiet import quiet_headers
 from monai_rd.data.errors import count_codes
+from monai_rd.deploy.app_log import keep_log_to_ourselves
 from monai_rd.deploy.dicom_output import structured_report
 from monai_rd.deploy.places import write_object
+from monai_rd.deploy.predict import without_paths
 from monai_rd.deploy.torchscript import StudyClassifier
 from monai_rd.handlers.scores import Prediction, write_scores
 
@@ -48,9 +51,7 @@ SELECTED = "study_selected_series_list"  # the SDK's name
 
 
 def quiet_context(arguments: list[str]) -> AppContext:
-    """Make the SDK's context of an application, and keep what the SDK logs below ERROR out of the log.
-
-    It logs paths, UIDs, descriptions and whole headers.
+    """Make the SDK's context of an application, whose log has from here on what `keep_log_to_ourselves` lets through.
 
     Args:
         arguments: of the application's command line, `Application.argv`.
@@ -60,14 +61,24 @@ def quiet_context(arguments: list[str]) -> AppContext:
         context = Application.init_app_context(arguments)
     finally:
         logging.disable(logging.NOTSET)
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(_no_talk_of_the_sdk)
+    keep_log_to_ourselves()
     return context
 
 
-def _no_talk_of_the_sdk(record: logging.LogRecord) -> bool:
-    # Half of it goes to the root logger, so that only the place tells whose it is.
-    return record.levelno >= logging.ERROR or Path(record.pathname).parts[-4:-2] != ("monai", "deploy")
+Compute = Callable[[Any, Any, Any, Any], None]
+
+
+def _nameless(compute: Compute) -> Compute:
+    """Let an operator fail without the error's text, which Holoscan writes to the log and which may hold a path."""
+
+    @wraps(compute)
+    def computed(self: Any, op_input: Any, op_output: Any, context: Any) -> None:
+        try:
+            compute(self, op_input, op_output, context)
+        except Exception as error:
+            raise RuntimeError(f"{type(self).__name__} failed with {without_paths(error)}") from None
+
+    return computed
 
 
 class StudyIndexOperator(DICOMDataLoaderOperator):
@@ -95,6 +106,7 @@ class StudyIndexOperator(DICOMDataLoaderOperator):
         super().setup(spec)
         spec.output("studies")
 
+    @_nameless
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         """Index the folder."""
         studies = find_studies(self.input_path, empty_is_error=False, policy=self.classifier.policy)
@@ -143,6 +155,7 @@ class StudyLoaderOperator(_OfClassifier):
         spec.input(SELECTED)
         spec.output("images")
 
+    @_nameless
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         """Load."""
         studies: Studies = op_input.receive("studies")
@@ -174,6 +187,7 @@ class StudyInferenceOperator(_OfClassifier):
         spec.input("images")
         spec.output("predictions")
 
+    @_nameless
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         """Infer."""
         images = op_input.receive("images")
@@ -207,6 +221,7 @@ class ClassifierOperator(_OfClassifier):
         spec.input("predictions")
         spec.output("answers")
 
+    @_nameless
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         """Write the scores."""
         known = self.classifier
@@ -241,12 +256,19 @@ class ReportWriterOperator(_OfClassifier):
         """Name the input."""
         spec.input("answers")
 
+    @_nameless
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
-        """Write the reports."""
-        for one in op_input.receive("answers"):
-            if not one.problem:
+        """Write the reports; a study of which none can be made does not cost the others theirs."""
+        failed = []
+        for one in (one for one in op_input.receive("answers") if not one.problem):
+            try:
                 report = structured_report(one, self.classifier.algorithm)
+            except Exception as error:
+                failed.append(without_paths(error))
+            else:
                 write_object(report, self.output_folder / f"{report.SOPInstanceUID}.dcm")
+        if failed:
+            logger.warning("%d scored studies without a report, because of: %s", len(failed), count_codes(failed))
 
 
 def _uids(selected: Iterable[StudySelectedSeries]) -> set[str]:

@@ -68,6 +68,8 @@ def test_dicom_is_read_without_a_problem_and_says_what_it_is(modality: str, tmp_
     headers = [pydicom.dcmread(path, stop_before_pixels=True) for path in cohort.rglob("*.dcm")]
     assert len({header.SOPInstanceUID for header in headers}) == len(headers)
     assert len({header.SeriesInstanceUID for header in headers}) == 12
+    days = {(header.StudyInstanceUID, str(header.StudyDate)) for header in headers}  # which `predict --since` asks for
+    assert sorted(day for _, day in days) == [f"202601{day:02d}" for day in range(1, 13)]
     for header in headers:
         assert str(header.PatientName).startswith("PHANTOM^")
         assert header.PatientID.startswith("PHANTOM-")

@@ -7,6 +7,7 @@ monai-deploy-app-sdk, see docs/monai_deploy.md.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -197,6 +198,32 @@ def test_the_application_runs(
     for secret in (NAME, PATIENT_ID, "19700101", str(export)):
         assert secret not in log
         assert secret not in scores
+    assert not re.findall(r"\d+(?:\.\d+){5,}", log)  # a UID
+
+
+def test_a_study_without_a_report_costs_no_other_its_own(folder: Path, tmp_path: Path) -> None:
+    def change(_: int, ds: Dataset) -> None:
+        ds["StudyInstanceUID"].VR = "LO"
+        ds.StudyInstanceUID = "../../elsewhere"
+
+    make_series(tmp_path / "in" / "a", change=change)
+    make_series(tmp_path / "in" / "b", seed=1)
+    make_series(tmp_path / "in" / "c", seed=2, change=change)
+    done = deploy(folder, "-i", tmp_path / "in", "-o", tmp_path / "out", "-m", folder / "models")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "2 scored studies without a report" in done.stderr
+    assert len(list((tmp_path / "out").glob("*.dcm"))) == 1
+    assert not re.findall(r"\d+(?:\.\d+){5,}|elsewhere", done.stdout + done.stderr)
+
+
+def test_an_operator_that_fails_names_nobody(folder: Path, tmp_path: Path) -> None:
+    make_series(tmp_path / "in")
+    (tmp_path / PATIENT_ID / "scores.csv").mkdir(parents=True)  # where a file is to be written
+    done = deploy(folder, "-i", tmp_path / "in", "-o", tmp_path / PATIENT_ID, "-m", folder / "models")
+    assert done.returncode != 0
+    log = done.stdout + done.stderr
+    assert "ClassifierOperator failed with a IsADirectoryError" in log
+    assert PATIENT_ID not in log
 
 
 def test_nothing_to_score_is_an_exit_code(folder: Path, tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ __all__ = ["MODALITIES", "SPLIT", "is_phantom", "phantom_cohort"]
 logger = logging.getLogger(__name__)
 
 # Of each: CLASS_NAMES; OTHER_FINDINGS, which occur in every class; SUFFIX of a study's file, "" for a folder; VERSION,
-# another one for every change of what is drawn: an older cohort on disk is then made anew; `draw_study(random, label)`;
-# `write_study(path, label, seed, number)`.
+# another one for every change of what is drawn or of its header: an older cohort on disk is then made anew;
+# `draw_study(random, label)`; `write_study(path, label, seed, number)`.
 MODALITIES = {"ct": ct, "mr": mr, "us": us, "xray": xray, "derm": derm}
 # Studies of every cohort, whatever its modality. The classes take turns.
 SPLIT = {"training": 40, "validation": 40, "test": 160}

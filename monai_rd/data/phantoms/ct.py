@@ -22,7 +22,7 @@ OTHER_FINDINGS = ("nodule", "emphysema", "effusion", "consolidation")
 CLASS_NAMES = ("clear", "opacity")
 # Rows and columns, and their size in mm; slices lie 10 mm apart.
 MATRIX, PIXEL_MM, SLICES, SLICE_MM = 96, 3.6, 12, 10.0
-SUFFIX, VERSION = "", 1
+SUFFIX, VERSION = "", 2
 
 
 def draw_study(random: np.random.Generator, label: str) -> PhantomStudy:

@@ -23,7 +23,7 @@ __all__ = ["CLASS_NAMES", "OTHER_FINDINGS", "SUFFIX", "VERSION", "draw_study", "
 CLASS_NAMES = ("glioma_tumor", "meningioma_tumor", "no_tumor", "pituitary_tumor")
 OTHER_FINDINGS = ("lacune", "cyst", "vessel", "infarct")
 MATRIX, PIXEL_MM, SLICES, SLICE_MM = 80, 2.5, 8, 12.0
-SUFFIX, VERSION = "", 1
+SUFFIX, VERSION = "", 2
 
 
 def draw_study(random: np.random.Generator, label: str) -> PhantomStudy:

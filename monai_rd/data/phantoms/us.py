@@ -25,7 +25,7 @@ CLASS_NAMES = ("benign", "malignant", "normal")
 OTHER_FINDINGS = ("duct", "rib", "calcification", "lost contact")
 # The region of the image on the screen, its pixel in mm, the screen.
 MATRIX, PIXEL_MM, SCREEN = 96, 0.4, (136, 168)
-SUFFIX, VERSION = ".dcm", 1
+SUFFIX, VERSION = ".dcm", 2
 
 
 def draw_study(random: np.random.Generator, label: str, frames: int = 1) -> PhantomStudy:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, MRImageStor
 __all__ = ["MARK", "Identity", "put_pixels", "write_axial_series"]
 
 MARK = "phantom, not a patient"
+FIRST_DAY = date(2026, 1, 1)  # of study 0; every other is of the day after the one before it, so that days can be asked
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class Identity:
         header.file_meta.MediaStorageSOPInstanceUID = header.SOPInstanceUID = self.uid("image", image)
         header.StudyInstanceUID, header.SeriesInstanceUID = self.uid("study"), self.uid("series")
         header.PatientName, header.PatientID = f"PHANTOM^{self.number:04d}", f"PHANTOM-{self.number:04d}"
-        header.PatientBirthDate = header.PatientSex = header.StudyDate = header.StudyTime = ""
+        header.PatientBirthDate = header.PatientSex = header.StudyTime = ""
+        header.StudyDate = f"{FIRST_DAY + timedelta(self.number):%Y%m%d}"
         header.AccessionNumber = header.StudyID = header.ReferringPhysicianName = ""
         header.Modality, header.Manufacturer, header.SeriesDescription = self.modality, "monai_rd", MARK
         header.SeriesNumber = header.InstanceNumber = 1

@@ -24,7 +24,7 @@ __all__ = ["CLASS_NAMES", "OTHER_FINDINGS", "SUFFIX", "VERSION", "draw_study", "
 CLASS_NAMES = ("COVID19", "NORMAL", "PNEUMONIA", "TURBERCULOSIS")
 OTHER_FINDINGS = ("effusion", "nodule", "big heart", "tube")
 MATRIX, PIXEL_MM = 112, 3.0
-SUFFIX, VERSION = ".dcm", 1
+SUFFIX, VERSION = ".dcm", 2
 
 
 def draw_study(random: np.random.Generator, label: str) -> PhantomStudy:

@@ -20,6 +20,7 @@ from monai_rd.deploy.operators import (
 )
 from monai_rd.deploy.torchscript import StudyClassifier
 
+logger = logging.getLogger("monai_rd.deploy.app")
 RULES = Path(__file__).parent / "selection.json"  # in the words of DICOMSeriesSelectorOperator
 
 
@@ -54,7 +55,7 @@ def main() -> None:
     app = StudentApp()
     app.run()
     if app.classify.scored == 0:
-        logging.error("no study was scored: scores.json says why")
+        logger.error("no study was scored: scores.json says why")
         sys.exit(1)
 
 
