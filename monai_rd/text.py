@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from pathlib import Path
 
-__all__ = ["comparable", "decode", "read_text"]
+__all__ = ["alike", "comparable", "decode", "name_of", "read_text"]
 
 
 def decode(content: bytes, *encodings: str) -> str:
@@ -42,3 +43,15 @@ def comparable(value: str) -> str:
     """
     found = unicodedata.normalize("NFKC", value)
     return "".join(c for c in found if unicodedata.category(c) != "Cf").strip(" \0\t\r\n\v\f")
+
+
+def name_of(value: str) -> str:
+    """Return the name of a class or a group as it counts everywhere: letters composed (NFC), blanks single."""
+    return " ".join(unicodedata.normalize("NFC", value).split())
+
+
+def alike(name: str) -> str:
+    """Return what names share that people take for one: without case, blanks, underscores, the width of letters, .0."""
+    folded = unicodedata.normalize("NFKC", comparable(name).casefold())
+    joined = re.sub(r"(?<=[^\W\d_])(?:[\s_]+|-)(?=\w)|(?<=\w)(?:[\s_]+|-)(?=[^\W\d_])|^[\s_]+|[\s_]+$", "", folded)
+    return re.sub(r"^(-?)0*(\d+)(?:[.,]0*)?$", r"\1\2", joined)

@@ -21,6 +21,7 @@ from monai_rd.data.reading import Found, Reading
 from monai_rd.data.splits import DEVELOPMENT, SPLITS, Classes, group, split_development, split_folds, split_once
 from monai_rd.data.studies import Item, Studies, file_id
 from monai_rd.files import known_hash
+from monai_rd.text import alike, name_of
 
 __all__ = ["DataList", "make_datalist", "make_folds", "read_datalist", "write_datalist"]
 
@@ -235,6 +236,7 @@ def _collect(
         raise FileNotFoundError(f"dataset_dir '{root}' is not a folder")
     if data_list is not None and not Path(data_list).is_file():
         raise FileNotFoundError(f"data_list '{data_list}' is not a file")
+    class_names = None if class_names is None else [name_of(str(name)) for name in class_names]
     reading = Reading(root, Policy(policy), SeriesRule.of(series_rule), key or secrets.token_bytes(32))
     sheet = Path(data_list) if data_list is not None else None
     beside = next((root / name for name in LABEL_FILES if (root / name).is_file()), None)
@@ -296,10 +298,24 @@ def _class_order(
     present = {name for item in found.items for name in found.classes(item)}
     named = class_names if class_names is not None else found.class_names
     order = tuple(str(name) for name in named) if named is not None else tuple(sorted(present))
+
+    def rows_of(label: str) -> list[int]:
+        return [row for item, row in zip(found.items, found.rows, strict=True) if label in found.classes(item)]
+
     for label in sorted(present - set(order)):
-        rows = [row for item, row in zip(found.items, found.rows, strict=True) if label in found.classes(item)]
-        problems.add(f"label '{label}' is not among the class names {list(order)}", *rows)
-    if len(order) < 2:
+        meant = next((f"; is {name!r} meant?" for name in order if alike(name) == alike(label)), "")
+        problems.add(f"label {label!r} is not among the class names {list(order)}{meant}", *rows_of(label))
+    same: dict[str, list[str]] = {}
+    for name in order if named is None else ():
+        same.setdefault(alike(name), []).append(name)
+    for names in (names for names in same.values() if len(names) > 1):
+        *rarer, most = sorted(names, key=lambda name: len(rows_of(name)))
+        problems.add(
+            f"the classes {', '.join(map(repr, [most, *rarer]))} differ only in how they are written: write them the "
+            "same, or name each (class_names) if they are several",
+            *(row for name in rarer for row in rows_of(name)),
+        )
+    if len(order) < 2 and (present or not len(problems)):  # not where no row was read
         problems.add(f"at least two classes are needed, found: {list(order)}")
     if num_classes is not None and num_classes != len(order):
         problems.add(f"num_classes is {num_classes}, but the data have {len(order)}: {list(order)}")

@@ -1,8 +1,7 @@
-"""What every source of labelled items shares: what it found, the folder it looks in, tables as text."""
+"""What every source of labelled items shares: what it found, and the folder it looks in."""
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -10,20 +9,16 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-import pandas as pd
-
 from monai_rd.data.dicom import SeriesInfo, SeriesRule, choose_series, index_dicom, is_dicom
 from monai_rd.data.errors import NoDicomError, Policy, StudyError, count_codes
-from monai_rd.data.problems import DataListError, Problems
+from monai_rd.data.near import near_ids, near_paths, would_match
+from monai_rd.data.problems import Problems
 from monai_rd.data.pseudonyms import patient_pseudonym
 from monai_rd.data.studies import Item, item_of_file, item_of_image, items_of_series, reason_unread
 from monai_rd.data.walk import walk
 from monai_rd.files import READ_SUFFIXES, sha256
-from monai_rd.text import read_text
 
-__all__ = ["EXCEL_SUFFIXES", "Found", "Reading", "read_table"]
-
-EXCEL_SUFFIXES = (".xlsx", ".xlsm")
+__all__ = ["Found", "Reading"]
 
 
 @dataclass
@@ -80,6 +75,10 @@ class Reading:
         self.left_out: list[StudyError] = []
         self.offered: set[str] = set()  # UIDs that the rule chose among
         self.chosen: set[str] = set()
+        # What rows name that is not there.
+        self._no_path: dict[int, str] = {}
+        self._no_patient: dict[int, str] = {}
+        self._no_series: dict[int, str] = {}
 
     @cached_property
     def series(self) -> list[SeriesInfo]:
@@ -127,6 +126,7 @@ class Reading:
     def series_of_uid(self, uid: str, row: int, problems: Problems) -> list[Item]:
         """Return the items of a series."""
         if uid not in self._by_uid:
+            self._no_series[row] = uid
             problems.add("no DICOM series with this SeriesInstanceUID below dataset_dir", row)
         return self._readable(self._by_uid.get(uid, []), row, problems)
 
@@ -134,6 +134,7 @@ class Reading:
         """Return the items of the series that stands for a patient, by the rule."""
         found = self._by_patient.get(patient_pseudonym(patient, self.key), [])
         if not found:
+            self._no_patient[row] = patient
             problems.add("no DICOM series of this patient below dataset_dir", row)
             return []
         chosen = self._choose(found)
@@ -148,6 +149,7 @@ class Reading:
         """Return the items at a path: an image or volume file, a DICOM file, a folder of DICOM."""
         path = Path(os.path.abspath(self.root / value))
         if not value or not os.path.lexists(path):
+            self._no_path[row] = value
             problems.add("the image does not exist below dataset_dir", row)
             return []
         if not path.is_relative_to(self.root):
@@ -168,6 +170,22 @@ class Reading:
             return []
         readable = [one for one in found if one.problem(self.policy) is None]
         return self._readable(readable or found, row, problems)
+
+    def advise(self, problems: Problems) -> None:
+        """Say of the rows that name nothing what would make them match, without what they name."""
+        studies = {one.study_uid for one in self.series} if self._no_series else set()
+        uids = near_ids(self._no_series.values(), self._by_uid.__contains__) if self._no_series else {}
+        uids |= dict.fromkeys(studies.intersection(self._no_series.values()), "as a StudyInstanceUID: give the series")
+        patients = near_ids(self._no_patient.values(), lambda one: patient_pseudonym(one, self.key) in self._by_patient)
+        paths = near_paths(self._no_path.values(), self._relative_paths()) if self._no_path else {}
+        for found, rows in ((uids, self._no_series), (patients, self._no_patient), (paths, self._no_path)):
+            for how, which in would_match(found, rows).items():
+                problems.add(f"{len(which)} of the rows that match nothing would match {how}")
+
+    def _relative_paths(self) -> list[str]:
+        """Of the files below the folder, and of the folders they lie in."""
+        files = [path.relative_to(self.root) for path in walk(self.root).files]
+        return [path.as_posix() for path in {*files, *(parent for file in files for parent in file.parents)}]
 
     def _choose(self, found: Sequence[SeriesInfo]) -> list[SeriesInfo]:
         chosen = choose_series(found, self.rule or SeriesRule(), self.policy)
@@ -218,25 +236,3 @@ class Reading:
             else:
                 self._refuse(problem, row, problems)
         return items
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """Read all cells of a table as text; commas, semicolons or tabs, UTF-8 or Windows-1252.
-
-    Raises:
-        DataListError: it cannot be read.
-    """
-    try:
-        if path.suffix.lower() in EXCEL_SUFFIXES:
-            return pd.read_excel(path, engine="openpyxl", dtype=str, keep_default_na=False).fillna("")
-        text = read_text(path)
-        first = text.split("\n", 1)[0]
-        separator = max(",;\t", key=first.count)
-        # Rows with one separator too many would make pandas take the first column for names of rows.
-        columns = {"dtype": str, "keep_default_na": False, "index_col": False}
-        return pd.read_csv(io.StringIO(text), sep=separator, skipinitialspace=True, **columns)
-    except Exception as error:  # each format fails in its own ways, and may quote a cell
-        raise DataListError(
-            f"the sheet '{path.name}' cannot be read ({type(error).__name__}): give a CSV, or Excel as .xlsx, with one "
-            "header row"
-        ) from None

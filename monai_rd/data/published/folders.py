@@ -20,6 +20,7 @@ from monai_rd.data.splits import DEVELOPMENT
 from monai_rd.data.studies import item_of_image
 from monai_rd.data.walk import folders_in
 from monai_rd.files import known_hash
+from monai_rd.text import read_text
 
 __all__ = ["BTC", "BUSI", "CHEST_XRAY", "COVID_CT"]
 
@@ -81,7 +82,7 @@ def _read_covid_ct(place: Path, reading: Reading, problems: Problems) -> Found:
                 missing = f"no folder of images {images}" if folder is None else f"no {listing.name}"
                 problems.add(f"COVID-CT: {missing}")
                 continue
-            names = [line.strip() for line in listing.read_text().splitlines() if line.strip()]
+            names = [line.strip() for line in read_text(listing).splitlines() if line.strip()]
             absent = sum(not (folder / file).is_file() for file in names)
             if absent:
                 problems.add(

@@ -8,10 +8,12 @@ from pathlib import Path
 from monai_rd.data.problems import DataListError, Problems
 from monai_rd.data.pseudonyms import patient_pseudonym
 from monai_rd.data.published.layout import ALL, Published, images_in
-from monai_rd.data.reading import Found, Reading, read_table
+from monai_rd.data.reading import Found, Reading
 from monai_rd.data.splits import DEVELOPMENT
 from monai_rd.data.studies import item_of_image
+from monai_rd.data.tables import read_table
 from monai_rd.data.walk import folders_in
+from monai_rd.text import read_text
 
 __all__ = ["CHEST_XRAY_14", "HAM10000", "HAM10000_AND_TEST", "ISIC2018"]
 
@@ -241,7 +243,7 @@ def _read_nih(place: Path, reading: Reading, problems: Problems) -> Found:
         if not listing.is_file():
             problems.add(f"ChestX-ray14: no {listing.name}")
             continue
-        names = listing.read_text().split()
+        names = read_text(listing).split()
         listed.update(names)
         for where, known in ((path.name, rows.keys()), ("the folders images or images_*", files.keys())):
             absent = sum(name not in known for name in names)

@@ -1,0 +1,121 @@
+"""Why nothing matches: what programs do to paths and IDs, tried and told, never applied by itself."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from itertools import combinations
+from urllib.parse import unquote
+
+__all__ = ["near_ids", "near_paths", "would_match"]
+
+# A row more or less does not change the advice.
+_TRIED = 1000
+# What a program does that takes the column for numbers.
+_NUMBERS = ("without .0", "written out, not as 4.7E+03", "with leading zeros")
+
+# What happens to a path, in the order in which it is undone; it is undone to both sides.
+_PATH_WAYS: Mapping[str, Callable[[str], str]] = {
+    "with / in place of \\": lambda path: path.replace("\\", "/"),
+    "with %20 and the like as what they stand for": unquote,
+    "with accents stored in the other way (Unicode NFC, NFD)": lambda path: unicodedata.normalize("NFC", path),
+    "in other case": str.casefold,
+    "by the file's name alone, in another folder": lambda path: path.rstrip("/").rpartition("/")[2],
+    "without .0": lambda path: re.sub(r"(?<=\d)\.0+(?=\.[A-Za-z]|$)", "", path),
+    "with another ending, or with one": lambda path: re.sub(
+        r"(?<=[^/])(\.nii\.gz|\.[A-Za-z][A-Za-z0-9]{0,4})$", "", path
+    ),
+    "with leading zeros": lambda path: re.sub(r"(?<!\d)0+(?=\d)", "", path),
+}
+
+
+def near_paths(values: Iterable[str], known: Collection[str]) -> dict[str, str]:
+    """Find what would make paths match.
+
+    Args:
+        values: that match nothing.
+        known: what they could mean, such as the paths of the files that are there.
+
+    Returns:
+        For each of them (of the first thousand) that would match exactly one of `known`, what has to be done to it, in
+        words.
+    """
+    left = set(list(values)[:_TRIED])
+    found: dict[str, str] = {}
+    every = tuple(_PATH_WAYS)
+    wanted = {_undone(value, every) for value in left}
+    # All that is equal after some ways is so after all of them.
+    candidates = [path for path in known if _undone(path, every) in wanted]
+    for size in (1, 2, 3):
+        for ways in combinations(every, size):
+            counts = Counter(_undone(path, ways) for path in candidates)
+            hits = {value for value in left if counts[_undone(value, ways)] == 1}
+            found |= dict.fromkeys(hits, _in_words(ways))
+            left -= hits
+    return found
+
+
+def _undone(path: str, ways: Iterable[str]) -> str:
+    for way in ways:
+        path = _PATH_WAYS[way](path)
+    return path
+
+
+def _digits(value: str) -> list[str]:
+    """A number that was written in the way of 4.711E+03."""
+    written = re.fullmatch(r"(\d)(?:[.,](\d+))?[eE]\+?(\d+)", value)
+    if not written or len(written[2] or "") > int(written[3]):
+        return []
+    return [(written[1] + (written[2] or "")).ljust(1 + int(written[3]), "0")]
+
+
+# What an ID may have been before a program or a person changed it.
+_ID_WAYS: Mapping[str, Callable[[str], Iterable[str]]] = {
+    "without .0": lambda value: re.findall(r"^(\d+)\.0+$", value),
+    "written out, not as 4.7E+03": _digits,
+    "with leading zeros": lambda value: (
+        [value.zfill(width) for width in range(len(value) + 1, 17)] if value.isdecimal() else []
+    ),
+    "without leading zeros": lambda value: [value.lstrip("0")] if value[:1] == "0" else [],
+    "in other case": lambda value: [value.upper(), value.lower()],
+    "without quotes": lambda value: [value.strip("'\"`´ ")],
+    "without what follows ^": lambda value: [value.partition("^")[0]],
+    "with other separators or none": lambda value: (
+        [re.sub(r"[\s_./-]+", by, value) for by in ("-", "_", " ", ".", "/", "")]
+    ),
+}
+
+
+def near_ids(values: Iterable[str], is_known: Callable[[str], bool]) -> dict[str, str]:
+    """Find what would make IDs match; see `near_paths`.
+
+    Args:
+        values: that match nothing.
+        is_known: whether there is such an ID, of which nothing more is known, as IDs are kept as hashes.
+    """
+    found: dict[str, str] = {}
+    for value in set(list(values)[:_TRIED]):
+        for ways in (*((way,) for way in _ID_WAYS), *combinations(_ID_WAYS, 2)):
+            candidates = [value]
+            for way in ways:
+                candidates = [each for one in candidates for each in _ID_WAYS[way](one) if each != one]
+            if any(map(is_known, filter(None, candidates))):
+                found[value] = _in_words(ways)
+                break
+    return found
+
+
+def _in_words(ways: Iterable[str]) -> str:
+    advice = ": store the column as text" if set(ways) & set(_NUMBERS) else ""
+    return " and ".join(ways) + advice
+
+
+def would_match(found: Mapping[str, str], rows: Mapping[int, str]) -> dict[str, list[int]]:
+    """The rows of the values for which something was found, by what it is."""
+    by_way: dict[str, list[int]] = {}
+    for row, value in rows.items():
+        if value in found:
+            by_way.setdefault(found[value], []).append(row)
+    return by_way
