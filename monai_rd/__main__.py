@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from rich.text import Text
 
+from monai_rd.console import terminal
 from monai_rd.deploy.command import SOME_LEFT_OUT, predict
 from monai_rd.deploy.export_command import WORDS, export_command
 from monai_rd.features_command import app as features
 from monai_rd.protocol.command import app as benchmark
+from monai_rd.text import printable
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -51,12 +52,6 @@ def _rule(
         "per": per,
     }
     return {name: word for name, word in words.items() if word is not None} or None
-
-
-def _console() -> Console:
-    """The terminal; for a file or a pipe, where rich assumes 80 columns and breaks words, 140 columns."""
-    console = Console()
-    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=140)
 
 
 def _policy(words: list[str] | None) -> dict[str, str]:
@@ -97,7 +92,7 @@ def index(
     chosen = None if rule is None else {one.series_uid for one in choose_series(series, rule, actions)}
     for path in files:
         write_series(series, path, chosen)
-    console = _console()
+    console = terminal()
     console.print(series_table(series, chosen))
     problems = count_codes(one.code for each in series for one in each.problems[:1])
     if problems:
@@ -173,7 +168,7 @@ def audit(
     report = audits.audit(made, workers=workers, left_out=left_out)
     atomic_write(json.dumps(report.as_dict(), indent=1) + "\n", out / "audit.json")
     audits.write_contact_sheet(report.pairs, out / "pairs.png")
-    console = _console()
+    console = terminal()
     console.print(report.table() if report.findings else "nothing found")
     print(f"{made}\n{out / 'audit.json'}, {out / 'pairs.png'} ({len(report.pairs)} pairs)")
     if fix is not None:
@@ -199,9 +194,9 @@ def students(
     from monai_rd.networks.student_table import FOR_IMAGES, FOR_VOLUMES, measure_students, student_table
 
     recommended = FOR_VOLUMES if volumes else FOR_IMAGES
-    console = _console()
+    console = terminal()
     with console.status("") as status:
-        costs = measure_students(names or recommended, image_size, seconds, progress=status.update)
+        costs = measure_students(names or recommended, image_size, seconds, lambda name: status.update(Text(name)))
     console.print(student_table(costs))
 
 
@@ -236,7 +231,7 @@ def list_teachers(context: typer.Context) -> None:
         return
     from monai_rd.networks.foundation_zoo.table import files_by_hand, teachers_table
 
-    console = _console()
+    console = terminal()
     console.print(teachers_table())
     console.print(
         "\nBy hand, then --teacher_checkpoint FILE:", *files_by_hand(), sep="\n  ", highlight=False, soft_wrap=True
@@ -265,7 +260,7 @@ def main() -> None:
     try:
         app()
     except (ValueError, OSError) as error:
-        print(f"monai-rd: {error}", file=sys.stderr)
+        print(f"monai-rd: {printable(str(error))}", file=sys.stderr)
         sys.exit(2)
 
 

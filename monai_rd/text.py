@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-__all__ = ["alike", "comparable", "decode", "name_of", "read_text"]
+__all__ = ["alike", "comparable", "csv_of", "decode", "name_of", "printable", "read_text"]
+
+_JOINERS = "\u200c\u200d"
+# What a spreadsheet takes for the start of a formula.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
 
 
 def decode(content: bytes, *encodings: str) -> str:
@@ -46,8 +54,12 @@ def comparable(value: str) -> str:
 
 
 def name_of(value: str) -> str:
-    """Return the name of a class or a group as it counts everywhere: letters composed (NFC), blanks single."""
-    return " ".join(unicodedata.normalize("NFC", value).split())
+    """Return the name of a class or a group as it counts everywhere: letters composed (NFC), blanks single.
+
+    Line breaks are blanks; what is no character to be seen goes, but for the joiners of emoji and of some scripts.
+    """
+    words = unicodedata.normalize("NFC", value).split()
+    return " ".join("".join(c for c in word if c.isprintable() or c in _JOINERS) for word in words).strip()
 
 
 def alike(name: str) -> str:
@@ -55,3 +67,32 @@ def alike(name: str) -> str:
     folded = unicodedata.normalize("NFKC", comparable(name).casefold())
     joined = re.sub(r"(?<=[^\W\d_])(?:[\s_]+|-)(?=\w)|(?<=\w)(?:[\s_]+|-)(?=[^\W\d_])|^[\s_]+|[\s_]+$", "", folded)
     return re.sub(r"^(-?)0*(\d+)(?:[.,]0*)?$", r"\1\2", joined)
+
+
+def printable(text: str) -> str:
+    """Return a text with control characters, and marks that turn its direction, as their codes."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n" + _JOINERS else ascii(c)[1:-1] for c in text)
+
+
+def csv_of(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return a table as CSV, in which no text is a formula to a spreadsheet: an apostrophe stands before such a one.
+
+    Args:
+        columns: of the header, and keys of the rows.
+        rows: a key that is missing gives an empty cell. Numbers are written as they are.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow([_no_formula(name) for name in columns])
+    writer.writerows([_no_formula(row.get(name, "")) for name in columns] for row in rows)
+    return text.getvalue()
+
+
+def _no_formula(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) and not _is_number(cell) else cell
+
+
+def _is_number(cell: str) -> bool:
+    return re.fullmatch(r"[+-]?\d+([.,]\d+)?([eE][+-]?\d+)?", cell) is not None

@@ -30,7 +30,13 @@ __all__ = ["explanation_picture"]
 SIZE = (1100, 660)  # pixels: columns, rows
 MOST_CLASSES = 6
 _PAPER, _INK, _MUTED, _WARNING = "#000000", "#f2f4f7", "#9aa4b2", "#ffb000"
-_STYLE: Any = {"font.family": "DejaVu Sans", "text.color": _INK, "figure.facecolor": _PAPER, "axes.facecolor": _PAPER}
+_STYLE: Any = {
+    "font.family": "DejaVu Sans",
+    "text.color": _INK,
+    "figure.facecolor": _PAPER,
+    "axes.facecolor": _PAPER,
+    "text.parse_math": False,
+}
 
 
 class _Look(NamedTuple):

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+
+from monai_rd.console import terminal
 
 Formats = Annotated[
     list[str], typer.Option("--format", help="torchscript, onnx, onnx-int8 or torch.export; several by commas.")
@@ -45,8 +46,7 @@ def export_command(
         made = export_formats(trained, names, Path(place))
         found = parity(trained, made, trained.images("test", IMAGES))
         images = f"{found['PyTorch'].images} {'phantoms' if trained.phantom else 'test images'}"
-        console = Console() if os.environ.get("COLUMNS") else Console(width=120)
-        console.print(parity_table(found, f"{trained.metadata['name']}, {trained.network.name}: {images}"))
+        terminal(width=120).print(parity_table(found, f"{trained.metadata['name']}, {trained.network.name}: {images}"))
         wrong = [name for name in names if FORMATS[name].exact and not found[name].difference <= TOLERANCE]
         if wrong:
             print(f"not written: {', '.join(wrong)} differs from PyTorch by more than {TOLERANCE:g}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import os
@@ -19,6 +17,7 @@ from torch import Tensor
 from monai_rd.data.errors import StudyError, count_codes
 from monai_rd.files import atomic_write, sha256
 from monai_rd.losses import class_probabilities
+from monai_rd.text import csv_of
 from monai_rd.versions import versions
 
 if TYPE_CHECKING:
@@ -282,11 +281,9 @@ def _codes(joined: str) -> tuple[str, ...]:
 def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]], class_names: Sequence[str]) -> None:
     scores = [f"p_{name}" for name in class_names]
     columns = ["id", "series", "study", "class", "probability", *scores, "flags", "problem", "message"]
-    table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, columns, "")
-    writer.writeheader()
+    table = []
     for one in rows:
         row = {name: value for name, value in one.items() if name in columns and value is not None}
         row |= {f"p_{name}": f"{p:.7f}" for name, p in one.get("probabilities", {}).items()}
-        writer.writerow(row | ({"probability": f"{row['probability']:.7f}"} if "probability" in row else {}))
-    atomic_write(table.getvalue(), path)
+        table.append(row | ({"probability": f"{row['probability']:.7f}"} if "probability" in row else {}))
+    atomic_write(csv_of(columns, table), path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from collections.abc import Iterable
@@ -12,6 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
+
+from monai_rd.console import terminal
 
 if TYPE_CHECKING:
     from monai_rd.protocol.cells import Cell
@@ -49,11 +51,6 @@ Selection = Annotated[
 
 def _split(names: str) -> list[str]:
     return [name.strip() for name in names.split(",") if name.strip()]
-
-
-def _console() -> Console:
-    console = Console()
-    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=140)
 
 
 def _typed() -> str:
@@ -108,7 +105,7 @@ def _make_table(name: str, made: Experiment, dataset: Path | None, select: Selec
     from monai_rd.protocol import paper, tables
     from monai_rd.protocol.summary import summarise
 
-    console = _console()
+    console = terminal()
     failures = _run(made, out, jobs, console)
     if settings := _settings(made.cells.values(), out):
         known = None if dataset is None else paper.published_name(str(dataset))
@@ -173,9 +170,9 @@ def table6(
     from monai_rd.protocol import cost
     from monai_rd.versions import versions
 
-    console = _console()
+    console = terminal()
     with console.status("") as status:
-        times = cost.measure(seconds, progress=status.update)
+        times = cost.measure(seconds, progress=lambda name: status.update(Text(name)))
     _publish(cost.cost_report(times, _typed(), versions()), out, console)
 
 
@@ -198,11 +195,12 @@ def figure2(
     from monai_rd.protocol.figure2 import figure_report
     from monai_rd.versions import versions
 
-    console = _console()
+    console = terminal()
     made = _laid_out("figure2", dataset, bundle, teachers, students, "", seeds, max_epochs, select, out, words)
     if _run(made, out, jobs, console):
         raise typer.Exit(1)
     with console.status("") as status:
-        told = status.update if console.is_terminal else console.print  # a plane may take a minute
+        # A plane may take a minute.
+        told = (lambda text: status.update(Text(text))) if console.is_terminal else console.print
         report = figure_report(made, out, planes, resolution, _typed(), versions(), told)
     _publish(report, out, console)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -14,12 +12,14 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from monai_rd.files import atomic_write
 from monai_rd.protocol.experiments import Column, Row
 from monai_rd.protocol.paper import facts_of, paper_value
 from monai_rd.protocol.statistics import Estimate
 from monai_rd.protocol.summary import Comparison, Summary
+from monai_rd.text import csv_of
 
 __all__ = ["Grid", "Report", "estimate_text", "number_text", "p_text", "print_report", "training_report", "write_files"]
 
@@ -75,7 +75,7 @@ class Grid:
         for index, name in enumerate(self.header):
             table.add_column(name, justify="right" if index else "left")
         for row in self.rows:
-            table.add_row(*(f"[bold]{text.strip('*')}[/bold]" if text.startswith("**") else text for text in row))
+            table.add_row(*(Text(text.strip("*"), "bold") if text.startswith("**") else text for text in row))
         return table
 
 
@@ -180,13 +180,9 @@ def training_report(
 
 def write_files(report: Report, out: Path) -> list[Path]:
     """Write `NAME.md`, `NAME.csv`, `NAME.json` and the page `NAME.html`, each at once or not at all."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(report.records[0]))
-    writer.writeheader()
-    writer.writerows(report.records)
     contents = {
         "md": report.markdown(),
-        "csv": text.getvalue(),
+        "csv": csv_of(list(report.records[0]), report.records),
         "json": json.dumps(report.content, indent=1) + "\n",
     }
     for suffix, content in contents.items():

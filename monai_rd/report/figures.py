@@ -68,6 +68,7 @@ STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: small, selectable, in the font of the page
     "svg.hashsalt": "monai_rd",
     "text.color": THEME["ink"],
+    "text.parse_math": False,  # a $ in a name is a $
     "xtick.color": THEME["muted"],
     "xtick.labelsize": 9,
     "ytick.color": THEME["muted"],
@@ -395,4 +396,5 @@ def _dashes(n: int) -> list[Any]:
 
 
 def _short(name: str, most: int) -> str:
+    name = f"\u200b{name}" if name.startswith("_") else name  # matplotlib leaves such a name out of legends
     return name if len(name) <= most else f"{name[: most - 1]}…"

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from monai.data import DataLoader, Dataset
-from rich.console import Console
 from rich.table import Table
 from scipy.special import expit, logit, softmax
 
 from monai_rd.bundle import require_model
+from monai_rd.console import terminal
 from monai_rd.data.errors import count_codes
 from monai_rd.files import atomic_path, atomic_write
 from monai_rd.methods.rd import ReprogrammingDistillation
@@ -160,7 +160,7 @@ class FinalReport:
             print(f"report: {path}")
 
     def _print(self, rows: dict[str, dict[str, Any]], calibration: dict[str, Any]) -> None:
-        console = Console(width=100)
+        console = terminal(width=100)
         n = rows["student"]["n"]
         table = Table(title=f"Test set, {n} studies, value and 95 % interval", title_justify="left", show_lines=True)
         table.add_column("")

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys
-from rich.console import Console
 from rich.table import Table
 
+from monai_rd.console import terminal
 from monai_rd.data.studies import GROUPS
 from monai_rd.files import atomic_write
 from monai_rd.report.curves import calibrated_events, reliability
@@ -67,7 +67,7 @@ class LabelledReport:
         groups = group_metrics(p, y, [row[2] for row in self._rows], self.multi_label)
         content = {"class_names": self.class_names, "metrics": found, "groups": groups}
         atomic_write(json.dumps(content, indent=1) + "\n", self.path)
-        Console(width=120).print(_table(found, groups))
+        terminal(width=120).print(_table(found, groups))
 
 
 def group_metrics(

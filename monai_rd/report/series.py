@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from rich import box
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from monai_rd.data.dicom import SeriesInfo
 from monai_rd.files import atomic_write
+from monai_rd.text import csv_of
 
 __all__ = ["series_table", "write_series"]
 
@@ -37,13 +36,15 @@ def series_table(series: Sequence[SeriesInfo], chosen: Collection[str] | None = 
         number = patients.setdefault(one.patient_key, len(patients) + 1)
         mark = [] if chosen is None else ["yes" if one.series_uid in chosen else ""]
         count = f"{one.slices} {'picture' if one.pictures else 'slice'}{'' if one.slices == 1 else 's'}"
-        problems = [f"[yellow]{problem.code}[/yellow]" for problem in one.problems]
+        told = Text.assemble(one.description or "-", ("\n" + row["transfer_syntax"], "dim"))
+        for problem in one.problems:
+            told.append(f"\n{problem.code}", "yellow")
         table.add_row(
             *mark,
             f"..{one.series_uid[-10:]}\npatient {number}",
             f"{' '.join(word for word in (one.modality, one.orientation) if word)}, {count}\n"
             + (f"{row['spacing_mm']} mm" if one.spacing else f"{one.shape[0]} x {one.shape[1]} pixels"),
-            "\n".join([escape(one.description) or "-", f"[dim]{row['transfer_syntax']}[/dim]", *problems]),
+            told,
         )
     return table
 
@@ -58,10 +59,6 @@ def write_series(series: Sequence[SeriesInfo], path: Path, chosen: Collection[st
     if path.suffix.lower() == ".json":
         atomic_write(json.dumps(rows, indent=1) + "\n", path)
     elif path.suffix.lower() == ".csv":
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-        atomic_write(text.getvalue(), path)
+        atomic_write(csv_of(list(rows[0]), rows), path)
     else:
         raise ValueError(f"an index is written as .csv or .json, not as '{path.suffix}'")
