@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import combinations
 from urllib.parse import unquote
 
-__all__ = ["near_ids", "near_paths", "would_match"]
+__all__ = ["near_ids", "near_paths", "path_advice", "would_match"]
 
 # A row more or less does not change the advice.
 _TRIED = 1000
@@ -55,6 +55,12 @@ def near_paths(values: Iterable[str], known: Collection[str]) -> dict[str, str]:
             found |= dict.fromkeys(hits, _in_words(ways))
             left -= hits
     return found
+
+
+def path_advice(values: Iterable[str], known: Collection[str]) -> str:
+    """Say it of all of them, to be put at the end of a sentence; "" where nothing would match."""
+    counts = Counter(near_paths(values, known).values())
+    return "".join(f"; {count} would match {how}" for how, count in counts.items())
 
 
 def _undone(path: str, ways: Iterable[str]) -> str:

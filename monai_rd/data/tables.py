@@ -88,7 +88,15 @@ def _csv(path: Path) -> Iterator[tuple[int, list[str]]]:
     told = re.fullmatch(r"sep=(.)\r?", first)  # which Excel writes and reads
     separator = told[1] if told else max(",;\t", key=first.count)
     lines = io.StringIO(rest if told else text, newline="")
-    yield from enumerate(csv.reader(lines, delimiter=separator, skipinitialspace=True), start=2 if told else 1)
+    # Strict: else a quote that is not closed would swallow all rows below it.
+    reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
+    try:
+        yield from enumerate(reader, start=2 if told else 1)
+    except csv.Error:
+        raise DataListError(
+            f"the sheet '{path.name}' cannot be read near line {reader.line_num}: a quote is not closed, or text "
+            "follows a closed one"
+        ) from None
 
 
 def _excel(path: Path) -> Iterator[tuple[int, list[str]]]:

@@ -13,6 +13,7 @@ import numpy as np
 from monai_rd.data.alike import Fingerprint, copy_groups, digest_of, fingerprint
 from monai_rd.data.errors import StudyError
 from monai_rd.data.images import read_picture
+from monai_rd.data.near import path_advice
 from monai_rd.data.problems import Problems
 from monai_rd.data.published.layout import ALL, Published, images_in
 from monai_rd.data.reading import Found, Reading
@@ -83,10 +84,11 @@ def _read_covid_ct(place: Path, reading: Reading, problems: Problems) -> Found:
                 problems.add(f"COVID-CT: {missing}")
                 continue
             names = [line.strip() for line in read_text(listing).splitlines() if line.strip()]
-            absent = sum(not (folder / file).is_file() for file in names)
+            absent = [file for file in names if not (folder / file).is_file()]
             if absent:
                 problems.add(
-                    f"COVID-CT: {absent} of the {len(names)} images of {listing.name} are not in {folder.name}"
+                    f"COVID-CT: {len(absent)} of the {len(names)} images of {listing.name} are not in {folder.name}"
+                    f"{path_advice(absent, [image.name for image in images_in(folder)])}"
                 )
             found.items += [item_of_image(folder / file) | {"label": name} for file in names]
             splits += [split] * len(names)

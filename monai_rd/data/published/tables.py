@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from monai_rd.data.near import path_advice
 from monai_rd.data.problems import DataListError, Problems
 from monai_rd.data.pseudonyms import patient_pseudonym
 from monai_rd.data.published.layout import ALL, Published, images_in
@@ -73,6 +74,7 @@ class _SkinReader:
             where = " or ".join(folder.name for folder in folders) or "any folder of images"
             self.problems.add(
                 f"{self.name}: {len(absent)} of the {len(rows)} images of {table.name} are not in {where}"
+                f"{path_advice(absent, files)}"
             )
         unnamed = len(files) - len({image for image, _, _ in rows} & set(files))
         if unnamed:
@@ -246,9 +248,12 @@ def _read_nih(place: Path, reading: Reading, problems: Problems) -> Found:
         names = read_text(listing).split()
         listed.update(names)
         for where, known in ((path.name, rows.keys()), ("the folders images or images_*", files.keys())):
-            absent = sum(name not in known for name in names)
+            absent = [name for name in names if name not in known]
             if absent:
-                problems.add(f"ChestX-ray14: {absent} of the {len(names)} images of {listing.name} are not in {where}")
+                problems.add(
+                    f"ChestX-ray14: {len(absent)} of the {len(names)} images of {listing.name} are not in {where}"
+                    f"{path_advice(absent, known)}"
+                )
         names = [name for name in names if name in files and name in rows]
         found.items += [item_of_image(files[name]) | rows[name] for name in names]
         splits += [split] * len(names)
