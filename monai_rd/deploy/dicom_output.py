@@ -237,9 +237,14 @@ def _reference(source: Dataset) -> Dataset:
 
 
 def _code(name: str, meaning: str) -> CodedConcept:
-    """A code of the private scheme: the name where it may be one (16 characters), else the start of its hash."""
+    """A code of the private scheme: the name where it may be one (16 characters), else the start of its hash.
+
+    A backslash, which stands between values in DICOM, becomes a slash in the meaning.
+    """
     fits = re.fullmatch(r"[A-Za-z0-9_.+-]{1,16}", name)
-    return CodedConcept(name if fits else "H" + hashlib.sha256(name.encode()).hexdigest()[:15], SCHEME, meaning[:64])
+    return CodedConcept(
+        name if fits else "H" + hashlib.sha256(name.encode()).hexdigest()[:15], SCHEME, meaning.replace("\\", "/")[:64]
+    )
 
 
 def _in_words(prediction: Prediction) -> str:

@@ -221,6 +221,13 @@ def test_sources_of_every_kind(
     assert NAME.split("^")[0] not in caplog.text
 
 
+@pytest.mark.parametrize("name", ["a\\b", "=1+1", "^a=b", "[bold]x", "😀 שלום", "x" * 200])
+def test_a_class_may_have_any_name(name: str, predictor: Predictor, scored: Prediction, tmp_path: Path) -> None:
+    answer = replace(scored, classes=(name,), probabilities={name: 0.75, "other": 0.25})
+    read = checked(structured_report(answer, predictor.trained.algorithm), tmp_path)
+    assert name.replace("\\", "/")[:64] in str(read)
+
+
 def test_what_no_object_is_made_of(predictor: Predictor, scored: Prediction, tmp_path: Path) -> None:
     for one in (replace(scored, problem="MISSING_SLICES"), replace(scored, series="")):
         with pytest.raises(NoObjectError, match="no DICOM object"):
