@@ -14,6 +14,7 @@ from pathlib import Path
 from monai_rd.data import sources
 from monai_rd.data.dicom import SeriesRule
 from monai_rd.data.errors import Policy, StudyError, count_codes
+from monai_rd.data.json_list import from_json
 from monai_rd.data.lists import DataList, write_datalist
 from monai_rd.data.problems import Problems
 from monai_rd.data.published import Published, recognise
@@ -250,7 +251,7 @@ def _collect(
     elif sheet is None:
         found = sources.from_folders(root, reading, class_names)
     elif what == "item":
-        found = sources.from_json(sheet, reading, class_names, problems)
+        found = from_json(sheet, reading, class_names, problems)
     else:
         found = sources.from_sheet(sheet, reading, class_names, problems)
     if reading.offered:

@@ -85,6 +85,14 @@ def test_a_class_may_have_such_a_name_if_it_is_named(images: Path, tmp_path: Pat
     assert make_datalist(images, sheet(path, ["none", "tumour"] * 20)).class_names == ("none", "tumour")
 
 
+def test_a_sheet_without_a_header_shows_no_patient(images: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("Smith^Anna,4711,ill\nDoe^Jane,4712,healthy\n")
+    assert "it has: 3 columns, of which are known: none" in said(images, path)
+    path.write_text("PatientID,Diagnosis\n4711,ill\n")
+    assert "it has: 2 columns, of which are known: patient" in said(images, path)
+
+
 def test_rows_that_are_cut_short_have_no_label(images: Path, tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text(
@@ -125,7 +133,9 @@ def test_json_says_what_is_wrong_with_it(images: Path, tmp_path: Path) -> None:
             '{"training": [{"image": "a", "label": 1, "label": 2}], "validation": [], "test": []}',
             "'label' stands twice",
         ),
+        ('{"training": [], "x": {"Doe^Jane": 1, "Doe^Jane": 2}}', "a key stands twice"),
         ('{"training": [],\n oops}', "no JSON (line 2)"),
+        ("[" * 100000, "no JSON"),
         ('{"training": [], "validation": [], "test": [], "class_names": [null, "a"]}', "class_names is no list"),
         ('{"training": [{"image": null, "label": 1}], "validation": [], "test": []}', "item 1: 'image' is null"),
         ('{"training": [{"image": ["a"], "label": 1}], "validation": [], "test": []}', "item 1: 'image' is a list"),
