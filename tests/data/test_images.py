@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from pydicom.data import get_testdata_file
 
 from monai_rd.data.errors import (
@@ -240,6 +241,11 @@ def test_what_is_transparent_is_white_paper_and_what_is_not_keeps_its_colours(tm
             np.testing.assert_array_equal(
                 shown(image_bytes(holed, format=kind), suffix, tmp_path), np.where(hole[..., None], 255, plain)
             )
+    extra = b"\x52\1\3\0\1\0\0\0"  # TIFF's ExtraSamples: 2 is alpha, 1 one by which the others are weighted already
+    for mode in ("LA", "RGBA"):
+        weighted = image_bytes(holed.convert(mode), format="TIFF").replace(extra + b"\2", extra + b"\1")
+        assert weighted != image_bytes(holed.convert(mode), format="TIFF")
+        assert (shown(weighted, ".tif", tmp_path)[5, 10] == 255).all()
     first = np.asarray(indexed(picture()))[..., None] == 0
     found = shown(image_bytes(indexed(picture(), transparent=True), format="PNG"), ".png", tmp_path)
     np.testing.assert_array_equal(found, np.where(first, 255, np.asarray(picture())))
@@ -276,11 +282,28 @@ def test_of_a_camera_s_jpeg_with_previews_the_picture_is_read(tmp_path: Path) ->
         (Image.fromarray(np.full((4, 4), np.nan, np.float32)), "TIFF", "holds floating-point values"),
         (Image.fromarray(np.zeros((4, 4), np.int32)), "TIFF", "holds 32-bit values"),
         (Image.new("LAB", (4, 4)), "TIFF", "holds CIELAB values"),
+        (Image.new("L", (4, 4)), "signed TIFF", "holds signed values"),
     ],
 )
 def test_more_than_a_screen_shows_is_refused(image: Image.Image, kind: str, said: str, tmp_path: Path) -> None:
-    suffix = ".png" if kind == "PNG" else ".tif"
-    refusal(saved(image_bytes(image, format=kind), suffix, tmp_path), UnreadableImageError, said)
+    suffix, options = ".png" if kind == "PNG" else ".tif", {"tiffinfo": {339: 2}} if kind == "signed TIFF" else {}
+    content = image_bytes(image, format=kind.split()[-1], **options)
+    refusal(saved(content, suffix, tmp_path), UnreadableImageError, said)
+
+
+def test_no_tag_of_a_picture_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tags = PngInfo()
+    tags.add_text("Description", PATIENT)
+    exif = Image.Exif()
+    exif[0x010E] = PATIENT
+    with caplog.at_level(logging.DEBUG):
+        for kind, suffix, options in (
+            ("TIFF", ".tif", {"tiffinfo": {270: PATIENT}}),
+            ("JPEG", ".jpg", {"exif": exif, "comment": PATIENT}),
+            ("PNG", ".png", {"pnginfo": tags, "exif": exif}),
+        ):
+            shown(image_bytes(picture(), format=kind, **options), suffix, tmp_path)
+    assert PATIENT not in caplog.text
 
 
 def test_several_pages_are_no_picture(tmp_path: Path) -> None:

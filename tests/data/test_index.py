@@ -74,7 +74,7 @@ def test_of_whom_and_where_a_series_is_goes_no_further_than_groups(tmp_path: Pat
     ("age", "band"),
     [
         *(("017Y", "0-17"), ("018Y", "18-39"), ("079Y", "60-79"), ("080Y", "80+"), ("300M", "18-39"), ("090D", "0-17")),
-        *(("60-69", ""), ("Y067", ""), ("", "")),
+        *(("60-69", ""), ("Y067", ""), ("999Y", ""), ("", "")),
     ],
 )
 def test_an_age_leaves_as_its_band(tmp_path: Path, age: str, band: str) -> None:

@@ -401,11 +401,18 @@ def _age(value: str) -> str:
     """The band of an age string (PS3.5: three digits and D, W, M or Y), "" where it is none."""
     if not re.fullmatch(r"\d{3}[DWMY]", value):
         return ""
-    return age_band(int(value[:3]) / {"D": 365.25, "W": 52.18, "M": 12, "Y": 1}[value[3]])
+    years = int(value[:3]) / {"D": 365.25, "W": 52.18, "M": 12, "Y": 1}[value[3]]
+    return age_band(years) if years < 200 else ""
 
 
 def age_band(years: float) -> str:
-    """The band of an age, see `Origin`."""
+    """The band of an age, see `Origin`.
+
+    Raises:
+        ValueError: no age.
+    """
+    if not 0 <= years < 200:  # NaN neither
+        raise ValueError("no age")
     return next((band for below, band in _AGES if years < below), "80+")
 
 

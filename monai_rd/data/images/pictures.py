@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -13,7 +14,7 @@ from PIL.BmpImagePlugin import BmpImageFile
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL.TiffImagePlugin import SAMPLEFORMAT, TiffImageFile
 
 from monai_rd.data.errors import TooLargeError, UnreadableImageError
 from monai_rd.data.images.border import checked_values
@@ -29,9 +30,12 @@ _READERS: Mapping[str, Callable[[BinaryIO], ImageFile]] = {
     "TIFF": TiffImageFile,
 }
 
+logging.getLogger("PIL.TiffImagePlugin").setLevel(logging.INFO)  # at DEBUG it tells every tag, a patient's name as well
+
 # What the stored samples of a picture mean, by Pillow's modes (docs "Concepts"): palettes are looked up, not judged by
 # their numbers, and what is not here has more than the 256 levels of a screen or no defined look.
-_GREY, _COLOUR, _PALETTE = ("1", "L", "LA", "La"), ("RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"), ("P", "PA")
+_GREY, _COLOUR, _PALETTE = ("1", "L", "LA", "La"), ("RGB", "RGBA", "RGBX", "CMYK", "YCbCr"), ("P", "PA")
+# Pillow would read signed bytes as if they had no sign.
 _NOT_SHOWN = {"I": "32-bit", "F": "floating-point", "LAB": "CIELAB"}
 
 
@@ -64,8 +68,9 @@ def picture_values(path: Path, kind: str) -> NDArray[np.float32]:
 
 
 def _check(image: Image.Image) -> None:
-    if image.mode not in (*_GREY, *_COLOUR, *_PALETTE):
-        values = _NOT_SHOWN.get(image.mode, "16-bit")
+    signed = isinstance(image, TiffImageFile) and image.tag_v2.get(SAMPLEFORMAT, (1,))[0] != 1
+    if signed or image.mode not in (*_GREY, *_COLOUR, *_PALETTE):
+        values = _NOT_SHOWN.get(image.mode, "signed" if signed else "16-bit")
         raise UnreadableImageError(
             f"holds {values} values; images must be 8-bit (0 to 255): save it as a screen shows it, or as a volume"
         )
@@ -80,8 +85,8 @@ def _flat(image: Image.Image) -> Image.Image:
     """On white paper, in grey or RGB."""
     grey = image.mode in _GREY
     palette = image.mode in _PALETTE
-    if "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
-        image = image.convert("RGBA")
+    if "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBA"):
+        image = image.convert("LA").convert("RGBA") if image.mode == "La" else image.convert("RGBA")
         if np.asarray(image.getchannel("A")).min() < 255:
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     image = image.convert("RGB")
