@@ -1,0 +1,114 @@
+"""A federation of two sites on one machine, from the first weights to the common student on each site's test set.
+
+    python docs/federated.py FOLDER
+
+FOLDER gets a site each in `site_a` and `site_b`: the bundle's configs, a list of its own patients, what it trains. The
+data are phantoms, or those of `--dataset_dir DIR` with a sheet `labels.csv` that has the columns image, label and
+split. `--bundle`, `--rounds` and `--local_epochs` (of each round) may be given; all other words, such as `--batch_size
+16`, are for the bundle. In a real federation each site has its own machine, and what stands here under "the server" is
+the federation's system.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import run
+from monai.fl.utils.constants import ExtraItems, WeightType
+from monai.fl.utils.exchange_object import ExchangeObject
+
+from monai_rd.bundle import bundle_root
+from monai_rd.data import phantom_cohort
+from monai_rd.federated import SiteClient
+from monai_rd.protocol.experiments import words_as_overrides
+
+Weights = dict[str, torch.Tensor]
+SITES = ("site_a", "site_b")
+
+
+def own_patients(rows: list[dict[str, str]], site: int) -> list[dict[str, str]]:
+    """Every second row of each class of each split."""
+    groups: dict[tuple[str, str], list[dict[str, str]]] = {}
+    for row in rows:
+        groups.setdefault((row["split"], row["label"]), []).append(row)
+    return [row for group in groups.values() for row in group[site :: len(SITES)]]
+
+
+def settle(site: Path, bundle: str, rows: list[dict[str, str]], words: dict[str, Any]) -> dict[str, Any]:
+    """Copy the bundle's configs and write the list of the site's patients; gives the words for its trainings."""
+    shutil.copytree(Path(bundle_root(bundle)) / "configs", site / "configs", dirs_exist_ok=True)
+    sheet = site / "patients.csv"
+    with open(sheet, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return {**words, "bundle_root": str(site), "data_list": str(sheet)}
+
+
+def federate(folder: Path, bundle: str, dataset_dir: Path, rounds: int, epochs: int, words: dict[str, Any]) -> Weights:
+    """Let both sites train a student together; gives its weights, which then stand in each site's `models/model.pt`."""
+    with open(dataset_dir / "labels.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    common = {
+        "dataset_dir": str(dataset_dir),
+        "class_names": sorted({row["label"] for row in rows}),  # the same in the same order everywhere
+        "total_epochs": rounds * epochs,
+        **words,
+    }
+    own = {name: settle(folder / name, bundle, own_patients(rows, k), common) for k, name in enumerate(SITES)}
+    clients = []
+    for name in SITES:
+        client = SiteClient(
+            str(folder / name), local_epochs=epochs, train_kwargs=dict(own[name]), eval_kwargs=dict(own[name])
+        )
+        client.initialize({ExtraItems.CLIENT_NAME: name})
+        clients.append(client)
+
+    # The server: one site's first student for all, then in each round the mean of what all have made of it.
+    shared: Weights = clients[0].get_weights().weights
+    for number in range(1, rounds + 1):
+        answers: list[Weights] = []
+        for client in clients:
+            client.train(ExchangeObject(weights=shared))
+            sent = client.get_weights()
+            differs = sent.weight_type == WeightType.WEIGHT_DIFF
+            answers.append({key: value + shared[key] if differs else value for key, value in sent.weights.items()})
+        shared = {key: mean_of([answer[key] for answer in answers]) for key in shared}
+        for name, client in zip(SITES, clients, strict=True):
+            metrics = client.evaluate(ExchangeObject(weights=shared)).metrics
+            told = ", ".join(f"{key} {float(value):.3f}" for key, value in metrics.items())
+            print(f"round {number} of {rounds}: the common student on {name}'s validation set: {told}")
+
+    for name in SITES:
+        torch.save(shared, folder / name / "models" / "model.pt")
+        configs = [str(folder / name / "configs" / file) for file in ("train.json", "evaluate.json")]
+        print(f"the common student on {name}'s test set:")
+        run(config_file=configs, **own[name])
+    return shared
+
+
+def mean_of(values: list[torch.Tensor]) -> torch.Tensor:
+    """The plain mean; of whole numbers, such as the batches that batch norm has seen, a whole number."""
+    return torch.stack([value.double() for value in values]).mean(dim=0).to(values[0].dtype)
+
+
+def main() -> None:
+    """Read the words and federate."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--bundle", default="rd_ct")
+    parser.add_argument("--dataset_dir", type=Path)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--local_epochs", type=int, default=10)
+    given, words = parser.parse_known_args()
+    data = given.dataset_dir or Path(phantom_cohort(given.folder, given.bundle.removeprefix("rd_")))
+    federate(given.folder, given.bundle, data, given.rounds, given.local_epochs, words_as_overrides(words))
+
+
+if __name__ == "__main__":
+    main()
