@@ -28,7 +28,7 @@ def decode(content: bytes, *encodings: str) -> str:
     for encoding in encodings:
         try:
             return content.decode(encoding)
-        except (UnicodeDecodeError, LookupError):
+        except (UnicodeError, LookupError):  # what a file names may be any of Python's codecs
             continue
     return content.decode("latin-1")
 

@@ -51,7 +51,9 @@ def read_table(path: Path) -> pd.DataFrame:
         DataListError: it cannot be read, or a row has more cells than the header.
     """
     try:
-        rows = list(_excel(path) if path.suffix.lower() in EXCEL_SUFFIXES else _csv(path))
+        with open(path, "rb") as file:
+            first = file.read(8)
+        rows = list(_excel(path) if first.startswith(b"PK") or path.suffix.lower() in EXCEL_SUFFIXES else _csv(path))
     except DataListError:
         raise
     except Exception as error:  # each format fails in its own ways, and may quote a cell
@@ -83,6 +85,8 @@ def _without_empty_end(header: Sequence[str]) -> list[str]:
 
 
 def _csv(path: Path) -> Iterator[tuple[int, list[str]]]:
+    if b"\0\0\0\0" in path.read_bytes()[:4096]:  # no text in any encoding
+        raise ValueError("binary")
     text = read_text(path)
     first, _, rest = text.partition("\n")
     told = re.fullmatch(r"sep=(.)\r?", first)  # which Excel writes and reads
@@ -102,14 +106,11 @@ def _csv(path: Path) -> Iterator[tuple[int, list[str]]]:
 def _excel(path: Path) -> Iterator[tuple[int, list[str]]]:
     from openpyxl import load_workbook  # half a second
 
-    book = load_workbook(path, read_only=True, data_only=True)  # of a formula its last value
-    try:
-        sheet = book.worksheets[0]
+    with open(path, "rb") as file:  # the suffix does not count
+        sheet = load_workbook(file, read_only=True, data_only=True).worksheets[0]  # of a formula its last value
         sheet.reset_dimensions()  # which other programs write wrongly
         for number, row in enumerate(sheet.iter_rows(), start=1):
             yield number, [_excel_text(cell) for cell in row]
-    finally:
-        book.close()
 
 
 def _excel_text(cell: Any) -> str:

@@ -101,6 +101,19 @@ def test_a_sheet_in_any_encoding_finds_the_patient(tmp_path: Path) -> None:
     assert all(one == made[0] for one in made)
 
 
+@pytest.mark.parametrize("named", ["undefined", "idna", "rot13", "hex", "punycode", "utf-7", "nonsense", "\\\\"])
+def test_no_character_set_loses_the_patient(named: str, tmp_path: Path) -> None:
+    for number, identity in enumerate((b"M\xdcL1", b"M\xdcL2", b"PLAIN3")):
+        series_of(tmp_path / str(number), identity, named, seed=number)
+        make_series(
+            tmp_path / "without" / str(number), slices=1, seed=number, change=lambda k, ds: delattr(ds, "PatientID")
+        )
+    found = {one.patient_key for one in index_dicom(tmp_path, key=KEY)}
+    studies = {one.patient_key for one in index_dicom(tmp_path / "without", key=KEY)}
+    assert len(found - studies) == 3
+    assert patient_pseudonym("PLAIN3", KEY) in found
+
+
 def test_bytes_that_are_no_text_are_a_patient_all_the_same(tmp_path: Path) -> None:
     for number, content in enumerate((b"\xff\xfe\x81", b"\xff\xfe\x81", b"\xff\xfe\x82", b"\x1b$B\xff\x1b(B")):
         series_of(tmp_path / str(number), content, "ISO 2022 IR 87", "nonsense", seed=number)
@@ -133,6 +146,8 @@ def test_bytes_that_are_no_text_are_a_patient_all_the_same(tmp_path: Path) -> No
         (Identity((), (), ("19500203",)), "03.02.50 a 3 Feb 1950 b FEB 3, 1950 c 030250", "*** a *** b *** c ***"),
         (Identity((), (), ("19500203",)), "1950 slices, 119500203, 3.2", "1950 slices, 119500203, 3.2"),
         (Identity((), (), ("unknown",)), "unknown", "unknown"),
+        (Identity((), ("Doe^Jane^^Mr^Jr",)), "MR of Jane Doe jr", "MR of *** *** jr"),
+        (Identity((), (), (), ("CT^Tech", "Otto^Max", "Neck^")), "CT neck for Dr Otto", "CT neck for Dr ***"),
     ],
 )
 def test_what_identifies_is_blotted_out_and_words_are_not(who: Identity, description: str, shown: str) -> None:

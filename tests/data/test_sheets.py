@@ -218,6 +218,15 @@ def test_cells_of_excel_are_read_as_they_are_shown(tmp_path: Path) -> None:
     assert "date" in table["Patient ID"][9].reason
 
 
+def test_it_is_the_content_that_tells_a_workbook(images: Path, tmp_path: Path) -> None:
+    rows = [["image", "label"], *([path_of(n), HALVES[n]] for n in range(40))]
+    workbook(tmp_path / "a.xlsx", rows).rename(tmp_path / "a.csv")
+    assert make_datalist(images, tmp_path / "a.csv").class_names == ("healthy", "ill")
+    for content in (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), b"PK\x03\x04" + bytes(600)):
+        (tmp_path / "c.xls").write_bytes(content)
+        assert "cannot be read" in said(images, tmp_path / "c.xls")
+
+
 def test_what_excel_made_of_text_is_told_by_row_and_column(images: Path, tmp_path: Path) -> None:
     rows: list[list[Any]] = [["image", "label", "note"], *([path_of(n), HALVES[n], True] for n in range(40))]
     rows[3][1], rows[5][1], rows[7][1] = datetime.date(2024, 3, 1), True, None

@@ -19,7 +19,7 @@ def test_predict_says_nothing_of_a_header(
     bundle_of: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for number, (keyword, (vr, content)) in enumerate(ODD.items()):
-        make_series(tmp_path / "in" / str(number), slices=3, shape=(40, 44), seed=number)
+        make_series(tmp_path / "in" / str(number), slices=2, shape=(40, 44), seed=number)
         set_bytes(tmp_path / "in" / str(number), keyword, vr, content)
     words = ["rd_ct", "--from", tmp_path / "in", "--to", tmp_path / "out", "--sc", "--", "--bundle_root", bundle_of()]
     with caplog.at_level(logging.DEBUG), warnings.catch_warnings(record=True) as caught:

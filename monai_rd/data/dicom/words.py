@@ -6,6 +6,7 @@ import calendar
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
@@ -20,12 +21,10 @@ from monai_rd.text import decode
 __all__ = ["IDENTIFYING", "Identity", "decoded", "identity_of", "redacted"]
 
 _IDS = ("PatientID", "OtherPatientIDs", "AccessionNumber")
-_NAMES = (
-    *("PatientName", "OtherPatientNames", "PatientBirthName", "PatientMotherBirthName", "ResponsiblePerson"),
-    *("ReferringPhysicianName", "PerformingPhysicianName", "NameOfPhysiciansReadingStudy", "OperatorsName"),
-)
+_NAMES = ("PatientName", "OtherPatientNames", "PatientBirthName", "PatientMotherBirthName", "ResponsiblePerson")
+_OTHERS = ("ReferringPhysicianName", "PerformingPhysicianName", "NameOfPhysiciansReadingStudy", "OperatorsName")
 _BIRTH = "PatientBirthDate"
-IDENTIFYING = (*_IDS, *_NAMES, _BIRTH)
+IDENTIFYING = (*_IDS, *_NAMES, *_OTHERS, _BIRTH)
 _TAGS = {keyword: Tag(tag_for_keyword(keyword) or 0) for keyword in IDENTIFYING}
 
 _DEFAULT_REPERTOIRE = "iso8859"  # pydicom's word for "no character set", and for one it does not know
@@ -41,13 +40,15 @@ class Identity:
 
     Attributes:
         ids: IDs and accession numbers.
-        names: of persons, as DICOM writes them (``family^given``).
+        names: of the patient and his family, as DICOM writes them (``family^given``).
         births: dates of birth, YYYYMMDD.
+        others: names of physicians and operators, in whose place devices have words such as "CT".
     """
 
     ids: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     births: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return "Identity(...)"
@@ -74,9 +75,10 @@ def decoded(dataset: Dataset, keyword: str) -> str:
 def _decoded(value: bytes, character_sets: Sequence[str]) -> str:
     encodings = convert_encodings(list(character_sets))
     if b"\x1b" in value and len(encodings) > 1:
-        found = decode_bytes(value, encodings, _DELIMITERS)
-        if "\ufffd" not in found:
-            return found
+        with suppress(UnicodeError, LookupError):
+            found = decode_bytes(value, encodings, _DELIMITERS)
+            if "\ufffd" not in found:
+                return found
     return decode(value, *(name for name in encodings[:1] if name != _DEFAULT_REPERTOIRE), "utf-8")
 
 
@@ -91,7 +93,7 @@ def identity_of(dataset: Dataset) -> Identity:
         found = (decoded(dataset, keyword) for keyword in keywords if _TAGS[keyword] in dataset)
         return tuple(part for value in found for part in value.split("\\") if part)
 
-    return Identity(told(_IDS), told(_NAMES), told((_BIRTH,)))
+    return Identity(told(_IDS), told(_NAMES), told((_BIRTH,)), told(_OTHERS))
 
 
 # ------------------------------------------------------------------------------------------------------ redaction
@@ -134,13 +136,21 @@ def _patterns(who: Identity) -> tuple[re.Pattern[str], ...]:
     for spelt_out in (False, True):
         for value in who.ids:
             found |= set(_of_id(_folded(value, spelt_out)[0]))
-        for value in who.names:
-            for part in re.split(r"[\^=]", _folded(value, spelt_out)[0]):
-                # A pseudonym in place of a name has digits.
-                found |= set(_of_id(part) if re.search(r"\d", part) else map(_name, _words(part)))
+        for part in _name_parts(who.names, spelt_out):
+            # A pseudonym in place of a name has digits.
+            found |= set(_of_id(part) if re.search(r"\d", part) else map(_name, _words(part)))
+        for part in _name_parts(who.others, spelt_out):
+            found |= {_name(word) for word in _words(part) if len(word) >= 4 and word not in _vocabulary()}
     for value in who.births:
         found |= set(_of_date(value))
     return tuple(re.compile(pattern) for pattern in sorted(found) if pattern)
+
+
+def _name_parts(names: Sequence[str], spelt_out: bool) -> Iterator[str]:
+    """Family, given and middle names in every script (PS3.5 6.2.1.1), without what stands before and behind ("Mr")."""
+    for name in names:
+        for group in _folded(name, spelt_out)[0].split("="):
+            yield from group.split("^")[:3]
 
 
 def _words(value: str) -> list[str]:
