@@ -89,7 +89,7 @@ def index(
     secret = project_key(key) if files else None  # nothing is kept: the keys need not outlive the command
     unread: list[Path] = []
     series = index_dicom(source, key=secret, workers=workers, progress=True, damaged=unread)
-    chosen = None if rule is None else {one.series_uid for one in choose_series(series, rule, actions)}
+    chosen = None if rule is None else {one.id for one in choose_series(series, rule, actions)}
     for path in files:
         write_series(series, path, chosen)
     console = terminal()

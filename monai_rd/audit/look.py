@@ -22,6 +22,7 @@ from monai_rd.data.dicom.quiet import quiet_headers
 from monai_rd.data.dicom.values import parts, uid
 from monai_rd.data.dicom.words import decoded
 from monai_rd.data.errors import StudyError, UnreadableFileError, original_error
+from monai_rd.data.studies import files_of_item
 from monai_rd.data.walk import walk
 from monai_rd.files import known_hash, open_file
 
@@ -76,8 +77,7 @@ def _load_with(transform: Callable[[Item], Item], item: Item) -> MetaTensor:
 
 def look(load: Loader, item: Item) -> Look:
     """Read one item; never raises for what is wrong with its files."""
-    paths = item["image"] if isinstance(item["image"], list) else [item["image"]]
-    first = Path(paths[0])
+    first = files_of_item(item)[0]
     if first.is_dir():
         first = next((file for file in walk(first, below=False).files if is_dicom(file)), first)
     header = _scanner_header(first) if is_dicom(first) else Dataset()

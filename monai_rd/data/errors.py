@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import Any, ClassVar
 
 __all__ = [
     "BadGeometryError",
@@ -56,7 +56,7 @@ class StudyError(ValueError):
     """
 
     code: ClassVar[str] = "STUDY"
-    tolerable: ClassVar[str] = ""
+    tolerable: str = ""
     series_uid: str | None = None
 
 
@@ -147,9 +147,9 @@ class DicomSeriesError(StudyError):
         super().__init__(message)
         self.series_uid = series_uid
 
-    def __reduce__(self) -> tuple[type[DicomSeriesError], tuple[str, str | None]]:
+    def __reduce__(self) -> tuple[type[DicomSeriesError], tuple[str, str | None], dict[str, Any]]:
         """Keep the UID when an error comes from another process."""
-        return type(self), (str(self), self.series_uid)
+        return type(self), (str(self), self.series_uid), vars(self)
 
 
 class NoDicomError(DicomSeriesError):
@@ -192,10 +192,10 @@ class MixedOrientationError(DicomSeriesError):
 
 
 class DuplicateSlicesError(DicomSeriesError):
-    """Two images of one series lie at the same position, or one image is there twice."""
+    """Images of one series lie at the same position, or one image is there twice."""
 
     code = "DUPLICATE_SLICES"
-    tolerable = "the image of the lowest InstanceNumber at each position"
+    tolerable = "the largest of the volumes that the series holds, or where nothing tells them apart the first in order"
 
 
 class MissingSlicesError(DicomSeriesError):

@@ -183,7 +183,8 @@ def item_key(source: Source) -> str:
     """A name (64 hex digits) for what an item's image is, from the bytes of its files and nothing else.
 
     Args:
-        source: a file, a folder, or a list of the files of one series; the order of the files makes no difference.
+        source: a file, a folder, or a list of the files of one series; the order of the files makes no difference, and
+            which of their frames are meant does.
 
     Raises:
         UnreadableFileError: a file cannot be read.
@@ -192,7 +193,9 @@ def item_key(source: Source) -> str:
     with reading_files():
         if isinstance(found, Path):
             return sha256(found)
-        return hashlib.sha256("".join(sorted(sha256(one) for one in found)).encode()).hexdigest()
+        frames = getattr(source, "frames", None) or [""] * len(found)  # see `SeriesFiles`
+        parts = (f"{sha256(one)}{numbers}" for one, numbers in zip(found, frames, strict=True))
+        return hashlib.sha256("".join(sorted(parts)).encode()).hexdigest()
 
 
 def files_of(source: Source) -> Path | list[Path]:

@@ -43,7 +43,8 @@ def from_json(path: Path, reading: Reading, class_names: Sequence[str] | None, p
             problems.add("needs 'label' and one of 'image', 'series', 'sha256'", row)
             continue
         label = _label(entry["label"], found, row, problems)
-        wrong = [name for name in ("image", "series", "sop", "sha256") if not isinstance(entry.get(name, ""), str)]
+        texts = ("image", "series", "series_volume", "sop", "sha256")
+        wrong = [name for name in texts if not isinstance(entry.get(name, ""), str)]
         for name in wrong:
             problems.add(f"'{name}' is {kind_of(entry[name])}: give a text", row)
         if label is None or wrong:
@@ -51,7 +52,7 @@ def from_json(path: Path, reading: Reading, class_names: Sequence[str] | None, p
         if "series" in entry and "sop" in entry:
             items = reading.picture_of_uid(entry["series"], entry["sop"], row, problems)
         elif "series" in entry:
-            items = reading.series_of_uid(entry["series"], row, problems)
+            items = reading.series_of_uid(entry["series"], row, problems, entry.get("series_volume", ""))
         elif "sha256" in entry:
             items = reading.with_hash(entry["sha256"], row, problems)
         else:

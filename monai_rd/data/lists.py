@@ -80,10 +80,11 @@ def write_datalist(
 ) -> None:
     """Write a data list as MONAI's JSON, atomically.
 
-    An image or volume file stands there as `image`, its path relative to `dataset_dir`; DICOM as `series` (and `sop`, a
-    single picture) by its UIDs, because the folders of exports are often named after patients; for the same reason a
-    file whose path holds the ID of its patient stands there as the `sha256` of its content. Patients are pseudonyms.
-    A multi-label list says `"multi_label": true`; its labels are lists of class indices.
+    An image or volume file stands there as `image`, its path relative to `dataset_dir`; DICOM as `series` (and `sop`,
+    a single picture, or `series_volume`, one of several in a series) by its UIDs, because the folders of exports are
+    often named after patients; for the same reason a file whose path holds the ID of its patient stands there as the
+    `sha256` of its content. Patients are pseudonyms. A multi-label list says `"multi_label": true`; its labels are
+    lists of class indices.
 
     Args:
         made: the lists.
@@ -107,6 +108,8 @@ def _label(item: Item, made: DataList) -> dict[str, Any]:
 def _entry(item: Item, root: Path, key: bytes) -> dict[str, Any]:
     entry: dict[str, Any] = {name: item[name] for name in ("label", "patient", *GROUPS) if item.get(name, "") != ""}
     if item["series"]:
+        if item["volume"]:
+            return {"series": item["series"], "series_volume": item["volume"], **entry}
         picture = {"sop": item["id"]} if item["id"] != item["series"] else {}
         return {"series": item["series"], **picture, **entry}
     file = Path(item["image"]).resolve()

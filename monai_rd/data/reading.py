@@ -73,7 +73,7 @@ class Reading:
     def __init__(self, root: Path, policy: Policy, rule: SeriesRule | None, key: bytes) -> None:
         self.root, self.policy, self.rule, self.key = Path(os.path.abspath(root)), policy, rule, key
         self.left_out: list[StudyError] = []
-        self.offered: set[str] = set()  # UIDs that the rule chose among
+        self.offered: set[str] = set()  # IDs that the rule chose among
         self.chosen: set[str] = set()
         # What rows name that is not there.
         self._no_path: dict[int, str] = {}
@@ -90,7 +90,10 @@ class Reading:
 
     @cached_property
     def _by_uid(self) -> dict[str, list[SeriesInfo]]:
-        return {one.series_uid: [one] for one in self.series}
+        found: dict[str, list[SeriesInfo]] = {}
+        for one in self.series:
+            found.setdefault(one.series_uid, []).append(one)
+        return found
 
     @cached_property
     def _by_patient(self) -> dict[str, list[SeriesInfo]]:
@@ -109,9 +112,13 @@ class Reading:
         return found
 
     @cached_property
-    def _by_file(self) -> dict[str, tuple[SeriesInfo, int]]:
-        """Series and place in it, by the real paths of files, as links lead to them too."""
-        return {os.path.realpath(file): (one, n) for one in self.series for n, file in enumerate(one.files)}
+    def _by_file(self) -> dict[str, list[tuple[SeriesInfo, int]]]:
+        """Series and places in them, by the real paths of files, as links lead to them too."""
+        found: dict[str, list[tuple[SeriesInfo, int]]] = {}
+        for one in self.series:
+            for number, file in enumerate(one.files):
+                found.setdefault(os.path.realpath(file), []).append((one, number))
+        return found
 
     @cached_property
     def _by_hash(self) -> dict[str, Path]:
@@ -123,12 +130,27 @@ class Reading:
                 found[sha256(path)] = path
         return found
 
-    def series_of_uid(self, uid: str, row: int, problems: Problems) -> list[Item]:
-        """Return the items of a series."""
-        if uid not in self._by_uid:
+    def series_of_uid(self, uid: str, row: int, problems: Problems, volume: str = "") -> list[Item]:
+        """Return the items of a series; where it holds several volumes, of the one named or what the rule takes."""
+        found = self._by_uid.get(uid, [])
+        if not found:
             self._no_series[row] = uid
             problems.add("no DICOM series with this SeriesInstanceUID below dataset_dir", row)
-        return self._readable(self._by_uid.get(uid, []), row, problems)
+        if not volume:
+            return self._of_one_series(found, row, problems)
+        named = [one for one in found if one.volume == volume]
+        if found and not named:
+            problems.add(f"the series holds no volume of this name; {_volumes_of(found)}", row)
+        return self._readable(named, row, problems)
+
+    def _of_one_series(self, found: Sequence[SeriesInfo], row: int, problems: Problems) -> list[Item]:
+        """Return the items of a series, given all of its volumes."""
+        if sum(one.problem(self.policy) is None for one in found) < 2:
+            return self._readable(found, row, problems)
+        if self.rule is None:
+            problems.add(f"{_volumes_of(found)}: name one as 'series_volume', or set a series rule", row)
+            return []
+        return self._by_rule(found, row, problems, "the series")
 
     def series_of_patient(self, patient: str, row: int, problems: Problems) -> list[Item]:
         """Return the items of the series that stands for a patient, by the rule."""
@@ -137,13 +159,7 @@ class Reading:
             self._no_patient[row] = patient
             problems.add("no DICOM series of this patient below dataset_dir", row)
             return []
-        chosen = self._choose(found)
-        if not chosen:
-            codes = count_codes(one.code for each in found if (one := each.problem(self.policy)) is not None)
-            problems.add(
-                f"no series of this patient fits the rule and can be read{f' ({codes})' if codes else ''}", row
-            )
-        return [item for one in chosen for item in items_of_series(one)]
+        return self._by_rule(found, row, problems, "this patient")
 
     def at_path(self, value: str, row: int, problems: Problems) -> list[Item]:
         """Return the items at a path: an image or volume file, a DICOM file, a folder of DICOM."""
@@ -161,12 +177,12 @@ class Reading:
         if not found:
             problems.add("there is no DICOM image in this folder", row)
         if self.rule is not None and found:
-            chosen = self._choose(found)
-            if not chosen:
-                problems.add("no series in this folder fits the rule and can be read", row)
-            return [item for one in chosen for item in items_of_series(one)]
+            return self._by_rule(found, row, problems, "this folder")
+        if len({one.series_uid for one in found}) == 1:
+            return self._of_one_series(found, row, problems)
         if sum(one.problem(self.policy) is None for one in found) > 1:
-            problems.add(f"the folder holds {len(found)} DICOM series: name one by its UID, or set a series rule", row)
+            count = len({one.series_uid for one in found})
+            problems.add(f"the folder holds {count} DICOM series: name one by its UID, or set a series rule", row)
             return []
         readable = [one for one in found if one.problem(self.policy) is None]
         return self._readable(readable or found, row, problems)
@@ -187,11 +203,15 @@ class Reading:
         files = [path.relative_to(self.root) for path in walk(self.root).files]
         return [path.as_posix() for path in {*files, *(parent for file in files for parent in file.parents)}]
 
-    def _choose(self, found: Sequence[SeriesInfo]) -> list[SeriesInfo]:
+    def _by_rule(self, found: Sequence[SeriesInfo], row: int, problems: Problems, where: str) -> list[Item]:
+        """Return the items of what the rule takes."""
         chosen = choose_series(found, self.rule or SeriesRule(), self.policy)
-        self.offered |= {one.series_uid for one in found}
-        self.chosen |= {one.series_uid for one in chosen}
-        return chosen
+        self.offered |= {one.id for one in found}
+        self.chosen |= {one.id for one in chosen}
+        if not chosen:
+            codes = count_codes(one.code for each in found if (one := each.problem(self.policy)) is not None)
+            problems.add(f"no series of {where} fits the rule and can be read{f' ({codes})' if codes else ''}", row)
+        return [item for one in chosen for item in items_of_series(one)]
 
     def with_hash(self, digest: str, row: int, problems: Problems) -> list[Item]:
         """Return the item of a file by its content."""
@@ -215,10 +235,12 @@ class Reading:
             if reason is not None:
                 self._refuse(reason, row, problems)
             return [item_of_image(path)] if reason is None else []
-        found = self._by_file.get(os.path.realpath(path))
-        if found is None:
+        found = self._by_file.get(os.path.realpath(path), [])
+        if not found:
             problems.add("the DICOM file holds no image", row)
-        return [item_of_file(*found)] if found is not None else []
+        if len(found) > 1:
+            return self._of_one_series([one for one, _ in found], row, problems)
+        return [item_of_file(*own) for own in found]
 
     def _refuse(self, problem: StudyError, row: int, problems: Problems) -> None:
         """Leave out what a row names, or note it, as the policy says."""
@@ -236,3 +258,8 @@ class Reading:
             else:
                 self._refuse(problem, row, problems)
         return items
+
+
+def _volumes_of(found: Sequence[SeriesInfo]) -> str:
+    names = [one.volume for one in found]
+    return f"the series holds {len(names)} volumes ({'; '.join(names[:8])}{'; ...' if len(names) > 8 else ''})"

@@ -107,5 +107,5 @@ def _stamp(source: Source) -> tuple[bytes, int]:
     except OSError:
         return b"", 0
     each = sorted((one.st_dev, one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns) for one in stats)
-    text = f"{'file' if isinstance(found, Path) else 'files'} {each}"
+    text = f"{'file' if isinstance(found, Path) else 'files'} {each}{getattr(source, 'frames', None) or ''}"
     return hashlib.sha256(text.encode()).digest(), max((max(one[3:]) for one in each), default=0)

@@ -100,7 +100,7 @@ def from_sheet(path: Path, reading: Reading, class_names: Sequence[str] | None, 
         if cells.get("image") or sources == ["image"]:
             items = reading.at_path(cells["image"], row, problems)
         elif cells.get("series") or sources[-1] != "patient":
-            items = reading.series_of_uid(cells.get("series", ""), row, problems)
+            items = reading.series_of_uid(cells.get("series", ""), row, problems, cells.get("series_volume", ""))
         elif told["patient"]:
             items = reading.series_of_patient(told["patient"], row, problems)
         else:

@@ -30,6 +30,7 @@ __all__ = [
     "GROUPS",
     "Studies",
     "file_id",
+    "files_of_item",
     "find_studies",
     "item_of_file",
     "item_of_image",
@@ -51,13 +52,14 @@ ABOUT = ("modality", "orientation", "body_part", *GROUPS)
 class Studies:
     """What `find_studies` found: `items` to be loaded, and `problems`, why DICOM series are left out.
 
-    An item is `{"image": path or list of paths, "id": ..., "series": ..., "study": ..., "patient": ...}`. `id` holds no
-    patient data: it is the SeriesInstanceUID of a DICOM volume, the SOPInstanceUID of a picture, and `NUMBER-HASH` of
-    any other file: its place in the sorted list of the folder's files, from 1, and the start of the sha256 of its
-    content, or `NUMBER-closed` where it cannot be opened. `series` and `study` are the SeriesInstanceUID and
-    StudyInstanceUID of DICOM, else "". `patient` is what must not be split: the pseudonym of the patient, or the hash
-    of a file, which its copies share. What else is known of an item stands there by the names of `ABOUT`, "" where it
-    is not known.
+    An item is `{"image": path or paths, "id": ..., "series": ..., "volume": ..., "study": ..., "patient": ...}`. `id`
+    holds no patient data: it is the SeriesInstanceUID of a DICOM volume, the SOPInstanceUID of a picture, and
+    `NUMBER-HASH` of any other file: its place in the sorted list of the folder's files, from 1, and the start of the
+    sha256 of its content, or `NUMBER-closed` where it cannot be opened. `series` and `study` are the SeriesInstanceUID
+    and StudyInstanceUID of DICOM, else "". Where a series holds several volumes `volume` names one of them and is part
+    of its `id`; else it is "". `patient` is what must not be split: the pseudonym of the patient, or the hash of a
+    file, which its copies share. What else is known of an item stands there by the names of `ABOUT`, "" where it is not
+    known.
     """
 
     items: list[Item]
@@ -66,7 +68,8 @@ class Studies:
 
 def item_of_image(path: Path) -> Item:
     """Return the item of an image or volume file, of which nothing more is known."""
-    return {"image": str(path), "id": "", "series": "", "study": "", "patient": ""} | dict.fromkeys(ABOUT, "")
+    named = dict.fromkeys(("id", "series", "volume", "study", "patient", *ABOUT), "")
+    return {"image": str(path), **named}
 
 
 def file_id(digest: str, number: int) -> str:
@@ -90,23 +93,32 @@ def reason_unread(path: Path) -> StudyError | None:
     return None
 
 
+def files_of_item(item: Mapping[str, Any]) -> tuple[Path, ...]:
+    """Return the files that an item is read of; of a volume among others in multi-frame files its `SeriesFiles`."""
+    source = item["image"]
+    if isinstance(source, tuple):
+        return source
+    return tuple(Path(file) for file in (source if isinstance(source, list) else [source]))
+
+
 def items_of_series(one: SeriesInfo) -> list[Item]:
     """Return what of a series is loaded at a time: a volume as a whole, each picture alone."""
     if not one.pictures:
-        files = [str(file) for file in one.files]
-        return [{"image": files, "id": one.series_uid, **_whose(one)}]
+        files = one.files if one.files.frames else [str(file) for file in one.files]
+        return [{"image": files, "id": one.id, **_whose(one)}]
     return [item_of_file(one, number) for number in range(len(one.files))]
 
 
 def item_of_file(one: SeriesInfo, number: int) -> Item:
     """Return the item of one file of a series; where it is the only one, that of the series."""
-    name = one.series_uid if len(one.files) == 1 and not one.pictures else one.sop_uids[number]
-    return {"image": [str(one.files[number])], "id": name, **_whose(one)}
+    if len(one.files) == 1 and not one.pictures:
+        return items_of_series(one)[0]
+    return {"image": [str(one.files[number])], "id": one.sop_uids[number], **_whose(one), "volume": ""}
 
 
 def _whose(one: SeriesInfo) -> Item:
     about = {"modality": one.modality, "orientation": one.orientation, **asdict(one.origin)}
-    return {"series": one.series_uid, "study": one.study_uid, "patient": one.patient_key, **about}
+    return {"series": one.series_uid, "volume": one.volume, "study": one.study_uid, "patient": one.patient_key, **about}
 
 
 def find_studies(

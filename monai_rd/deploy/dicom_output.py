@@ -82,7 +82,10 @@ def structured_report(prediction: Prediction, algorithm: Algorithm) -> Comprehen
     """
     sources = _sources(prediction)
     about = AlgorithmIdentification(algorithm.name, algorithm.version, list(algorithm.parameters))
-    shown = [SourceImageForMeasurementGroup(one.SOPClassUID, one.SOPInstanceUID) for one in sources]
+    shown = [
+        SourceImageForMeasurementGroup(one.SOPClassUID, one.SOPInstanceUID, frames)
+        for one, frames in zip(sources, _frames(prediction), strict=True)
+    ]
     named = list(prediction.probabilities)
     groups = [(name, (name,)) for name in named] if prediction.multi_label else [(prediction.classes[0], named)]
     flags = [QualitativeEvaluation(_UNLIKE, _code(flag, flag)) for flag in prediction.flags]
@@ -186,10 +189,17 @@ def _sources(prediction: Prediction) -> list[Dataset]:
     return headers
 
 
+def _frames(prediction: Prediction) -> list[list[int] | None]:
+    """Of each source image the frames that were read, from 1 as DICOM counts them; None where all were."""
+    frames = getattr(prediction.files, "frames", None)
+    return [[number + 1 for number in own] for own in frames] if frames else [None] * len(prediction.files)
+
+
 def _uid(prediction: Prediction, algorithm: Algorithm, kind: str, sources: Sequence[Dataset] = ()) -> str:
     """A UID that the same student gives to the same kind of thing about the same images, however it runs."""
-    instances = sorted(str(one.SOPInstanceUID) for one in sources)
-    return str(generate_uid(entropy_srcs=[prediction.series, prediction.model, algorithm.settings, kind, *instances]))
+    read = zip(sources, _frames(prediction), strict=bool(sources))
+    images = sorted(f"{one.SOPInstanceUID}{frames or ''}" for one, frames in read)
+    return str(generate_uid(entropy_srcs=[prediction.series, prediction.model, algorithm.settings, kind, *images]))
 
 
 def _made_by(prediction: Prediction, algorithm: Algorithm, sources: Sequence[Dataset], kind: str) -> dict[str, Any]:

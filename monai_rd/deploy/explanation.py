@@ -81,8 +81,7 @@ def _look(predictor: Predictor, prediction: Prediction) -> _Look:
     stacking, resizing = (
         next(place for place, step in enumerate(steps) if isinstance(step, kind)) for kind in (SliceStackd, Resized)
     )
-    files = [str(file) for file in prediction.files]
-    item = Compose(steps[:stacking])({"image": files if prediction.series else files[0]})
+    item = Compose(steps[:stacking])({"image": prediction.files if prediction.series else str(prediction.files[0])})
     aspect = _aspect(item["image"])
     item = Compose(steps[stacking:resizing])(item)
     whole = item["image"].as_tensor()

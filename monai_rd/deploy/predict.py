@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from monai_rd.data.errors import StudyError, original_error
-from monai_rd.data.studies import Studies
+from monai_rd.data.studies import Studies, files_of_item
 from monai_rd.handlers.scores import Prediction, ScoreCollector, write_scores
 
 if TYPE_CHECKING:
@@ -104,8 +104,7 @@ class Predictor:
         return [self._finish(item, one) for item, one in zip(items, self._collector.predictions, strict=True)]
 
     def _finish(self, item: Mapping[str, Any], prediction: Prediction) -> Prediction:
-        files = item["image"] if isinstance(item["image"], list) else [item["image"]]
-        return replace(prediction, model=self.trained.model["sha256"], files=tuple(Path(file) for file in files))
+        return replace(prediction, model=self.trained.model["sha256"], files=files_of_item(item))
 
 
 def _failed(item: Mapping[str, Any], error: BaseException) -> Prediction:

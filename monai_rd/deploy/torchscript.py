@@ -12,6 +12,7 @@ from monai.bundle import ConfigParser
 from torch import Tensor
 
 from monai_rd.data import TolerantDataset
+from monai_rd.data.studies import files_of_item
 from monai_rd.deploy.trained import Algorithm
 from monai_rd.handlers.scores import Prediction
 from monai_rd.losses import class_probabilities
@@ -62,7 +63,7 @@ class StudyClassifier:
     def prepare(self, item: Mapping[str, Any]) -> Item:
         """Load an item of `find_studies` and make of it what the network sees; its `problem` says why it could not."""
         prepared: Item = TolerantDataset([dict(item)], self.preprocessing, self._shape, self.policy)[0]
-        return {**prepared, "files": item["image"]}
+        return {**prepared, "files": files_of_item(item)}
 
     def infer(self, image: Tensor) -> tuple[list[float], list[list[float]]]:
         """Calibrated probabilities `[classes]` of a study, and of its slices alone `[S, classes]`; none of a volume.
@@ -79,6 +80,5 @@ class StudyClassifier:
 
     def answer(self, item: Mapping[str, Any], study: list[float], slices: list[list[float]]) -> Prediction:
         """Say of a prepared item what `infer` gives."""
-        files = tuple(Path(file) for file in item["files"])
-        named = Prediction(item["id"], item["series"], item["study"], model=self.model["sha256"], files=files)
+        named = Prediction(item["id"], item["series"], item["study"], model=self.model["sha256"], files=item["files"])
         return named.answered(study, self.class_names, self.multi_label, item["flags"], slices)

@@ -34,7 +34,8 @@ class Prediction:
     """What a student says of one study, or why it says nothing.
 
     Attributes:
-        id: SeriesInstanceUID of a volume, SOPInstanceUID of a picture, number and content hash of any other file.
+        id: SeriesInstanceUID of a volume, with its name where its series holds several, SOPInstanceUID of a picture,
+            number and content hash of any other file.
         series: SeriesInstanceUID, "" where it is no DICOM.
         study: StudyInstanceUID, "" where it is no DICOM.
         classes: the most probable class; of multi-label data every class whose probability is at least 0.5.
@@ -46,7 +47,7 @@ class Prediction:
         message: the problem as a sentence.
         multi_label: the classes do not exclude each other.
         model: SHA-256 of the student's file, 64 hex digits.
-        files: what was read. Paths can carry names: they are in no row and no `repr`.
+        files: what was read, see `files_of_item`. Paths can carry names: they are in no row and no `repr`.
     """
 
     id: str

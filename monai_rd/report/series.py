@@ -22,7 +22,7 @@ def series_table(series: Sequence[SeriesInfo], chosen: Collection[str] | None = 
 
     Args:
         series: as `index_dicom` gives them.
-        chosen: UIDs of the series that a rule took; None where there was no rule.
+        chosen: IDs of what a rule took; None where there was no rule.
     """
     table = Table(title=f"{len(series)} DICOM series", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in [] if chosen is None else ["taken"]:
@@ -34,9 +34,10 @@ def series_table(series: Sequence[SeriesInfo], chosen: Collection[str] | None = 
     for one in series:
         row = one.row()
         number = patients.setdefault(one.patient_key, len(patients) + 1)
-        mark = [] if chosen is None else ["yes" if one.series_uid in chosen else ""]
+        mark = [] if chosen is None else ["yes" if one.id in chosen else ""]
         count = f"{one.slices} {'picture' if one.pictures else 'slice'}{'' if one.slices == 1 else 's'}"
-        told = Text.assemble(one.description or "-", ("\n" + row["transfer_syntax"], "dim"))
+        volume = f"\n{one.volume}" if one.volume else ""
+        told = Text.assemble((one.description or "-") + volume, ("\n" + row["transfer_syntax"], "dim"))
         for problem in one.problems:
             told.append(f"\n{problem.code}", "yellow")
         table.add_row(
@@ -55,7 +56,7 @@ def write_series(series: Sequence[SeriesInfo], path: Path, chosen: Collection[st
     Raises:
         ValueError: another suffix.
     """
-    rows = [one.row() | ({} if chosen is None else {"taken": one.series_uid in chosen}) for one in series]
+    rows = [one.row() | ({} if chosen is None else {"taken": one.id in chosen}) for one in series]
     if path.suffix.lower() == ".json":
         atomic_write(json.dumps(rows, indent=1) + "\n", path)
     elif path.suffix.lower() == ".csv":

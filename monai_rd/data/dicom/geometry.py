@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from monai_rd.data.dicom.frames import ORIENTATION_TOLERANCE, SAME_PLANE_MM, Frame, depths, normal
 from monai_rd.data.dicom.header import Header, Plane
+from monai_rd.data.dicom.volumes import one_of_each_plane, volumes, without_copies
 from monai_rd.data.errors import (
     DicomSeriesError,
     DuplicateSlicesError,
@@ -23,32 +24,22 @@ from monai_rd.data.errors import (
     UnsupportedImageError,
 )
 
-__all__ = ["Frame", "arrange", "axis_name", "lps_affine"]
+__all__ = ["arrange", "axis_name", "lps_affine"]
 
-# Direction cosines are written with about six digits; a larger difference is another orientation.
-_ORIENTATION_TOLERANCE = 1e-4
-# Two images closer than this along the normal lie in one plane, in mm.
-_SAME_PLANE_MM = 0.01
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One frame of one file: `headers[file].planes[number]`; of a picture, `plane` is None."""
-
-    file: int
-    number: int
-    header: Header
-    plane: Plane | None
+_LISTED = "monai-rd index lists them (in Python index_dicom)"
 
 
 def arrange(
-    headers: Sequence[Header], tolerate: Callable[[type[DicomSeriesError]], bool]
+    headers: Sequence[Header],
+    tolerate: Callable[[type[DicomSeriesError]], bool],
+    only: Sequence[Sequence[int]] = (),
 ) -> tuple[list[Frame], list[DicomSeriesError], DicomSeriesError | None]:
     """Put the frames of a series into geometric order.
 
     Args:
         headers: of the files, in any order.
         tolerate: whether to go on under a problem; asked only for those under which something can be read.
+        only: of each file the numbers of the frames that are meant; () for all.
 
     Returns:
         The frames, ascending along row direction x column direction; the problems tolerated; the problem that was
@@ -58,6 +49,7 @@ def arrange(
         Frame(file, number, header, plane)
         for file, header in enumerate(headers)
         for number, plane in enumerate(header.planes or (None,) * (1 if header.picture else 0))
+        if not only or number in only[file]
     ]
     tolerated: list[DicomSeriesError] = []
     while True:
@@ -83,30 +75,20 @@ def lps_affine(frames: Sequence[Frame]) -> npt.NDArray[np.float64]:
     if len(frames) > 1 and last is not None:
         affine[:3, 2] = np.subtract(last.position, first.position) / (len(frames) - 1)
     else:
-        affine[:3, 2] = _normal(first) * frames[0].header.thickness
+        affine[:3, 2] = normal(first) * frames[0].header.thickness
     return affine
 
 
 def axis_name(plane: Plane) -> str:
     """Name the orientation of a slice: axial, coronal or sagittal within 25 degrees, else oblique."""
-    along = np.abs(_normal(plane))
+    along = np.abs(normal(plane))
     return ("sagittal", "coronal", "axial")[int(along.argmax())] if along.max() > np.cos(np.radians(25)) else "oblique"
-
-
-def _normal(plane: Plane) -> npt.NDArray[np.float64]:
-    return np.cross(plane.orientation[:3], plane.orientation[3:])
-
-
-def _depths(frames: Sequence[Frame]) -> npt.NDArray[np.float64]:
-    """Return the positions along the normal of the first frame, in mm."""
-    planes = [frame.plane for frame in frames if frame.plane is not None]
-    return np.array([plane.position for plane in planes]) @ _normal(planes[0])
 
 
 def _in_order(frames: list[Frame]) -> list[Frame]:
     if any(frame.plane is None for frame in frames):
         return frames
-    return [frames[i] for i in np.argsort(_depths(frames), kind="stable")]
+    return [frames[i] for i in np.argsort(depths(frames), kind="stable")]
 
 
 # ------------------------------------------------------------------------------------------------------ problems
@@ -124,8 +106,8 @@ def _first_problem(
         listed = ", ".join(f"{uid or '(no UID)'} ({n} images)" for uid, n in sorted(counts.items())[:8])
         more = ", ..." if len(counts) > 8 else ""
         return MixedSeriesError(
-            f"{len(headers)} images of {len(counts)} series lie together: {listed}{more}. List the series with "
-            "index_dicom and give load_series the files of one of them."
+            f"{len(headers)} images of {len(counts)} series lie together: {listed}{more}. Read one series at a time; "
+            f"{_LISTED}."
         )
     uid = headers[0].series_uid
     for header in headers:
@@ -134,13 +116,7 @@ def _first_problem(
     if len(headers) > 1 and any(header.picture for header in headers):
         return UnsupportedImageError(
             f"Series {uid}: {len(headers)} pictures without a place in the patient, such as the views of a radiograph "
-            "or the clips of an ultrasound; they are no volume. Give load_series one file at a time.",
-            uid,
-        )
-    if len(headers) > 1 and any(header.enhanced for header in headers):
-        return UnsupportedImageError(
-            f"Series {uid}: {len(headers)} files of which some are multi-frame volumes. Give load_series one file at a "
-            "time.",
+            "or the clips of an ultrasound; they are no volume. Read each by itself.",
             uid,
         )
     if headers[0].picture:
@@ -166,7 +142,7 @@ def _problem_of_files(
     if len({header.frame_of_reference for header in headers}) > 1:
         return MixedSeriesError(
             f"Series {uid}: its {len(headers)} images have different frames of reference, so their positions cannot be "
-            "compared. Give load_series the files of one frame of reference.",
+            "compared. Export the images of each frame of reference as a series of their own.",
             uid,
         )
     return None
@@ -196,8 +172,7 @@ def _problem_of_planes(
     if len(sizes) > 1:
         listed = ", ".join(f"{r} x {c} ({k})" for (r, c), k in sizes.most_common(4))
         return MixedShapeError(
-            f"{who}: images of different size, rows x columns (count): {listed}. Give load_series the files of one "
-            "size.",
+            f"{who}: images of different size, rows x columns (count): {listed}. {_policy(MixedShapeError)}",
             uid,
         )
     pixel = np.array([plane.spacing for plane in planes])
@@ -205,32 +180,28 @@ def _problem_of_planes(
         low, high = pixel.min(axis=0), pixel.max(axis=0)
         return MixedShapeError(
             f"{who}: pixel spacing differs between images: rows {low[0]:g} to {high[0]:g} mm, columns {low[1]:g} to "
-            f"{high[1]:g} mm. Give load_series the files of one pixel spacing.",
+            f"{high[1]:g} mm. {_policy(MixedShapeError)}",
             uid,
         )
     orientation = np.array([plane.orientation for plane in planes])
-    other = int((np.abs(orientation - orientation[0]).max(axis=1) > _ORIENTATION_TOLERANCE).sum())
+    other = int((np.abs(orientation - orientation[0]).max(axis=1) > ORIENTATION_TOLERANCE).sum())
     if other:
         return MixedOrientationError(
             f"{who}: {other} of {n} images have another orientation than the first, as with a localizer among the "
-            "slices. Give load_series the files of one orientation.",
+            f"slices. {_policy(MixedOrientationError)}",
             uid,
         )
     if n == 1:
         return None
 
-    depth = _depths(frames)
+    depth = depths(frames)
     order = np.argsort(depth, kind="stable")
     position, depth = np.array([plane.position for plane in planes])[order], depth[order]
     gaps = np.diff(depth)
-    same = np.flatnonzero(gaps < _SAME_PLANE_MM)
+    same = np.flatnonzero(gaps < SAME_PLANE_MM)
     if same.size:
-        return DuplicateSlicesError(
-            f"{who}: {same.size} of {n} images lie in the plane of another one, the first at {_mm(position[same[0]])}. "
-            "It may hold several phases, echoes or reconstructions: give load_series the files of one of them.",
-            uid,
-        )
-    sideways = position - depth[:, None] * _normal(planes[0])
+        return _problem_of_duplicates(frames, uid, f"{same.size} of {n}", position[same[0]])
+    sideways = position - depth[:, None] * normal(planes[0])
     drift = sideways - sideways[0]
     fraction = (depth - depth[0]) / (depth[-1] - depth[0])
     unsteady = float(np.linalg.norm(drift - fraction[:, None] * drift[-1], axis=1).max())
@@ -249,6 +220,27 @@ def _problem_of_planes(
             uid,
         )
     return _problem_of_gaps(who, uid, position, depth, tolerated)
+
+
+def _problem_of_duplicates(
+    frames: Sequence[Frame], uid: str, count: str, position: npt.NDArray[np.float64]
+) -> DicomSeriesError:
+    where = f"Series {uid}: {count} images lie in the plane of another one, the first at {_mm(position)}"
+    found = volumes(frames)
+    if len(found) > 1:
+        listed = "; ".join(f"{one.name} ({len(one.frames)} images)" for one in found[:8])
+        more = f"; and {len(found) - 8} more" if len(found) > 8 else ""
+        return DuplicateSlicesError(
+            f"{where}. They are {len(found)} volumes: {listed}{more}. Read one of them; {_LISTED}.", uid
+        )
+    problem = DuplicateSlicesError(
+        f"{where}. It may hold several phases, echoes or reconstructions, and nothing in the headers tells them apart. "
+        "Export each as a series of its own.",
+        uid,
+    )
+    if one_of_each_plane(frames) is None:
+        problem.tolerable = ""
+    return problem
 
 
 def _problem_of_gaps(
@@ -294,25 +286,11 @@ def _reduced(frames: list[Frame], problem: type[DicomSeriesError]) -> list[Frame
     if problem is MixedShapeError:
         return _largest(frames, lambda frame: (*frame.header.shape, *_rounded(frame, "spacing", 1e-3)))
     if problem is MixedOrientationError:
-        return _largest(frames, lambda frame: _rounded(frame, "orientation", 10 * _ORIENTATION_TOLERANCE))
+        return _largest(frames, lambda frame: _rounded(frame, "orientation", 10 * ORIENTATION_TOLERANCE))
     if problem is DuplicateSlicesError:
-        groups: dict[tuple[float, ...], list[Frame]] = {}
-        for frame in frames:
-            groups.setdefault(_rounded(frame, "orientation", 10 * _ORIENTATION_TOLERANCE), []).append(frame)
-        return [frame for group in groups.values() for frame in _one_of_each_plane(group)]
+        largest = max(volumes(without_copies(frames)), key=lambda one: len(one.frames)).frames
+        return one_of_each_plane(largest) or largest
     return frames
-
-
-def _one_of_each_plane(frames: list[Frame]) -> list[Frame]:
-    """Return the frame of the lowest instance number of each plane; the UID decides, as files have no order."""
-    depth = _depths(frames)
-    order = np.argsort(depth, kind="stable")
-    plane = np.concatenate([[0], np.cumsum(np.diff(depth[order]) >= _SAME_PLANE_MM)])
-    kept: dict[int, Frame] = {}
-    for index, number in zip(order, plane, strict=True):
-        rivals = [frames[index], *([kept[number]] if number in kept else [])]
-        kept[number] = min(rivals, key=lambda one: (one.header.instance_number, one.header.sop_uid, one.number))
-    return list(kept.values())
 
 
 def _rounded(frame: Frame, attribute: str, step: float) -> tuple[float, ...]:
@@ -326,6 +304,11 @@ def _largest(frames: list[Frame], kind: Callable[[Frame], tuple[float, ...]]) ->
     for frame in frames:
         groups.setdefault(kind(frame), []).append(frame)
     return max(sorted(groups.items()), key=lambda group: len(group[1]))[1]
+
+
+def _policy(problem: type[DicomSeriesError]) -> str:
+    """Say what the policy can do about a problem."""
+    return f"The policy {problem.code}=warn reads {problem.tolerable}, {problem.code}=skip leaves the series out."
 
 
 def _mm(position: npt.NDArray[np.float64]) -> str:

@@ -29,6 +29,7 @@ from pydicom.uid import (
 )
 
 from monai_rd.data.dicom.elements import PIXELS, ordinary_elements
+from monai_rd.data.dicom.marks import MARK_TAGS, Marks, frame_marks
 from monai_rd.data.dicom.quiet import quiet_headers
 from monai_rd.data.dicom.values import integer, numbers, parts, text, uid
 from monai_rd.data.dicom.words import IDENTIFYING, Identity, decoded, identity_of, redacted
@@ -63,7 +64,7 @@ CROSS_SECTIONAL = frozenset({"CT", "MR", "PT", "NM"})
 # RescaleType values of CT under which the rescaled values are Hounsfield units ("US" is "unspecified").
 HU_TYPES = frozenset({"", "HU", "HU_MOD", "US"})
 
-_HEADER_TAGS = frozenset(
+_HEADER_TAGS = MARK_TAGS | frozenset(
     int(Tag(keyword))
     for keyword in (
         *("SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID"),
@@ -151,6 +152,7 @@ class Header:
         description: ``SeriesDescription`` without what it repeats of names, IDs and the date of birth.
         original_description: with it, to be searched and never to be shown or written.
         planes: of every frame; () for a picture, which has no place in the patient.
+        marks: what may tell a frame from others of its plane, of each or once for all of them; () without planes.
         picture: a radiograph, an ultrasound, a colour image: to be looked at, not part of a volume.
         patient_key: 16 hex digits, equal for images of one patient under one key.
         origin: of whom and where.
@@ -174,6 +176,7 @@ class Header:
     picture: bool
     localizer: bool
     planes: tuple[Plane, ...]
+    marks: tuple[Marks, ...]
     thickness: float
     origin: Origin
     no_hounsfield: str | None
@@ -482,6 +485,7 @@ def describe(dataset: Dataset, key: bytes) -> Header:
         picture=picture,
         localizer=localizer,
         planes=planes,
+        marks=frame_marks(dataset, shared, per_frame, frames) if planes else (),
         thickness=thickness[0] if thickness and thickness[0] > 0 else 1.0,
         origin=_origin(dataset, identity),
         no_hounsfield=no_hounsfield,

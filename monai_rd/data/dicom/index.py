@@ -18,11 +18,14 @@ from pydicom import dcmread
 from pydicom.uid import UID
 from rich.progress import track
 
-from monai_rd.data.dicom.geometry import Frame, arrange, axis_name, lps_affine
+from monai_rd.data.dicom.frames import Frame, SeriesFiles
+from monai_rd.data.dicom.geometry import arrange, axis_name, lps_affine
 from monai_rd.data.dicom.header import Header, Origin, describe, is_image, read_file
 from monai_rd.data.dicom.quiet import quiet_headers, take_found, tell
+from monai_rd.data.dicom.volumes import volumes
 from monai_rd.data.errors import (
     DicomSeriesError,
+    DuplicateSlicesError,
     MissingFilesError,
     NoDicomError,
     Policy,
@@ -45,10 +48,12 @@ _Scanned = tuple[list[Header | str | None], set[str]]
 
 @dataclass(frozen=True)
 class SeriesInfo:
-    """One series as found by `index_dicom`.
+    """One series as found by `index_dicom`, or one of several volumes in a series.
 
     Attributes:
         series_uid: ``SeriesInstanceUID``.
+        volume: what tells it from other volumes in the same planes of the series, such as "echo time 4.6 ms"; "" where
+            the series is one volume.
         study_uid: ``StudyInstanceUID`` of its first image.
         patient_key: 16 hex digits that are equal for images of one patient under one key; for patient-level splits.
             Images without a patient ID are grouped by study.
@@ -61,13 +66,15 @@ class SeriesInfo:
         origin: of whom and where its first image is.
         orientation: "axial", "coronal", "sagittal", "oblique"; "" for pictures and for what cannot be read.
         syntaxes: transfer syntaxes by name.
-        files: its image files, sorted by path. Paths can carry names: keep them out of logs and reports.
+        files: its image files, sorted by path, and which frames of multi-frame files it is made of, for `load_series`.
+            Paths can carry names: keep them out of logs and reports.
         sop_uids: ``SOPInstanceUID`` of each file.
         problems: why `load_series` would refuse it by its headers, in the order in which a policy meets them.
         original_description: ``SeriesDescription`` as it is, which rules search; never to be shown or written.
     """
 
     series_uid: str
+    volume: str
     study_uid: str
     patient_key: str
     modality: str
@@ -79,20 +86,26 @@ class SeriesInfo:
     orientation: str
     origin: Origin
     syntaxes: tuple[str, ...]
-    files: tuple[Path, ...]
+    files: SeriesFiles
     sop_uids: tuple[str, ...]
     problems: tuple[DicomSeriesError, ...]
     original_description: str = field(default="", repr=False)
 
+    @property
+    def id(self) -> str:
+        """The series UID, and of one of several volumes also its name: what it is called in lists and scores."""
+        return "_".join([self.series_uid, *re.findall(r"[A-Za-z0-9.+-]+", self.volume)])
+
     def problem(self, policy: Policy | None = None) -> DicomSeriesError | None:
         """Return the first problem that a policy does not let pass, None where the series can be read."""
         actions = policy or Policy()
-        return next((one for one in self.problems if actions[one.code] != "warn"), None)
+        return next((one for one in self.problems if not one.tolerable or actions[one.code] != "warn"), None)
 
     def row(self) -> dict[str, Any]:
         """Return what may be shown and written: no path, no patient."""
         return {
             "series_uid": self.series_uid,
+            "volume": self.volume,
             "study_uid": self.study_uid,
             "patient": self.patient_key,
             "modality": self.modality,
@@ -134,8 +147,9 @@ def index_dicom(
             or by their suffix alone, and cannot be parsed; files and folders that cannot be opened.
 
     Returns:
-        One entry for each series, sorted by series UID. A series that cannot be read has its `problems` set; it does
-        not raise. Damaged pixel data shows only in `load_series`.
+        One entry for each series, sorted by series UID; of a series with several volumes in the same planes (echoes,
+        phases, b-values, reconstructions) one for each, in the order of what tells them apart. A series that cannot be
+        read has its `problems` set; it does not raise. Damaged pixel data shows only in `load_series`.
 
     Raises:
         NoDicomError: nothing there, or no DICOM image.
@@ -170,7 +184,7 @@ def index_dicom(
     if damaged is not None:
         damaged += unread
     lost = {uid: sum(not path.is_file() for path in files) for uid, files in named.items()} if named else {}
-    series = [_summarise(uid, entries, lost.pop(uid, 0)) for uid, entries in found.items()]
+    series = [one for uid, entries in found.items() for one in _volumes(uid, entries, lost.pop(uid, 0))]
     series += [_absent(uid, count) for uid, count in lost.items() if count]
     if not series:
         raise NoDicomError(
@@ -238,9 +252,33 @@ def _named_by_dicomdir(path: Path) -> dict[str, list[Path]] | None:
     return found
 
 
-def _summarise(uid: str, entries: Sequence[tuple[Path, Header]], lost: int) -> SeriesInfo:
-    files, headers = [path for path, _ in entries], [header for _, header in entries]
-    frames, tolerated, fatal = arrange(headers, lambda kind: True)
+def _volumes(uid: str, entries: Sequence[tuple[Path, Header]], lost: int) -> list[SeriesInfo]:
+    """Describe a series, or each of its volumes."""
+    whole = _summarise(uid, "", entries, (), lost)
+    if not any(isinstance(one, DuplicateSlicesError) for one in whole.problems):
+        return [whole]
+    frames = [
+        Frame(file, number, header, plane)
+        for file, (_, header) in enumerate(entries)
+        for number, plane in enumerate(header.planes)
+    ]
+    found = []
+    for volume in volumes(frames):
+        own: dict[int, list[int]] = {}
+        for frame in volume.frames:
+            own.setdefault(frame.file, []).append(frame.number)
+        files = sorted(own)
+        whole_files = all(len(own[file]) == len(entries[file][1].planes) for file in files)
+        frames_of = () if whole_files else tuple(tuple(own[file]) for file in files)
+        found.append(_summarise(uid, volume.name, [entries[file] for file in files], frames_of, lost))
+    return found
+
+
+def _summarise(
+    uid: str, volume: str, entries: Sequence[tuple[Path, Header]], only: Sequence[Sequence[int]], lost: int
+) -> SeriesInfo:
+    files, headers = SeriesFiles((path for path, _ in entries), only), [header for _, header in entries]
+    frames, tolerated, fatal = arrange(headers, lambda kind: True, only)
     problems = [*tolerated, *([fatal] if fatal is not None else [])]
     first = headers[0]
     pictures = all(header.picture for header in headers)
@@ -258,6 +296,7 @@ def _summarise(uid: str, entries: Sequence[tuple[Path, Header]], lost: int) -> S
     syntaxes = Counter(header.syntax for header in headers)
     return SeriesInfo(
         series_uid=uid,
+        volume=volume,
         study_uid=first.study_uid,
         patient_key=first.patient_key,
         modality=first.modality,
@@ -269,7 +308,7 @@ def _summarise(uid: str, entries: Sequence[tuple[Path, Header]], lost: int) -> S
         orientation=orientation,
         origin=first.origin,
         syntaxes=tuple(_syntax_name(syntax) for syntax, _ in syntaxes.most_common()),
-        files=tuple(files),
+        files=files,
         sop_uids=tuple(header.sop_uid for header in headers),
         problems=tuple(problems),
         original_description=first.original_description,
@@ -280,7 +319,9 @@ def _absent(uid: str, lost: int) -> SeriesInfo:
     problem = MissingFilesError(
         f"Series {uid}: a DICOMDIR names {lost} file(s) of it, and none is there. Copy the whole medium again.", uid
     )
-    return SeriesInfo(uid, "", "", "", "", False, 0, (0, 0), None, "", Origin(), (), (), (), (problem,))
+    return SeriesInfo(
+        uid, "", "", "", "", "", False, 0, (0, 0), None, "", Origin(), (), SeriesFiles(()), (), (problem,)
+    )
 
 
 def _place(frames: Sequence[Frame]) -> tuple[tuple[float, float, float] | None, str]:
@@ -304,8 +345,8 @@ class SeriesRule:
 
     Args:
         modality: such as "CT"; None takes any.
-        description: a regular expression searched in the series description as it stands in the file, case ignored;
-            None takes any.
+        description: a regular expression searched in the series description as it stands in the file, and in the name
+            of a volume where a series holds several, case ignored; None takes any.
         orientation: "axial", "coronal", "sagittal" or "oblique"; None takes any.
         pick: among those left, "most_slices", "largest" (voxels), or "all".
         per: one series for each "patient" or "study".
@@ -365,7 +406,7 @@ def choose_series(series: Sequence[SeriesInfo], rule: SeriesRule, policy: Policy
 
     Args:
         series: as `index_dicom` gives them.
-        rule: see `SeriesRule`. Between equals the lower series UID decides.
+        rule: see `SeriesRule`. Between equals the lower series UID decides, and in one series the first volume.
         policy: see `SeriesInfo.problem`.
 
     Returns:
@@ -377,7 +418,10 @@ def choose_series(series: Sequence[SeriesInfo], rule: SeriesRule, policy: Policy
         if one.problem(policy) is None
         and (rule.modality is None or one.modality == rule.modality)
         and (rule.orientation is None or one.orientation == rule.orientation)
-        and (rule.description is None or re.search(rule.description, one.original_description, re.IGNORECASE))
+        and any(
+            rule.description is None or re.search(rule.description, text, re.IGNORECASE)
+            for text in (one.original_description, one.volume)
+        )
     ]
     if rule.pick == "all":
         return fit
@@ -388,5 +432,5 @@ def choose_series(series: Sequence[SeriesInfo], rule: SeriesRule, policy: Policy
     best: dict[str, SeriesInfo] = {}
     for one in sorted(fit, key=lambda one: (-size(one), one.series_uid)):
         best.setdefault(one.patient_key if rule.per == "patient" else one.study_uid, one)
-    chosen = {one.series_uid for one in best.values()}
-    return [one for one in fit if one.series_uid in chosen]
+    chosen = {one.id for one in best.values()}
+    return [one for one in fit if one.id in chosen]

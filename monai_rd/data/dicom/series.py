@@ -22,7 +22,8 @@ import numpy.typing as npt
 from pydicom.dataset import Dataset
 
 from monai_rd.data.dicom import codecs, pixels, stored
-from monai_rd.data.dicom.geometry import Frame, arrange, lps_affine
+from monai_rd.data.dicom.frames import Frame, SeriesFiles
+from monai_rd.data.dicom.geometry import arrange, lps_affine
 from monai_rd.data.dicom.header import Header, Region, describe, is_image, read_file, regions, sop_class
 from monai_rd.data.dicom.quiet import quiet_headers
 from monai_rd.data.dicom.values import numbers
@@ -102,7 +103,8 @@ def load_series(
     datasets = _read_source(source)
     headers = [describe(dataset, _NO_KEY) for dataset in datasets]
     actions = policy or Policy()
-    frames, tolerated, problem = arrange(headers, lambda kind: actions[kind.code] == "warn")
+    only = source.frames if isinstance(source, SeriesFiles) else ()
+    frames, tolerated, problem = arrange(headers, lambda kind: actions[kind.code] == "warn", only)
     if problem is not None:
         raise problem
     for error in tolerated:
