@@ -11,7 +11,7 @@ from scipy.stats import chi2_contingency
 
 from monai_rd.audit.findings import AuditItem, Finding, crosses
 from monai_rd.audit.look import Look, Measured
-from monai_rd.data.errors import StudyError
+from monai_rd.data.errors import NotAnImageError, StudyError
 from monai_rd.data.splits import SPLITS
 
 __all__ = ["burned_in_text", "class_balance", "multi_label_balance", "outliers", "patients", "shortcuts", "unreadable"]
@@ -39,6 +39,8 @@ def patients(items: Sequence[AuditItem], keys: Sequence[str | None]) -> Iterator
 def unreadable(items: Sequence[AuditItem], looks: Sequence[Look], left_out: Sequence[StudyError]) -> Iterator[Finding]:
     """Find what could not be read, by its header or when it was loaded."""
     for problem in left_out:
+        if isinstance(problem, NotAnImageError):  # which lie beside the images of every study
+            continue
         what = f"Series {problem.series_uid} is not in the lists" if problem.series_uid else str(problem)
         yield Finding("UNREADABLE", "error", f"{what}: {problem.code}.")
     for item, look in zip(items, looks, strict=True):

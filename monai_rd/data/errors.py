@@ -23,6 +23,7 @@ __all__ = [
     "MixedShapeError",
     "NoDicomError",
     "NoHounsfieldError",
+    "NotAnImageError",
     "OutOfScopeError",
     "Policy",
     "StudyError",
@@ -53,11 +54,13 @@ class StudyError(ValueError):
         code: stable name of the reason, for programs, reports and policies.
         tolerable: what is read where the policy for the code is "warn"; "" where nothing can be.
         series_uid: ``SeriesInstanceUID`` of the DICOM series it is true of, None where no single series is meant.
+        study_id: what the study is called in lists and scores, "" where it has no name yet.
     """
 
     code: ClassVar[str] = "STUDY"
     tolerable: str = ""
     series_uid: str | None = None
+    study_id: str = ""
 
 
 class UnreadableFileError(StudyError):
@@ -146,6 +149,7 @@ class DicomSeriesError(StudyError):
     def __init__(self, message: str, series_uid: str | None = None) -> None:
         super().__init__(message)
         self.series_uid = series_uid
+        self.study_id = series_uid or ""
 
     def __reduce__(self) -> tuple[type[DicomSeriesError], tuple[str, str | None], dict[str, Any]]:
         """Keep the UID when an error comes from another process."""
@@ -238,9 +242,15 @@ class UnsupportedSyntaxError(UnreadablePixelsError):
 
 
 class UnsupportedImageError(DicomSeriesError):
-    """The object is DICOM but not an image that this project reads: no pixels, no position in the patient."""
+    """The image is not one that this project reads: no pixels, no position in the patient."""
 
     code = "UNSUPPORTED_IMAGE"
+
+
+class NotAnImageError(UnsupportedImageError):
+    """A DICOM object that is no image to be classified: a report, a segmentation, a dose, a document."""
+
+    code = "NOT_AN_IMAGE"
 
 
 class NoHounsfieldError(DicomSeriesError):
@@ -265,11 +275,11 @@ class Policy:
     - "skip": the study is left out, and counted. In inference it gets a row with the code and no score.
     - "warn": what `StudyError.tolerable` says is read, with a warning in the log.
 
-    Without a word of the user, a localizer is skipped and everything else is an error.
+    Without a word of the user, localizers and what is no image are skipped and everything else is an error.
 
     Args:
         actions: code to action, such as `{"TILTED_STACK": "warn", "default": "skip"}`; "default" stands for all codes
-            that are not named, except that localizers are skipped unless named.
+            that are not named, except that localizers and what is no image are skipped unless named.
 
     Raises:
         ValueError: an unknown code or action, or "warn" for a code under which nothing can be read.
@@ -287,7 +297,7 @@ class Policy:
                 raise ValueError(
                     f"policy: {code} cannot be 'warn', nothing could be read; it is possible for {allowed}"
                 )
-        self.actions = {LocalizerError.code: "skip"} | dict(actions or {})
+        self.actions = {LocalizerError.code: "skip", NotAnImageError.code: "skip"} | dict(actions or {})
 
     def __getitem__(self, code: str) -> str:
         """The action for a code."""

@@ -84,9 +84,10 @@ class Reading:
     def series(self) -> list[SeriesInfo]:
         """Every DICOM series below the folder."""
         try:
-            return index_dicom(self.root, key=self.key)
+            found = index_dicom(self.root, key=self.key)
         except NoDicomError:
             return []
+        return [one for one in found if one.slices]  # without reports, segmentations and the like
 
     @cached_property
     def _by_uid(self) -> dict[str, list[SeriesInfo]]:

@@ -66,8 +66,7 @@ class Prediction:
     @classmethod
     def of_problem(cls, problem: StudyError) -> Prediction:
         """Return what stands for what is left out before it is loaded, as a DICOM series by its headers."""
-        uid = problem.series_uid or ""
-        return cls(uid, uid, problem=problem.code, message=str(problem))
+        return cls(problem.study_id, problem.series_uid or "", problem=problem.code, message=str(problem))
 
     def answered(
         self,

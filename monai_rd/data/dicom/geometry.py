@@ -20,6 +20,7 @@ from monai_rd.data.errors import (
     MixedSeriesError,
     MixedShapeError,
     NoHounsfieldError,
+    NotAnImageError,
     TiltedStackError,
     UnsupportedImageError,
 )
@@ -99,7 +100,8 @@ def _first_problem(
 ) -> DicomSeriesError | None:
     """Return why these images are not read as one by their headers, None where they are."""
     for header in headers:
-        if not header.series_uid and header.problem is not None:  # damaged, of whichever series
+        damaged = not header.series_uid and header.problem is not None  # of whichever series
+        if damaged or isinstance(header.problem, NotAnImageError):
             return header.problem
     counts = Counter(header.series_uid for header in headers)
     if len(counts) > 1:

@@ -13,29 +13,31 @@ import re
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filereader import read_partial
 from pydicom.tag import Tag
 from pydicom.uid import (
-    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
 )
 
+from monai_rd.data.dicom.classes import CLASS_TAGS, no_image
 from monai_rd.data.dicom.elements import PIXELS, ordinary_elements
 from monai_rd.data.dicom.marks import MARK_TAGS, Marks, frame_marks
 from monai_rd.data.dicom.quiet import quiet_headers
-from monai_rd.data.dicom.values import integer, numbers, parts, text, uid
+from monai_rd.data.dicom.values import all_numbers, integer, numbers, parts, text, uid
 from monai_rd.data.dicom.words import IDENTIFYING, Identity, decoded, identity_of, redacted
 from monai_rd.data.errors import (
     DicomSeriesError,
     LocalizerError,
+    NotAnImageError,
     TruncatedPixelsError,
     UnreadableFileError,
     UnreadablePixelsError,
@@ -54,7 +56,6 @@ __all__ = [
     "describe",
     "functional_groups",
     "is_dicom",
-    "is_image",
     "macro",
     "read_file",
 ]
@@ -76,6 +77,7 @@ _HEADER_TAGS = MARK_TAGS | frozenset(
         *("BodyPartExamined", "PatientSex", "PatientAge", "Manufacturer", "ManufacturerModelName", "InstitutionName"),
         *("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence", "PresentationLUTShape"),
         *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "SequenceOfUltrasoundRegions"),
+        *("DetectorInformationSequence", "SliceVector", "SpacingBetweenSlices", *CLASS_TAGS),
     )
 )
 _AGES = ((18, "0-17"), (40, "18-39"), (60, "40-59"), (80, "60-79"))
@@ -310,16 +312,6 @@ def _stop_at(stop: int) -> Callable[[int, str | None, int], bool]:
 # -------------------------------------------------------------------------------------------------------- values
 
 
-def sop_class(dataset: Dataset) -> UID:
-    """Return the class of a DICOM object, UID("") where it does not tell."""
-    return UID(uid(dataset, "SOPClassUID") or uid(dataset.file_meta, "MediaStorageSOPClassUID"))
-
-
-def is_image(dataset: Dataset) -> bool:
-    """Tell whether a parsed file is an image, also where it is cut off before its Rows."""
-    return "Rows" in dataset or sop_class(dataset).name.endswith("Image Storage")
-
-
 def functional_groups(dataset: Dataset) -> tuple[tuple[Dataset, ...], tuple[Dataset, ...]]:
     """Return the shared and the per-frame functional groups of an enhanced object, () where absent."""
     try:
@@ -356,9 +348,13 @@ def regions(dataset: Dataset) -> tuple[Region, ...]:
 
 def _plane(dataset: Dataset, groups: tuple[Dataset, ...]) -> Plane | None:
     """Return where a frame lies, None where that is not stated or not possible."""
-    position = numbers(macro(dataset, groups, "PlanePositionSequence"), "ImagePositionPatient", 3)
-    orientation = numbers(macro(dataset, groups, "PlaneOrientationSequence"), "ImageOrientationPatient", 6)
-    spacing = numbers(macro(dataset, groups, "PixelMeasuresSequence"), "PixelSpacing", 2)
+    place, turn = (macro(dataset, groups, f"Plane{what}Sequence") for what in ("Position", "Orientation"))
+    return _stated_plane(place, turn, macro(dataset, groups, "PixelMeasuresSequence"))
+
+
+def _stated_plane(place: Dataset, turn: Dataset, measures: Dataset) -> Plane | None:
+    position, orientation = numbers(place, "ImagePositionPatient", 3), numbers(turn, "ImageOrientationPatient", 6)
+    spacing = numbers(measures, "PixelSpacing", 2)
     if position is None or orientation is None or spacing is None or min(spacing) <= 0:
         return None
     a, b, c, d, e, f = orientation  # two orthogonal unit vectors?
@@ -425,10 +421,10 @@ def _is_localizer(dataset: Dataset) -> bool:
 
 @quiet_headers()
 def describe(dataset: Dataset, key: bytes) -> Header:
-    """Extract what the checks of a series need from a parsed image.
+    """Extract what the checks of a series need from a parsed file.
 
     Args:
-        dataset: an image, as `read_file` gives it.
+        dataset: a DICOM object, as `read_file` gives it.
         key: of the patient's pseudonym.
     """
     series_uid, study_uid = uid(dataset, "SeriesInstanceUID"), uid(dataset, "StudyInstanceUID")
@@ -443,16 +439,22 @@ def describe(dataset: Dataset, key: bytes) -> Header:
     # Not one plane for each announced frame: a forged number could announce billions.
     sources = [(group, *shared) for group in per_frame] if per_frame else [shared]
     planes: tuple[Plane, ...] = ()
-    if grey and len(sources) == frames:
+    no_class = no_image(dataset)
+    if grey and not no_class and len(sources) == frames:
         found = [_plane(dataset, groups) for groups in sources]
         if None not in found:
             planes = tuple(plane for plane in found if plane is not None)
-    picture = not planes and modality not in CROSS_SECTIONAL
+    nuclear = _nuclear_kind(dataset) if modality == "NM" else None
+    if nuclear == "RECON" and grey and not planes:
+        planes = _nuclear_planes(dataset, frames)
+    picture = not planes and not no_class and (modality not in CROSS_SECTIONAL or nuclear == "PLANAR")
     no_hounsfield = _no_hounsfield(dataset, sources) if modality == "CT" and planes else None
 
     who = f"Series {series_uid or '(no UID)'}"
     problem: DicomSeriesError | None = None
-    if not shape[0] or not shape[1]:
+    if no_class:
+        problem = NotAnImageError(f"{who}: {no_class}, which is no image to be classified.", series_uid or None)
+    elif not shape[0] or not shape[1]:
         problem = TruncatedPixelsError(
             f"{who}: an image file has no image size (cut off in its header, or a header only). Export the series "
             "again.",
@@ -461,7 +463,9 @@ def describe(dataset: Dataset, key: bytes) -> Header:
     elif not series_uid:
         problem = UnsupportedImageError("An image has no valid SeriesInstanceUID, so it belongs to no series.", None)
     elif not planes and not picture:
-        problem = UnsupportedImageError(f"{who}: {_why_no_planes(modality, grey, frames, len(per_frame))}", series_uid)
+        problem = UnsupportedImageError(
+            f"{who}: {_why_no_planes(modality, grey, frames, len(per_frame), nuclear)}", series_uid
+        )
     elif localizer:
         problem = LocalizerError(
             f"{who}: a localizer, the overview a scan was planned on. Give the series that was scanned.", series_uid
@@ -493,12 +497,37 @@ def describe(dataset: Dataset, key: bytes) -> Header:
     )
 
 
-def _why_no_planes(modality: str, grey: bool, frames: int, groups: int) -> str:
+def _nuclear_kind(dataset: Dataset) -> str:
+    """Tell planar images of nuclear medicine from tomography, "TOMO" for its projections and "RECON" for its slices."""
+    kind = "".join(parts(dataset, "ImageType")[2:3]).upper()  # PS3.3 C.8.4.9.1.1
+    return "PLANAR" if "TOMO" not in kind else "RECON" if "RECON" in kind else "TOMO"
+
+
+def _nuclear_planes(dataset: Dataset, frames: int) -> tuple[Plane, ...]:
+    """Return where the slices of a tomography lie, which state the place of the first (PS3.3 C.8.4.11 and C.8.4.15)."""
+    detector = macro(dataset, (dataset,), "DetectorInformationSequence")
+    place = detector if "ImagePositionPatient" in detector else dataset
+    first = _stated_plane(place, detector if "ImageOrientationPatient" in detector else dataset, dataset)
+    between = numbers(dataset, "SpacingBetweenSlices", 1) or numbers(dataset, "SliceThickness", 1)
+    try:
+        order = all_numbers(dataset, "SliceVector") or tuple(range(1, frames + 1))
+    except Exception:  # an undecodable value counts as absent
+        order = ()
+    if first is None or between is None or not between[0] or len(order) != frames:
+        return ()
+    along = np.cross(first.orientation[:3], first.orientation[3:]) * between[0]
+    places = (np.add(first.position, (number - 1) * along) for number in order)
+    return tuple(replace(first, position=tuple(map(float, place))) for place in places)
+
+
+def _why_no_planes(modality: str, grey: bool, frames: int, groups: int, nuclear: str | None) -> str:
     if not grey:
         return (
             f"a colour image of modality {modality}, such as a screen capture or a dose report, holds no measured "
             "values. Use the original series."
         )
+    if nuclear == "TOMO":
+        return "the projections of a tomography, of which the slices are still to be made. Use the reconstruction."
     if groups and groups != frames:
         return f"{frames} frames but {groups} sets of frame attributes. Export the series again."
     if frames > 1 and not groups:

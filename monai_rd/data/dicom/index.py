@@ -18,9 +18,10 @@ from pydicom import dcmread
 from pydicom.uid import UID
 from rich.progress import track
 
+from monai_rd.data.dicom.classes import is_directory
 from monai_rd.data.dicom.frames import Frame, SeriesFiles
 from monai_rd.data.dicom.geometry import arrange, axis_name, lps_affine
-from monai_rd.data.dicom.header import Header, Origin, describe, is_image, read_file
+from monai_rd.data.dicom.header import Header, Origin, describe, read_file
 from monai_rd.data.dicom.quiet import quiet_headers, take_found, tell
 from monai_rd.data.dicom.volumes import volumes
 from monai_rd.data.errors import (
@@ -28,6 +29,7 @@ from monai_rd.data.errors import (
     DuplicateSlicesError,
     MissingFilesError,
     NoDicomError,
+    NotAnImageError,
     Policy,
     UnreadableFileError,
     UnreadablePixelsError,
@@ -60,7 +62,7 @@ class SeriesInfo:
         modality: such as "CT".
         description: ``SeriesDescription`` without what it repeats of names, IDs and the patient's date of birth.
         pictures: it holds pictures without a place in the patient (radiographs, ultrasound), each read on its own.
-        slices: how many slices `load_series` gives; of pictures, how many files.
+        slices: how many slices `load_series` gives; of pictures, how many files; 0 of what is no image.
         shape: rows and columns.
         spacing: mm between rows, columns, slices; None for pictures and for what cannot be read.
         origin: of whom and where its first image is.
@@ -94,7 +96,7 @@ class SeriesInfo:
     @property
     def id(self) -> str:
         """The series UID, and of one of several volumes also its name: what it is called in lists and scores."""
-        return "_".join([self.series_uid, *re.findall(r"[A-Za-z0-9.+-]+", self.volume)])
+        return _study_id(self.series_uid, self.volume)
 
     def problem(self, policy: Policy | None = None) -> DicomSeriesError | None:
         """Return the first problem that a policy does not let pass, None where the series can be read."""
@@ -110,7 +112,7 @@ class SeriesInfo:
             "patient": self.patient_key,
             "modality": self.modality,
             "description": self.description,
-            "kind": "pictures" if self.pictures else "volume",
+            "kind": "pictures" if self.pictures else "volume" if self.slices else "no image",
             "files": len(self.files),
             "slices": self.slices,
             "rows": self.shape[0],
@@ -138,8 +140,8 @@ def index_dicom(
     """List the image series under a folder, from headers only.
 
     Args:
-        source: a folder, walked with all its subfolders, or a DICOMDIR, whose files are taken. Other files and DICOM
-            objects that are no images (reports, PDF) are skipped; their number is logged.
+        source: a folder, walked with all its subfolders, or a DICOMDIR, whose files are taken. Files of other kinds are
+            skipped; their number is logged.
         key: of the patient keys, as `project_key` gives it; None makes keys that hold for this process only.
         workers: processes; None takes one a core for more than 5,000 files.
         progress: whether to show a progress bar.
@@ -149,10 +151,11 @@ def index_dicom(
     Returns:
         One entry for each series, sorted by series UID; of a series with several volumes in the same planes (echoes,
         phases, b-values, reconstructions) one for each, in the order of what tells them apart. A series that cannot be
-        read has its `problems` set; it does not raise. Damaged pixel data shows only in `load_series`.
+        read has its `problems` set, also where it holds reports, segmentations and other objects that are no images; it
+        does not raise. Damaged pixel data shows only in `load_series`.
 
     Raises:
-        NoDicomError: nothing there, or no DICOM image.
+        NoDicomError: nothing there, or no DICOM.
     """
     root = Path(source)
     if root.is_file():
@@ -166,7 +169,7 @@ def index_dicom(
         named = {uid: found for directory in directories for uid, found in directory.items()}
     else:
         raise NoDicomError("The folder given does not exist. Give the folder that holds the DICOM files.")
-    found: dict[str, list[tuple[Path, Header]]] = {}
+    found: dict[tuple[str, bool], list[tuple[Path, Header]]] = {}
     unread = list(closed)
     other = 0
     for path, header in zip(paths, _headers(paths, key or _RUN_KEY, workers, progress), strict=True):
@@ -175,16 +178,22 @@ def index_dicom(
         elif isinstance(header, str) or (not header.series_uid and isinstance(header.problem, UnreadablePixelsError)):
             unread.append(path)
         else:
-            found.setdefault(header.series_uid, []).append((path, header))
+            no_image = isinstance(header.problem, NotAnImageError)  # which spoils no images that it lies among
+            found.setdefault((header.series_uid, no_image), []).append((path, header))
     if other or unread:
         level = logging.WARNING if unread else logging.INFO
-        logger.log(level, "index_dicom: %d file(s) not DICOM images, %d unreadable file(s) skipped", other, len(unread))
+        logger.log(level, "index_dicom: %d file(s) not DICOM, %d unreadable file(s) skipped", other, len(unread))
     if closed:
         logger.warning("index_dicom: of these, %d file(s) or folder(s) cannot be opened; check rights", len(closed))
     if damaged is not None:
         damaged += unread
     lost = {uid: sum(not path.is_file() for path in files) for uid, files in named.items()} if named else {}
-    series = [one for uid, entries in found.items() for one in _volumes(uid, entries, lost.pop(uid, 0))]
+    series = [
+        one
+        for (uid, no_image), entries in found.items()
+        for one in _volumes(uid, "no image" if no_image and (uid, False) in found else "", entries, lost.get(uid, 0))
+    ]
+    lost = {uid: count for uid, count in lost.items() if not {(uid, True), (uid, False)} & found.keys()}
     series += [_absent(uid, count) for uid, count in lost.items() if count]
     if not series:
         raise NoDicomError(
@@ -224,7 +233,7 @@ def _scan(paths: Sequence[str], key: bytes) -> _Scanned:
         if dataset is None:
             found.append("" if path.lower().endswith(DICOM_SUFFIXES) else None)
         else:
-            found.append(describe(dataset, key) if is_image(dataset) else None)
+            found.append(None if is_directory(dataset) else describe(dataset, key))
     return found, take_found()
 
 
@@ -252,9 +261,9 @@ def _named_by_dicomdir(path: Path) -> dict[str, list[Path]] | None:
     return found
 
 
-def _volumes(uid: str, entries: Sequence[tuple[Path, Header]], lost: int) -> list[SeriesInfo]:
+def _volumes(uid: str, name: str, entries: Sequence[tuple[Path, Header]], lost: int) -> list[SeriesInfo]:
     """Describe a series, or each of its volumes."""
-    whole = _summarise(uid, "", entries, (), lost)
+    whole = _summarise(uid, name, entries, (), lost)
     if not any(isinstance(one, DuplicateSlicesError) for one in whole.problems):
         return [whole]
     frames = [
@@ -292,6 +301,8 @@ def _summarise(
                 uid,
             ),
         )
+    for problem in problems:
+        problem.study_id = _study_id(uid, volume)
     spacing, orientation = _place(frames)
     syntaxes = Counter(header.syntax for header in headers)
     return SeriesInfo(
@@ -302,7 +313,7 @@ def _summarise(
         modality=first.modality,
         description=first.description,
         pictures=pictures,
-        slices=len(files) if pictures else len(frames) or sum(max(1, len(one.planes)) for one in headers),
+        slices=len(files) if pictures else len(frames) or sum(_least_slices(one) for one in headers),
         shape=frames[0].header.shape if frames else first.shape,
         spacing=spacing,
         orientation=orientation,
@@ -313,6 +324,14 @@ def _summarise(
         problems=tuple(problems),
         original_description=first.original_description,
     )
+
+
+def _least_slices(header: Header) -> int:
+    return 0 if isinstance(header.problem, NotAnImageError) else max(1, len(header.planes))
+
+
+def _study_id(uid: str, volume: str) -> str:
+    return "_".join([uid, *re.findall(r"[A-Za-z0-9.+-]+", volume)])
 
 
 def _absent(uid: str, lost: int) -> SeriesInfo:

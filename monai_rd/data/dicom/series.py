@@ -22,12 +22,13 @@ import numpy.typing as npt
 from pydicom.dataset import Dataset
 
 from monai_rd.data.dicom import codecs, pixels, stored
+from monai_rd.data.dicom.classes import is_image
 from monai_rd.data.dicom.frames import Frame, SeriesFiles
 from monai_rd.data.dicom.geometry import arrange, lps_affine
-from monai_rd.data.dicom.header import Header, Region, describe, is_image, read_file, regions, sop_class
+from monai_rd.data.dicom.header import Header, Region, describe, read_file, regions
 from monai_rd.data.dicom.quiet import quiet_headers
 from monai_rd.data.dicom.values import numbers
-from monai_rd.data.errors import NoDicomError, NoHounsfieldError, Policy, UnreadableFileError, UnsupportedImageError
+from monai_rd.data.errors import NoDicomError, NoHounsfieldError, Policy, UnreadableFileError
 from monai_rd.data.walk import walk
 
 __all__ = ["SeriesVolume", "load_series"]
@@ -215,7 +216,7 @@ def _read_source(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str
             if not datasets:
                 raise NoDicomError(
                     f"The folder holds no DICOM image directly in it ({len(read)} other file(s)). Subfolders are not "
-                    "read: use index_dicom to find the series under a folder."
+                    "read; monai-rd index (in Python index_dicom) finds the series in them."
                 )
             skipped = len(read) - len(datasets)
             if skipped:
@@ -235,12 +236,6 @@ def _read_source(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str
         if dataset is None:
             failed += 1
             continue
-        if not is_image(dataset):
-            raise UnsupportedImageError(
-                f"A DICOM object without an image was given ({sop_class(dataset).name or 'of no known class'}). Give "
-                "the image files; for a DICOMDIR, give it to index_dicom.",
-                None,
-            )
         datasets.append(dataset)
     if failed:
         raise NoDicomError(f"{failed} of {len(paths)} given files: not readable as DICOM.")
