@@ -16,9 +16,9 @@ import imagecodecs
 import numpy as np
 import numpy.typing as npt
 from pydicom.pixels import convert_color_space
-from pydicom.uid import UID, RLELossless
+from pydicom.uid import RLELossless
 
-__all__ = ["MOST_SAMPLES", "FrameShape", "decoder", "hint"]
+__all__ = ["MOST_SAMPLES", "FrameShape", "decoder"]
 
 # Samples of one frame; no detector or scanner comes near, and OpenJPEG takes 6 bytes for each.
 MOST_SAMPLES = 100_000_000
@@ -63,13 +63,6 @@ def decoder(syntax: str) -> Decoder | None:
         "1.2.840.10008.1.2.4.203": _jpeg_2000,
         str(RLELossless): _run_length,
     }.get(syntax)
-
-
-def hint(syntax: UID) -> str:
-    """Return what is known of a transfer syntax that is not read, with a comma behind it, or ""."""
-    if syntax.is_private or not syntax.is_transfer_syntax:
-        return "it is no standard transfer syntax: "
-    return "it holds video, not images: " if any(word in syntax.name for word in ("MPEG", "HEVC")) else ""
 
 
 def _check(shape: FrameShape, found: tuple[int, int, int], size: int, pixels_per_byte: int | None = None) -> None:

@@ -210,7 +210,7 @@ def _problem_of_planes(
     if unsteady > 0.5 * pixel[0].min() and IrregularSpacingError not in tolerated:
         return IrregularSpacingError(
             f"{who}: slices are shifted sideways against each other by up to {unsteady:.2f} mm, in no straight line. "
-            "Resample it to a regular volume first.",
+            f"Resample it to a regular volume first. {_policy(IrregularSpacingError)}",
             uid,
         )
     if np.linalg.norm(drift, axis=1).max() > 0.5 * pixel[0].min() and TiltedStackError not in tolerated:
@@ -218,10 +218,11 @@ def _problem_of_planes(
         angle = np.degrees(np.arctan2(off, depth[-1] - depth[0]))
         return TiltedStackError(
             f"{who}: the slices are not stacked along their normal (off by {off:.2f} mm over the stack, about "
-            f"{angle:.1f} degrees), as with a tilted gantry. Resample it to a right-angled volume first.",
+            f"{angle:.1f} degrees), as with a tilted gantry. Resample it to a right-angled volume first. "
+            f"{_policy(TiltedStackError)}",
             uid,
         )
-    return _problem_of_gaps(who, uid, position, depth, tolerated)
+    return _problem_of_gaps([frames[i] for i in order], uid, position, depth, tolerated)
 
 
 def _problem_of_duplicates(
@@ -246,17 +247,20 @@ def _problem_of_duplicates(
 
 
 def _problem_of_gaps(
-    who: str,
+    frames: Sequence[Frame],
     uid: str,
     position: npt.NDArray[np.float64],
     depth: npt.NDArray[np.float64],
     tolerated: set[type[DicomSeriesError]],
 ) -> DicomSeriesError | None:
-    n, gaps = len(depth), np.diff(depth)
+    who, n, gaps = f"Series {uid}", len(depth), np.diff(depth)
     usual = float(np.sort(gaps)[(len(gaps) - 1) // 2])
     # 1 %, or the rounding of positions written to 0.1 mm.
-    uneven = np.flatnonzero(np.abs(gaps - usual) > max(0.01 * usual, min(0.101, 0.2 * usual)))
+    slack = max(0.01 * usual, min(0.101, 0.2 * usual))
+    uneven = np.flatnonzero(np.abs(gaps - usual) > slack)
     lost = int(np.maximum(np.rint(gaps[uneven] / usual) - 1, 0).sum())
+    if lost and _planned(frames, gaps, usual, slack):
+        lost = 0
     if uneven.size:
         first = int(uneven[0])
         where = (
@@ -271,16 +275,36 @@ def _problem_of_gaps(
             )
         if not lost and IrregularSpacingError not in tolerated:
             return IrregularSpacingError(
-                f"{where}: the spacing is irregular. Resample it to an even spacing first.", uid
+                f"{where}: the spacing is irregular, as of thin and thick slices. Resample it to an even spacing "
+                f"first. {_policy(IrregularSpacingError)}",
+                uid,
             )
     drift = np.abs(depth - np.linspace(depth[0], depth[-1], n)).max()
     if drift > 0.25 * usual and not {IrregularSpacingError, MissingSlicesError} & tolerated:
         return IrregularSpacingError(
             f"{who}: the distance between its {n} slices changes along the stack ({gaps.min():.3f} to {gaps.max():.3f} "
-            "mm), the spacing is irregular. Resample it to an even spacing first.",
+            f"mm), the spacing is irregular. Resample it to an even spacing first. {_policy(IrregularSpacingError)}",
             uid,
         )
     return None
+
+
+def _planned(frames: Sequence[Frame], gaps: npt.NDArray[np.float64], usual: float, slack: float) -> bool:
+    """Tell a stack that was planned unevenly, as of thin and thick slices, from one that lost slices.
+
+    Where slices are lost the distance is a whole multiple of the usual one in single places, the slices there are as
+    thick as others, and numbers are lost with them. A planned stack has runs of another distance.
+    """
+    wide, steady = gaps > usual + slack, np.abs(gaps - usual) <= slack
+    multiple = np.rint(gaps / usual)
+    numbers = np.diff([frame.header.instance_number for frame in frames])
+    if steady.any() and numbers[steady].any() and (numbers == numbers[steady][0] * multiple).all():
+        return False
+    thickness = np.array([frame.header.thickness for frame in frames])
+    thicker = np.abs(np.diff(thickness)) > 0.1 * thickness[:-1]
+    part = (multiple < 4) & (np.abs(gaps / usual - multiple) > 0.25)
+    again = wide[1:] & wide[:-1] & (np.abs(np.diff(gaps)) <= slack)
+    return bool((wide & (thicker | part)).any() or (again[1:] & again[:-1]).any())
 
 
 def _reduced(frames: list[Frame], problem: type[DicomSeriesError]) -> list[Frame]:

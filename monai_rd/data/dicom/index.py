@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from joblib import Parallel, delayed
 from pydicom import dcmread
-from pydicom.uid import UID
 from rich.progress import track
 
 from monai_rd.data.dicom.classes import is_directory
@@ -23,6 +22,7 @@ from monai_rd.data.dicom.frames import Frame, SeriesFiles
 from monai_rd.data.dicom.geometry import arrange, axis_name, lps_affine
 from monai_rd.data.dicom.header import Header, Origin, describe, read_file
 from monai_rd.data.dicom.quiet import quiet_headers, take_found, tell
+from monai_rd.data.dicom.syntaxes import syntax_name
 from monai_rd.data.dicom.volumes import volumes
 from monai_rd.data.errors import (
     DicomSeriesError,
@@ -318,7 +318,7 @@ def _summarise(
         spacing=spacing,
         orientation=orientation,
         origin=first.origin,
-        syntaxes=tuple(_syntax_name(syntax) for syntax, _ in syntaxes.most_common()),
+        syntaxes=tuple(syntax_name(syntax) for syntax, _ in syntaxes.most_common()),
         files=files,
         sop_uids=tuple(header.sop_uid for header in headers),
         problems=tuple(problems),
@@ -348,11 +348,6 @@ def _place(frames: Sequence[Frame]) -> tuple[tuple[float, float, float] | None, 
         return None, ""
     columns, rows, slices = (float(value) for value in np.linalg.norm(lps_affine(frames)[:3, :3], axis=0))
     return (rows, columns, slices), axis_name(frames[0].plane)
-
-
-def _syntax_name(syntax: str) -> str:
-    uid = UID(syntax)
-    return uid.name if uid.is_transfer_syntax and not uid.is_private else "private syntax"
 
 
 # ------------------------------------------------------------------------------------------------------ choosing

@@ -12,10 +12,11 @@ import numpy.typing as npt
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.pixels import convert_color_space
-from pydicom.uid import UID
+from pydicom.uid import UID, RLELossless
 
 from monai_rd.data.dicom import codecs
 from monai_rd.data.dicom.header import Header
+from monai_rd.data.dicom.syntaxes import syntax_hint, syntax_name
 from monai_rd.data.dicom.values import integer, text
 from monai_rd.data.errors import (
     DicomSeriesError,
@@ -65,10 +66,11 @@ def check_pixels(dataset: Dataset, header: Header) -> None:
     if len(_filled(dataset)) > 1:
         raise unreadable(dataset, header, f"it holds {' and '.join(_filled(dataset))}, and one image has one of them")
     samples, allocated = integer(dataset, "SamplesPerPixel", 1), _bits_allocated(dataset)
-    if not 1 <= allocated <= 64 or not 1 <= samples <= 4:
+    whole_bytes = allocated in (8, 16, 32) or (allocated > 1 and header.syntax != RLELossless)
+    if not 1 <= allocated <= 64 or not 1 <= samples <= 4 or not (native or (whole_bytes and samples in (1, 3))):
         raise UnsupportedImageError(
-            f"Series {header.series_uid}: {samples} value(s) of {allocated} bits in a pixel are not read. Export it "
-            "with 8 or 16 bits allocated, grey or RGB.",
+            f"Series {header.series_uid}: {samples} value(s) of {allocated} bit(s) in a pixel are not read in transfer "
+            f"syntax {syntax_name(header.syntax)}. Export it with 8 or 16 bits allocated, grey or RGB.",
             header.series_uid,
         )
     values = header.shape[0] * header.shape[1] * samples
@@ -91,15 +93,14 @@ def unreadable(
     syntax = UID(dataset.file_meta.TransferSyntaxUID)
     transcode = "convert the files to Explicit VR Little Endian (dcmtk: dcmdjpeg; gdcm: gdcmconv --raw)"
     if kind is UnsupportedSyntaxError:
-        remedy = f"{codecs.hint(syntax)}{transcode}"
+        remedy = f"{syntax_hint(syntax)}{transcode}"
     else:
         remedy = "the file is damaged or cut off: export the series again"
         if not _is_native(dataset):
             remedy += f", or {transcode}"
-    name = syntax.name if syntax.is_transfer_syntax and not syntax.is_private else "private syntax"
     return kind(
-        f"Series {header.series_uid}: pixel data in transfer syntax {name} ({syntax}) cannot be read: {fault}. Remedy: "
-        f"{remedy}.",
+        f"Series {header.series_uid}: pixel data in transfer syntax {syntax_name(syntax)} ({syntax}) cannot be read: "
+        f"{fault}. Remedy: {remedy}.",
         header.series_uid,
     )
 
