@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -52,22 +53,25 @@ def volumes(frames: Sequence[Frame]) -> list[Volume]:
     crowded = [(stack == n, count) for n, count in full.items() if count > 1]
     marks = [_marks(frame) for frame in single]
     codes = {key: _numbered([one.get(key) for one in marks]) for key in sorted({key for one in marks for key in one})}
-    told = [
-        key
-        for key, code in codes.items()
+    told = {
+        code.tobytes(): key  # the first of those that part the frames alike
+        for key, code in reversed(codes.items())
         if crowded and code.max() > 0 and all(len(np.unique(code[own])) <= count for own, count in crowded)
-    ]
+    }
     for size in range(1, _MOST_MARKS + 1):
-        for chosen in combinations(told, size):
-            _, code = np.unique(np.stack([codes[key] for key in chosen]), axis=1, return_inverse=True)
-            if all(_parts(code.ravel()[own], plane[own], count) for own, count in crowded):
+        for chosen in combinations(sorted(told.values()), size):
+            sizes = [int(codes[key].max()) + 1 for key in chosen]
+            if math.prod(sizes) < max(count for _, count in crowded):
+                continue
+            code = np.ravel_multi_index([codes[key] for key in chosen], sizes)
+            if all(_parts(code[own], plane[own], count) for own, count in crowded):
                 return _grouped(frames, chosen)
     return [Volume("", list(frames))]
 
 
 def _parts(code: npt.NDArray[np.int64], plane: npt.NDArray[np.int64], count: int) -> bool:
     """Tell whether a code parts the frames of a stack into so many groups with each plane once."""
-    return len(np.unique(code)) == count and len(np.unique(np.stack([code, plane]), axis=1)[0]) == len(code)
+    return len(np.unique(code)) == count and len(np.unique(code * (plane.max() + 1) + plane)) == len(code)
 
 
 def _grouped(frames: Sequence[Frame], keys: Sequence[Key]) -> list[Volume]:
