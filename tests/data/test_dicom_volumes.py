@@ -162,6 +162,50 @@ def test_each_is_a_volume_of_its_own(tmp_path: Path, kind: str) -> None:
     assert taken.tolerated == ("DUPLICATE_SLICES",)
 
 
+def private(group: int, maker: str, element: int, kind: str, value: Any) -> Change:
+    def change(k: int, ds: Dataset) -> None:
+        ds.private_block(group, maker, create=True).add_new(element, kind, value)
+
+    return change
+
+
+PRIVATE = {
+    "Siemens": (
+        [private(0x19, "SIEMENS MR HEADER", 0x0C, "IS", b) for b in (0, 1000)],
+        ["b-value 0 s/mm2", "b-value 1000 s/mm2"],
+    ),
+    "Siemens direction": (
+        [private(0x19, "SIEMENS MR HEADER", 0x0E, "FD", d) for d in ([1.0, 0.0, 0.0], [0.0, 1.0, 0.0])],
+        ["gradient 0 1 0", "gradient 1 0 0"],
+    ),
+    "Philips": (
+        [private(0x2001, "Philips Imaging DD 001", 0x03, "FL", b) for b in (0.0, 800.0)],
+        ["b-value 0 s/mm2", "b-value 800 s/mm2"],
+    ),
+    "GE": (
+        [private(0x43, "GEMS_PARM_01", 0x39, "IS", [b, 8, 0, 0]) for b in (50, 1000000900)],
+        ["b-value 50 s/mm2", "b-value 900 s/mm2"],
+    ),
+    "GE component": (
+        [private(0x43, "GEMS_PARM_01", 0x2F, "SS", n) for n in range(4)],
+        [f"image component {word}" for word in ("IMAGINARY", "MAGNITUDE", "PHASE", "REAL")],
+    ),
+    "of another maker": ([private(0x19, "SOMEONE ELSE", 0x0C, "IS", b) for b in (0, 1000)], [""]),
+}
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+@pytest.mark.parametrize("kind", PRIVATE)
+def test_scanners_tell_it_in_private_elements(tmp_path: Path, kind: str, implicit: bool) -> None:
+    changes, names = PRIVATE[kind]
+    several(tmp_path, changes)
+    for file in tmp_path.rglob("*.dcm") if implicit else ():
+        ds = pydicom.dcmread(file)
+        ds.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
+        ds.save_as(file, implicit_vr=True, little_endian=True)
+    assert [one.volume for one in index_dicom(tmp_path)] == names
+
+
 def test_what_differs_from_slice_to_slice_tells_nothing_apart(tmp_path: Path) -> None:
     """Times of each slice, numbers of each image, words that follow the slices: the echo time still is what differs."""
 

@@ -91,8 +91,20 @@ _KEYWORD: dict[BaseTag, str] = {Tag(keyword): keyword for mark in _MARKS for key
 _APART = frozenset({"image type", "sequence", "scan option", "correction", "dimension"})
 # One value for each frame of a nuclear medicine image (PS3.3 C.8.4.8).
 _VECTORS = frozenset(tag for tag, keyword in _KEYWORD.items() if keyword.endswith("Vector"))
-_OBJECT = len(_MARKS) - 1
-MARK_TAGS = frozenset(int(tag) for tag in _OF_TAG)
+_PLACES = {mark.name: place for place, mark in enumerate(_MARKS)}
+_OBJECT = _PLACES["multi-frame object"]
+# What scanners tell in elements of their own where the standard had none yet: who made them, their kind, the mark.
+_PRIVATE = {
+    0x0019100C: ("SIEMENS MR HEADER", "IS", "b-value"),
+    0x0019100E: ("SIEMENS MR HEADER", "FD", "gradient"),
+    0x20011003: ("Philips Imaging DD 001", "FL", "b-value"),
+    0x00431039: ("GEMS_PARM_01", "IS", "b-value"),
+    0x0043102F: ("GEMS_PARM_01", "SS", "image component"),
+}
+_GE_COMPONENTS = ("MAGNITUDE", "PHASE", "REAL", "IMAGINARY")
+MARK_TAGS = frozenset(
+    (*map(int, _OF_TAG), *_PRIVATE, *(tag & 0xFFFF0000 | 0x10 for tag in _PRIVATE))  # each with its private creator
+)
 # The functional groups that hold them (PS3.3 C.7.6.16, C.8.13 to C.8.15), and the sequence within one of them.
 _MACROS = frozenset(
     Tag(keyword)
@@ -146,11 +158,10 @@ def frame_marks(
     if per_frame:
         uid = "".join(parts(dataset, "SOPInstanceUID"))
         return tuple(whole | _of_group(group) | {(_OBJECT, 0): uid} for group in per_frame)
-    vectors = {tag: _numbers(dataset, tag) for tag in _VECTORS & dataset.keys()}
+    vectors = {key: whole[key] for tag in _VECTORS if (key := (_OF_TAG[tag], 0)) in whole}
     if frames == 1 or not vectors:
         return (whole,)
-    each: list[Marks] = [{(_OF_TAG[tag], 0): of[n : n + 1] for tag, of in vectors.items()} for n in range(frames)]
-    return tuple(whole | own for own in each)
+    return tuple(whole | {key: of[n : n + 1] for key, of in vectors.items()} for n in range(frames))
 
 
 def _of_group(group: Dataset) -> Marks:
@@ -184,12 +195,29 @@ def _read(dataset: Dataset) -> Marks:
         elif mark.kind != "numbers" and mark.name not in _APART:
             values = ["\\".join(str(value) for value in values)]
         found |= {(place, which): value for which, value in enumerate(values) if value}
+    for private in _PRIVATE.keys() & dataset.keys():
+        maker, kind, name = _PRIVATE[private]
+        try:
+            numbers = (
+                all_numbers(dataset, private, kind) if parts(dataset, private & 0xFFFF0000 | 0x10) == (maker,) else ()
+            )
+            if maker.startswith("GEMS"):  # several numbers of which the first counts, a b-value with 1e9 added
+                numbers = (numbers[0] % 1e5,)
+            own = _GE_COMPONENTS[int(numbers[0])] if name == "image component" else _rounded(numbers)
+        except Exception:  # absent, or undecodable, which counts as absent
+            continue
+        if own:
+            found.setdefault((_PLACES[name], 0), own)
     return found
 
 
 def _numbers(dataset: Dataset, tag: BaseTag) -> tuple[float, ...]:
+    return _rounded(all_numbers(dataset, _KEYWORD[tag]))
+
+
+def _rounded(numbers: Iterable[float]) -> tuple[float, ...]:
     # To six digits, as other files of the series may write the same number in another way.
-    return tuple(float(f"{float(value):.6g}") + 0.0 for value in all_numbers(dataset, _KEYWORD[tag]))
+    return tuple(float(f"{float(value):.6g}") + 0.0 for value in numbers)
 
 
 def named(key: Key, values: Iterable[Value | None]) -> dict[Value | None, str]:

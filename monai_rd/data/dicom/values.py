@@ -25,7 +25,7 @@ _UID = re.compile(r"[0-9.]+")
 
 
 @cache
-def _tag(keyword: str) -> BaseTag:
+def _tag(keyword: str | int) -> BaseTag:
     return Tag(keyword)
 
 
@@ -34,7 +34,7 @@ def _known_kind(tag: BaseTag) -> str:
     return dictionary_VR(tag)
 
 
-def _element(dataset: Dataset, keyword: str) -> DataElement | RawDataElement | None:
+def _element(dataset: Dataset, keyword: str | int) -> DataElement | RawDataElement | None:
     try:
         return dataset.get_item(_tag(keyword))
     except Exception:  # an undecodable element counts as absent
@@ -48,7 +48,7 @@ def raw(dataset: Dataset, keyword: str) -> bytes:
     return (value if isinstance(value, bytes) else str(value or "").encode()).strip(b" \0")
 
 
-def parts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
+def parts(dataset: Dataset, keyword: str | int) -> tuple[str, ...]:
     """Return the values of an attribute of characters, without the blanks around them; () where absent."""
     element = _element(dataset, keyword)
     if element is None or element.value is None:
@@ -72,8 +72,13 @@ def uid(dataset: Dataset, keyword: str) -> str:
     return found if _UID.fullmatch(found) else ""
 
 
-def all_numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
+def all_numbers(dataset: Dataset, keyword: str | int, private_kind: str = "") -> tuple[float, ...]:
     """Return the values of a numeric attribute, () where absent or empty.
+
+    Args:
+        dataset: that holds it.
+        keyword: of the attribute, or the tag of a private one.
+        private_kind: value representation of a private one, for files that do not tell it.
 
     Raises:
         Exception: one is no number.
@@ -83,7 +88,7 @@ def all_numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
         return ()
     if not isinstance(element, RawDataElement):
         return tuple(float(value) for value in (element.value if element.VM > 1 else [element.value]))
-    kind = element.VR if element.VR not in (None, "UN") else _known_kind(element.tag)
+    kind = element.VR if element.VR not in (None, "UN") else private_kind or _known_kind(element.tag)
     code = _BINARY.get(kind)
     if code is None:
         found = element.value.decode("ascii").strip(" \0")
