@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+import shutil
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 NAME, PATIENT_ID = "Secretname^Anna", "SECRET-4711"
+Change = Callable[[int, Dataset], None]
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
 SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
@@ -39,7 +41,7 @@ def make_series(
     shape: tuple[int, int] = (ROWS, COLUMNS),
     modality: str = "CT",
     rescale: tuple[float, float] | None = (2.0, -1024.0),
-    change: Callable[[int, Dataset], None] | None = None,
+    change: Change | None = None,
     skip: tuple[int, ...] = (),
     seed: int = 0,
 ) -> tuple[str, np.ndarray]:
@@ -123,3 +125,77 @@ def enhanced(folder: Path, target: Path, **change: Any) -> str:
         setattr(made, keyword, value)
     made.save_as(target)
     return uid
+
+
+def several(folder: Path, changes: Sequence[Change], slices: int = 5, **more: Any) -> tuple[str, list[np.ndarray]]:
+    """Write series that share UID and planes; the same slices have the same InstanceNumber in all of them."""
+    series, frame = str(generate_uid()), str(generate_uid())
+    stored = []
+    for number, change in enumerate(changes):
+
+        def whole(k: int, ds: Dataset, change: Change = change, number: int = number) -> None:
+            ds.SeriesInstanceUID, ds.FrameOfReferenceUID, ds.StudyInstanceUID = series, frame, frame
+            ds.InstanceNumber = k + 1
+            change(k, ds)
+
+        _, values = make_series(folder / str(number), slices=slices, change=whole, seed=number, **more)
+        stored.append(values)
+    return series, stored
+
+
+def attributes(**values: Any) -> Change:
+    """Give a change that sets attributes of every file."""
+
+    def change(k: int, ds: Dataset) -> None:
+        for keyword, value in values.items():
+            setattr(ds, keyword, value)
+
+    return change
+
+
+def multi_frame(
+    folder: Path, target: Path, changes: Sequence[Change], macros: Sequence[Callable[[], Dataset]], **more: Any
+) -> str:
+    """Write an enhanced object that holds several volumes; each of `macros` gives what its frames say of themselves."""
+    several(folder, changes, **more)
+    uid = enhanced_of(folder, target)
+    made = pydicom.dcmread(target)
+    positions = [
+        str(group.PlanePositionSequence[0].ImagePositionPatient) for group in made.PerFrameFunctionalGroupsSequence
+    ]
+    seen: dict[str, int] = {}
+    for position, group in zip(positions, made.PerFrameFunctionalGroupsSequence, strict=True):
+        which = seen[position] = seen.get(position, -1) + 1
+        for name in ("UnassignedPerFrameConvertedAttributesSequence", "FrameContentSequence", "MREchoSequence"):
+            if name in group:
+                delattr(group, name)
+        group.update(macros[which]())
+    made.save_as(target)
+    return uid
+
+
+def enhanced_of(folder: Path, target: Path) -> str:
+    """Write an enhanced object made of all files below a folder, which goes; return its series UID."""
+    flat = target.parent / "flat"
+    flat.mkdir()
+    for number, file in enumerate(sorted(folder.rglob("*.dcm"))):
+        ds = pydicom.dcmread(file)
+        ds.InstanceNumber = number + 1
+        ds.save_as(flat / file.with_stem(f"{number:03d}").name)
+    uid = enhanced(flat, target)
+    shutil.rmtree(flat)
+    shutil.rmtree(folder)
+    return uid
+
+
+def group(sequence: str, **values: Any) -> Callable[[], Dataset]:
+    """Give a functional group with one macro."""
+
+    def made() -> Dataset:
+        item, whole = Dataset(), Dataset()
+        for keyword, value in values.items():
+            setattr(item, keyword, value)
+        setattr(whole, sequence, [item])
+        return whole
+
+    return made

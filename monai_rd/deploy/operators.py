@@ -29,6 +29,7 @@ from pydicom import dcmread
 from monai_rd.data import Studies, find_studies
 from monai_rd.data.dicom.quiet import quiet_headers
 from monai_rd.data.errors import count_codes
+from monai_rd.data.studies import files_of_item
 from monai_rd.deploy.app_log import keep_log_to_ourselves
 from monai_rd.deploy.dicom_output import structured_report
 from monai_rd.deploy.places import write_object
@@ -117,8 +118,12 @@ class StudyIndexOperator(DICOMDataLoaderOperator):
     def _domain_objects(self, studies: Studies) -> list[DICOMStudy]:
         by_study: dict[str, DICOMStudy] = {}
         by_series: dict[str, DICOMSeries] = {}
+        seen: set[Path] = set()  # several volumes may lie in one file
         for item in (one for one in studies.items if one["series"]):
-            headers = [dcmread(file, stop_before_pixels=True) for file in item["image"]]
+            headers = [dcmread(file, stop_before_pixels=True) for file in files_of_item(item) if file not in seen]
+            seen |= set(files_of_item(item))
+            if not headers:
+                continue
             if item["study"] not in by_study:
                 by_study[item["study"]] = DICOMStudy(item["study"])
                 self.populate_study_attributes(by_study[item["study"]], headers[0])

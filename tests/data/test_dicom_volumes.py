@@ -6,7 +6,7 @@ import json
 import pickle
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,34 +23,9 @@ from monai_rd.data.dicom.frames import SeriesFiles
 from monai_rd.data.errors import DicomSeriesError, Policy
 from monai_rd.data.fingerprints import item_key
 from monai_rd.data.problems import DataListError
-from tests.dicom_files import NAME, PATIENT_ID, enhanced, make_series
+from tests.dicom_files import NAME, PATIENT_ID, Change, attributes, enhanced_of, group, multi_frame, several
 
-Change = Callable[[int, Dataset], None]
 WARN = Policy({"DUPLICATE_SLICES": "warn"})
-
-
-def several(folder: Path, changes: Sequence[Change], slices: int = 5, **more: Any) -> tuple[str, list[np.ndarray]]:
-    """Write series that share UID and planes; the same slices have the same InstanceNumber in all of them."""
-    series, frame = str(generate_uid()), str(generate_uid())
-    stored = []
-    for number, change in enumerate(changes):
-
-        def whole(k: int, ds: Dataset, change: Change = change, number: int = number) -> None:
-            ds.SeriesInstanceUID, ds.FrameOfReferenceUID, ds.StudyInstanceUID = series, frame, frame
-            ds.InstanceNumber = k + 1
-            change(k, ds)
-
-        _, values = make_series(folder / str(number), slices=slices, change=whole, seed=number, **more)
-        stored.append(values)
-    return series, stored
-
-
-def attributes(**values: Any) -> Change:
-    def change(k: int, ds: Dataset) -> None:
-        for keyword, value in values.items():
-            setattr(ds, keyword, value)
-
-    return change
 
 
 def volume_of(stored: np.ndarray) -> np.ndarray:
@@ -301,49 +276,6 @@ def test_a_series_with_a_file_that_has_no_place_is_refused_whole(tmp_path: Path)
 # ------------------------------------------------------------------------------------------------- multi-frame
 
 
-def multi_frame(folder: Path, target: Path, changes: Sequence[Change], macros: Sequence[Callable[[], Dataset]]) -> str:
-    """Write an enhanced MR that holds several volumes; each of `macros` gives what its frames say of themselves."""
-    several(folder, changes, modality="MR", rescale=None)
-    uid = enhanced_of(folder, target)
-    made = pydicom.dcmread(target)
-    positions = [
-        str(group.PlanePositionSequence[0].ImagePositionPatient) for group in made.PerFrameFunctionalGroupsSequence
-    ]
-    seen: dict[str, int] = {}
-    for position, group in zip(positions, made.PerFrameFunctionalGroupsSequence, strict=True):
-        which = seen[position] = seen.get(position, -1) + 1
-        for name in ("UnassignedPerFrameConvertedAttributesSequence", "FrameContentSequence", "MREchoSequence"):
-            if name in group:
-                delattr(group, name)
-        group.update(macros[which]())
-    made.save_as(target)
-    return uid
-
-
-def enhanced_of(folder: Path, target: Path) -> str:
-    flat = target.parent / "flat"
-    flat.mkdir()
-    for number, file in enumerate(sorted(folder.rglob("*.dcm"))):
-        ds = pydicom.dcmread(file)
-        ds.InstanceNumber = number + 1
-        ds.save_as(flat / file.with_stem(f"{number:03d}").name)
-    uid = enhanced(flat, target)
-    shutil.rmtree(flat)
-    shutil.rmtree(folder)
-    return uid
-
-
-def group(sequence: str, **values: Any) -> Callable[[], Dataset]:
-    def made() -> Dataset:
-        item, whole = Dataset(), Dataset()
-        for keyword, value in values.items():
-            setattr(item, keyword, value)
-        setattr(whole, sequence, [item])
-        return whole
-
-    return made
-
-
 def diffusion(b_value: float, *direction: float) -> Callable[[], Dataset]:
     def made() -> Dataset:
         whole = group("MRDiffusionSequence", DiffusionBValue=b_value)()
@@ -386,7 +318,7 @@ def test_volumes_of_a_multi_frame_object(tmp_path: Path, kind: str) -> None:
     macros, names = MACROS[kind]
     target = tmp_path / "data" / "multi.dcm"
     target.parent.mkdir()
-    uid = multi_frame(tmp_path / "parts", target, [attributes()] * len(macros), macros)
+    uid = multi_frame(tmp_path / "parts", target, [attributes()] * len(macros), macros, modality="MR", rescale=None)
     found = index_dicom(target.parent)
     assert [one.volume for one in found] == names
     assert [one.slices for one in found] == [5] * len(names)
