@@ -70,7 +70,7 @@ def from_sheet(path: Path, reading: Reading, class_names: Sequence[str] | None, 
             "the classes (class_names, on the console --class-names)"
         )
     multi_label = indicators or any(SEPARATOR in cell for cell in table["label"])
-    used = {*sources, "label", "lesion", "split", *GROUPS, *(columns.values() if indicators else ())}
+    used = {*sources, "series_volume", "label", "lesion", "split", *GROUPS, *(columns.values() if indicators else ())}
     found = Found(
         splits=[] if "split" in table else None,
         lesions=[] if "lesion" in table else None,
