@@ -292,7 +292,8 @@ def test_the_code_that_a_loading_transform_works_with_counts(monkeypatch: pytest
 
     before, of = code(), fingerprints._sha256_of_module
     assert code() == before
-    for module, counts in (("data.dicom.pixels", True), ("transforms.load", True), ("losses.cka", False)):
+    readers = [f"data.{name}" for name in ("dicom.pixels", "images.pictures", "images.nifti", "images.volumes")]
+    for module, counts in (*((name, True) for name in (*readers, "transforms.load")), ("losses.cka", False)):
         changed = f"monai_rd.{module}"
         monkeypatch.setattr(
             fingerprints, "_sha256_of_module", lambda name, changed=changed: "another" if name == changed else of(name)

@@ -5,6 +5,7 @@ The messages lack the name of the image; `read_image` and `load_series` put it b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from monai_rd.data.errors import BadGeometryError, InvalidValuesError, TooLargeE
 from monai_rd.files import size_in_words
 from monai_rd.memory import available_memory
 
-__all__ = ["checked_affine", "checked_size", "checked_values", "is_coordinate_system"]
+__all__ = ["checked_affine", "checked_size", "checked_values", "is_coordinate_system", "volume_shape"]
 
 # Voxels of a volume: a whole body of 512 x 512 x 4000 has half as many.
 MOST_VOXELS = 1 << 31
@@ -26,12 +27,12 @@ FLATTEST = 1e-3
 _MOST_COMPRESSED = 1032
 
 
-def checked_size(voxels: int, itemsize: int, stored: int, compressed: bool) -> None:
+def checked_size(voxels: int, itemsize: float, stored: int, compressed: bool) -> None:
     """Check what a header announces against the file and the memory, before anything of that size is made.
 
     Args:
-        voxels: how many are announced.
-        itemsize: bytes of one in the file.
+        voxels: how many are announced; of a picture, samples.
+        itemsize: bytes of one in the file, at least.
         stored: bytes that the file has for them.
         compressed: whether they are deflated, or written in another way than as they are.
 
@@ -55,6 +56,23 @@ def checked_size(voxels: int, itemsize: int, stored: int, compressed: bool) -> N
             f"needs {size_in_words(needed)} of memory, and {size_in_words(left)} are left; crop or resample it, "
             "or free memory"
         )
+
+
+def volume_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape of a volume, or of one slice, without further axes of length 1.
+
+    Raises:
+        UnreadableImageError: it is of several volumes, of less than a slice, or of nothing.
+    """
+    found = tuple(shape)
+    while len(found) > 3 and found[-1] == 1:
+        found = found[:-1]
+    if len(found) not in (2, 3) or min(found) < 1:
+        raise UnreadableImageError(
+            f"has shape {list(shape)}: a 3D volume of one channel is needed. Of several volumes (time, echoes, "
+            "directions) save the one that is meant"
+        )
+    return found
 
 
 def checked_values(values: NDArray[Any]) -> NDArray[np.float32]:

@@ -17,7 +17,7 @@ from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
 
 from monai_rd.data.errors import UnreadableImageError
-from monai_rd.data.images.border import checked_affine, checked_size, checked_values, is_coordinate_system
+from monai_rd.data.images.border import checked_affine, checked_size, checked_values, is_coordinate_system, volume_shape
 
 __all__ = ["read_nifti"]
 
@@ -49,7 +49,7 @@ def read_nifti(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         file.seek(0)
         stream: BinaryIO = cast(BinaryIO, gzip.GzipFile(fileobj=file)) if compressed else file
         header, pixdim = _header(stream.read(Nifti2Header.sizeof_hdr))
-        dtype, shape = _kind(header), _shape(header)
+        dtype, shape = _kind(header), volume_shape(header.get_data_shape())
         affine = _affine(header, pixdim[: len(shape)])
         slope, inter = header.get_slope_inter()
         offset = header.get_data_offset() or header.single_vox_offset
@@ -83,19 +83,6 @@ def _kind(header: Any) -> np.dtype[Any]:
     if dtype.kind not in "iuf":
         raise UnreadableImageError("holds values of a type that is not read here: save it as float32")
     return dtype
-
-
-def _shape(header: Any) -> tuple[int, ...]:
-    """Of a volume, or of one slice, without further axes of length 1."""
-    shape: tuple[int, ...] = header.get_data_shape()
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    if len(shape) not in (2, 3) or min(shape) < 1:
-        raise UnreadableImageError(
-            f"has shape {list(shape)}: a 3D volume of one channel is needed. Of several volumes (time, "
-            "echoes, directions) save the one that is meant"
-        )
-    return shape
 
 
 def _affine(header: Any, pixdim: NDArray[np.float64]) -> NDArray[np.float64]:

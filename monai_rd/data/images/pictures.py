@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import SAMPLEFORMAT, TiffImageFile
 
 from monai_rd.data.errors import TooLargeError, UnreadableImageError
-from monai_rd.data.images.border import checked_values
+from monai_rd.data.images.border import checked_size, checked_values
 
 __all__ = ["picture_values", "shown_picture"]
 
@@ -57,7 +57,7 @@ def shown_picture(path: Path, kind: str) -> Image.Image:
         StudyError: more than 8 bits a grey value, several pages, or too large; its message lacks the name.
     """
     with open(path, "rb") as file, _READERS[kind](file) as image:
-        _check(image)
+        _check(image, path.stat().st_size)
         return _flat(ImageOps.exif_transpose(image))
 
 
@@ -67,7 +67,7 @@ def picture_values(path: Path, kind: str) -> NDArray[np.float32]:
     return checked_values(shown.T[None] if shown.ndim == 2 else shown.transpose(2, 1, 0))
 
 
-def _check(image: Image.Image) -> None:
+def _check(image: ImageFile, stored: int) -> None:
     signed = isinstance(image, TiffImageFile) and image.tag_v2.get(SAMPLEFORMAT, (1,))[0] != 1
     if signed or image.mode not in (*_GREY, *_COLOUR, *_PALETTE):
         values = _NOT_SHOWN.get(image.mode, "signed" if signed else "16-bit")
@@ -76,6 +76,11 @@ def _check(image: Image.Image) -> None:
         )
     if image.width * image.height > MOST_PIXELS:
         raise TooLargeError(f"has more than {MOST_PIXELS / 1e6:.0f} million pixels: save it smaller")
+    samples = image.width * image.height * len(image.getbands())
+    if isinstance(image, PngImageFile):  # other formats may say "all alike" in a few bytes
+        checked_size(samples, 1 if len(image.getbands()) > 1 else 1 / 8, stored, compressed=True)
+    else:
+        checked_size(samples, 1, samples, compressed=False)
     pages = getattr(image, "n_frames", 1)
     if pages > 1:
         raise UnreadableImageError(f"holds {pages} pages or frames: save the one that is meant, or all as a volume")

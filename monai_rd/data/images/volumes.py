@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_rd.data.errors import UnreadableImageError
-from monai_rd.data.images.border import checked_affine, checked_size, checked_values
+from monai_rd.data.images.border import checked_affine, checked_size, checked_values, volume_shape
 
 __all__ = ["HEADER_BYTES", "Stored", "affine_of", "read_stored"]
 
@@ -68,14 +68,7 @@ def read_stored(stored: Stored) -> tuple[NDArray[np.float32], NDArray[np.float64
         StudyError: no 3D volume, too few voxels, or see `border`; its message lacks the name.
         Exception: a damaged file.
     """
-    shape = stored.shape
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    if len(shape) not in (2, 3) or min(shape) < 1:
-        raise UnreadableImageError(
-            f"has shape {list(shape)}: a 3D volume of one channel is needed. Of several volumes (time, echoes, "
-            "directions) save the one that is meant"
-        )
+    shape = volume_shape(stored.shape)
     voxels, size = math.prod(shape), stored.path.stat().st_size
     length = voxels * stored.dtype.itemsize
     offset = stored.offset if stored.offset >= 0 else max(size - length, 0)
