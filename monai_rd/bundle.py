@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+import linecache
 import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from monai_rd.data.errors import original_error
 from monai_rd.memory import keep_freed_memory
+from monai_rd.overrides import ids_read, refuse_unread, settled, switch, typed_words, unread_ids, written
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = [
     "bundle_root",
+    "check_overrides",
     "default_device",
     "default_workers",
     "explain_errors",
@@ -113,35 +116,74 @@ def require_model(path: str | Path) -> None:
         raise FileNotFoundError(f"no trained model '{path}': run the bundle's train.json first")
 
 
-def switch(value: Any) -> bool:
-    """Read what a command line gave for true or false: MONAI leaves JSON's own words as strings, which are all true.
-
-    Raises:
-        ValueError: neither.
-    """
-    read = _JSON_WORDS.get(value.lower(), value) if isinstance(value, str) else value
-    if not isinstance(read, (bool, int)):
-        raise ValueError(f"true or false is needed, got {value!r}")
-    return bool(read)
-
-
 def options(values: Mapping[str, Any]) -> dict[str, Any]:
     """Read options from a command line: JSON's words true, false and null among them are strings until here."""
     return {key: _JSON_WORDS.get(value, value) if isinstance(value, str) else value for key, value in values.items()}
 
 
+def check_overrides() -> None:
+    """Check, and read as they are meant, the settings of the config whose expression calls this.
+
+    To be called first of all in `initialize`: MONAI has merged configs and overrides then, and computed nothing of
+    them. Keys that are paths and names are read as they were typed; see `monai_rd.overrides`.
+
+    Raises:
+        OverrideError: an id that nothing in the config reads, or a value that does not fit its key.
+    """
+    parser, entries = _calling_config()
+    read = ids_read(parser.config)
+    refuse_unread(unread_ids(parser.config, entries), read)
+    for key, value in settled(parser.config, typed_words()).items():
+        parser.config[key] = written(value)
+    parser.parse(reset=True)
+
+
+def _calling_config() -> tuple[Any, list[str]]:
+    """The parser that evaluates the expression which called us, and the ids that its workflow runs.
+
+    MONAI gives an expression no way to its own config; the parser stands among the callers.
+    """
+    from monai.bundle import ConfigParser, ConfigWorkflow
+
+    parser, entries = None, []
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        caller = frame.f_locals.get("self")
+        if parser is None and isinstance(caller, ConfigParser):
+            parser = caller
+        if isinstance(caller, ConfigWorkflow):
+            entries += [caller.init_id, caller.run_id, caller.final_id]
+        frame = frame.f_back
+    if parser is None:
+        raise RuntimeError("check_overrides is for expressions of a bundle's config")
+    return parser, entries
+
+
 def explain_errors() -> None:
-    """Repeat the cause of a failed run below its traceback.
+    """Say the cause of a failed run last, and alone where it says all.
 
     MONAI wraps what goes wrong in a config as "Failed to evaluate ConfigExpression", and the reason stands many lines
-    above.
+    above. What this package refuses by an error of its own needs no traceback.
     """
     ordinary = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        ordinary(kind, error, trace)
         cause = original_error(error)
-        if cause is not error:
+        refused = _is_refusal(cause)
+        if not refused:
+            ordinary(kind, error, trace)
+        if refused or cause is not error:
             print(f"\nThe cause: {cause}", file=sys.stderr)
 
     sys.excepthook = hook
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Whether an error is one that this package raised by a statement of its own, for people to read."""
+    trace = error.__traceback__
+    if not isinstance(error, (ValueError, OSError)) or trace is None:
+        return False
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    ours = str(trace.tb_frame.f_globals.get("__name__", "")).startswith("monai_rd")
+    return ours and linecache.getline(trace.tb_frame.f_code.co_filename, trace.tb_lineno).lstrip().startswith("raise")

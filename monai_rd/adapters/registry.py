@@ -11,6 +11,7 @@ from monai_rd.adapters.lpt import LPT
 from monai_rd.adapters.vpt import VPT_DEEP, VPT_SHALLOW
 from monai_rd.adapters.vqt import VQT
 from monai_rd.adapters.whole import FULL, LINEAR_PROBE
+from monai_rd.nearest import did_you_mean
 
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel
@@ -35,5 +36,5 @@ def build_adapter(name: str, teacher: FrozenFoundationModel, num_classes: int, *
         ValueError: an unknown name or option, or a teacher that the adapter does not fit.
     """
     if name not in ADAPTERS:
-        raise ValueError(f"unknown adapter '{name}'; known: {', '.join(ADAPTERS)}")
+        raise ValueError(f"unknown adapter '{name}'; known: {', '.join(ADAPTERS)}{did_you_mean(name, ADAPTERS)}")
     return AdaptedTeacher(teacher, ADAPTERS[name], num_classes, options)

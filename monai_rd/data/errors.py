@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
+from monai_rd.nearest import did_you_mean
+
 __all__ = [
     "BadGeometryError",
     "DicomSeriesError",
@@ -289,9 +291,12 @@ class Policy:
         known = _codes()
         for code, action in (actions or {}).items():
             if code != "default" and code not in known:
-                raise ValueError(f"policy: there is no code '{code}'; the codes: {', '.join(sorted(known))}, default")
+                meant = did_you_mean(code, (*known, "default"))
+                raise ValueError(
+                    f"policy: there is no code '{code}'; the codes: {', '.join(sorted(known))}, default{meant}"
+                )
             if action not in ("error", "skip", "warn"):
-                raise ValueError(f"policy: '{action}' for {code} is none of error, skip, warn")
+                raise ValueError(f"policy: {action!r} for {code} is none of error, skip, warn")
             if action == "warn" and (code == "default" or not known[code].tolerable):
                 allowed = ", ".join(sorted(name for name, kind in known.items() if kind.tolerable))
                 raise ValueError(

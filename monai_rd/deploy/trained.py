@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +21,7 @@ from monai_rd import __version__
 from monai_rd.bundle import bundle_root, require_model
 from monai_rd.data.errors import count_codes, original_error
 from monai_rd.files import sha256
+from monai_rd.overrides import ids_read, refuse_unread, settled, written
 
 if TYPE_CHECKING:
     from monai_rd.networks import DeployedStudent
@@ -81,7 +82,8 @@ class TrainedBundle:
 
     Raises:
         FileNotFoundError: no such bundle, or nothing was trained in it.
-        ValueError: a damaged model, or one that is not the student which `models/settings.json` tells.
+        ValueError: a damaged model, or one that is not the student which `models/settings.json` tells; an override that
+            neither inference.json nor train.json reads, or one that does not fit its id.
     """
 
     def __init__(self, bundle: str | os.PathLike[str], **overrides: Any) -> None:
@@ -89,9 +91,13 @@ class TrainedBundle:
         root = Path(bundle).resolve() if is_folder or len(Path(bundle).parts) > 1 else Path(bundle_root(str(bundle)))
         if not (root / "configs" / "inference.json").is_file():
             raise FileNotFoundError(f"no bundle '{bundle}': a folder with configs/inference.json is needed")
-        self._configs, self._overrides = root / "configs", {"bundle_root": str(root), **overrides}
-        self._inference: dict[str, Any] = ConfigParser.load_config_file(str(self._configs / "inference.json"))
-        self.metadata: dict[str, Any] = ConfigParser.load_config_file(str(self._configs / "metadata.json"))
+        self._inference, self._train, self.metadata = (
+            json.loads((root / "configs" / name).read_text(encoding="utf-8"))
+            for name in ("inference.json", "train.json", "metadata.json")
+        )
+        read = ids_read([self._inference, self._train])
+        refuse_unread(sorted(_heads(overrides) - _heads(read)), read)
+        self._overrides = {"bundle_root": str(root), **overrides, **settled(overrides, {})}
         self.config = self.with_overrides({})
         self.root = Path(self.parsed("bundle_root"))
         self.model_path = self.root / "models" / "model.pt"
@@ -106,9 +112,7 @@ class TrainedBundle:
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> ConfigParser:
         """inference.json anew, with these overrides beside the bundle's own."""
-        config = ConfigParser(deepcopy(self._inference))  # which it changes
-        config.update({**self._overrides, **overrides})
-        return config
+        return _overridden(self._inference, {**self._overrides, **overrides})
 
     def parsed(self, name: str) -> Any:
         """What an id of inference.json stands for.
@@ -174,10 +178,8 @@ class TrainedBundle:
     @cached_property
     def _training(self) -> Any:
         """The bundle's train.json with the overrides, and the seed that its split depends on."""
-        training = ConfigParser(ConfigParser.load_config_file(str(self._configs / "train.json")))
         seed = {"seed": self._settings["seed"]} if "seed" in self._settings else {}
-        training.update({**seed, **self._overrides})
-        return training
+        return _overridden(self._train, {**seed, **self._overrides})
 
     @cached_property
     def _settings(self) -> dict[str, Any]:
@@ -247,3 +249,14 @@ def _parsed(config: Any, name: str) -> Any:
         return config.get_parsed_content(name)
     except RuntimeError as error:
         raise original_error(error) from None
+
+
+def _heads(names: Iterable[str]) -> set[str]:
+    return {name.partition("#")[0] for name in names}
+
+
+def _overridden(content: Mapping[str, Any], overrides: Mapping[str, Any]) -> ConfigParser:
+    """A config with those of the overrides that it reads: some are inference.json's, some train.json's."""
+    config, read = ConfigParser(deepcopy(dict(content))), _heads(ids_read(content))  # which it changes
+    config.update({name: written(value) for name, value in overrides.items() if name.partition("#")[0] in read})
+    return config

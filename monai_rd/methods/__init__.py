@@ -22,6 +22,7 @@ from monai_rd.methods.rkd import RelationalDistillation
 from monai_rd.methods.semckd import SemanticCalibration
 from monai_rd.methods.sp import SimilarityPreserving
 from monai_rd.methods.vid import VariationalInformationDistillation
+from monai_rd.nearest import did_you_mean
 
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel, Student
@@ -76,7 +77,7 @@ def method_class(name: str) -> type[Method]:
         ValueError: an unknown name.
     """
     if name not in METHODS:
-        raise ValueError(f"unknown method '{name}'; known: {', '.join(METHODS)}")
+        raise ValueError(f"unknown method '{name}'; known: {', '.join(METHODS)}{did_you_mean(name, METHODS)}")
     return METHODS[name]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from monai_rd.nearest import did_you_mean
 from monai_rd.networks.foundation_zoo.entry import IMAGENET_MEAN, IMAGENET_STD
 from monai_rd.networks.stages import timm_stages
 from monai_rd.networks.weights_file import load_strictly, read_weights
@@ -109,7 +110,7 @@ def _timm_name(name: str) -> str | None:
         return None
     library, _, timm_name = name.partition(":")
     if library != "timm":
-        raise ValueError(f"unknown student '{name}'; known: {_KNOWN}")
+        raise ValueError(f"unknown student '{name}'; known: {_KNOWN}{did_you_mean(name, STUDENTS)}")
     import timm
 
     if not timm.is_model(timm_name):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from monai_rd.bundle import bundle_root
 from monai_rd.data import DataList, phantom_cohort, write_datalist
 from monai_rd.data.pseudonyms import project_key
 from monai_rd.files import content_hash
+from monai_rd.overrides import overridden, parsed, settled
 from monai_rd.protocol.cells import Cell, data_fingerprint
 
 __all__ = ["TABLES", "Column", "Experiment", "Row", "Table", "bundle_config", "experiment", "words_as_overrides"]
@@ -221,24 +223,23 @@ def experiment(
 
 
 def words_as_overrides(words: Sequence[str]) -> dict[str, Any]:
-    """Read words for a bundle ("--id value", "--id=value") as MONAI's command does.
+    """Read words for a bundle ("--id value", "--id=value") as its own command does, see `monai_rd.overrides`.
 
     Raises:
-        ValueError: a word that is no such pair.
+        ValueError: a word that is no such pair, or a value that does not fit its key.
     """
-    from fire.parser import DefaultParseValue  # type: ignore[import-untyped]
-
-    return {name: DefaultParseValue(value) for name, value in _pairs(words)}
+    pairs = dict(_pairs(words))
+    read = {name: parsed(value) for name, value in pairs.items()}
+    return {**read, **settled(read, pairs)}
 
 
 def bundle_config(bundle: str, overrides: Mapping[str, Any]) -> Any:
-    """The bundle's train.json with these overrides, as MONAI's `ConfigParser`."""
-    from monai.bundle import ConfigParser
+    """The bundle's train.json with these overrides, as MONAI's `ConfigParser`.
 
-    file = f"{bundle_root(bundle)}/configs/train.json"
-    parser = ConfigParser(ConfigParser.load_config_file(file))
-    parser.update(dict(overrides))
-    return parser
+    Raises:
+        OverrideError: see `overridden`.
+    """
+    return overridden(json.loads(Path(bundle_root(bundle), "configs", "train.json").read_text()), overrides)
 
 
 def _pairs(words: Sequence[str]) -> list[tuple[str, str]]:
@@ -246,9 +247,9 @@ def _pairs(words: Sequence[str]) -> list[tuple[str, str]]:
     while left:
         word = left.pop(0)
         name, equals, value = word.partition("=")
-        if not re.fullmatch(r"--[A-Za-z_][\w#]*", name) or (not equals and not left):
+        if not re.fullmatch(r"--[A-Za-z_][\w#-]*", name) or (not equals and (not left or left[0].startswith("--"))):
             raise ValueError(f"'{word}': words after -- are for the bundle, as --ID VALUE")
-        pairs.append((name.removeprefix("--"), value if equals else left.pop(0)))
+        pairs.append((name.removeprefix("--").replace("-", "_"), value if equals else left.pop(0)))
     return pairs
 
 

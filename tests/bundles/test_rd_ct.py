@@ -286,6 +286,28 @@ def test_a_failed_run_ends_with_the_cause(cohort: str, tmp_path: Path) -> None:
     assert "smaller --batch_size" in printed.split("The cause:")[-1]
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--dataset_dir", "20240131"], "dataset_dir '20240131' is not a folder"),
+        (["--dataset_dir", "None"], "dataset_dir 'None' is not a folder"),
+        (["--max_epoch", "1"], "nothing reads --max_epoch (did you mean 'max_epochs'?)"),
+    ],
+)
+def test_wrong_words_of_a_command_are_refused(words: list[str], said: str, tmp_path: Path) -> None:
+    places = ["--bundle_root", str(tmp_path), "--output_dir", str(tmp_path / "eval")]
+    assert said in monai("run", "--config_file", str(CONFIGS / "train.json"), *places, *words, code=1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_refusal_is_the_last_line_and_has_no_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(CONFIGS / "train.json"), "--epochs=1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("The cause: nothing reads --epochs")
+    assert "Traceback" not in done.stderr
+
+
 def test_inference_before_training_says_so(cohort: str, tmp_path: Path) -> None:
     shutil.copytree(CONFIGS, tmp_path / "rd_ct" / "configs")
     printed = infer(tmp_path / "rd_ct", cohort, tmp_path / "out", code=1)

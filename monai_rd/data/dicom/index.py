@@ -36,6 +36,7 @@ from monai_rd.data.errors import (
 )
 from monai_rd.data.walk import Walk, walk
 from monai_rd.files import DICOM_SUFFIXES
+from monai_rd.nearest import did_you_mean
 
 __all__ = ["SeriesInfo", "SeriesRule", "choose_series", "index_dicom"]
 
@@ -384,11 +385,11 @@ class SeriesRule:
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 words = ", ".join(str(value) for value in values if value)
-                raise ValueError(f"series rule: {name} '{getattr(self, name)}' is none of {words}")
+                raise ValueError(f"series_rule: {name} '{getattr(self, name)}' is none of {words}")
         try:
             re.compile(self.description or "")
         except re.error as error:
-            raise ValueError(f"series rule: '{self.description}' is no regular expression: {error}") from None
+            raise ValueError(f"series_rule: '{self.description}' is no regular expression: {error}") from None
 
     @classmethod
     def of(cls, rule: SeriesRule | Mapping[str, str] | None) -> SeriesRule | None:
@@ -401,7 +402,11 @@ class SeriesRule:
             return rule
         unknown = set(rule) - set(cls.__dataclass_fields__)
         if unknown:
-            raise ValueError(f"series rule: no '{min(unknown)}'; there are {', '.join(cls.__dataclass_fields__)}")
+            word = min(unknown)
+            meant = did_you_mean(word, cls.__dataclass_fields__)
+            raise ValueError(f"series_rule: no '{word}'; there are {', '.join(cls.__dataclass_fields__)}{meant}")
+        if wrong := [name for name, value in rule.items() if not isinstance(value, (str, type(None)))]:
+            raise ValueError(f"series_rule: {wrong[0]} is text, in quotes, not {rule[wrong[0]]!r}")
         return cls(**rule)
 
     def __str__(self) -> str:

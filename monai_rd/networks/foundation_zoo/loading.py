@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from monai_rd.files import atomic_path, existing_file
+from monai_rd.nearest import did_you_mean
 from monai_rd.networks.blackbox import OnnxBackbone, TFLiteBackbone
 from monai_rd.networks.foundation import FrozenFoundationModel, Preprocessing, VolumePreprocessing
 from monai_rd.networks.foundation_zoo.entries import TEACHERS
@@ -118,7 +119,7 @@ def check_teacher_name(name: str) -> None:
     if _file_kind(name, None):
         existing_file(Path(name))
     elif name not in TEACHERS and not name.startswith(_PREFIXES):
-        raise ValueError(f"unknown teacher '{name}'; known: {_KNOWN}")
+        raise ValueError(f"unknown teacher '{name}'; known: {_KNOWN}{did_you_mean(name, TEACHERS)}")
 
 
 def open_teacher(
@@ -150,7 +151,7 @@ def open_teacher(
         entry, beside = generic_entry(name, arguments)
         arguments, weights = {}, weights or beside
     else:
-        raise ValueError(f"unknown teacher '{name}'; known: {_KNOWN}")
+        raise ValueError(f"unknown teacher '{name}'; known: {_KNOWN}{did_you_mean(name, TEACHERS)}")
     entry = replace(entry, arguments={**entry.arguments, **arguments})
     logger.info("teacher '%s': licence: %s; source: %s", entry.name, entry.conditions, entry.source)
     if weights is None:

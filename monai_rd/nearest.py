@@ -1,0 +1,15 @@
+"""The known word that somebody may have meant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+__all__ = ["did_you_mean"]
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return " (did you mean 'NEAREST'?)", or "" where nothing that is known resembles the word."""
+    names = {str(name).lower(): str(name) for name in known}
+    found = get_close_matches(word.lower(), names, n=1)
+    return f" (did you mean '{names[found[0]]}'?)" if found else ""

@@ -1,0 +1,305 @@
+"""What people set for a bundle: keys that something reads, values that fit them, paths and names as they were typed.
+
+MONAI adds any key to a config without a word, and reads every word of a command as Python: a folder `20240131` is a
+number then, `None` nothing, `data#1` the text `data`.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from monai_rd.nearest import did_you_mean
+
+__all__ = [
+    "OverrideError",
+    "ids_read",
+    "overridden",
+    "parsed",
+    "refuse_unread",
+    "settled",
+    "switch",
+    "typed_words",
+    "unread_ids",
+    "written",
+]
+
+_REFERENCE = re.compile(r"[@%](\w+(?:(?:#|::)\w+)*)")
+_EXPRESSIONS = ("$", "@", "%")  # what MONAI computes
+_ENTRIES = {"imports", "initialize", "run", "finalize", "save_execute_config"}
+_OF_RUN = ("run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file")
+_JSON_WORDS = {"true": True, "false": False}
+_NOTHING = ("None", "none", "null")
+
+
+class OverrideError(ValueError):
+    """A key that nothing reads, or a value that does not fit its key."""
+
+
+# ---------------------------------------------------------------------------------------------------------- the keys
+
+
+def _strings(config: Any) -> Iterator[str]:
+    if isinstance(config, str):
+        yield config
+    for part in config.values() if isinstance(config, Mapping) else config if isinstance(config, (list, tuple)) else ():
+        yield from _strings(part)
+
+
+def ids_read(config: Any) -> set[str]:
+    """The ids that expressions and references of a config read, `#` between levels."""
+    return {found.replace("::", "#") for text in _strings(config) for found in _REFERENCE.findall(text)}
+
+
+def unread_ids(config: Mapping[str, Any], entries: Iterable[str] = ()) -> list[str]:
+    """The ids of a config that do nothing: no expression of it reads them.
+
+    Args:
+        config: as MONAI's `ConfigParser` holds it.
+        entries: ids that are run from outside, beside MONAI's own. A list of expressions is taken for one too, and
+            what begins with an underscore for somebody else's.
+    """
+    read, known = ids_read(config), _ENTRIES | set(entries)
+    return [name for name, value in config.items() for name in _unread(name, value, read) if name not in known]
+
+
+def _unread(name: str, value: Any, read: set[str]) -> Iterator[str]:
+    """The id itself, or what in a table of ids is not read; a component's own arguments are its affair."""
+    steps = isinstance(value, list) and value and all(isinstance(one, str) and one[:1] == "$" for one in value)
+    if name in read or name.startswith("_") or steps:
+        return
+    if not any(one.startswith(f"{name}#") for one in read):
+        yield name
+    elif isinstance(value, Mapping) and "_target_" not in value:
+        for key, part in value.items():
+            if not (
+                isinstance(part, Mapping) and "_target_" in part
+            ):  # such as the trainer, which evaluate.json leaves
+                yield from _unread(f"{name}#{key}", part, read)
+
+
+def refuse_unread(unread: Sequence[str], read: Iterable[str]) -> None:
+    """Refuse ids that nothing reads.
+
+    Raises:
+        OverrideError: there is one; the nearest id that is read is named.
+    """
+    if unread:
+        heads = {name.partition("#")[0] for name in read} | set(read)
+        told = "; ".join(f"{name}{did_you_mean(name, {*heads, *_OF_RUN})}" for name in unread)
+        raise OverrideError(f"nothing reads --{told}. The bundle's docs/README.md lists what may be set")
+
+
+# --------------------------------------------------------------------------------------------------------- the values
+
+
+def typed_words(words: Sequence[str] | None = None) -> dict[str, str]:
+    """The values of a command of MONAI, as they were typed, by key.
+
+    Args:
+        words: after the command's name; by default those of this process, none where it is no command of MONAI.
+    """
+    if words is None:
+        if Path(sys.argv[0]).parts[-3:] != ("monai", "bundle", "__main__.py"):
+            return {}
+        words = sys.argv[1:]
+    found: dict[str, str] = {}
+    for word, following in zip(words, [*words[1:], "--"], strict=True):
+        if word == "--":
+            break
+        key, equals, value = word.lstrip("-").partition("=")
+        if word.startswith("--") and (equals or not following.startswith("--")):
+            found[key.replace("-", "_")] = value if equals else following
+    return found
+
+
+def written(value: Any) -> Any:
+    """A value as it must stand in a config to come out of it as it is: MONAI makes `::` of `#` in every text."""
+    if isinstance(value, str) and "#" in value and not value.startswith(_EXPRESSIONS):
+        return "$" + repr(value).replace("#", "\\x23").replace("@", "\\x40")
+    return [written(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+def overridden(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Any:
+    """A config with overrides, as MONAI's `ConfigParser`.
+
+    Args:
+        config: of a bundle, content of a JSON.
+        overrides: values by id, `#` between levels.
+
+    Raises:
+        OverrideError: an id that nothing reads, or a value that does not fit its key.
+    """
+    from monai.bundle import ConfigParser
+
+    parser = ConfigParser(deepcopy(dict(config)))  # which it changes
+    for key, value in {**overrides, **settled(overrides, {})}.items():
+        try:
+            parser[key] = written(value)
+        except (KeyError, ValueError, IndexError):  # of a level above
+            refuse_unread([key], ids_read(config))
+    refuse_unread(unread_ids(parser.config), ids_read(parser.config))
+    return parser
+
+
+def settled(config: Mapping[str, Any], typed: Mapping[str, str]) -> dict[str, Any]:
+    """The known settings of a config, each as it is meant.
+
+    Args:
+        config: values by key; what is no known setting, or an expression, is left to MONAI.
+        typed: see `typed_words`.
+
+    Returns:
+        The settings that have a value, read.
+
+    Raises:
+        OverrideError: a value that does not fit its key.
+    """
+    found: dict[str, Any] = {}
+    for key in (key for key in config if key in _KINDS):
+        value, word = config[key], typed.get(key)
+        if isinstance(value, str) and value.startswith(_EXPRESSIONS) and (word is None or word == value):
+            continue
+        if word is not None and (word in _NOTHING or not isinstance(value, str)):
+            value = parsed(word)
+        if value is None or value in _NOTHING:
+            if key in _OPTIONAL:
+                found[key] = None
+                continue
+            value = word or value
+            if value is None:
+                continue
+        found[key] = _KINDS[key](key, value, word)
+    return found
+
+
+def parsed(word: str) -> Any:
+    """A word as MONAI's commands read it."""
+    from fire.parser import DefaultParseValue  # type: ignore[import-untyped]
+
+    return DefaultParseValue(word)
+
+
+def switch(value: Any) -> bool:
+    """Read what a command line gave for true or false: MONAI leaves JSON's own words as strings, which are all true.
+
+    Raises:
+        ValueError: neither.
+    """
+    read = _JSON_WORDS.get(value.lower(), value) if isinstance(value, str) else value
+    if not isinstance(read, (bool, int)):
+        raise ValueError(f"true or false is needed, got {value!r}")
+    return bool(read)
+
+
+def _wrong(key: str, value: Any, needed: str) -> OverrideError:
+    given = "no value" if value is True else repr(value)
+    return OverrideError(f"--{key}: {needed} is needed, got {given}")
+
+
+def _text(key: str, value: Any, word: str | None) -> str:
+    quoted = word is not None and word[:1] == word[-1:] and word[:1] in ("'", '"') and len(word) > 1
+    if word is not None and not quoted:
+        value = word
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if not isinstance(value, str) or not value.strip():
+        raise _wrong(key, value, "text (a name or a path)")
+    return value
+
+
+def _texts(key: str, value: Any, word: str | None) -> list[str]:
+    if word is not None and not (isinstance(value, (list, tuple)) and all(isinstance(one, str) for one in value)):
+        inside = word[1:-1] if word[:1] + word[-1:] in ("[]", "()") else word
+        quote = "'" if "'" in inside else '"'
+        value = [one.strip() for one in next(csv.reader([inside], quotechar=quote, skipinitialspace=True), [])]
+    if not isinstance(value, (list, tuple)) or not all(isinstance(one, str) and one for one in value):
+        raise _wrong(key, value, "a list of names, such as \"['clear','covid']\",")
+    return list(value)
+
+
+def _list(key: str, value: Any, word: str | None) -> list[Any]:
+    found = [value] if isinstance(value, str) and value else value
+    if not isinstance(found, (list, tuple)) or not found:
+        raise _wrong(key, value, "a list")
+    return list(found)
+
+
+def _table(key: str, value: Any, word: str | None) -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise _wrong(key, value, f'a table, such as "{{{_EXAMPLES[key]}}}",')
+    return dict(value)
+
+
+def _switch(key: str, value: Any, word: str | None) -> bool:
+    try:
+        return switch(value)
+    except ValueError:
+        raise _wrong(key, value, "true or false") from None
+
+
+def _number(key: str, value: Any, word: str | None) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
+        raise _wrong(key, value, "a number above 0")
+    return value
+
+
+def _count(least: int) -> Callable[[str, Any, str | None], int]:
+    def read(key: str, value: Any, word: str | None) -> int:
+        whole = value
+        if isinstance(value, str) and re.fullmatch(r"\d+", value):  # 007 is no number of Python's
+            whole = int(value)
+        if isinstance(value, float) and value.is_integer():  # 1e3
+            whole = int(value)
+        if isinstance(whole, bool) or not isinstance(whole, int) or whole < least:
+            raise _wrong(key, value, f"a whole number of at least {least}")
+        return whole
+
+    return read
+
+
+def _device(key: str, value: Any, word: str | None) -> Any:
+    import torch
+
+    try:
+        found = torch.device(value)
+    except (RuntimeError, TypeError):
+        raise _wrong(key, value, "a device, such as cpu or cuda:0,") from None
+    if found.type == "cuda" and not (found.index or 0) < torch.cuda.device_count():
+        raise OverrideError(f"--{key} {value}: there is no such device here; leave --{key} out to take what there is")
+    return value
+
+
+_EXAMPLES = {
+    "policy": "'MISSING_SLICES': 'skip'",
+    "series_rule": "'modality': 'CT'",
+    "method_options": "'temperature': 4",
+    "adapter_options": "'rank': 4",
+}
+_PLACES = ("bundle_root", "output_dir", "dataset_dir", "data_list", "cache_dir", "features_dir", "adapters_dir")
+_NAMES = ("teacher", "teacher_checkpoint", "student", "student_weights", "method", "adapter", "model_selection")
+_SWITCHES = ("report_page", "augment_on_device", "amp", "resume", "labelled", "multi_label", "n4", "phantom")
+_COUNTS = ("image_size", "slices", "max_epochs", "total_epochs", "adapter_epochs", "batch_size", "val_interval")
+_KINDS: dict[str, Callable[[str, Any, str | None], Any]] = {
+    **dict.fromkeys((*_PLACES, *_NAMES), _text),
+    **dict.fromkeys(_SWITCHES, _switch),
+    **dict.fromkeys(_COUNTS, _count(1)),
+    **dict.fromkeys(("feature_views", "num_workers", "seed"), _count(0)),
+    **dict.fromkeys(_EXAMPLES, _table),
+    "num_classes": _count(2),
+    "learning_rate": _number,
+    "class_names": _texts,
+    "windows": _list,
+    "device": _device,
+}
+_OPTIONAL = {
+    *("data_list", "adapters_dir", "teacher_checkpoint", "student_weights", "adapter"),
+    *("class_names", "num_classes", "series_rule"),
+}
