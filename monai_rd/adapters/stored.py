@@ -14,6 +14,7 @@ from torch import nn
 from monai_rd.adapters.base import AdaptedTeacher
 from monai_rd.adapters.registry import build_adapter
 from monai_rd.files import atomic_path, existing_file
+from monai_rd.finite import refuse_not_finite
 from monai_rd.networks.weights_file import compare_shapes, shapes_of
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ def load_adapted(path: str | Path, base: FrozenFoundationModel) -> FrozenFoundat
     _, wrong = compare_shapes(shapes_of(wanted), shapes_of(tensors))
     if wrong:
         raise ValueError(f"{path} does not fit the adapter '{described['adapter']}'{wrong}")
+    refuse_not_finite(tensors, str(path), "its tuning has diverged, or the file is damaged; remove it and tune again")
     for name, tensor in wanted.items():  # state dicts are views of the modules' own tensors
         tensor.copy_(tensors[name])
     return _beside(network.frozen(head), base)

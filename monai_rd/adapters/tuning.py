@@ -8,7 +8,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from ignite.metrics import Metric
 from monai.data import DataLoader
 from monai.data.utils import set_rnd
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.engines.utils import IterationEvents
 from monai.handlers import LrScheduleHandler, ValidationHandler
 from torch import Tensor, nn
 from torch import distributed as dist
@@ -26,6 +27,7 @@ from monai_rd.adapters.registry import build_adapter
 from monai_rd.adapters.stored import load_adapted, read_description, save_adapted
 from monai_rd.data.fingerprints import transforms_fingerprint
 from monai_rd.files import second_name
+from monai_rd.finite import NotFiniteError, TermSums
 from monai_rd.handlers.precision import CPUAutocast, amp_settings
 from monai_rd.processes import rank, world_size
 
@@ -194,13 +196,24 @@ def _train(
             train_loader.sampler.set_epoch(engine.state.epoch)
         phase.start_epoch((engine.state.epoch - 1) / max(epochs - 1, 1))
 
+    sums = TermSums()
+
+    @trainer.on(IterationEvents.LOSS_COMPLETED)
+    def look(engine: Engine) -> None:
+        if sums.add({"loss": engine.state.output["loss"]}):
+            _refuse(network.name, float(engine.state.output["loss"].detach()))
+
+    @evaluator.on(Events.STARTED)  # before the epoch can be called best
+    def look_back(_: Engine) -> None:
+        sum_of, step, _ = sums.read()
+        if step:
+            _refuse(network.name, sum_of["loss"])
+
     @trainer.on(Events.EPOCH_COMPLETED)  # after the validation, which was attached before
     def end(engine: Engine) -> None:
         if evaluator.state.best_metric_epoch == engine.state.epoch:
             best.keep()
         loss, metric = float(engine.state.output["loss"].detach()), next(iter(key_metric))
-        if not math.isfinite(loss):
-            raise ValueError(f"tuning '{network.name}' came to a loss of {loss}: use a smaller learning_rate")
         values = (network.name, engine.state.epoch, epochs, loss, metric, evaluator.state.metrics[metric])
         logger.info("tuning '%s': epoch %d of %d, loss %.4f, %s %.4f", *values)
 
@@ -208,6 +221,10 @@ def _train(
     best.restore()
     for parameter in everything:
         parameter.requires_grad_(True)
+
+
+def _refuse(name: str, loss: float) -> NoReturn:
+    raise NotFiniteError(f"tuning '{name}' came to a loss of {loss}: use a smaller learning_rate")
 
 
 class _Best:

@@ -26,6 +26,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from monai_rd.files import atomic_path, atomic_write
+from monai_rd.finite import NotFiniteError
 
 __all__ = ["FeatureStore", "StoreInfo", "clear_stores", "list_stores"]
 
@@ -105,6 +106,7 @@ class FeatureStore:
         Raises:
             KeyError: the item is not in the store.
             OSError: the shard is gone or shorter than it was.
+            NotFiniteError: it holds features that are infinite or not a number.
         """
         return {part: _read(place, view) for part, place in self._places[key].items()}
 
@@ -162,6 +164,10 @@ def _read(place: _Place, view: int) -> Tensor:
     values = np.fromfile(place.path, dtype="<f2", count=count, offset=place.offset + 2 * count * view)
     if len(values) != count:
         raise OSError(f"{place.path.name} in the feature store is shorter than it was: start again, it is then mended")
+    if not np.isfinite(values).all():
+        raise NotFiniteError(
+            f"{place.path.name} in the feature store holds features that are not finite: remove {place.path.parent}"
+        )
     return torch.from_numpy(values).view(place.shape[1:])
 
 

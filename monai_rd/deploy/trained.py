@@ -21,6 +21,7 @@ from monai_rd import __version__
 from monai_rd.bundle import bundle_root, require_model
 from monai_rd.data.errors import count_codes, original_error
 from monai_rd.files import sha256
+from monai_rd.finite import NotFiniteError
 from monai_rd.overrides import ids_read, refuse_unread, settled, written
 
 if TYPE_CHECKING:
@@ -128,6 +129,8 @@ class TrainedBundle:
             network.load_state_dict(torch.load(self.model_path, map_location="cpu", weights_only=True))
         except OSError:
             raise
+        except NotFiniteError as error:
+            raise NotFiniteError(f"{self.model_path}: {error}") from None
         except Exception as error:  # a damaged file fails in any way
             raise ValueError(
                 f"{self.model_path} is damaged, or not the weights of the student '{network.name}' with "

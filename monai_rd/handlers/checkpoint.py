@@ -15,9 +15,11 @@ from typing import Any, Literal
 
 import torch
 from ignite.engine import Engine, Events
+from monai.utils.enums import CommonKeys
 from torch import nn
 
 from monai_rd.files import atomic_path, atomic_write
+from monai_rd.finite import NotFiniteError
 from monai_rd.methods.base import unwrapped
 from monai_rd.processes import rank
 
@@ -48,6 +50,7 @@ class RunCheckpoint:
 
     Raises:
         ValueError: another selection; (at the start) the run in `output_dir` has other settings.
+        NotFiniteError: (in a validation) the student answers with what is no number.
     """
 
     def __init__(
@@ -69,11 +72,28 @@ class RunCheckpoint:
         self.last = Path(output_dir) / "last.pt"
         self.network, self.method, self.stateful = network, method, dict(stateful)
         self.evaluator, self.settings, self.resume = evaluator, dict(settings), resume
+        self._diverged = torch.tensor(False)
 
     def attach(self, engine: Engine) -> None:
         """Attach to the trainer."""
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
+        self.evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._look)
+
+    def _look(self, evaluator: Engine) -> None:
+        """Count answers of the validation that are no numbers, of which no metric tells which epoch is best."""
+        made = evaluator.state.output
+        answers = [one[CommonKeys.PRED] for one in (made if isinstance(made, list) else [made])]
+        within = (evaluator.state.iteration - 1) % evaluator.state.epoch_length + 1
+        wrong = torch.stack([(~one.isfinite()).any() for one in answers]).any()
+        self._diverged = wrong if within == 1 else self._diverged | wrong
+        # Before the metrics are computed, which some of such answers cannot be; read once an epoch of another device.
+        if (wrong.device.type == "cpu" or within == evaluator.state.epoch_length) and self._diverged:
+            raise NotFiniteError(
+                f"the training has diverged: after epoch {evaluator.state.epoch} the student answers to images of the "
+                "validation set with what is no number; a smaller --learning_rate is the usual remedy. Nothing of this "
+                "epoch was saved"
+            )
 
     def _start(self, engine: Engine) -> None:
         if not self.resume:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import torch
 from ignite.engine import Engine, Events
@@ -10,6 +10,7 @@ from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys
 from torch import Tensor, nn
 
+from monai_rd.finite import NotFiniteError, TermSums, not_finite, refuse_not_finite
 from monai_rd.methods.base import Method, Step, unwrapped
 from monai_rd.networks.features import StudentFeatures, TeacherFeatures, from_rows
 from monai_rd.networks.levels import LevelReader
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel, Student
 
 __all__ = ["CoTrainingHandler"]
+
+_REMEDY = "a smaller --learning_rate is the usual remedy, --amp false another"
 
 
 class CoTrainingHandler:
@@ -40,8 +43,14 @@ class CoTrainingHandler:
         epochs: of the whole training, where the trainer is run for a part at a time (federated learning); None: as many
             as the trainer's.
 
+    A loss that is not finite ends the training: on a CPU before the step's optimizer moves anything, elsewhere, where
+    looking at every loss would make every step wait for the device, at the end of the epoch, before it is validated,
+    saved or called best. So do weights that are not finite at the end of an epoch.
+
     Raises:
         ValueError: (in an epoch beyond `epochs`) the training goes on longer than it was said to.
+        NotFiniteError: (in a step or at the end of an epoch) the training has diverged; the term, epoch and step are
+            named, and what can be told of the reason.
     """
 
     def __init__(
@@ -57,7 +66,7 @@ class CoTrainingHandler:
         self._maps = LevelReader(self._network.backbone, self._bare_method.student_levels)
         self._features: Tensor | None = None
         self._terms: dict[str, Tensor] = {}
-        self._sums: dict[str, Tensor] = {}
+        self._sums, self._named = TermSums(), tuple[str, ...]()
 
     def attach(self, engine: Engine) -> None:
         """Attach to a `SupervisedTrainer`."""
@@ -80,9 +89,9 @@ class CoTrainingHandler:
         progress = (engine.state.epoch - 1) / max(last - 1, 1)
         engine.state.term_weights = self._bare_method.weights(progress)
         self.method.train()
-        for name in self._sums:  # the next epoch may have other terms
+        for name in self._named:  # the next epoch may have other terms
             engine.state.metrics.pop(name, None)
-        self._sums = {}
+        self._sums, self._named = TermSums(), ()
 
     def _teacher_features(self, engine: Engine, image: Tensor) -> TeacherFeatures | None:
         if not self._bare_method.needs_teacher:
@@ -134,12 +143,34 @@ class CoTrainingHandler:
         terms = {"loss": loss, "student_ce": student_ce, **self._terms}
         output[CommonKeys.LOSS], self._terms = loss, {}
         output["terms"] = {name: term.detach() for name, term in terms.items()}
-        # Summed on the device: reading a value in every step would wait for it.
-        self._sums = {name: self._sums[name] + term if self._sums else term for name, term in output["terms"].items()}
+        if wrong := self._sums.add(output["terms"]):
+            self._refuse(engine, wrong, (engine.state.iteration - 1) % engine.state.epoch_length + 1)
 
     def _mean_terms(self, engine: Engine) -> None:
-        engine.state.metrics.update(
-            {name: total.item() / engine.state.epoch_length for name, total in self._sums.items()}
+        sums, step, wrong = self._sums.read()
+        if wrong:
+            self._refuse(engine, wrong, step)
+        weights = {
+            **self._network.state_dict(),
+            **{f"method.{k}": v for k, v in self._bare_method.state_dict().items()},
+        }
+        refuse_not_finite(weights, f"the training has diverged in epoch {engine.state.epoch}", _REMEDY)
+        self._named = tuple(sums)
+        engine.state.metrics.update({name: total / engine.state.epoch_length for name, total in sums.items()})
+
+    def _refuse(self, engine: Engine, terms: list[str], step: int) -> NoReturn:
+        named = ", ".join(name for name in terms if name != "loss" or len(terms) == 1)
+        image = as_tensor(engine.state.batch[CommonKeys.IMAGE])
+        reason = _REMEDY
+        if not_finite({"image": image}):
+            reason = (
+                "the images of this step hold such values themselves: their files have them, or a transform makes them"
+            )
+        elif wrong := not_finite(dict(self._network.named_parameters())):
+            reason = f"the student's weights have been so since the step before (the first is {wrong[0]}): {_REMEDY}"
+        raise NotFiniteError(
+            f"the training has diverged: in epoch {engine.state.epoch}, step {step}, not finite: {named}; {reason}. "
+            "Nothing of this epoch was saved"
         )
 
 

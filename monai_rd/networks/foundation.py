@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from monai_rd.finite import NotFiniteError, not_finite
 from monai_rd.memory import give_back_freed_memory
 from monai_rd.networks.bag import fold, unfold
 from monai_rd.networks.features import Reads, TeacherFeatures, pool_features, pool_to_grid, to_rows
@@ -242,6 +243,7 @@ class FrozenFoundationModel(nn.Module):
         self.spatial_dims: Literal[2, 3] = preprocessing.spatial_dims
         self.name = name
         self._levels: Levels | None = None
+        self._seen = False
         self.eval()
 
     def train(self, mode: bool = True) -> FrozenFoundationModel:
@@ -323,6 +325,7 @@ class FrozenFoundationModel(nn.Module):
 
         Raises:
             ValueError: images of another shape, or features other than `kind` and `channels` state.
+            NotFiniteError: the first images or features are not finite.
         """
         return self._run(image, ())[0]
 
@@ -346,8 +349,21 @@ class FrozenFoundationModel(nn.Module):
                 f"teacher '{self.name}' states a {self.kind} [{', '.join(map(str, stated))}], but its backbone gave "
                 f"{list(features.shape)}"
             )
+        if not self._seen:  # once: every look waits for the device
+            self._seen = True
+            self._refuse_not_finite(image, features)
         tap = features if image.dim() == 4 or self.spatial_dims == 3 else unfold(features, slices)
         return tap, maps
+
+    def _refuse_not_finite(self, image: Tensor, features: Tensor) -> None:
+        if not_finite({"image": image}):
+            raise NotFiniteError("the images that the teacher is shown hold values that are infinite or not a number")
+        wrong = int((~features.isfinite()).sum())
+        if wrong:
+            raise NotFiniteError(
+                f"the teacher '{self.name}' gives features of which {wrong} of {features.numel()} are infinite or not "
+                "a number: its file is damaged or its weights overflow; get it again, or try --amp false"
+            )
 
     def rest(self, folder: str | Path) -> None:
         """Give the memory of weights on the CPU back until they are used again, when they are read from a file.

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from monai_rd.finite import refuse_not_finite
 from monai_rd.networks.backbones import STUDENTS, build_backbone, student_dims
 from monai_rd.networks.bag import fold, unfold
 
@@ -21,6 +22,12 @@ def _forget_cached_biases(student: nn.Module, _: Any) -> None:
         cache = getattr(module, "attention_bias_cache", None)
         if isinstance(cache, dict):
             cache.clear()
+
+
+def _refuse_not_finite(student: "Student", _: Any) -> None:
+    """Whatever fills a student: a file, a checkpoint, a server of a federation."""
+    remedy = "the training that made them has diverged; train again, with a smaller --learning_rate"
+    refuse_not_finite(student.state_dict(), f"the weights of the student '{student.name}'", remedy)
 
 
 class Student(nn.Module):
@@ -79,6 +86,7 @@ class Student(nn.Module):
         self.register_buffer("std", torch.tensor(built.std).view(shape), persistent=False)
         self.register_buffer("temperature", torch.ones(()))
         self.register_load_state_dict_post_hook(_forget_cached_biases)
+        self.register_load_state_dict_post_hook(_refuse_not_finite)
 
     def features(self, image: Tensor) -> Tensor:
         """Features `[B, D]`.

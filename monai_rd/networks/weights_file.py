@@ -14,9 +14,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from monai_rd.files import existing_file
+from monai_rd.finite import refuse_not_finite
 
-__all__ = ["compare_shapes", "load_strictly", "read_weights", "shapes_of"]
+__all__ = ["GET_AGAIN", "compare_shapes", "load_strictly", "read_weights", "shapes_of"]
 
+GET_AGAIN = "its training has diverged, or the file is damaged; get it again"
 _WRAPPERS = ("state_dict", "model", "net", "teacher")
 _COUNTER = "num_batches_tracked"  # BatchNorm's; older files lack it and nothing is computed from it
 
@@ -123,6 +125,7 @@ def load_strictly(
 
     Raises:
         ValueError: with the number of missing, unexpected and misshapen tensors and the first of each by name.
+        NotFiniteError: weights that are infinite or not a number.
     """
     given = {key: value for key, value in weights.items() if key not in ignored}
     wanted = shapes_of(network.state_dict())
@@ -130,4 +133,5 @@ def load_strictly(
     fitting, wrong = compare_shapes(needed, shapes_of(given))
     if wrong:
         raise ValueError(f"{origin} does not fit {name}: {fitting} of {len(wanted)} tensors fit{wrong}")
+    refuse_not_finite(given, origin, GET_AGAIN)
     network.load_state_dict(given)

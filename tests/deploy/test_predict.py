@@ -26,6 +26,7 @@ from monai_rd.bundle import bundle_root
 from monai_rd.data import DataListError, studies
 from monai_rd.deploy import Predictor
 from monai_rd.deploy.trained import TrainedBundle
+from monai_rd.finite import NotFiniteError
 from monai_rd.handlers import ScoreCollector
 from tests.dicom_files import CORONAL, NAME, PATIENT_ID, make_series
 
@@ -252,11 +253,15 @@ def test_a_dicomdir(predictor: Predictor, tmp_path: Path) -> None:
 def test_a_diverged_network_says_nothing(bundle_of: Bundle, tmp_path: Path) -> None:
     root = bundle_of()
     state = torch.load(root / "models" / "model.pt", weights_only=True)
-    state["classifier.bias"][0] = float("nan")
+    state["classifier.weight"].fill_(3e38)  # the logits overflow
     torch.save(state, root / "models" / "model.pt")
     make_series(tmp_path / "in", shape=SHAPE)
     (one,) = Predictor(TrainedBundle("rd_ct", bundle_root=str(root)))(tmp_path / "in")
     assert (one.problem, one.classes, dict(one.probabilities)) == ("NOT_FINITE", (), {})
+    state["classifier.bias"][0] = float("nan")
+    torch.save(state, root / "models" / "model.pt")
+    with pytest.raises(NotFiniteError, match=r"model\.pt: .* the first is classifier\.bias: .* train again"):
+        TrainedBundle("rd_ct", bundle_root=str(root))
 
 
 def test_a_study_that_breaks_the_program_stops_no_other(

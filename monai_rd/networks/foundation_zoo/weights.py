@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from monai_rd.finite import refuse_not_finite
 from monai_rd.networks.foundation_zoo.entry import TeacherEntry
 from monai_rd.networks.foundation_zoo.networks import build
-from monai_rd.networks.weights_file import compare_shapes, shapes_of
+from monai_rd.networks.weights_file import GET_AGAIN, compare_shapes, shapes_of
 
 __all__ = ["CONVERTERS", "Coverage", "load_strictly"]
 
@@ -131,12 +132,14 @@ def load_strictly(network: nn.Module, weights: Mapping[str, Any], entry: Teacher
     Raises:
         ValueError: with the number of missing, unexpected and misshapen tensors, the first of each by name, and what
             the file looks like.
+        NotFiniteError: weights that are infinite or not a number.
     """
     given, published, ignored = _translated(weights, entry)
     wanted, shapes = shapes_of(network.state_dict()), shapes_of(given)
     fitting, wrong = compare_shapes(wanted, shapes, published)
     lookalike = _lookalike(weights, entry)
     if not (wrong or lookalike):
+        refuse_not_finite({published.get(key, key): given[key] for key in wanted}, origin, GET_AGAIN)
         own = {key: given[key].to(tensor.dtype) for key, tensor in network.state_dict().items()}
         network.load_state_dict(own, assign=True)
         return Coverage(len(wanted), dict(ignored))
