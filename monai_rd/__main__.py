@@ -14,6 +14,7 @@ from monai_rd.console import terminal
 from monai_rd.deploy.command import SOME_LEFT_OUT, predict
 from monai_rd.deploy.export_command import WORDS, export_command
 from monai_rd.features_command import app as features
+from monai_rd.files import no_room, told
 from monai_rd.protocol.command import app as benchmark
 from monai_rd.text import printable
 
@@ -259,8 +260,10 @@ def main() -> None:
         logging.getLogger(talkative).setLevel(logging.WARNING)
     try:
         app()
-    except (ValueError, OSError) as error:
-        print(f"monai-rd: {printable(str(error))}", file=sys.stderr)
+    except Exception as error:
+        if not isinstance(error, (ValueError, OSError)) and not no_room(error):
+            raise
+        print(f"monai-rd: {printable(told(error))}", file=sys.stderr)
         sys.exit(2)
 
 

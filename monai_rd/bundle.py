@@ -12,6 +12,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from monai_rd.data.errors import original_error
+from monai_rd.files import no_room, told
 from monai_rd.memory import keep_freed_memory
 from monai_rd.overrides import ids_read, refuse_unread, settled, switch, typed_words, unread_ids, written
 
@@ -169,11 +170,11 @@ def explain_errors() -> None:
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         cause = original_error(error)
-        refused = _is_refusal(cause)
+        refused = _is_refusal(cause) or bool(no_room(cause))
         if not refused:
             ordinary(kind, error, trace)
         if refused or cause is not error:
-            print(f"\nThe cause: {cause}", file=sys.stderr)
+            print(f"\nThe cause: {told(cause)}", file=sys.stderr)
 
     sys.excepthook = hook
 

@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import shutil
+import sqlite3
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ __all__ = [
     "NIFTI_SUFFIXES",
     "READ_SUFFIXES",
     "VOLUME_SUFFIXES",
+    "DiskFullError",
     "anonymous",
     "atomic_path",
     "atomic_write",
@@ -29,10 +31,12 @@ __all__ = [
     "existing_file",
     "free_space",
     "known_hash",
+    "no_room",
     "open_file",
     "second_name",
     "sha256",
     "size_in_words",
+    "told",
     "unread_kind",
 ]
 
@@ -84,6 +88,18 @@ def open_file(path: str | os.PathLike[str]) -> io.FileIO:
     return io.FileIO(os.fspath(path), "rb")
 
 
+_NO_ROOM = {
+    errno.ENOSPC: "the disk is full",
+    errno.EFBIG: "the file would be larger than the system allows",
+    getattr(errno, "EDQUOT", errno.ENOSPC): "your share of the disk (quota) is used up",
+}
+_NO_ROOM[errno.ENOSPC] = "the disk is full"  # where a system knows no quota
+
+
+class DiskFullError(OSError):
+    """There is no room for a file; the message says which, how much is free and what to do."""
+
+
 def existing_file(path: str | os.PathLike[str]) -> Path:
     """Give back `path`.
 
@@ -96,26 +112,59 @@ def existing_file(path: str | os.PathLike[str]) -> Path:
 
 
 @contextmanager
-def atomic_path(path: Path, others: bool = False) -> Iterator[Path]:
+def atomic_path(path: Path, others: bool = True) -> Iterator[Path]:
     """Give a path beside `path` to write to: it takes `path`'s place if the block ends well, and goes if not.
 
-    So a killed run leaves the old file or the new one.
+    So a killed run, and a full disk, leave the old file or the new one.
 
     Args:
         path: of the file.
-        others: whether other processes may write the same file at the same time: the last one's stays. Where nobody
-            else does, a killed run's half has the one name and goes with the next.
+        others: whether other processes may write the same file at the same time: the last one's stays. Where a lock
+            says that nobody does, a killed run's half has the one name and goes with the next.
+
+    Raises:
+        DiskFullError: the block failed because there is no room for the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp" if others else f"{path.name}.tmp")
     try:
         yield beside
         os.replace(beside, path)
+    except Exception as error:
+        if reason := no_room(error):
+            beside.unlink(missing_ok=True)  # before it is measured what is free
+            raise DiskFullError(
+                f"{path} could not be written: {reason} ({size_in_words(free_space(path.parent))} free). Make room, or "
+                "choose another folder; what was there before is as it was"
+            ) from error
+        raise
     finally:
         beside.unlink(missing_ok=True)
 
 
-def atomic_write(text: str, path: Path, others: bool = False) -> None:
+def no_room(error: BaseException | None) -> str:
+    """Why a disk takes no more, if that is what an error or one behind it says; else "".
+
+    Libraries wrap it: PyTorch's own error tells of a wrong position in the file, that of safetensors is text.
+    """
+    while error is not None:
+        found = re.search(r"os error (\d+)", str(error))
+        number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
+        if number in _NO_ROOM:
+            return _NO_ROOM[number]
+        if isinstance(error, sqlite3.OperationalError) and "disk is full" in str(error):
+            return _NO_ROOM[errno.ENOSPC]
+        error = error.__cause__ or error.__context__
+    return ""
+
+
+def told(error: BaseException) -> str:
+    """What to tell people of an error: its own words, but where the disk is full, ours."""
+    reason = "" if isinstance(error, DiskFullError) else no_room(error)
+    return f"{reason}: a file could not be written; make room, and start again" if reason else str(error)
+
+
+def atomic_write(text: str, path: Path, others: bool = True) -> None:
     """Write a text file atomically, its line ends as they are in `text`; `others` as in `atomic_path`."""
     with atomic_path(path, others) as beside:
         beside.write_text(text, encoding="utf-8", newline="")
@@ -123,7 +172,7 @@ def atomic_write(text: str, path: Path, others: bool = False) -> None:
 
 def second_name(file: Path, path: Path) -> None:
     """Let `path` be the same file, or a copy where the disk cannot do that, at once or not at all."""
-    with atomic_path(path, others=True) as beside:
+    with atomic_path(path) as beside:
         try:
             os.link(file, beside)
         except OSError:

@@ -167,7 +167,7 @@ def write(made: Mapping[str, Any], path: Path) -> None:
             tensors[f"{key}/affine"] = value.affine.contiguous()
             meta[key] = json.dumps(_meta_of(value))
     content = save(tensors, meta)
-    with atomic_path(path, others=True) as beside, open(beside, "wb") as file:
+    with atomic_path(path) as beside, open(beside, "wb") as file:
         file.write(content)
         file.write(zlib.crc32(content).to_bytes(4, "little"))
 

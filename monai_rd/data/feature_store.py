@@ -121,12 +121,12 @@ class FeatureStore:
             OSError: it could not be written.
         """
         if not (self.folder / _ABOUT).is_file():
-            atomic_write(self._about, self.folder / _ABOUT, others=True)
+            atomic_write(self._about, self.folder / _ABOUT)
         tensors = {
             f"{key}/{part}": one.half().contiguous() for key, parts in items.items() for part, one in parts.items()
         }
         content = save(tensors)
-        with atomic_path(self.folder / f"{name}.{zlib.crc32(content):08x}.safetensors") as beside:
+        with atomic_path(self.folder / f"{name}.{zlib.crc32(content):08x}.safetensors", others=False) as beside:
             beside.write_bytes(content)
 
     def lock(self, name: str) -> FileLock:

@@ -31,21 +31,34 @@ def project_key(path: str | os.PathLike[str] = KEY_FILE) -> bytes:
         ValueError: the file holds no key.
     """
     file = Path(path)
+    if not file.exists():
+        _make_key(file)
+    text = file.read_text(errors="replace").strip()
+    if len(text) != 64 or not set(text) <= set("0123456789abcdef"):
+        raise ValueError(
+            f"'{file}' is not a key of this project (64 hex digits). Give another file, or remove it to have a new "
+            "key made; pseudonyms then change."
+        )
+    return bytes.fromhex(text)
+
+
+def _make_key(file: Path) -> None:
+    """Write a key whole, and no other where another process has made one meanwhile."""
+    whole = file.with_name(f"{file.name}.{secrets.token_hex(4)}.tmp")
     try:
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        text = file.read_text(errors="replace").strip()
-        if len(text) != 64 or not set(text) <= set("0123456789abcdef"):
-            raise ValueError(
-                f"'{file}' is not a key of this project (64 hex digits). Give another file, or remove it to have a new "
-                "key made; pseudonyms then change."
-            ) from None
-        return bytes.fromhex(text)
-    key = secrets.token_bytes(32)
-    with os.fdopen(descriptor, "w") as opened:
-        opened.write(key.hex() + "\n")
+        with os.fdopen(os.open(whole, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
+            opened.write(secrets.token_hex(32) + "\n")
+        try:
+            os.link(whole, file)
+        except FileExistsError:
+            return
+        except OSError:  # a disk without links
+            if file.exists():
+                return
+            os.rename(whole, file)
+    finally:
+        whole.unlink(missing_ok=True)
     logger.info("made the project's key '%s': pseudonyms depend on it; keep it, and never pass it on with them", file)
-    return key
 
 
 def patient_pseudonym(patient_id: bytes | str, key: bytes) -> str:

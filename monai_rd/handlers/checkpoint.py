@@ -23,7 +23,7 @@ from monai_rd.finite import NotFiniteError
 from monai_rd.methods.base import unwrapped
 from monai_rd.processes import rank
 
-__all__ = ["RunCheckpoint"]
+__all__ = ["RunCheckpoint", "save_atomically"]
 
 logger = logging.getLogger(__name__)
 
@@ -131,9 +131,9 @@ class RunCheckpoint:
         # The best model first: killed in between, the run repeats this epoch and writes the same again.
         if self.selection == "last" or best.best_metric_epoch == engine.state.epoch:
             method: Any = unwrapped(self.method)
-            _save_atomically(method.deployable(unwrapped(self.network)), self.model_path)
+            save_atomically(method.deployable(unwrapped(self.network)), self.model_path)
             atomic_write(json.dumps(self.settings, indent=2) + "\n", self.model_path.with_name("settings.json"))
-            _save_atomically(unwrapped(self.method).state_dict(), self.best_method)
+            save_atomically(unwrapped(self.method).state_dict(), self.best_method)
         state = {
             "settings": self.settings,
             "epoch": engine.state.epoch,
@@ -143,9 +143,11 @@ class RunCheckpoint:
             "method": unwrapped(self.method).state_dict(),
             **{name: thing.state_dict() for name, thing in self.stateful.items()},
         }
-        _save_atomically(state, self.last)
+        save_atomically(state, self.last)
 
 
-def _save_atomically(content: Any, path: Path) -> None:
-    with atomic_path(path) as beside:
-        torch.save(content, beside)
+def save_atomically(content: Any, path: Path) -> None:
+    """Save a state of a training, whole or not at all."""
+    # A file of Python's, whose error says why; and nobody else writes here, see `RunLock`.
+    with atomic_path(path, others=False) as beside, open(beside, "wb") as file:
+        torch.save(content, file)

@@ -18,7 +18,7 @@ from monai_rd.networks.levels import LevelReader
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel, Student
 
-__all__ = ["CoTrainingHandler"]
+__all__ = ["CoTrainingHandler", "explain_small_batch"]
 
 _REMEDY = "a smaller --learning_rate is the usual remedy, --amp false another"
 
@@ -75,6 +75,7 @@ class CoTrainingHandler:
         engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._compute_terms)
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._add_terms)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._mean_terms)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, explain_small_batch)
 
     def _keep_features(self, classifier: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if classifier.training:
@@ -172,6 +173,21 @@ class CoTrainingHandler:
             f"the training has diverged: in epoch {engine.state.epoch}, step {step}, not finite: {named}; {reason}. "
             "Nothing of this epoch was saved"
         )
+
+
+def explain_small_batch(engine: Engine, error: BaseException) -> None:
+    """Say in words of a bundle what PyTorch says of batch normalisation; for a trainer's EXCEPTION_RAISED.
+
+    Raises:
+        ValueError: that was the error; else the error itself.
+    """
+    if isinstance(error, ValueError) and "more than 1 value per channel when training" in str(error):
+        size = getattr(engine.state.dataloader, "batch_size", 1)
+        raise ValueError(
+            f"a batch of {size} is too small to train with: batch normalisation needs more than one value of each "
+            "channel, and the last maps of these images have one; give a larger --batch_size, or a larger --image_size"
+        ) from error
+    raise error
 
 
 def as_tensor(value: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from monai_rd.files import no_room
 from monai_rd.finite import NotFiniteError, not_finite
 from monai_rd.memory import give_back_freed_memory
 from monai_rd.networks.bag import fold, unfold
@@ -380,10 +381,12 @@ class FrozenFoundationModel(nn.Module):
         handle, path = tempfile.mkstemp(dir=folder, suffix=".tmp")
         os.close(handle)
         try:
-            torch.save(self.backbone.state_dict(), path)
+            with open(path, "wb") as file:  # of Python's, whose error says why
+                torch.save(self.backbone.state_dict(), file)
             self.backbone.load_state_dict(torch.load(path, mmap=True, weights_only=True), assign=True)
-        except RuntimeError as error:  # what PyTorch makes of a full disk
-            raise OSError(f"{folder}: the weights of teacher '{self.name}' could not be written ({error})") from error
+        except (OSError, RuntimeError) as error:
+            reason = no_room(error) or str(error)
+            raise OSError(f"{folder}: the weights of teacher '{self.name}' could not be written: {reason}") from error
         finally:
             with suppress(PermissionError):  # Windows keeps a file that is open
                 os.unlink(path)

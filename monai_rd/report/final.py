@@ -19,6 +19,7 @@ from monai_rd.bundle import require_model
 from monai_rd.console import terminal
 from monai_rd.data.errors import count_codes
 from monai_rd.files import atomic_path, atomic_write
+from monai_rd.handlers.checkpoint import save_atomically
 from monai_rd.methods.rd import ReprogrammingDistillation
 from monai_rd.report.calibration import fit_temperature
 from monai_rd.report.curves import calibrated_events, reliability
@@ -128,8 +129,7 @@ class FinalReport:
         temperature = fit_temperature(*answers(self.network, loader, self.device), self.multi_label)
         self.network.temperature.fill_(temperature)
         state = torch.load(self.model_path, map_location="cpu", weights_only=True)
-        with atomic_path(self.model_path) as beside:
-            torch.save({**state, "temperature": self.network.temperature.cpu()}, beside)
+        save_atomically({**state, "temperature": self.network.temperature.cpu()}, self.model_path)
 
     def _calibration(self, scores: TestScores) -> dict[str, Any]:
         """The temperature, and the expected calibration error on the test set without and with it."""

@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
+from monai.data import DataLoader
 from monai.engines.utils import IterationEvents
+from torch import nn
 
 from monai_rd.finite import NotFiniteError, TermSums, not_finite
 from monai_rd.handlers import HistoryHandler, ProgressHandler
+from tests.tiny_run import TinyRun
 
 Run = Callable[..., Any]
 
@@ -135,3 +138,14 @@ def test_on_another_device_the_first_step_is_found_at_the_end() -> None:
     assert known.read() == ({"loss": 5.0, "kl": 30.0}, 0, [])
     known._first = torch.tensor([4.0, 3.0])
     assert known.read()[1:] == (3, ["kl"])
+
+
+@pytest.mark.parametrize("method", ["ce", "rd", "at"])
+def test_a_batch_of_one_is_explained(method: str, tmp_path: Path) -> None:
+    """By the loss that needs more, or where batch normalisation fails."""
+    run = TinyRun(tmp_path, method=method)
+    run.network.backbone.append(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(6)))
+    loader = DataLoader(run.loader.dataset, batch_size=1)
+    run.trainer.data_loader = run.trainer.state.dataloader = loader
+    with pytest.raises(ValueError, match=r"a batch of 1 is too small to train with: .* give a larger --batch_size"):
+        Engine.run(run.trainer, loader, max_epochs=1)
