@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from monai_rd.data.splits import SPLITS
 from monai_rd.data.studies import GROUPS, Item
 from monai_rd.files import atomic_write, sha256
 
-__all__ = ["DataList", "write_datalist"]
+__all__ = ["DataList", "compare_identities", "write_datalist"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,26 @@ class DataList:
             return (item["label"],)
         return tuple(index for index, has in enumerate(item["label"]) if has)
 
+    def identity(self) -> dict[str, list[tuple[str, str]]]:
+        """What tells these lists from others, without a name: of each split its items in order, as (hash, label).
+
+        The hash is of an item's UID, or of its path within the folder that holds all items, so that data may be moved;
+        the label is that of its class by name.
+        """
+        paths = [item["image"] for split in SPLITS for item in self[split] if not item.get("id")]
+        files = [one if isinstance(one, str) else one[0] for one in paths]
+        root = os.path.commonpath([os.path.dirname(os.path.abspath(one)) for one in files]) if files else ""
+
+        def named(item: Item) -> str:
+            image = item["image"] if isinstance(item["image"], str) else item["image"][0]
+            name = item.get("id") or Path(os.path.relpath(os.path.abspath(image), root)).as_posix()
+            return hashlib.sha256(os.fsencode(name)).hexdigest()[:12]
+
+        def label(item: Item) -> str:
+            return "|".join(self.class_names[index] for index in self.classes(item))
+
+        return {split: [(named(item), label(item)) for item in self[split]] for split in SPLITS}
+
     def class_counts(self, split: str) -> list[int]:
         """How many items of a split have each class."""
         counts = Counter(index for item in self[split] for index in self.classes(item))
@@ -73,6 +95,21 @@ class DataList:
                 each.append(f"{sum(not self.classes(item) for item in self[split])} without any")
             rows.append(f"{split} {len(self[split])} ({', '.join(each)})")
         return "; ".join(rows)
+
+
+def compare_identities(before: Mapping[str, Sequence[Any]], now: Mapping[str, Sequence[Any]]) -> str:
+    """What differs between two `DataList.identity`, such as "training: 2 items came (of 40)"; "" if nothing does."""
+    told = []
+    for split in SPLITS:
+        old, new = ([tuple(one) for one in made.get(split, ())] for made in (before, now))
+        were, are = Counter(name for name, _ in old), Counter(name for name, _ in new)
+        came, went = (are - were).total(), (were - are).total()
+        relabelled = (Counter(new) - Counter(old)).total() - came
+        counts = [(came, "came"), (went, "went"), (relabelled, "changed their label")]
+        parts = [f"{count} {what}" for count, what in counts if count]
+        if old != new:
+            told.append(f"{split}: {', '.join(parts) or 'the same items in another order'} (of {len(old)})")
+    return "; ".join(told)
 
 
 def write_datalist(

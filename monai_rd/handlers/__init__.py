@@ -6,6 +6,7 @@ from monai_rd.handlers.history import HistoryHandler, read_history
 from monai_rd.handlers.metrics import additional_metrics, key_metric
 from monai_rd.handlers.precision import CPUAutocast, amp_settings, default_amp
 from monai_rd.handlers.progress import ProgressHandler
+from monai_rd.handlers.run_lock import RunLock
 from monai_rd.handlers.scores import Prediction, ScoreCollector, ScoreWriter, write_scores
 from monai_rd.handlers.seeding import EpochSeedHandler
 from monai_rd.handlers.speed import SpeedHandler
@@ -18,6 +19,7 @@ __all__ = [
     "Prediction",
     "ProgressHandler",
     "RunCheckpoint",
+    "RunLock",
     "ScoreCollector",
     "ScoreWriter",
     "SpeedHandler",

@@ -18,8 +18,10 @@ from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys
 from torch import nn
 
+from monai_rd.data.lists import compare_identities
 from monai_rd.files import atomic_path, atomic_write
 from monai_rd.finite import NotFiniteError
+from monai_rd.handlers.run_lock import RunLock
 from monai_rd.methods.base import unwrapped
 from monai_rd.processes import rank
 
@@ -47,9 +49,13 @@ class RunCheckpoint:
         settings: what must be equal for a run to be continued: plain numbers, strings, None.
         resume: continue the run in `output_dir` if there is one; otherwise an older `last.pt` is removed at the start.
         selection: "best" keeps the student of the evaluator's best epoch, "last" that of the last one.
+        data: what must be equal too, see `DataList.identity`; None is not compared.
+        also: more that must be equal, which no reader of the settings needs.
+        lock: held while it trains; None: one of its own for both folders.
 
     Raises:
-        ValueError: another selection; (at the start) the run in `output_dir` has other settings.
+        ValueError: another selection; (at the start) the run in `output_dir` has other settings, or other data.
+        OSError: (at the start) another training is at work in one of the folders.
         NotFiniteError: (in a validation) the student answers with what is no number.
     """
 
@@ -64,6 +70,9 @@ class RunCheckpoint:
         settings: Mapping[str, Any],
         resume: bool = False,
         selection: Literal["best", "last"] = "best",
+        data: Mapping[str, Any] | None = None,
+        also: Mapping[str, Any] | None = None,
+        lock: RunLock | None = None,
     ) -> None:
         if selection not in ("best", "last"):
             raise ValueError(f"model_selection is 'best' (on the validation split) or 'last', not {selection!r}")
@@ -72,12 +81,15 @@ class RunCheckpoint:
         self.last = Path(output_dir) / "last.pt"
         self.network, self.method, self.stateful = network, method, dict(stateful)
         self.evaluator, self.settings, self.resume = evaluator, dict(settings), resume
+        self.data, self.also = dict(data or {}), dict(also or {})
+        self._lock = lock or RunLock([self.model_path.parent, output_dir])
         self._diverged = torch.tensor(False)
 
     def attach(self, engine: Engine) -> None:
         """Attach to the trainer."""
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
+        engine.add_event_handler(Events.COMPLETED, self._end)
         self.evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._look)
 
     def _look(self, evaluator: Engine) -> None:
@@ -95,7 +107,11 @@ class RunCheckpoint:
                 "epoch was saved"
             )
 
+    def _end(self, engine: Engine) -> None:
+        self._lock.release()
+
     def _start(self, engine: Engine) -> None:
+        self._lock.acquire()
         if not self.resume:
             if rank() == 0:
                 self.last.unlink(missing_ok=True)
@@ -104,15 +120,21 @@ class RunCheckpoint:
             logger.info("resume: no run to go on with in output_dir, starting from the beginning")
             return
         state = torch.load(self.last, map_location="cpu", weights_only=True)
+        before, now = {**state["settings"], **state.get("also", {})}, {**self.settings, **self.also}
         changed = [
-            f"{key} was {state['settings'].get(key)!r}, now {self.settings.get(key)!r}"
-            for key in sorted({*state["settings"], *self.settings})
-            if state["settings"].get(key) != self.settings.get(key)
+            f"{key} was {before.get(key)!r}, now {now.get(key)!r}"
+            for key in sorted({*before, *now} if "also" in state else {*state["settings"], *self.settings})
+            if before.get(key) != now.get(key)
         ]
         if changed:
             raise ValueError(
                 f"cannot resume: the run in output_dir has other settings ({'; '.join(changed)}). "
                 "Start with the same settings, or with --resume false, or with another --output_dir"
+            )
+        if self.data and "data" in state and (moved := compare_identities(state["data"], self.data)):
+            raise ValueError(
+                f"cannot resume: the data have changed: {moved}. Bring them back to what they were, or start with "
+                "--resume false, or with another --output_dir"
             )
         for name, module in (("network", self.network), ("method", self.method)):
             unwrapped(module).load_state_dict(state[name])
@@ -136,6 +158,8 @@ class RunCheckpoint:
             save_atomically(unwrapped(self.method).state_dict(), self.best_method)
         state = {
             "settings": self.settings,
+            "also": self.also,
+            "data": self.data,
             "epoch": engine.state.epoch,
             "best_metric": float(best.best_metric),
             "best_metric_epoch": int(best.best_metric_epoch),

@@ -25,6 +25,7 @@ from monai_rd.data import find_studies
 from monai_rd.data.errors import original_error
 from monai_rd.data.feature_store import list_stores
 from tests.bundles.commands import BUNDLES, PLANTED, QUICK, ROOT, config, copied, infer, monai, score, train
+from tests.handlers.test_run_lock import holding
 
 REAL = ROOT.parent / "shared" / "data"
 BUNDLE = BUNDLES / "rd_ct"
@@ -148,7 +149,14 @@ def test_the_policy_of_a_config_is_followed(cohort: str, tmp_path: Path) -> None
 
 
 def test_evaluate_reports_what_training_reported(trained: tuple[Path, str], cohort: str, tmp_path: Path) -> None:
+    """And so it does while another training is at work there, which a second training does not."""
     root = trained[0]
+    with holding(root / "models", root / "eval"):
+        evaluate_alike(root, cohort)
+        assert "another training is at work here (monai.bundle run, process " in train(root, cohort, code=1)
+
+
+def evaluate_alike(root: Path, cohort: str) -> None:
     before = json.loads((root / "eval" / "metrics.json").read_text())
     files = str([str(CONFIGS / name) for name in ("train.json", "evaluate.json")])
     places = ["--bundle_root", str(root), "--output_dir", str(root / "eval"), "--dataset_dir", cohort]

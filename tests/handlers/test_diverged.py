@@ -140,7 +140,7 @@ def test_on_another_device_the_first_step_is_found_at_the_end() -> None:
     assert known.read()[1:] == (3, ["kl"])
 
 
-@pytest.mark.parametrize("method", ["ce", "rd", "at"])
+@pytest.mark.parametrize("method", ["ce", "rd"])
 def test_a_batch_of_one_is_explained(method: str, tmp_path: Path) -> None:
     """By the loss that needs more, or where batch normalisation fails."""
     run = TinyRun(tmp_path, method=method)

@@ -1,0 +1,126 @@
+"""One training at a time in a folder: the second one is told who is at work, before it has done anything."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import socket
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from monai_rd.files import atomic_write
+from monai_rd.processes import rank
+
+__all__ = ["RunLock"]
+
+logger = logging.getLogger(__name__)
+
+_GRACE = 15.0  # seconds that the loading processes of a killed training may live on, and its lock with them
+
+
+class RunLock:
+    """Keeps other trainings out of folders, from `acquire` to `release`, or as long as the object lives.
+
+    The system lets the lock of a process go, however it ends, so that a killed one keeps nobody out; on a network disk
+    that is as good as its server's `flock`. Who holds it (machine, process, since when, which command; no path) stands
+    beside it in `.training.json`. All locks of one process are one, and so are those of the ranks of a training, of
+    which the first holds it.
+
+    Args:
+        folders: of the files that a training writes.
+    """
+
+    def __init__(self, folders: Sequence[str | os.PathLike[str]]) -> None:
+        self.folders = sorted({Path(folder).resolve() for folder in folders})
+        self._held: list[FileLock] = []
+
+    def acquire(self) -> None:
+        """Hold the folders; they are made where they are not there.
+
+        Raises:
+            OSError: another training is at work in one of them.
+        """
+        if rank() != 0:
+            return
+        try:
+            for folder in self.folders:
+                folder.mkdir(parents=True, exist_ok=True)
+                self._hold(folder)
+        except BaseException:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Let them go; what was held more than once is held until the last."""
+        while self._held:
+            lock = self._held.pop()
+            if lock.lock_counter == 1:
+                for path in (Path(lock.lock_file), _words(Path(lock.lock_file).parent)):
+                    with suppress(OSError):  # Windows keeps a file that is open
+                        path.unlink()
+            lock.release()
+
+    def _hold(self, folder: Path) -> None:
+        lock = FileLock(folder / ".training.lock", thread_local=False, is_singleton=True)
+        owner = _owner(folder)
+        try:
+            lock.acquire(timeout=_GRACE if _is_gone(owner) else 0)
+            if not Path(lock.lock_file).exists():  # it was let go, and removed, while this one was taking it
+                lock.release()
+                lock.acquire(timeout=0)
+        except Timeout:
+            told = _owner(folder) or owner
+            who = f" ({told['command']}, process {told['pid']} on {told['host']} since {told['since']})" if told else ""
+            raise OSError(
+                f"{folder}: another training is at work here{who}. Wait for it or end it, or give another "
+                "--bundle_root and --output_dir"
+            ) from None
+        except (NotImplementedError, OSError) as error:
+            logger.warning("%s cannot be locked (%s): see to it that no other training writes there", folder, error)
+            return
+        self._held.append(lock)
+        if lock.lock_counter == 1:
+            atomic_write(json.dumps(_own_words()) + "\n", _words(folder))
+
+
+def _words(folder: Path) -> Path:
+    return folder / ".training.json"
+
+
+def _own_words() -> dict[str, Any]:
+    program = Path(sys.argv[0])
+    name = ".".join(program.parts[-3:-1]) if program.name == "__main__.py" else program.name
+    first = next((word for word in sys.argv[1:2] if re.fullmatch(r"[a-z][a-z_-]*", word)), "")
+    since = datetime.now().astimezone().isoformat(timespec="seconds")
+    return {"command": f"{name} {first}".strip(), "pid": os.getpid(), "host": socket.gethostname(), "since": since}
+
+
+def _owner(folder: Path) -> dict[str, Any]:
+    """What the holder says of itself; nothing where it has not said it yet."""
+    try:
+        told = json.loads(_words(folder).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    known = isinstance(told, dict) and {"command", "pid", "host", "since"} <= told.keys()
+    return told if known else {}
+
+
+def _is_gone(owner: dict[str, Any]) -> bool:
+    """Whether it was a process of this machine that is no more."""
+    if not owner or owner["host"] != socket.gethostname() or os.name != "posix":
+        return False
+    try:
+        os.kill(int(owner["pid"]), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
