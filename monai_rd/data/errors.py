@@ -165,7 +165,7 @@ class NoDicomError(DicomSeriesError):
 
 
 class MissingFilesError(DicomSeriesError):
-    """A DICOMDIR names files of the series that are not there."""
+    """A DICOMDIR names images of the series that are nowhere there."""
 
     code = "MISSING_FILES"
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_rd.data.dicom import SeriesInfo, SeriesRule, choose_series, index_dicom
+from monai_rd.data.dicom.media import is_directory_name
 from monai_rd.data.errors import (
     NoDicomError,
     Policy,
@@ -146,7 +147,7 @@ def find_studies(
         DataListError: nothing in it that could be read, or what the policy calls errors, all of it listed.
     """
     root = Path(folder)
-    if not root.is_dir() and root.name.upper() != "DICOMDIR":
+    if not root.is_dir() and not (root.is_file() and is_directory_name(root)):
         raise FileNotFoundError(f"dataset_dir '{root}' is not a folder")
     unread: list[Path] = []
     try:

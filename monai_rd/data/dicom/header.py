@@ -32,7 +32,7 @@ from monai_rd.data.dicom.classes import CLASS_TAGS, no_image
 from monai_rd.data.dicom.elements import PIXELS, ordinary_elements
 from monai_rd.data.dicom.marks import MARK_TAGS, Marks, frame_marks
 from monai_rd.data.dicom.quiet import quiet_headers
-from monai_rd.data.dicom.values import all_numbers, integer, numbers, parts, text, uid
+from monai_rd.data.dicom.values import all_numbers, integer, known_uid, numbers, parts, text, uid
 from monai_rd.data.dicom.words import IDENTIFYING, Identity, decoded, identity_of, redacted
 from monai_rd.data.errors import (
     DicomSeriesError,
@@ -427,7 +427,7 @@ def describe(dataset: Dataset, key: bytes) -> Header:
         dataset: a DICOM object, as `read_file` gives it.
         key: of the patient's pseudonym.
     """
-    series_uid, study_uid = uid(dataset, "SeriesInstanceUID"), uid(dataset, "StudyInstanceUID")
+    series_uid, study_uid = known_uid(dataset, "SeriesInstanceUID"), known_uid(dataset, "StudyInstanceUID")
     modality = text(dataset, "Modality")
     shape = (max(0, integer(dataset, "Rows", 0)), max(0, integer(dataset, "Columns", 0)))
     frames = max(1, integer(dataset, "NumberOfFrames", 1))
@@ -475,8 +475,8 @@ def describe(dataset: Dataset, key: bytes) -> Header:
     return Header(
         series_uid=sys.intern(series_uid),
         study_uid=sys.intern(study_uid),
-        sop_uid=uid(dataset, "SOPInstanceUID"),
-        frame_of_reference=sys.intern(uid(dataset, "FrameOfReferenceUID")),
+        sop_uid=known_uid(dataset, "SOPInstanceUID"),
+        frame_of_reference=sys.intern(known_uid(dataset, "FrameOfReferenceUID")),
         modality=sys.intern(modality),
         description=sys.intern(_free_text(dataset, "SeriesDescription", identity)),
         original_description=sys.intern(decoded(dataset, "SeriesDescription")),

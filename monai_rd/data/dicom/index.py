@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 from joblib import Parallel, delayed
-from pydicom import dcmread
 from rich.progress import track
 
 from monai_rd.data.dicom.classes import is_directory
 from monai_rd.data.dicom.frames import Frame, SeriesFiles
 from monai_rd.data.dicom.geometry import arrange, axis_name, lps_affine
 from monai_rd.data.dicom.header import Header, Origin, describe, read_file
+from monai_rd.data.dicom.media import Media, is_directory_name, read_directory
 from monai_rd.data.dicom.quiet import quiet_headers, take_found, tell
 from monai_rd.data.dicom.syntaxes import syntax_name
 from monai_rd.data.dicom.volumes import volumes
@@ -34,7 +34,7 @@ from monai_rd.data.errors import (
     UnreadableFileError,
     UnreadablePixelsError,
 )
-from monai_rd.data.walk import Walk, walk
+from monai_rd.data.walk import walk
 from monai_rd.files import DICOM_SUFFIXES
 from monai_rd.nearest import did_you_mean
 
@@ -141,7 +141,8 @@ def index_dicom(
     """List the image series under a folder, from headers only.
 
     Args:
-        source: a folder, walked with all its subfolders, or a DICOMDIR, whose files are taken. Files of other kinds are
+        source: a folder, walked with all its subfolders, or a DICOMDIR: then the images that it names are taken,
+            wherever they lie below its folder. Files of other kinds are
             skipped; their number is logged.
         key: of the patient keys, as `project_key` gives it; None makes keys that hold for this process only.
         workers: processes; None takes one a core for more than 5,000 files.
@@ -159,21 +160,26 @@ def index_dicom(
         NoDicomError: nothing there, or no DICOM.
     """
     root = Path(source)
-    if root.is_file():
-        named = _named_by_dicomdir(root)
-        if named is None:
-            raise NoDicomError("The file given is no DICOMDIR. Give a folder or a DICOMDIR.")
-        paths, closed = Walk(sorted({path for found in named.values() for path in found if path.is_file()}), [])
-    elif root.is_dir():
-        paths, closed = walk(root)
-        directories = [_named_by_dicomdir(path) or {} for path in paths if path.name.upper() == "DICOMDIR"]
-        named = {uid: found for directory in directories for uid, found in directory.items()}
-    else:
+    only = read_directory(root) if root.is_file() else None
+    if root.is_file() and only is None:
+        raise NoDicomError("The file given is no DICOMDIR. Give a folder or a DICOMDIR.")
+    if not root.is_file() and not root.is_dir():
         raise NoDicomError("The folder given does not exist. Give the folder that holds the DICOM files.")
+    paths, closed = walk(root if only is None else root.parent)
+    if only is None:
+        read = [read_directory(path) for path in paths if is_directory_name(path)]
+        directories = [directory for directory in read if directory is not None]
+        if len(directories) < len(read):
+            logger.warning("index_dicom: %d damaged DICOMDIR(s) not used", len(read) - len(directories))
+    else:
+        directories = [only]
+    media = Media(directories)
     found: dict[tuple[str, bool], list[tuple[Path, Header]]] = {}
     unread = list(closed)
     other = 0
     for path, header in zip(paths, _headers(paths, key or _RUN_KEY, workers, progress), strict=True):
+        if only is not None and not media.name(path, header.sop_uid if isinstance(header, Header) else ""):
+            continue
         if header is None:
             other += 1
         elif isinstance(header, str) or (not header.series_uid and isinstance(header.problem, UnreadablePixelsError)):
@@ -188,7 +194,7 @@ def index_dicom(
         logger.warning("index_dicom: of these, %d file(s) or folder(s) cannot be opened; check rights", len(closed))
     if damaged is not None:
         damaged += unread
-    lost = {uid: sum(not path.is_file() for path in files) for uid, files in named.items()} if named else {}
+    lost = media.lost(paths, {header.sop_uid for entries in found.values() for _, header in entries})
     series = [
         one
         for (uid, no_image), entries in found.items()
@@ -236,30 +242,6 @@ def _scan(paths: Sequence[str], key: bytes) -> _Scanned:
         else:
             found.append(None if is_directory(dataset) else describe(dataset, key))
     return found, take_found()
-
-
-@quiet_headers()
-def _named_by_dicomdir(path: Path) -> dict[str, list[Path]] | None:
-    """Return the files that a DICOMDIR (PS3.3 F.3) names for each series, None where it is none."""
-    try:
-        with open(path, "rb") as stream:
-            records = {one.seq_item_tell: one for one in dcmread(stream).DirectoryRecordSequence}
-        found: dict[str, list[Path]] = {}
-        for record in records.values():
-            if record.DirectoryRecordType != "SERIES":
-                continue
-            below, seen = record.OffsetOfReferencedLowerLevelDirectoryEntity, set()
-            while below in records and below not in seen:
-                seen.add(below)
-                if "ReferencedFileID" in records[below]:
-                    parts = records[below].ReferencedFileID
-                    file = path.parent.joinpath(*([parts] if isinstance(parts, str) else parts))
-                    lower = path.parent.joinpath(*(part.lower() for part in file.relative_to(path.parent).parts))
-                    found.setdefault(str(record.SeriesInstanceUID), []).append(lower if lower.is_file() else file)
-                below = records[below].OffsetOfTheNextDirectoryRecord
-    except Exception:  # not DICOM, or a damaged directory, which can fail in the parser in any way
-        return None
-    return found
 
 
 def _volumes(uid: str, name: str, entries: Sequence[tuple[Path, Header]], lost: int) -> list[SeriesInfo]:

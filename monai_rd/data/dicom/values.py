@@ -6,6 +6,7 @@ quotes it; here the stored bytes are decoded by what the caller wants, and an od
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 import struct
@@ -16,12 +17,16 @@ from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag, Tag
 
-__all__ = ["all_numbers", "integer", "numbers", "parts", "raw", "text", "uid"]
+__all__ = ["all_numbers", "integer", "known_uid", "known_uid_of", "numbers", "parts", "raw", "text", "uid"]
 
 # Value representations that hold numbers, by the code of `struct` for one of them; all others hold characters.
 _BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d", "UV": "Q", "SV": "q", "US or SS": "H"}
 _CODE = re.compile(r"[A-Za-z0-9._ ]{1,64}")
 _UID = re.compile(r"[0-9.]+")
+_WHOLE_UID = re.compile(r"[0-9]+(\.[0-9]+)+")
+# Digits alone could be a number or a date of birth, letters alone a name.
+_HASH = re.compile(r"((id|uid|study|series|image|sop)[_-])?[0-9a-f]{8}[0-9a-f-]*", re.IGNORECASE)
+_MIXED = re.compile(r"[0-9][a-f]|[a-f][0-9]", re.IGNORECASE)
 
 
 @cache
@@ -70,6 +75,30 @@ def uid(dataset: Dataset, keyword: str) -> str:
     """Return a UID; "" where absent or not a UID (free text there could name a person)."""
     found = text(dataset, keyword)
     return found if _UID.fullmatch(found) else ""
+
+
+def known_uid(dataset: Dataset, keyword: str) -> str:
+    """Return what stands for the value of a UID attribute, see `known_uid_of`; "" where it has none."""
+    return known_uid_of(raw(dataset, keyword))
+
+
+def known_uid_of(value: bytes | str) -> str:
+    """Return a UID, and of another value something that tells it from others and names nobody.
+
+    A UID stays, also where a part of it begins with 0. Files that were made anonymous often have a code in its place,
+    such as `ID_eba422961c`: that stays too, so that lists that name it find it. Anything else could be a name, and
+    becomes the start of its SHA-256.
+
+    Args:
+        value: as it stands in a header or a list; blanks and NUL around it do not count.
+    """
+    found = (value if isinstance(value, bytes) else value.encode("utf-8", "surrogateescape")).strip(b" \0\t\r\n")
+    if not found:
+        return ""
+    shown = found.decode("latin-1")
+    if len(shown) <= 64 and (_WHOLE_UID.fullmatch(shown) or (_HASH.fullmatch(shown) and _MIXED.search(shown))):
+        return shown
+    return f"sha256-{hashlib.sha256(found).hexdigest()[:16]}"
 
 
 def all_numbers(dataset: Dataset, keyword: str | int, private_kind: str = "") -> tuple[float, ...]:
