@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +13,7 @@ import typer
 from rich.text import Text
 
 from monai_rd.console import terminal
+from monai_rd.data.errors import words_of_the_system
 from monai_rd.deploy.command import SOME_LEFT_OUT, predict
 from monai_rd.deploy.export_command import WORDS, export_command
 from monai_rd.features_command import app as features
@@ -263,8 +266,25 @@ def main() -> None:
     except Exception as error:
         if not isinstance(error, (ValueError, OSError)) and not no_room(error):
             raise
-        print(f"monai-rd: {printable(told(error))}", file=sys.stderr)
+        print(f"monai-rd: {printable(_said(error, sys.argv[1:]))}", file=sys.stderr)
         sys.exit(2)
+
+
+def _said(error: Exception, words: Sequence[str]) -> str:
+    """Say an error; of a file that the system does not give only as much of the path as was typed.
+
+    What lies below may be named after a patient.
+    """
+    if not isinstance(error, OSError) or error.errno is None or error.filename is None or no_room(error):
+        return told(error)
+    file = os.path.abspath(os.fsdecode(error.filename))
+    typed = [part for word in words for part in {word, word.partition("=")[2]} if part]
+    known = [part for part in typed if Path(file).is_relative_to(os.path.abspath(part))]
+    if not known:
+        return f"{words_of_the_system(error)}: a file or folder below none of the paths typed"
+    nearest = max(known, key=lambda part: len(os.path.abspath(part)))
+    where = nearest if os.path.abspath(nearest) == file else f"something below {nearest}"
+    return f"{words_of_the_system(error)}: {where}"
 
 
 if __name__ == "__main__":

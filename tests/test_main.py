@@ -189,3 +189,36 @@ def test_headers_do_not_wait_for_torch() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("data", "Permission denied: data"),
+        ("data/ill/Doe^Jane.png", "Permission denied: something below data"),
+        ("out/Doe^Jane/list.json", "Permission denied: something below out/Doe^Jane"),  # of which the user typed it
+        ("elsewhere/Doe^Jane.csv", "Permission denied: a file or folder below none of the paths typed"),
+        (b"data/Doe^Jane\xff", "Permission denied: something below data"),
+    ],
+)
+def test_of_a_path_no_more_is_told_than_was_typed(
+    path: str | bytes, said: str, monai_rd: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refused(*words: object, **named: object) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr("monai_rd.data.datalist.make_datalist", refused)
+    ran = monai_rd("datalist", "data", "--out=out/Doe^Jane", "--key", tmp_path / "key", folder=tmp_path)
+    assert ran.returncode == 2
+    assert said in ran.stderr
+    assert "Doe" not in ran.stderr.replace("--out=out/Doe^Jane", "").replace("below out/Doe^Jane", "")
+
+
+def test_what_the_system_says_otherwise_stays(
+    monai_rd: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refused(*words: object, **named: object) -> None:
+        raise OSError("the disk is too small: take another")
+
+    monkeypatch.setattr("monai_rd.data.datalist.make_datalist", refused)
+    assert "the disk is too small: take another" in monai_rd("datalist", "data", "--out", "x", folder=tmp_path).stderr

@@ -9,6 +9,7 @@ and nothing else: no file name, no patient.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ class LoadImageOrSeriesd(LoadDicomSeriesd):
             return super()._transform(source)
         path = Path(source)
         named = path.name.lower().endswith(READ_SUFFIXES)
-        if path.is_dir() or (not named and is_dicom(path)):
+        if os.path.isdir(path) or (not named and is_dicom(path)):
             return super()._transform(path)
         image = read_image(path)
         return _meta_tensor(image.values, image.affine, {"intensity": image.intensity})

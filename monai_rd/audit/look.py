@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -78,7 +79,7 @@ def _load_with(transform: Callable[[Item], Item], item: Item) -> MetaTensor:
 def look(load: Loader, item: Item) -> Look:
     """Read one item; never raises for what is wrong with its files."""
     first = files_of_item(item)[0]
-    if first.is_dir():
+    if os.path.isdir(first):
         first = next((file for file in walk(first, below=False).files if is_dicom(file)), first)
     header = _scanner_header(first) if is_dicom(first) else Dataset()
     name = item.get("id") or uid(header, "SeriesInstanceUID") or f"sha256:{known_hash(first)}"
@@ -133,8 +134,13 @@ def _picture(image: MetaTensor) -> Picture:
 
 
 def sheet_picture(load: Loader, item: Item) -> Picture:
-    """Return an item as a small grey picture for the contact sheet."""
-    shown = Image.fromarray(_picture(load(item)))
+    """Return an item as a small grey picture for the contact sheet; a white one where it cannot be read any more."""
+    try:
+        shown = Image.fromarray(_picture(load(item)))
+    except Exception as error:
+        if not isinstance(original_error(error), (StudyError, OSError)):
+            raise
+        return np.full((SHEET_PIXELS, SHEET_PIXELS), 255, np.uint8)
     shown.thumbnail((SHEET_PIXELS, SHEET_PIXELS), Image.Resampling.LANCZOS)
     return np.asarray(shown)
 

@@ -6,6 +6,7 @@ import ast
 import hashlib
 import inspect
 import json
+import os
 import random
 import sys
 import threading
@@ -203,7 +204,7 @@ def files_of(source: Source) -> Path | list[Path]:
     if not isinstance(source, (str, Path)):
         return [Path(one) for one in source]
     path = Path(source)
-    if path.is_dir():
+    if os.path.isdir(path):
         return walk(path, below=False).files
     with suppress(ValueError):  # no such file, which is refused when the image is read
         beside = data_file(path)

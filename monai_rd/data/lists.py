@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from monai_rd.data.errors import reading_files
 from monai_rd.data.pseudonyms import patient_pseudonym
 from monai_rd.data.splits import SPLITS
 from monai_rd.data.studies import GROUPS, Item
@@ -129,7 +130,7 @@ def write_datalist(
         path: of the JSON.
         key: that the lists' pseudonyms were made with.
     """
-    root = Path(dataset_dir).resolve()
+    root = Path(os.path.abspath(dataset_dir))
     content: dict[str, Any] = {"class_names": list(made.class_names)}
     if made.multi_label:
         content["multi_label"] = True
@@ -149,10 +150,11 @@ def _entry(item: Item, root: Path, key: bytes) -> dict[str, Any]:
             return {"series": item["series"], "series_volume": item["volume"], **entry}
         picture = {"sop": item["id"]} if item["id"] != item["series"] else {}
         return {"series": item["series"], **picture, **entry}
-    file = Path(item["image"]).resolve()
+    file = Path(os.path.abspath(item["image"]))  # links are names too: they may lead out of the folder
     relative = file.relative_to(root)
     if item["patient"] and _tells_the_patient(relative, item["patient"], key):
-        return {"sha256": sha256(file), **entry}
+        with reading_files():
+            return {"sha256": sha256(file), **entry}
     return {"image": relative.as_posix(), **entry}
 
 

@@ -101,8 +101,8 @@ def _stamp(source: Source) -> tuple[bytes, int]:
 
     Of files that cannot be looked at it is what stands for no file.
     """
-    found = files_of(source)
     try:
+        found = files_of(source)
         stats = [path.stat() for path in ([found] if isinstance(found, Path) else found)]
     except OSError:
         return b"", 0

@@ -87,8 +87,8 @@ def reason_unread(path: Path) -> StudyError | None:
     if kind:
         return UnreadableImageError(f"A {kind} file is not read. {_CONVERT}")
     try:
-        with reading_files():
-            open_file(path).close()
+        with reading_files(), open_file(path) as file:
+            file.read(1)
     except UnreadableFileError as error:
         return error
     return None

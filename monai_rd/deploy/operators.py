@@ -28,7 +28,7 @@ from pydicom import dcmread
 
 from monai_rd.data import Studies, find_studies
 from monai_rd.data.dicom.quiet import quiet_headers
-from monai_rd.data.errors import count_codes
+from monai_rd.data.errors import count_codes, reading_files
 from monai_rd.data.studies import files_of_item
 from monai_rd.deploy.app_log import keep_log_to_ourselves
 from monai_rd.deploy.dicom_output import structured_report
@@ -120,7 +120,8 @@ class StudyIndexOperator(DICOMDataLoaderOperator):
         by_series: dict[str, DICOMSeries] = {}
         seen: set[Path] = set()  # several volumes may lie in one file
         for item in (one for one in studies.items if one["series"]):
-            headers = [dcmread(file, stop_before_pixels=True) for file in files_of_item(item) if file not in seen]
+            with reading_files():
+                headers = [dcmread(file, stop_before_pixels=True) for file in files_of_item(item) if file not in seen]
             seen |= set(files_of_item(item))
             if not headers:
                 continue
