@@ -25,6 +25,7 @@ __all__ = [
     "MixedShapeError",
     "NoDicomError",
     "NoHounsfieldError",
+    "NoSeriesUidError",
     "NotAnImageError",
     "OutOfScopeError",
     "Policy",
@@ -168,6 +169,13 @@ class MissingFilesError(DicomSeriesError):
     """A DICOMDIR names images of the series that are nowhere there."""
 
     code = "MISSING_FILES"
+
+
+class NoSeriesUidError(DicomSeriesError):
+    """Images that do not say of which series they are."""
+
+    code = "NO_SERIES_UID"
+    tolerable = "the files of one folder, study, SeriesNumber and geometry as one series"
 
 
 class LocalizerError(DicomSeriesError):

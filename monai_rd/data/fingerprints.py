@@ -190,8 +190,8 @@ def item_key(source: Source) -> str:
     Raises:
         UnreadableFileError: a file cannot be read.
     """
-    found = files_of(source)
     with reading_files():
+        found = files_of(source)
         if isinstance(found, Path):
             return sha256(found)
         frames = getattr(source, "frames", None) or [""] * len(found)  # see `SeriesFiles`

@@ -10,11 +10,12 @@ from functools import cached_property
 from pathlib import Path
 
 from monai_rd.data.dicom import SeriesInfo, SeriesRule, choose_series, index_dicom, is_dicom
+from monai_rd.data.dicom.values import known_uid_of
 from monai_rd.data.errors import NoDicomError, Policy, StudyError, count_codes
 from monai_rd.data.near import near_ids, near_paths, would_match
 from monai_rd.data.problems import Problems
 from monai_rd.data.pseudonyms import patient_pseudonym
-from monai_rd.data.studies import Item, item_of_file, item_of_image, items_of_series, reason_unread
+from monai_rd.data.studies import Item, id_of_file, item_of_file, item_of_image, items_of_series, reason_unread
 from monai_rd.data.walk import walk
 from monai_rd.files import READ_SUFFIXES, sha256
 
@@ -133,7 +134,7 @@ class Reading:
 
     def series_of_uid(self, uid: str, row: int, problems: Problems, volume: str = "") -> list[Item]:
         """Return the items of a series; where it holds several volumes, of the one named or what the rule takes."""
-        found = self._by_uid.get(uid, [])
+        found = self._of_uid(uid)
         if not found:
             self._no_series[row] = uid
             problems.add("no DICOM series with this SeriesInstanceUID below dataset_dir", row)
@@ -143,6 +144,10 @@ class Reading:
         if found and not named:
             problems.add(f"the series holds no volume of this name; {_volumes_of(found)}", row)
         return self._readable(named, row, problems)
+
+    def _of_uid(self, uid: str) -> list[SeriesInfo]:
+        """Return the series of a UID, as it stands in the header or as lists of this project have it."""
+        return self._by_uid.get(uid) or self._by_uid.get(known_uid_of(uid), [])
 
     def _of_one_series(self, found: Sequence[SeriesInfo], row: int, problems: Problems) -> list[Item]:
         """Return the items of a series, given all of its volumes."""
@@ -223,9 +228,11 @@ class Reading:
 
     def picture_of_uid(self, uid: str, sop_uid: str, row: int, problems: Problems) -> list[Item]:
         """Return the item of one file of a series."""
-        for one in self._by_uid.get(uid, []):
-            if sop_uid in one.sop_uids:
-                return [item_of_file(one, one.sop_uids.index(sop_uid))]
+        wanted = (sop_uid, known_uid_of(sop_uid))
+        for one in self._of_uid(uid):
+            for number in range(len(one.files)):
+                if id_of_file(one, number) in wanted:
+                    return [item_of_file(one, number)]
         problems.add("no DICOM image with these SeriesInstanceUID and SOPInstanceUID below dataset_dir", row)
         return []
 

@@ -33,6 +33,7 @@ __all__ = [
     "file_id",
     "files_of_item",
     "find_studies",
+    "id_of_file",
     "item_of_file",
     "item_of_image",
     "items_of_series",
@@ -114,7 +115,12 @@ def item_of_file(one: SeriesInfo, number: int) -> Item:
     """Return the item of one file of a series; where it is the only one, that of the series."""
     if len(one.files) == 1 and not one.pictures:
         return items_of_series(one)[0]
-    return {"image": [str(one.files[number])], "id": one.sop_uids[number], **_whose(one), "volume": ""}
+    return {"image": [str(one.files[number])], "id": id_of_file(one, number), **_whose(one), "volume": ""}
+
+
+def id_of_file(one: SeriesInfo, number: int) -> str:
+    """Return the SOPInstanceUID of one file of a series; of a file without one what follows from its content."""
+    return one.sop_uids[number] or f"sha256-{known_hash(one.files[number]) or number}"
 
 
 def _whose(one: SeriesInfo) -> Item:

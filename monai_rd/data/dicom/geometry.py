@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from monai_rd.data.dicom.frames import ORIENTATION_TOLERANCE, SAME_PLANE_MM, Frame, depths, normal
 from monai_rd.data.dicom.header import Header, Plane
+from monai_rd.data.dicom.unnamed import problem_of_unnamed
 from monai_rd.data.dicom.volumes import one_of_each_plane, volumes, without_copies
 from monai_rd.data.errors import (
     DicomSeriesError,
@@ -20,6 +21,7 @@ from monai_rd.data.errors import (
     MixedSeriesError,
     MixedShapeError,
     NoHounsfieldError,
+    NoSeriesUidError,
     NotAnImageError,
     TiltedStackError,
     UnsupportedImageError,
@@ -115,6 +117,9 @@ def _first_problem(
     for header in headers:
         if header.problem is not None and type(header.problem) not in tolerated:
             return header.problem
+    unnamed = problem_of_unnamed(headers)
+    if unnamed is not None and NoSeriesUidError not in tolerated:
+        return unnamed
     if len(headers) > 1 and any(header.picture for header in headers):
         return UnsupportedImageError(
             f"Series {uid}: {len(headers)} pictures without a place in the patient, such as the views of a radiograph "

@@ -32,7 +32,7 @@ from monai_rd.data.dicom.classes import CLASS_TAGS, no_image
 from monai_rd.data.dicom.elements import PIXELS, ordinary_elements
 from monai_rd.data.dicom.marks import MARK_TAGS, Marks, frame_marks
 from monai_rd.data.dicom.quiet import quiet_headers
-from monai_rd.data.dicom.values import all_numbers, integer, known_uid, numbers, parts, text, uid
+from monai_rd.data.dicom.values import all_numbers, integer, known_uid, numbers, parts, text, uid, uid_or_code
 from monai_rd.data.dicom.words import IDENTIFYING, Identity, decoded, identity_of, redacted
 from monai_rd.data.errors import (
     DicomSeriesError,
@@ -69,7 +69,8 @@ _HEADER_TAGS = MARK_TAGS | frozenset(
     int(Tag(keyword))
     for keyword in (
         *("SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID"),
-        *("SeriesInstanceUID", "SeriesDescription", "InstanceNumber", "FrameOfReferenceUID", "Modality", *IDENTIFYING),
+        *("SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "InstanceNumber", "FrameOfReferenceUID"),
+        *("Modality", *IDENTIFYING),
         *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration"),
         *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "ImagerPixelSpacing", "SliceThickness"),
         *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue"),
@@ -160,6 +161,7 @@ class Header:
         origin: of whom and where.
         no_hounsfield: why a CT has no Hounsfield units, None where it has.
         problem: why the file is not read whatever else lies beside it, else None.
+        unnamed: it has no SeriesInstanceUID, and ``series_uid`` is what stands for it, see `named`.
     """
 
     series_uid: str
@@ -183,6 +185,8 @@ class Header:
     origin: Origin
     no_hounsfield: str | None
     problem: DicomSeriesError | None
+    series_number: str
+    unnamed: bool = False
 
 
 class _AnonymousReader(io.BufferedReader):
@@ -460,8 +464,6 @@ def describe(dataset: Dataset, key: bytes) -> Header:
             "again.",
             series_uid or None,
         )
-    elif not series_uid:
-        problem = UnsupportedImageError("An image has no valid SeriesInstanceUID, so it belongs to no series.", None)
     elif not planes and not picture:
         problem = UnsupportedImageError(
             f"{who}: {_why_no_planes(modality, grey, frames, len(per_frame), nuclear)}", series_uid
@@ -475,13 +477,13 @@ def describe(dataset: Dataset, key: bytes) -> Header:
     return Header(
         series_uid=sys.intern(series_uid),
         study_uid=sys.intern(study_uid),
-        sop_uid=known_uid(dataset, "SOPInstanceUID"),
+        sop_uid=uid_or_code(dataset, "SOPInstanceUID"),
         frame_of_reference=sys.intern(known_uid(dataset, "FrameOfReferenceUID")),
         modality=sys.intern(modality),
         description=sys.intern(_free_text(dataset, "SeriesDescription", identity)),
         original_description=sys.intern(decoded(dataset, "SeriesDescription")),
         syntax=sys.intern(uid(dataset.file_meta, "TransferSyntaxUID")),
-        patient_key=sys.intern(patient_pseudonym(patient_id, key) or study_pseudonym(study_uid, key)),
+        patient_key=sys.intern(patient_pseudonym(patient_id, key) or _unknown_patient(study_uid or series_uid, key)),
         instance_number=integer(dataset, "InstanceNumber", 0),
         shape=shape,
         frames=frames,
@@ -494,7 +496,13 @@ def describe(dataset: Dataset, key: bytes) -> Header:
         origin=_origin(dataset, identity),
         no_hounsfield=no_hounsfield,
         problem=problem,
+        series_number=sys.intern(text(dataset, "SeriesNumber")),
     )
+
+
+def _unknown_patient(uid: str, key: bytes) -> str:
+    """What stands for a patient without ID: the smallest group that is surely one; "" where the header tells none."""
+    return study_pseudonym(uid, key) if uid else ""
 
 
 def _nuclear_kind(dataset: Dataset) -> str:

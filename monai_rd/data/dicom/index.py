@@ -23,6 +23,7 @@ from monai_rd.data.dicom.header import Header, Origin, describe, read_file
 from monai_rd.data.dicom.media import Media, is_directory_name, read_directory
 from monai_rd.data.dicom.quiet import quiet_headers, take_found, tell
 from monai_rd.data.dicom.syntaxes import syntax_name
+from monai_rd.data.dicom.unnamed import named, problem_of_unnamed
 from monai_rd.data.dicom.volumes import volumes
 from monai_rd.data.errors import (
     DicomSeriesError,
@@ -54,7 +55,7 @@ class SeriesInfo:
     """One series as found by `index_dicom`, or one of several volumes in a series.
 
     Attributes:
-        series_uid: ``SeriesInstanceUID``.
+        series_uid: ``SeriesInstanceUID``, or what stands for one that is none (`known_uid_of`) or missing (`named`).
         volume: what tells it from other volumes in the same planes of the series, such as "echo time 4.6 ms"; "" where
             the series is one volume.
         study_uid: ``StudyInstanceUID`` of its first image.
@@ -71,7 +72,7 @@ class SeriesInfo:
         syntaxes: transfer syntaxes by name.
         files: its image files, sorted by path, and which frames of multi-frame files it is made of, for `load_series`.
             Paths can carry names: keep them out of logs and reports.
-        sop_uids: ``SOPInstanceUID`` of each file.
+        sop_uids: ``SOPInstanceUID`` of each file; "" where it is none and no code.
         problems: why `load_series` would refuse it by its headers, in the order in which a policy meets them.
         original_description: ``SeriesDescription`` as it is, which rules search; never to be shown or written.
     """
@@ -167,14 +168,16 @@ def index_dicom(
         raise NoDicomError("The folder given does not exist. Give the folder that holds the DICOM files.")
     paths, closed = walk(root if only is None else root.parent)
     if only is None:
-        read = [read_directory(path) for path in paths if is_directory_name(path)]
-        directories = [directory for directory in read if directory is not None]
-        if len(directories) < len(read):
-            logger.warning("index_dicom: %d damaged DICOMDIR(s) not used", len(read) - len(directories))
+        every = [read_directory(path) for path in paths if is_directory_name(path)]
+        directories = [directory for directory in every if directory is not None]
+        if len(directories) < len(every):
+            logger.warning("index_dicom: %d damaged DICOMDIR(s) not used", len(every) - len(directories))
     else:
         directories = [only]
     media = Media(directories)
+    paths = [path for path in paths if not is_directory_name(path)]
     found: dict[tuple[str, bool], list[tuple[Path, Header]]] = {}
+    read: list[tuple[Path, Header]] = []
     unread = list(closed)
     other = 0
     for path, header in zip(paths, _headers(paths, key or _RUN_KEY, workers, progress), strict=True):
@@ -185,8 +188,10 @@ def index_dicom(
         elif isinstance(header, str) or (not header.series_uid and isinstance(header.problem, UnreadablePixelsError)):
             unread.append(path)
         else:
-            no_image = isinstance(header.problem, NotAnImageError)  # which spoils no images that it lies among
-            found.setdefault((header.series_uid, no_image), []).append((path, header))
+            read.append((path, header))
+    for path, header in named(read):
+        no_image = isinstance(header.problem, NotAnImageError)  # which spoils no images that it lies among
+        found.setdefault((header.series_uid, no_image), []).append((path, header))
     if other or unread:
         level = logging.WARNING if unread else logging.INFO
         logger.log(level, "index_dicom: %d file(s) not DICOM, %d unreadable file(s) skipped", other, len(unread))
@@ -275,7 +280,8 @@ def _summarise(
     first = headers[0]
     pictures = all(header.picture for header in headers)
     if pictures:  # each is read on its own, so that only their own problems count
-        problems = list({one.problem.code: one.problem for one in headers if one.problem is not None}.values())
+        own = [*(header.problem for header in headers), problem_of_unnamed(headers)]
+        problems = list({problem.code: problem for problem in own if problem is not None}.values())
     if lost:
         problems.insert(
             0,

@@ -12,7 +12,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from monai_rd.data.dicom.quiet import quiet_headers
-from monai_rd.data.dicom.values import integer, known_uid, parts, text
+from monai_rd.data.dicom.values import integer, known_uid, parts, text, uid_or_code
 from monai_rd.files import open_file
 
 __all__ = ["Media", "is_directory_name", "read_directory"]
@@ -22,7 +22,7 @@ class NamedImage(NamedTuple):
     """An image that a DICOMDIR names.
 
     Attributes:
-        sop_uid: its SOPInstanceUID, see `known_uid`; "" where the directory lacks it.
+        sop_uid: its SOPInstanceUID; "" where the directory lacks it.
         place: where it said the file was, see `place_of`; "" where that is nowhere below the directory.
     """
 
@@ -79,7 +79,7 @@ def _image(record: Dataset, medium: Path) -> NamedImage:
     names = [name for name in names if name not in ("", ".")]
     inside = bool(names) and ".." not in names
     return NamedImage(
-        known_uid(record, "ReferencedSOPInstanceUIDInFile"), place_of(medium.joinpath(*names)) if inside else ""
+        uid_or_code(record, "ReferencedSOPInstanceUIDInFile"), place_of(medium.joinpath(*names)) if inside else ""
     )
 
 

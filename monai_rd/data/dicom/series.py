@@ -27,6 +27,7 @@ from monai_rd.data.dicom.frames import Frame, SeriesFiles
 from monai_rd.data.dicom.geometry import arrange, lps_affine
 from monai_rd.data.dicom.header import Header, Region, describe, read_file, regions
 from monai_rd.data.dicom.quiet import quiet_headers
+from monai_rd.data.dicom.unnamed import named
 from monai_rd.data.dicom.values import numbers
 from monai_rd.data.errors import NoDicomError, NoHounsfieldError, Policy, UnreadableFileError
 from monai_rd.data.walk import walk
@@ -101,8 +102,10 @@ def load_series(
         DicomSeriesError: one of its subclasses, each with a stable code, the series' UID and the remedy.
         UnreadableFileError: a file that cannot be opened.
     """
-    datasets = _read_source(source)
-    headers = [describe(dataset, _NO_KEY) for dataset in datasets]
+    read = _read_source(source)
+    headers = [header for _, header in named([(path, describe(dataset, _NO_KEY)) for path, dataset in read])]
+    datasets = [dataset for _, dataset in read]
+    del read  # what is decoded is freed on the way
     actions = policy or Policy()
     only = source.frames if isinstance(source, SeriesFiles) else ()
     frames, tolerated, problem = arrange(headers, lambda kind: actions[kind.code] == "warn", only)
@@ -200,7 +203,7 @@ def _spacing(affine: npt.NDArray[np.float64]) -> tuple[float, float, float]:
     return float(x), float(y), float(z)
 
 
-def _read_source(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[Dataset]:
+def _read_source(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[tuple[Path, Dataset]]:
     """Parse the image files that a caller of `load_series` means."""
     if isinstance(source, str | os.PathLike):
         path = Path(source)
@@ -211,8 +214,8 @@ def _read_source(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str
                     f"{len(closed)} of what lies in the folder, or the folder itself, cannot be opened. Check rights, "
                     "and where links lead: a slice could be among it."
                 )
-            read = [read_file(file, pixels=True) for file in files]
-            datasets = [dataset for dataset in read if dataset is not None and is_image(dataset)]
+            read = [(file, read_file(file, pixels=True)) for file in files]
+            datasets = [(file, dataset) for file, dataset in read if dataset is not None and is_image(dataset)]
             if not datasets:
                 raise NoDicomError(
                     f"The folder holds no DICOM image directly in it ({len(read)} other file(s)). Subfolders are not "
@@ -236,7 +239,7 @@ def _read_source(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str
         if dataset is None:
             failed += 1
             continue
-        datasets.append(dataset)
+        datasets.append((Path(entry), dataset))
     if failed:
         raise NoDicomError(f"{failed} of {len(paths)} given files: not readable as DICOM.")
     return datasets

@@ -17,7 +17,18 @@ from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag, Tag
 
-__all__ = ["all_numbers", "integer", "known_uid", "known_uid_of", "numbers", "parts", "raw", "text", "uid"]
+__all__ = [
+    "all_numbers",
+    "integer",
+    "known_uid",
+    "known_uid_of",
+    "numbers",
+    "parts",
+    "raw",
+    "text",
+    "uid",
+    "uid_or_code",
+]
 
 # Value representations that hold numbers, by the code of `struct` for one of them; all others hold characters.
 _BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d", "UV": "Q", "SV": "q", "US or SS": "H"}
@@ -92,13 +103,23 @@ def known_uid_of(value: bytes | str) -> str:
     Args:
         value: as it stands in a header or a list; blanks and NUL around it do not count.
     """
-    found = (value if isinstance(value, bytes) else value.encode("utf-8", "surrogateescape")).strip(b" \0\t\r\n")
-    if not found:
-        return ""
-    shown = found.decode("latin-1")
-    if len(shown) <= 64 and (_WHOLE_UID.fullmatch(shown) or (_HASH.fullmatch(shown) and _MIXED.search(shown))):
-        return shown
-    return f"sha256-{hashlib.sha256(found).hexdigest()[:16]}"
+    found = _stripped(value)
+    return _uid_or_code(found) or (f"sha256-{hashlib.sha256(found).hexdigest()[:16]}" if found else "")
+
+
+def uid_or_code(dataset: Dataset, keyword: str) -> str:
+    """Return a UID or a code in its place, see `known_uid_of`; "" for other words, which all images may share."""
+    return _uid_or_code(_stripped(raw(dataset, keyword)))
+
+
+def _stripped(value: bytes | str) -> bytes:
+    return (value if isinstance(value, bytes) else value.encode("utf-8", "surrogateescape")).strip(b" \0\t\r\n")
+
+
+def _uid_or_code(value: bytes) -> str:
+    found = value.decode("latin-1")
+    is_code = bool(_HASH.fullmatch(found) and _MIXED.search(found))
+    return found if len(found) <= 64 and (is_code or _WHOLE_UID.fullmatch(found)) else ""
 
 
 def all_numbers(dataset: Dataset, keyword: str | int, private_kind: str = "") -> tuple[float, ...]:
