@@ -259,8 +259,9 @@ def check(
 def main() -> None:
     """Run the command; wrong input ends with one line that says what to do."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for talkative in ("dicomweb_client", "highdicom", "pynetdicom"):
-        logging.getLogger(talkative).setLevel(logging.WARNING)
+    logging.getLogger("highdicom").setLevel(logging.WARNING)
+    for talkative in ("pynetdicom", "urllib3"):  # what breaks is told by our own errors, theirs hold addresses
+        logging.getLogger(talkative).setLevel(logging.CRITICAL)
     try:
         app()
     except Exception as error:

@@ -18,6 +18,7 @@ import hashlib
 import json
 import logging
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -28,7 +29,8 @@ from filelock import FileLock, Timeout
 from pydicom.dataset import Dataset
 from tqdm.auto import tqdm
 
-from monai_rd.deploy.archive import ATTEMPTS, Archive, ArchiveError, Query, retried
+from monai_rd.deploy.archive import Archive, Patience, Query, require_uid, retried
+from monai_rd.deploy.failures import ArchiveError, Failure
 from monai_rd.deploy.places import Scores, write_object
 from monai_rd.files import atomic_write
 from monai_rd.handlers.scores import read_scores
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
 __all__ = ["ArchiveSink", "ArchiveSource", "State"]
 
 logger = logging.getLogger(__name__)
+
+_REST = 60.0  # s in which an archive that is gone is not sent to
 
 
 class State:
@@ -90,6 +94,9 @@ class State:
 class ArchiveSource:
     """The studies of an archive that were not answered yet, as a folder each.
 
+    A study that could not be fetched is left, and the next ones are tried once each until one succeeds. It ends where
+    the archive is gone (`Patience`).
+
     Args:
         archive: where they are.
         query: which of them.
@@ -97,7 +104,8 @@ class ArchiveSource:
         model: SHA-256 of the student's file.
 
     Attributes:
-        left: how many studies could not be fetched, or were still arriving: the next run tries again.
+        left: how many studies could not be fetched, were still arriving or were not looked at because the archive was
+            gone: the next run tries again.
     """
 
     def __init__(self, archive: Archive, query: Query, state: State, model: str) -> None:
@@ -108,39 +116,52 @@ class ArchiveSource:
         self.left = 0
         studies = retried(lambda: self.archive.studies(self.query))
         logger.info("studies that the archive has of these: %d", len(studies))
-        for study in tqdm(studies, unit="study", disable=None):  # only on a screen
+        patience, told = Patience(), set[str]()
+        for number, study in enumerate(tqdm(studies, unit="study", disable=None), start=1):  # only on a screen
             try:
-                yield from self._study(study)
+                yield from self._study(study, patience)
             except ArchiveError as error:
                 self.left += 1
-                logger.warning("a study is left for the next run: %s", error)
+                patience.failed(error)
+                if str(error) not in told:
+                    logger.warning("a study is left for the next run: %s", error)
+                told.add(str(error))
+            if patience.gone:
+                self.left += len(studies) - number
+                logger.warning("the archive is gone: %d of %d studies are left", self.left, len(studies))
+                return
 
-    def _study(self, study: str) -> Iterator[Path]:
-        there = self._series(study)
+    def _study(self, study: str, patience: Patience) -> Iterator[Path]:
+        require_uid(study)
+        there = self._series(study, patience)
         key = hashlib.sha256(json.dumps([study, there, self.model]).encode()).hexdigest()
         answered = self.state.folder / "answered" / key
         if not there or answered.exists():
             return
         with TemporaryDirectory(dir=self.state.folder / "incoming") as folder:
             for number, (series, images) in enumerate(there.items()):
-                self._fetch(study, series, images, Path(folder) / str(number))
-            if self._series(study) != there:
-                raise ArchiveError("its images are still arriving")
+                self._fetch(study, series, images, Path(folder) / str(number), patience)
+            if self._series(study, patience) != there:
+                raise ArchiveError("its images are still arriving", Failure.IMPOSSIBLE)
+            patience.succeeded()
             yield Path(folder)
         answered.touch()  # whoever asks for the next study has stored the answer about this one
 
-    def _series(self, study: str) -> dict[str, int | None]:
-        return retried(lambda: self.archive.series(study, self.query.modality))
+    def _series(self, study: str, patience: Patience) -> dict[str, int | None]:
+        found = retried(lambda: self.archive.series(study, self.query.modality), patience.attempts)
+        for series in found:
+            require_uid(series)
+        return found
 
-    def _fetch(self, study: str, series: str, images: int | None, folder: Path) -> None:
+    def _fetch(self, study: str, series: str, images: int | None, folder: Path, patience: Patience) -> None:
         def whole() -> None:
             shutil.rmtree(folder, ignore_errors=True)  # of an attempt that broke off
             folder.mkdir()
             came = self.archive.fetch(study, series, folder)
-            if images is not None and came != images:
-                raise ArchiveError(f"{came} of {images} images of a series came")
+            if came != images if images is not None else not came:
+                raise ArchiveError(f"{came} of {images or 'all'} images of a series came", Failure.SPOILT)
 
-        retried(whole)
+        retried(whole, patience.attempts)
 
 
 class ArchiveSink:
@@ -158,6 +179,9 @@ class ArchiveSink:
     def __init__(self, archive: Archive, state: State, predictor: Predictor) -> None:
         self.archive, self.state = archive, state
         self.scores = state.scores(state.folder, predictor)
+        self._patience, self._rests_until = Patience(), 0.0
+        self._not_taken: set[Path] = set()
+        self._told: set[str] = set()
         self._send()
 
     @property
@@ -176,13 +200,27 @@ class ArchiveSink:
         return sorted((self.state.folder / "outbox").glob("*.dcm"))
 
     def _send(self) -> None:
-        """Send one by one: a report that the archive refuses must not hold up the others."""
-        attempts = ATTEMPTS
+        """Send one by one: a report that the archive refuses must not hold up the others, nor be sent once for each.
+
+        An archive that is gone gets a rest, and the studies go on without it.
+        """
         for file in self._files():
+            if time.monotonic() < self._rests_until:
+                return
+            if file in self._not_taken:
+                continue
+            attempts = max(2, self._patience.attempts)  # a moment's break is not worth a rest
             try:
                 retried(lambda file=file: self.archive.store([file]), attempts)  # type: ignore[misc]
             except ArchiveError as error:
-                logger.warning("a report waits in the outbox for the next run: %s", error)
-                attempts = 1  # where nothing answers, do not wait for each again
+                if str(error) not in self._told:
+                    logger.warning("a report waits in the outbox: %s", error)
+                self._told.add(str(error))
+                self._patience.failed(error)
+                if self._patience.gone:
+                    self._rests_until = time.monotonic() + _REST if error.kind.passing else float("inf")
+                elif not error.kind.everywhere:
+                    self._not_taken.add(file)
             else:
+                self._patience.succeeded()
                 file.unlink()

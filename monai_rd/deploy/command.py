@@ -113,7 +113,7 @@ def predict(
         print(f"flagged: {flagged}")
     left, waiting = getattr(studies, "left", 0), getattr(answers, "waiting", 0)
     if left or waiting:
-        print(f"for the next run: {left} studies that could not be fetched whole, {waiting} reports to be stored")
+        print(f"left: {left} studies not answered, {waiting} reports to be stored. The same command again goes on")
     if len(scored) < len(made) or without or left or waiting:
         raise typer.Exit(SOME_LEFT_OUT)
 

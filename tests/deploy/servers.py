@@ -95,8 +95,8 @@ class Orthanc:
 
 
 @contextmanager
-def running_orthanc(folder: Path) -> Iterator[Orthanc]:
-    """Orthanc on this machine alone, empty."""
+def running_orthanc(folder: Path, **changes: Any) -> Iterator[Orthanc]:
+    """Orthanc on this machine alone, empty; `changes` of its configuration."""
     program = shutil.which("Orthanc", path="/usr/sbin:/usr/bin:/usr/local/bin")
     if program is None or not _PLUGIN.is_file():
         pytest.skip("Orthanc with its DICOMweb plugin is not installed (Debian: orthanc orthanc-dicomweb)")
@@ -116,7 +116,7 @@ def running_orthanc(folder: Path) -> Iterator[Orthanc]:
         "DicomAlwaysAllowMove": True,
         "DicomModalities": {"ours": ["MONAI_RD", "127.0.0.1", listen]},
     }
-    (folder / "config.json").write_text(json.dumps(settings))
+    (folder / "config.json").write_text(json.dumps(settings | changes))
     with running([program, str(folder / "config.json")], http, "/system", folder / "home") as process:
         yield Orthanc(f"http://127.0.0.1:{http}/dicom-web", f"dimse://ORTHANC@127.0.0.1:{dicom}", listen, process)
 

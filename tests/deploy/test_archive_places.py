@@ -14,6 +14,7 @@ from pydicom.dataset import Dataset
 from monai_rd.deploy import archive as module
 from monai_rd.deploy.archive import ArchiveError, Query, open_archive, retried
 from monai_rd.deploy.archive_places import ArchiveSink, ArchiveSource, State
+from monai_rd.deploy.failures import Failure
 from tests.dicom_files import make_series
 
 
@@ -119,6 +120,82 @@ def test_one_that_stays_broken_leaves_the_study_for_the_next_run(shelf: Shelf, s
     again = source(shelf, state)
     assert seen(again) == [4]
     assert again.left == 0
+
+
+class Many:
+    """An archive of 40 studies that fails by a kind of failure from one of its calls on."""
+
+    def __init__(self, kind: Failure, call: str, after: int, wait: float = 0.0) -> None:
+        self.kind, self.call, self.after, self.wait = kind, call, after, wait
+        self.calls: list[str] = []
+
+    def _called(self, name: str) -> None:
+        self.calls.append(name)
+        if name == self.call and self.calls.count(name) > self.after:
+            raise ArchiveError(f"{name}: no", self.kind, self.wait)
+
+    def studies(self, query: Query) -> list[str]:
+        return [f"1.{number}" for number in range(40)]
+
+    def series(self, study: str, modality: str) -> dict[str, int | None]:
+        self._called("series")
+        return {f"{study}.1": 1}
+
+    def fetch(self, study: str, series: str, folder: Path) -> int:
+        self._called("fetch")
+        (folder / "1.dcm").touch()
+        return 1
+
+    def store(self, files: Sequence[Path]) -> None:
+        self._called("store")
+
+
+@pytest.mark.parametrize(
+    ("kind", "call", "wait", "calls", "pauses"),
+    [
+        (Failure.AWAY, "series", 0.0, 6, 4),  # five of one study, one of the next, and the end
+        (Failure.AWAY, "fetch", 0.0, 6, 4),
+        (Failure.AWAY, "fetch", 3600.0, 2, 0),  # who asks for an hour gets it
+        (Failure.REFUSED, "series", 0.0, 1, 0),
+        (Failure.REFUSED, "fetch", 0.0, 1, 0),
+        (Failure.SPOILT, "fetch", 0.0, 5 + 36, 4),  # one of each of the others
+        (Failure.IMPOSSIBLE, "fetch", 0.0, 37, 0),
+    ],
+)
+def test_an_archive_that_goes_away_is_not_waited_for_at_each_study(
+    kind: Failure,
+    call: str,
+    wait: float,
+    calls: int,
+    pauses: int,
+    state: State,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(module, "time", type("time", (), {"sleep": staticmethod(waited.append)}))
+    after = 6 if call == "series" else 3
+    many = Many(kind, call, after, wait)
+    source = ArchiveSource(many, Query("CT"), state, "m")
+    assert len(list(source)) == 3
+    assert (many.calls.count(call) - after, len(waited)) == (calls, pauses)
+    assert source.left == 37
+    assert len(caplog.records) <= 8
+    again = ArchiveSource(Many(kind, "none", 0), Query("CT"), state, "m")
+    assert (len(list(again)), again.left) == (37, 0)
+
+
+@pytest.mark.parametrize("kind", Failure)
+def test_a_place_for_reports_that_fails_is_not_asked_for_each_of_them(
+    kind: Failure, shelf: Shelf, state: State, caplog: pytest.LogCaptureFixture
+) -> None:
+    many = Many(kind, "store", 0)
+    sink = ArchiveSink(many, state, Writer())  # type: ignore[arg-type]
+    for number in range(30):
+        sink.store([f"{number}"], [(f"{number:02d}.dcm", an_object(shelf))])
+    assert sink.waiting == 30
+    assert len(many.calls) <= {Failure.AWAY: 7, Failure.REFUSED: 1, Failure.SPOILT: 63, Failure.IMPOSSIBLE: 30}[kind]
+    assert sum("waits in the outbox" in record.message for record in caplog.records) == 1
 
 
 def test_a_study_that_is_still_arriving_waits(shelf: Shelf, state: State, monkeypatch: pytest.MonkeyPatch) -> None:

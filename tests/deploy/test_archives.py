@@ -11,11 +11,12 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import RLELossless
 
-pytest.importorskip("dicomweb_client", reason="the extra 'dicom' is not installed")
+pytest.importorskip("requests", reason="the extra 'dicom' is not installed")
 pytest.importorskip("pynetdicom", reason="the extra 'dicom' is not installed")
 
 from monai_rd.deploy.archive import Archive, ArchiveError, Query, open_archive
-from tests.deploy.servers import Orthanc
+from monai_rd.deploy.failures import Failure
+from tests.deploy.servers import Orthanc, running_orthanc
 from tests.dicom_files import NAME, PATIENT_ID, make_series
 
 PIXELS: dict[str, np.ndarray] = {}
@@ -103,11 +104,23 @@ def test_an_archive_that_is_not_there_is_told(url: str, tmp_path: Path) -> None:
             action()
 
 
+def test_an_archive_that_does_not_know_us_says_so_at_once(tmp_path: Path) -> None:
+    closed = {f"DicomAlwaysAllow{what}": False for what in ("Store", "Find", "Get", "Move")}
+    with running_orthanc(tmp_path, **closed, DicomModalities={}, DicomCheckCalledAet=True) as orthanc:
+        for url, told in (
+            (orthanc.dimse, "our AE title 'MONAI_RD'"),
+            (orthanc.dimse.replace("ORTHANC", "X"), "than 'X'"),
+        ):
+            with pytest.raises(ArchiveError, match=told) as raised:
+                open_archive(url).studies(Query("CT"))
+            assert raised.value.kind is Failure.REFUSED
+
+
 def test_credentials_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     from monai_rd.deploy.dicomweb import DicomWeb
 
     monkeypatch.setenv("MONAI_RD_DICOMWEB_USER", "us")
     monkeypatch.setenv("MONAI_RD_DICOMWEB_PASSWORD", "secret")
-    assert DicomWeb("http://127.0.0.1:9/x")._client._session.auth == ("us", "secret")
+    assert DicomWeb("http://127.0.0.1:9/x")._session.auth == ("us", "secret")
     monkeypatch.setenv("MONAI_RD_DICOMWEB_TOKEN", "abc")
-    assert DicomWeb("http://127.0.0.1:9/x")._client._session.headers["Authorization"] == "Bearer abc"
+    assert DicomWeb("http://127.0.0.1:9/x")._session.headers["Authorization"] == "Bearer abc"

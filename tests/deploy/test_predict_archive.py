@@ -12,7 +12,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from typer.testing import CliRunner
 
-pytest.importorskip("dicomweb_client", reason="the extra 'dicom' is not installed")
+pytest.importorskip("requests", reason="the extra 'dicom' is not installed")
 pytest.importorskip("pynetdicom", reason="the extra 'dicom' is not installed")
 pytest.importorskip("highdicom", reason="the extra 'dicom' is not installed")
 

@@ -108,7 +108,7 @@ def by_predict(cohort: Cohort, place: Path) -> Answers:
 
 
 def by_dicomweb(cohort: Cohort, place: Path) -> Answers:
-    pytest.importorskip("dicomweb_client", reason="the extra 'dicom' is not installed")
+    pytest.importorskip("requests", reason="the extra 'dicom' is not installed")
     with running_orthanc(place) as orthanc:
         upload(cohort, orthanc.web)
         return predict(cohort, place, "--from", orthanc.web, "--modality", "CT")
