@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import sys
+import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -41,6 +42,7 @@ class RunLock:
     def __init__(self, folders: Sequence[str | os.PathLike[str]]) -> None:
         self.folders = sorted({Path(folder).resolve() for folder in folders})
         self._held: list[FileLock] = []
+        weakref.finalize(self, _let_go, self._held)  # of a training that failed too, when its process ends
 
     def acquire(self) -> None:
         """Hold the folders; they are made where they are not there.
@@ -60,13 +62,7 @@ class RunLock:
 
     def release(self) -> None:
         """Let them go; what was held more than once is held until the last."""
-        while self._held:
-            lock = self._held.pop()
-            if lock.lock_counter == 1:
-                for path in (Path(lock.lock_file), _words(Path(lock.lock_file).parent)):
-                    with suppress(OSError):  # Windows keeps a file that is open
-                        path.unlink()
-            lock.release()
+        _let_go(self._held)
 
     def _hold(self, folder: Path) -> None:
         lock = FileLock(folder / ".training.lock", thread_local=False, is_singleton=True)
@@ -89,6 +85,16 @@ class RunLock:
         self._held.append(lock)
         if lock.lock_counter == 1:
             atomic_write(json.dumps(_own_words()) + "\n", _words(folder))
+
+
+def _let_go(held: list[FileLock]) -> None:
+    while held:
+        lock = held.pop()
+        if lock.lock_counter == 1:
+            for path in (Path(lock.lock_file), _words(Path(lock.lock_file).parent)):
+                with suppress(OSError):  # Windows keeps a file that is open
+                    path.unlink()
+        lock.release()
 
 
 def _words(folder: Path) -> Path:

@@ -31,7 +31,7 @@ def stopped(run: Any, folder: Path, said: str, capsys: pytest.CaptureFixture[str
     printed = capsys.readouterr().out
     assert printed.count("loss ") == epochs
     assert "nan" not in printed
-    files = sorted(path.name for path in folder.rglob("*") if path.is_file())
+    files = sorted(path.name for path in folder.rglob("[!.]*") if path.is_file())
     assert files == (["best_method.pt", "history.json", "last.pt", "model.pt", "settings.json"] if epochs else [])
     if epochs:
         assert len(json.loads((folder / "history.json").read_text())) == epochs
