@@ -88,7 +88,7 @@ class Reading:
             found = index_dicom(self.root, key=self.key)
         except NoDicomError:
             return []
-        return [one for one in found if one.slices]  # without reports, segmentations and the like
+        return [one for one in found if one.is_image]  # without reports, segmentations and the like
 
     @cached_property
     def _by_uid(self) -> dict[str, list[SeriesInfo]]:

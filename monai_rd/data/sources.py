@@ -36,6 +36,7 @@ _COLUMNS = {
     "filepath": "image",
     "seriesinstanceuid": "series",
     "seriesuid": "series",
+    "seriesvolume": "series_volume",
     "patientid": "patient",
     "lesionid": "lesion",
     "class": "label",

@@ -36,7 +36,7 @@ def series_table(series: Sequence[SeriesInfo], chosen: Collection[str] | None = 
         number = patients.setdefault(one.patient_key, len(patients) + 1)
         mark = [] if chosen is None else ["yes" if one.id in chosen else ""]
         count = f"{one.slices} {'picture' if one.pictures else 'slice'}{'' if one.slices == 1 else 's'}"
-        if not one.slices:
+        if not one.is_image:
             count = "no image"
         volume = f"\n{one.volume}" if one.volume else ""
         told = Text.assemble((one.description or "-") + volume, ("\n" + row["transfer_syntax"], "dim"))

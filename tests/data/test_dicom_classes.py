@@ -73,7 +73,7 @@ def test_what_is_no_image_has_a_code(tmp_path: Path, kind: str) -> None:
     found = {one.series_uid: one for one in index_dicom(tmp_path)}
     assert found[good].problem() is None
     assert [problem.code for problem in found[uid].problems] == ["NOT_AN_IMAGE"]
-    assert (found[uid].slices, found[uid].row()["kind"]) == (0, "no image")
+    assert (found[uid].slices, found[uid].is_image, found[uid].row()["kind"]) == (0, False, "no image")
     with pytest.raises(DicomSeriesError, match=name) as caught:
         load_series(tmp_path / "other.dcm")
     assert (caught.value.code, caught.value.series_uid) == ("NOT_AN_IMAGE", uid)

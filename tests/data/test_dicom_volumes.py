@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import shutil
@@ -15,6 +16,7 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
+from rich.console import Console
 
 from monai_rd.data import find_studies, index_dicom, load_series
 from monai_rd.data.datalist import make_datalist, write_datalist
@@ -23,6 +25,7 @@ from monai_rd.data.dicom.frames import SeriesFiles
 from monai_rd.data.errors import DicomSeriesError, Policy
 from monai_rd.data.fingerprints import item_key
 from monai_rd.data.problems import DataListError
+from monai_rd.report.series import series_table, write_series
 from tests.dicom_files import NAME, PATIENT_ID, Change, attributes, enhanced_of, group, multi_frame, several
 
 WARN = Policy({"DUPLICATE_SLICES": "warn"})
@@ -372,13 +375,21 @@ def test_lists_and_sheets_name_one_of_several(tmp_path: Path) -> None:
         (uid, "echo time 6 ms", 5),
     ]
     assert len({item["id"] for item in items}) == 2
+    series = index_dicom(tmp_path / "data")
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(series_table(series, {series[1].id}))
+    assert all(console.export_text(clear=False).count(item["volume"]) == 1 for item in items)
+    assert console.export_text().count("yes") == 1
+    write_series(series, tmp_path / "series.json", {series[1].id})
+    rows = json.loads((tmp_path / "series.json").read_text())
+    assert [(row["volume"], row["taken"]) for row in rows] == [("echo time 3 ms", False), ("echo time 6 ms", True)]
     for rule, count in (({"pick": "most_slices"}, 1), ({"description": "time 6"}, 1), ({"pick": "all"}, 2)):
         assert len(find_studies(tmp_path / "data", series_rule=rule).items) == count
 
     sheet = tmp_path / "labels.csv"
     names = ["echo time 3 ms", "echo time 6 ms", "echo time 9 ms", ""]
     for name in names:
-        sheet.write_text(f"series,series_volume,label\n{uid},{name},a\n{uid},{name},b\n")
+        sheet.write_text(f"series,Series Volume,label\n{uid},{name},a\n{uid},{name},b\n")
         with pytest.raises(DataListError) as caught:
             make_datalist(tmp_path / "data", sheet)
         said = str(caught.value)

@@ -100,6 +100,11 @@ class SeriesInfo:
         """The series UID, and of one of several volumes also its name: what it is called in lists and scores."""
         return _study_id(self.series_uid, self.volume)
 
+    @property
+    def is_image(self) -> bool:
+        """Whether it holds images, and not reports, segmentations and the like."""
+        return not any(isinstance(one, NotAnImageError) for one in self.problems)
+
     def problem(self, policy: Policy | None = None) -> DicomSeriesError | None:
         """Return the first problem that a policy does not let pass, None where the series can be read."""
         actions = policy or Policy()
@@ -114,7 +119,7 @@ class SeriesInfo:
             "patient": self.patient_key,
             "modality": self.modality,
             "description": self.description,
-            "kind": "pictures" if self.pictures else "volume" if self.slices else "no image",
+            "kind": "pictures" if self.pictures else "volume" if self.is_image else "no image",
             "files": len(self.files),
             "slices": self.slices,
             "rows": self.shape[0],

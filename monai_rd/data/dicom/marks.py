@@ -7,9 +7,10 @@ What is shown of them is known to be harmless: numbers, and words of a list; any
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import lru_cache
+from typing import Literal, TypeVar
 
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag, Tag
@@ -21,6 +22,7 @@ __all__ = ["MARK_TAGS", "Key", "Marks", "frame_marks", "named"]
 Key = tuple[int, int]  # of a mark: its place in `_MARKS`, and which of its values
 Value = tuple[float, ...] | str
 Marks = dict[Key, Value]
+_Kept = TypeVar("_Kept", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -194,7 +196,7 @@ def _read(dataset: Dataset) -> Marks:
             values = ["given"] if any(values) else []
         elif mark.kind != "numbers" and mark.name not in _APART:
             values = ["\\".join(str(value) for value in values)]
-        found |= {(place, which): value for which, value in enumerate(values) if value}
+        found |= {_kept((place, which)): _kept(value) for which, value in enumerate(values) if value}
     for private in _PRIVATE.keys() & dataset.keys():
         maker, kind, name = _PRIVATE[private]
         try:
@@ -209,6 +211,12 @@ def _read(dataset: Dataset) -> Marks:
         if own:
             found.setdefault((_PLACES[name], 0), own)
     return found
+
+
+@lru_cache(maxsize=1 << 14)
+def _kept(value: _Kept) -> _Kept:
+    """Return an equal value that is kept already, as most files of a series say the same."""
+    return value
 
 
 def _numbers(dataset: Dataset, tag: BaseTag) -> tuple[float, ...]:
