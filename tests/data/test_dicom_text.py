@@ -15,9 +15,10 @@ from pydicom.dataset import Dataset
 from rich.console import Console
 
 from monai_rd.data.datalist import make_datalist
-from monai_rd.data.dicom import SeriesRule, choose_series, index_dicom
+from monai_rd.data.dicom import SeriesRule, choose_series, index_dicom, load_series
 from monai_rd.data.dicom.quiet import quiet_headers
 from monai_rd.data.dicom.words import Identity, redacted
+from monai_rd.data.errors import DicomSeriesError
 from monai_rd.data.pseudonyms import patient_pseudonym
 from monai_rd.report.series import series_table, write_series
 from tests.dicom_files import make_series, set_bytes
@@ -183,6 +184,35 @@ def test_a_rule_finds_what_is_not_shown(
     told = (written + capsys.readouterr().out).lower()
     for word in (name.split("^")[-1], identity if len(identity) > 1 else name.split("^")[-1]):
         assert word.lower() not in told
+
+
+@pytest.mark.parametrize("keyword", ["Modality", "BodyPartExamined", "RescaleType", "PhotometricInterpretation"])
+def test_a_name_in_place_of_a_code_is_not_shown(keyword: str, tmp_path: Path) -> None:
+    def change(k: int, ds: Dataset) -> None:
+        ds.PatientName = "Plantedname^Eva"
+        if keyword == "PhotometricInterpretation":
+            ds.Modality = "US"
+            del ds.ImagePositionPatient
+
+    make_series(tmp_path, slices=1, change=change)
+    set_bytes(tmp_path, keyword, "CS", b"PLANTEDNAME")
+    (found,) = index_dicom(tmp_path)
+    told = str(found.row()) + "".join(map(str, found.problems))
+    try:
+        told += load_series(tmp_path).modality
+    except DicomSeriesError as error:
+        told += str(error)
+    assert "planted" not in told.lower()
+
+
+def test_codes_stay_whoever_has_them_as_a_name(tmp_path: Path) -> None:
+    def change(k: int, ds: Dataset) -> None:
+        ds.PatientName, ds.PatientID, ds.BodyPartExamined = "Chest^CT", "CT", "CHEST"
+
+    make_series(tmp_path, slices=2, change=change)
+    assert load_series(tmp_path).intensity == "HU"
+    row = index_dicom(tmp_path)[0].row()
+    assert (row["modality"], row["body_part"]) == ("CT", "CHEST")
 
 
 # -------------------------------------------------------------------------------------------------------- warnings

@@ -33,7 +33,7 @@ from monai_rd.data.dicom.elements import PIXELS, ordinary_elements
 from monai_rd.data.dicom.marks import MARK_TAGS, Marks, frame_marks
 from monai_rd.data.dicom.quiet import quiet_headers
 from monai_rd.data.dicom.values import all_numbers, integer, known_uid, numbers, parts, text, uid, uid_or_code
-from monai_rd.data.dicom.words import IDENTIFYING, Identity, decoded, identity_of, redacted
+from monai_rd.data.dicom.words import IDENTIFYING, Identity, decoded, identity_of, redacted, redacted_code
 from monai_rd.data.errors import (
     DicomSeriesError,
     LocalizerError,
@@ -64,6 +64,8 @@ __all__ = [
 CROSS_SECTIONAL = frozenset({"CT", "MR", "PT", "NM"})
 # RescaleType values of CT under which the rescaled values are Hounsfield units ("US" is "unspecified").
 HU_TYPES = frozenset({"", "HU", "HU_MOD", "US"})
+# The defined others (PS3.3 C.11.1.1.2), which a message may name; what stands there may be anything.
+_OTHER_TYPES = frozenset({"OD", "MGML", "Z_EFF", "ED", "EDW", "PCT"})
 
 _HEADER_TAGS = MARK_TAGS | frozenset(
     int(Tag(keyword))
@@ -378,7 +380,7 @@ def _no_hounsfield(dataset: Dataset, sources: Sequence[tuple[Dataset, ...]]) -> 
             return "no RescaleSlope and RescaleIntercept"
         kind = text(rescale, "RescaleType").upper()
         if kind not in HU_TYPES:
-            return f"RescaleType {kind}"
+            return f"RescaleType {kind if kind in _OTHER_TYPES else 'of another unit'}"
     return None
 
 
@@ -392,7 +394,7 @@ def _origin(dataset: Dataset, who: Identity) -> Origin:
     sex = text(dataset, "PatientSex").upper()
     scanner = " ".join(_free_text(dataset, keyword, who) for keyword in ("Manufacturer", "ManufacturerModelName"))
     return Origin(
-        body_part=sys.intern(text(dataset, "BodyPartExamined").upper()),
+        body_part=sys.intern(redacted_code(text(dataset, "BodyPartExamined").upper(), who)),
         sex=sex if sex in ("F", "M", "O") else "",
         age=_age(text(dataset, "PatientAge")),
         scanner=sys.intern(scanner.strip()),
@@ -432,7 +434,8 @@ def describe(dataset: Dataset, key: bytes) -> Header:
         key: of the patient's pseudonym.
     """
     series_uid, study_uid = known_uid(dataset, "SeriesInstanceUID"), known_uid(dataset, "StudyInstanceUID")
-    modality = text(dataset, "Modality")
+    identity, patient_id = identity_of(dataset), decoded(dataset, "PatientID")
+    modality = redacted_code(text(dataset, "Modality"), identity)
     shape = (max(0, integer(dataset, "Rows", 0)), max(0, integer(dataset, "Columns", 0)))
     frames = max(1, integer(dataset, "NumberOfFrames", 1))
     shared, per_frame = functional_groups(dataset)
@@ -472,7 +475,6 @@ def describe(dataset: Dataset, key: bytes) -> Header:
         problem = LocalizerError(
             f"{who}: a localizer, the overview a scan was planned on. Give the series that was scanned.", series_uid
         )
-    identity, patient_id = identity_of(dataset), decoded(dataset, "PatientID")
     thickness = numbers(macro(dataset, sources[0], "PixelMeasuresSequence"), "SliceThickness", 1)
     return Header(
         series_uid=sys.intern(series_uid),

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
+from pydicom.pixels.common import PhotometricInterpretation
 
 from monai_rd.data.dicom.header import Header, functional_groups, macro
 from monai_rd.data.dicom.stored import check_pixels, stored_values, unreadable
@@ -35,6 +36,7 @@ __all__ = [
 MEASURED = frozenset({"CT", "PT", "NM"})
 # What pixels outside the field of view become in a CT: scanners that have no padding value write this one, in HU.
 CT_PADDING_HU = -1024.0
+_COLOURS = frozenset(one.value for one in PhotometricInterpretation)
 # Above it products of 16 bits leave float32; no unit needs as much.
 _MOST_RESCALE = 1e30
 
@@ -253,8 +255,8 @@ def picture(dataset: Dataset, header: Header) -> npt.NDArray[np.float32]:
             stored, depth = palette_colours(dataset, stored)
         if not (palette or coloured) or stored.dtype.kind != "u" or not 1 <= depth <= 16:
             raise UnsupportedImageError(
-                f"Series {header.series_uid}: {photometric or 'unknown colours'} with {samples} sample(s) per pixel of "
-                f"{depth} bits is no colour image that is read. Export it as RGB.",
+                f"Series {header.series_uid}: {photometric if photometric in _COLOURS else 'unknown colours'} with "
+                f"{samples} sample(s) per pixel of {depth} bits is no colour image that is read. Export it as RGB.",
                 header.series_uid,
             )
         return stored.transpose(3, 0, 1, 2) * np.float32(255 / ((1 << depth) - 1))

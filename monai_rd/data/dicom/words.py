@@ -18,7 +18,7 @@ from pydicom.tag import Tag
 from monai_rd.data.dicom.values import parts
 from monai_rd.text import decode
 
-__all__ = ["IDENTIFYING", "Identity", "decoded", "identity_of", "redacted"]
+__all__ = ["IDENTIFYING", "Identity", "decoded", "identity_of", "redacted", "redacted_code"]
 
 _IDS = ("PatientID", "OtherPatientIDs", "AccessionNumber")
 _NAMES = ("PatientName", "OtherPatientNames", "PatientBirthName", "PatientMotherBirthName", "ResponsiblePerson")
@@ -116,6 +116,21 @@ def redacted(value: str, who: Identity) -> str:
                     hidden[place] = True
     shown = "".join("\0" if hide else c for hide, c in zip(hidden, value, strict=True))
     return re.sub("\0+", "***", shown)
+
+
+def redacted_code(value: str, who: Identity) -> str:
+    """The same of a code such as CT or CHEST, which stays where it is one of DICOM's, whoever has it as a name."""
+    found = redacted(value, who)
+    if found == value or value in _modalities() or set(_words(value.casefold())) <= _vocabulary():
+        return value
+    return found
+
+
+@cache
+def _modalities() -> frozenset[str]:
+    from pydicom.sr.codedict import Collection
+
+    return frozenset(code.value for code in Collection("CID33").concepts.values())
 
 
 def _folded(value: str, spelt_out: bool) -> tuple[str, list[int]]:
