@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,7 +77,12 @@ def _named(path: Path) -> Iterator[None]:
     """Let every error be one of a study, and say which file it is about without its name."""
     try:
         with reading_files():
-            yield
+            try:
+                yield
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                raise EOFError from None  # a place that no file has, where a damaged one sends its reader
     except UnreadableFileError:
         raise
     except StudyError as error:
