@@ -309,6 +309,10 @@ def cine(k: int, ds: Dataset) -> None:
     ds.NumberOfFrames, ds.PixelData = 2, ds.PixelData * 2
 
 
+def spaced(rows: str, columns: str) -> Callable[[int, Dataset], None]:
+    return lambda k, ds: setattr(ds, "PixelSpacing", [rows, columns])
+
+
 def skewed(k: int, ds: Dataset) -> None:
     ds.ImageOrientationPatient = [1, 0, 0, 0.5, 0.5, 0]
 
@@ -320,6 +324,7 @@ def skewed(k: int, ds: Dataset) -> None:
         (without("ImagePositionPatient"), 2),
         (without("ImageOrientationPatient"), 1),
         (without("PixelSpacing"), 2),
+        *((spaced(*edges), 2) for edges in (("0", "1"), ("1", "-1"), ("1e9", "1e9"), ("1e-9", "1"))),
         (skewed, 2),
         (colour, 2),
         (cine, 1),

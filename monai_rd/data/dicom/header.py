@@ -44,6 +44,7 @@ from monai_rd.data.errors import (
     UnsupportedImageError,
     reading_files,
 )
+from monai_rd.data.images.border import LONGEST, SHORTEST
 from monai_rd.data.pseudonyms import patient_pseudonym, study_pseudonym
 from monai_rd.files import open_file
 
@@ -361,7 +362,9 @@ def _plane(dataset: Dataset, groups: tuple[Dataset, ...]) -> Plane | None:
 def _stated_plane(place: Dataset, turn: Dataset, measures: Dataset) -> Plane | None:
     position, orientation = numbers(place, "ImagePositionPatient", 3), numbers(turn, "ImageOrientationPatient", 6)
     spacing = numbers(measures, "PixelSpacing", 2)
-    if position is None or orientation is None or spacing is None or min(spacing) <= 0:
+    if position is None or orientation is None or spacing is None:
+        return None
+    if not SHORTEST <= min(spacing) <= max(spacing) <= LONGEST:
         return None
     a, b, c, d, e, f = orientation  # two orthogonal unit vectors?
     if max(abs(a * a + b * b + c * c - 1), abs(d * d + e * e + f * f - 1), abs(a * d + b * e + c * f)) > 1e-3:
