@@ -18,7 +18,9 @@ import numpy.typing as npt
 from pydicom.pixels import convert_color_space
 from pydicom.uid import RLELossless
 
-__all__ = ["MOST_SAMPLES", "FrameShape", "decoder"]
+from monai_rd.data.dicom.ends import ended_jpeg, ended_jpeg_2000, ended_jpeg_ls
+
+__all__ = ["MOST_SAMPLES", "STARTS", "FrameShape", "decoder"]
 
 # Samples of one frame; no detector or scanner comes near, and OpenJPEG takes 6 bytes for each.
 MOST_SAMPLES = 100_000_000
@@ -26,6 +28,8 @@ MOST_SAMPLES = 100_000_000
 _DCT_PIXELS_PER_BYTE, _LOSSLESS_PIXELS_PER_BYTE = 512, 8
 _RUN_PIXELS_PER_BYTE = 64
 _AFTER_THE_END = bytes(64)
+# First bytes of JPEG and JPEG-LS, and of JPEG 2000.
+STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51")
 _JPEG_FAMILY = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (*range(50, 67), 70))
 _START_OF_FRAME = frozenset({0xC0, 0xC1, 0xC2, 0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0), 0xF7})
 _LOSSLESS, _JPEG_LS = 0xC3, 0xF7
@@ -80,8 +84,12 @@ def _check(shape: FrameShape, found: tuple[int, int, int], size: int, pixels_per
         raise ValueError("the codestream is too short for its size")
 
 
-def _jpeg_header(frame: bytes, bits_allocated: int) -> tuple[int, tuple[int, int, int]]:
-    """Return the frame marker and (rows, columns, components) of a JPEG or JPEG-LS codestream (ITU-T T.81 B.2).
+def _jpeg_header(frame: bytes, bits_allocated: int) -> tuple[int, tuple[int, int, int], int]:
+    """Return the frame marker, (rows, columns, components) and the place of the first scan (ITU-T T.81 B.2).
+
+    Args:
+        frame: a JPEG or JPEG-LS codestream.
+        bits_allocated: the most that a sample may have.
 
     Raises:
         ValueError: no such codestream.
@@ -94,7 +102,7 @@ def _jpeg_header(frame: bytes, bits_allocated: int) -> tuple[int, tuple[int, int
             place += 1
             continue
         if marker == 0xDA and found is not None:
-            return found
+            return *found, place
         length = int.from_bytes(frame[place + 2 : place + 4], "big")
         if marker in _START_OF_FRAME:
             if found is not None or length < 11 or place + 10 > len(frame):
@@ -110,26 +118,33 @@ def _jpeg_header(frame: bytes, bits_allocated: int) -> tuple[int, tuple[int, int
 
 
 def _jpeg(frame: bytes, shape: FrameShape) -> npt.NDArray[Any]:
-    marker, found = _jpeg_header(frame, shape.bits_allocated)
+    marker, found, scan = _jpeg_header(frame, shape.bits_allocated)
     if marker == _JPEG_LS:
         raise ValueError("JPEG-LS where JPEG is announced")
-    _check(shape, found, len(frame), _LOSSLESS_PIXELS_PER_BYTE if marker == _LOSSLESS else _DCT_PIXELS_PER_BYTE)
-    if shape.samples == 1:
-        return _shaped(imagecodecs.jpeg8_decode(frame + _AFTER_THE_END), shape)
-    colours = "YCBCR" if shape.photometric.startswith("YBR") else "RGB"
-    lossless = marker == _LOSSLESS  # the library converts colours of lossy JPEG only
-    decoded = imagecodecs.jpeg8_decode(
-        frame + _AFTER_THE_END, colorspace=colours, outcolorspace=colours if lossless else "RGB"
-    )
-    return _rgb(_shaped(decoded, shape), shape) if lossless else _shaped(decoded, shape)
+    lossless = marker == _LOSSLESS
+    _check(shape, found, len(frame), _LOSSLESS_PIXELS_PER_BYTE if lossless else _DCT_PIXELS_PER_BYTE)
+    colours: dict[str, Any] = {}
+    if shape.samples == 3:  # the library converts colours of lossy JPEG only
+        kept = "YCBCR" if shape.photometric.startswith("YBR") else "RGB"
+        colours = {"colorspace": kept, "outcolorspace": kept if lossless else "RGB"}
+
+    def decode(stream: bytes) -> npt.NDArray[Any]:
+        return imagecodecs.jpeg8_decode(stream + _AFTER_THE_END, **colours)
+
+    decoded = _shaped(decode(ended_jpeg(frame, scan, decode)), shape)
+    return _rgb(decoded, shape) if lossless and shape.samples == 3 else decoded
 
 
 def _jpeg_ls(frame: bytes, shape: FrameShape) -> npt.NDArray[Any]:
-    marker, found = _jpeg_header(frame, shape.bits_allocated)
+    marker, found, _ = _jpeg_header(frame, shape.bits_allocated)
     if marker != _JPEG_LS:
         raise ValueError("JPEG where JPEG-LS is announced")
     _check(shape, found, len(frame))
-    return _rgb(_shaped(imagecodecs.jpegls_decode(frame + _AFTER_THE_END), shape), shape)
+
+    def decode(stream: bytes) -> npt.NDArray[Any]:
+        return imagecodecs.jpegls_decode(stream + _AFTER_THE_END)
+
+    return _rgb(_shaped(decode(ended_jpeg_ls(frame, decode)), shape), shape)
 
 
 def _jpeg_2000(frame: bytes, shape: FrameShape) -> npt.NDArray[Any]:
@@ -150,7 +165,8 @@ def _jpeg_2000(frame: bytes, shape: FrameShape) -> npt.NDArray[Any]:
     if tiles > max(1, len(frame) // 14):  # the headers of one tile take 14 bytes
         raise ValueError("more JPEG 2000 tiles than there can be")
     _check(shape, (y1 - y0, x1 - x0, components), len(frame))
-    decoded = _shaped(imagecodecs.jpeg2k_decode(frame + _AFTER_THE_END, numthreads=1), shape)
+    ended = ended_jpeg_2000(frame, start, tiles)
+    decoded = _shaped(imagecodecs.jpeg2k_decode(ended + _AFTER_THE_END, numthreads=1), shape)
     # The codec's own colour transforms, RCT and ICT, are undone by the codec.
     return decoded if shape.photometric in ("YBR_RCT", "YBR_ICT") else _rgb(decoded, shape)
 

@@ -5,16 +5,20 @@ Nothing here depends on what the values mean; that is in `pixels`.
 
 from __future__ import annotations
 
+import io
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
-from pydicom.encaps import generate_frames
+from pydicom.encaps import generate_fragments, generate_frames, parse_basic_offsets
 from pydicom.pixels import convert_color_space
 from pydicom.uid import UID, RLELossless
 
 from monai_rd.data.dicom import codecs
+from monai_rd.data.dicom.ends import CutOffError
 from monai_rd.data.dicom.header import Header
 from monai_rd.data.dicom.syntaxes import syntax_hint, syntax_name
 from monai_rd.data.dicom.values import integer, text
@@ -187,6 +191,8 @@ def stored_values(dataset: Dataset, header: Header) -> npt.NDArray[Any]:
         return _native(dataset, header) if _is_native(dataset) else _compressed(dataset, header)
     except DicomSeriesError:
         raise
+    except CutOffError:
+        raise unreadable(dataset, header, "a frame ends before its last pixel", TruncatedPixelsError) from None
     except Exception as error:  # decoders fail in their own ways, and their text can hold header values
         raise unreadable(dataset, header, f"decoding failed with {type(error).__name__}") from None
 
@@ -244,13 +250,10 @@ def _compressed(dataset: Dataset, header: Header) -> npt.NDArray[Any]:
     syntax = UID(dataset.file_meta.TransferSyntaxUID)
     decode = codecs.decoder(syntax)
     assert decode is not None  # checked before
-    offsets = None
-    if "ExtendedOffsetTable" in dataset and "ExtendedOffsetTableLengths" in dataset:
-        offsets = (dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths)
     samples, allocated = integer(dataset, "SamplesPerPixel", 1), integer(dataset, "BitsAllocated", 16)
     expected = codecs.FrameShape(*header.shape, samples, allocated, _photometric(dataset))
     found: list[npt.NDArray[Any]] = []
-    for frame in generate_frames(dataset.PixelData, number_of_frames=header.frames, extended_offsets=offsets):
+    for frame in _codestreams(dataset, header.frames):
         if len(found) == header.frames:
             break
         found.append(decode(frame, expected))
@@ -263,6 +266,22 @@ def _compressed(dataset: Dataset, header: Header) -> npt.NDArray[Any]:
         return stored
     size = stored.itemsize * 8
     return _used_bits(stored, dataset, size, size - integer(dataset, "BitsStored", size))
+
+
+def _codestreams(dataset: Dataset, frames: int) -> Iterator[bytes]:
+    """Yield what the fragments of each frame hold together."""
+    offsets = None
+    if "ExtendedOffsetTable" in dataset and "ExtendedOffsetTableLengths" in dataset:
+        offsets = (dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths)
+    stream = io.BytesIO(dataset.PixelData)
+    if frames > 1 and offsets is None and not parse_basic_offsets(stream):
+        # Without a table a frame starts where a codestream does; where it ends is not always marked.
+        fragments = list(generate_fragments(stream))
+        starts = [n for n, fragment in enumerate(fragments) if fragment.startswith(codecs.STARTS)]
+        if len(starts) == frames and starts[0] == 0:
+            yield from (b"".join(fragments[a:b]) for a, b in pairwise([*starts, len(fragments)]))
+            return
+    yield from generate_frames(dataset.PixelData, number_of_frames=frames, extended_offsets=offsets)
 
 
 def _used_bits(stored: npt.NDArray[Any], dataset: Dataset, allocated: int, unused: int) -> npt.NDArray[Any]:

@@ -1,0 +1,230 @@
+"""Codestreams that lack their end marker: read where all pixels are there, else cut off.
+
+Some writers leave the marker out, and every reader takes such frames. Decoders written in C go on with zeros where data
+is missing, so that a frame that is really cut off looks decoded. Here it is told what is missing.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["CutOffError", "ended_jpeg", "ended_jpeg_2000", "ended_jpeg_ls"]
+
+_END = b"\xff\xd9"  # EOI of JPEG and JPEG-LS, EOC of JPEG 2000
+_SEQUENTIAL, _PROGRESSIVE, _LOSSLESS = (0xC0, 0xC1), 0xC2, 0xC3
+# What may stand behind the data where the end marker is missing: a byte to make their number even, half a marker.
+_BEHIND = (b"", b"\0", b"\xff", b"\xff\0")
+# Data of which no decoder makes the same pixels: zeros, ones (whose bytes are stuffed), and two without a pattern.
+_CONTINUATIONS = (
+    bytes(64),
+    b"\xff\x00" * 64,
+    *(np.random.default_rng(seed).integers(0, 255, 64, dtype=np.uint8).tobytes() for seed in range(2)),
+)
+
+Decode = Callable[[bytes], npt.NDArray[Any]]
+
+
+class CutOffError(ValueError):
+    """The codestream ends before its last pixel."""
+
+
+# ------------------------------------------------------------------------------------------------------------ JPEG
+
+
+@dataclass(frozen=True)
+class _Scan:
+    """One scan (ITU-T T.81 B.2.3): its components, its coefficients, its lowest bit, and the restarts that it has."""
+
+    components: frozenset[int]
+    coefficients: range
+    low: int
+    restarts: int
+    interval: int
+
+
+def ended_jpeg(frame: bytes, scan: int, decode: Decode) -> bytes:
+    """Return a JPEG codestream with its end marker.
+
+    Where the marker is missing, all scans must be there, the last of them with all its restarts, and its pixels must
+    not depend on what is put behind it: then nothing is missing. Zeros that no pixel depends on, or not on all of their
+    bits, are no data: they fill a file that was cut off.
+
+    Args:
+        frame: the codestream, whose header has been checked.
+        scan: where its first scan starts.
+        decode: the decoder.
+
+    Raises:
+        CutOffError: pixels are missing.
+        ValueError: no marker, and no codestream of which this can be told.
+    """
+    if frame.rfind(_END, scan) > 0:
+        return frame
+
+    def pixels(part: bytes) -> npt.NDArray[Any] | None:
+        """Decode what depends on nothing behind it."""
+        if not _has_all_scans(part):
+            return None
+        try:
+            first, *others = (decode(part + more + _END) for more in _CONTINUATIONS)
+        except Exception:  # the decoder has met what is no code
+            return None
+        return first if all(np.array_equal(first, other) for other in others) else None
+
+    for behind in sorted((len(rest) for rest in _BEHIND if frame.endswith(rest)), reverse=True):
+        data = frame[: len(frame) - behind]
+        whole = pixels(data)
+        if whole is not None:
+            break
+    else:
+        raise CutOffError("pixels are missing")
+    if data.endswith(bytes(3)) and pixels(data[:-3]) is not None:
+        raise CutOffError("zeros stand where pixels are missing")
+    if data.endswith(b"\0") and not data.endswith(b"\xff\0"):
+        other = pixels(data[:-1] + b"\1")  # what is left of the last byte is ones (F.1.2.3), else it is no data
+        if other is not None and np.array_equal(other, whole):
+            raise CutOffError("a zero stands where pixels are missing")
+    return data + _END
+
+
+def _has_all_scans(data: bytes) -> bool:
+    """Tell whether no scan and no restart interval of a JPEG codestream is missing."""
+    kind, sampling, lines, columns, scans = _scans(data)
+    if not scans:
+        return False
+    last = scans[-1]
+    if last.interval:
+        across, down = (max(factors[axis] for factors in sampling.values()) for axis in (0, 1))
+        own = sampling[min(last.components)] if len(last.components) == 1 else (1, 1)
+        unit = 1 if kind == _LOSSLESS else 8
+        units = -(-columns * own[0] // across // unit) * -(-lines * own[1] // down // unit)
+        if last.restarts != -(-units // last.interval) - 1:
+            return False
+    if kind != _PROGRESSIVE:
+        return frozenset().union(*(scan.components for scan in scans)) == frozenset(sampling)
+    final = [scan for scan in scans if scan.low == 0]
+    return all(
+        {n for scan in final if component in scan.components for n in scan.coefficients} == set(range(64))
+        for component in sampling
+    )
+
+
+def _scans(data: bytes) -> tuple[int, dict[int, tuple[int, int]], int, int, list[_Scan]]:
+    """Return the kind of frame, sampling factors by component, lines, columns, and the scans.
+
+    Raises:
+        ValueError: of an arithmetic or hierarchical kind, or no codestream.
+    """
+    kind, sampling, lines, columns, interval = 0, {}, 0, 0, 0
+    scans: list[_Scan] = []
+    place = 2
+    while place + 4 <= len(data):
+        if data[place] != 0xFF:
+            raise ValueError("no marker")
+        marker = data[place + 1]
+        if marker == 0xFF:  # a fill byte
+            place += 1
+            continue
+        length = int.from_bytes(data[place + 2 : place + 4], "big")
+        segment = data[place + 4 : place + 2 + length]
+        place += 2 + length
+        if marker in (*_SEQUENTIAL, _PROGRESSIVE, _LOSSLESS):
+            kind, (_, lines, columns, count) = marker, struct.unpack_from(">BHHB", segment)
+            sampling = {segment[6 + 3 * n]: divmod(segment[7 + 3 * n], 16) for n in range(count)}
+        elif marker == 0xDD:
+            interval = int.from_bytes(segment, "big")
+        elif marker == 0xDA:
+            count = segment[0]
+            first, final, bits = segment[1 + 2 * count : 4 + 2 * count]
+            restarts, place = _end_of_scan(data, place)
+            components = frozenset(segment[1 : 1 + 2 * count : 2])
+            scans.append(_Scan(components, range(first, final + 1), bits & 15, restarts, interval))
+        elif 0xC5 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            raise ValueError("a kind of JPEG whose end cannot be told")
+    return kind, sampling, lines, columns, scans
+
+
+def _end_of_scan(data: bytes, place: int) -> tuple[int, int]:
+    """Return how many restart markers stand in the data of a scan, and where the marker behind it is."""
+    restarts = 0
+    while (place := data.find(b"\xff", place)) >= 0 and place + 1 < len(data):
+        marker = data[place + 1]
+        if 0xD0 <= marker <= 0xD7:
+            restarts += 1
+        elif marker not in (0, 0xFF):  # neither a stuffed nor a fill byte
+            return restarts, place
+        place += 1 if marker == 0xFF else 2
+    return restarts, len(data)
+
+
+# ---------------------------------------------------------------------------------------------------- other codecs
+
+
+def ended_jpeg_ls(frame: bytes, decode: Decode) -> bytes:
+    """Return a JPEG-LS codestream with its end marker; the decoder tells by itself whether pixels are missing.
+
+    Args:
+        frame: the codestream, whose header has been checked.
+        decode: a decoder that takes neither fewer nor more bytes than there are.
+
+    Raises:
+        CutOffError: pixels are missing.
+    """
+    if frame.rfind(_END) > 0:
+        return frame
+    for behind in (len(rest) for rest in _BEHIND if frame.endswith(rest)):
+        ended = frame[: len(frame) - behind] + _END
+        try:
+            decode(ended)
+        except Exception:  # too few bytes, or too many
+            continue
+        return ended
+    raise CutOffError("pixels are missing")
+
+
+def ended_jpeg_2000(frame: bytes, start: int, tiles: int) -> bytes:
+    """Return a JPEG 2000 codestream with its end marker; the lengths of its tile-parts tell whether any is missing.
+
+    Args:
+        frame: the codestream, whose main header has been checked.
+        start: where it starts.
+        tiles: how many there are.
+
+    Raises:
+        CutOffError: tile-parts are missing, or their lengths are not stated.
+    """
+    if frame.rfind(_END, frame.find(b"\xff\x90", start)) > 0:
+        return frame
+    end, seen, stated = start, [0] * tiles, [0] * tiles
+    for part_end, tile, parts in _tile_parts(frame, start):
+        end = part_end
+        if tile >= tiles:
+            raise ValueError("a tile that is not in the image")
+        seen[tile] += 1
+        stated[tile] = parts or stated[tile]
+    if frame[end:] not in _BEHIND or end > len(frame) or 0 in seen or seen != stated:
+        raise CutOffError("tile-parts are missing")
+    return frame[:end] + _END
+
+
+def _tile_parts(frame: bytes, start: int) -> Iterator[tuple[int, int, int]]:
+    """Yield where each tile-part ends, its tile, and how many parts that has, 0 if not stated (ITU-T T.800 A.4.2)."""
+    place = start + 2
+    while place + 12 <= len(frame):
+        marker, length = struct.unpack_from(">HH", frame, place)
+        if marker == 0xFF90:
+            tile, size, _, parts = struct.unpack_from(">HIBB", frame, place + 4)
+            if size < 14:  # 0 means up to the end marker
+                raise CutOffError("the length of a tile-part is not stated")
+            place += size
+            yield place, tile, parts
+        elif marker > 0xFF00:  # a segment of the main header
+            place += 2 + length
+        else:
+            return
