@@ -31,6 +31,7 @@ from pydicom.uid import (
 from monai_rd.data.dicom.classes import CLASS_TAGS, no_image
 from monai_rd.data.dicom.elements import PIXELS, ordinary_elements
 from monai_rd.data.dicom.marks import MARK_TAGS, Marks, frame_marks
+from monai_rd.data.dicom.mosaic import MOSAIC_TAGS, TILED_TAGS, Tiles, is_tiled, tiles_of
 from monai_rd.data.dicom.quiet import quiet_headers
 from monai_rd.data.dicom.values import all_numbers, integer, known_uid, numbers, parts, text, uid, uid_or_code
 from monai_rd.data.dicom.words import IDENTIFYING, Identity, decoded, identity_of, redacted, redacted_code
@@ -68,7 +69,7 @@ HU_TYPES = frozenset({"", "HU", "HU_MOD", "US"})
 # The defined others (PS3.3 C.11.1.1.2), which a message may name; what stands there may be anything.
 _OTHER_TYPES = frozenset({"OD", "MGML", "Z_EFF", "ED", "EDW", "PCT"})
 
-_HEADER_TAGS = MARK_TAGS | frozenset(
+_HEADER_TAGS = frozenset(
     int(Tag(keyword))
     for keyword in (
         *("SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID"),
@@ -82,6 +83,7 @@ _HEADER_TAGS = MARK_TAGS | frozenset(
         *("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence", "PresentationLUTShape"),
         *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "SequenceOfUltrasoundRegions"),
         *("DetectorInformationSequence", "SliceVector", "SpacingBetweenSlices", *CLASS_TAGS),
+        *(*MARK_TAGS, *TILED_TAGS),
     )
 )
 _AGES = ((18, "0-17"), (40, "18-39"), (60, "40-59"), (80, "60-79"))
@@ -157,6 +159,7 @@ class Header:
     Attributes:
         description: ``SeriesDescription`` without what it repeats of names, IDs and the date of birth.
         original_description: with it, to be searched and never to be shown or written.
+        mosaic: how many frames stand in a row and in a column of one stored image; 1 but for mosaics.
         planes: of every frame; () for a picture, which has no place in the patient.
         marks: what may tell a frame from others of its plane, of each or once for all of them; () without planes.
         picture: a radiograph, an ultrasound, a colour image: to be looked at, not part of a volume.
@@ -179,6 +182,7 @@ class Header:
     instance_number: int
     shape: tuple[int, int]
     frames: int
+    mosaic: int
     enhanced: bool
     picture: bool
     localizer: bool
@@ -265,25 +269,34 @@ def read_file(path: str | os.PathLike[str], *, pixels: bool) -> Dataset | None:
             if not _starts_as_dicom(stream):
                 return None
             tags = _HEADER_TAGS | _PIXEL_TAGS if pixels else _HEADER_TAGS
-            ordinary = ordinary_elements(stream, tags, pixels)
-            if ordinary is not None:
-                return ordinary
-            stream.seek(0)
-            _check_deflated(stream)
-            wanted: list[Any] = list(tags)
-            dataset = dcmread(stream, force=True, stop_before_pixels=not pixels, specific_tags=wanted)
-            # A file that ends within an element loses all of them in the parser: read it up to the pixels, or at
-            # least up to the series UID, so that the damage is told of the right series.
-            for stop in (PIXELS, _AFTER_SERIES_UID):
-                if "SeriesInstanceUID" not in dataset and "PixelData" not in dataset:
-                    stream.seek(0)
-                    dataset = read_partial(stream, _stop_at(stop), force=True, specific_tags=wanted)
+            dataset = _parsed(stream, tags, pixels)
+            if is_tiled(dataset):  # what else is wanted of these is too long to be read of every file
+                stream.seek(0)
+                dataset = _parsed(stream, tags | MOSAIC_TAGS, pixels)
+            return dataset
     except UnreadableFileError:
         raise
     except Exception as error:  # a damaged file can fail in the parser in any way; the message may quote the file
         raise UnreadablePixelsError(
             f"A file cannot be parsed ({type(error).__name__}). Export the series again."
         ) from None
+
+
+def _parsed(stream: io.BufferedReader, tags: frozenset[int], pixels: bool) -> Dataset:
+    """Return the wanted elements of an open file, which is at its start, with its transfer syntax in `file_meta`."""
+    ordinary = ordinary_elements(stream, tags, pixels)
+    if ordinary is not None:
+        return ordinary
+    stream.seek(0)
+    _check_deflated(stream)
+    wanted: list[Any] = list(tags)
+    dataset = dcmread(stream, force=True, stop_before_pixels=not pixels, specific_tags=wanted)
+    # A file that ends within an element loses all of them in the parser: read it up to the pixels, or at least up to
+    # the series UID, so that the damage is told of the right series.
+    for stop in (PIXELS, _AFTER_SERIES_UID):
+        if "SeriesInstanceUID" not in dataset and "PixelData" not in dataset:
+            stream.seek(0)
+            dataset = read_partial(stream, _stop_at(stop), force=True, specific_tags=wanted)
     meta = getattr(dataset, "file_meta", None) or FileMetaDataset()
     if not uid(meta, "TransferSyntaxUID"):  # a file without meta header: the parser has seen its encoding
         implicit, little = dataset.original_encoding
@@ -457,6 +470,10 @@ def describe(dataset: Dataset, key: bytes) -> Header:
     nuclear = _nuclear_kind(dataset) if modality == "NM" else None
     if nuclear == "RECON" and grey and not planes:
         planes = _nuclear_planes(dataset, frames)
+    tiles = _tiles(dataset, shape, planes)
+    if isinstance(tiles, Tiles):
+        shape, frames = tiles.shape, len(tiles.positions)
+        planes = tuple(replace(planes[0], position=position) for position in tiles.positions)
     picture = not planes and not no_class and (modality not in CROSS_SECTIONAL or nuclear == "PLANAR")
     no_hounsfield = _no_hounsfield(dataset, sources) if modality == "CT" and planes else None
 
@@ -470,6 +487,8 @@ def describe(dataset: Dataset, key: bytes) -> Header:
             "again.",
             series_uid or None,
         )
+    elif isinstance(tiles, str):
+        problem = UnsupportedImageError(f"{who}: {tiles}", series_uid or None)
     elif not planes and not picture:
         problem = UnsupportedImageError(
             f"{who}: {_why_no_planes(modality, grey, frames, len(per_frame), nuclear)}", series_uid
@@ -492,6 +511,7 @@ def describe(dataset: Dataset, key: bytes) -> Header:
         instance_number=integer(dataset, "InstanceNumber", 0),
         shape=shape,
         frames=frames,
+        mosaic=tiles.side if isinstance(tiles, Tiles) else 1,
         enhanced=bool(shared or per_frame),
         picture=picture,
         localizer=localizer,
@@ -508,6 +528,22 @@ def describe(dataset: Dataset, key: bytes) -> Header:
 def _unknown_patient(uid: str, key: bytes) -> str:
     """What stands for a patient without ID: the smallest group that is surely one; "" where the header tells none."""
     return study_pseudonym(uid, key) if uid else ""
+
+
+def _tiles(dataset: Dataset, shape: tuple[int, int], planes: tuple[Plane, ...]) -> Tiles | str | None:
+    """Return the slices of a mosaic, or why it is not read; None for any other image."""
+    if not is_tiled(dataset):
+        return None
+    try:
+        if len(planes) != 1:
+            raise ValueError("it is no grey image with a position of its own")
+        (plane,) = planes
+        return tiles_of(dataset, shape, plane.position, plane.orientation, plane.spacing)
+    except ValueError as error:  # of `tiles_of`, in words that are ours
+        return (
+            f"a mosaic, several images side by side in one, of which no volume is made: {error}. Export it with the "
+            "private elements of its maker, or each of its images for itself."
+        )
 
 
 def _nuclear_kind(dataset: Dataset) -> str:

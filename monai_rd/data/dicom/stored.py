@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -20,6 +21,7 @@ from pydicom.uid import UID, RLELossless
 from monai_rd.data.dicom import codecs
 from monai_rd.data.dicom.ends import CutOffError
 from monai_rd.data.dicom.header import Header
+from monai_rd.data.dicom.mosaic import tiles_apart
 from monai_rd.data.dicom.syntaxes import syntax_hint, syntax_name
 from monai_rd.data.dicom.values import integer, text
 from monai_rd.data.errors import (
@@ -55,7 +57,7 @@ def check_pixels(dataset: Dataset, header: Header) -> None:
         UnreadablePixelsError: more than any image has, or two kinds of them.
         UnsupportedSyntaxError: nothing decodes them.
     """
-    native = _is_native(dataset)
+    header, native = _as_stored(header), _is_native(dataset)
     if not native and codecs.decoder(header.syntax) is None:
         raise unreadable(dataset, header, "no installed decoder reads it", UnsupportedSyntaxError)
     if not any(keyword in dataset for keyword in PIXEL_KEYWORDS):
@@ -173,6 +175,14 @@ def little_endian(dataset: Dataset, keyword: str, *, little: bool, least_unit: i
 # --------------------------------------------------------------------------------------------------------- values
 
 
+def _as_stored(header: Header) -> Header:
+    """Return a header with the frames as the file has them: those of a mosaic are one image."""
+    if header.mosaic == 1:
+        return header
+    rows, columns = header.shape
+    return replace(header, shape=(rows * header.mosaic, columns * header.mosaic), frames=1, mosaic=1)
+
+
 def stored_values(dataset: Dataset, header: Header) -> npt.NDArray[Any]:
     """Return the stored values of a file that has passed `check_pixels`.
 
@@ -187,8 +197,10 @@ def stored_values(dataset: Dataset, header: Header) -> npt.NDArray[Any]:
     Raises:
         DicomSeriesError: too few, or undecodable ones.
     """
+    whole = _as_stored(header)
     try:
-        return _native(dataset, header) if _is_native(dataset) else _compressed(dataset, header)
+        values = _native(dataset, whole) if _is_native(dataset) else _compressed(dataset, whole)
+        return values if whole is header else tiles_apart(values[0], header.mosaic, header.frames)
     except DicomSeriesError:
         raise
     except CutOffError:
