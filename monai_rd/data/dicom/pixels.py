@@ -95,14 +95,12 @@ def grey_frames(
                 wrong = target.size - np.count_nonzero(np.isfinite(target))
                 wrong -= 0 if outside is None else np.count_nonzero(outside)
                 if wrong:
-                    raise unreadable(
-                        dataset, header, f"{wrong} of {target.size} values of a frame are no finite numbers"
-                    )
+                    raise unreadable(header, f"{wrong} of {target.size} values of a frame are no finite numbers")
         return padded
     except DicomSeriesError:
         raise
     except Exception as error:  # a damaged lookup table and the like; the message could quote header values
-        raise unreadable(dataset, header, f"the modality transform failed with {type(error).__name__}") from None
+        raise unreadable(header, f"the modality transform failed with {type(error).__name__}") from None
 
 
 def _modality_transform(
@@ -263,7 +261,7 @@ def picture(dataset: Dataset, header: Header) -> npt.NDArray[np.float32]:
     except DicomSeriesError:
         raise
     except Exception as error:  # a damaged palette and the like; the message could quote header values
-        raise unreadable(dataset, header, f"its colours failed with {type(error).__name__}") from None
+        raise unreadable(header, f"its colours failed with {type(error).__name__}") from None
 
 
 def _show(dataset: Dataset, number: int, values: npt.NDArray[np.float32], reach: tuple[float, float]) -> None:

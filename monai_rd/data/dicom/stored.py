@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -16,7 +17,8 @@ import numpy.typing as npt
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_fragments, generate_frames, parse_basic_offsets
 from pydicom.pixels import convert_color_space
-from pydicom.uid import UID, RLELossless
+from pydicom.tag import Tag
+from pydicom.uid import UID, ExplicitVRBigEndian, RLELossless
 
 from monai_rd.data.dicom import codecs
 from monai_rd.data.dicom.ends import CutOffError
@@ -37,8 +39,9 @@ __all__ = ["PIXEL_KEYWORDS", "check_pixels", "little_endian", "stored_values", "
 # Bits of one value in each pixel element; of integers the header tells.
 _BITS = {"PixelData": None, "FloatPixelData": 32, "DoubleFloatPixelData": 64}
 PIXEL_KEYWORDS = tuple(_BITS)
+_TAGS = {keyword: Tag(keyword) for keyword in PIXEL_KEYWORDS}
 # Bytes of the units that a big-endian file turns round (PS3.5 6.2); other VRs are strings of bytes.
-_UNITS = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}
+_UNITS = {"OW": 2, "US": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}
 
 
 # ------------------------------------------------------------------------------------------------------- refusals
@@ -57,10 +60,10 @@ def check_pixels(dataset: Dataset, header: Header) -> None:
         UnreadablePixelsError: more than any image has, or two kinds of them.
         UnsupportedSyntaxError: nothing decodes them.
     """
-    header, native = _as_stored(header), _is_native(dataset)
+    header, native = _as_stored(header), _is_native(header.syntax)
     if not native and codecs.decoder(header.syntax) is None:
-        raise unreadable(dataset, header, "no installed decoder reads it", UnsupportedSyntaxError)
-    if not any(keyword in dataset for keyword in PIXEL_KEYWORDS):
+        raise unreadable(header, "no installed decoder reads it", UnsupportedSyntaxError)
+    if not any(tag in dataset for tag in _TAGS.values()):
         if native:
             raise UnsupportedImageError(
                 f"Series {header.series_uid}: an image has no pixel data (a header only, or cut off before it). Export "
@@ -68,9 +71,10 @@ def check_pixels(dataset: Dataset, header: Header) -> None:
                 header.series_uid,
             )
         # The parser drops a compressed element without its end mark, so here absent mostly means cut off.
-        raise unreadable(dataset, header, "its pixel data is missing or cut off", TruncatedPixelsError)
-    if len(_filled(dataset)) > 1:
-        raise unreadable(dataset, header, f"it holds {' and '.join(_filled(dataset))}, and one image has one of them")
+        raise unreadable(header, "its pixel data is missing or cut off", TruncatedPixelsError)
+    filled = _filled(dataset)
+    if len(filled) > 1:
+        raise unreadable(header, f"it holds {' and '.join(filled)}, and one image has one of them")
     samples, allocated = integer(dataset, "SamplesPerPixel", 1), _bits_allocated(dataset)
     whole_bytes = allocated in (8, 16, 32) or (allocated > 1 and header.syntax != RLELossless)
     if not 1 <= allocated <= 64 or not 1 <= samples <= 4 or not (native or (whole_bytes and samples in (1, 3))):
@@ -80,29 +84,28 @@ def check_pixels(dataset: Dataset, header: Header) -> None:
             header.series_uid,
         )
     values = header.shape[0] * header.shape[1] * samples
-    size = _size(dataset)
+    size = sum(len(value) for value in filled.values() if isinstance(value, bytes))
     if native:
         least = values * header.frames * allocated / 8 * (2 / 3 if "422" in _photometric(dataset) else 1)
     else:
         least = 8 * header.frames  # each frame is an item with a head of 8 bytes
         if values > codecs.MOST_SAMPLES:
-            raise unreadable(dataset, header, f"{values} values in one frame are more than any image has")
+            raise unreadable(header, f"{values} values in one frame are more than any image has")
     if size < least:
-        fault = f"{size} bytes are fewer than the header announces"
-        raise unreadable(dataset, header, fault, TruncatedPixelsError)
+        raise unreadable(header, f"{size} bytes are fewer than the header announces", TruncatedPixelsError)
 
 
 def unreadable(
-    dataset: Dataset, header: Header, fault: str, kind: type[UnreadablePixelsError] = UnreadablePixelsError
+    header: Header, fault: str, kind: type[UnreadablePixelsError] = UnreadablePixelsError
 ) -> UnreadablePixelsError:
     """Describe pixel data that cannot be read: transfer syntax and remedy."""
-    syntax = UID(dataset.file_meta.TransferSyntaxUID)
+    syntax = UID(header.syntax)
     transcode = "convert the files to Explicit VR Little Endian (dcmtk: dcmdjpeg; gdcm: gdcmconv --raw)"
     if kind is UnsupportedSyntaxError:
         remedy = f"{syntax_hint(syntax)}{transcode}"
     else:
         remedy = "the file is damaged or cut off: export the series again"
-        if not _is_native(dataset):
+        if not _is_native(syntax):
             remedy += f", or {transcode}"
     return kind(
         f"Series {header.series_uid}: pixel data in transfer syntax {syntax_name(syntax)} ({syntax}) cannot be read: "
@@ -114,26 +117,14 @@ def unreadable(
 # ---------------------------------------------------------------------------------------------------------- bytes
 
 
-def _filled(dataset: Dataset) -> list[str]:
-    """Return the pixel elements that hold something."""
-    return [keyword for keyword in PIXEL_KEYWORDS if keyword in dataset and _value(dataset, keyword) is not None]
+def _filled(dataset: Dataset) -> dict[str, Any]:
+    """Return what the pixel elements hold, of those that hold something."""
+    elements = {keyword: dataset.get_item(tag) for keyword, tag in _TAGS.items() if tag in dataset}
+    return {keyword: element.value for keyword, element in elements.items() if element is not None and element.value}
 
 
 def _keyword(dataset: Dataset) -> str:
     return next(iter(_filled(dataset)), "PixelData")
-
-
-def _value(dataset: Dataset, keyword: str) -> Any:
-    try:
-        return dataset[keyword].value or None
-    except Exception:  # of an unknown kind, which a damaged header can make of it
-        return None
-
-
-def _size(dataset: Dataset) -> int:
-    """Return how many bytes of pixels there are."""
-    value = _value(dataset, _keyword(dataset))
-    return len(value) if isinstance(value, bytes) else 0
 
 
 def _bits_allocated(dataset: Dataset) -> int:
@@ -144,9 +135,10 @@ def _photometric(dataset: Dataset) -> str:
     return text(dataset, "PhotometricInterpretation")
 
 
-def _is_native(dataset: Dataset) -> bool:
-    syntax = UID(dataset.file_meta.TransferSyntaxUID)
-    return syntax.is_transfer_syntax and not syntax.is_private and not syntax.is_encapsulated
+@cache
+def _is_native(syntax: str) -> bool:
+    known = UID(syntax)
+    return known.is_transfer_syntax and not known.is_private and not known.is_encapsulated
 
 
 def little_endian(dataset: Dataset, keyword: str, *, little: bool, least_unit: int = 1) -> npt.NDArray[np.uint8]:
@@ -161,11 +153,13 @@ def little_endian(dataset: Dataset, keyword: str, *, little: bool, least_unit: i
         little: whether the file is little-endian.
         least_unit: bytes of a unit where the VR does not tell.
     """
-    element = dataset[keyword]
-    if not isinstance(element.value, bytes):  # US: the parser has made numbers of the words
+    element = dataset.get_item(keyword)
+    if element is None:
+        raise ValueError(f"no {keyword}")
+    if not isinstance(element.value, bytes):  # the parser has made numbers of the words
         return np.atleast_1d(element.value).astype("<u2").view(np.uint8)
     found = np.frombuffer(element.value, np.uint8)
-    unit = _UNITS.get(element.VR, least_unit)
+    unit = _UNITS.get(element.VR or "", least_unit)
     if little or unit == 1:
         return found
     whole = found.size // unit * unit
@@ -199,19 +193,19 @@ def stored_values(dataset: Dataset, header: Header) -> npt.NDArray[Any]:
     """
     whole = _as_stored(header)
     try:
-        values = _native(dataset, whole) if _is_native(dataset) else _compressed(dataset, whole)
+        values = _native(dataset, whole) if _is_native(whole.syntax) else _compressed(dataset, whole)
         return values if whole is header else tiles_apart(values[0], header.mosaic, header.frames)
     except DicomSeriesError:
         raise
     except CutOffError:
-        raise unreadable(dataset, header, "a frame ends before its last pixel", TruncatedPixelsError) from None
+        raise unreadable(header, "a frame ends before its last pixel", TruncatedPixelsError) from None
     except Exception as error:  # decoders fail in their own ways, and their text can hold header values
-        raise unreadable(dataset, header, f"decoding failed with {type(error).__name__}") from None
+        raise unreadable(header, f"decoding failed with {type(error).__name__}") from None
 
 
 def _native(dataset: Dataset, header: Header) -> npt.NDArray[Any]:
     samples, allocated, keyword = integer(dataset, "SamplesPerPixel", 1), _bits_allocated(dataset), _keyword(dataset)
-    little = UID(dataset.file_meta.TransferSyntaxUID).is_little_endian
+    little = header.syntax != ExplicitVRBigEndian
     found = little_endian(dataset, keyword, little=little, least_unit=2 if allocated > 8 else 1)
     count = header.frames * header.shape[0] * header.shape[1] * samples
     if keyword != "PixelData":
@@ -259,8 +253,7 @@ def _full_chroma(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _compressed(dataset: Dataset, header: Header) -> npt.NDArray[Any]:
-    syntax = UID(dataset.file_meta.TransferSyntaxUID)
-    decode = codecs.decoder(syntax)
+    decode = codecs.decoder(header.syntax)
     assert decode is not None  # checked before
     samples, allocated = integer(dataset, "SamplesPerPixel", 1), integer(dataset, "BitsAllocated", 16)
     expected = codecs.FrameShape(*header.shape, samples, allocated, _photometric(dataset))
@@ -270,9 +263,7 @@ def _compressed(dataset: Dataset, header: Header) -> npt.NDArray[Any]:
             break
         found.append(decode(frame, expected))
     if len(found) < header.frames:
-        raise unreadable(
-            dataset, header, f"it holds {len(found)} of the {header.frames} frames announced", TruncatedPixelsError
-        )
+        raise unreadable(header, f"it holds {len(found)} of the {header.frames} frames announced", TruncatedPixelsError)
     stored = np.stack(found) if len(found) > 1 else found[0][None]
     if samples > 1:
         return stored

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
-from pydicom.uid import UID
+from pydicom.uid import ExplicitVRBigEndian
 
 from monai_rd.data.dicom.stored import little_endian
 
@@ -65,7 +65,7 @@ def palette_colours(dataset: Dataset, stored: npt.NDArray[Any]) -> tuple[npt.NDA
 
 
 def _is_little(dataset: Dataset) -> bool:
-    return UID(dataset.file_meta.TransferSyntaxUID).is_little_endian
+    return str(dataset.file_meta.TransferSyntaxUID) != ExplicitVRBigEndian
 
 
 def _descriptor(value: Sequence[int]) -> tuple[int, int, int]:
