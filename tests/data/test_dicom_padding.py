@@ -170,8 +170,9 @@ def test_floating_point_pixels_that_are_no_numbers(tmp_path: Path, wrong: float,
     values = noise(1).astype(float)
     values[0, 2, 2:4] = wrong
     floats(tmp_path, 8, modality, values, **({"ImagePositionPatient": None} if modality == "OT" else {}))
-    with pytest.raises(StudyError, match=f"2 of {ROWS * COLUMNS} values"):
+    with pytest.raises(StudyError, match=f"2 of {ROWS * COLUMNS} values") as caught:
         load_series(tmp_path)
+    assert caught.value.code == "INVALID_VALUES"
 
 
 def test_several_kinds_of_pixels_in_one_file(tmp_path: Path) -> None:

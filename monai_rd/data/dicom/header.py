@@ -69,7 +69,7 @@ HU_TYPES = frozenset({"", "HU", "HU_MOD", "US"})
 # The defined others (PS3.3 C.11.1.1.2), which a message may name; what stands there may be anything.
 _OTHER_TYPES = frozenset({"OD", "MGML", "Z_EFF", "ED", "EDW", "PCT"})
 
-_HEADER_TAGS = frozenset(
+_HEADER_TAGS = (MARK_TAGS | TILED_TAGS).union(
     int(Tag(keyword))
     for keyword in (
         *("SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID"),
@@ -83,7 +83,6 @@ _HEADER_TAGS = frozenset(
         *("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence", "PresentationLUTShape"),
         *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "SequenceOfUltrasoundRegions"),
         *("DetectorInformationSequence", "SliceVector", "SpacingBetweenSlices", *CLASS_TAGS),
-        *(*MARK_TAGS, *TILED_TAGS),
     )
 )
 _AGES = ((18, "0-17"), (40, "18-39"), (60, "40-59"), (80, "60-79"))

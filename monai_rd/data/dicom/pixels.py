@@ -19,7 +19,7 @@ from monai_rd.data.dicom.header import Header, functional_groups, macro
 from monai_rd.data.dicom.stored import check_pixels, stored_values, unreadable
 from monai_rd.data.dicom.tables import lookup, palette_colours
 from monai_rd.data.dicom.values import all_numbers, integer, numbers, text
-from monai_rd.data.errors import DicomSeriesError, UnsupportedImageError
+from monai_rd.data.errors import InvalidValuesError, StudyError, UnsupportedImageError
 
 __all__ = [
     "CT_PADDING_HU",
@@ -78,7 +78,8 @@ def grey_frames(
         Whether any pixel lies outside.
 
     Raises:
-        DicomSeriesError: the pixels cannot be read, or are no finite numbers.
+        DicomSeriesError: the pixels cannot be read.
+        InvalidValuesError: some are no finite numbers.
     """
     stored = stored_values(dataset, header)
     try:
@@ -95,9 +96,13 @@ def grey_frames(
                 wrong = target.size - np.count_nonzero(np.isfinite(target))
                 wrong -= 0 if outside is None else np.count_nonzero(outside)
                 if wrong:
-                    raise unreadable(header, f"{wrong} of {target.size} values of a frame are no finite numbers")
+                    raise InvalidValuesError(
+                        f"Series {header.series_uid}: {wrong} of {target.size} values of a frame are no finite numbers "
+                        "(NaN, infinite, or beyond 3.4e38). Give them a value in the program that made it, such as "
+                        "that of the background, or state it as FloatPixelPaddingValue."
+                    )
         return padded
-    except DicomSeriesError:
+    except StudyError:
         raise
     except Exception as error:  # a damaged lookup table and the like; the message could quote header values
         raise unreadable(header, f"the modality transform failed with {type(error).__name__}") from None
@@ -229,6 +234,7 @@ def picture(dataset: Dataset, header: Header) -> npt.NDArray[np.float32]:
 
     Raises:
         DicomSeriesError: the pixels cannot be read.
+        InvalidValuesError: some are no finite numbers.
     """
     check_pixels(dataset, header)
     photometric, samples = text(dataset, "PhotometricInterpretation"), integer(dataset, "SamplesPerPixel", 1)
@@ -258,7 +264,7 @@ def picture(dataset: Dataset, header: Header) -> npt.NDArray[np.float32]:
                 header.series_uid,
             )
         return stored.transpose(3, 0, 1, 2) * np.float32(255 / ((1 << depth) - 1))
-    except DicomSeriesError:
+    except StudyError:
         raise
     except Exception as error:  # a damaged palette and the like; the message could quote header values
         raise unreadable(header, f"its colours failed with {type(error).__name__}") from None

@@ -100,6 +100,7 @@ def load_series(
 
     Raises:
         DicomSeriesError: one of its subclasses, each with a stable code, the series' UID and the remedy.
+        InvalidValuesError: floating-point pixels some of which are no finite numbers.
         UnreadableFileError: a file that cannot be opened.
     """
     read = _read_source(source)
