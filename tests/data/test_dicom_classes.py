@@ -60,6 +60,8 @@ NO_IMAGES = {
     "registration": (f"{ROOT}66.1", "REG", {}, "Spatial Registration"),
     "thickness map of the eye": (f"{ROOT}81.1", "OPM", {}, "Ophthalmic Thickness Map"),
     "print": ("1.2.840.10008.5.1.1.29", "HC", {}, "Hardcopy Grayscale Image"),
+    "scanned document": (f"{ROOT}7", "DOC", {}, "DOC as an image"),
+    "dose as a secondary capture": (f"{ROOT}7.3", "RTDOSE", {}, "RTDOSE as an image"),
     "segmentation of a private class": ("1.2.3.4", "SEG", {}, "SEG object"),
     "dose of a private class": ("1.2.3.4", "OT", {"DoseGridScaling": 0.001}, "object of an unknown class"),
 }
@@ -92,6 +94,7 @@ IMAGES = {
     "tomosynthesis": (f"{ROOT}13.1.3", "MG"),
     "ophthalmic tomography": (f"{ROOT}77.1.5.4", "OPT"),
     "ultrasound of a retired class": (f"{ROOT}3", "US"),
+    "microscopy": (f"{ROOT}77.1.3", "SM"),
     "endoscopy": (f"{ROOT}77.1.1", "ES"),
     "photography of a trial class": (f"{ROOT}77.1", "XC"),
     "private class": ("1.3.46.670589.11.0.0.12.1", "CR"),

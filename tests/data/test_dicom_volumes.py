@@ -112,7 +112,7 @@ KINDS: dict[str, tuple[list[Change], list[str]]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_is_a_volume_of_its_own(tmp_path: Path, kind: str) -> None:
+def test_each_is_a_volume_of_its_own(tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
     changes, names = KINDS[kind]
     uid, stored = several(tmp_path, changes)
     found = index_dicom(tmp_path)
@@ -138,6 +138,7 @@ def test_each_is_a_volume_of_its_own(tmp_path: Path, kind: str) -> None:
     taken = load_series(files, policy=WARN)
     np.testing.assert_array_equal(taken.array, load_series(found[0].files).array)
     assert taken.tolerated == ("DUPLICATE_SLICES",)
+    assert f"as the policy says: {names[0]}, the largest of them" in caplog.text
 
 
 def private(group: int, maker: str, element: int, kind: str, value: Any) -> Change:

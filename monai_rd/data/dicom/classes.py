@@ -22,31 +22,15 @@ _NO_IMAGES = frozenset(
         *("VL Whole Slide Microscopy Image Storage", "Confocal Microscopy Tiled Pyramidal Image Storage"),
     }
 )
-# Of objects whose class says nothing (PS3.3 C.7.3.1.1.1).
-_MODALITIES_WITHOUT_IMAGES = frozenset(
-    {
-        *(
-            "ANN",
-            "ASMT",
-            "AU",
-            "DOC",
-            "ECG",
-            "EEG",
-            "EMG",
-            "EOG",
-            "EPS",
-            "FID",
-            "HD",
-            "KO",
-            "M3D",
-            "OPV",
-            "OSS",
-            "PLAN",
-        ),
-        *("POS", "PR", "REG", "RESP", "RTDOSE", "RTIMAGE", "RTINTENT", "RTPLAN", "RTRAD", "RTRECORD", "RTSEGANN"),
-        *("RTSTRUCT", "RWV", "SEG", "SM", "SMR", "SR", "SRF", "STAIN", "VA"),
-    }
+# Modalities (PS3.3 C.7.3.1.1.1) of what is no image of the patient, also where somebody made a secondary capture of it.
+_NEVER_IMAGES = frozenset(
+    ("DOC", "KO", "PR", "REG", "RTDOSE", "RTIMAGE", "RTPLAN", "RTRECORD", "RTSTRUCT", "SEG", "SR"),
 )
+# Of objects whose class says nothing, these too.
+_WITHOUT_IMAGES = _NEVER_IMAGES | {
+    *("ANN", "ASMT", "AU", "ECG", "EEG", "EMG", "EOG", "EPS", "FID", "HD", "M3D", "OPV", "OSS", "PLAN", "POS", "RESP"),
+    *("RTINTENT", "RTRAD", "RTSEGANN", "RWV", "SM", "SMR", "SRF", "STAIN", "VA"),
+}
 
 
 def sop_class(dataset: Dataset) -> UID:
@@ -67,15 +51,17 @@ def is_image(dataset: Dataset) -> bool:
 def no_image(dataset: Dataset) -> str:
     """Say what a DICOM object is that is no image to be classified, "" for an image.
 
-    A class of the standard tells it. Of private and unknown classes, or without one, whatever has rows and columns is
-    an image unless its modality or another attribute says that it is none.
+    A class of the standard tells it, unless the modality says that the image is one of something else. Of private and
+    unknown classes, or without one, whatever has rows and columns is an image unless its modality or another attribute
+    says that it is none.
     """
-    known = sop_class(dataset)
+    known, modality = sop_class(dataset), text(dataset, "Modality")
     if known.type == "SOP Class":
         image = bool(_IMAGES.fullmatch(known.name)) or known.name in _MORE_IMAGES
-        return "" if image and known.name not in _NO_IMAGES else known.name.removesuffix(" Storage")
-    modality = text(dataset, "Modality")
-    if modality in _MODALITIES_WITHOUT_IMAGES:
+        if not image or known.name in _NO_IMAGES:
+            return known.name.removesuffix(" Storage")
+        return f"{modality} as an image" if modality in _NEVER_IMAGES else ""
+    if modality in _WITHOUT_IMAGES:
         return f"{modality} object"
     if "Rows" not in dataset or any(keyword in dataset for keyword in CLASS_TAGS):
         return "object of an unknown class"

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from monai_rd.data.dicom.frames import ORIENTATION_TOLERANCE, SAME_PLANE_MM, Frame, depths, normal
 from monai_rd.data.dicom.header import Header, Plane
 from monai_rd.data.dicom.unnamed import problem_of_unnamed
-from monai_rd.data.dicom.volumes import one_of_each_plane, volumes, without_copies
+from monai_rd.data.dicom.volumes import largest, one_of_each_plane, volumes, without_copies
 from monai_rd.data.errors import (
     DicomSeriesError,
     DuplicateSlicesError,
@@ -238,9 +238,11 @@ def _problem_of_duplicates(
     if len(found) > 1:
         listed = "; ".join(f"{one.name} ({len(one.frames)} images)" for one in found[:8])
         more = f"; and {len(found) - 8} more" if len(found) > 8 else ""
-        return DuplicateSlicesError(
+        problem = DuplicateSlicesError(
             f"{where}. They are {len(found)} volumes: {listed}{more}. Read one of them; {_LISTED}.", uid
         )
+        problem.tolerable = f"{largest(found).name}, the largest of them or the first of the largest"
+        return problem
     problem = DuplicateSlicesError(
         f"{where}. It may hold several phases, echoes or reconstructions, and nothing in the headers tells them apart. "
         "Export each as a series of its own.",
@@ -319,8 +321,8 @@ def _reduced(frames: list[Frame], problem: type[DicomSeriesError]) -> list[Frame
     if problem is MixedOrientationError:
         return _largest(frames, lambda frame: _rounded(frame, "orientation", 10 * ORIENTATION_TOLERANCE))
     if problem is DuplicateSlicesError:
-        largest = max(volumes(without_copies(frames)), key=lambda one: len(one.frames)).frames
-        return one_of_each_plane(largest) or largest
+        taken = largest(volumes(without_copies(frames))).frames
+        return one_of_each_plane(taken) or taken
     return frames
 
 

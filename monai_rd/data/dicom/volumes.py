@@ -13,7 +13,7 @@ import numpy.typing as npt
 from monai_rd.data.dicom.frames import Frame, places
 from monai_rd.data.dicom.marks import Key, Marks, named
 
-__all__ = ["Volume", "one_of_each_plane", "volumes", "without_copies"]
+__all__ = ["Volume", "largest", "one_of_each_plane", "volumes", "without_copies"]
 
 # No series needs more attributes than these to tell its volumes apart.
 _MOST_MARKS = 4
@@ -67,6 +67,11 @@ def volumes(frames: Sequence[Frame]) -> list[Volume]:
             if all(_parts(code[own], plane[own], count) for own, count in crowded):
                 return _grouped(frames, chosen)
     return [Volume("", list(frames))]
+
+
+def largest(found: Sequence[Volume]) -> Volume:
+    """Return the volume of the most frames, of equals the first."""
+    return max(found, key=lambda one: len(one.frames))
 
 
 def _parts(code: npt.NDArray[np.int64], plane: npt.NDArray[np.int64], count: int) -> bool:
