@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
-from itertools import combinations
+from itertools import combinations, product
 from urllib.parse import unquote
 
 __all__ = ["near_ids", "near_paths", "path_advice", "would_match"]
@@ -22,12 +22,34 @@ _PATH_WAYS: Mapping[str, Callable[[str], str]] = {
     "with %20 and the like as what they stand for": unquote,
     "with accents stored in the other way (Unicode NFC, NFD)": lambda path: unicodedata.normalize("NFC", path),
     "in other case": str.casefold,
-    "by the file's name alone, in another folder": lambda path: path.rstrip("/").rpartition("/")[2],
     "without .0": lambda path: re.sub(r"(?<=\d)\.0+(?=\.[A-Za-z]|$)", "", path),
     "with another ending, or with one": lambda path: re.sub(
         r"(?<=[^/])(\.nii\.gz|\.[A-Za-z][A-Za-z0-9]{0,4})$", "", path
     ),
     "with leading zeros": lambda path: re.sub(r"(?<!\d)0+(?=\d)", "", path),
+}
+
+
+def _whole(path: str) -> list[str]:
+    return [path]
+
+
+def _ends(path: str) -> list[str]:
+    """A path without its first folder, without its first two, and so on."""
+    parts = path.split("/")
+    return ["/".join(parts[first:]) for first in range(1, len(parts))]
+
+
+def _name(path: str) -> list[str]:
+    return [path.rstrip("/").rpartition("/")[2]]
+
+
+# How much of a path counts, and what of those that it is compared with.
+_PLACES: Mapping[str, tuple[Callable[[str], list[str]], Callable[[str], list[str]]]] = {
+    "": (_whole, _whole),
+    "without the folders before it that are not in dataset_dir": (_ends, _whole),
+    "with the folders of dataset_dir before it": (_whole, _ends),
+    "by the file's name alone, in another folder": (_name, _name),
 }
 
 
@@ -44,15 +66,14 @@ def near_paths(values: Iterable[str], known: Collection[str]) -> dict[str, str]:
     """
     left = set(list(values)[:_TRIED])
     found: dict[str, str] = {}
-    every = tuple(_PATH_WAYS)
-    wanted = {_undone(value, every) for value in left}
-    # All that is equal after some ways is so after all of them.
-    candidates = [path for path in known if _undone(path, every) in wanted]
-    for size in (1, 2, 3):
-        for ways in combinations(every, size):
-            counts = Counter(_undone(path, ways) for path in candidates)
-            hits = {value for value in left if counts[_undone(value, ways)] == 1}
-            found |= dict.fromkeys(hits, _in_words(ways))
+    wanted = {_name(_undone(value, _PATH_WAYS))[0] for value in left}
+    # All that is equal in some way has the same name after all of them.
+    candidates = [path for path in known if _name(_undone(path, _PATH_WAYS))[0] in wanted]
+    for steps, (place, (of_value, of_known)) in product((1, 2, 3), _PLACES.items()):
+        for ways in combinations(_PATH_WAYS, steps - bool(place)):
+            counts = Counter(end for path in candidates for end in of_known(_undone(path, ways)))
+            hits = {value for value in left if any(counts[end] == 1 for end in of_value(_undone(value, ways)))}
+            found |= dict.fromkeys(hits, _in_words((*ways, *filter(None, [place]))))
             left -= hits
     return found
 

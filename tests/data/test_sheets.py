@@ -319,6 +319,9 @@ def test_what_is_alike_and_what_is_not() -> None:
         (lambda n: path_of(n).replace(".png", ".jpg"), "with another ending, or with one"),
         (lambda n: f"Süd/{n}.png", "with leading zeros: store the column as text"),
         (lambda n: f"Süd/{n}.0", "without .0 and with another ending, or with one and with leading zeros: store"),
+        (lambda n: f"/home/smith/Süd/{n:04d}.png", "without the folders before it that are not in dataset_dir"),
+        (lambda n: f"D:\\Smith\\Süd\\{n:04d}.png", "with / in place of \\ and without the folders before it"),
+        (lambda n: f"{n:04d}.png", "with the folders of dataset_dir before it"),
         (lambda n: f"/home/smith/archive/{n:04d}.png", "by the file's name alone, in another folder"),
         (lambda n: f"D:\\Smith\\{n:04d}.png", "with / in place of \\ and by the file's name alone, in another folder"),
         (lambda n: f"S%C3%BCd/{n:04d}.png", "with %20 and the like as what they stand for"),
@@ -337,6 +340,13 @@ def test_paths_that_match_nothing(change: Any, told: str, images: Path, tmp_path
 
 def test_no_advice_where_nothing_or_too_much_would_match() -> None:
     assert near_paths(["x.png", "a/1.png"], ["b/1.png", "c/1.png", "y.png"]) == {}
+    found = near_paths(
+        ["/other/ill/1.png", "/other/ILL/2.png", "/other/1.png"], ["ill/1.png", "well/1.png", "ill/2.png"]
+    )
+    assert found == {
+        "/other/ill/1.png": "without the folders before it that are not in dataset_dir",
+        "/other/ILL/2.png": "by the file's name alone, in another folder",
+    }
     assert near_ids(["4711", "x"], {"5"}.__contains__) == {}
 
 
