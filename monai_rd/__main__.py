@@ -19,6 +19,7 @@ from monai_rd.deploy.export_command import WORDS, export_command
 from monai_rd.features_command import app as features
 from monai_rd.files import no_room, told
 from monai_rd.protocol.command import app as benchmark
+from monai_rd.streams import lasting_streams
 from monai_rd.text import printable
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -258,6 +259,7 @@ def check(
 
 def main() -> None:
     """Run the command; wrong input ends with one line that says what to do."""
+    lasting_streams()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("highdicom").setLevel(logging.WARNING)
     for talkative in ("pynetdicom", "urllib3"):  # what breaks is told by our own errors, theirs hold addresses

@@ -15,6 +15,7 @@ from monai_rd.data.errors import original_error
 from monai_rd.files import no_room, told
 from monai_rd.memory import keep_freed_memory
 from monai_rd.overrides import ids_read, refuse_unread, settled, switch, typed_words, unread_ids, written
+from monai_rd.streams import lasting_streams
 
 if TYPE_CHECKING:
     import torch
@@ -161,11 +162,12 @@ def _calling_config() -> tuple[Any, list[str]]:
 
 
 def explain_errors() -> None:
-    """Say the cause of a failed run last, and alone where it says all.
+    """Say the cause of a failed run last, and alone where it says all; and outlive a console, see `lasting_streams`.
 
     MONAI wraps what goes wrong in a config as "Failed to evaluate ConfigExpression", and the reason stands many lines
     above. What this package refuses by an error of its own needs no traceback.
     """
+    lasting_streams()
     ordinary = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
