@@ -295,7 +295,7 @@ def _fingerprint(
     digest = hashlib.sha256(teacher.fingerprint().encode())
     _add(digest, [settings, train_loader.batch_size, transforms_fingerprint(train_loader.dataset)])
     for loader in (train_loader, val_loader):
-        _add(digest, [[item["image"], item["label"]] for item in _items(loader)])
+        _add(digest, [[item["image"], item.get("volume", ""), item["label"]] for item in _items(loader)])
     batch = next(iter(val_loader))
     _add(digest, [batch["image"], batch["label"]])
     return digest.hexdigest()

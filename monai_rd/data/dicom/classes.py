@@ -9,7 +9,7 @@ from pydicom.uid import UID
 
 from monai_rd.data.dicom.values import text, uid
 
-__all__ = ["CLASS_TAGS", "is_directory", "is_image", "no_image", "sop_class"]
+__all__ = ["CLASS_TAGS", "is_directory", "is_image", "no_image"]
 
 # Attributes of objects that have rows and columns and are no images.
 CLASS_TAGS = ("SegmentationType", "DoseGridScaling", "TotalPixelMatrixColumns")
@@ -33,14 +33,14 @@ _WITHOUT_IMAGES = _NEVER_IMAGES | {
 }
 
 
-def sop_class(dataset: Dataset) -> UID:
+def _class_of(dataset: Dataset) -> UID:
     """Return the class of a DICOM object, UID("") where it does not tell."""
     return UID(uid(dataset, "SOPClassUID") or uid(dataset.file_meta, "MediaStorageSOPClassUID"))
 
 
 def is_directory(dataset: Dataset) -> bool:
     """Tell whether a parsed file is a DICOMDIR, which is about files and is no study."""
-    return sop_class(dataset).name == "Media Storage Directory Storage"
+    return _class_of(dataset).name == "Media Storage Directory Storage"
 
 
 def is_image(dataset: Dataset) -> bool:
@@ -55,7 +55,7 @@ def no_image(dataset: Dataset) -> str:
     unknown classes, or without one, whatever has rows and columns is an image unless its modality or another attribute
     says that it is none.
     """
-    known, modality = sop_class(dataset), text(dataset, "Modality")
+    known, modality = _class_of(dataset), text(dataset, "Modality")
     if known.type == "SOP Class":
         image = bool(_IMAGES.fullmatch(known.name)) or known.name in _MORE_IMAGES
         if not image or known.name in _NO_IMAGES:
