@@ -101,7 +101,7 @@ class ArchiveSource:
         archive: where they are.
         query: which of them.
         state: what was answered.
-        model: SHA-256 of the student's file.
+        model: identity of the student, whose answers count.
 
     Attributes:
         left: how many studies could not be fetched, were still arriving or were not looked at because the archive was
