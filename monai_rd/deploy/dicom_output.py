@@ -58,6 +58,7 @@ _WHOSE = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex")
 _WHICH = ("AccessionNumber", "StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName")
 _LOSSY = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
 _NAMED = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
+Image = tuple[Dataset, list[int] | None]  # a header, and the frames that were read, from 1; None: all of them
 
 
 class NoObjectError(ValueError):
@@ -80,12 +81,10 @@ def structured_report(prediction: Prediction, algorithm: Algorithm) -> Comprehen
         NoObjectError: a problem, no DICOM, or source images without valid UIDs.
         OSError: the source images cannot be read any more.
     """
-    sources = _sources(prediction)
+    images = _images(prediction)
+    sources = [one for one, _ in images]
     about = AlgorithmIdentification(algorithm.name, algorithm.version, list(algorithm.parameters))
-    shown = [
-        SourceImageForMeasurementGroup(one.SOPClassUID, one.SOPInstanceUID, frames)
-        for one, frames in zip(sources, _frames(prediction), strict=True)
-    ]
+    shown = [SourceImageForMeasurementGroup(one.SOPClassUID, one.SOPInstanceUID, frames) for one, frames in images]
     named = list(prediction.probabilities)
     groups = [(name, (name,)) for name in named] if prediction.multi_label else [(prediction.classes[0], named)]
     flags = [QualitativeEvaluation(_UNLIKE, _code(flag, flag)) for flag in prediction.flags]
@@ -95,7 +94,7 @@ def structured_report(prediction: Prediction, algorithm: Algorithm) -> Comprehen
         found.append(
             MeasurementsAndQualitativeEvaluations(
                 tracking_identifier=TrackingIdentifier(
-                    _uid(prediction, algorithm, f"group {name}", sources), f"Finding {number}"
+                    _uid(prediction, algorithm, f"group {name}", images), f"Finding {number}"
                 ),
                 finding_type=_code(name, name),
                 algorithm_id=about,
@@ -124,7 +123,7 @@ def structured_report(prediction: Prediction, algorithm: Algorithm) -> Comprehen
         content=report,
         is_complete=True,
         transfer_syntax_uid=ExplicitVRLittleEndian,
-        **_made_by(prediction, algorithm, sources, "sr"),
+        **_made_by(prediction, algorithm, images, "sr"),
     )
     scheme = Dataset()
     scheme.CodingSchemeDesignator, scheme.CodingSchemeName = SCHEME, "Class names of students of monai_rd"
@@ -146,7 +145,8 @@ def secondary_capture(prediction: Prediction, algorithm: Algorithm, pixels: np.n
         NoObjectError: a problem, no DICOM, or source images without valid UIDs.
         OSError: the source images cannot be read any more.
     """
-    sources = _sources(prediction)
+    images = _images(prediction)
+    sources = [one for one, _ in images]
     made = SCImage(
         pixel_array=pixels,
         photometric_interpretation="RGB",
@@ -155,7 +155,7 @@ def secondary_capture(prediction: Prediction, algorithm: Algorithm, pixels: np.n
         patient_orientation=("L", "P"),
         study_instance_uid=sources[0].StudyInstanceUID,
         transfer_syntax_uid=ExplicitVRLittleEndian,
-        **_made_by(prediction, algorithm, sources, "sc"),
+        **_made_by(prediction, algorithm, images, "sc"),
     )
     for keyword in ("PatientOrientation", "Laterality"):  # of several pictures beside each other
         setattr(made, keyword, None)
@@ -169,8 +169,8 @@ def secondary_capture(prediction: Prediction, algorithm: Algorithm, pixels: np.n
     return _filed(made, sources[0])
 
 
-def _sources(prediction: Prediction) -> list[Dataset]:
-    """The headers of what was read; of all but the first no more than their UIDs."""
+def _images(prediction: Prediction) -> list[Image]:
+    """What was read, an image that lies there twice once: headers, of all but the first no more than their UIDs."""
     if prediction.problem or not prediction.series:
         reason = prediction.problem or "it is no DICOM"
         raise NoObjectError(f"there is no DICOM object to be made of study {prediction.id}: {reason}")
@@ -178,7 +178,6 @@ def _sources(prediction: Prediction) -> list[Dataset]:
     first, *others = prediction.files
     headers: list[Dataset] = [dcmread(first, stop_before_pixels=True, force=True)]
     headers += [dcmread(file, stop_before_pixels=True, force=True, specific_tags=wanted) for file in others]
-    headers = list({str(one.get("SOPInstanceUID")): one for one in headers}.values())  # of a copy only one
     for one in headers:
         wrong = [keyword for keyword in _NAMED if not UID(str(one.get(keyword) or "")).is_valid]
         if wrong:
@@ -186,30 +185,30 @@ def _sources(prediction: Prediction) -> list[Dataset]:
             raise NoObjectError(
                 f"study {prediction.id}: images without a valid {named}, so that none can be referred to"
             )
-    return headers
+    read = zip(headers, _frames(prediction), strict=True)
+    return list({f"{one.SOPInstanceUID} {frames}": (one, frames) for one, frames in read}.values())
 
 
 def _frames(prediction: Prediction) -> list[list[int] | None]:
-    """Of each source image the frames that were read, from 1 as DICOM counts them; None where all were."""
+    """Of each file the frames that were read, from 1 as DICOM counts them; None where all were."""
     frames = getattr(prediction.files, "frames", None)
     return [[number + 1 for number in own] for own in frames] if frames else [None] * len(prediction.files)
 
 
-def _uid(prediction: Prediction, algorithm: Algorithm, kind: str, sources: Sequence[Dataset] = ()) -> str:
+def _uid(prediction: Prediction, algorithm: Algorithm, kind: str, images: Sequence[Image] = ()) -> str:
     """A UID that the same student gives to the same kind of thing about the same images, however it runs."""
-    read = zip(sources, _frames(prediction), strict=bool(sources))
-    images = sorted(f"{one.SOPInstanceUID}{frames or ''}" for one, frames in read)
-    return str(generate_uid(entropy_srcs=[prediction.series, prediction.model, algorithm.settings, kind, *images]))
+    read = sorted(f"{one.SOPInstanceUID}{frames or ''}" for one, frames in images)
+    return str(generate_uid(entropy_srcs=[prediction.series, prediction.model, algorithm.settings, kind, *read]))
 
 
-def _made_by(prediction: Prediction, algorithm: Algorithm, sources: Sequence[Dataset], kind: str) -> dict[str, Any]:
+def _made_by(prediction: Prediction, algorithm: Algorithm, images: Sequence[Image], kind: str) -> dict[str, Any]:
     """What both objects say of their series and their maker."""
-    number = sources[0].get("InstanceNumber") if len(sources) == 1 else None
+    number = images[0][0].get("InstanceNumber") if len(images) == 1 else None
     return {
         "series_instance_uid": _uid(prediction, algorithm, f"series {kind}"),
         "series_number": _SERIES_NUMBERS[kind],
         "series_description": f"AI {kind.upper()}: {RESEARCH_ONLY}",
-        "sop_instance_uid": _uid(prediction, algorithm, kind, sources),
+        "sop_instance_uid": _uid(prediction, algorithm, kind, images),
         "instance_number": max(1, int(number or 1)),
         "manufacturer": "monai_rd",
         "manufacturer_model_name": algorithm.name[:64],

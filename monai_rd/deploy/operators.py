@@ -167,7 +167,7 @@ class StudyLoaderOperator(_OfClassifier):
         studies: Studies = op_input.receive("studies")
         chosen = _uids(op_input.receive(SELECTED))
         images: list[dict[str, Any]] = [
-            {"id": one.study_id, "series": one.series_uid, "study": "", "problem": one.code, "message": str(one)}
+            {"id": one.study_id, "series": one.series_uid or "", "study": "", "problem": one.code, "message": str(one)}
             for one in studies.problems
         ]
         for item in (one for one in studies.items if one["series"]):

@@ -92,10 +92,11 @@ class TrainedBundle:
         root = Path(bundle).resolve() if is_folder or len(Path(bundle).parts) > 1 else Path(bundle_root(str(bundle)))
         if not (root / "configs" / "inference.json").is_file():
             raise FileNotFoundError(f"no bundle '{bundle}': a folder with configs/inference.json is needed")
+        training = root / "configs" / "train.json"
         self._inference, self._train, self.metadata = (
-            json.loads((root / "configs" / name).read_text(encoding="utf-8"))
-            for name in ("inference.json", "train.json", "metadata.json")
-        )
+            json.loads(file.read_text(encoding="utf-8")) if file != training or file.is_file() else {}
+            for file in (root / "configs" / "inference.json", training, root / "configs" / "metadata.json")
+        )  # a copy that only serves, as MONAI Label's, has no training
         read = ids_read([self._inference, self._train])
         refuse_unread(sorted(_heads(overrides) - _heads(read)), read)
         self._overrides = {"bundle_root": str(root), **overrides, **settled(overrides, {})}

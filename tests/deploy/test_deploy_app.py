@@ -181,7 +181,7 @@ def test_the_application_runs(
             assert list(row["probabilities"].values()) == pytest.approx(probabilities(told), abs=1e-5)
             assert len(row["slices"]) == 3
     problems = sorted(row["problem"] for row in found.values() if "problem" in row)
-    assert problems == ["DUPLICATE_SLICES", "MISSING_SLICES", "NOT_SELECTED"]
+    assert problems == ["DUPLICATE_SLICES", "MISSING_SLICES", "NOT_AN_IMAGE", "NOT_SELECTED"]
     reports = [pydicom.dcmread(path) for path in tmp_path.glob("*.dcm")]
     assert sorted(one.StudyInstanceUID for one in reports) == sorted(
         row["study"] for row in found.values() if "class" in row
