@@ -103,7 +103,7 @@ def predict(
         if memory is not None:
             memory.finish()
     if not made and folder is not None:
-        raise ValueError(f"--from {source}: no DICOM series, NIfTI volume or image to score")
+        raise ValueError(f"--from {source}: no DICOM series, volume file or picture to score")
     scored = [one for one in made if not one.problem]
     print(f"{len(scored)} studies scored, {len(made) - len(scored)} left out: {to}")
     if len(scored) < len(made):

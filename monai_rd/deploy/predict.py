@@ -54,7 +54,7 @@ class Predictor:
         """Score what is in a folder.
 
         Args:
-            folder: nested and mixed as it may be: DICOM series, NIfTI volumes, 8-bit images. Or a DICOMDIR.
+            folder: nested and mixed as it may be: DICOM series, volume files, pictures. Or a DICOMDIR.
 
         Returns:
             One for every study. What is left out by its header comes first; then all others, scored or with the reason
