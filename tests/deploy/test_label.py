@@ -13,14 +13,17 @@ import pytest
 import SimpleITK
 import torch
 from monai.transforms import Compose
+from pydicom.dataset import Dataset
 from typer.testing import CliRunner
 
 from monai_rd.__main__ import app as command
+from monai_rd.deploy.archive import open_archive
 from monai_rd.deploy.label import write_label_app
 from monai_rd.files import sha256
 from tests.bundles.commands import MODALITIES, config
-from tests.deploy.servers import label_python, label_server
+from tests.deploy.servers import label_python, label_server, running_orthanc
 from tests.deploy.trained import trained_bundle
+from tests.dicom_files import make_series
 
 TASK = "rd_ct_classification"
 
@@ -101,8 +104,42 @@ def test_the_server_refuses_what_it_cannot_score(tmp_path: Path) -> None:
         (tmp_path / "bad.nii.gz").write_bytes(b"no volume")
         refused = server.ask(file=tmp_path / "bad.nii.gz")
         assert (refused.status_code, refused.json()["detail"]["problem"]) == (422, "UNREADABLE_IMAGE")
-        unknown = server.ask("nobody")
-        assert (unknown.status_code, unknown.json()["detail"]["problem"]) == (422, "NO_IMAGE")
+        for name in ("nobody", "1.2.3", "..", "../studies", "a b", "%00"):
+            unknown = server.ask(name)
+            assert (unknown.status_code, unknown.json()["detail"]["problem"]) == (404, "NO_IMAGE"), name
+
+
+def test_a_series_that_an_archive_does_not_give_is_told(tmp_path: Path) -> None:
+    label_python()
+    write_label_app(tmp_path / "app", [trained_bundle(tmp_path)])
+    (tmp_path / "orthanc").mkdir()
+    with running_orthanc(tmp_path / "orthanc") as orthanc:
+        archive = open_archive(orthanc.web)
+        uid, _ = make_series(tmp_path / "ct", shape=(24, 24))
+
+        def a_report(k: int, ds: Dataset) -> None:
+            ds.SOPClassUID, ds.Modality = "1.2.840.10008.5.1.4.1.1.88.11", "SR"
+            del ds.PixelData, ds.Rows, ds.Columns
+
+        report, _ = make_series(tmp_path / "sr", slices=1, change=a_report)
+        for name in ("ct", "sr"):
+            archive.store(sorted((tmp_path / name).iterdir()))
+        with label_server(tmp_path / "app", orthanc.web, tmp_path / "home", TASK) as server:
+            assert server.ask(uid).status_code == 200
+            told = {name: server.ask(name) for name in ("1.2.3", "no-uid", "..", report)}
+            orthanc.process.terminate()
+            orthanc.process.wait(30)
+            told["gone"] = server.ask("1.2.4")
+            assert server.ask(uid).status_code == 200  # which the server keeps
+    found = {name: (one.status_code, one.json()["detail"]["problem"]) for name, one in told.items()}
+    missing = (404, "NO_IMAGE")
+    assert found == {
+        "1.2.3": missing,
+        "no-uid": missing,
+        "..": missing,
+        report: (422, "NO_IMAGE"),
+        "gone": (502, "NO_ANSWER"),
+    }
 
 
 def test_a_model_that_does_not_fit_stops_the_server(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ Not for clinical use.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -100,5 +101,35 @@ class ClassificationApp(MONAILabelApp):
         folders = sorted(folder for folder in (Path(self.app_dir) / "model").iterdir() if folder.is_dir())
         return {folder.name: ClassifierTask(str(folder), self.conf) for folder in folders}
 
+    def infer(self, request: dict[str, Any], datastore: Any = None) -> Any:
+        """Answer about one study; one that cannot be had gets HTTP status 404, 422 or 502 and our words."""
+        image = request.get("image")
+        if isinstance(image, str) and not Path(image).is_file():  # a name or UID; what was uploaded is a file
+            _fetch(datastore or self.datastore(), image)
+        return super().infer(request, datastore)
+
     def _download_dcmqi_tools(self) -> None:
         """Nothing: MONAI Label would fetch here what writes segmentations, and there are none."""
+
+
+def _fetch(datastore: Any, image: str) -> None:
+    """Have MONAI Label fetch an image, which it then has.
+
+    Raises:
+        HTTPException: there is none, its archive does not give it, or it cannot be converted.
+    """
+    missing = {"problem": "NO_IMAGE", "message": "no NIfTI volume, image or DICOM series of that name or UID"}
+    if not re.fullmatch(r"[^/\\]+", image) or image in (".", ".."):  # it would be taken for a path
+        raise HTTPException(404, missing)
+    try:
+        found = datastore.get_image_uri(image)
+    except (IndexError, KeyError, ValueError) as error:  # what MONAI Label makes of an empty answer, and of no UID
+        raise HTTPException(404, missing) from error
+    except OSError as error:  # as are the errors of requests
+        message = "the archive did not give the series: does it run, and does it have it? Ask again later"
+        raise HTTPException(502, {"problem": "NO_ANSWER", "message": message}) from error
+    except Exception as error:
+        message = "MONAI Label could not make a volume of this series: is it one of images?"
+        raise HTTPException(422, {"problem": "NO_IMAGE", "message": message}) from error
+    if not found:
+        raise HTTPException(404, missing)
