@@ -32,7 +32,7 @@ from highdicom.sr import (
 )
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGLSLossless, generate_uid
 
 from monai_rd.data.dicom.quiet import quiet_headers
 
@@ -134,7 +134,7 @@ def structured_report(prediction: Prediction, algorithm: Algorithm) -> Comprehen
 
 @quiet_headers()
 def secondary_capture(prediction: Prediction, algorithm: Algorithm, pixels: np.ndarray) -> SCImage:
-    """Make a secondary capture of a picture of one answer, see `explanation_picture`.
+    """Make a secondary capture of a picture of one answer, see `explanation_picture`; without loss (JPEG-LS).
 
     Args:
         prediction: of a DICOM series or picture, without a problem.
@@ -154,7 +154,7 @@ def secondary_capture(prediction: Prediction, algorithm: Algorithm, pixels: np.n
         coordinate_system="PATIENT",
         patient_orientation=("L", "P"),
         study_instance_uid=sources[0].StudyInstanceUID,
-        transfer_syntax_uid=ExplicitVRLittleEndian,
+        transfer_syntax_uid=JPEGLSLossless,
         **_made_by(prediction, algorithm, images, "sc"),
     )
     for keyword in ("PatientOrientation", "Laterality"):  # of several pictures beside each other

@@ -17,7 +17,7 @@ from typing import Any
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.uid import UID, AllTransferSyntaxes
+from pydicom.uid import UID, AllTransferSyntaxes, ExplicitVRLittleEndian
 from pynetdicom import AE, _config, build_context, build_role, evt
 from pynetdicom.association import Association
 from pynetdicom.dsutils import create_file_meta, encode_file_meta
@@ -137,12 +137,16 @@ class Dimse:
         """See `Archive`."""
         what = "DICOM: a result could not be stored"
         datasets = [dcmread(file) for file in files]
-        kinds = {(str(one.SOPClassUID), str(one.file_meta.TransferSyntaxUID)) for one in datasets}
+        kinds = {_kind(one) for one in datasets}
+        kinds |= {(kind, str(ExplicitVRLittleEndian)) for kind, _ in kinds}  # what everybody knows
         if not kinds <= self._kinds:
             self._kinds |= kinds
             self._open.end("store")
         for one in datasets:
             association = self._associated("store")
+            taken = {(str(c.abstract_syntax), str(c.transfer_syntax[0])) for c in association.accepted_contexts}
+            if one.file_meta.TransferSyntaxUID.is_compressed and _kind(one) not in taken:
+                one.decompress(generate_instance_uid=False)
             try:
                 answer = association.send_c_store(one)
             except ValueError:
@@ -411,6 +415,11 @@ def _identifier(level: str, **keys: str) -> Dataset:
     for keyword, value in keys.items():
         setattr(asked, keyword, value)
     return asked
+
+
+def _kind(one: Dataset) -> tuple[str, str]:
+    """SOP class and transfer syntax of an object out of a file."""
+    return str(one.SOPClassUID), str(one.file_meta.TransferSyntaxUID)
 
 
 def _text(found: Dataset, keyword: str) -> str:

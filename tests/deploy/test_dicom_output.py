@@ -123,6 +123,11 @@ def test_picture_shows_the_slice_in_its_proportions(predictor: Predictor, scored
     assert pixels.shape == (SIZE[1], SIZE[0], 3)
     capture = checked(secondary_capture(scored, predictor.trained.algorithm, pixels), tmp_path)
     np.testing.assert_array_equal(capture.pixel_array, pixels)
+    capture.save_as(tmp_path / "capture.dcm")
+    assert (tmp_path / "capture.dcm").stat().st_size < pixels.nbytes / 2
+    if shutil.which("dcmdjpls"):  # DCMTK
+        subprocess.run(["dcmdjpls", tmp_path / "capture.dcm", tmp_path / "unpacked.dcm"], check=True)
+        np.testing.assert_array_equal(dcmread(tmp_path / "unpacked.dcm").pixel_array, pixels)
     assert capture.StudyInstanceUID == scored.study
     assert capture.SeriesInstanceUID not in (
         scored.series,

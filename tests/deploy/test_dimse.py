@@ -12,9 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless
 
 pytest.importorskip("pynetdicom", reason="the extra 'dicom' is not installed")
 
@@ -228,6 +230,44 @@ def test_what_an_archive_says_of_a_storing(status: int, kind: str | None, files:
             with pytest.raises(ArchiveError, match=f"{status:#06x}") as raised:
                 archive.store(files)
             assert raised.value.kind is Failure[kind]
+
+
+@pytest.mark.parametrize(
+    "syntaxes", [[ExplicitVRLittleEndian], [JPEGLSLossless, ExplicitVRLittleEndian], [JPEGLSLossless]]
+)
+def test_a_compressed_result_is_unpacked_for_who_cannot(syntaxes: list[str], files: list[Path], tmp_path: Path) -> None:
+    came: list[Dataset] = []
+
+    def take(event: evt.Event) -> int:
+        came.append(event.dataset)
+        came[-1].file_meta = event.file_meta
+        return 0x0000
+
+    compressed, expected = [], {}
+    for file in files[:2]:
+        one = dcmread(file)
+        expected[one.SOPInstanceUID] = one.pixel_array
+        one.compress(JPEGLSLossless, generate_instance_uid=False)
+        compressed.append(tmp_path / file.name)
+        one.save_as(compressed[-1])
+    server = AE("PACS")
+    server.add_supported_context(CTImageStorage, syntaxes)
+    running = server.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, take)])
+    archive = open_archive(f"dimse://PACS@127.0.0.1:{running.server_address[1]}")
+    try:
+        archive.store(compressed)
+        if ExplicitVRLittleEndian in syntaxes:
+            archive.store(files[2:])
+        else:
+            with pytest.raises(ArchiveError, match="this kind of object") as raised:
+                archive.store(files[2:])
+            assert raised.value.kind is Failure.IMPOSSIBLE
+    finally:
+        running.shutdown()
+    assert len(came) == (2 if syntaxes == [JPEGLSLossless] else 5)
+    for one in came[:2]:
+        assert one.file_meta.TransferSyntaxUID == syntaxes[0]
+        assert np.array_equal(one.pixel_array, expected[one.SOPInstanceUID])
 
 
 def test_an_association_that_the_archive_has_ended_is_made_anew(files: list[Path]) -> None:
