@@ -268,6 +268,21 @@ def test_cmyk_is_shown_in_rgb(tmp_path: Path) -> None:
         assert np.abs(found - np.asarray(picture())).mean() < 8
 
 
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_without_its_end_mark_is_whole_and_one_without_its_last_pixels_is_not(
+    progressive: bool, tmp_path: Path
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    content = image_bytes(picture(), format="JPEG", progressive=progressive, exif=exif)
+    whole = shown(content, ".jpg", tmp_path)
+    np.testing.assert_array_equal(shown(content[:-2], ".jpg", tmp_path), whole)
+    for cut in (20, 100):
+        refusal(saved(content[:-cut], ".jpg", tmp_path), UnreadableImageError, "is damaged or cut off")
+        filled = content[:-cut] + bytes(cut)
+        refusal(saved(filled, ".jpg", tmp_path), UnreadableImageError, "is damaged or cut off")
+
+
 def test_of_a_camera_s_jpeg_with_previews_the_picture_is_read(tmp_path: Path) -> None:
     behind = Image.new("RGB", (8, 8))
     content = image_bytes(picture(), format="MPO", save_all=True, append_images=[behind])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import SAMPLEFORMAT, TiffImageFile
 
+from monai_rd.data.dicom.ends import ended_jpeg
 from monai_rd.data.errors import TooLargeError, UnreadableImageError
 from monai_rd.data.images.border import checked_size, checked_values
 
@@ -58,7 +60,21 @@ def shown_picture(path: Path, kind: str) -> Image.Image:
     """
     with open(path, "rb") as file, _READERS[kind](file) as image:
         _check(image, path.stat().st_size)
+        start = file.tell()
+        try:
+            return _flat(ImageOps.exif_transpose(image))
+        except OSError:
+            if kind != "JPEG":
+                raise
+            file.seek(0)
+            content = file.read()
+    with JpegImageFile(io.BytesIO(ended_jpeg(content, start, _pixels))) as image:  # where only its end mark is missing
         return _flat(ImageOps.exif_transpose(image))
+
+
+def _pixels(content: bytes) -> NDArray[np.uint8]:
+    with JpegImageFile(io.BytesIO(content)) as image:
+        return np.asarray(image)
 
 
 def picture_values(path: Path, kind: str) -> NDArray[np.float32]:
