@@ -18,7 +18,6 @@ _NUMBERS = ("without .0", "written out, not as 4.7E+03", "with leading zeros")
 
 # What happens to a path, in the order in which it is undone; it is undone to both sides.
 _PATH_WAYS: Mapping[str, Callable[[str], str]] = {
-    "with / in place of \\": lambda path: path.replace("\\", "/"),
     "with %20 and the like as what they stand for": unquote,
     "with accents stored in the other way (Unicode NFC, NFD)": lambda path: unicodedata.normalize("NFC", path),
     "in other case": str.casefold,
@@ -64,18 +63,20 @@ def near_paths(values: Iterable[str], known: Collection[str]) -> dict[str, str]:
         For each of them (of the first thousand) that would match exactly one of `known`, what has to be done to it, in
         words.
     """
-    left = set(list(values)[:_TRIED])
-    found: dict[str, str] = {}
+    given = {value.replace("\\", "/"): value for value in set(list(values)[:_TRIED])}
+    left, how = set(given), dict[str, tuple[str, ...]]()
     wanted = {_name(_undone(value, _PATH_WAYS))[0] for value in left}
     # All that is equal in some way has the same name after all of them.
     candidates = [path for path in known if _name(_undone(path, _PATH_WAYS))[0] in wanted]
-    for steps, (place, (of_value, of_known)) in product((1, 2, 3), _PLACES.items()):
-        for ways in combinations(_PATH_WAYS, steps - bool(place)):
+    at_work = [way for way, undo in _PATH_WAYS.items() if any(undo(path) != path for path in (*left, *candidates))]
+    for steps, (place, (of_value, of_known)) in product((0, 1, 2, 3), _PLACES.items()):
+        for ways in combinations(at_work, steps - bool(place)) if steps or not place else ():
             counts = Counter(end for path in candidates for end in of_known(_undone(path, ways)))
             hits = {value for value in left if any(counts[end] == 1 for end in of_value(_undone(value, ways)))}
-            found |= dict.fromkeys(hits, _in_words((*ways, *filter(None, [place]))))
+            how |= dict.fromkeys(hits, (*ways, *filter(None, [place])))
             left -= hits
-    return found
+    slashes = {value: ("with / in place of \\",) if "\\" in given[value] else () for value in how}
+    return {given[value]: _in_words(slashes[value] + ways) for value, ways in how.items()}
 
 
 def path_advice(values: Iterable[str], known: Collection[str]) -> str:
