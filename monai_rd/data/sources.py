@@ -10,13 +10,14 @@ from typing import Any
 
 import pandas as pd
 
+from monai_rd.data.dicom import is_dicom
 from monai_rd.data.errors import UnreadableFileError
 from monai_rd.data.labels import MISSING, SEPARATOR, class_of_cell, classes_of_cell, groups_of
 from monai_rd.data.problems import DataListError, Problems
 from monai_rd.data.pseudonyms import patient_pseudonym
 from monai_rd.data.reading import Found, Reading
 from monai_rd.data.splits import DEVELOPMENT, SPLITS
-from monai_rd.data.studies import GROUPS, Item, find_studies
+from monai_rd.data.studies import GROUPS, Item, find_studies, images_among
 from monai_rd.data.tables import Cell, read_table
 from monai_rd.data.walk import folders_in, walk
 from monai_rd.text import alike, comparable, name_of
@@ -192,7 +193,8 @@ def _of_split_folders(split_of: Mapping[Path, str], reading: Reading, class_name
 
 def _folders(place: Path, reading: Reading) -> list[Path]:
     """The folders in a folder; of what cannot be opened beside them, the policy decides: a class could be among it."""
-    closed = len(walk(place, below=False).closed)
+    found = walk(place, below=False)
+    closed = len(found.closed)
     if closed:
         problem = UnreadableFileError(
             f"{closed} of what lies beside the class folders cannot be opened, as a link that leads nowhere: a class "
@@ -201,6 +203,9 @@ def _folders(place: Path, reading: Reading) -> list[Path]:
         if reading.policy[problem.code] != "skip":
             raise DataListError(f"{problem.code}: {problem}")
         reading.left_out.append(problem)
+    unlabelled = len(images_among(found.files)) + sum(is_dicom(path) for path in found.files)
+    if unlabelled:
+        logger.warning("data: %d images beside the folders of classes have no label and are not used", unlabelled)
     return folders_in(place)
 
 
@@ -210,6 +215,7 @@ def _of_class(folder: Path, reading: Reading, class_names: Sequence[str] | None)
         meant = [other for other in class_names if alike(other) == alike(name)]
         if meant:
             raise DataListError(f"the folder {name!r} is not among the class names: is {meant[0]!r} meant? Rename it")
+        logger.warning("data: a folder that is none of the classes named is not read")
         return []
     rule: Mapping[str, Any] | None = None if reading.rule is None else vars(reading.rule)
     studies = find_studies(folder, False, reading.policy.actions, rule, reading.key, labelled=True)

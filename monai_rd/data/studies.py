@@ -6,6 +6,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,10 @@ from monai_rd.data.errors import (
     count_codes,
     reading_files,
 )
+from monai_rd.data.images.kinds import misnamed_kind
 from monai_rd.data.problems import DataListError
 from monai_rd.data.walk import walk
-from monai_rd.files import READ_SUFFIXES, known_hash, open_file, unread_kind
+from monai_rd.files import READ_SUFFIXES, data_file, known_hash, open_file, unread_kind
 
 __all__ = [
     "ABOUT",
@@ -34,6 +36,7 @@ __all__ = [
     "files_of_item",
     "find_studies",
     "id_of_file",
+    "images_among",
     "item_of_file",
     "item_of_image",
     "items_of_series",
@@ -87,6 +90,9 @@ def reason_unread(path: Path) -> StudyError | None:
     kind = unread_kind(path)
     if kind:
         return UnreadableImageError(f"A {kind} file is not read. {_CONVERT}")
+    kind = misnamed_kind(path)
+    if kind:
+        return UnreadableImageError(f"A {kind} image under another name is not read. Give it the suffix of what it is.")
     try:
         with reading_files(), open_file(path) as file:
             file.read(1)
@@ -161,8 +167,7 @@ def find_studies(
     except NoDicomError:
         series = []
     of_series = {file for one in series for file in one.files}
-    named = [path for path in walk(root).files if path.name.lower().endswith(READ_SUFFIXES) or unread_kind(path)]
-    files = sorted({*named, *unread} - of_series)
+    files = sorted({*images_among(path for path in walk(root).files if path not in of_series), *unread})
     actions = Policy(policy)
     problems: list[StudyError] = [problem for one in series if (problem := one.problem(actions)) is not None]
     if labelled:
@@ -203,6 +208,18 @@ def _counted(problems: Sequence[StudyError]) -> str:
     return " and ".join(kinds)
 
 
+def images_among(files: Iterable[Path]) -> list[Path]:
+    """Return those of the files that are images, read or not; voxels belong to the header that names them."""
+    found = [
+        path for path in files if path.name.lower().endswith(READ_SUFFIXES) or unread_kind(path) or misnamed_kind(path)
+    ]
+    beside: set[Path | None] = set()
+    for path in found:
+        with suppress(OSError, ValueError):  # loading it says what is wrong with it
+            beside.add(data_file(path))
+    return [path for path in found if path not in beside]
+
+
 def _readable(files: Iterable[Path], unread: Container[Path]) -> tuple[list[Path], list[StudyError]]:
     """Part the files that may be read from those that are not, and count these in an error for each code.
 
@@ -216,10 +233,11 @@ def _readable(files: Iterable[Path], unread: Container[Path]) -> tuple[list[Path
     for path in files:
         reason = reason_unread(path)
         closed += isinstance(reason, UnreadableFileError)
-        kinds[unread_kind(path)] += isinstance(reason, UnreadableImageError)
+        if isinstance(reason, UnreadableImageError):
+            kinds[unread_kind(path) or f"{misnamed_kind(path)} under other names"] += 1
         damaged += reason is None and path in unread
         kept += [path] if reason is None and path not in unread else []
-    listed = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()) if count)
+    listed = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
     problems: list[StudyError] = []
     if closed:
         problems.append(UnreadableFileError(f"{closed} file(s) or folder(s) cannot be opened. {_RIGHTS}"))

@@ -7,6 +7,7 @@ import shutil
 import socket
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
@@ -220,6 +221,52 @@ def test_images_that_are_not_read_are_counted(name: str, classes: Path, caplog: 
     with pytest.raises(StudyError) as refused:
         LoadImageOrSeriesd("image")(rows[0])
     assert refused.value.code == "UNREADABLE_IMAGE"
+
+
+CONTENT = {"IM0001": "PNG", "x.jpe": "JPEG", "scan.tiff2": "TIFF", "a.b.dib": "GIF", "volume": "NIfTI"}
+
+
+@pytest.mark.parametrize("name", CONTENT)
+def test_images_under_other_names_are_counted(name: str, classes: Path, tmp_path: Path) -> None:
+    kind = CONTENT[name]
+    place = classes / "ill" / name
+    if kind == "NIfTI":
+        nib.save(nib.Nifti1Image(np.zeros((3, 4, 5), np.float32), np.eye(4)), tmp_path / "x.nii")
+        (tmp_path / "x.nii").rename(place)
+    else:
+        Image.fromarray(np.zeros((9, 9), np.uint8)).save(place, format=kind)
+    (classes / "ill" / "BMI.csv").write_text("BMI,age\n1,2\n")
+    (classes / "ill" / "notes").write_text("of no interest")
+    with pytest.raises(DataListError, match=f"UNREADABLE_IMAGE: 1 {kind} under other names"):
+        make_datalist(classes)
+    (item,) = [one for one in find_studies(classes / "ill").items if Path(one["image"]) == place]
+    with pytest.raises(StudyError) as caught:
+        LoadImageOrSeriesd("image")(item)
+    assert caught.value.code == "UNREADABLE_IMAGE"
+    assert len(find_studies(classes / "ill").items) == 21
+
+
+@pytest.mark.parametrize(("header", "voxels"), [("a.mhd", "a.raw"), ("b.mhd", "b.img"), ("c.nhdr", "c.raw")])
+def test_the_voxels_of_a_header_are_no_image_of_their_own(header: str, voxels: str, tmp_path: Path) -> None:
+    if header.endswith(".mhd"):
+        text = f"NDims = 3\nDimSize = 2 3 4\nElementType = MET_UCHAR\nElementDataFile = {voxels}\n"
+    else:
+        text = f"NRRD0004\ntype: uchar\ndimension: 3\nsizes: 2 3 4\nencoding: raw\ndata file: {voxels}\n"
+    (tmp_path / header).write_text(text)
+    (tmp_path / voxels).write_bytes(bytes(range(24)))
+    (item,) = find_studies(tmp_path).items
+    assert Path(item["image"]).name == header
+    assert find_studies(tmp_path, labelled=True).items == [item]
+
+
+def test_what_lies_beside_the_classes_is_told(classes: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("1.png", "2.nii", "3.webp"):
+        (classes / name).write_bytes(b"unlabelled")
+    make_series(classes, slices=2)
+    png(classes / "third" / "1.png", 1)
+    make_datalist(classes, class_names=["ill", "well"])
+    assert "5 images beside the folders of classes have no label" in caplog.text
+    assert "a folder that is none of the classes named is not read" in caplog.text
 
 
 def test_a_class_that_leads_nowhere_is_told(classes: Path) -> None:

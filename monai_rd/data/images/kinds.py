@@ -9,7 +9,7 @@ from pathlib import Path
 from monai_rd.data.errors import UnreadableImageError
 from monai_rd.files import IMAGE_SUFFIXES, NIFTI_SUFFIXES, VOLUME_SUFFIXES, open_file
 
-__all__ = ["METAIMAGE", "NIFTI", "NRRD", "PICTURES", "kind_of"]
+__all__ = ["METAIMAGE", "NIFTI", "NRRD", "PICTURES", "kind_of", "misnamed_kind"]
 
 NIFTI, METAIMAGE, NRRD = "NIfTI", "MetaImage", "NRRD"
 PICTURES = ("PNG", "JPEG", "BMP", "TIFF")  # as Pillow calls them
@@ -38,6 +38,8 @@ _BEGINNINGS = (
     (rb"\s*<(?:\?xml|svg)", "XML or SVG"),
     (rb"7z\xbc\xaf\x27\x1c|Rar!|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd", "a compressed file of another kind than gzip"),
 )
+# By whose beginning a file of any name is surely an image; other things begin with BM, or are archives and films too.
+_SURE = ("PNG", "JPEG", "TIFF", "JPEG-LS", "JPEG 2000", "GIF", "WebP", NIFTI, METAIMAGE, NRRD)
 _META_FIELD = rb"(?m)^[ \t]*NDims[ \t]*[=:][ \t]*\d+[ \t]*\r?$"
 
 
@@ -74,6 +76,18 @@ def kind_of(path: Path) -> str:
             "it out of the data"
         )
     raise UnreadableImageError("is damaged or not what its name says; replace it, or take it out of the data")
+
+
+def misnamed_kind(path: Path) -> str:
+    """Return what image a file is whose name has none of the suffixes of images that are read; "" where it is none."""
+    if path.name.lower().endswith((*IMAGE_SUFFIXES, *VOLUME_SUFFIXES)):
+        return ""
+    try:
+        with open_file(path) as file:
+            found = _seems(file.read(_HEAD))
+    except OSError:  # which is told of it elsewhere
+        return ""
+    return found if found in _SURE else ""
 
 
 def _seems(head: bytes) -> str:
