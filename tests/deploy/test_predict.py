@@ -250,6 +250,32 @@ def test_a_dicomdir(predictor: Predictor, tmp_path: Path) -> None:
     assert [one.id for one in predictor(tmp_path / "media" / "DICOMDIR")] == [uid]
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")  # pydicom, of what the test writes
+def test_series_whose_uid_is_none_or_missing(bundle_of: Bundle, tmp_path: Path) -> None:
+    """A code is scored under its own name, a word under its hash; without any the policy decides."""
+
+    def named(uid: str | None) -> Callable[[int, Dataset], None]:
+        def change(_: int, ds: Dataset) -> None:
+            if uid is None:
+                del ds.SeriesInstanceUID
+            else:
+                ds.SeriesInstanceUID = uid
+
+        return change
+
+    for number, uid in enumerate(("ID_eba422961c", NAME, None)):
+        make_series(tmp_path / "in" / str(number), shape=SHAPE, change=named(uid), seed=number)
+    root = str(bundle_of())
+    found = {one.id: one.problem for one in Predictor(TrainedBundle("rd_ct", bundle_root=root))(tmp_path / "in")}
+    assert found.pop("ID_eba422961c") == ""
+    kinds = {one.partition("-")[0]: problem for one, problem in found.items()}
+    assert kinds == {"sha256": "", "files": "NO_SERIES_UID"}
+    assert NAME not in str(found)
+    policy = {"default": "skip", "NO_SERIES_UID": "warn"}
+    read = Predictor(TrainedBundle("rd_ct", bundle_root=root, policy=policy))(tmp_path / "in")
+    assert {one.id for one in read if not one.problem} == {"ID_eba422961c", *found}
+
+
 def test_a_diverged_network_says_nothing(bundle_of: Bundle, tmp_path: Path) -> None:
     root = bundle_of()
     state = torch.load(root / "models" / "model.pt", weights_only=True)
