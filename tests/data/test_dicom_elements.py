@@ -7,6 +7,7 @@ import random
 import warnings
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
@@ -15,7 +16,11 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import UID
 
-from monai_rd.data.dicom.elements import ordinary_elements
+from monai_rd.data.dicom import load_series
+from monai_rd.data.dicom.elements import FilePart, ordinary_elements
+from monai_rd.data.dicom.geometry import arrange
+from monai_rd.data.errors import UnreadableFileError
+from tests.dicom_files import PATIENT_ID, make_series
 
 WANTED = frozenset(
     {0x00080008, 0x00080016, 0x00080060, 0x0020000E, 0x00200032, 0x00280010, 0x00280011, 0x00283010, 0x7FE00010}
@@ -41,7 +46,8 @@ def _assert_same(ours: Dataset, content: bytes, pixels: bool = True) -> None:
                 assert ours[tag].value == theirs[tag].value
             else:
                 other = theirs.get_item(tag)
-                assert (mine.VR, mine.value) == (other.VR, other.value)
+                value = mine.value.read() if isinstance(mine.value, FilePart) else mine.value
+                assert (mine.VR, value) == (other.VR, other.value)
         assert ours.file_meta.TransferSyntaxUID == theirs.file_meta.TransferSyntaxUID
 
 
@@ -140,3 +146,40 @@ def test_the_files_that_pydicom_ships(tmp_path: Path) -> None:
                 read += 1
                 _assert_same(ours, file.read_bytes(), pixels)
     assert read > 50
+
+
+def test_pixels_are_read_when_they_are_needed(tmp_path: Path) -> None:
+    content = _content(SYNTAXES[1])
+    ours = _ours(content, tmp_path)
+    assert ours is not None
+    pixels = ours.get_item("PixelData").value
+    assert isinstance(pixels, FilePart)
+    assert (len(pixels), pixels.read()) == (32, bytes(range(32)))
+    assert str(tmp_path) not in repr(pixels)
+    (tmp_path / "file").write_bytes(content[:-5])
+    with pytest.raises(UnreadableFileError, match="shorter"):
+        pixels.read()
+    (tmp_path / "file").unlink()
+    with pytest.raises(UnreadableFileError) as caught:
+        pixels.read()
+    assert str(tmp_path) not in str(caught.value)
+
+
+@pytest.mark.parametrize("harm", ["gone", "shorter", "a folder"])
+def test_a_file_that_changes_while_a_series_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str) -> None:
+    make_series(tmp_path / "series")
+    file = sorted((tmp_path / "series").iterdir())[2]
+
+    def arranged(*arguments: Any) -> Any:  # all headers are read by now
+        if harm == "shorter":
+            file.write_bytes(file.read_bytes()[:-9])
+        else:
+            file.unlink()
+        if harm == "a folder":
+            file.mkdir()
+        return arrange(*arguments)
+
+    monkeypatch.setattr("monai_rd.data.dicom.series.arrange", arranged)
+    with pytest.raises(UnreadableFileError) as caught:
+        load_series(tmp_path / "series")
+    assert PATIENT_ID not in str(caught.value)

@@ -12,23 +12,33 @@ import io
 import os
 import re
 from collections.abc import Set
+from dataclasses import dataclass, field
 from struct import Struct
-from typing import cast
+from typing import Any, cast
 
 from pydicom.charset import convert_encodings, default_encoding
 from pydicom.dataelem import DataElement, RawDataElement, empty_value_for_VR
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.tag import BaseTag
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 from pydicom.values import convert_string
 
-__all__ = ["PIXELS", "ordinary_elements"]
+from monai_rd.data.errors import UnreadableFileError, reading_files
+from monai_rd.files import open_file
+
+__all__ = ["PIXELS", "FilePart", "ordinary_elements"]
 
 PIXELS = 0x7FE00000  # the pixel data and what belongs to it have tags from here on
 _BLOCK = 1 << 14
 _UNDEFINED = 0xFFFFFFFF
 _CHARACTER_SET, _ITEM, _END_OF_ITEM, _END_OF_SEQUENCE = 0x00080005, 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _SOP_CLASS, _TRANSFER_SYNTAX = 0x00020002, 0x00020010
+_PIXEL_DATA, _NATIVE = 0x7FE00010, (ExplicitVRLittleEndian.encode(), ImplicitVRLittleEndian.encode())
 _NOT_ORDINARY = (DeflatedExplicitVRLittleEndian.encode(), ExplicitVRBigEndian.encode())
 _HEAD, _LONG = Struct("<HHI"), Struct("<I")
 # Value representations by the size of their length field (PS3.5 7.1.2).
@@ -45,6 +55,39 @@ class _Unusual(Exception):
     """The file is left to pydicom."""
 
 
+@dataclass(frozen=True, slots=True)
+class FilePart:
+    """Bytes in a file that are read when they are needed: pixels, of whose files a volume has hundreds.
+
+    Attributes:
+        path: of the file; can carry a name.
+        start: place of the first one.
+        size: how many there are.
+    """
+
+    path: str = field(repr=False)
+    start: int
+    size: int
+
+    def __len__(self) -> int:
+        return self.size
+
+    def read(self) -> bytes:
+        """Return them.
+
+        Raises:
+            UnreadableFileError: the file cannot be read any more, or has become shorter.
+        """
+        with reading_files(), open_file(self.path) as file:
+            file.seek(self.start)
+            found = file.read(self.size)
+        if len(found) < self.size:
+            raise UnreadableFileError(
+                "A file has become shorter while it was read. Wait until it is written; try again."
+            )
+        return found
+
+
 def ordinary_elements(stream: io.BufferedReader, wanted: Set[int], pixels: bool) -> Dataset | None:
     """Read what is wanted of an ordinary file.
 
@@ -54,8 +97,8 @@ def ordinary_elements(stream: io.BufferedReader, wanted: Set[int], pixels: bool)
         pixels: whether to read on behind the header.
 
     Returns:
-        The wanted elements that are there, with `file_meta` of the transfer syntax and the SOP class; None for a file
-        that is not ordinary.
+        The wanted elements that are there, with `file_meta` of the transfer syntax and the SOP class; uncompressed
+        PixelData has a `FilePart` in place of its bytes. None for a file that is not ordinary.
     """
     try:
         return _read(stream, wanted, pixels)
@@ -68,14 +111,15 @@ def _read(stream: io.BufferedReader, wanted: Set[int], pixels: bool) -> Dataset:
     if stream.read(4) != b"DICM":
         raise _Unusual
     size = os.fstat(stream.fileno()).st_size
-    found, end = _elements(stream, 132, size, {_SOP_CLASS, _TRANSFER_SYNTAX}, implicit=False, stop=0x00030000)
+    found, end = _elements(stream, 132, size, {_SOP_CLASS, _TRANSFER_SYNTAX}, stop=0x00030000)
     syntax = found.get(BaseTag(_TRANSFER_SYNTAX))
     name = cast(bytes, syntax.value or b"").strip(b" \0") if syntax is not None else b""
     if name in _NOT_ORDINARY or not re.fullmatch(rb"[0-9.]+", name):
         raise _Unusual
     meta, implicit = FileMetaDataset(found), name == ImplicitVRLittleEndian.encode()
     stop = 1 << 32 if pixels else PIXELS
-    found, _ = _elements(stream, end, size, wanted | {_CHARACTER_SET}, implicit=implicit, stop=stop)
+    later = frozenset({_PIXEL_DATA} if name in _NATIVE else ())
+    found, _ = _elements(stream, end, size, wanted | {_CHARACTER_SET}, implicit=implicit, stop=stop, later=later)
     dataset = Dataset(found)
     named = found.get(BaseTag(_CHARACTER_SET))
     characters = (
@@ -87,7 +131,14 @@ def _read(stream: io.BufferedReader, wanted: Set[int], pixels: bool) -> Dataset:
 
 
 def _elements(
-    stream: io.BufferedReader, start: int, size: int, wanted: Set[int], *, implicit: bool, stop: int
+    stream: io.BufferedReader,
+    start: int,
+    size: int,
+    wanted: Set[int],
+    *,
+    implicit: bool = False,
+    stop: int,
+    later: Set[int] = frozenset(),
 ) -> tuple[dict[BaseTag, DataElement | RawDataElement], int]:
     """Return the wanted elements from a place in the file up to a tag or the end, and where that is."""
     found: dict[BaseTag, DataElement | RawDataElement] = {}
@@ -138,10 +189,13 @@ def _elements(
             length = 0
         elif not inside and tag in wanted:
             begin = place + head
-            value = data[begin : begin + length]
-            if begin + length > len(data):
+            if tag in later and length:
+                value: Any = FilePart(os.fsdecode(stream.raw.name), base + begin, length)  # type: ignore[attr-defined]
+            elif begin + length > len(data):
                 stream.seek(base + begin)
                 value = stream.read(length)
+            else:
+                value = data[begin : begin + length]
             stored = value or cast("bytes | None", empty_value_for_VR(kind, raw=True))
             found[BaseTag(tag)] = RawDataElement(BaseTag(tag), kind, length, stored, base + begin, implicit, True)
         place += head + length

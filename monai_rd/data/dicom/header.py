@@ -441,15 +441,17 @@ def _is_localizer(dataset: Dataset) -> bool:
 
 
 @quiet_headers()
-def describe(dataset: Dataset, key: bytes) -> Header:
+def describe(dataset: Dataset, key: bytes, words: bool = True) -> Header:
     """Extract what the checks of a series need from a parsed file.
 
     Args:
         dataset: a DICOM object, as `read_file` gives it.
         key: of the patient's pseudonym.
+        words: whether its description and origin are wanted, which take longer than all the rest.
     """
     series_uid, study_uid = known_uid(dataset, "SeriesInstanceUID"), known_uid(dataset, "StudyInstanceUID")
-    identity, patient_id = identity_of(dataset), decoded(dataset, "PatientID")
+    identity = identity_of(dataset)
+    patient_id = decoded(dataset, "PatientID")
     modality = redacted_code(text(dataset, "Modality"), identity)
     shape = (max(0, integer(dataset, "Rows", 0)), max(0, integer(dataset, "Columns", 0)))
     frames = max(1, integer(dataset, "NumberOfFrames", 1))
@@ -503,8 +505,8 @@ def describe(dataset: Dataset, key: bytes) -> Header:
         sop_uid=uid_or_code(dataset, "SOPInstanceUID"),
         frame_of_reference=sys.intern(known_uid(dataset, "FrameOfReferenceUID")),
         modality=sys.intern(modality),
-        description=sys.intern(_free_text(dataset, "SeriesDescription", identity)),
-        original_description=sys.intern(decoded(dataset, "SeriesDescription")),
+        description=sys.intern(_free_text(dataset, "SeriesDescription", identity)) if words else "",
+        original_description=sys.intern(decoded(dataset, "SeriesDescription")) if words else "",
         syntax=sys.intern(uid(dataset.file_meta, "TransferSyntaxUID")),
         patient_key=sys.intern(patient_pseudonym(patient_id, key) or _unknown_patient(study_uid or series_uid, key)),
         instance_number=integer(dataset, "InstanceNumber", 0),
@@ -517,7 +519,7 @@ def describe(dataset: Dataset, key: bytes) -> Header:
         planes=planes,
         marks=frame_marks(dataset, shared, per_frame, frames) if planes else (),
         thickness=thickness[0] if thickness and thickness[0] > 0 else 1.0,
-        origin=_origin(dataset, identity),
+        origin=_origin(dataset, identity) if words else Origin(),
         no_hounsfield=no_hounsfield,
         problem=problem,
         series_number=sys.intern(text(dataset, "SeriesNumber")),

@@ -56,7 +56,12 @@ class Window:
         centre, width = (self.centre - 0.5, self.width - 1) if self.function == "LINEAR" else (self.centre, self.width)
         if width == 0:  # a LINEAR window of width 1 is a threshold
             return np.where(values > centre, np.float32(255), np.float32(0))
-        return ((values - np.float32(centre)) / np.float32(width) + np.float32(0.5)).clip(0, 1) * np.float32(255)
+        shown = values - np.float32(centre)
+        shown /= np.float32(width)
+        shown += np.float32(0.5)
+        np.clip(shown, 0, 1, out=shown)
+        shown *= np.float32(255)
+        return shown
 
 
 # ------------------------------------------------------------------------------------------------------- values

@@ -104,7 +104,9 @@ def load_series(
         UnreadableFileError: a file that cannot be opened.
     """
     read = _read_source(source)
-    headers = [header for _, header in named([(path, describe(dataset, _NO_KEY)) for path, dataset in read])]
+    headers = [
+        header for _, header in named([(path, describe(dataset, _NO_KEY, words=False)) for path, dataset in read])
+    ]
     datasets = [dataset for _, dataset in read]
     del read  # what is decoded is freed on the way
     actions = policy or Policy()

@@ -21,6 +21,7 @@ from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRBigEndian, RLELossless
 
 from monai_rd.data.dicom import codecs
+from monai_rd.data.dicom.elements import FilePart
 from monai_rd.data.dicom.ends import CutOffError
 from monai_rd.data.dicom.header import Header
 from monai_rd.data.dicom.mosaic import tiles_apart
@@ -29,6 +30,7 @@ from monai_rd.data.dicom.values import integer, text
 from monai_rd.data.errors import (
     DicomSeriesError,
     TruncatedPixelsError,
+    UnreadableFileError,
     UnreadablePixelsError,
     UnsupportedImageError,
     UnsupportedSyntaxError,
@@ -84,7 +86,7 @@ def check_pixels(dataset: Dataset, header: Header) -> None:
             header.series_uid,
         )
     values = header.shape[0] * header.shape[1] * samples
-    size = sum(len(value) for value in filled.values() if isinstance(value, bytes))
+    size = sum(len(value) for value in filled.values() if isinstance(value, bytes | FilePart))
     if native:
         least = values * header.frames * allocated / 8 * (2 / 3 if "422" in _photometric(dataset) else 1)
     else:
@@ -156,9 +158,12 @@ def little_endian(dataset: Dataset, keyword: str, *, little: bool, least_unit: i
     element = dataset.get_item(keyword)
     if element is None:
         raise ValueError(f"no {keyword}")
-    if not isinstance(element.value, bytes):  # the parser has made numbers of the words
-        return np.atleast_1d(element.value).astype("<u2").view(np.uint8)
-    found = np.frombuffer(element.value, np.uint8)
+    value: Any = element.value
+    if isinstance(value, FilePart):
+        value = value.read()
+    if not isinstance(value, bytes):  # the parser has made numbers of the words
+        return np.atleast_1d(value).astype("<u2").view(np.uint8)
+    found = np.frombuffer(value, np.uint8)
     unit = _UNITS.get(element.VR or "", least_unit)
     if little or unit == 1:
         return found
@@ -195,7 +200,7 @@ def stored_values(dataset: Dataset, header: Header) -> npt.NDArray[Any]:
     try:
         values = _native(dataset, whole) if _is_native(whole.syntax) else _compressed(dataset, whole)
         return values if whole is header else tiles_apart(values[0], header.mosaic, header.frames)
-    except DicomSeriesError:
+    except (DicomSeriesError, UnreadableFileError):
         raise
     except CutOffError:
         raise unreadable(header, "a frame ends before its last pixel", TruncatedPixelsError) from None
