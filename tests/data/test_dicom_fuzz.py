@@ -11,6 +11,8 @@ import pydicom
 import pytest
 from pydicom.data import get_testdata_file
 
+from tests.data.test_dicom_ends import frames_of, load
+from tests.data.test_dicom_mosaic import mosaic
 from tests.dicom_files import enhanced, make_series
 from tests.fuzzing import PATIENT, damaged, outcomes_of, try_all
 
@@ -26,12 +28,19 @@ FORGED = tuple(bytes([0x28, 0, tag & 0xFF, tag >> 8]) for tag in (0x10, 0x11, 0x
 
 
 def seeds(folder: Path) -> list[bytes]:
-    """The files to damage: pydicom's, each transfer syntax among them, and an enhanced CT."""
+    """The files to damage: pydicom's, each transfer syntax among them, an enhanced CT, mosaics, frames without end."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         make_series(folder / "plain", slices=3)
         enhanced(folder / "plain", folder / "enhanced.dcm")
-    return [(SMALL / name).read_bytes() for name in SEEDS] + [(folder / "enhanced.dcm").read_bytes()]
+        made = [folder / "enhanced.dcm"]
+        for new in (True, False):
+            mosaic(folder / f"mosaic {new}", new=new)
+            made.append(folder / f"mosaic {new}" / "0.dcm")
+        for codec in ("lossless", "JPEG 2000 in tiles"):
+            load(folder / codec, codec, [frame[:-2] for frame in frames_of(codec, 2)], "fragments")
+            made += (folder / codec).iterdir()
+    return [(SMALL / name).read_bytes() for name in SEEDS] + [file.read_bytes() for file in made]
 
 
 def forge(broken: bytearray, dice: random.Random) -> None:

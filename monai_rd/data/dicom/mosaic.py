@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
-from pydicom.tag import BaseTag
 
-from monai_rd.data.dicom.values import numbers, parts
+from monai_rd.data.dicom.values import element_of, numbers, parts
 
 __all__ = ["MOSAIC_TAGS", "TILED_TAGS", "Tiles", "csa_fields", "is_tiled", "tiles_apart", "tiles_of"]
 
@@ -122,7 +121,7 @@ def tiles_apart(mosaic: npt.NDArray[Any], side: int, count: int) -> npt.NDArray[
 
 def _stored(dataset: Dataset, tag: int) -> bytes:
     """Return the stored bytes of an element, b"" where it is absent."""
-    element = dataset.get_item(BaseTag(tag)) if tag in dataset else None
+    element = element_of(dataset, tag)
     value = None if element is None else element.value
     return value if isinstance(value, bytes) else str("" if value is None else value).encode()
 

@@ -167,8 +167,7 @@ def _stack(
                 slot[...] = 255 - window(slot) if inverse else window(slot)
                 if outside is not None:
                     slot[outside] = 0  # black
-        for keyword in stored.PIXEL_KEYWORDS:  # memory of a file that is done
-            dataset.pop(keyword, None)
+        stored.forget_pixels(dataset)
         return padded and window is None
 
     # Decoders work outside Python's lock; plain pixels would only lose by threads.

@@ -26,7 +26,7 @@ from monai_rd.data.dicom.ends import CutOffError
 from monai_rd.data.dicom.header import Header
 from monai_rd.data.dicom.mosaic import tiles_apart
 from monai_rd.data.dicom.syntaxes import syntax_hint, syntax_name
-from monai_rd.data.dicom.values import integer, text
+from monai_rd.data.dicom.values import element_of, integer, text
 from monai_rd.data.errors import (
     DicomSeriesError,
     TruncatedPixelsError,
@@ -36,12 +36,11 @@ from monai_rd.data.errors import (
     UnsupportedSyntaxError,
 )
 
-__all__ = ["PIXEL_KEYWORDS", "check_pixels", "little_endian", "stored_values", "unreadable"]
+__all__ = ["check_pixels", "forget_pixels", "little_endian", "stored_values", "unreadable"]
 
 # Bits of one value in each pixel element; of integers the header tells.
 _BITS = {"PixelData": None, "FloatPixelData": 32, "DoubleFloatPixelData": 64}
-PIXEL_KEYWORDS = tuple(_BITS)
-_TAGS = {keyword: Tag(keyword) for keyword in PIXEL_KEYWORDS}
+_TAGS = {keyword: Tag(keyword) for keyword in _BITS}
 # Bytes of the units that a big-endian file turns round (PS3.5 6.2); other VRs are strings of bytes.
 _UNITS = {"OW": 2, "US": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}
 
@@ -121,8 +120,15 @@ def unreadable(
 
 def _filled(dataset: Dataset) -> dict[str, Any]:
     """Return what the pixel elements hold, of those that hold something."""
-    elements = {keyword: dataset.get_item(tag) for keyword, tag in _TAGS.items() if tag in dataset}
+    elements = {keyword: element_of(dataset, keyword) for keyword, tag in _TAGS.items() if tag in dataset}
     return {keyword: element.value for keyword, element in elements.items() if element is not None and element.value}
+
+
+def forget_pixels(dataset: Dataset) -> None:
+    """Give back the memory of the pixels of a file that is done."""
+    for tag in _TAGS.values():
+        if tag in dataset:
+            del dataset[tag]
 
 
 def _keyword(dataset: Dataset) -> str:
@@ -155,8 +161,8 @@ def little_endian(dataset: Dataset, keyword: str, *, little: bool, least_unit: i
         little: whether the file is little-endian.
         least_unit: bytes of a unit where the VR does not tell.
     """
-    element = dataset.get_item(keyword)
-    if element is None:
+    element = element_of(dataset, keyword)
+    if element is None or element.value is None:
         raise ValueError(f"no {keyword}")
     value: Any = element.value
     if isinstance(value, FilePart):

@@ -19,6 +19,7 @@ from pydicom.tag import BaseTag, Tag
 
 __all__ = [
     "all_numbers",
+    "element_of",
     "integer",
     "known_uid",
     "known_uid_of",
@@ -50,7 +51,8 @@ def _known_kind(tag: BaseTag) -> str:
     return dictionary_VR(tag)
 
 
-def _element(dataset: Dataset, keyword: str | int) -> DataElement | RawDataElement | None:
+def element_of(dataset: Dataset, keyword: str | int) -> DataElement | RawDataElement | None:
+    """Return an element as it was read, None where it is absent or undecodable."""
     try:
         return dataset.get_item(_tag(keyword))
     except Exception:  # an undecodable element counts as absent
@@ -59,14 +61,14 @@ def _element(dataset: Dataset, keyword: str | int) -> DataElement | RawDataEleme
 
 def raw(dataset: Dataset, keyword: str) -> bytes:
     """Return the stored bytes without padding; b"" where absent."""
-    element = _element(dataset, keyword)
+    element = element_of(dataset, keyword)
     value = element.value if element is not None else None
     return (value if isinstance(value, bytes) else str(value or "").encode()).strip(b" \0")
 
 
 def parts(dataset: Dataset, keyword: str | int) -> tuple[str, ...]:
     """Return the values of an attribute of characters, without the blanks around them; () where absent."""
-    element = _element(dataset, keyword)
+    element = element_of(dataset, keyword)
     if element is None or element.value is None:
         return ()
     if isinstance(element, RawDataElement):
@@ -133,7 +135,7 @@ def all_numbers(dataset: Dataset, keyword: str | int, private_kind: str = "") ->
     Raises:
         Exception: one is no number.
     """
-    element = _element(dataset, keyword)
+    element = element_of(dataset, keyword)
     if element is None or element.value is None:
         return ()
     if not isinstance(element, RawDataElement):
