@@ -123,18 +123,23 @@ def options(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _JSON_WORDS.get(value, value) if isinstance(value, str) else value for key, value in values.items()}
 
 
-def check_overrides() -> None:
+def check_overrides(name: str, file: str) -> None:
     """Check, and read as they are meant, the settings of the config whose expression calls this.
 
     To be called first of all in `initialize`: MONAI has merged configs and overrides then, and computed nothing of
     them. Keys that are paths and names are read as they were typed; see `monai_rd.overrides`.
 
+    Args:
+        name: of the bundle.
+        file: the bundle's own config, whose ids are known even where an override took the place of what reads them.
+
     Raises:
         OverrideError: an id that nothing in the config reads, or a value that does not fit its key.
     """
     parser, entries = _calling_config()
-    read = ids_read(parser.config)
-    refuse_unread(unread_ids(parser.config, entries), read)
+    own = json.loads(Path(bundle_root(name), "configs", file).read_text(encoding="utf-8"))
+    read = ids_read([parser.config, own])
+    refuse_unread(unread_ids(parser.config, entries, own), read)
     for key, value in settled(parser.config, typed_words()).items():
         parser.config[key] = written(value)
     parser.parse(reset=True)

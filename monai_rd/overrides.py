@@ -33,7 +33,8 @@ __all__ = [
 
 _REFERENCE = re.compile(r"[@%](\w+(?:(?:#|::)\w+)*)")
 _EXPRESSIONS = ("$", "@", "%")  # what MONAI computes
-_ENTRIES = {"imports", "initialize", "run", "finalize", "save_execute_config"}
+_ENTRIES = {"imports", "initialize", "run", "finalize"}
+_OF_TRACKING = {"tracking_uri", "experiment_name", "run_name", "save_execute_config"}  # MONAI's own, with or without
 _OF_RUN = ("run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file")
 _JSON_WORDS = {"true": True, "false": False}
 _NOTHING = ("None", "none", "null")
@@ -58,15 +59,18 @@ def ids_read(config: Any) -> set[str]:
     return {found.replace("::", "#") for text in _strings(config) for found in _REFERENCE.findall(text)}
 
 
-def unread_ids(config: Mapping[str, Any], entries: Iterable[str] = ()) -> list[str]:
+def unread_ids(
+    config: Mapping[str, Any], entries: Iterable[str] = (), own: Mapping[str, Any] | None = None
+) -> list[str]:
     """The ids of a config that do nothing: no expression of it reads them.
 
     Args:
         config: as MONAI's `ConfigParser` holds it.
         entries: ids that are run from outside, beside MONAI's own. A list of expressions is taken for one too, and
             what begins with an underscore for somebody else's.
+        own: the config as its bundle has it: what is read in it may be set.
     """
-    read, known = ids_read(config), _ENTRIES | set(entries)
+    read, known = ids_read([config, own]), _ENTRIES | _OF_TRACKING | set(entries)
     return [name for name, value in config.items() for name in _unread(name, value, read) if name not in known]
 
 
@@ -145,7 +149,7 @@ def overridden(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Any:
             parser[key] = written(value)
         except (KeyError, ValueError, IndexError):  # of a level above
             refuse_unread([key], ids_read(config))
-    refuse_unread(unread_ids(parser.config), ids_read(parser.config))
+    refuse_unread(unread_ids(parser.config, own=config), ids_read([parser.config, config]))
     return parser
 
 

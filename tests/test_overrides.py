@@ -24,7 +24,7 @@ def command(monkeypatch: pytest.MonkeyPatch, *words: str, config: str = "train.j
     """What MONAI's command makes of words, up to the check of the settings."""
     monkeypatch.setattr(sys, "argv", [MAIN, "run", *words])
     file = BUNDLES / "rd_ct" / "configs" / config
-    read = {**words_of_fire(words), **given, "initialize": ["$bundle.check_overrides()"]}
+    read = {**words_of_fire(words), **given, "initialize": [f"$bundle.check_overrides('rd_ct', '{config}')"]}
     workflow = ConfigWorkflow(str(file), logging_file=False, **read)
     try:
         workflow.initialize()
@@ -159,6 +159,12 @@ def test_everything_in_the_bundles_is_read(bundle: str) -> None:
         parser = ConfigParser()
         parser.read_config([str(configs / f"{name}.json") for name in names])
         assert unread_ids(parser.config) == []
+
+
+def test_what_an_override_leaves_unread_is_no_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As federated learning does: the trainer is run for some epochs at a time."""
+    given = {"total_epochs": 6, "train#trainer#max_epochs": 2, "run_name": "site 1"}
+    assert command(monkeypatch, **given)["train#trainer#max_epochs"] == 2
 
 
 def test_ids_of_an_own_config_may_be_read_by_it_or_run() -> None:

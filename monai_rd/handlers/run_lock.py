@@ -41,8 +41,8 @@ class RunLock:
 
     def __init__(self, folders: Sequence[str | os.PathLike[str]]) -> None:
         self.folders = sorted({Path(folder).resolve() for folder in folders})
-        self._held: list[FileLock] = []
-        weakref.finalize(self, _let_go, self._held)  # of a training that failed too, when its process ends
+        self._held: list[list[FileLock]] = []  # by each acquire
+        weakref.finalize(self, _let_all_go, self._held)  # of a training that failed too, when its process ends
 
     def acquire(self) -> None:
         """Hold the folders; they are made where they are not there.
@@ -52,6 +52,7 @@ class RunLock:
         """
         if rank() != 0:
             return
+        self._held.append([])
         try:
             for folder in self.folders:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -61,8 +62,9 @@ class RunLock:
             raise
 
     def release(self) -> None:
-        """Let them go; what was held more than once is held until the last."""
-        _let_go(self._held)
+        """Undo one `acquire`; what was held more than once is held until the last."""
+        if self._held:
+            _let_go(self._held.pop())
 
     def _hold(self, folder: Path) -> None:
         lock = FileLock(folder / ".training.lock", thread_local=False, is_singleton=True)
@@ -82,7 +84,7 @@ class RunLock:
         except (NotImplementedError, OSError) as error:
             logger.warning("%s cannot be locked (%s): see to it that no other training writes there", folder, error)
             return
-        self._held.append(lock)
+        self._held[-1].append(lock)
         if lock.lock_counter == 1:
             atomic_write(json.dumps(_own_words()) + "\n", _words(folder))
 
@@ -95,6 +97,11 @@ def _let_go(held: list[FileLock]) -> None:
                 with suppress(OSError):  # Windows keeps a file that is open
                     path.unlink()
         lock.release()
+
+
+def _let_all_go(held: list[list[FileLock]]) -> None:
+    while held:
+        _let_go(held.pop())
 
 
 def _words(folder: Path) -> Path:

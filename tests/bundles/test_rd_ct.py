@@ -24,6 +24,7 @@ from pydicom.uid import generate_uid
 from monai_rd.data import find_studies
 from monai_rd.data.errors import original_error
 from monai_rd.data.feature_store import list_stores
+from monai_rd.handlers import RunLock
 from tests.bundles.commands import BUNDLES, PLANTED, QUICK, ROOT, config, copied, infer, monai, score, train
 from tests.handlers.test_run_lock import holding
 
@@ -154,6 +155,9 @@ def test_evaluate_reports_what_training_reported(trained: tuple[Path, str], coho
     with holding(root / "models", root / "eval"):
         evaluate_alike(root, cohort)
         assert "another training is at work here (monai.bundle run, process " in train(root, cohort, code=1)
+    left = RunLock([root / "models", root / "eval"])  # by the other one, which was killed
+    left.acquire()
+    left.release()
 
 
 def evaluate_alike(root: Path, cohort: str) -> None:

@@ -88,6 +88,7 @@ def test_check_finds_what_was_never_trained(
     assert not found.finite
     assert not found.usable
     assert "NOT ALL FINITE" in str(found)
+    assert "tensors hold values that are infinite or not a number" in str(found)
 
 
 def test_untrained_transformers_too() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import Tensor, nn
 
+from monai_rd.finite import NotFiniteError
 from monai_rd.networks.foundation import FrozenFoundationModel
 from monai_rd.networks.foundation_zoo.entries import TEACHERS
 from monai_rd.networks.foundation_zoo.entry import TeacherEntry
@@ -65,7 +67,7 @@ class FileCheck:
         mean: of the features.
         std: of the features.
         zeros: share of the features that are exactly 0.
-        finite: whether no feature is infinite or not a number.
+        finite: whether no weight and no feature is infinite or not a number; else the coverage names what is.
         untrained: whether the weights look as they did before any training.
     """
 
@@ -125,8 +127,11 @@ def check_file(name: str, file: str | Path) -> FileCheck:
         OSError: no such file.
         ValueError: an unknown name, or a file that is not that teacher's.
     """
-    teacher, entry, coverage = open_teacher(name, file)
-    features = teacher(_fixed_image(teacher, entry))
+    try:
+        teacher, entry, coverage = open_teacher(name, file)
+        features = teacher(_fixed_image(teacher, entry))
+    except NotFiniteError as error:
+        return FileCheck(f"nothing of {error}", (), math.nan, math.nan, math.nan, finite=False, untrained=False)
     assert isinstance(teacher.backbone, nn.Module)  # only black boxes are none
     return FileCheck(
         coverage=str(coverage),
