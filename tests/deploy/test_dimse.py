@@ -274,7 +274,7 @@ def test_an_association_that_the_archive_has_ended_is_made_anew(files: list[Path
     opened: list[evt.Event] = []
     handlers = {evt.EVT_C_FIND: found({"StudyInstanceUID": "1.2"}), evt.EVT_ACCEPTED: opened.append}
     with scp(handlers) as url:
-        archive = open_archive(url)
+        archive: Any = open_archive(url)
         ends: list[Callable[[Any], object]] = [
             lambda one: one.abort(),
             lambda one: one.dul.socket.socket.shutdown(socket.SHUT_RDWR),
@@ -285,7 +285,11 @@ def test_an_association_that_the_archive_has_ended_is_made_anew(files: list[Path
             assert archive.studies(Query("CT")) == ["1.2"]
             assert len(opened) == number
             end(opened[-1].assoc)
-            time.sleep(0.2)
+            ours = archive._open._associations["ask"].dul
+            for _ in range(0 if number == len(ends) else 500):  # until we have heard of it
+                if ours.peek_next_pdu() is not None or not ours.is_alive():
+                    break
+                time.sleep(0.01)
 
 
 @pytest.mark.parametrize(
@@ -334,6 +338,7 @@ def test_no_answer_to_a_search_is_lost_however_busy_the_machine_is() -> None:
     assert counts == [1] * 30
 
 
+@pytest.mark.slow
 def test_a_program_ends_although_an_association_is_open() -> None:
     with scp({evt.EVT_C_FIND: found({"StudyInstanceUID": "1.2"})}) as url:
         code = f"""
