@@ -147,7 +147,9 @@ def no_room(error: BaseException | None) -> str:
 
     Libraries wrap it: PyTorch's own error tells of a wrong position in the file, that of safetensors is text.
     """
-    while error is not None:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:  # what is raised again out of its own wrapper is a ring
+        seen.add(id(error))
         found = re.search(r"os error (\d+)", str(error))
         number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
         if number in _NO_ROOM:

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from monai_rd.__main__ import main
 from monai_rd.adapters.stored import save_adapted
 from monai_rd.data import cached_items
+from monai_rd.data.errors import original_error
 from monai_rd.data.feature_store import FeatureStore
 from monai_rd.data.lists import DataList, write_datalist
 from monai_rd.data.pseudonyms import project_key
@@ -209,3 +210,20 @@ def test_a_command_ends_with_our_words(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert ended.value.code == 2
     said = "the disk is full: a file could not be written; make room, and start again"
     assert capsys.readouterr().err == f"monai-rd: {said}\n"
+
+
+def test_an_error_that_stands_behind_itself_ends() -> None:
+    """As where the cause is raised again out of its own wrapper, `raise original_error(error) from None`."""
+
+    def fail() -> None:
+        try:
+            try:
+                raise ValueError("no folder")
+            except ValueError as cause:
+                raise RuntimeError("Failed to evaluate") from cause
+        except RuntimeError as wrapper:
+            raise original_error(wrapper) from None
+
+    with pytest.raises(ValueError, match="no folder") as caught:
+        fail()
+    assert no_room(caught.value) == ""
