@@ -56,21 +56,19 @@ class TermSums:
 
     def __init__(self) -> None:
         self._names: tuple[str, ...] = ()
-        self._sums = self._first = torch.zeros(0)
-        self._steps = 0
+        self._sums = self._first = self._step = torch.zeros(0)
 
     def add(self, terms: Mapping[str, Tensor]) -> list[str]:
         """Add a step's terms; of a CPU, returns the names of those that are not finite."""
         values = torch.stack([term.detach().float() for term in terms.values()])
-        if not self._steps:
+        if not self._names:
             self._names = tuple(terms)
-            self._sums, self._first = torch.zeros_like(values), torch.zeros_like(values)
-        self._steps += 1
-        self._sums = self._sums + values
+            self._sums = self._first = self._step = torch.zeros_like(values)
+        self._sums, self._step = self._sums + values, self._step + 1  # counted there too: a number of ours is a copy
         wrong = ~values.isfinite()
         if values.device.type == "cpu":
             return [name for name, bad in zip(terms, wrong.tolist(), strict=True) if bad]
-        self._first = torch.where(wrong & (self._first == 0), self._steps, self._first)
+        self._first = torch.where(wrong & (self._first == 0), self._step, self._first)
         return []
 
     def read(self) -> tuple[dict[str, float], int, list[str]]:

@@ -326,7 +326,8 @@ class FrozenFoundationModel(nn.Module):
 
         Raises:
             ValueError: images of another shape, or features other than `kind` and `channels` state.
-            NotFiniteError: the first images or features are not finite.
+            NotFiniteError: the first images or features are not finite; on another device than the CPU that is found by
+                the training's loss.
         """
         return self._run(image, ())[0]
 
@@ -350,7 +351,7 @@ class FrozenFoundationModel(nn.Module):
                 f"teacher '{self.name}' states a {self.kind} [{', '.join(map(str, stated))}], but its backbone gave "
                 f"{list(features.shape)}"
             )
-        if not self._seen:  # once: every look waits for the device
+        if not self._seen and features.device.type == "cpu":  # another device would be waited for in a training step
             self._seen = True
             self._refuse_not_finite(image, features)
         tap = features if image.dim() == 4 or self.spatial_dims == 3 else unfold(features, slices)
