@@ -183,7 +183,7 @@ def make_folds(
         DataListError: see `make_datalist`.
     """
     read = _collect(dataset_dir, data_list, class_names, None, policy, series_rule, key)
-    parts = split_folds(read.labels, read.groups, read.order, folds, seed, read.problems) if len(read.order) > 1 else []
+    parts = split_folds(read.labels, read.groups, read.told, folds, seed, read.problems) if len(read.order) > 1 else []
     read.problems.take(read.leaks)
     read.problems.refuse()
     return [_datalist(read, part) for part in parts]
@@ -199,6 +199,7 @@ class _Read:
     Attributes:
         found: items of known classes.
         order: the class names.
+        told: what a refusal calls the classes, by their index.
         problems: why rows cannot be used.
         leaks: what is wrong with rows that can be used.
         left_out: why the policy left out what is not in the lists.
@@ -207,6 +208,7 @@ class _Read:
 
     found: Found
     order: tuple[str, ...]
+    told: tuple[str, ...]
     problems: Problems
     leaks: Problems
     left_out: list[StudyError]
@@ -259,26 +261,34 @@ def _collect(
         logger.info("series: %d of %d taken (%s)", len(reading.chosen), len(reading.offered), rule)
     if reading.left_out:
         logger.warning("left out by the policy: %s", count_codes(problem.code for problem in reading.left_out))
-    order = _class_order(found, class_names, num_classes, problems)
+    order = _class_order(found, class_names, problems)
+    # Folders that nothing but their place calls classes could be those of patients.
+    of_folders = sheet is None and published is None and class_names is None and found.splits is None
+    told = tuple(
+        f"class folder {number} of {len(order)} (sorted by name)" if of_folders else f"class '{name}'"
+        for number, name in enumerate(order, start=1)
+    )
+    if num_classes is not None and num_classes != len(order):
+        problems.add(f"num_classes is {num_classes}, but the data have {len(order)}: {', '.join(told)}")
     if sheet is not None:
         _check_duplicates(found, leaks)
     known = set(order)
     labelled = [found.multi_label or item["label"] for item in found.items]
     usable = [i for i, item in enumerate(found.items) if labelled[i] and known.issuperset(found.classes(item))]
-    return _Read(found.picked(usable), order, problems, leaks, reading.left_out, published)
+    return _Read(found.picked(usable), order, told, problems, leaks, reading.left_out, published)
 
 
 def _split(read: _Read, seed: int) -> DataList:
     """Follow the splits of the source, or make them; a class too small is noted in the problems."""
     splits, enough = read.found.splits, len(read.order) > 1
     if splits is None:
-        made = split_once(read.labels, read.groups, read.order, seed, read.problems) if enough else {}
+        made = split_once(read.labels, read.groups, read.told, seed, read.problems) if enough else {}
         return _datalist(read, made)
     chosen: dict[str, Iterable[int]] = {s: [i for i, name in enumerate(splits) if name == s] for s in SPLITS}
     development = [i for i, name in enumerate(splits) if name == DEVELOPMENT]
     if development and enough:
         labels, groups = [read.labels[i] for i in development], group([str(read.groups[i]) for i in development])
-        parts = split_development(labels, groups, read.order, seed, read.problems)
+        parts = split_development(labels, groups, read.told, seed, read.problems)
         chosen |= {name: [development[i] for i in part] for name, part in parts.items()}
     return _datalist(read, chosen)
 
@@ -293,9 +303,7 @@ def _datalist(read: _Read, chosen: Mapping[str, Iterable[int]]) -> DataList:
     return DataList(read.order, **lists, multi_label=read.found.multi_label)
 
 
-def _class_order(
-    found: Found, class_names: Sequence[str] | None, num_classes: int | None, problems: Problems
-) -> tuple[str, ...]:
+def _class_order(found: Found, class_names: Sequence[str] | None, problems: Problems) -> tuple[str, ...]:
     present = {name for item in found.items for name in found.classes(item)}
     named = class_names if class_names is not None else found.class_names
     order = tuple(str(name) for name in named) if named is not None else tuple(sorted(present))
@@ -318,8 +326,6 @@ def _class_order(
         )
     if len(order) < 2 and (present or not len(problems)):  # not where no row was read
         problems.add(f"at least two classes are needed, found: {list(order)}")
-    if num_classes is not None and num_classes != len(order):
-        problems.add(f"num_classes is {num_classes}, but the data have {len(order)}: {list(order)}")
     return order
 
 
@@ -362,8 +368,8 @@ def _check_classes(read: _Read, made: DataList) -> None:
         return
     hint = "; the data are too few for their classes, or another seed splits them better" if given is None else ""
     for split in SPLITS if not made.multi_label else ("training", "test"):
-        for name, count in zip(made.class_names, made.class_counts(split), strict=True):
+        for name, count in zip(read.told, made.class_counts(split), strict=True):
             if count == 0:
-                read.leaks.add(f"class '{name}' has no item in {split}{hint}")
+                read.leaks.add(f"{name} has no item in {split}{hint}")
             elif made.multi_label and count == len(made[split]):
-                read.leaks.add(f"every item of {split} has class '{name}'{hint}")
+                read.leaks.add(f"every item of {split} has {name}{hint}")

@@ -48,35 +48,35 @@ def group(*columns: Sequence[str] | None) -> list[int]:
 
 
 def split_once(
-    labels: Sequence[Classes], groups: Sequence[int], class_names: Sequence[str], seed: int, problems: Problems
+    labels: Sequence[Classes], groups: Sequence[int], classes: Sequence[str], seed: int, problems: Problems
 ) -> dict[str, Indices]:
     """Split 4:1 into development and test, then development 4:1 into training and validation.
 
     Args:
         labels: class indices of each item.
         groups: as `group` gives them.
-        class_names: by class index.
+        classes: by class index, what a problem calls them.
         seed: of the shuffling.
         problems: a class too small is noted here; then nothing is split.
 
     Returns:
         The indices of the items of each split.
     """
-    if not _enough(labels, groups, class_names, 10, "a split", problems):
+    if not _enough(labels, groups, classes, 10, "a split", problems):
         return {}
-    stratum = _strata(labels, groups, class_names)
+    stratum = _strata(labels, groups, classes)
     development, test = _one_fifth(np.arange(len(stratum)), stratum, seed)
     training, validation = _one_fifth(development, stratum, seed)
     return _items(np.asarray(groups), {"training": training, "validation": validation, "test": test})
 
 
 def split_development(
-    labels: Sequence[Classes], groups: Sequence[int], class_names: Sequence[str], seed: int, problems: Problems
+    labels: Sequence[Classes], groups: Sequence[int], classes: Sequence[str], seed: int, problems: Problems
 ) -> dict[str, Indices]:
     """Split what is not the test set 4:1 into training and validation. Arguments and result as of `split_once`."""
-    if not _enough(labels, groups, class_names, 5, "a validation set", problems):
+    if not _enough(labels, groups, classes, 5, "a validation set", problems):
         return {}
-    stratum = _strata(labels, groups, class_names)
+    stratum = _strata(labels, groups, classes)
     training, validation = _one_fifth(np.arange(len(stratum)), stratum, seed)
     return _items(np.asarray(groups), {"training": training, "validation": validation})
 
@@ -84,7 +84,7 @@ def split_development(
 def split_folds(
     labels: Sequence[Classes],
     groups: Sequence[int],
-    class_names: Sequence[str],
+    classes: Sequence[str],
     folds: int,
     seed: int,
     problems: Problems,
@@ -98,9 +98,9 @@ def split_folds(
     """
     if folds < 3:
         raise ValueError(f"folds must be at least 3 (training, validation and test need one each), got {folds}")
-    if not _enough(labels, groups, class_names, folds, f"{folds} folds", problems):
+    if not _enough(labels, groups, classes, folds, f"{folds} folds", problems):
         return []
-    group_of, stratum = np.asarray(groups), _strata(labels, groups, class_names)
+    group_of, stratum = np.asarray(groups), _strata(labels, groups, classes)
     parts = _parts(np.arange(len(stratum)), stratum, folds, seed)
     made = []
     for test in range(folds):
@@ -115,28 +115,26 @@ def split_folds(
 def _enough(
     labels: Sequence[Classes],
     groups: Sequence[int],
-    class_names: Sequence[str],
+    classes: Sequence[str],
     least: int,
     what: str,
     problems: Problems,
 ) -> bool:
-    seen: list[set[int]] = [set() for _ in class_names]
+    seen: list[set[int]] = [set() for _ in classes]
     for own, number in zip(labels, groups, strict=True):
         for label in own:
             seen[label].add(number)
-    for name, members in zip(class_names, seen, strict=True):
+    for name, members in zip(classes, seen, strict=True):
         if len(members) < least:
-            problems.add(
-                f"class '{name}' has {len(members)} patients (or images without one); {what} needs at least {least}"
-            )
+            problems.add(f"{name} has {len(members)} patients (or images without one); {what} needs at least {least}")
     return all(len(members) >= least for members in seen)
 
 
-def _strata(labels: Sequence[Classes], groups: Sequence[int], class_names: Sequence[str]) -> Indices:
+def _strata(labels: Sequence[Classes], groups: Sequence[int], classes: Sequence[str]) -> Indices:
     """Return the class that each group stands for: the rarest that it has, and one number more where it has none."""
-    counts = np.bincount([label for own in labels for label in own], minlength=len(class_names))
+    counts = np.bincount([label for own in labels for label in own], minlength=len(classes))
     rank = np.argsort(np.argsort(counts))  # 0 is the rarest class
-    stratum = np.full(max(groups) + 1, len(class_names))
+    stratum = np.full(max(groups) + 1, len(classes))
     for number, own in zip(groups, labels, strict=True):
         for label in own:
             stratum[number] = min(stratum[number], rank[label])

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
+from pydicom._dicom_dict import DicomDictionary
 from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
@@ -20,11 +21,13 @@ from monai_rd.text import decode
 
 __all__ = ["IDENTIFYING", "Identity", "decoded", "identity_of", "redacted", "redacted_code"]
 
-_IDS = ("PatientID", "OtherPatientIDs", "AccessionNumber")
+_IDS = ("PatientID", "OtherPatientIDs", "MedicalRecordLocator", "AdmissionID", "AccessionNumber")
+_MORE_IDS = "OtherPatientIDsSequence"  # of items with a PatientID
 _NAMES = ("PatientName", "OtherPatientNames", "PatientBirthName", "PatientMotherBirthName", "ResponsiblePerson")
-_OTHERS = ("ReferringPhysicianName", "PerformingPhysicianName", "NameOfPhysiciansReadingStudy", "OperatorsName")
+# Whoever else is named: every attribute of DICOM that holds names of persons.
+_OTHERS = tuple(entry[4] for entry in DicomDictionary.values() if entry[0] == "PN" and entry[4] not in _NAMES)
 _BIRTH = "PatientBirthDate"
-IDENTIFYING = (*_IDS, *_NAMES, *_OTHERS, _BIRTH)
+IDENTIFYING = (*_IDS, _MORE_IDS, *_NAMES, *_OTHERS, _BIRTH)
 _TAGS = {keyword: Tag(tag_for_keyword(keyword) or 0) for keyword in IDENTIFYING}
 
 _DEFAULT_REPERTOIRE = "iso8859"  # pydicom's word for "no character set", and for one it does not know
@@ -88,12 +91,17 @@ def _composed(value: str) -> str:
 
 def identity_of(dataset: Dataset) -> Identity:
     """Return who is named in a header."""
+    there = dataset.keys()
 
     def told(keywords: Sequence[str]) -> tuple[str, ...]:
-        found = (decoded(dataset, keyword) for keyword in keywords if _TAGS[keyword] in dataset)
+        found = (decoded(dataset, keyword) for keyword in keywords if _TAGS[keyword] in there)
         return tuple(part for value in found for part in value.split("\\") if part)
 
-    return Identity(told(_IDS), told(_NAMES), told((_BIRTH,)), told(_OTHERS))
+    more: list[str] = []
+    if _TAGS[_MORE_IDS] in there:
+        with suppress(Exception):  # a damaged sequence counts as absent
+            more = [decoded(item, "PatientID") for item in dataset[_MORE_IDS].value]
+    return Identity((*told(_IDS), *filter(None, more)), told(_NAMES), told((_BIRTH,)), told(_OTHERS))
 
 
 # ------------------------------------------------------------------------------------------------------ redaction
@@ -215,8 +223,7 @@ def _of_date(value: str) -> Iterator[str]:
 @cache
 def _vocabulary() -> frozenset[str]:
     """Words of DICOM's own attributes and codes for what images show: no names."""
-    from pydicom._dicom_dict import DicomDictionary  # a tenth of a second, where an ID has words
-    from pydicom.sr.codedict import Collection
+    from pydicom.sr.codedict import Collection  # a tenth of a second, where an ID has words
 
     told = [entry[2] for entry in DicomDictionary.values()]
     for group in _CONTEXT_GROUPS:
