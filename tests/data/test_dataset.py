@@ -31,6 +31,21 @@ class Loader(Transform):
         return load(data)
 
 
+@pytest.mark.parametrize("names", [["bad", "good"], ["good", "bad"], ["bad", "good", "bad", "good"]])
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_batch_of_what_is_read_and_what_is_not(plain: bool, names: list[str]) -> None:
+    """In any order, whether transforms keep the metadata of images (inference) or not (training)."""
+
+    def loaded(data: dict[str, Any]) -> dict[str, Any]:
+        made = load(data)
+        return made | ({"image": made["image"].as_tensor()} if plain else {})
+
+    data = TolerantDataset([{"image": name} for name in names], loaded, (1, 3, 8, 8), {"default": "skip"})
+    (batch,) = DataLoader(data, batch_size=len(names), collate_fn=bag_collate)
+    assert batch["image"].shape == (len(names), 4, 3, 8, 8)
+    assert [bool(image.any()) for image in batch["image"]] == [name == "good" for name in names]
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_study_that_cannot_be_read_leaves_the_others_alone(num_workers: int) -> None:
     items = [{"image": name, "id": str(i)} for i, name in enumerate(["bad", "good", "bad", "good", "bad", "bad"])]
