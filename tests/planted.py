@@ -14,6 +14,7 @@ import re
 import struct
 import zipfile
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
-from tests.dicom_files import make_series, set_bytes
+from tests.dicom_files import make_series, set_bytes, several
 
 STEM = "plantqz"
 PLACES: set[str] = set()
@@ -74,6 +75,7 @@ OF_THE_STUDY = {
         "allergies",
         "occupation",
         "oddpatientbirthdate",
+        "oddstudydate",
         "otherpatientidssequence",
         "admissionid",
     ),
@@ -93,7 +95,17 @@ ODD = {
     "PhotometricInterpretation": "CS",
     "PixelSpacing": "DS",
     "SpecificCharacterSet": "CS",
+    "SOPInstanceUID": "UI",
+    "SOPClassUID": "UI",
+    "SeriesNumber": "IS",
+    "AcquisitionNumber": "IS",
+    "StudyDate": "DA",
+    "BurnedInAnnotation": "CS",
+    "PresentationLUTShape": "CS",
+    "ImageOrientationPatient": "DS",
 }
+# Words by which the volumes of one series may differ.
+VOLUMES = ("ConvolutionKernel", "ImageType", "SequenceName", "ScanOptions", "ContrastBolusAgent", "FilterType")
 
 
 def planted(place: str) -> str:
@@ -128,6 +140,20 @@ def planted_series(folder: Path, seed: int, slices: int = 1, **more: Any) -> str
     for number, file in enumerate(sorted(folder.iterdir())):
         file.rename(file.with_name(f"{planted('DicomFile')}_{number}.dcm"))
     return uid
+
+
+def planted_volumes(folder: Path) -> None:
+    """Write series of two volumes each, which words tell apart."""
+
+    def change(k: int, ds: Dataset, keyword: str, own: str) -> None:
+        word = planted(f"{keyword}{own}").upper()
+        setattr(ds, keyword, ["ORIGINAL", "PRIMARY", "AXIAL", word] if keyword == "ImageType" else word)
+
+    for number, keyword in enumerate(VOLUMES):
+        with disable_value_validation():
+            several(
+                folder / str(number), [partial(change, keyword=keyword, own=own) for own in ("One", "Two")], slices=2
+            )
 
 
 def planted_picture(path: Path, seed: int) -> None:

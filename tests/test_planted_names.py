@@ -10,8 +10,10 @@ What may hold one, and why:
 
 from __future__ import annotations
 
+import json
 import logging
 import re
+import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -33,6 +35,7 @@ from tests.planted import (
     planted_series,
     planted_sheet,
     planted_volume,
+    planted_volumes,
 )
 
 Command = Callable[..., tuple[int, str]]
@@ -82,6 +85,7 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, suffix in enumerate(SUFFIXES):
         write = planted_picture if number < 3 else planted_volume
         write(root / planted("ImageFolder") / f"{planted('ImageFile')}{suffix}", number)
+    planted_volumes(root / planted("VolumesFolder"))
     planted_damage(root / planted("DamagedFolder"), 20)
     return root
 
@@ -164,6 +168,44 @@ def test_folders_of_patients_are_no_classes(command: Command, tmp_path: Path) ->
     code, told = command("audit", root, "--fix", "clean.json")
     assert names_in(told) == set(), told
     assert names_below(tmp_path / "work") == {}
+
+
+def test_wrong_lists(command: Command, classes: Path, tmp_path: Path) -> None:
+    """With paths, series and patients that are not there, and keys and values that nobody asked for."""
+    places = ("ListPath", "ListSeries", "ListSop", "ListHash", "ListPatient", "ListSite")
+    path, series, sop, content, patient, site = map(planted, places)
+    entries: list[Any] = [
+        {"image": f"{path}/a.png", "label": 0},
+        {"image": f"/{path}/a.png", "label": 0, "patient": patient, planted("ListKey"): planted("ListValue")},
+        {"image": f"../{path}", "label": "sick", "site": site},
+        {"image": [path], "label": "sick"},
+        {"series": series, "label": "sick", "series_volume": planted("ListVolume")},
+        {"series": series, "sop": sop, "label": "well"},
+        {
+            "sha256": content,
+            "label": "well",
+            "patient": [patient],
+            "age": planted("ListAge"),
+            "sex": planted("ListSex"),
+        },
+        {"image": f"sick/{path}.png", "label": {planted("ListLabel"): 1}},
+        path,
+    ]
+    lists = {"training": entries, "validation": [], "test": [], planted("ListSplit"): []}
+    (tmp_path / "work" / "wrong.json").write_text(json.dumps(lists))
+    keys = ("image", "series", "patient", "series_volume", "split", "sex", "age", planted("ListColumn"))
+    for key in ("image", "series", "patient"):
+        rows = [[planted(f"Sheet{one}") for one in keys], *[[planted(f"Sheet{one}2") for one in keys]] * 2]
+        chosen = [column for column in range(len(keys)) if keys[column] == key or column > 2]
+        lines = [",".join(keys[n] for n in chosen), *(",".join(row[n] for n in chosen) for row in rows)]
+        content = [f"{line},{'label' if number == 0 else 'sick'}" for number, line in enumerate(lines)]
+        (tmp_path / "work" / f"{key}.csv").write_text("\n".join(content))
+    for wrong in ("wrong.json", "image.csv", "series.csv", "patient.csv"):
+        for words in (["datalist", classes, "--out", "no.json", "--sheet", wrong], ["audit", classes, wrong]):
+            code, told = command(*words)
+            assert code, told
+            assert names_in(told) == set(), told
+    assert not (tmp_path / "work" / "no.json").exists()
 
 
 @pytest.mark.parametrize("sheet", ["SheetFile.csv", "SheetFile.xlsx"])
@@ -250,8 +292,15 @@ def test_a_training_and_what_follows(command: Command, classes: Path, hospital: 
         code, told = command(*one)
         assert code == 0, told
         assert names_in(told) == set(), told
-    for more in ([], ["--policy", "{'default': 'skip'}"]):
+    for more in ([], ["--policy", "{'default': 'skip'}"]):  # folders that are no classes
         again = ["--dataset_dir", str(hospital), *words, *more, "--output_dir", str(tmp_path / "failed")]
         run(str(configs / "train.json"), *again, code=1)
+    damaged = classes.with_name("damaged")
+    shutil.copytree(classes, damaged)
+    planted_damage(damaged / "sick" / planted("DamagedFolder"), 60)
+    again = ["--dataset_dir", str(damaged), *words, "--output_dir", str(tmp_path / "failed"), "--report_page", "false"]
+    run(str(configs / "train.json"), *again, code=1)
+    run(str(configs / "train.json"), *again, "--policy", "{'default': 'skip'}")
+    assert names_below(tmp_path / "failed") == {}
     assert names_below(root) == {}
     assert names_but_of_objects(tmp_path / "work") == {}
