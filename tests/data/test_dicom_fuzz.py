@@ -77,9 +77,9 @@ def test_no_damaged_file_does_harm(total: int, tmp_path: Path) -> None:
 
 
 def test_seeds_are_readable_before_they_are_damaged(tmp_path: Path) -> None:
-    from monai_rd.data.dicom import header
+    from monai_rd.data.dicom import parsing
 
     for content in seeds(tmp_path):
         (tmp_path / "file").write_bytes(content)
-        assert header.read_file(tmp_path / "file", pixels=True) is not None
+        assert parsing.read_file(tmp_path / "file", pixels=True) is not None
         assert pydicom.dcmread(tmp_path / "file")

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 from monai_rd.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from monai_rd.data.dicom.header import is_dicom
     from monai_rd.data.dicom.index import SeriesInfo, SeriesRule, choose_series, index_dicom
+    from monai_rd.data.dicom.parsing import is_dicom
     from monai_rd.data.dicom.series import SeriesVolume, load_series
 
 # Decoding pixels needs pydicom 3 and imagecodecs; who reads NIfTI (MONAI Label, with pydicom 2) needs neither.
 __getattr__ = lazy_names(
     __name__,
     {
-        "header": ("is_dicom",),
+        "parsing": ("is_dicom",),
         "index": ("SeriesInfo", "SeriesRule", "choose_series", "index_dicom"),
         "series": ("SeriesVolume", "load_series"),
     },

@@ -19,8 +19,9 @@ from rich.progress import track
 from monai_rd.data.dicom.classes import is_directory
 from monai_rd.data.dicom.frames import Frame, SeriesFiles
 from monai_rd.data.dicom.geometry import arrange, axis_name, lps_affine
-from monai_rd.data.dicom.header import Header, Origin, describe, read_file
+from monai_rd.data.dicom.header import Header, Origin, describe
 from monai_rd.data.dicom.media import Media, is_directory_name, read_directory
+from monai_rd.data.dicom.parsing import read_file
 from monai_rd.data.dicom.quiet import quiet_headers, take_found, tell
 from monai_rd.data.dicom.syntaxes import syntax_name
 from monai_rd.data.dicom.unnamed import named, problem_of_unnamed

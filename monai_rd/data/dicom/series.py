@@ -25,7 +25,8 @@ from monai_rd.data.dicom import codecs, pixels, stored
 from monai_rd.data.dicom.classes import is_image
 from monai_rd.data.dicom.frames import Frame, SeriesFiles
 from monai_rd.data.dicom.geometry import arrange, lps_affine
-from monai_rd.data.dicom.header import Header, Region, describe, read_file, regions
+from monai_rd.data.dicom.header import Header, Region, describe, regions
+from monai_rd.data.dicom.parsing import read_file
 from monai_rd.data.dicom.quiet import quiet_headers
 from monai_rd.data.dicom.unnamed import named
 from monai_rd.data.dicom.values import numbers
