@@ -114,7 +114,10 @@ def test_scores_hold_no_formula_and_their_json_the_name(tmp_path: Path) -> None:
     assert [one["class"] for one in told["studies"]] == NAMES
 
 
-def test_the_tables_of_a_run_and_of_groups(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_tables_of_a_run_and_of_groups(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
     torch.manual_seed(0)
     network = Student("resnet18", len(NAMES))
     items = [{"image": torch.rand(3, 32, 32), "label": n % len(NAMES)} for n in range(2 * len(NAMES))]

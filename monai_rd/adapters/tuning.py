@@ -29,6 +29,7 @@ from monai_rd.data.fingerprints import transforms_fingerprint
 from monai_rd.files import second_name
 from monai_rd.finite import NotFiniteError, TermSums
 from monai_rd.handlers.cotraining import explain_small_batch
+from monai_rd.handlers.failing import on_failure
 from monai_rd.handlers.precision import CPUAutocast, amp_settings
 from monai_rd.processes import rank, world_size
 
@@ -218,7 +219,7 @@ def _train(
         values = (network.name, engine.state.epoch, epochs, loss, metric, evaluator.state.metrics[metric])
         logger.info("tuning '%s': epoch %d of %d, loss %.4f, %s %.4f", *values)
 
-    trainer.add_event_handler(Events.EXCEPTION_RAISED, explain_small_batch)
+    on_failure(trainer, explain_small_batch)
     trainer.run()
     best.restore()
     for parameter in everything:

@@ -11,6 +11,7 @@ from monai.utils.enums import CommonKeys
 from torch import Tensor, nn
 
 from monai_rd.finite import NotFiniteError, TermSums, not_finite, refuse_not_finite
+from monai_rd.handlers.failing import on_failure
 from monai_rd.methods.base import Method, Step, unwrapped
 from monai_rd.networks.features import StudentFeatures, TeacherFeatures, from_rows
 from monai_rd.networks.levels import LevelReader
@@ -75,7 +76,7 @@ class CoTrainingHandler:
         engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._compute_terms)
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._add_terms)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._mean_terms)
-        engine.add_event_handler(Events.EXCEPTION_RAISED, explain_small_batch)
+        on_failure(engine, explain_small_batch)
 
     def _keep_features(self, classifier: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if classifier.training:
@@ -175,19 +176,15 @@ class CoTrainingHandler:
         )
 
 
-def explain_small_batch(engine: Engine, error: BaseException) -> None:
-    """Say in words of a bundle what PyTorch says of batch normalisation; for a trainer's EXCEPTION_RAISED.
-
-    Raises:
-        ValueError: that was the error; else the error itself.
-    """
+def explain_small_batch(engine: Engine, error: BaseException) -> ValueError | None:
+    """Say in words of a bundle what PyTorch says of batch normalisation, None of any other error; for `on_failure`."""
     if isinstance(error, ValueError) and "more than 1 value per channel when training" in str(error):
         size = getattr(engine.state.dataloader, "batch_size", 1)
-        raise ValueError(
+        return ValueError(
             f"a batch of {size} is too small to train with: batch normalisation needs more than one value of each "
             "channel, and the last maps of these images have one; give a larger --batch_size, or a larger --image_size"
-        ) from error
-    raise error
+        )
+    return None
 
 
 def as_tensor(value: Tensor) -> Tensor:

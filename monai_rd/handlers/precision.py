@@ -8,6 +8,8 @@ import torch
 from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 
+from monai_rd.handlers.failing import on_failure
+
 __all__ = ["CPUAutocast", "amp_settings", "default_amp"]
 
 
@@ -41,7 +43,7 @@ class CPUAutocast:
         """Attach to a trainer on the CPU."""
         engine.add_event_handler(Events.ITERATION_STARTED, self._enter)
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._leave)
-        engine.add_event_handler(Events.EXCEPTION_RAISED, self._failed)
+        on_failure(engine, lambda engine, error: self._leave(engine))
 
     def _enter(self, engine: Engine) -> None:
         self._within = torch.autocast("cpu", torch.bfloat16)
@@ -51,7 +53,3 @@ class CPUAutocast:
         if self._within is not None:
             self._within.__exit__(None, None, None)
             self._within = None
-
-    def _failed(self, engine: Engine, error: BaseException) -> None:
-        self._leave(engine)
-        raise error

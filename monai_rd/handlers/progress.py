@@ -8,6 +8,8 @@ import time
 from ignite.engine import Engine, Events
 from tqdm.auto import tqdm
 
+from monai_rd.handlers.failing import on_failure
+
 __all__ = ["ProgressHandler"]
 
 SHORT = {"student_ce": "ce", "teacher_ce": "teacher ce"}
@@ -31,7 +33,7 @@ class ProgressHandler:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration_completed)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
         engine.add_event_handler(Events.COMPLETED, self._close)
-        engine.add_event_handler(Events.EXCEPTION_RAISED, self._failed)
+        on_failure(engine, lambda engine, error: self._close(engine))
 
     def _epoch_started(self, engine: Engine) -> None:
         self._since = time.monotonic()
@@ -70,7 +72,3 @@ class ProgressHandler:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
-
-    def _failed(self, engine: Engine, error: BaseException) -> None:
-        self._close(engine)
-        raise error

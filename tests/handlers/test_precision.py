@@ -11,6 +11,7 @@ from ignite.engine import Engine
 from monai.engines.utils import IterationEvents
 
 from monai_rd.handlers import CPUAutocast, amp_settings, default_amp
+from monai_rd.handlers.failing import on_failure
 
 Run = Callable[..., Any]
 
@@ -52,6 +53,22 @@ def test_an_error_in_a_step_leaves_no_autocast_behind(tiny_run: Run) -> None:
     with pytest.raises(RuntimeError, match="on purpose"):
         run.trainer.run()
     assert not torch.is_autocast_enabled("cpu")
+
+
+def test_what_is_done_when_a_run_fails_is_done_for_all(tiny_run: Run) -> None:
+    run, seen = tiny_run(max_epochs=1), []
+    on_failure(run.trainer, lambda engine, error: seen.append(str(error)))
+    on_failure(run.trainer, lambda engine, error: KeyError("in other words"))
+    on_failure(run.trainer, lambda engine, error: seen.append(type(error).__name__))
+
+    def fail(engine: Engine) -> None:
+        raise RuntimeError("on purpose")
+
+    run.trainer.add_event_handler(IterationEvents.FORWARD_COMPLETED, fail)
+    with pytest.raises(KeyError, match="in other words") as caught:
+        run.trainer.run()
+    assert isinstance(caught.value.__cause__, RuntimeError)
+    assert seen == ["on purpose", "KeyError"]
 
 
 @pytest.mark.parametrize("computes", [False, True])
