@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Set
 from dataclasses import dataclass, field
+from functools import cache
 from struct import Struct
 from typing import Any, cast
 
@@ -41,14 +42,16 @@ _SOP_CLASS, _TRANSFER_SYNTAX = 0x00020002, 0x00020010
 _PIXEL_DATA, _NATIVE = 0x7FE00010, (ExplicitVRLittleEndian.encode(), ImplicitVRLittleEndian.encode())
 _NOT_ORDINARY = (DeflatedExplicitVRLittleEndian.encode(), ExplicitVRBigEndian.encode())
 _HEAD, _LONG = Struct("<HHI"), Struct("<I")
-# Value representations by the size of their length field (PS3.5 7.1.2).
-_SHORT_KINDS, _LONG_KINDS = (
-    {name.encode(): name for name in names.split(" ")}
-    for names in (
-        "AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US",
-        "OB OD OF OL OV OW SQ SV UC UN UR UT UV",
+# Value representations by their two letters as a number, with the bytes of a head (PS3.5 7.1.2).
+_KINDS = {
+    int.from_bytes(name.encode(), "little"): (name, head)
+    for head, names in (
+        (8, "AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US"),
+        (12, "OB OD OF OL OV OW SQ SV UC UN UR UT UV"),
     )
-)
+    for name in names.split(" ")
+}
+_base_tag = cache(BaseTag)
 
 
 class _Unusual(Exception):
@@ -142,52 +145,35 @@ def _elements(
 ) -> tuple[dict[BaseTag, DataElement | RawDataElement], int]:
     """Return the wanted elements from a place in the file up to a tag or the end, and where that is."""
     found: dict[BaseTag, DataElement | RawDataElement] = {}
-    data, base, place = b"", start, 0
+    data, base, place, last, limit = b"", start, 0, -1, size - start
     inside: list[int] = []  # what ends the sequences and items of undefined length that the place is in
     while True:
-        if place + 12 > len(data):  # the next head is not there yet
+        if place > last:  # the next head is not there yet
             base, place = base + place, 0
             stream.seek(base)
             data = stream.read(_BLOCK)
+            last, limit = len(data) - 12, size - base
             if len(data) < 8:
                 if data or inside:
                     raise _Unusual
                 return found, base
+        kind: str | None = None
         group, element, length = _HEAD.unpack_from(data, place)
         tag, head = group << 16 | element, 8
-        kind: str | None = None
-        if not inside and tag >= stop and group != 0xFFFE:
+        if tag >= stop and not inside and group != 0xFFFE:
             return found, base + place
         if implicit:
             if base + place == start and data[place + 4 : place + 6].isalpha():  # it is explicit all the same
                 raise _Unusual
         elif group != 0xFFFE:
-            code = data[place + 4 : place + 6]
-            if code in _SHORT_KINDS:
-                kind, length = _SHORT_KINDS[code], length >> 16
-            elif code in _LONG_KINDS and place + 12 <= len(data):
-                kind, head = _LONG_KINDS[code], 12
-                (length,) = _LONG.unpack_from(data, place + 8)
-            else:
+            known = _KINDS.get(length & 0xFFFF)
+            if known is None or (known[1] == 12 and place + 12 > len(data)):
                 raise _Unusual
-        if group == 0xFFFE:
-            if not inside or tag not in (inside[-1], _ITEM) or (tag == _ITEM and inside[-1] != _END_OF_SEQUENCE):
-                raise _Unusual
-            if tag != _ITEM:
-                inside.pop()
-                if length:
-                    raise _Unusual
-            elif length == _UNDEFINED:
-                inside.append(_END_OF_ITEM)
-                length = 0
-        elif inside and inside[-1] != _END_OF_ITEM:
-            raise _Unusual
-        elif length == _UNDEFINED:
-            if (not inside and tag in wanted) or tag >= PIXELS or kind not in ("SQ", None):
-                raise _Unusual
-            inside.append(_END_OF_SEQUENCE)
-            length = 0
-        elif not inside and tag in wanted:
+            kind, head = known
+            length = length >> 16 if head == 8 else _LONG.unpack_from(data, place + 8)[0]
+        if inside or length == _UNDEFINED or group == 0xFFFE:
+            length = _nested(inside, tag, kind, length, wanted)
+        elif tag in wanted:
             begin = place + head
             if tag in later and length:
                 value: Any = FilePart(os.fsdecode(stream.raw.name), base + begin, length)  # type: ignore[attr-defined]
@@ -197,7 +183,41 @@ def _elements(
             else:
                 value = data[begin : begin + length]
             stored = value or cast("bytes | None", empty_value_for_VR(kind, raw=True))
-            found[BaseTag(tag)] = RawDataElement(BaseTag(tag), kind, length, stored, base + begin, implicit, True)
+            name = _base_tag(tag)
+            found[name] = RawDataElement(name, kind, length, stored, base + begin, implicit, True)
         place += head + length
-        if base + place > size:
+        if place > limit:
             raise _Unusual
+
+
+def _nested(inside: list[int], tag: int, kind: str | None, length: int, wanted: Set[int]) -> int:
+    """Follow sequences and items of undefined length, whose elements nobody asks for.
+
+    Args:
+        inside: what ends those that the place is in, the innermost last; changed.
+        tag: of the element.
+        kind: its VR.
+        length: as it is stated.
+        wanted: see `_elements`.
+
+    Returns:
+        How many bytes are to be passed over.
+    """
+    if tag >> 16 == 0xFFFE:
+        if not inside or tag not in (inside[-1], _ITEM) or (tag == _ITEM and inside[-1] != _END_OF_SEQUENCE):
+            raise _Unusual
+        if tag != _ITEM:
+            inside.pop()
+            if length:
+                raise _Unusual
+        elif length == _UNDEFINED:
+            inside.append(_END_OF_ITEM)
+            length = 0
+    elif inside and inside[-1] != _END_OF_ITEM:
+        raise _Unusual
+    elif length == _UNDEFINED:
+        if (not inside and tag in wanted) or tag >= PIXELS or kind not in ("SQ", None):
+            raise _Unusual
+        inside.append(_END_OF_SEQUENCE)
+        length = 0
+    return length

@@ -49,19 +49,19 @@ class Window:
     width: float
     function: str
 
-    def __call__(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Map values to grey 0 to 255."""
-        if self.function == "SIGMOID":
-            return np.float32(255) / (1 + np.exp(np.clip(-4 * (values - self.centre) / self.width, -60, 60)))
+    def show(self, values: npt.NDArray[np.float32]) -> None:
+        """Map values to grey 0 to 255, in place."""
         centre, width = (self.centre - 0.5, self.width - 1) if self.function == "LINEAR" else (self.centre, self.width)
-        if width == 0:  # a LINEAR window of width 1 is a threshold
-            return np.where(values > centre, np.float32(255), np.float32(0))
-        shown = values - np.float32(centre)
-        shown /= np.float32(width)
-        shown += np.float32(0.5)
-        np.clip(shown, 0, 1, out=shown)
-        shown *= np.float32(255)
-        return shown
+        if self.function == "SIGMOID":
+            values[...] = np.float32(255) / (1 + np.exp(np.clip(-4 * (values - centre) / width, -60, 60)))
+        elif width == 0:  # a LINEAR window of width 1 is a threshold
+            values[...] = np.where(values > centre, np.float32(255), np.float32(0))
+        else:
+            values -= np.float32(centre)
+            values /= np.float32(width)
+            values += np.float32(0.5)
+            np.clip(values, 0, 1, out=values)
+            values *= np.float32(255)
 
 
 # ------------------------------------------------------------------------------------------------------- values
@@ -280,13 +280,15 @@ def _show(dataset: Dataset, number: int, values: npt.NDArray[np.float32], reach:
     window = _window(dataset, number)
     if dataset.get("VOILUTSequence"):
         entries, bits = lookup(dataset, "VOILUTSequence", np.rint(values.clip(-(1 << 31), 1 << 31)).astype(int))
-        shown = entries * np.float32(255 / ((1 << bits) - 1))
+        values[...] = entries * np.float32(255 / ((1 << bits) - 1))
     elif window is not None:
-        shown = window(values)
+        window.show(values)
     elif (bits := integer(dataset, "BitsStored", 16)) <= 8:
-        shown = values * np.float32(255 / ((1 << bits) - 1))
+        values *= np.float32(255 / ((1 << bits) - 1))
     else:
         low, high = reach
-        shown = (values - low) * np.float32(255 / (high - low)) if high > low else np.zeros_like(values)
-    shown = np.clip(shown, 0, 255)
-    values[...] = 255 - shown if is_inverse(dataset) else shown
+        values -= low
+        values *= np.float32(255 / (high - low)) if high > low else np.float32(0)
+    np.clip(values, 0, 255, out=values)
+    if is_inverse(dataset):
+        np.subtract(255, values, out=values)

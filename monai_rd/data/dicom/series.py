@@ -165,7 +165,9 @@ def _stack(
         if window is not None:
             for slot in slots:
                 outside = np.isnan(slot) if padded else None
-                slot[...] = 255 - window(slot) if inverse else window(slot)
+                window.show(slot)
+                if inverse:
+                    np.subtract(255, slot, out=slot)
                 if outside is not None:
                     slot[outside] = 0  # black
         stored.forget_pixels(dataset)
