@@ -5,6 +5,7 @@ Every case goes through the transform that the bundles use.
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -213,6 +214,7 @@ def test_metadata_holds_no_patient(tmp_path: Path) -> None:
 
     make_series(tmp_path, change=named)
     said = str(load(tmp_path).meta) + str(index_dicom(tmp_path)[0].row())
+    said = re.sub(r"\d+(\.\d+){5,}", "UID", said)  # in whose random digits anything may stand
     for secret in (*NAME.split("^"), PATIENT_ID, "SECRET", "4711", "19700101"):
         assert secret.lower() not in said.lower()
     assert "thorax" in said
