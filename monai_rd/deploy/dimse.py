@@ -9,7 +9,6 @@ from __future__ import annotations
 import socket
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -93,7 +92,6 @@ class Dimse:
         self._inbox, self._open = _Inbox(), _Open()
         self._answered: set[str] = set()  # what it has answered to once, so that it knows us
         self._kinds: set[tuple[str, str]] = set()  # what we send: SOP classes and transfer syntaxes
-        weakref.finalize(self, self._open.close)  # a connection would keep the process alive
 
     def studies(self, query: Query) -> list[str]:
         """See `Archive`."""
