@@ -9,9 +9,11 @@ from __future__ import annotations
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from pydicom import dcmread
@@ -92,6 +94,8 @@ class Dimse:
         self._inbox, self._open = _Inbox(), _Open()
         self._answered: set[str] = set()  # what it has answered to once, so that it knows us
         self._kinds: set[tuple[str, str]] = set()  # what we send: SOP classes and transfer syntaxes
+        _sweeper()
+        weakref.finalize(self, _FORGOTTEN.put, self._open).atexit = False  # then `_Held` ends them
 
     def studies(self, query: Query) -> list[str]:
         """See `Archive`."""
@@ -350,6 +354,20 @@ class _Open:
         if self._server is not None:
             self._server.shutdown()
             self._server = None
+
+
+# What was open in an archive that nobody closed. The garbage collector finds it, in any thread and under any lock, and
+# must not wait for a connection there; to put something into this queue is safe.
+_FORGOTTEN: SimpleQueue[_Open] = SimpleQueue()
+
+
+@cache
+def _sweeper() -> None:
+    def sweep() -> None:
+        while True:
+            _FORGOTTEN.get().close()
+
+    threading.Thread(target=sweep, daemon=True).start()
 
 
 def _stands(known: Association) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,13 @@ WAYS: dict[str, Open] = {
     "C-GET": lambda orthanc: open_archive(orthanc.dimse),
     "C-MOVE": lambda orthanc: open_archive(orthanc.dimse, listen=orthanc.listen),
 }
+
+
+@pytest.fixture
+def archive(way: str, orthanc: Orthanc) -> Iterator[Archive]:
+    """The archive by a way, closed when the test is over: the next one listens at the same port."""
+    with closing(WAYS[way](orthanc)) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +63,8 @@ def studies(orthanc: Orthanc, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 @pytest.mark.parametrize("way", WAYS)
 def test_what_is_stored_is_found_and_fetched_as_it_was(
-    way: str, orthanc: Orthanc, studies: dict[str, str], tmp_path: Path
+    way: str, archive: Archive, studies: dict[str, str], tmp_path: Path
 ) -> None:
-    archive = WAYS[way](orthanc)
     for modality, images in (("CT", 5), ("MR", 3)):
         (study,) = archive.studies(Query(modality))
         assert study == studies[modality]
@@ -80,8 +87,7 @@ def test_what_is_stored_is_found_and_fetched_as_it_was(
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_what_is_not_there_is_nothing_or_an_error_that_names_nobody(way: str, orthanc: Orthanc, tmp_path: Path) -> None:
-    archive = WAYS[way](orthanc)
+def test_what_is_not_there_is_nothing_or_an_error_that_names_nobody(way: str, archive: Archive, tmp_path: Path) -> None:
     came, told = 0, ""
     try:
         came = archive.fetch("1.2.3", "1.2.3.4", tmp_path)  # `ArchiveSource` compares it with what should be there
