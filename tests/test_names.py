@@ -114,6 +114,7 @@ def test_scores_hold_no_formula_and_their_json_the_name(tmp_path: Path) -> None:
     assert [one["class"] for one in told["studies"]] == NAMES
 
 
+@pytest.mark.slow
 def test_the_tables_of_a_run_and_of_groups(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

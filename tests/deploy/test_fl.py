@@ -120,6 +120,7 @@ def test_two_sites_train_a_student_together(tmp_path: Path, monkeypatch: pytest.
     )  # what docs/federated.md says
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:executing the bundle config", "ignore:parsing config_file")
 def test_the_script_of_the_docs_runs_as_it_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

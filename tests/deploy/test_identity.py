@@ -106,7 +106,8 @@ def test_every_way_gives_the_uids_of_predict(way: Any, bundle: Path, export: Pat
     assert way(bundle, export, tmp_path / "again") == expected
 
 
-@pytest.mark.parametrize("form", ["torchscript", "torch.export", pytest.param("onnx", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["torchscript", "torch.export", "onnx"])
 def test_one_model_makes_one_file(form: str, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if form == "onnx":
         pytest.importorskip("onnxscript", reason="needs the extra 'onnx'")
@@ -156,6 +157,7 @@ def of_an_override(root: Path) -> dict[str, Any]:
     return {"image_size": 48}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", [of_other_weights, of_other_classes, of_another_window, of_an_override])
 def test_another_student_gives_other_uids(other: Any, bundle: Path, export: Path, tmp_path: Path) -> None:
     root = tmp_path / bundle.name
