@@ -187,7 +187,7 @@ def of_status(what: str, status: int | None) -> ArchiveError:
     """
     if status is None:
         return ArchiveError(f"{what} (the connection broke)")
-    if status & 0xFF00 == 0xA900 or status == 0xA902:  # it does not match the SOP class, and never will
+    if status & 0xFF00 == 0xA900:  # it does not match the SOP class, and never will
         return ArchiveError(f"{what} (status {status:#06x})", Failure.IMPOSSIBLE)
     kind, hint = _STATUS.get(status, (Failure.SPOILT, ""))
     return ArchiveError(f"{what} (status {status:#06x}{hint})", kind)
