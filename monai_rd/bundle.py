@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from monai_rd.data.errors import original_error
 from monai_rd.files import no_room, told
 from monai_rd.memory import keep_freed_memory
-from monai_rd.overrides import ids_read, refuse_unread, settled, switch, typed_words, unread_ids, written
+from monai_rd.overrides import JSON_WORDS, ids_read, refuse_unread, settled, switch, typed_words, unread_ids, written
 from monai_rd.streams import lasting_streams
 
 if TYPE_CHECKING:
@@ -34,8 +34,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-
-_JSON_WORDS = {"true": True, "false": False, "null": None}
 
 
 def bundle_root(name: str) -> str:
@@ -120,7 +118,7 @@ def require_model(path: str | Path) -> None:
 
 def options(values: Mapping[str, Any]) -> dict[str, Any]:
     """Read options from a command line: JSON's words true, false and null among them are strings until here."""
-    return {key: _JSON_WORDS.get(value, value) if isinstance(value, str) else value for key, value in values.items()}
+    return {key: JSON_WORDS.get(value, value) if isinstance(value, str) else value for key, value in values.items()}
 
 
 def check_overrides(name: str, file: str) -> None:

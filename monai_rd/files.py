@@ -89,11 +89,10 @@ def open_file(path: str | os.PathLike[str]) -> io.FileIO:
 
 
 _NO_ROOM = {
-    errno.ENOSPC: "the disk is full",
-    errno.EFBIG: "the file would be larger than the system allows",
     getattr(errno, "EDQUOT", errno.ENOSPC): "your share of the disk (quota) is used up",
+    errno.EFBIG: "the file would be larger than the system allows",
+    errno.ENOSPC: "the disk is full",  # after the quota, which not every system knows
 }
-_NO_ROOM[errno.ENOSPC] = "the disk is full"  # where a system knows no quota
 
 
 class DiskFullError(OSError):

@@ -19,6 +19,7 @@ from typing import Any
 from monai_rd.nearest import did_you_mean
 
 __all__ = [
+    "JSON_WORDS",
     "OverrideError",
     "ids_read",
     "overridden",
@@ -36,7 +37,7 @@ _EXPRESSIONS = ("$", "@", "%")  # what MONAI computes
 _ENTRIES = {"imports", "initialize", "run", "finalize"}
 _OF_TRACKING = {"tracking_uri", "experiment_name", "run_name", "save_execute_config"}  # MONAI's own, with or without
 _OF_RUN = ("run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file")
-_JSON_WORDS = {"true": True, "false": False}
+JSON_WORDS = {"true": True, "false": False, "null": None}
 _NOTHING = ("None", "none", "null")
 
 
@@ -197,7 +198,7 @@ def switch(value: Any) -> bool:
     Raises:
         ValueError: neither.
     """
-    read = _JSON_WORDS.get(value.lower(), value) if isinstance(value, str) else value
+    read = JSON_WORDS.get(value.lower(), value) if isinstance(value, str) else value
     if not isinstance(read, (bool, int)):
         raise ValueError(f"true or false is needed, got {value!r}")
     return bool(read)
