@@ -32,10 +32,10 @@ class CoTrainingHandler:
     they were computed beforehand, otherwise from the teacher. Where that key is there and empty, the student learns
     from the labels alone in this epoch. The batch's key `index` tells the method which items
     they are. After the loss it adds the weighted terms to `engine.state.output["loss"]`, which `SupervisedTrainer`
-    reads for the backward pass only then. At each epoch it moves the weights: progress is 0 in the first epoch and 1 in
-    the last. The terms stand in `engine.state.output["terms"]`, unweighted and detached, with the student's cross
-    entropy as `student_ce` and the sum as `loss`; their means over the epoch in `engine.state.metrics`; the weights in
-    `engine.state.term_weights`.
+    reads for the backward pass only then; after that pass, what rests in this epoch by the method's word loses its
+    gradient. At each epoch it moves the weights: progress is 0 in the first epoch and 1 in the last. The terms stand in
+    `engine.state.output["terms"]`, unweighted and detached, with the student's cross entropy as `student_ce` and the
+    sum as `loss`; their means over the epoch in `engine.state.metrics`; the weights in `engine.state.term_weights`.
 
     Args:
         network: the student, bare or wrapped in DistributedDataParallel; the trainer's own network.
@@ -75,6 +75,7 @@ class CoTrainingHandler:
         engine.add_event_handler(Events.EPOCH_STARTED, self._move_weights)
         engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._compute_terms)
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._add_terms)
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._rest)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._mean_terms)
         on_failure(engine, explain_small_batch)
 
@@ -89,6 +90,7 @@ class CoTrainingHandler:
                 f"epoch {engine.state.epoch} of a training of {last}: total_epochs counts those of all rounds"
             )
         progress = (engine.state.epoch - 1) / max(last - 1, 1)
+        self._bare_method.start_epoch(progress, self._network)
         engine.state.term_weights = self._bare_method.weights(progress)
         self.method.train()
         for name in self._named:  # the next epoch may have other terms
@@ -139,7 +141,8 @@ class CoTrainingHandler:
     def _add_terms(self, engine: Engine) -> None:
         output, weights = engine.state.output, engine.state.term_weights
         student_ce = output[CommonKeys.LOSS]
-        # A weight of 0 still multiplies: under DDP every trained parameter must take part in every backward pass.
+        # A weight of 0 still multiplies: under DDP every trained parameter must take part in every backward pass, but
+        # for those of a method in stages, which DDP looks for.
         loss = weights.get("student_ce", 1.0) * student_ce
         loss = loss + sum(weights[name] * term for name, term in self._terms.items())
         terms = {"loss": loss, "student_ce": student_ce, **self._terms}
@@ -147,6 +150,10 @@ class CoTrainingHandler:
         output["terms"] = {name: term.detach() for name, term in terms.items()}
         if wrong := self._sums.add(output["terms"]):
             self._refuse(engine, wrong, (engine.state.iteration - 1) % engine.state.epoch_length + 1)
+
+    def _rest(self, engine: Engine) -> None:
+        for parameter in self._bare_method.resting(self._network):
+            parameter.grad = None
 
     def _mean_terms(self, engine: Engine) -> None:
         sums, step, wrong = self._sums.read()

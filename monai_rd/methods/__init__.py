@@ -21,6 +21,7 @@ from monai_rd.methods.rd import ReprogrammingDistillation
 from monai_rd.methods.rkd import RelationalDistillation
 from monai_rd.methods.semckd import SemanticCalibration
 from monai_rd.methods.sp import SimilarityPreserving
+from monai_rd.methods.two_stages import TwoStages
 from monai_rd.methods.vid import VariationalInformationDistillation
 from monai_rd.nearest import did_you_mean
 
@@ -43,6 +44,7 @@ __all__ = [
     "SemanticCalibration",
     "SimilarityPreserving",
     "Step",
+    "TwoStages",
     "VariationalInformationDistillation",
     "build_method",
     "distributed",
@@ -53,6 +55,7 @@ __all__ = [
 
 METHODS: dict[str, type[Method]] = {
     "rd": ReprogrammingDistillation,
+    "two_stages": TwoStages,
     "ce": CrossEntropyAlone,
     "kd": KnowledgeDistillation,
     "hint": Hint,

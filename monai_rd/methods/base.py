@@ -50,6 +50,7 @@ class Method(nn.Module, ABC):
         needs_teacher: whether there must be a teacher.
         needs_logits: whether the teacher must have been fitted to the task, so that it gives logits.
         learns_alone: whether the student learns in every epoch, so that one of labels alone is not lost.
+        in_stages: whether some epochs leave out a part of what the method trains; see `start_epoch` and `resting`.
         student_levels: the student's maps that `forward` wants, in this order.
         reads: what `forward` wants of the teacher.
     """
@@ -57,6 +58,7 @@ class Method(nn.Module, ABC):
     needs_teacher: bool = True
     needs_logits: bool = False
     learns_alone: bool = True
+    in_stages: bool = False
 
     def __init__(self, reads: Reads | None = None, student_levels: Sequence[Level] = ()) -> None:
         super().__init__()
@@ -77,6 +79,20 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def forward(self, step: Step) -> dict[str, Tensor]:
         """Compute the unweighted loss terms of one batch: scalars by name, with the names of `weights`."""
+
+    def start_epoch(self, progress: float, student: Student) -> None:
+        """Change what another epoch needs, before its first step; most methods are the same in all of them."""
+
+    def resting(self, student: Student) -> list[nn.Parameter]:
+        """Those parameters, its own and the student's, that this epoch does not teach, so that no optimizer moves them.
+
+        Nothing but a gradient that is None keeps momentum and weight decay away from a parameter.
+        """
+        return []
+
+    def teacher_path(self, student: Student) -> nn.Module | None:
+        """From the teacher's tap to logits of the task, of a method that has such a path; else None."""
+        return None
 
     def prepare(self, student: Student) -> Student:
         """Change the student, in place, as it has to be while it is trained; most methods leave it alone."""
@@ -116,7 +132,11 @@ def distributed(module: nn.Module, device: torch.device) -> nn.Module:
     """Wrap a module in DistributedDataParallel; one that trains nothing, which DDP refuses, is returned as it is."""
     if not any(parameter.requires_grad for parameter in module.parameters()):
         return module
-    return nn.parallel.DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None)
+    return nn.parallel.DistributedDataParallel(
+        module,
+        device_ids=[device] if device.type == "cuda" else None,
+        find_unused_parameters=isinstance(module, Method) and module.in_stages,
+    )
 
 
 def gather_batch(features: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from monai_rd.losses import CKALoss, ClassificationLoss, KLDistillationLoss
 from monai_rd.losses.cka import Estimator
@@ -49,14 +49,9 @@ class ReprogrammingDistillation(Method):
             pulled to the student: direct reprogramming.
         kd: False leaves KL out.
         cka: False leaves CKA out.
-        stages: 1 trains all at once. 2 first trains phi and g on the teacher path alone, in the first half of the
-            epochs, and then the student with KL and CKA against them, in the other half, in which no gradient enters
-            phi: the training in stages of TDMR (arXiv 2304.02263), reduced to two of them; its progressive distillation
-            through intermediate networks is not built.
 
     Raises:
-        ValueError: what `Reprogrammer`, `CKALoss` and `KLDistillationLoss` refuse, all terms left out, or other stages
-            than 1 and 2.
+        ValueError: what `Reprogrammer`, `CKALoss` and `KLDistillationLoss` refuse, or all terms left out.
     """
 
     def __init__(
@@ -78,21 +73,14 @@ class ReprogrammingDistillation(Method):
         co_training: bool = True,
         kd: bool = True,
         cka: bool = True,
-        stages: int = 1,
     ) -> None:
         super().__init__(Reads(tap=True, grid=grid))
         if not (co_training or kd or cka):
             raise ValueError("RD without co-training, KD and CKA teaches nothing: use --method ce")
-        if stages not in (1, 2) or (stages == 2 and not (co_training and (kd or cka))):
-            raise ValueError(
-                f"stages is 1, or 2 with co-training and one of KD and CKA; got {stages}, {co_training=}, {kd=}, {cka=}"
-            )
         self.phi = Reprogrammer(channels, feature_dim, kind, width, blocks, spatial_dims, grid)
         self.ce = ClassificationLoss(multi_label)
         self.kl, self.cka = KLDistillationLoss(temperature, multi_label), CKALoss(estimator)
         self.alpha, self.beta, self.detach_teacher = alpha, beta, detach_teacher
-        self.stages, self._taught = stages, False
-        self.learns_alone = stages == 1
         self.terms = [name for name, on in (("teacher_ce", co_training), ("kl", kd), ("cka", cka)) if on]
 
     @classmethod
@@ -110,27 +98,23 @@ class ReprogrammingDistillation(Method):
         )
 
     def weights(self, progress: float) -> dict[str, float]:
-        """Alpha and beta, linear between their first and last value; in two stages each over its own half."""
-        student = {}
-        if self.stages == 2:
-            self._taught = progress >= 0.5
-            student = {"student_ce": float(self._taught)}
-            progress = 2 * progress - float(self._taught)
+        """Alpha and beta, linear between their first and last value."""
         alpha, beta = (first + (last - first) * progress for first, last in (self.alpha, self.beta))
-        if self.stages == 2:
-            alpha, beta = (0.0, beta) if self._taught else (1.0, 0.0)
         by_name = {"teacher_ce": alpha, "kl": beta, "cka": beta}
-        return student | {name: by_name[name] for name in self.terms}
+        return {name: by_name[name] for name in self.terms}
+
+    def teacher_path(self, student: Student) -> nn.Module:
+        """Phi, then g."""
+        return nn.Sequential(self.phi, student.classifier)
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """Terms of Eq. 3 beside CE(y, z_s): `teacher_ce` CE(y, z_t), `kl` KL(z_t || z_s), `cka` L_CKA(f_t, f_s)."""
-        self.phi.train(self.training and not self._taught)
         f_t = self.phi(step.taught.tap)
         z_t = step.network.classifier(f_t)
         terms: dict[str, Tensor] = {}
         if "teacher_ce" in self.terms:
             terms["teacher_ce"] = self.ce(z_t, step.target)
-        if self.detach_teacher or self._taught:
+        if self.detach_teacher:
             f_t, z_t = f_t.detach(), z_t.detach()
         if "kl" in self.terms:
             terms["kl"] = self.kl(step.student.logits, z_t)

@@ -69,7 +69,7 @@ TABLES = {
             Row("no_co_training", "rd", {"co_training": False}),
             Row("no_kd", "rd", {"kd": False}),
             Row("no_cka", "rd", {"cka": False}),
-            Row("two_stages", "rd", {"stages": 2}),
+            Row("two_stages", "two_stages"),
             _RD,
         ),
     ),

@@ -20,7 +20,6 @@ from monai_rd.console import terminal
 from monai_rd.data.errors import count_codes
 from monai_rd.files import atomic_path, atomic_write
 from monai_rd.handlers.checkpoint import save_atomically
-from monai_rd.methods.rd import ReprogrammingDistillation
 from monai_rd.report.calibration import fit_temperature
 from monai_rd.report.curves import calibrated_events, reliability
 from monai_rd.report.metrics import METRIC_NAMES, classification_metrics, multi_label_metrics
@@ -58,7 +57,7 @@ class FinalReport:
         loader: of the test set; items of a `TolerantDataset` with a `problem` are counted and not scored.
         class_names: by class index.
         device: where to run.
-        method: the method; with RD and a teacher, the reprogrammed teacher gets a row of its own.
+        method: the method; where it reprograms the teacher, that path gets a row of its own.
         teacher: the frozen foundation model; one that was fitted to the task gets a row of its own.
         phantom: the data are the project's phantoms; then the report says so.
         settings: written into `metrics.json` beside the numbers.
@@ -98,7 +97,7 @@ class FinalReport:
         """
         require_model(self.model_path)
         self.network.load_state_dict(torch.load(self.model_path, map_location="cpu", weights_only=True))
-        if isinstance(self.method, ReprogrammingDistillation) and self.teacher is not None:
+        if self.method is not None and self.teacher is not None and self.method.teacher_path(self.network) is not None:
             best = torch.load(self.output_dir / "best_method.pt", map_location="cpu", weights_only=True)
             self.method.load_state_dict(best)
         if self.validation is not None:

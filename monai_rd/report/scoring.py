@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from monai_rd.data.errors import count_codes
 from monai_rd.losses import class_probabilities
-from monai_rd.methods.rd import ReprogrammingDistillation
 from monai_rd.networks.bag import fold, unfold
 from monai_rd.networks.features import Reads
 from monai_rd.networks.levels import Level, LevelReader, student_levels
@@ -64,7 +63,7 @@ def score_test_set(
 ) -> TestScores:
     """Run student and teacher once over the test set, with at most 128 images at a time.
 
-    Rows beside the student's: "reprogrammed teacher" (g of phi of F_t) where the method is RD; "tuned teacher" where
+    Rows beside the student's: "reprogrammed teacher" (g of phi of F_t) where the method has one; "tuned teacher" where
     the teacher was fitted to the task.
 
     Args:
@@ -80,8 +79,8 @@ def score_test_set(
         ValueError: no item could be read.
     """
     network.to(device).eval()
-    phi = method.phi.to(device).eval() if isinstance(method, ReprogrammingDistillation) and teacher else None
-    pass_ = _Pass(network, teacher, phi, multi_label, layers)
+    path = method.teacher_path(network) if method is not None and teacher is not None else None
+    pass_ = _Pass(network, teacher, None if path is None else path.to(device).eval(), multi_label, layers)
     labels, unread, places, start = [], [], [], 0
     with torch.inference_mode(), pass_.reader:
         for batch in loader:
@@ -126,11 +125,11 @@ class _Pass:
         self,
         network: Student,
         teacher: FrozenFoundationModel | None,
-        phi: nn.Module | None,
+        path: nn.Module | None,
         multi_label: bool,
         layers: bool,
     ) -> None:
-        self.network, self.teacher, self.phi = network, teacher, phi
+        self.network, self.teacher, self.path = network, teacher, path
         self.multi_label, self.layers = multi_label, layers
         own: tuple[Level, ...] = student_levels(network) if layers and teacher is not None else ()
         theirs: tuple[Level, ...] = teacher.levels if own and teacher is not None else ()
@@ -152,15 +151,15 @@ class _Pass:
         if self.layers and image.dim() == 5 and self.network.spatial_dims == 2 and self.seen < SLICE_ITEMS:
             scores = class_probabilities(self.network.logits(features).flatten(0, 1).float(), self.multi_label)
             self.slices += list(unfold(scores, slices).cpu().numpy())
-        if self.teacher is not None and (compared or self.phi is not None or self.teacher.head is not None):
+        if self.teacher is not None and (compared or self.path is not None or self.teacher.head is not None):
             reads = Reads(
-                tap=self.phi is not None,
+                tap=self.path is not None,
                 logits=self.teacher.head is not None,
                 levels=self.levels[1] if compared else (),
             )
             said = self.teacher.read(image, reads)
-            if self.phi is not None:
-                self._add("reprogrammed teacher", self.network.classifier(self.phi(said.tap)))
+            if self.path is not None:
+                self._add("reprogrammed teacher", self.path(said.tap))
             if reads.logits:
                 self._add("tuned teacher", said.logits)
             if compared and self.cka is not None:

@@ -1,0 +1,124 @@
+r"""RD's ablation in two stages: first the teacher path, then the student, instead of both at once.
+
+With the parts of RD (`monai_rd.methods.rd`), in the first half of the epochs only $\phi$ and $g_t$ learn, in the second
+only $F_s$ and $g$, which begins as $g_t$ was left:
+
+$$L_1 = \mathrm{CE}(y, g_t(\phi(F_t(x)))),\qquad
+L_2 = \mathrm{CE}(y, z_s) + \beta\,(\mathrm{KL}(z_t \| z_s) + L_\mathrm{CKA}(f_t, f_s))$$
+
+It is the training in stages of TDMR (arXiv 2304.02263), reduced to two of them; its progressive distillation through
+intermediate networks is not built.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from monai_rd.losses import CKALoss, ClassificationLoss, KLDistillationLoss
+from monai_rd.losses.cka import Estimator
+from monai_rd.methods.base import Method, Step, gather_batch
+from monai_rd.networks.features import Reads
+from monai_rd.networks.reprogramming import Reprogrammer
+
+if TYPE_CHECKING:
+    from monai_rd.networks import FrozenFoundationModel, Student
+
+__all__ = ["TwoStages"]
+
+
+class TwoStages(Method):
+    """Teaches phi and a classifier of its own first, then the student with both frozen.
+
+    What a stage does not teach stands still: the optimizer gets no gradient of it and so moves it by nothing, neither
+    momentum nor weight decay; and what it teaches begins with an optimizer that knows nothing of it. In the second
+    stage phi runs in eval mode and without a graph. Both classifiers and the stage are in the method's state.
+
+    Args:
+        channels: C of the teacher's features.
+        classifier: g, the student's; g_t begins as a copy of it.
+        kind: "map" or "vector", what the teacher gives.
+        multi_label: an image may have any number of the classes: both cross entropies are binary, KL is by class.
+        spatial_dims: 3 for a teacher and a student of volumes.
+        beta: weight of KL and CKA in the first and in the last epoch of the second stage, linear between.
+        temperature: of the KL term.
+        estimator: of CKA.
+        width: channels inside phi.
+        blocks: residual blocks of phi.
+        grid: most positions along each side of the teacher's maps that phi sees, see `Reprogrammer`; None for all.
+
+    Raises:
+        ValueError: what `Reprogrammer`, `CKALoss` and `KLDistillationLoss` refuse.
+    """
+
+    learns_alone = False
+    in_stages = True
+    handed_over: Tensor
+
+    def __init__(
+        self,
+        channels: int,
+        classifier: nn.Linear,
+        kind: Literal["map", "vector"] = "map",
+        multi_label: bool = False,
+        spatial_dims: int = 2,
+        *,
+        beta: tuple[float, float] = (1.0, 0.0),
+        temperature: float = 1.0,
+        estimator: Estimator = "biased",
+        width: int = 512,
+        blocks: int = 2,
+        grid: int | None = 4,
+    ) -> None:
+        super().__init__(Reads(tap=True, grid=grid))
+        self.phi = Reprogrammer(channels, classifier.in_features, kind, width, blocks, spatial_dims, grid)
+        self.classifier = copy.deepcopy(classifier)
+        self.ce, self.kl = ClassificationLoss(multi_label), KLDistillationLoss(temperature, multi_label)
+        self.cka, self.beta = CKALoss(estimator), beta
+        self.second = False
+        self.register_buffer("handed_over", torch.tensor(False))
+
+    @classmethod
+    def build(cls, student: Student, teacher: FrozenFoundationModel, labels: Tensor, **options: Any) -> TwoStages:
+        """Build it for this student and teacher."""
+        multi_label = labels.dim() == 2
+        return cls(teacher.channels, student.classifier, teacher.kind, multi_label, teacher.spatial_dims, **options)
+
+    def start_epoch(self, progress: float, student: Student) -> None:
+        """Choose the stage; the first epoch of the second hands g_t to the student."""
+        self.second = progress >= 0.5
+        if self.second and not self.handed_over:
+            student.classifier.load_state_dict(self.classifier.state_dict())
+            self.handed_over.fill_(True)
+
+    def resting(self, student: Student) -> list[nn.Parameter]:
+        """The student in the first stage, phi and g_t in the second."""
+        return list((self if self.second else student).parameters())
+
+    def weights(self, progress: float) -> dict[str, float]:
+        """Those of L_1, or of L_2 with beta linear over its stage."""
+        if progress < 0.5:
+            return {"student_ce": 0.0, "teacher_ce": 1.0, "kl": 0.0, "cka": 0.0}
+        first, last = self.beta
+        beta = first + (last - first) * (2 * progress - 1)
+        return {"student_ce": 1.0, "teacher_ce": 0.0, "kl": beta, "cka": beta}
+
+    def teacher_path(self, student: Student) -> nn.Module:
+        """Phi, then g_t."""
+        return nn.Sequential(self.phi, self.classifier)
+
+    def forward(self, step: Step) -> dict[str, Tensor]:
+        """Terms `teacher_ce`, `kl` and `cka`; those that this stage weighs with 0 have no graph."""
+        learning = torch.is_grad_enabled()
+        self.phi.train(self.training and not self.second)
+        with torch.set_grad_enabled(learning and not self.second):
+            f_t = self.phi(step.taught.tap)
+            z_t = self.classifier(f_t)
+            terms = {"teacher_ce": self.ce(z_t, step.target)}
+        with torch.set_grad_enabled(learning and self.second):
+            terms["kl"] = self.kl(step.student.logits, z_t)
+            terms["cka"] = self.cka(gather_batch(step.student.pooled), gather_batch(f_t))
+        return terms
