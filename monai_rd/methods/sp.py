@@ -1,4 +1,14 @@
-"""Similarity-preserving distillation: Tung & Mori, ICCV 2019, arXiv 1907.09682; formula in `losses.similarity`."""
+r"""Similarity-preserving distillation: Tung & Mori, ICCV 2019, arXiv 1907.09682.
+
+With the row-normalised similarities $G$ of `losses.similarity`, the paper's loss of a batch of $n$ is
+$\lVert G_t - G_s \rVert_F^2 / n^2$. As rows have length 1 that is at most $2 / n$ where no feature is negative: the
+larger the batch, the weaker the method. Here it is
+
+$$L_\mathrm{SP} = \frac{1}{64\,n}\,\lVert G_t - G_s \rVert_F^2$$
+
+which is the paper's in batches of 64, those that the weight 3000 is known to suit (RepDistiller's), and as strong as
+there in any other batch and over any number of processes.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SimilarityPreserving"]
 
+_BATCH = 64  # that the weight 3000 is for
+
 
 class SimilarityPreserving(Method):
     """SP on the student's last map, or its pooled features where there is none, against what the teacher gives.
@@ -24,8 +36,7 @@ class SimilarityPreserving(Method):
     loss has one scale for images and studies, and slices are compared with those at their place. The batch is that of
     all processes. It trains nothing of its own.
 
-    The loss is at most 2 / B where no feature is negative, so the weight means less in a larger batch: times 3000 at
-    most 188 at 32, 94 at 64.
+    Times 3000 the term is at most 94 where no feature is negative.
 
     Args:
         level: the student's last map; None for its pooled features.
@@ -50,5 +61,7 @@ class SimilarityPreserving(Method):
     def forward(self, step: Step) -> dict[str, Tensor]:
         """Term `sp`, of the map `[B * S, C, h, w]` and the teacher's tap."""
         ours = step.student.maps[0] if step.student.maps else step.student.pooled
-        rows = (features.reshape(len(step.student.pooled), -1) for features in (ours, step.taught.tap))
-        return {"sp": similarity_loss(*(gather_batch(features) for features in rows))}
+        mine, theirs = (
+            gather_batch(features.reshape(len(step.student.pooled), -1)) for features in (ours, step.taught.tap)
+        )
+        return {"sp": similarity_loss(mine, theirs) * len(mine) / _BATCH}

@@ -5,8 +5,10 @@ import torch
 from torch import nn
 
 from monai_rd.losses import attention_loss
+from monai_rd.losses.attention import AttentionForm
 from monai_rd.methods import AttentionTransfer
 from monai_rd.methods.base import Step
+from monai_rd.methods.maps import shrink_to_common
 from monai_rd.networks.levels import Level
 from tests.methods.steps import Head, learnt, taught
 
@@ -53,7 +55,37 @@ def test_levels_are_summed_and_the_larger_map_is_pooled() -> None:
     found = method(Step(learnt(torch.zeros(2, 2), g, ours), taught(theirs[0], theirs), Head(g), torch.zeros(2)))["at"]
     first = attention_loss(ours[0].unflatten(2, (3, 2)).unflatten(4, (3, 2)).mean((3, 5)), theirs[0])
     second = attention_loss(ours[1], theirs[1].unflatten(2, (2, 2)).unflatten(4, (2, 2)).mean((3, 5)))
-    torch.testing.assert_close(found, first + second)
+    # Strides of 8, of which 28 x 28 positions are those of images of 224 pixels.
+    torch.testing.assert_close(found, (first * 9 + second * 4) / 28**2)
+
+
+def _term(side: int, form: AttentionForm = "mean") -> float:
+    """Of maps of strides 4, 8, 16 and 32 of images of a side, against a teacher who always looks elsewhere."""
+    strides = (4, 8, 16, 32)
+    levels = tuple((Level(f"s{n}", 2, n, 0.5, True), Level(f"t{n}", 3, n, 0.5, True)) for n in strides)
+    ours, theirs = ([torch.zeros(2, c, side // n, side // n) for n in strides] for c in (2, 3))
+    for mine, wanted in zip(ours, theirs, strict=True):
+        mine[:, :, 0, 0], wanted[:, :, -1, -1] = 1, 1
+    method, g = AttentionTransfer(levels, form=form), nn.Linear(2, 2)
+    step = Step(learnt(torch.zeros(2, 2), g, tuple(ours)), taught(theirs[0], tuple(theirs)), Head(g), torch.zeros(2))
+    return method.weight * float(method(step)["at"])
+
+
+def test_it_is_the_authors_at_224_pixels_and_as_strong_at_any_other_size() -> None:
+    assert _term(224) == pytest.approx(1000 * sum(2 / (224 // n) ** 2 for n in (4, 8, 16, 32)))
+    assert _term(64) == pytest.approx(_term(224))
+    assert _term(448) == pytest.approx(_term(224))
+    assert _term(64, "paper") == pytest.approx(0.05 * 4 * 2**0.5)
+
+
+def test_a_pair_of_two_strides_has_the_coarser_ones_positions() -> None:
+    """A ViT's 14 x 14 positions are 14 x 14 at any size of the student's images."""
+    pair = ((Level("s", 2, 4, 0.5, True), Level("t", 3, 16, 0.5, True)),)
+    ours, theirs, g = torch.randn(2, 2, 16, 16), torch.randn(2, 3, 14, 14), nn.Linear(2, 2)
+    step = Step(learnt(torch.zeros(2, 2), g, (ours,)), taught(theirs, (theirs,)), Head(g), torch.zeros(2))
+    torch.testing.assert_close(
+        AttentionTransfer(pair)(step)["at"], attention_loss(*shrink_to_common(ours, theirs), form="mean")
+    )
 
 
 def test_a_black_image_and_equal_maps_give_a_finite_gradient() -> None:
