@@ -34,5 +34,5 @@ def fit_full(teacher: FrozenFoundationModel) -> Fitted:
     return Fitted(backbone, teacher.channels, teacher.kind)
 
 
-LINEAR_PROBE = Adapter("linear_probe", fit_probe, Recipe("adam", 1e-2), normalised=True)
+LINEAR_PROBE = Adapter("linear_probe", fit_probe, Recipe("adam", 1e-3), normalised=True)
 FULL = Adapter("full", fit_full, Recipe("adamw", 1e-4, batch=32, weight_decay=0.05, warm_up=0.1))
