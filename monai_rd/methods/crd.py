@@ -33,8 +33,10 @@ _EPS = 1e-7
 class ContrastiveDistillation(Method):
     """CRD with an item itself as its positive ("exact") and negatives of other classes, drawn without replacement.
 
-    Where the reference code differs: it draws with replacement by alias tables, and 16,384 negatives whatever the data
-    set; here K is at most as many as every class has items outside it, so that all items of a batch have equally many.
+    So does the reference code where another class has K items (its data set draws them by `numpy.random.choice`; its
+    alias tables are for the case that nobody gives it negatives). Where it differs: K is 16,384 whatever the data set,
+    and drawn with replacement where there are fewer; here K is at most as many as every class has items outside it, so
+    that all items of a batch have equally many.
     Of a multi-label list, in which "another class" means little, the negatives are any other items. Banks and Z are
     buffers, so a resumed run goes on exactly. Embeddings and scores are computed in float32 (e^(1/0.07) is 1.6e6, past
     float16's largest number).

@@ -81,9 +81,10 @@ class NToOneMatching(Method):
     the same logits, up to rounding. The method itself trains nothing. The reference code does not merge: with N = 8 and
     a ResNet-50 teacher it leaves 17 M parameters in a ResNet-18 that has 11 M.
 
-    Where the teacher's map is larger it is max-pooled as in the reference code; where the student's is larger E is
-    average-pooled (the reference has no such pair). The teacher's map is its features themselves, so stored features
-    serve. Slices of a bag count as images of their own.
+    Where the teacher's map is larger it is max-pooled as in the reference code's branch for CIFAR. Where the student's
+    is larger E is average-pooled; the reference max-pools it, in its branch for ImageNet, which also sums over all maps
+    that both sides hand over. The teacher's map is its features themselves, so stored features serve. Slices of a bag
+    count as images of their own.
 
     The reference code also normalises all logits over the classes and multiplies them by 2.5 before cross entropy, and
     weighs cross entropy by 1/16 to 1/2 on CIFAR and by 1/8 for a MobileNet on ImageNet; neither is done here. Its

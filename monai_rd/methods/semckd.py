@@ -55,6 +55,10 @@ class SemanticCalibration(Method):
     854 M from a ResNet-50, 374 M from a DenseNet-121, 365 M from a ViT-B. Here the middle is a quarter of the teacher's
     width (19, 9 and 8 M); `width_factor=2` gives the paper's.
 
+    The authors train with KD beside it in all of their experiments (their script has `-r 1 -a 1 -b 400`, the weights of
+    cross entropy, KD and SemCKD). Here it stands beside cross entropy alone, as every method does, and its teacher
+    needs no logits.
+
     The place of an item in its batch is an input of the attention, so every batch must have the size given here
     (`drop_last`), also after a resume. Under DDP each process has the Gram matrices of its own batch. A bag of slices
     is one sample: its row is over all its slices, its error their mean. The attention takes gradients into the student,
