@@ -120,6 +120,12 @@ class RunCheckpoint:
             logger.info("resume: no run to go on with in output_dir, starting from the beginning")
             return
         state = torch.load(self.last, map_location="cpu", weights_only=True)
+        # First: some settings follow from the data, such as how bright the images are.
+        if self.data and "data" in state and (moved := compare_identities(state["data"], self.data)):
+            raise ValueError(
+                f"cannot resume: the data have changed: {moved}. Bring them back to what they were, or start with "
+                "--resume false, or with another --output_dir"
+            )
         before, now = {**state["settings"], **state.get("also", {})}, {**self.settings, **self.also}
         changed = [
             f"{key} was {before.get(key)!r}, now {now.get(key)!r}"
@@ -130,11 +136,6 @@ class RunCheckpoint:
             raise ValueError(
                 f"cannot resume: the run in output_dir has other settings ({'; '.join(changed)}). "
                 "Start with the same settings, or with --resume false, or with another --output_dir"
-            )
-        if self.data and "data" in state and (moved := compare_identities(state["data"], self.data)):
-            raise ValueError(
-                f"cannot resume: the data have changed: {moved}. Bring them back to what they were, or start with "
-                "--resume false, or with another --output_dir"
             )
         for name, module in (("network", self.network), ("method", self.method)):
             unwrapped(module).load_state_dict(state[name])

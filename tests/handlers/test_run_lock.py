@@ -179,6 +179,10 @@ def test_a_run_is_not_resumed_on_other_data(tmp_path: Path) -> None:
     other = with_data(TinyRun(tmp_path, max_epochs=2, resume=True), changed, teacher_weights="abc")
     with pytest.raises(ValueError, match=r"the data have changed: training: 1 changed their label \(of 4\)\. Bring"):
         other.trainer.run()
+    for data in (changed, made(FOUR[1:]), made([*FOUR, item("b/9.png", 1)])):  # and so a setting that follows from them
+        other = with_data(TinyRun(tmp_path, max_epochs=2, resume=True), data, teacher_weights="abc", scope={"n": 5})
+        with pytest.raises(ValueError, match="cannot resume: the data have changed: training: 1 "):
+            other.trainer.run()
     other = with_data(TinyRun(tmp_path, max_epochs=2, resume=True), made(FOUR), teacher_weights="abd")
     with pytest.raises(ValueError, match=r"other settings \(teacher_weights was 'abc', now 'abd'\)"):
         other.trainer.run()
