@@ -15,7 +15,7 @@ from rich.text import Text
 from monai_rd.console import terminal
 from monai_rd.data.errors import words_of_the_system
 from monai_rd.deploy.command import SOME_LEFT_OUT, predict
-from monai_rd.deploy.export_command import WORDS, export_command
+from monai_rd.deploy.export_command import export_command
 from monai_rd.features_command import app as features
 from monai_rd.files import no_room, told
 from monai_rd.protocol.command import app as benchmark
@@ -28,8 +28,8 @@ teachers = typer.Typer(invoke_without_command=True)
 app.add_typer(teachers, name="teachers")
 app.add_typer(features, name="features", help="Compute a teacher's features beforehand, check, list, remove them.")
 app.add_typer(benchmark, name="benchmark", help="Run the paper's experiments and make its tables.")
-app.command("export", context_settings=WORDS)(export_command)
-app.command(context_settings=WORDS)(predict)
+app.command("export")(export_command)
+app.command()(predict)
 
 Key = Annotated[Path, typer.Option(help="The project's key, which patients' pseudonyms depend on; made if absent.")]
 Policies = Annotated[

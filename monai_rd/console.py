@@ -1,16 +1,26 @@
-"""The terminal, for which text is text: brackets, colons and escapes in a name or a path are shown, not obeyed."""
+"""What the commands share: words for a bundle, and the terminal, for which text is text.
+
+Brackets, colons and escapes in a name or a path are shown, not obeyed.
+"""
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.text import Text
 
 from monai_rd.text import printable
 
-__all__ = ["terminal"]
+__all__ = ["Words", "terminal"]
+
+# An argument of its own, not what is left over: so an unknown option is refused, and the nearest one is named.
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="-- --ID VALUE", help="After --: words for the bundle, such as --image_size 128."),
+]
 
 
 class _Plain(Console):

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
+from monai_rd.console import Words
 from monai_rd.files import size_in_words
 
 app = typer.Typer(no_args_is_help=True)
 
-_WORDS = {"allow_extra_args": True, "ignore_unknown_options": True}
 _SAME = 0.999  # the least cosine of half precision with what the teacher gives now
 
 Bundle = Annotated[str, typer.Option(help="Name of the bundle whose train.json says what is taught.")]
@@ -31,25 +31,25 @@ def _teaching(bundle: str, words: list[str]) -> Any:
     return parser.get_parsed_content("train#taught")
 
 
-@app.command(context_settings=_WORDS)
-def fill(context: typer.Context, bundle: Bundle = "rd_ct") -> None:
+@app.command()
+def fill(words: Words = None, bundle: Bundle = "rd_ct") -> None:
     """Compute the teacher's features for a training; words after -- are those of the training.
 
     Several may be at it at once, each with a GPU of its own, and any of them may be stopped and started again.
     """
-    teaching = _teaching(bundle, context.args)
+    teaching = _teaching(bundle, words or [])
     teaching.fill()
     print(f"{teaching.store.folder}: {len(teaching.store)} items, {teaching.views.views} views each")
 
 
-@app.command(context_settings=_WORDS)
+@app.command()
 def verify(
-    context: typer.Context,
+    words: Words = None,
     bundle: Bundle = "rd_ct",
     sample: Annotated[int, typer.Option(min=1, help="How many views the teacher looks at again.")] = 64,
 ) -> None:
     """Compare the features with their checksums, and a sample with the teacher; exit code 1 if anything is wrong."""
-    teaching = _teaching(bundle, context.args)
+    teaching = _teaching(bundle, words or [])
     found = teaching.verify(sample)
     print(f"{teaching.store.folder}: {len(teaching.store)} items, {teaching.views.views} views each")
     print(f"{found.missing} of {len(teaching.views.keys)} training items are not there")

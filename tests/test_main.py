@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from pydicom.dataset import Dataset
+from typer.main import get_command
+from typer.testing import CliRunner
 
-from monai_rd.__main__ import main
+from monai_rd.__main__ import app, main
 from monai_rd.data import make_datalist
 from monai_rd.data.pseudonyms import project_key
 from tests.dicom_files import NAME, PATIENT_ID, make_series
@@ -145,6 +149,43 @@ def test_wrong_words_end_with_one_line(monai_rd: Command, words: tuple[str, ...]
     assert ran.returncode == 2
     assert said in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+def options_of(command: Any, *path: str) -> Iterator[tuple[list[str], str]]:
+    """Every long option of every command below, with the words that lead there."""
+    for name, below in getattr(command, "commands", {}).items():
+        yield from options_of(below, *path, name)
+    if not hasattr(command, "commands"):
+        for parameter in command.params:
+            yield from ((list(path), option) for option in parameter.opts if option.startswith("--"))
+
+
+def test_a_misspelt_option_of_any_command_names_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    tried = [one for one in options_of(get_command(app)) if one[1] != "--help"]
+    assert {("predict",), ("export",), ("features", "fill"), ("benchmark", "table3"), ("index",)} <= {
+        tuple(path) for path, _ in tried
+    }
+    for path, option in tried:
+        misspelt = option[:-2] + option[-1] + option[-2]
+        said = CliRunner().invoke(app, [*path, misspelt, "1"])
+        assert said.exit_code == 2, (path, misspelt)
+        known = re.search(rf"No such option: {misspelt} .*", said.output)
+        assert known is not None, (path, misspelt, said.output)
+        assert option in known[0]
+
+
+@pytest.mark.parametrize("words", [["predict", "--from", "x", "--to", "y"], ["export", "--format", "onnx"]])
+def test_words_for_a_bundle_stand_after_two_dashes(words: list[str], monai_rd: Command, tmp_path: Path) -> None:
+    """Else they would be options of ours that are misspelt; where they belong, they are looked at by the bundle."""
+    (tmp_path / "x").mkdir()
+    ran = monai_rd(*words, "rd_ct", "--dataset_dir", "z", folder=tmp_path)
+    assert ran.returncode == 2
+    assert "No such option: --dataset_dir" in ran.stderr
+    assert "[-- --ID VALUE]..." in ran.stderr
+    ran = monai_rd(*words, "rd_ct", "--", "--datasetdir", "z", folder=tmp_path)
+    assert ran.returncode == 2
+    assert "nothing reads --datasetdir (did you mean 'dataset_dir'?)" in ran.stderr
 
 
 def test_audit_writes_its_findings_and_the_list_without_them(monai_rd: Command, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from monai_rd.console import Words
 from monai_rd.data.dicom.quiet import quiet_headers
 from monai_rd.data.errors import count_codes
 
@@ -30,7 +31,6 @@ SOME_LEFT_OUT = 3
 
 
 def predict(
-    context: typer.Context,
     bundle: Annotated[str, typer.Argument(help="Name of a bundle, or the folder of a trained one.")],
     source: Annotated[
         str,
@@ -41,6 +41,7 @@ def predict(
         ),
     ],
     to: Annotated[str, typer.Option("--to", help="A folder for scores and dicom/, or an archive.")],
+    words: Words = None,
     sr: Annotated[bool, typer.Option(help="Write a DICOM structured report of each scored DICOM study.")] = True,
     sc: Annotated[bool, typer.Option(help="Write a DICOM picture that shows where the student looked.")] = False,
     modality: Annotated[
@@ -73,7 +74,7 @@ def predict(
     folder = None if _is_archive(source) else FolderSource(Path(source))
     if folder is not None and not _is_archive(to) and Path(to).resolve().is_relative_to(folder.path.resolve()):
         raise ValueError(f"--to {to} lies in --from, and would be scored the next time: give another --to")
-    predictor = Predictor(TrainedBundle(bundle, **words_as_overrides(context.args)))
+    predictor = Predictor(TrainedBundle(bundle, **words_as_overrides(words or ())))
     with quiet_headers(), _remembering(state if _is_archive(source) or _is_archive(to) else None) as memory:
         connect = partial(open_archive, ae_title=ae_title, listen=listen)
         studies: Source

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from monai_rd.console import terminal
+from monai_rd.console import Words, terminal
 
 Formats = Annotated[
     list[str], typer.Option("--format", help="torchscript, onnx, onnx-int8 or torch.export; several by commas.")
@@ -17,13 +17,12 @@ Formats = Annotated[
 Out = Annotated[
     Path | None, typer.Option(help="A folder, or the file where there is one format; by default the bundle's models.")
 ]
-WORDS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
 def export_command(
-    context: typer.Context,
     bundle: Annotated[str, typer.Argument(help="Name of a bundle, such as rd_ct, or folder of a trained one.")],
     formats: Formats,
+    words: Words = None,
     out: Out = None,
 ) -> None:
     """Write the trained student for other runtimes; words after -- are for the bundle, such as --dataset_dir DIR.
@@ -37,7 +36,7 @@ def export_command(
 
     names = list(dict.fromkeys(name.strip() for one in formats for name in one.split(",")))
     check_formats(names)
-    trained = TrainedBundle(bundle, **words_as_overrides(context.args))
+    trained = TrainedBundle(bundle, **words_as_overrides(words or ()))
     targets = _targets(names, trained.model_path.parent if out is None else out)
     folder = next(iter(targets.values())).parent
     folder.mkdir(parents=True, exist_ok=True)

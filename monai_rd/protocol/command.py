@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from monai_rd.console import terminal
+from monai_rd.console import Words, terminal
 
 if TYPE_CHECKING:
     from monai_rd.protocol.cells import Cell
@@ -32,9 +32,6 @@ Seeds = Annotated[int, typer.Option(min=1, help="Trainings of each method, with 
 MaxEpochs = Annotated[int | None, typer.Option(min=1, help="Of each training; the bundle's default without it.")]
 Jobs = Annotated[int | None, typer.Option(min=1, help="Trainings at a time; one a GPU by default, one on a CPU.")]
 Out = Annotated[Path, typer.Option(help="Folder for the trainings and tables; start again with the same to go on.")]
-Words = Annotated[
-    list[str] | None, typer.Argument(help="After --: further words for the bundle, such as --image_size 128.")
-]
 
 
 class Select(str, Enum):
