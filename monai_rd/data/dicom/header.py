@@ -20,6 +20,7 @@ from monai_rd.data.dicom.mosaic import Tiles, is_tiled, tiles_of
 from monai_rd.data.dicom.quiet import quiet_headers
 from monai_rd.data.dicom.values import all_numbers, integer, known_uid, numbers, parts, text, uid, uid_or_code
 from monai_rd.data.dicom.words import Identity, decoded, identity_of, redacted, redacted_code
+from monai_rd.data.edges import LONGEST, SHORTEST
 from monai_rd.data.errors import (
     DicomSeriesError,
     LocalizerError,
@@ -27,7 +28,6 @@ from monai_rd.data.errors import (
     TruncatedPixelsError,
     UnsupportedImageError,
 )
-from monai_rd.data.images.border import LONGEST, SHORTEST
 from monai_rd.data.pseudonyms import patient_pseudonym, study_pseudonym
 
 __all__ = [

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from monai_rd.data.edges import LONGEST, SHORTEST
 from monai_rd.data.errors import BadGeometryError, InvalidValuesError, TooLargeError, UnreadableImageError
 from monai_rd.files import size_in_words
 from monai_rd.memory import available_memory
@@ -19,8 +20,6 @@ __all__ = ["checked_affine", "checked_size", "checked_values", "is_coordinate_sy
 
 # Voxels of a volume: a whole body of 512 x 512 x 4000 has half as many.
 MOST_VOXELS = 1 << 31
-# Of a voxel's edge, in mm: 10 nm, an electron microscope's, to 10 m, so that units mistaken for mm pass.
-SHORTEST, LONGEST = 1e-5, 1e4
 # The volume that the unit vectors of the axes span: that of a gantry tilted by 30 degrees is 0.87.
 FLATTEST = 1e-3
 # deflate cannot do better.
