@@ -12,13 +12,15 @@ from typing import Any
 import pydicom
 import pytest
 from pydicom import dcmread
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import UID
 
 from monai_rd.data.dicom import load_series
-from monai_rd.data.dicom.elements import FilePart, ordinary_elements
+from monai_rd.data.dicom.elements import BLOCK, FilePart, ordinary_elements
 from monai_rd.data.dicom.geometry import arrange
+from monai_rd.data.dicom.values import all_numbers, parts, tag_of
 from monai_rd.data.errors import UnreadableFileError
 from tests.dicom_files import PATIENT_ID, make_series
 
@@ -74,6 +76,10 @@ def _content(syntax: str, undefined: bool = True) -> bytes:
                 element.is_undefined_length = undefined
     ds.Rows, ds.Columns, ds.BitsAllocated, ds.SamplesPerPixel, ds.PixelRepresentation = 4, 4, 16, 1, 0
     ds.PhotometricInterpretation, ds.PixelData = "MONOCHROME2", bytes(range(32))
+    return _saved(ds)
+
+
+def _saved(ds: Dataset) -> bytes:
     stream = io.BytesIO()
     ds.save_as(stream, enforce_file_format=True)
     return stream.getvalue()
@@ -93,6 +99,24 @@ def test_a_file_with_sequences_in_sequences(tmp_path: Path, syntax: str, undefin
     assert ours.Modality == "CT"
     assert list(ours.ImagePositionPatient) == [1, 2.5, -3]
     assert ("PixelData" in ours) == pixels
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+@pytest.mark.parametrize("behind", ["a wanted element", "the end of the file"])
+def test_what_lies_across_the_edge_of_what_is_read_at_once(tmp_path: Path, syntax: str, behind: str) -> None:
+    ds = dcmread(io.BytesIO(_content(syntax)))
+    del ds[0x00290010:0x00400000]
+    filler = ds.private_block(0x001F, "TEST", create=True)
+    filler.add_new(0x10, "OB", b"")
+    short = _saved(ds)
+    end = short.index(b"\x20\x00\x0e\x00") if behind == "a wanted element" else len(short)
+    for past in range(-14, 15, 2):
+        filler.add_new(0x10, "OB", bytes(BLOCK + past - end))
+        content = _saved(ds)
+        assert behind != "a wanted element" or content[BLOCK + past :].startswith(b"\x20\x00\x0e\x00")
+        ours = _ours(content, tmp_path)
+        assert ours is not None
+        _assert_same(ours, content)
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
@@ -183,3 +207,18 @@ def test_a_file_that_changes_while_a_series_is_read(tmp_path: Path, monkeypatch:
     with pytest.raises(UnreadableFileError) as caught:
         load_series(tmp_path / "series")
     assert PATIENT_ID not in str(caught.value)
+
+
+@pytest.mark.parametrize("count", [1, 6, 60])
+def test_bytes_mean_what_their_kind_and_order_say_however_often_and_long(count: int) -> None:
+    stored = b"12" * count
+    one = {("US", True): 0x3231, ("US", False): 0x3132, ("SS", True): 0x3231}
+    for _ in range(2):
+        for (kind, little), number in one.items():
+            element = RawDataElement(tag_of("Rows"), kind, len(stored), stored, 0, False, little)
+            assert all_numbers(Dataset({element.tag: element}), "Rows") == (number,) * count
+        for kind in ("IS", "DS"):
+            written = b"\\".join([b"12"] * count) + b" "
+            element = RawDataElement(tag_of("Rows"), kind, len(written), written, 0, False, True)
+            assert all_numbers(Dataset({element.tag: element}), "Rows") == (12,) * count
+            assert parts(Dataset({element.tag: element}), "Rows") == ("12",) * count

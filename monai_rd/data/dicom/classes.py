@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
@@ -33,14 +34,20 @@ _WITHOUT_IMAGES = _NEVER_IMAGES | {
 }
 
 
-def _class_of(dataset: Dataset) -> UID:
-    """Return the class of a DICOM object, UID("") where it does not tell."""
-    return UID(uid(dataset, "SOPClassUID") or uid(dataset.file_meta, "MediaStorageSOPClassUID"))
+def _class_of(dataset: Dataset) -> tuple[str, bool]:
+    """Return the name of the class of a DICOM object, and whether the standard knows it as one."""
+    return _known_class(uid(dataset, "SOPClassUID") or uid(dataset.file_meta, "MediaStorageSOPClassUID"))
+
+
+@lru_cache(256)
+def _known_class(class_uid: str) -> tuple[str, bool]:
+    known = UID(class_uid)
+    return known.name, known.type == "SOP Class"
 
 
 def is_directory(dataset: Dataset) -> bool:
     """Tell whether a parsed file is a DICOMDIR, which is about files and is no study."""
-    return _class_of(dataset).name == "Media Storage Directory Storage"
+    return _class_of(dataset)[0] == "Media Storage Directory Storage"
 
 
 def is_image(dataset: Dataset) -> bool:
@@ -55,11 +62,11 @@ def no_image(dataset: Dataset) -> str:
     unknown classes, or without one, whatever has rows and columns is an image unless its modality or another attribute
     says that it is none.
     """
-    known, modality = _class_of(dataset), text(dataset, "Modality")
-    if known.type == "SOP Class":
-        image = bool(_IMAGES.fullmatch(known.name)) or known.name in _MORE_IMAGES
-        if not image or known.name in _NO_IMAGES:
-            return known.name.removesuffix(" Storage")
+    (name, known), modality = _class_of(dataset), text(dataset, "Modality")
+    if known:
+        image = bool(_IMAGES.fullmatch(name)) or name in _MORE_IMAGES
+        if not image or name in _NO_IMAGES:
+            return name.removesuffix(" Storage")
         return f"{modality} as an image" if modality in _NEVER_IMAGES else ""
     if modality in _WITHOUT_IMAGES:
         return f"{modality} object"

@@ -13,12 +13,12 @@ import os
 import re
 from collections.abc import Set
 from dataclasses import dataclass, field
-from functools import cache
+from functools import lru_cache
 from struct import Struct
 from typing import Any, cast
 
 from pydicom.charset import convert_encodings, default_encoding
-from pydicom.dataelem import DataElement, RawDataElement, empty_value_for_VR
+from pydicom.dataelem import RawDataElement, empty_value_for_VR
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.tag import BaseTag
 from pydicom.uid import (
@@ -29,29 +29,29 @@ from pydicom.uid import (
 )
 from pydicom.values import convert_string
 
+from monai_rd.data.dicom.values import tag_of
 from monai_rd.data.errors import UnreadableFileError, reading_files
 from monai_rd.files import open_file
 
-__all__ = ["PIXELS", "FilePart", "ordinary_elements"]
+__all__ = ["BLOCK", "PIXELS", "FilePart", "ordinary_elements"]
 
 PIXELS = 0x7FE00000  # the pixel data and what belongs to it have tags from here on
-_BLOCK = 1 << 14
+BLOCK = 1 << 14  # bytes that are read at once
 _UNDEFINED = 0xFFFFFFFF
 _CHARACTER_SET, _ITEM, _END_OF_ITEM, _END_OF_SEQUENCE = 0x00080005, 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _SOP_CLASS, _TRANSFER_SYNTAX = 0x00020002, 0x00020010
 _PIXEL_DATA, _NATIVE = 0x7FE00010, (ExplicitVRLittleEndian.encode(), ImplicitVRLittleEndian.encode())
 _NOT_ORDINARY = (DeflatedExplicitVRLittleEndian.encode(), ExplicitVRBigEndian.encode())
-_HEAD, _LONG = Struct("<HHI"), Struct("<I")
-# Value representations by their two letters as a number, with the bytes of a head (PS3.5 7.1.2).
-_KINDS = {
-    int.from_bytes(name.encode(), "little"): (name, head)
-    for head, names in (
-        (8, "AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US"),
-        (12, "OB OD OF OL OV OW SQ SV UC UN UR UT UV"),
+_HEAD, _LONG = Struct("<HHHH"), Struct("<I")
+# Value representations by their two letters as a number; the length of a value has two bytes, or four behind a gap
+# (PS3.5 7.1.2).
+_SHORT_KINDS, _LONG_KINDS = (
+    {int.from_bytes(name.encode(), "little"): name for name in names.split(" ")}
+    for names in (
+        "AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US",
+        "OB OD OF OL OV OW SQ SV UC UN UR UT UV",
     )
-    for name in names.split(" ")
-}
-_base_tag = cache(BaseTag)
+)
 
 
 class _Unusual(Exception):
@@ -110,31 +110,35 @@ def ordinary_elements(stream: io.BufferedReader, wanted: Set[int], pixels: bool)
 
 
 def _read(stream: io.BufferedReader, wanted: Set[int], pixels: bool) -> Dataset:
-    stream.seek(128)
-    if stream.read(4) != b"DICM":
+    stream.seek(0)
+    head, size = stream.read(BLOCK), os.fstat(stream.fileno()).st_size
+    if head[128:132] != b"DICM":
         raise _Unusual
-    size = os.fstat(stream.fileno()).st_size
-    found, end = _elements(stream, 132, size, {_SOP_CLASS, _TRANSFER_SYNTAX}, stop=0x00030000)
-    syntax = found.get(BaseTag(_TRANSFER_SYNTAX))
-    name = cast(bytes, syntax.value or b"").strip(b" \0") if syntax is not None else b""
+    meta, end = _elements(stream, head, 132, size, {_SOP_CLASS, _TRANSFER_SYNTAX}, stop=0x00030000)
+    syntax = meta.get(tag_of(_TRANSFER_SYNTAX))
+    name = syntax.value.strip(b" \0") if syntax is not None and syntax.value else b""
     if name in _NOT_ORDINARY or not re.fullmatch(rb"[0-9.]+", name):
         raise _Unusual
-    meta, implicit = FileMetaDataset(found), name == ImplicitVRLittleEndian.encode()
-    stop = 1 << 32 if pixels else PIXELS
-    later = frozenset({_PIXEL_DATA} if name in _NATIVE else ())
-    found, _ = _elements(stream, end, size, wanted | {_CHARACTER_SET}, implicit=implicit, stop=stop, later=later)
-    dataset = Dataset(found)
-    named = found.get(BaseTag(_CHARACTER_SET))
-    characters = (
-        default_encoding if named is None else convert_encodings(convert_string(cast(bytes, named.value or b""), True))
-    )
+    implicit, later = name == ImplicitVRLittleEndian.encode(), {_PIXEL_DATA} if name in _NATIVE else set()
+    stop, wanted = 1 << 32 if pixels else PIXELS, wanted | {_CHARACTER_SET}
+    found, _ = _elements(stream, head, end, size, wanted, implicit=implicit, stop=stop, later=later)
+    named = found.get(tag_of(_CHARACTER_SET))
+    characters = default_encoding if named is None else convert_encodings(convert_string(named.value or b"", True))
+    dataset = Dataset(cast(Any, found))
     dataset.set_original_encoding(implicit, True, characters)
-    dataset.file_meta = meta
+    dataset.file_meta = _file_meta(tuple(meta.values()))
     return dataset
+
+
+@lru_cache(64)
+def _file_meta(elements: tuple[RawDataElement, ...]) -> FileMetaDataset:
+    """Return what a file says of itself: one data set, which nobody changes, for all files that say the same."""
+    return FileMetaDataset({element.tag: element for element in elements})
 
 
 def _elements(
     stream: io.BufferedReader,
+    data: bytes,
     start: int,
     size: int,
     wanted: Set[int],
@@ -142,35 +146,46 @@ def _elements(
     implicit: bool = False,
     stop: int,
     later: Set[int] = frozenset(),
-) -> tuple[dict[BaseTag, DataElement | RawDataElement], int]:
-    """Return the wanted elements from a place in the file up to a tag or the end, and where that is."""
-    found: dict[BaseTag, DataElement | RawDataElement] = {}
-    data, base, place, last, limit = b"", start, 0, -1, size - start
+) -> tuple[dict[BaseTag, RawDataElement], int]:
+    """Return the wanted elements from a place in the file up to a tag or the end, and where that is.
+
+    Args:
+        stream: the file.
+        data: its first block.
+        start: the place.
+        size: of the file.
+        wanted: their tags.
+        implicit: whether no value representations stand there.
+        stop: the tag.
+        later: tags of those that have a `FilePart` in place of their bytes.
+    """
+    found: dict[BaseTag, RawDataElement] = {}
+    base, place, last, limit = 0, start, len(data) - 12, size
     inside: list[int] = []  # what ends the sequences and items of undefined length that the place is in
     while True:
         if place > last:  # the next head is not there yet
             base, place = base + place, 0
+            if base == size and not inside:
+                return found, base
             stream.seek(base)
-            data = stream.read(_BLOCK)
+            data = stream.read(BLOCK)
             last, limit = len(data) - 12, size - base
             if len(data) < 8:
-                if data or inside:
-                    raise _Unusual
-                return found, base
-        kind: str | None = None
-        group, element, length = _HEAD.unpack_from(data, place)
-        tag, head = group << 16 | element, 8
+                raise _Unusual
+        group, element, letters, length = _HEAD.unpack_from(data, place)
+        tag = group << 16 | element
         if tag >= stop and not inside and group != 0xFFFE:
             return found, base + place
-        if implicit:
+        if implicit or group == 0xFFFE:
             if base + place == start and data[place + 4 : place + 6].isalpha():  # it is explicit all the same
                 raise _Unusual
-        elif group != 0xFFFE:
-            known = _KINDS.get(length & 0xFFFF)
-            if known is None or (known[1] == 12 and place + 12 > len(data)):
-                raise _Unusual
-            kind, head = known
-            length = length >> 16 if head == 8 else _LONG.unpack_from(data, place + 8)[0]
+            kind, head, length = None, 8, length << 16 | letters
+        elif letters in _SHORT_KINDS:
+            kind, head = _SHORT_KINDS[letters], 8
+        elif letters in _LONG_KINDS and place + 12 <= len(data):
+            kind, head, length = _LONG_KINDS[letters], 12, _LONG.unpack_from(data, place + 8)[0]
+        else:
+            raise _Unusual
         if inside or length == _UNDEFINED or group == 0xFFFE:
             length = _nested(inside, tag, kind, length, wanted)
         elif tag in wanted:
@@ -183,7 +198,7 @@ def _elements(
             else:
                 value = data[begin : begin + length]
             stored = value or cast("bytes | None", empty_value_for_VR(kind, raw=True))
-            name = _base_tag(tag)
+            name = tag_of(tag)
             found[name] = RawDataElement(name, kind, length, stored, base + begin, implicit, True)
         place += head + length
         if place > limit:

@@ -18,7 +18,18 @@ from monai_rd.data.dicom.classes import no_image
 from monai_rd.data.dicom.marks import Marks, frame_marks
 from monai_rd.data.dicom.mosaic import Tiles, is_tiled, tiles_of
 from monai_rd.data.dicom.quiet import quiet_headers
-from monai_rd.data.dicom.values import all_numbers, integer, known_uid, numbers, parts, text, uid, uid_or_code
+from monai_rd.data.dicom.values import (
+    all_numbers,
+    has,
+    integer,
+    items,
+    known_uid,
+    numbers,
+    parts,
+    text,
+    uid,
+    uid_or_code,
+)
 from monai_rd.data.dicom.words import Identity, decoded, identity_of, redacted, redacted_code
 from monai_rd.data.edges import LONGEST, SHORTEST
 from monai_rd.data.errors import (
@@ -149,8 +160,8 @@ def functional_groups(dataset: Dataset) -> tuple[tuple[Dataset, ...], tuple[Data
     """Return the shared and the per-frame functional groups of an enhanced object, () where absent."""
     try:
         return (
-            tuple(dataset.get("SharedFunctionalGroupsSequence") or ()),
-            tuple(dataset.get("PerFrameFunctionalGroupsSequence") or ()),
+            items(dataset, "SharedFunctionalGroupsSequence"),
+            items(dataset, "PerFrameFunctionalGroupsSequence"),
         )
     except Exception:  # a damaged sequence counts as absent
         return (), ()
@@ -160,9 +171,9 @@ def macro(dataset: Dataset, groups: Iterable[Dataset], sequence: str) -> Dataset
     """Return the item of a functional group macro, frame before shared; the data set itself for a plain image."""
     for group in groups:
         try:
-            items = group.get(sequence)
-            if items:
-                return items[0]
+            found = items(group, sequence)
+            if found:
+                return found[0]
         except Exception:  # a damaged macro counts as absent
             continue
     return dataset
@@ -172,10 +183,10 @@ def regions(dataset: Dataset) -> tuple[Region, ...]:
     """Return the regions of an ultrasound picture, without those that do not say all of it."""
     keywords = ("RegionSpatialFormat", "RegionDataType", *(f"RegionLocation{edge}" for edge in _EDGES))
     try:
-        items = tuple(dataset.get("SequenceOfUltrasoundRegions") or ())
+        shown = items(dataset, "SequenceOfUltrasoundRegions")
     except Exception:  # a damaged sequence counts as absent
         return ()
-    found = [[integer(item, keyword, -1) for keyword in keywords] for item in items]
+    found = [[integer(item, keyword, -1) for keyword in keywords] for item in shown]
     return tuple(Region(*values) for values in found if min(values) >= 0)
 
 
@@ -200,7 +211,7 @@ def _stated_plane(place: Dataset, turn: Dataset, measures: Dataset) -> Plane | N
 
 def _no_hounsfield(dataset: Dataset, sources: Sequence[tuple[Dataset, ...]]) -> str | None:
     """Say why a CT has no Hounsfield units, None where it has."""
-    if "ModalityLUTSequence" in dataset:
+    if has(dataset, "ModalityLUTSequence"):
         return None
     for groups in sources:
         rescale = macro(dataset, groups, "PixelValueTransformationSequence")
@@ -264,9 +275,10 @@ def describe(dataset: Dataset, key: bytes, words: bool = True) -> Header:
         words: whether its description and origin are wanted, which take longer than all the rest.
     """
     series_uid, study_uid = known_uid(dataset, "SeriesInstanceUID"), known_uid(dataset, "StudyInstanceUID")
-    identity = identity_of(dataset)
-    patient_id = decoded(dataset, "PatientID")
-    modality = redacted_code(text(dataset, "Modality"), identity)
+    modality = text(dataset, "Modality")
+    # DICOM's own words stay whoever is named so.
+    identity = identity_of(dataset) if words or modality not in CROSS_SECTIONAL else Identity()
+    modality, patient_id = redacted_code(modality, identity), decoded(dataset, "PatientID")
     shape = (max(0, integer(dataset, "Rows", 0)), max(0, integer(dataset, "Columns", 0)))
     frames = max(1, integer(dataset, "NumberOfFrames", 1))
     shared, per_frame = functional_groups(dataset)

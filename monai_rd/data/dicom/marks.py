@@ -7,22 +7,21 @@ What is shown of them is known to be harmless: numbers, and words of a list; any
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, TypeVar
+from typing import Literal
 
 from pydicom.dataset import Dataset
-from pydicom.tag import BaseTag, Tag
+from pydicom.tag import BaseTag
 
-from monai_rd.data.dicom.values import all_numbers, parts
+from monai_rd.data.dicom.values import all_numbers, parts, tag_of
 
 __all__ = ["MARK_TAGS", "Key", "Marks", "frame_marks", "named"]
 
 Key = tuple[int, int]  # of a mark: its place in `_MARKS`, and which of its values
 Value = tuple[float, ...] | str
 Marks = dict[Key, Value]
-_Kept = TypeVar("_Kept", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -87,29 +86,30 @@ _MARKS = (
     _Mark("dimension", ("DimensionIndexValues",)),
     _Mark("multi-frame object", (), "count"),
 )
-_OF_TAG: dict[BaseTag, int] = {Tag(keyword): n for n, mark in enumerate(_MARKS) for keyword in mark.keywords}
-_KEYWORD: dict[BaseTag, str] = {Tag(keyword): keyword for mark in _MARKS for keyword in mark.keywords}
+_OF_TAG: dict[BaseTag, int] = {tag_of(keyword): n for n, mark in enumerate(_MARKS) for keyword in mark.keywords}
 # Every value of these counts for itself; of the others all values together are one.
 _APART = frozenset({"image type", "sequence", "scan option", "correction", "dimension"})
 # One value for each frame of a nuclear medicine image (PS3.3 C.8.4.8).
-_VECTORS = frozenset(tag for tag, keyword in _KEYWORD.items() if keyword.endswith("Vector"))
+_VECTORS = frozenset(
+    place for place, mark in enumerate(_MARKS) if any(keyword.endswith("Vector") for keyword in mark.keywords)
+)
 _PLACES = {mark.name: place for place, mark in enumerate(_MARKS)}
 _OBJECT = _PLACES["multi-frame object"]
 # What scanners tell in elements of their own where the standard had none yet: who made them, their kind, the mark.
 _PRIVATE = {
-    0x0019100C: ("SIEMENS MR HEADER", "IS", "b-value"),
-    0x0019100E: ("SIEMENS MR HEADER", "FD", "gradient"),
-    0x20011003: ("Philips Imaging DD 001", "FL", "b-value"),
-    0x00431039: ("GEMS_PARM_01", "IS", "b-value"),
-    0x0043102F: ("GEMS_PARM_01", "SS", "image component"),
+    tag_of(0x0019100C): ("SIEMENS MR HEADER", "IS", "b-value"),
+    tag_of(0x0019100E): ("SIEMENS MR HEADER", "FD", "gradient"),
+    tag_of(0x20011003): ("Philips Imaging DD 001", "FL", "b-value"),
+    tag_of(0x00431039): ("GEMS_PARM_01", "IS", "b-value"),
+    tag_of(0x0043102F): ("GEMS_PARM_01", "SS", "image component"),
 }
 _GE_COMPONENTS = ("MAGNITUDE", "PHASE", "REAL", "IMAGINARY")
 MARK_TAGS = frozenset(
-    (*map(int, _OF_TAG), *_PRIVATE, *(tag & 0xFFFF0000 | 0x10 for tag in _PRIVATE))  # each with its private creator
+    map(int, (*_OF_TAG, *_PRIVATE, *(tag & 0xFFFF0000 | 0x10 for tag in _PRIVATE)))  # each with its private creator
 )
 # The functional groups that hold them (PS3.3 C.7.6.16, C.8.13 to C.8.15), and the sequence within one of them.
 _MACROS = frozenset(
-    Tag(keyword)
+    tag_of(keyword)
     for keyword in (
         *("MRImageFrameTypeSequence", "CTImageFrameTypeSequence", "PETFrameTypeSequence", "XRay3DFrameTypeSequence"),
         *("MREchoSequence", "MRDiffusionSequence", "DiffusionGradientDirectionSequence", "MRModifierSequence"),
@@ -160,7 +160,7 @@ def frame_marks(
     if per_frame:
         uid = "".join(parts(dataset, "SOPInstanceUID"))
         return tuple(whole | _of_group(group) | {(_OBJECT, 0): uid} for group in per_frame)
-    vectors = {key: whole[key] for tag in _VECTORS if (key := (_OF_TAG[tag], 0)) in whole}
+    vectors = {key: whole[key] for place in _VECTORS if (key := (place, 0)) in whole}
     if frames == 1 or not vectors:
         return (whole,)
     return tuple(whole | {key: of[n : n + 1] for key, of in vectors.items()} for n in range(frames))
@@ -180,23 +180,11 @@ def _of_group(group: Dataset) -> Marks:
 def _read(dataset: Dataset) -> Marks:
     found: Marks = {}
     for tag in _OF_TAG.keys() & dataset.keys():
-        place, keyword = _OF_TAG[tag], _KEYWORD[tag]
-        mark = _MARKS[place]
+        place, numeric = _OF_TAG[tag], _MARKS[_OF_TAG[tag]].kind == "numbers"
         try:
-            values: Sequence[Value]
-            if mark.kind != "numbers":
-                values = parts(dataset, keyword)
-            elif mark.name in _APART:
-                values = [(number,) for number in _numbers(dataset, tag)]
-            else:
-                values = [_numbers(dataset, tag)]
+            found |= _marked(place, all_numbers(dataset, tag) if numeric else parts(dataset, tag))
         except Exception:  # an undecodable value counts as absent
             continue
-        if mark.kind == "given":
-            values = ["given"] if any(values) else []
-        elif mark.kind != "numbers" and mark.name not in _APART:
-            values = ["\\".join(str(value) for value in values)]
-        found |= {_kept((place, which)): _kept(value) for which, value in enumerate(values) if value}
     for private in _PRIVATE.keys() & dataset.keys():
         maker, kind, name = _PRIVATE[private]
         try:
@@ -214,18 +202,29 @@ def _read(dataset: Dataset) -> Marks:
 
 
 @lru_cache(maxsize=1 << 14)
-def _kept(value: _Kept) -> _Kept:
-    """Return an equal value that is kept already, as most files of a series say the same."""
-    return value
+def _marked(place: int, stated: tuple[str, ...] | tuple[float, ...]) -> Marks:
+    """Return what an attribute tells; the same objects for the same values, as most files of a series say the same."""
+    mark = _MARKS[place]
+    values: Sequence[Value]
+    if mark.kind == "numbers":
+        numbers = _rounded(map(float, stated))
+        values = [(number,) for number in numbers] if mark.name in _APART else [numbers]
+    elif mark.kind == "given":
+        values = ["given"] if any(stated) else []
+    else:
+        words = tuple(map(str, stated))
+        values = words if mark.name in _APART else ["\\".join(words)]
+    return {_key(place, which): value for which, value in enumerate(values) if value}
 
 
-def _numbers(dataset: Dataset, tag: BaseTag) -> tuple[float, ...]:
-    return _rounded(all_numbers(dataset, _KEYWORD[tag]))
+@lru_cache(maxsize=1 << 12)
+def _key(place: int, which: int) -> Key:
+    return place, which
 
 
 def _rounded(numbers: Iterable[float]) -> tuple[float, ...]:
     # To six digits, as other files of the series may write the same number in another way.
-    return tuple(float(f"{float(value):.6g}") + 0.0 for value in numbers)
+    return tuple(float(f"{value:.6g}") + 0.0 for value in numbers)
 
 
 def named(key: Key, values: Iterable[Value | None]) -> dict[Value | None, str]:

@@ -24,7 +24,7 @@ from pydicom.uid import (
 )
 
 from monai_rd.data.dicom.classes import CLASS_TAGS
-from monai_rd.data.dicom.elements import PIXELS, ordinary_elements
+from monai_rd.data.dicom.elements import BLOCK, PIXELS, ordinary_elements
 from monai_rd.data.dicom.marks import MARK_TAGS
 from monai_rd.data.dicom.mosaic import MOSAIC_TAGS, TILED_TAGS, is_tiled
 from monai_rd.data.dicom.quiet import quiet_headers
@@ -132,7 +132,7 @@ def read_file(path: str | os.PathLike[str], *, pixels: bool) -> Dataset | None:
             of a stack, which no check of the spacing can see.
     """
     try:
-        with reading_files(), _AnonymousReader(open_file(path)) as stream:
+        with reading_files(), _AnonymousReader(open_file(path), BLOCK) as stream:
             if not _starts_as_dicom(stream):
                 return None
             tags = _HEADER_TAGS | _PIXEL_TAGS if pixels else _HEADER_TAGS

@@ -18,7 +18,7 @@ from pydicom.pixels.common import PhotometricInterpretation
 from monai_rd.data.dicom.header import Header, functional_groups, macro
 from monai_rd.data.dicom.stored import check_pixels, stored_values, unreadable
 from monai_rd.data.dicom.tables import lookup, palette_colours
-from monai_rd.data.dicom.values import all_numbers, integer, numbers, text
+from monai_rd.data.dicom.values import all_numbers, has, integer, numbers, text
 from monai_rd.data.errors import InvalidValuesError, StudyError, UnsupportedImageError
 
 __all__ = [
@@ -117,7 +117,7 @@ def _modality_transform(
     dataset: Dataset, groups: tuple[Dataset, ...], stored: npt.NDArray[Any], target: npt.NDArray[np.float32]
 ) -> None:
     """Write the values of one frame to `target`."""
-    if "ModalityLUTSequence" in dataset:
+    if has(dataset, "ModalityLUTSequence"):
         if stored.dtype.kind == "f":
             raise ValueError("a lookup table of floating-point values")
         target[...], _ = lookup(dataset, "ModalityLUTSequence", stored)

@@ -108,7 +108,7 @@ def load_series(
     headers = [
         header for _, header in named([(path, describe(dataset, _NO_KEY, words=False)) for path, dataset in read])
     ]
-    datasets = [dataset for _, dataset in read]
+    datasets = dict(enumerate(dataset for _, dataset in read))
     del read  # what is decoded is freed on the way
     actions = policy or Policy()
     only = source.frames if isinstance(source, SeriesFiles) else ()
@@ -143,7 +143,7 @@ def load_series(
 
 
 def _stack(
-    datasets: list[Dataset],
+    datasets: dict[int, Dataset],
     headers: Sequence[Header],
     frames: Sequence[Frame],
     window: pixels.Window | None,
@@ -159,7 +159,7 @@ def _stack(
     inverse = headers[frames[0].file].modality not in pixels.MEASURED and pixels.is_inverse(datasets[frames[0].file])
 
     def decode(file: int) -> bool:
-        dataset, header = datasets[file], headers[file]
+        dataset, header = datasets.pop(file), headers[file]
         slots = [stack[place] for place in places[file]]
         padded = pixels.grey_frames(dataset, header, [frames[place].number for place in places[file]], slots)
         if window is not None:
@@ -170,7 +170,6 @@ def _stack(
                     np.subtract(255, slot, out=slot)
                 if outside is not None:
                     slot[outside] = 0  # black
-        stored.forget_pixels(dataset)
         return padded and window is None
 
     # Decoders work outside Python's lock; plain pixels would only lose by threads.

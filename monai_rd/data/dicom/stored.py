@@ -17,7 +17,6 @@ import numpy.typing as npt
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_fragments, generate_frames, parse_basic_offsets
 from pydicom.pixels import convert_color_space
-from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRBigEndian, RLELossless
 
 from monai_rd.data.dicom import codecs
@@ -26,7 +25,7 @@ from monai_rd.data.dicom.ends import CutOffError
 from monai_rd.data.dicom.header import Header
 from monai_rd.data.dicom.mosaic import tiles_apart
 from monai_rd.data.dicom.syntaxes import syntax_hint, syntax_name
-from monai_rd.data.dicom.values import element_of, integer, text
+from monai_rd.data.dicom.values import element_of, has, integer, text
 from monai_rd.data.errors import (
     DicomSeriesError,
     TruncatedPixelsError,
@@ -36,11 +35,10 @@ from monai_rd.data.errors import (
     UnsupportedSyntaxError,
 )
 
-__all__ = ["check_pixels", "forget_pixels", "little_endian", "stored_values", "unreadable"]
+__all__ = ["check_pixels", "little_endian", "stored_values", "unreadable"]
 
 # Bits of one value in each pixel element; of integers the header tells.
 _BITS = {"PixelData": None, "FloatPixelData": 32, "DoubleFloatPixelData": 64}
-_TAGS = {keyword: Tag(keyword) for keyword in _BITS}
 # Bytes of the units that a big-endian file turns round (PS3.5 6.2); other VRs are strings of bytes.
 _UNITS = {"OW": 2, "US": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}
 
@@ -64,7 +62,8 @@ def check_pixels(dataset: Dataset, header: Header) -> None:
     header, native = _as_stored(header), _is_native(header.syntax)
     if not native and codecs.decoder(header.syntax) is None:
         raise unreadable(header, "no installed decoder reads it", UnsupportedSyntaxError)
-    if not any(tag in dataset for tag in _TAGS.values()):
+    filled = _filled(dataset)
+    if not filled and not any(has(dataset, keyword) for keyword in _BITS):
         if native:
             raise UnsupportedImageError(
                 f"Series {header.series_uid}: an image has no pixel data (a header only, or cut off before it). Export "
@@ -73,10 +72,9 @@ def check_pixels(dataset: Dataset, header: Header) -> None:
             )
         # The parser drops a compressed element without its end mark, so here absent mostly means cut off.
         raise unreadable(header, "its pixel data is missing or cut off", TruncatedPixelsError)
-    filled = _filled(dataset)
     if len(filled) > 1:
         raise unreadable(header, f"it holds {' and '.join(filled)}, and one image has one of them")
-    samples, allocated = integer(dataset, "SamplesPerPixel", 1), _bits_allocated(dataset)
+    samples, allocated = integer(dataset, "SamplesPerPixel", 1), _bits_allocated(dataset, filled)
     whole_bytes = allocated in (8, 16, 32) or (allocated > 1 and header.syntax != RLELossless)
     if not 1 <= allocated <= 64 or not 1 <= samples <= 4 or not (native or (whole_bytes and samples in (1, 3))):
         raise UnsupportedImageError(
@@ -87,7 +85,9 @@ def check_pixels(dataset: Dataset, header: Header) -> None:
     values = header.shape[0] * header.shape[1] * samples
     size = sum(len(value) for value in filled.values() if isinstance(value, bytes | FilePart))
     if native:
-        least = values * header.frames * allocated / 8 * (2 / 3 if "422" in _photometric(dataset) else 1)
+        least = values * header.frames * allocated / 8
+        if size < least and "422" in _photometric(dataset):
+            least *= 2 / 3
     else:
         least = 8 * header.frames  # each frame is an item with a head of 8 bytes
         if values > codecs.MOST_SAMPLES:
@@ -120,23 +120,12 @@ def unreadable(
 
 def _filled(dataset: Dataset) -> dict[str, Any]:
     """Return what the pixel elements hold, of those that hold something."""
-    elements = {keyword: element_of(dataset, keyword) for keyword, tag in _TAGS.items() if tag in dataset}
-    return {keyword: element.value for keyword, element in elements.items() if element is not None and element.value}
+    elements = ((keyword, element_of(dataset, keyword)) for keyword in _BITS)
+    return {keyword: element.value for keyword, element in elements if element is not None and element.value}
 
 
-def forget_pixels(dataset: Dataset) -> None:
-    """Give back the memory of the pixels of a file that is done."""
-    for tag in _TAGS.values():
-        if tag in dataset:
-            del dataset[tag]
-
-
-def _keyword(dataset: Dataset) -> str:
-    return next(iter(_filled(dataset)), "PixelData")
-
-
-def _bits_allocated(dataset: Dataset) -> int:
-    return _BITS[_keyword(dataset)] or integer(dataset, "BitsAllocated", 16)
+def _bits_allocated(dataset: Dataset, filled: dict[str, Any]) -> int:
+    return _BITS[next(iter(filled), "PixelData")] or integer(dataset, "BitsAllocated", 16)
 
 
 def _photometric(dataset: Dataset) -> str:
@@ -215,7 +204,8 @@ def stored_values(dataset: Dataset, header: Header) -> npt.NDArray[Any]:
 
 
 def _native(dataset: Dataset, header: Header) -> npt.NDArray[Any]:
-    samples, allocated, keyword = integer(dataset, "SamplesPerPixel", 1), _bits_allocated(dataset), _keyword(dataset)
+    filled, samples = _filled(dataset), integer(dataset, "SamplesPerPixel", 1)
+    (keyword,), allocated = filled, _bits_allocated(dataset, filled)
     little = header.syntax != ExplicitVRBigEndian
     found = little_endian(dataset, keyword, little=little, least_unit=2 if allocated > 8 else 1)
     count = header.frames * header.shape[0] * header.shape[1] * samples
@@ -223,7 +213,7 @@ def _native(dataset: Dataset, header: Header) -> npt.NDArray[Any]:
         if samples != 1:
             raise ValueError("floating-point colours")
         values = found[: count * allocated // 8].view(f"<f{allocated // 8}")
-    elif "422" in _photometric(dataset) and found.size < count * allocated // 8:
+    elif found.size < count * allocated // 8 and "422" in _photometric(dataset):
         values = _full_chroma(_integers(found, allocated, count // 3 * 2))
     else:
         values = _integers(found, allocated, count)

@@ -10,7 +10,7 @@ import hashlib
 import math
 import re
 import struct
-from functools import cache
+from functools import cache, lru_cache
 
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
@@ -20,12 +20,15 @@ from pydicom.tag import BaseTag, Tag
 __all__ = [
     "all_numbers",
     "element_of",
+    "has",
     "integer",
+    "items",
     "known_uid",
     "known_uid_of",
     "numbers",
     "parts",
     "raw",
+    "tag_of",
     "text",
     "uid",
     "uid_or_code",
@@ -39,11 +42,16 @@ _WHOLE_UID = re.compile(r"[0-9]+(\.[0-9]+)+")
 # Digits alone could be a number or a date of birth, letters alone a name.
 _HASH = re.compile(r"((id|uid|study|series|image|sop)[_-])?[0-9a-f]{8}[0-9a-f-]*", re.IGNORECASE)
 _MIXED = re.compile(r"[0-9][a-f]|[a-f][0-9]", re.IGNORECASE)
+# Bytes of a value that is decoded once, as most files of a series say the same; longer ones are not kept.
+_SHORT = 64
+
+_same_tag = cache(BaseTag)
 
 
 @cache
-def _tag(keyword: str | int) -> BaseTag:
-    return Tag(keyword)
+def tag_of(keyword: str | int) -> BaseTag:
+    """Return a tag, always as the same object: pydicom's comparison, which a dict asks for any other, takes long."""
+    return _same_tag(int(Tag(keyword)))
 
 
 @cache
@@ -54,9 +62,23 @@ def _known_kind(tag: BaseTag) -> str:
 def element_of(dataset: Dataset, keyword: str | int) -> DataElement | RawDataElement | None:
     """Return an element as it was read, None where it is absent or undecodable."""
     try:
-        return dataset.get_item(_tag(keyword))
+        return dataset.get_item(tag_of(keyword))
     except Exception:  # an undecodable element counts as absent
         return None
+
+
+def has(dataset: Dataset, keyword: str | int) -> bool:
+    """Tell whether a header has an element, be it empty."""
+    return tag_of(keyword) in dataset
+
+
+def items(dataset: Dataset, keyword: str | int) -> tuple[Dataset, ...]:
+    """Return the items of a sequence, () where it is absent or empty.
+
+    Raises:
+        Exception: it is damaged.
+    """
+    return tuple(dataset[tag_of(keyword)].value or ()) if has(dataset, keyword) else ()
 
 
 def raw(dataset: Dataset, keyword: str) -> bytes:
@@ -72,10 +94,15 @@ def parts(dataset: Dataset, keyword: str | int) -> tuple[str, ...]:
     if element is None or element.value is None:
         return ()
     if isinstance(element, RawDataElement):
-        found = element.value.decode("latin-1").strip(" \0")
-        return tuple(part.strip() for part in found.split("\\")) if found else ()
+        return (_parts if len(element.value) <= _SHORT else _parts.__wrapped__)(element.value)
     many = element.value if element.VM > 1 else [element.value]
     return tuple(str(value).strip() for value in many)
+
+
+@lru_cache(1 << 12)
+def _parts(value: bytes) -> tuple[str, ...]:
+    found = value.decode("latin-1").strip(" \0")
+    return tuple(part.strip() for part in found.split("\\")) if found else ()
 
 
 def text(dataset: Dataset, keyword: str) -> str:
@@ -141,12 +168,17 @@ def all_numbers(dataset: Dataset, keyword: str | int, private_kind: str = "") ->
     if not isinstance(element, RawDataElement):
         return tuple(float(value) for value in (element.value if element.VM > 1 else [element.value]))
     kind = element.VR if element.VR not in (None, "UN") else private_kind or _known_kind(element.tag)
-    code = _BINARY.get(kind)
+    decode = _numbers if len(element.value) <= _SHORT else _numbers.__wrapped__
+    return decode(element.value, _BINARY.get(kind), element.is_little_endian)
+
+
+@lru_cache(1 << 12)
+def _numbers(value: bytes, code: str | None, little: bool) -> tuple[float, ...]:
     if code is None:
-        found = element.value.decode("ascii").strip(" \0")
+        found = value.decode("ascii").strip(" \0")
         return tuple(_decimal(part) for part in found.split("\\")) if found else ()
-    order, count = "<" if element.is_little_endian else ">", len(element.value) // struct.calcsize(f"<{code}")
-    return struct.unpack(f"{order}{count}{code}", element.value)
+    count = len(value) // struct.calcsize(f"<{code}")
+    return struct.unpack(f"{'<' if little else '>'}{count}{code}", value)
 
 
 def _decimal(value: str) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import calendar
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,11 +13,9 @@ from functools import cache, lru_cache
 
 from pydicom._dicom_dict import DicomDictionary
 from pydicom.charset import convert_encodings, decode_bytes
-from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
-from pydicom.tag import Tag
 
-from monai_rd.data.dicom.values import parts
+from monai_rd.data.dicom.values import element_of, items, parts, tag_of
 from monai_rd.text import decode
 
 __all__ = ["IDENTIFYING", "Identity", "decoded", "identity_of", "redacted", "redacted_code"]
@@ -28,7 +27,11 @@ _NAMES = ("PatientName", "OtherPatientNames", "PatientBirthName", "PatientMother
 _OTHERS = tuple(entry[4] for entry in DicomDictionary.values() if entry[0] == "PN" and entry[4] not in _NAMES)
 _BIRTH = "PatientBirthDate"
 IDENTIFYING = (*_IDS, _MORE_IDS, *_NAMES, *_OTHERS, _BIRTH)
-_TAGS = {keyword: Tag(tag_for_keyword(keyword) or 0) for keyword in IDENTIFYING}
+_FIELDS = {
+    tag_of(keyword): field  # of `Identity`
+    for field, keywords in (("ids", _IDS), ("names", _NAMES), ("births", (_BIRTH,)), ("others", _OTHERS))
+    for keyword in keywords
+}
 
 _DEFAULT_REPERTOIRE = "iso8859"  # pydicom's word for "no character set", and for one it does not know
 _DELIMITERS = {ord(c) for c in "\\^=\r\n\t\f"}  # what ends a code extension, PS3.5 6.1.2.5.3
@@ -57,14 +60,14 @@ class Identity:
         return "Identity(...)"
 
 
-def decoded(dataset: Dataset, keyword: str) -> str:
+def decoded(dataset: Dataset, keyword: str | int) -> str:
     """Return the text of an element as the file's SpecificCharacterSet says (PS3.3 C.12.1.1.2), "" where absent.
 
     What does not fit its character set, or comes without one, is taken for UTF-8, then for Latin-1: the same bytes
     always give the same text.
     """
     try:
-        element = dataset.get_item(_TAGS.get(keyword) or Tag(keyword))
+        element = element_of(dataset, keyword)
         value = element.value if element is not None else None
         if not isinstance(value, bytes):
             return _composed("\\".join(map(str, value)) if isinstance(value, list) else str(value or ""))
@@ -91,17 +94,12 @@ def _composed(value: str) -> str:
 
 def identity_of(dataset: Dataset) -> Identity:
     """Return who is named in a header."""
-    there = dataset.keys()
-
-    def told(keywords: Sequence[str]) -> tuple[str, ...]:
-        found = (decoded(dataset, keyword) for keyword in keywords if _TAGS[keyword] in there)
-        return tuple(part for value in found for part in value.split("\\") if part)
-
-    more: list[str] = []
-    if _TAGS[_MORE_IDS] in there:
-        with suppress(Exception):  # a damaged sequence counts as absent
-            more = [decoded(item, "PatientID") for item in dataset[_MORE_IDS].value]
-    return Identity((*told(_IDS), *filter(None, more)), told(_NAMES), told((_BIRTH,)), told(_OTHERS))
+    found = defaultdict[str, list[str]](list)
+    for tag in _FIELDS.keys() & dataset.keys():
+        found[_FIELDS[tag]] += filter(None, decoded(dataset, tag).split("\\"))
+    with suppress(Exception):  # a damaged sequence counts as absent
+        found["ids"] += filter(None, [decoded(item, "PatientID") for item in items(dataset, _MORE_IDS)])
+    return Identity(**{field: tuple(told) for field, told in found.items()})
 
 
 # ------------------------------------------------------------------------------------------------------ redaction
