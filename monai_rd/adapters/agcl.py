@@ -6,13 +6,18 @@ cosines $c_i$ of features and class weights, the scale $s$, the margin $m$ and $
 [-1, 1],
 
 $$v_i = s\,(c_i - \nu\,|\epsilon_i|\,\delta_i - m\,[i = y]), \quad p = \mathrm{softmax}(v)$$
-$$L = -(1 - p_y)^{\gamma_+} \log p_y - \sum_{i \ne y} p_i^{\gamma_-} \log(1 - p_i)$$
+$$L = -(1 - p_y)^{\gamma_+} \log p_y - \sum_{i \ne y} p_i^{\gamma_-} \log p_i$$
 
-The noise clouds the rare classes more, which keeps the others away from them. Second-hand: both formulas are put
-together from descriptions of LPT (arXiv 2210.01033), GCL (Li et al., CVPR 2022) and the asymmetric loss (arXiv
-2009.14119), not from LPT's code; $\nu = 0.5$, $m = 0.1$, $s = 20$ and $\gamma_- = 4$ (8 elsewhere in it) are its
-settings, $\gamma_+ = 0$ is the asymmetric loss's own, the spread 1/3 of the noise GCL's. The multi-label form, with
-sigmoids in place of the softmax, is ours.
+The noise clouds the rare classes more, which keeps the others away from them. The sum has $\log p_i$, as the asymmetric
+loss's own form for one label (where its weight comes from label smoothing), and not $\log(1 - p_i)$, as its form for
+several.
+
+Second-hand: of LPT (arXiv 2210.01033) the abstract and descriptions of its loss could be read, not its equations, and
+nothing is taken from its code. GCL is Li et al., CVPR 2022, the asymmetric loss arXiv 2009.14119; $\nu = 0.5$,
+$m = 0.1$, $s = 20$ and $\gamma_-$ of 4 and 8 are said to be LPT's settings, $\gamma_+ = 0$ is the asymmetric loss's
+own, the spread 1/3 of the noise GCL's. Not verified: that LPT's sum is this one, with the weight 1. The multi-label
+form is ours: sigmoids in place of the softmax, and $\log(1 - p_i)$, as nothing else would hold the $p_i$ of absent
+findings down.
 """
 
 from __future__ import annotations
@@ -69,11 +74,8 @@ class AsymmetricCloudedLoss(nn.Module):
                 cloud = torch.randn_like(logits).div(3).clamp(-1, 1).abs()
                 shift = shift + self.noise * cloud * self.rarity.to(logits.device)
             clouded = logits - self.scale * shift
-            if self.multi_label:
-                log_p, log_other = F.logsigmoid(clouded), F.logsigmoid(-clouded)
-            else:
-                log_p = clouded.log_softmax(dim=1)
-                log_other = torch.log1p(-log_p.exp().clamp(max=1 - 1e-6))
+            log_p = F.logsigmoid(clouded) if self.multi_label else clouded.log_softmax(dim=1)
+            log_other = F.logsigmoid(-clouded) if self.multi_label else log_p
             positive = (1 - log_p.exp()) ** self.gamma_positive * log_p
             negative = log_p.exp() ** self.gamma_negative * log_other
             return -(own * positive + (1 - own) * negative).sum(dim=1)

@@ -28,7 +28,7 @@ class Recipe:
         learning_rate: the highest.
         batch: the batch that it belongs to and is scaled from in proportion; None for all.
         weight_decay: of the optimizer.
-        warm_up: share of the epochs.
+        warm_up: share of the epochs; from 1 on, how many of them.
     """
 
     optimizer: Literal["sgd", "adam", "adamw"]

@@ -1,14 +1,25 @@
-"""Long-tailed prompt tuning (Dong et al., ICLR 2023, arXiv 2210.01033): prompts for all images and for kinds of them.
+r"""Long-tailed prompt tuning (Dong et al., ICLR 2023, arXiv 2210.01033): prompts for all images and for kinds of them.
 
 Every block has shared prompts, as VPT deep. The last six also have a pool of groups of prompts: an image is passed
-through with the shared prompts alone, the summary of that pass (class token, or mean where there is none) is compared
-by cosine with a key of every group, and in a second pass the average of the two best groups' prompts stands beside the
-shared ones. Phase 1 trains shared prompts and head, phase 2 pool, keys and head. Of SAM's encoder the grid must be one
-window.
+through with the shared prompts alone, the summary $q$ of that pass (class token, or mean where there is none) is
+compared by cosine with a key of every group, and in a second pass the average of the two best groups' prompts stands
+beside the shared ones. Phase 1 trains shared prompts and head, phase 2 pool, keys and head. Of SAM's encoder the grid
+must be one window.
 
-Second-hand or ours: the loss (see `agcl`); phase 1, whose code was not released, uses it too; the authors draw a second
-batch with equal shares of the classes, here the images of the one batch are weighted by what such a draw gives them on
-average; multi-label images are all weighted 1.
+Both phases draw images in two ways, classes equally often (bal) and as they are (ins). With $L$ the loss in
+`monai_rd.adapters.agcl`, $K$ the keys chosen for an image, and progress $e / E$ through the phase,
+
+$$\overline{L_{\gamma_- = 4}}^\mathrm{bal} + 0.5\,(1 - e / E)\,\overline{L_{\gamma_- = 8}}^\mathrm{ins}
+- \overline{k}^\mathrm{bal} - \overline{k}^\mathrm{ins},\qquad k = 0.5 \sum_{i \in K} \cos(q, k_i)$$
+
+where phase 1 is without $k$. Trained prompts have a dropout of 0.1, the learning rate a warm-up of one epoch.
+
+Where it comes from: that phase 1 has this loss and both ways of drawing is the authors' word (issue 1 of their
+repository). The rest is second-hand, as the paper's text could not be read, and nothing is taken from the authors'
+code. Not verified: that 8 belongs to the images as they are and $\gamma_+$ is 0 for both, that the weight of ins leaves
+$k$ alone, that it is the prompts that have the dropout, and how prompts and keys begin (here as VPT's prompts). Ours:
+the authors draw a second batch with equal shares of the classes, here the images of the one batch are weighted by what
+such a draw gives them on average; multi-label images are all weighted 1.
 """
 
 from __future__ import annotations
@@ -30,6 +41,8 @@ if TYPE_CHECKING:
 __all__ = ["LPT", "CosineLinear", "GroupedTransformer"]
 
 SCALE = 20.0
+_DROPOUT = 0.1
+_KEYS = 0.5  # weight of the sum of an image's cosines
 
 
 class CosineLinear(nn.Linear):
@@ -56,6 +69,22 @@ class _Run:
     tokens: Tensor | None = None
 
 
+class Prompts(nn.Module):
+    """Prompts, with dropout while they are trained.
+
+    Args:
+        tokens: `[..., D]`.
+    """
+
+    def __init__(self, tokens: nn.Parameter) -> None:
+        super().__init__()
+        self.tokens = tokens
+
+    def forward(self, chosen: Tensor) -> Tensor:
+        """Dropout on what was chosen of them."""
+        return F.dropout(chosen, _DROPOUT, self.training)
+
+
 class GroupedBlock(nn.Module):
     """A block whose tokens see its shared prompts and those of the chosen groups; it gives its tokens alone.
 
@@ -66,15 +95,16 @@ class GroupedBlock(nn.Module):
         run: what the blocks share.
     """
 
-    def __init__(self, block: Any, shared: nn.Parameter, pool: nn.Parameter | None, run: _Run) -> None:
+    def __init__(self, block: Any, shared: Prompts, pool: Prompts | None, run: _Run) -> None:
         super().__init__()
         self.block, self.shared, self.pool, self._run = block, shared, pool, run
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens `[B, N, D]` or a grid `[B, h, w, D]` to the same."""
-        prompts = self.shared.expand(len(tokens), -1, -1)
+        prompts = self.shared(self.shared.tokens.expand(len(tokens), -1, -1))
         if self.pool is not None and self._run.groups is not None:
-            prompts = torch.cat([prompts, self.pool[self._run.groups].mean(dim=1)], dim=1)
+            grouped = self.pool(self.pool.tokens[self._run.groups].mean(dim=1))
+            prompts = torch.cat([prompts, grouped], dim=1)
         tokens, _ = with_prompts(self.block, tokens, prompts)
         self._run.tokens = tokens
         return tokens
@@ -92,7 +122,7 @@ class GroupedTransformer(nn.Module):
 
     Attributes:
         uses_groups: False for phase 1: one pass with the shared prompts.
-        key_similarity: mean cosine of the last batch with the keys that it chose.
+        key_similarity: of each image of the last batch, the sum of its cosines with the keys that it chose.
     """
 
     def __init__(self, backbone: nn.Module, transformer: Any, keys: nn.Parameter, chosen: int, run: _Run) -> None:
@@ -114,7 +144,7 @@ class GroupedTransformer(nn.Module):
                     query = summary(self._transformer[0], self._run.tokens)
                 cosines = F.normalize(query.float(), dim=1) @ F.normalize(self.keys.float(), dim=1).T
                 best = cosines.topk(self.chosen, dim=1)
-                self.key_similarity, self._run.groups = best.values.mean(), best.indices
+                self.key_similarity, self._run.groups = best.values.sum(dim=1), best.indices
             return self.backbone(image)
         finally:
             self._run.groups = self._run.tokens = None
@@ -140,49 +170,50 @@ def fit(
     backbone, transformer = open_transformer(teacher, "lpt", one_window=True)
     run, first = _Run(), len(transformer.blocks) - grouped_blocks
     for number, block in enumerate(transformer.blocks):
-        pool = new_tokens((groups, tokens), transformer) if number >= first else None
-        transformer.blocks[number] = GroupedBlock(block, new_tokens((tokens,), transformer), pool, run)
+        pool = Prompts(new_tokens((groups, tokens), transformer)) if number >= first else None
+        transformer.blocks[number] = GroupedBlock(block, Prompts(new_tokens((tokens,), transformer)), pool, run)
     adapted = GroupedTransformer(backbone, transformer, new_tokens((groups,), transformer), chosen, run)
     return Fitted(adapted, teacher.channels, teacher.kind)
 
 
-class _GroupLoss(nn.Module):
-    """The loss of phase 2.
+class _DualLoss(nn.Module):
+    """The loss of a phase.
 
     Args:
-        network: whose similarity of keys and queries it raises, with weight 0.5.
-        loss: of each image.
+        balanced: loss of each image as classes are drawn equally often.
+        plain: loss of each image as it is.
         weights: of the images of a class when classes are drawn equally often; None to draw no class more often.
+        network: whose similarity of keys and queries it raises; None for phase 1.
 
     Attributes:
-        instance_weight: weight of the plain mean over the batch, beside that with `weights`.
+        plain_weight: weight of `plain`.
     """
 
-    def __init__(self, network: GroupedTransformer, loss: AsymmetricCloudedLoss, weights: Tensor | None) -> None:
+    def __init__(
+        self,
+        balanced: AsymmetricCloudedLoss,
+        plain: AsymmetricCloudedLoss,
+        weights: Tensor | None,
+        network: GroupedTransformer | None = None,
+    ) -> None:
         super().__init__()
-        self._network, self.loss, self.weights = [network], loss, weights
-        self.instance_weight = 0.5
+        self._network, self.weights = [network], weights  # in a list: it is no part of the loss
+        self.balanced, self.plain = balanced, plain
+        self.plain_weight = 0.5
 
     def start_epoch(self, progress: float) -> None:
-        self.instance_weight = 0.5 * (1 - progress)
+        self.plain_weight = 0.5 * (1 - progress)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        losses = self.loss(logits, target)
-        similarity = self._network[0].key_similarity
-        assert similarity is not None
-        balanced = losses if self.weights is None else losses * self.weights.to(losses.device)[target]
-        return balanced.mean() + self.instance_weight * losses.mean() - 0.5 * similarity
-
-
-class _MeanLoss(nn.Module):
-    """The mean of a loss over the batch."""
-
-    def __init__(self, loss: nn.Module) -> None:
-        super().__init__()
-        self.loss = loss
-
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        return self.loss(logits, target).mean()
+        balanced = self.balanced(logits, target)
+        drawn = torch.ones_like(balanced) if self.weights is None else self.weights.to(balanced.device)[target]
+        loss = (drawn * balanced).mean() + self.plain_weight * self.plain(logits, target).mean()
+        network = self._network[0]
+        if network is None:
+            return loss
+        assert network.key_similarity is not None
+        similarity = network.key_similarity.reshape(len(target), -1).mean(dim=1)  # over the slices of a bag
+        return loss - _KEYS * ((drawn + 1) * similarity).mean()
 
 
 def phases(network: AdaptedTeacher, labels: Tensor, multi_label: bool) -> list[Phase]:
@@ -191,17 +222,21 @@ def phases(network: AdaptedTeacher, labels: Tensor, multi_label: bool) -> list[P
     assert isinstance(grouped, GroupedTransformer)
     head = list(network.head.parameters())
     named = [(name, p) for name, p in grouped.named_parameters() if p.requires_grad]
-    shared = [p for name, p in named if name.endswith(".shared")]
-    others = [p for name, p in named if not name.endswith(".shared")]
+    shared = [p for name, p in named if name.endswith(".shared.tokens")]
+    others = [p for name, p in named if not name.endswith(".shared.tokens")]
     classes = network.num_classes
     counts = labels.sum(dim=0) if multi_label else torch.bincount(labels, minlength=classes)
-    loss = AsymmetricCloudedLoss(counts, SCALE, multi_label=multi_label)
     weights = None if multi_label else len(labels) / (int((counts > 0).sum()) * counts.clamp(min=1).float())
-    second = _GroupLoss(grouped, loss, weights)
+    balanced, plain = (
+        AsymmetricCloudedLoss(counts, SCALE, gamma_negative=gamma, multi_label=multi_label) for gamma in (4.0, 8.0)
+    )
+    first, second = (_DualLoss(balanced, plain, weights, one) for one in (None, grouped))
     return [
-        Phase([*shared, *head], _MeanLoss(loss), lambda: setattr(grouped, "uses_groups", False)),
+        Phase([*shared, *head], first, lambda: setattr(grouped, "uses_groups", False), first.start_epoch),
         Phase([*others, *head], second, lambda: setattr(grouped, "uses_groups", True), second.start_epoch),
     ]
 
 
-LPT = Adapter("lpt", fit, Recipe("sgd", 0.02, batch=256, weight_decay=0.01), head=CosineLinear, phases=phases)
+LPT = Adapter(
+    "lpt", fit, Recipe("sgd", 0.02, batch=256, weight_decay=0.01, warm_up=1), head=CosineLinear, phases=phases
+)

@@ -262,7 +262,7 @@ def _optimizer(phase: Phase, recipe: Recipe, batch: int, learning_rate: float | 
 
 def _share(epoch: int, epochs: int, warm_up: float) -> float:
     """Share of the highest learning rate in an epoch, from 0: it rises linearly, then falls as a cosine."""
-    rising = round(warm_up * epochs)
+    rising = round(warm_up * epochs) if warm_up < 1 else min(int(warm_up), epochs - 1)
     if epoch < rising:
         return (epoch + 1) / (rising + 1)
     return 0.5 * (1 + math.cos(math.pi * (epoch - rising) / max(epochs - rising, 1)))

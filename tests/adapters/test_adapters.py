@@ -120,33 +120,34 @@ def test_lpt_restated(base: FrozenFoundationModel, w: dict[str, Tensor]) -> None
     adapted = _adapted("lpt", base, tokens=2, groups=5, chosen=2, grouped_blocks=2).eval()
     blocks, keys = adapted.backbone.backbone.network.blocks, adapted.backbone.keys.normal_()
     for block in blocks:
-        block.shared.normal_()
+        block.shared.tokens.normal_()
     for block in blocks[1:]:
-        block.pool.normal_()
+        block.pool.tokens.normal_()
     assert blocks[0].pool is None
     literal, images = Literal(base.name, w), inputs(4)
-    chosen = set()
+    chosen, similarities = set(), []
     for image, got in zip(images, adapted.backbone(PLAIN(images)), strict=True):
         x = literal.embed(image[None])
         tokens = x.shape[1]
         for number, block in enumerate(blocks):
-            x = literal.block(torch.cat([x[:, :tokens], block.shared[None]], dim=1), number)
+            x = literal.block(torch.cat([x[:, :tokens], block.shared.tokens[None]], dim=1), number)
         query = literal.summary(x)[0]
         cosines = [float(query @ key / query.norm() / key.norm()) for key in keys]
         best = sorted(range(5), key=lambda group: -cosines[group])[:2]
         chosen.add(tuple(best))
+        similarities.append(cosines[best[0]] + cosines[best[1]])
         x = literal.embed(image[None])
         for number, block in enumerate(blocks):
-            parts = [x[:, :tokens], block.shared[None]]
+            parts = [x[:, :tokens], block.shared.tokens[None]]
             if number >= 1:
-                parts.append((block.pool[best[0]] + block.pool[best[1]])[None] / 2)
+                parts.append((block.pool.tokens[best[0]] + block.pool.tokens[best[1]])[None] / 2)
             x = literal.block(torch.cat(parts, dim=1), number)
         torch.testing.assert_close(got, literal.map(x)[0], atol=2e-4, rtol=1e-3)
-    assert adapted.backbone.key_similarity is not None
+    torch.testing.assert_close(adapted.backbone.key_similarity, torch.tensor(similarities))
     adapted.backbone.uses_groups = False
     x = literal.embed(images)
     for number, block in enumerate(blocks):
-        x = literal.block(torch.cat([x[:, :tokens], block.shared.expand(4, -1, -1)], dim=1), number)
+        x = literal.block(torch.cat([x[:, :tokens], block.shared.tokens.expand(4, -1, -1)], dim=1), number)
     torch.testing.assert_close(adapted.backbone(PLAIN(images)), literal.map(x), atol=2e-4, rtol=1e-3)
 
 
@@ -168,7 +169,7 @@ def test_what_is_trained_gets_a_gradient_and_the_teacher_stays(base: FrozenFound
         part.data.add_(torch.randn_like(part) * 0.1)  # what begins as 0 keeps the gradient from its neighbour
     loss = F.cross_entropy(adapted(inputs(8)), torch.arange(8) % 3)
     if name == "lpt":
-        loss = loss - adapted.backbone.key_similarity
+        loss = loss - adapted.backbone.key_similarity.mean()
     loss.backward()
     own = _trained(adapted)
     assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in own.values())
@@ -309,7 +310,7 @@ def test_trainable_counts_are_those_of_the_papers(kind: str) -> None:
             assert sum(p.numel() for p in adapted.head.parameters()) == 29_955
         if name == "lpt":
             assert sum(p.numel() for p in adapted.head.parameters()) == 768 * 3
-            shared = [p for path, p in _trained(adapted.backbone).items() if path.endswith("shared")]
+            shared = [p for path, p in _trained(adapted.backbone).items() if path.endswith("shared.tokens")]
             assert sum(p.numel() for p in shared) == 92_160
 
 

@@ -40,7 +40,9 @@ def test_the_formula(multi_label: bool) -> None:
         else:
             p = [math.exp(x) / sum(math.exp(y) for y in v) for x in v]
         expected = sum(
-            -((1 - p[i]) ** plus) * math.log(p[i]) if own[i] else -(p[i] ** minus) * math.log(1 - p[i])
+            -((1 - p[i]) ** plus) * math.log(p[i])
+            if own[i]
+            else -(p[i] ** minus) * math.log(1 - p[i] if multi_label else p[i])
             for i in range(3)
         )
         assert float(got[b]) == pytest.approx(expected, rel=1e-4)

@@ -27,6 +27,7 @@ def test_the_recipes_are_those_of_the_code() -> None:
         recipe = adapter.recipe
         rate = f"{recipe.learning_rate:g}" + (f" x batch / {recipe.batch}" if recipe.batch else "")
         warm_up = f"{recipe.warm_up:.0%}".replace("%", " %") if recipe.warm_up else "0"
+        warm_up = f"{recipe.warm_up} epoch" if recipe.warm_up >= 1 else warm_up
         assert rows[name] == [
             {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}[recipe.optimizer],
             rate,

@@ -17,7 +17,6 @@ from torch import distributed as dist
 from torch.utils.data import DistributedSampler, RandomSampler
 
 from monai_rd.adapters import ADAPTERS, build_adapter, load_adapted, save_adapted, tuned_teacher
-from monai_rd.adapters.lpt import GroupedTransformer, phases
 from monai_rd.adapters.tuning import _share
 from monai_rd.handlers import key_metric
 from monai_rd.networks import FrozenFoundationModel, Preprocessing, Reads
@@ -265,38 +264,14 @@ def test_a_file_of_another_base_or_none_of_ours(tmp_path: Path) -> None:
         load_adapted(path, base)
 
 
-def test_the_phases_of_lpt_train_what_they_should(tmp_path: Path) -> None:
-    network = build_adapter("lpt", teacher("plain"), 3, **OPTIONS["lpt"])
-    labels = torch.tensor([0, 0, 0, 1, 1, 2])
-    first, second = phases(network, labels, multi_label=False)
-    names = {id(parameter): name for name, parameter in network.named_parameters()}
-    assert {names[id(p)].rpartition(".")[2] for p in first.parameters} == {"shared", "weight"}
-    assert {names[id(p)].rpartition(".")[2] for p in second.parameters} == {"pool", "keys", "weight"}
-    grouped = network.backbone
-    assert isinstance(grouped, GroupedTransformer)
-    first.start()
-    assert not grouped.uses_groups
-    second.start()
-    assert grouped.uses_groups
-    image, target = inputs(6), labels
-    logits = network(image)
-    loss: Any = second.loss
-    loss.loss.eval()
-    each, similarity = loss.loss(logits, target), float(grouped.key_similarity.detach())  # type: ignore[arg-type]
-    # Drawn equally often, the images of a class of 3, 2 and 1 have 2/3, 1 and 2 times their share.
-    balanced = float((each.detach() * torch.tensor([2 / 3, 2 / 3, 2 / 3, 1, 1, 2])).mean())
-    for progress, weight in ((0.0, 0.5), (0.5, 0.25), (1.0, 0.0)):
-        second.start_epoch(progress)
-        expected = balanced + weight * float(each.detach().mean()) - 0.5 * similarity
-        assert float(loss(logits, target).detach()) == pytest.approx(expected, rel=1e-5)
-
-
 def test_the_learning_rate_rises_and_falls() -> None:
     shares = [_share(epoch, 10, 0.2) for epoch in range(10)]
     assert shares[:3] == pytest.approx([1 / 3, 2 / 3, 1])
     assert all(a > b for a, b in pairwise(shares[2:]))
     assert 0 < shares[-1] < 0.1
     assert _share(0, 1, 0.0) == 1
+    assert [_share(epoch, 30, 1) for epoch in range(2)] == [0.5, 1]  # a warm-up of one epoch
+    assert _share(0, 1, 1) == 1
 
 
 def _rank(rank: int, folder: Path) -> None:
