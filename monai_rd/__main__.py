@@ -262,8 +262,7 @@ def main() -> None:
     lasting_streams()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("highdicom").setLevel(logging.WARNING)
-    for talkative in ("pynetdicom", "urllib3"):  # what breaks is told by our own errors, theirs hold addresses
-        logging.getLogger(talkative).setLevel(logging.CRITICAL)
+    logging.getLogger("urllib3").setLevel(logging.CRITICAL)  # what breaks our errors tell, its own hold addresses
     try:
         app()
     except Exception as error:

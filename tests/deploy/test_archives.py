@@ -13,12 +13,21 @@ from pydicom.dataset import Dataset
 from pydicom.uid import RLELossless
 
 pytest.importorskip("requests", reason="the extra 'dicom' is not installed")
-pytest.importorskip("pynetdicom", reason="the extra 'dicom' is not installed")
 
 from monai_rd.deploy.archive import Archive, ArchiveError, Query, open_archive
 from monai_rd.deploy.failures import Failure
 from tests.deploy.servers import Orthanc, running_orthanc
 from tests.dicom_files import NAME, PATIENT_ID, make_series
+
+
+def delete_study(orthanc: Orthanc, uid: str) -> None:
+    """Leave the archive as it was for the other tests."""
+    import requests
+
+    rest = orthanc.web.removesuffix("/dicom-web")
+    (known,) = requests.post(f"{rest}/tools/lookup", data=uid, timeout=30).json()
+    requests.delete(f"{rest}/studies/{known['ID']}", timeout=30).raise_for_status()
+
 
 PIXELS: dict[str, np.ndarray] = {}
 Open = Callable[[Orthanc], Archive]
@@ -84,6 +93,25 @@ def test_what_is_stored_is_found_and_fetched_as_it_was(
     assert archive.studies(Query("MR", since="20190101")) == []
     assert archive.studies(Query("CT", studies=(studies["CT"], "1.2.3"))) == [studies["CT"]]
     assert archive.series(studies["CT"], "MR") == {}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_large_images_arrive_bit_for_bit(way: str, archive: Archive, orthanc: Orthanc, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    make_series(tmp_path / "in", slices=3, shape=(512, 600), modality="CT", seed=list(WAYS).index(way))
+    files = sorted((tmp_path / "in").iterdir())
+    archive.store(files)
+    expected = {one.SOPInstanceUID: one for one in map(dcmread, files)}
+    first = dcmread(files[0])
+    try:
+        assert archive.fetch(first.StudyInstanceUID, first.SeriesInstanceUID, tmp_path / "out") == 3
+    finally:
+        delete_study(orthanc, str(first.StudyInstanceUID))
+    for file in (tmp_path / "out").iterdir():
+        came = dcmread(file)
+        assert came == expected[came.SOPInstanceUID]
+        assert came.PixelData == expected.pop(came.SOPInstanceUID).PixelData
+    assert not expected
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -18,9 +18,9 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless
 
-pytest.importorskip("pynetdicom", reason="the extra 'dicom' is not installed")
+pytest.importorskip("pynetdicom", reason="the extra 'test' is not installed")
 
-from pynetdicom import AE, build_role, evt
+from pynetdicom import AE, evt
 from pynetdicom.sop_class import CTImageStorage, Verification
 
 from monai_rd.deploy import dimse
@@ -285,9 +285,9 @@ def test_an_association_that_the_archive_has_ended_is_made_anew(files: list[Path
             assert archive.studies(Query("CT")) == ["1.2"]
             assert len(opened) == number
             end(opened[-1].assoc)
-            ours = archive._open._associations["ask"].dul
+            ours, _ = archive._open._associations["ask"]
             for _ in range(0 if number == len(ends) else 500):  # until we have heard of it
-                if ours.peek_next_pdu() is not None or not ours.is_alive():
+                if not ours.stands():
                     break
                 time.sleep(0.01)
 
@@ -319,7 +319,7 @@ def test_nobody_there(place: str) -> None:
 
 
 def test_no_answer_to_a_search_is_lost_however_busy_the_machine_is() -> None:
-    """pynetdicom's own loop takes an answer for itself where it may look for messages between two requests."""
+    """A loop that looks for messages between two requests would now and then take an answer for itself."""
     busy = True
 
     def work() -> None:
@@ -350,6 +350,24 @@ print(archive.studies(Query("CT")))
     assert (done.returncode, done.stdout, done.stderr) == (0, "['1.2']\n", "")
 
 
-def test_roles_fit_in_an_association() -> None:
+def test_contexts_fit_in_an_association() -> None:
     assert len(dimse._IMAGES) + 2 <= 128
-    assert all(build_role(kind, scp_role=True).scp_role for kind in dimse._IMAGES)
+
+
+@pytest.mark.parametrize("title", [" ", "A" * 17, "MÜNCHEN", "A\\B", "A\n"])
+def test_what_is_no_title_is_told(title: str) -> None:
+    with pytest.raises(ValueError, match="no AE title"):
+        open_archive("dimse://PACS@127.0.0.1:104", ae_title=title)
+
+
+def test_what_is_no_port_is_told() -> None:
+    for port, listen in ((0, None), (65536, None), (104, 0), (104, 65536)):
+        with pytest.raises(ValueError, match="no port"):
+            open_archive(f"dimse://PACS@127.0.0.1:{port}", listen=listen)
+
+
+def test_an_answer_that_is_no_dicom_is_told() -> None:
+    cut_off = bytes.fromhex("20000d00") + b"SQ" + bytes.fromhex("0000ffffffff0102")
+    with pytest.raises(ArchiveError, match="no DICOM") as raised:
+        dimse._decoded(cut_off, ExplicitVRLittleEndian, "DICOM: the archive could not be searched")
+    assert raised.value.kind is Failure.SPOILT

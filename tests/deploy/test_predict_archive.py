@@ -13,7 +13,6 @@ from pydicom.dataset import Dataset
 from typer.testing import CliRunner
 
 pytest.importorskip("requests", reason="the extra 'dicom' is not installed")
-pytest.importorskip("pynetdicom", reason="the extra 'dicom' is not installed")
 pytest.importorskip("highdicom", reason="the extra 'dicom' is not installed")
 
 from monai_rd.__main__ import app
