@@ -23,8 +23,11 @@ def a_report(run: object, folder: Path, **options: object) -> FinalReport:
     return FinalReport(*places, run.network, loader, ["clear", "opacity"], device, page=False, **options)
 
 
-def test_table_and_file_tell_the_same(tiny_run: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = tiny_run()
+@pytest.mark.parametrize("method", ["rd", "two_stages"])
+def test_table_and_file_tell_the_same(
+    method: str, tiny_run: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tiny_run(method=method)
     run.trainer.run()
     capsys.readouterr()
     told = a_report(run, tmp_path / "run", method=run.method, teacher=run.teacher, settings={"seed": 0}).run()
