@@ -32,6 +32,7 @@ from timing import arguments, in_child, in_turn, machine, middle, ratios
 from torch import nn
 
 from monai_rd.data import ReplayedViews, SkippingCacheDataset, Teaching
+from monai_rd.data.batches import Shown
 from monai_rd.handlers.speed import peak_memory
 from monai_rd.networks import FrozenFoundationModel, Preprocessing, Reads
 from monai_rd.transforms import ChannelsToBagd, HounsfieldWindowsd, LoadImageOrSeriesd, SliceStackd, bag_collate
@@ -60,8 +61,9 @@ def real_fill(options: argparse.Namespace, place: Path, console: Console) -> Non
         replayed = ReplayedViews(dataset, views, 0)
         kept = []
         for number in range(views):
-            replayed.set_epoch(2 * number + 1)  # in the others each item is in a view of its own
-            for batch in DataLoader(replayed, batch_size=BATCH, collate_fn=bag_collate):
+            # The second time each item is in a view of its own.
+            order = [Shown(place, 2 * number) for place in range(len(items))]
+            for batch in DataLoader(replayed, sampler=order, batch_size=BATCH, collate_fn=bag_collate):
                 with torch.inference_mode():
                     kept.append(teacher.read(batch["image"].to(options.device), READS).tap.half().cpu())
 

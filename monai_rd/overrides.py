@@ -230,6 +230,11 @@ def _texts(key: str, value: Any, word: str | None) -> list[str]:
     return list(value)
 
 
+def _sources(key: str, value: Any, word: str | None) -> str | list[str]:
+    several = isinstance(value, (list, tuple)) or (word is not None and word[:1] + word[-1:] == "[]")
+    return _texts(key, value, word) if several else _text(key, value, word)
+
+
 def _list(key: str, value: Any, word: str | None) -> list[Any]:
     found = [value] if isinstance(value, str) and value else value
     if not isinstance(found, (list, tuple)) or not found:
@@ -253,6 +258,12 @@ def _switch(key: str, value: Any, word: str | None) -> bool:
 def _number(key: str, value: Any, word: str | None) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
         raise _wrong(key, value, "a number above 0")
+    return value
+
+
+def _share(key: str, value: Any, word: str | None) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+        raise _wrong(key, value, "a share from 0 to below 1")
     return value
 
 
@@ -291,7 +302,10 @@ _EXAMPLES = {
 _PLACES = ("bundle_root", "output_dir", "dataset_dir", "data_list", "cache_dir", "features_dir", "adapters_dir")
 _NAMES = ("teacher", "teacher_checkpoint", "student", "student_weights", "method", "adapter", "model_selection")
 _SWITCHES = ("report_page", "augment_on_device", "amp", "resume", "labelled", "multi_label", "n4", "phantom")
-_COUNTS = ("image_size", "slices", "max_epochs", "total_epochs", "adapter_epochs", "batch_size", "val_interval")
+_COUNTS = (
+    *("image_size", "teacher_size", "slices", "batch_size"),
+    *("max_epochs", "total_epochs", "epoch_steps", "adapter_epochs", "val_interval"),
+)
 _KINDS: dict[str, Callable[[str, Any, str | None], Any]] = {
     **dict.fromkeys((*_PLACES, *_NAMES), _text),
     **dict.fromkeys(_SWITCHES, _switch),
@@ -301,10 +315,12 @@ _KINDS: dict[str, Callable[[str, Any, str | None], Any]] = {
     "num_classes": _count(2),
     "learning_rate": _number,
     "class_names": _texts,
+    "unlabelled": _sources,
+    "unlabelled_share": _share,
     "windows": _list,
     "device": _device,
 }
 _OPTIONAL = {
     *("data_list", "adapters_dir", "teacher_checkpoint", "student_weights", "adapter"),
-    *("class_names", "num_classes", "series_rule"),
+    *("class_names", "num_classes", "series_rule", "unlabelled", "epoch_steps", "teacher_size"),
 }

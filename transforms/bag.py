@@ -21,6 +21,7 @@ from monai.data.utils import list_data_collate
 from monai.transforms import MapTransform, Orientation
 
 from monai_rd.data.errors import UnsupportedImageError
+from monai_rd.teacher_image import TEACHER_IMAGE
 from monai_rd.transforms.each import EachImaged
 
 __all__ = ["ChannelsToBagd", "SliceStackd", "bag_collate", "luminance"]
@@ -101,7 +102,7 @@ class ChannelsToBagd(MapTransform):
     A volume `[1, D, H, W]` stays as it is.
 
     Args:
-        keys: keys of the item to transform.
+        keys: keys of the item to transform; those that it has not are passed over.
         windows: C, how many windows, or colours, a slice has: 1 or 3.
 
     Raises:
@@ -109,7 +110,7 @@ class ChannelsToBagd(MapTransform):
     """
 
     def __init__(self, keys: KeysCollection, windows: int = 1) -> None:
-        super().__init__(keys)
+        super().__init__(keys, allow_missing_keys=True)
         if windows not in (1, 3):
             raise ValueError(f"windows must be 1 or 3, got {windows}")
         self.windows = windows
@@ -135,15 +136,15 @@ def bag_collate(items: Sequence[Mapping[str, Any]]) -> Any:
         ValueError: bags of several sizes above one.
     """
     sizes = {len(item["image"]) for item in items}
-    largest = max(sizes)
+    largest, shown = max(sizes), [name for name in ("image", TEACHER_IMAGE) if name in items[0]]
     if sizes - {1, largest}:
         raise ValueError(f"bags of {sorted(sizes)} slices in one batch; give every volume the same number of slices")
     if len(sizes) > 1:
-        items = [{**item, "image": item["image"].expand(largest, -1, -1, -1)} for item in items]
+        items = [{**item, **{name: item[name].expand(largest, -1, -1, -1) for name in shown}} for item in items]
         if "teacher_features" in items[0]:
             items = [{**item, "teacher_features": _as_long(item["teacher_features"], largest)} for item in items]
     if len({type(item["image"]) for item in items}) > 1:  # the black image of a `TolerantDataset` and plain ones
-        items = [{**item, "image": item["image"].as_subclass(torch.Tensor)} for item in items]
+        items = [{**item, **{name: item[name].as_subclass(torch.Tensor) for name in shown}} for item in items]
     if isinstance(items[0].get("label"), list):
         items = [{**item, "label": torch.tensor(item["label"])} for item in items]
     return list_data_collate(list(items))

@@ -32,6 +32,7 @@ from monai_rd.handlers.cotraining import explain_small_batch
 from monai_rd.handlers.failing import on_failure
 from monai_rd.handlers.precision import CPUAutocast, amp_settings
 from monai_rd.processes import rank, world_size
+from monai_rd.teacher_image import teacher_image
 
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel
@@ -171,6 +172,7 @@ def _train(
         key_val_metric=key_metric,
         metric_cmp_fn=lambda current, former: current >= former,
         decollate=False,
+        prepare_batch=_its_own,
         **precision,
     )
     trainer = SupervisedTrainer(
@@ -181,6 +183,7 @@ def _train(
         optimizer=optimizer,
         loss_function=phase.loss,
         decollate=False,
+        prepare_batch=_its_own,
         **precision,
         train_handlers=[
             LrScheduleHandler(schedule, print_lr=False),
@@ -224,6 +227,14 @@ def _train(
     best.restore()
     for parameter in everything:
         parameter.requires_grad_(True)
+
+
+def _its_own(
+    batch: Mapping[str, Any], device: torch.device, non_blocking: bool = False, **_: Any
+) -> tuple[Tensor, Tensor]:
+    """The teacher's images of a batch and their labels, on the device."""
+    label = torch.as_tensor(batch["label"]).as_subclass(Tensor)
+    return teacher_image(batch).to(device, non_blocking=non_blocking), label.to(device, non_blocking=non_blocking)
 
 
 def _refuse(name: str, loss: float) -> NoReturn:
@@ -298,7 +309,7 @@ def _fingerprint(
     for loader in (train_loader, val_loader):
         _add(digest, [[item["image"], item.get("volume", ""), item["label"]] for item in _items(loader)])
     batch = next(iter(val_loader))
-    _add(digest, [batch["image"], batch["label"]])
+    _add(digest, [teacher_image(batch), batch["label"]])
     return digest.hexdigest()
 
 

@@ -17,12 +17,13 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import read_partial
 from scipy import ndimage
 
-from monai_rd.data.alike import IMAGES, VOLUMES, Fingerprint, Picture, digest_of, fingerprint
+from monai_rd.data.alike import Fingerprint, Picture
 from monai_rd.data.dicom import is_dicom
 from monai_rd.data.dicom.quiet import quiet_headers
 from monai_rd.data.dicom.values import parts, uid
 from monai_rd.data.dicom.words import decoded
 from monai_rd.data.errors import StudyError, UnreadableFileError, original_error
+from monai_rd.data.prints import grey_picture, print_of
 from monai_rd.data.studies import files_of_item
 from monai_rd.data.walk import walk
 from monai_rd.files import known_hash, open_file
@@ -107,36 +108,22 @@ def _scanner_header(path: Path) -> Dataset:
 
 def _measure(image: MetaTensor) -> Measured:
     values = image.as_tensor().numpy()
-    picture = _picture(image)
     display = image.meta.get("intensity") == "display"
     spacing = np.linalg.norm(np.asarray(image.affine)[:3, :3], axis=0)
     return Measured(
-        fingerprint=fingerprint(picture, digest_of(values), VOLUMES if values.ndim == 4 else IMAGES),
+        fingerprint=print_of(image),
         intensity=None if image.meta.get("intensity") == "arbitrary" else (float(values.mean()), float(values.std())),
         size=values.shape[1:],
         spacing=None if display else tuple(float(mm) for mm in spacing),
         channels=values.shape[0],
-        text=display and _shows_text(picture),
+        text=display and _shows_text(grey_picture(image)),
     )
-
-
-def _picture(image: MetaTensor) -> Picture:
-    """An image in grey; of a volume four slices, evenly spread, two by two."""
-    from monai_rd.transforms import SliceStackd
-
-    stack = SliceStackd("image", 4)({"image": image})["image"].as_tensor().numpy()
-    if len(stack) == 4:
-        stack = np.block([[stack[0], stack[1]], [stack[2], stack[3]]])[None]
-    if image.meta.get("intensity") != "display":
-        low, high = np.percentile(stack, (0.5, 99.5))
-        stack = (stack - low) * (255 / max(high - low, 1e-6))
-    return stack[0].clip(0, 255).round().astype(np.uint8)
 
 
 def sheet_picture(load: Loader, item: Item) -> Picture:
     """Return an item as a small grey picture for the contact sheet; a white one where it cannot be read any more."""
     try:
-        shown = Image.fromarray(_picture(load(item)))
+        shown = Image.fromarray(grey_picture(load(item)))
     except Exception as error:
         if not isinstance(original_error(error), (StudyError, OSError)):
             raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -109,7 +109,7 @@ def fix(datalist: DataList, report: AuditReport) -> tuple[DataList, list[dict[st
         split: [item for index, item in enumerate(datalist[split]) if (split, index) not in gone] for split in SPLITS
     }
     training, validation, test = (kept[split] for split in SPLITS)
-    cleaned = DataList(datalist.class_names, training, validation, test, datalist.multi_label)
+    cleaned = replace(datalist, training=training, validation=validation, test=test)
     return cleaned, list(gone.values())
 
 

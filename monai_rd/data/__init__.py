@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 from monai_rd.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from monai_rd.data.batches import TrainingBatches, TrainingItems
     from monai_rd.data.caching import DiskCacheDataset, SkippingCacheDataset, cached_dataset, is_on_device
     from monai_rd.data.datalist import DataList, labelled_studies, make_datalist, make_folds, write_datalist
     from monai_rd.data.dataset import TolerantDataset
     from monai_rd.data.dicom import SeriesInfo, SeriesRule, SeriesVolume, choose_series, index_dicom, load_series
     from monai_rd.data.errors import DicomSeriesError, Policy, StudyError, UnreadableImageError
-    from monai_rd.data.phantoms import is_phantom, phantom_cohort
+    from monai_rd.data.phantoms import is_phantom, phantom_cohort, phantom_pool
     from monai_rd.data.problems import DataListError
     from monai_rd.data.pseudonyms import project_key
     from monai_rd.data.studies import Studies, find_studies
@@ -22,12 +23,13 @@ if TYPE_CHECKING:
 __getattr__ = lazy_names(
     __name__,
     {
+        "batches": ("TrainingBatches", "TrainingItems"),
         "caching": ("DiskCacheDataset", "SkippingCacheDataset", "cached_dataset", "is_on_device"),
         "datalist": ("DataList", "labelled_studies", "make_datalist", "make_folds", "write_datalist"),
         "dataset": ("TolerantDataset",),
         "dicom": ("SeriesInfo", "SeriesRule", "SeriesVolume", "choose_series", "index_dicom", "load_series"),
         "errors": ("DicomSeriesError", "Policy", "StudyError", "UnreadableImageError"),
-        "phantoms": ("is_phantom", "phantom_cohort"),
+        "phantoms": ("is_phantom", "phantom_cohort", "phantom_pool"),
         "problems": ("DataListError",),
         "pseudonyms": ("project_key",),
         "studies": ("Studies", "find_studies"),
@@ -51,6 +53,8 @@ __all__ = [
     "StudyError",
     "Teaching",
     "TolerantDataset",
+    "TrainingBatches",
+    "TrainingItems",
     "UnreadableImageError",
     "cached_dataset",
     "choose_series",
@@ -63,6 +67,7 @@ __all__ = [
     "make_datalist",
     "make_folds",
     "phantom_cohort",
+    "phantom_pool",
     "project_key",
     "taught_dataset",
     "write_datalist",

@@ -16,7 +16,7 @@ cropped or shifted by a slice.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,7 @@ __all__ = [
     "Alike",
     "Fingerprint",
     "Picture",
+    "copies_of",
     "copy_groups",
     "digest_of",
     "fingerprint",
@@ -116,23 +117,40 @@ def near_pairs(prints: Sequence[Fingerprint], alike: Alike) -> Iterator[tuple[in
     Yields:
         the two places i < j, the correlation of their fine structure, and whether one is mirrored.
     """
-    if not prints:
+    yield from _near(prints, prints, alike, lambda i, j: i < j)
+
+
+def copies_of(originals: Sequence[Fingerprint], prints: Sequence[Fingerprint], alike: Alike) -> set[int]:
+    """Find which of the images (by their places in `prints`) are equal to one of the originals, or alike."""
+    digests = {one.digest for one in originals}
+    equal = {place for place, one in enumerate(prints) if one.digest in digests}
+    rest = [place for place in range(len(prints)) if place not in equal]
+    near = _near([prints[place] for place in rest], originals, alike, lambda i, j: True)
+    return equal | {rest[i] for i, *_ in near}
+
+
+def _near(
+    prints: Sequence[Fingerprint], others: Sequence[Fingerprint], alike: Alike, wanted: Callable[[int, int], bool]
+) -> Iterator[tuple[int, int, float, bool]]:
+    """Pairs of one and another image, alike but not equal, as `near_pairs` yields them, of those that are wanted."""
+    if not prints or not others:
         return
     thumbnails = np.stack([one.thumbnail for one in prints])
     bits = np.stack([one.bits for one in prints])
     seen: set[tuple[int, int]] = set()
     for mirrored in (False, True):
-        others = thumbnails[..., ::-1] if mirrored else thumbnails
-        other_bits = np.stack([one.mirrored_bits for one in prints]) if mirrored else bits
+        other_bits = np.stack([one.mirrored_bits if mirrored else one.bits for one in others])
+        other_thumbnails = np.stack([one.thumbnail for one in others])[..., :: -1 if mirrored else 1]
         pairs = [
             (i, j)
-            for i, j in _candidates(bits, other_bits, thumbnails, others)
-            if prints[i].digest != prints[j].digest and (i, j) not in seen
+            for i, j in _candidates(bits, other_bits, thumbnails, other_thumbnails)
+            if wanted(i, j) and prints[i].digest != others[j].digest and (i, j) not in seen
         ]
         for start in range(0, len(pairs), 512):
             block = pairs[start : start + 512]
             first, second = (list(side) for side in zip(*block, strict=True))
-            for (i, j), similarity in zip(block, _similarity(thumbnails[first], others[second], alike), strict=True):
+            similarities = _similarity(thumbnails[first], other_thumbnails[second], alike)
+            for (i, j), similarity in zip(block, similarities, strict=True):
                 if similarity >= alike.correlation:
                     seen.add((i, j))
                     yield i, j, similarity, mirrored
@@ -141,7 +159,7 @@ def near_pairs(prints: Sequence[Fingerprint], alike: Alike) -> Iterator[tuple[in
 def _candidates(
     bits: NDArray[np.bool_], other_bits: NDArray[np.bool_], thumbnails: Picture, others: Picture
 ) -> Iterator[tuple[int, int]]:
-    """Pairs i < j alike at a first glance: two products of matrices, in blocks."""
+    """Pairs alike at a first glance: two products of matrices, in blocks."""
     signs, other_signs = (np.where(one, 1, -1).astype(np.float32) for one in (bits, other_bits))
     coarse, other_coarse = (_coarse(one) for one in (thumbnails, others))
     for start in range(0, len(signs), 1024):
@@ -149,8 +167,7 @@ def _candidates(
         alike = signs[block] @ other_signs.T >= signs.shape[1] - 2 * HASH_BITS
         alike &= coarse[block] @ other_coarse.T >= COARSE_CORRELATION
         for row, column in np.argwhere(alike):
-            if start + row < column:
-                yield int(start + row), int(column)
+            yield int(start + row), int(column)
 
 
 def _coarse(thumbnails: Picture) -> NDArray[np.float32]:

@@ -26,7 +26,7 @@ from monai.transforms import Compose
 from monai_rd.data.cached_items import fill, first_random, joined, moved, name_of, prepared, read, size, write
 from monai_rd.data.errors import Policy
 from monai_rd.data.fingerprints import fingerprint, item_key
-from monai_rd.data.remembered import item_keys
+from monai_rd.data.remembered import HASHES, item_keys
 from monai_rd.files import free_space, size_in_words
 from monai_rd.memory import available_memory
 from monai_rd.processes import local_world_size, rank
@@ -37,7 +37,6 @@ logger = logging.getLogger(__name__)
 
 _SHARE = 0.5  # of the memory that is left, for one data set of all ranks on a machine: networks and loaders need theirs
 _MEASURED = 8  # items, spread over the list
-_HASHES = "hashes.sqlite"
 _LOST = 3600.0  # s: whoever wrote a file that is not whole after that was killed
 
 
@@ -144,7 +143,7 @@ class SkippingCacheDataset(CacheDataset):
     ) -> None:
         # Before they run: some transforms keep what they drew last.
         self.transform_fingerprint = fingerprint(transform)
-        self._hashes = Path(cache_dir) / _HASHES if cache_dir is not None else None
+        self._hashes = Path(cache_dir) / HASHES if cache_dir is not None else None
         super().__init__(data, transform, cache_num=0)
         self.device = torch.device(device)
         found = dict(loaded or {})
@@ -208,7 +207,7 @@ class DiskCacheDataset(Dataset):
         self._start = first_random(self.transform)
         self.folder = Path(cache_dir) / name_of(self.transform)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.item_keys = item_keys([item["image"] for item in data], Path(cache_dir) / _HASHES)
+        self.item_keys = item_keys([item["image"] for item in data], Path(cache_dir) / HASHES)
         there = self._there()
         missing = [index for index, key in enumerate(self.item_keys) if key not in there]
         self._refuse_too_large(item_bytes * len({self.item_keys[index] for index in missing}))

@@ -7,7 +7,7 @@ import os
 import secrets
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from monai_rd.data.published import Published, recognise
 from monai_rd.data.reading import Found, Reading
 from monai_rd.data.splits import DEVELOPMENT, SPLITS, Classes, group, split_development, split_folds, split_once
 from monai_rd.data.studies import Item, Studies, file_id
+from monai_rd.data.unlabelled import apart, find_unlabelled
 from monai_rd.files import known_hash
 from monai_rd.text import alike, name_of
 
@@ -40,8 +41,10 @@ def make_datalist(
     policy: Mapping[str, str] | None = None,
     series_rule: Mapping[str, str] | None = None,
     key: bytes | None = None,
+    unlabelled: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
+    memory: str | os.PathLike[str] | None = None,
 ) -> DataList:
-    """Make training, validation and test lists of a data set.
+    """Make training, validation and test lists of a data set, and a list of unlabelled images to train on.
 
     Looked for, in this order: `data_list` if given; a data set as its publisher lays it out, with its official split
     (`monai_rd.data.published`); `labels.csv`, `labels.xlsx` or `data.csv` in the folder; a folder of images or DICOM
@@ -61,6 +64,9 @@ def make_datalist(
     stratified by class (of several by the rarest), with no patient (column, or DICOM PatientID), no lesion and no file
     on both sides. Where the source tells the test set but no validation set, this is taken from the rest in that way.
 
+    Unlabelled images come from `unlabelled` (see `find_unlabelled`) and from the list "unlabeled" of a JSON data list.
+    What belongs to a patient or study of validation or test, and what is a copy of one of their images, is left out.
+
     Args:
         dataset_dir: folder of the data.
         data_list: a sheet or JSON file, if it is not found in the folder.
@@ -71,13 +77,18 @@ def make_datalist(
         policy: what follows from a DICOM series that cannot be read, see `Policy`.
         series_rule: which DICOM series to take where there are several, see `SeriesRule`.
         key: of the patients' pseudonyms, see `project_key`; None makes one that holds for this call.
+        unlabelled: a folder or a list of unlabelled images, or several. The data list itself may be among them: then
+            its rows without a label are unlabelled images, and no mistake.
+        memory: a folder in which hashes and fingerprints of files are remembered; None remembers nothing.
 
     Raises:
         FileNotFoundError: no such folder or file.
         DataListError: nothing usable there, or everything that is wrong with the list at once: images that do not
-            exist, series that cannot be read, unknown labels, duplicated rows, a patient in two splits, empty classes.
+            exist, series that cannot be read, unknown labels, duplicated rows, a patient in two splits, empty classes;
+            no unlabelled image is left.
     """
-    read = _collect(dataset_dir, data_list, class_names, num_classes, policy, series_rule, key)
+    others = [unlabelled] if isinstance(unlabelled, str | os.PathLike) else list(unlabelled or ())
+    read = _collect(dataset_dir, data_list, class_names, num_classes, policy, series_rule, key, others)
     made = _split(read, seed)
     _check_leaks(read)
     _check_classes(read, made)
@@ -86,7 +97,10 @@ def make_datalist(
     if read.published is not None:
         read.published.tell(read.found, made)
     logger.info("data: %s", made)
-    return made
+    if read.sheet is not None and read.sheet.suffix.lower() == ".json" and not _names(others, read.sheet):
+        others.append(read.sheet)
+    found = find_unlabelled(others, read.reading, class_names)
+    return replace(made, unlabelled=apart(found, made, read.reading.key, None if memory is None else Path(memory)))
 
 
 def read_datalist(
@@ -204,6 +218,8 @@ class _Read:
         leaks: what is wrong with rows that can be used.
         left_out: why the policy left out what is not in the lists.
         published: the published data set that the source is, if it is one.
+        reading: what read it.
+        sheet: the sheet or JSON file that it is, if it is one.
     """
 
     found: Found
@@ -213,6 +229,8 @@ class _Read:
     leaks: Problems
     left_out: list[StudyError]
     published: Published | None
+    reading: Reading
+    sheet: Path | None
 
     @cached_property
     def labels(self) -> list[Classes]:
@@ -232,6 +250,7 @@ def _collect(
     policy: Mapping[str, str] | None,
     series_rule: Mapping[str, str] | None,
     key: bytes | None,
+    unlabelled: Sequence[str | os.PathLike[str]] = (),
 ) -> _Read:
     """Read a source; what is wrong with it is noted and not raised yet, except for what ends the reading."""
     root = Path(dataset_dir)
@@ -251,11 +270,12 @@ def _collect(
     if published is not None:
         found = published.found(place, reading, problems)
     elif sheet is None:
-        found = sources.from_folders(root, reading, class_names)
+        folders = [Path(path) for path in unlabelled if Path(path).is_dir()]
+        found = sources.from_folders(root, reading, class_names, folders)
     elif what == "item":
         found = from_json(sheet, reading, class_names, problems)
     else:
-        found = sources.from_sheet(sheet, reading, class_names, problems)
+        found = sources.from_sheet(sheet, reading, class_names, problems, _names(unlabelled, sheet))
     if reading.offered:
         rule = reading.rule or SeriesRule()
         logger.info("series: %d of %d taken (%s)", len(reading.chosen), len(reading.offered), rule)
@@ -275,7 +295,12 @@ def _collect(
     known = set(order)
     labelled = [found.multi_label or item["label"] for item in found.items]
     usable = [i for i, item in enumerate(found.items) if labelled[i] and known.issuperset(found.classes(item))]
-    return _Read(found.picked(usable), order, told, problems, leaks, reading.left_out, published)
+    return _Read(found.picked(usable), order, told, problems, leaks, reading.left_out, published, reading, sheet)
+
+
+def _names(paths: Sequence[str | os.PathLike[str]], file: Path) -> bool:
+    """Whether a file is among those that paths name."""
+    return any(Path(path).is_file() and os.path.samefile(path, file) for path in paths)
 
 
 def _split(read: _Read, seed: int) -> DataList:

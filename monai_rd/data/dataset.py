@@ -10,6 +10,7 @@ import torch
 from monai.data import Dataset, MetaTensor
 
 from monai_rd.data.errors import Policy, StudyError, original_error
+from monai_rd.teacher_image import TEACHER_IMAGE
 
 __all__ = ["TolerantDataset", "reason_to_skip"]
 
@@ -44,6 +45,7 @@ class TolerantDataset(Dataset):
         transform: to a bag of slices `[S, 3, H, W]` or a volume `[1, D, H, W]`.
         shape: of the black image: `[1, 3, H, W]`, or `[1, D, H, W]` for networks of volumes.
         policy: see `Policy`; "warn" is for the loading transform.
+        teacher_size: rows and columns of a black image for the teacher, where items have one of its own.
     """
 
     def __init__(
@@ -52,9 +54,10 @@ class TolerantDataset(Dataset):
         transform: Callable[[Any], Any],
         shape: Sequence[int],
         policy: Mapping[str, str] | None = None,
+        teacher_size: int | None = None,
     ) -> None:
         super().__init__(data, transform)
-        self.shape, self.policy = tuple(shape), Policy(policy)
+        self.shape, self.policy, self.teacher_size = tuple(shape), Policy(policy), teacher_size
 
     def _transform(self, index: int) -> dict[str, Any]:
         try:
@@ -62,6 +65,7 @@ class TolerantDataset(Dataset):
             return {"flags": "", "slices": len(made["image"]), **made, "problem": "", "message": ""}
         except Exception as error:
             reason = reason_to_skip(error, self.policy, self.data[index])
-        black = MetaTensor(torch.zeros(self.shape))
-        blank = {"flags": "", "slices": 0, "image": black}
+        blank: dict[str, Any] = {"flags": "", "slices": 0, "image": MetaTensor(torch.zeros(self.shape))}
+        if self.teacher_size:
+            blank[TEACHER_IMAGE] = MetaTensor(torch.zeros(*self.shape[:-2], self.teacher_size, self.teacher_size))
         return {**self.data[index], **blank, "problem": reason.code, "message": str(reason)}

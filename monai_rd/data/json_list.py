@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from monai_rd.data.labels import MISSING, groups_of, kind_of
+from monai_rd.data.lists import UNLABELLED
 from monai_rd.data.problems import DataListError, Problems
 from monai_rd.data.pseudonyms import patient_pseudonym
 from monai_rd.data.reading import Found, Reading
 from monai_rd.data.splits import SPLITS
+from monai_rd.data.studies import Item
 from monai_rd.text import name_of, read_text
 
-__all__ = ["from_json"]
+__all__ = ["from_json", "unlabelled_of_json"]
 
-_KEYS = frozenset((*SPLITS, *("class_names", "multi_label", "image", "series", "sop", "sha256", "label", "patient")))
+_KEYS = frozenset(
+    (*SPLITS, UNLABELLED, *("class_names", "multi_label", "image", "series", "sop", "sha256", "label", "patient"))
+)
 
 
 def from_json(path: Path, reading: Reading, class_names: Sequence[str] | None, problems: Problems) -> Found:
@@ -43,24 +47,11 @@ def from_json(path: Path, reading: Reading, class_names: Sequence[str] | None, p
             problems.add("needs 'label' and one of 'image', 'series', 'sha256'", row)
             continue
         label = _label(entry["label"], found, row, problems)
-        texts = ("image", "series", "series_volume", "sop", "sha256")
-        wrong = [name for name in texts if not isinstance(entry.get(name, ""), str)]
-        for name in wrong:
-            problems.add(f"'{name}' is {kind_of(entry[name])}: give a text", row)
-        if label is None or wrong:
+        items = _items(entry, reading, row, problems)
+        if label is None:
             continue
-        if "series" in entry and "sop" in entry:
-            items = reading.picture_of_uid(entry["series"], entry["sop"], row, problems)
-        elif "series" in entry:
-            items = reading.series_of_uid(entry["series"], row, problems, entry.get("series_volume", ""))
-        elif "sha256" in entry:
-            items = reading.with_hash(entry["sha256"], row, problems)
-        else:
-            items = reading.at_path(entry["image"], row, problems)
-        patient = _patient(entry.get("patient"), reading.key, row, problems)
         for item in items:
-            more = {"patient": patient} if patient else {}
-            found.items.append(item | {"label": label} | more | groups_of(entry, row, problems))
+            found.items.append(item | {"label": label})
             found.rows.append(row)
             splits.append(split)
     reading.advise(problems)
@@ -68,6 +59,47 @@ def from_json(path: Path, reading: Reading, class_names: Sequence[str] | None, p
     if found.class_names is None and all(name.isdecimal() for name in present):
         found.class_names = [str(n) for n in range(max(map(int, present), default=0) + 1)]
     return found
+
+
+def unlabelled_of_json(path: Path, reading: Reading, problems: Problems) -> list[Item]:
+    """The items without a label of MONAI's data list, under "unlabeled"; none where it has no such list.
+
+    Raises:
+        DataListError: no data list.
+    """
+    content = _json(path)
+    entries = content.get(UNLABELLED, []) if isinstance(content, dict) else None
+    if not isinstance(entries, list):
+        raise DataListError(f"{path.name} needs the list {UNLABELLED}, of {{'image': ...}}")
+    items: list[Item] = []
+    for row, entry in enumerate(entries, start=1):
+        if isinstance(entry, dict) and {"image", "series", "sha256"} & set(entry):
+            items += _items(entry, reading, row, problems)
+        else:
+            problems.add("needs one of 'image', 'series', 'sha256'", row)
+    reading.advise(problems)
+    return items
+
+
+def _items(entry: Mapping[str, Any], reading: Reading, row: int, problems: Problems) -> list[Item]:
+    """The items that an entry names, without a label."""
+    texts = ("image", "series", "series_volume", "sop", "sha256")
+    wrong = [name for name in texts if not isinstance(entry.get(name, ""), str)]
+    for name in wrong:
+        problems.add(f"'{name}' is {kind_of(entry[name])}: give a text", row)
+    if wrong:
+        return []
+    if "series" in entry and "sop" in entry:
+        items = reading.picture_of_uid(entry["series"], entry["sop"], row, problems)
+    elif "series" in entry:
+        items = reading.series_of_uid(entry["series"], row, problems, entry.get("series_volume", ""))
+    elif "sha256" in entry:
+        items = reading.with_hash(entry["sha256"], row, problems)
+    else:
+        items = reading.at_path(entry["image"], row, problems)
+    patient = _patient(entry.get("patient"), reading.key, row, problems)
+    more = ({"patient": patient} if patient else {}) | groups_of(entry, row, problems)
+    return [item | more for item in items]
 
 
 def _json(path: Path) -> Any:

@@ -7,8 +7,8 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,11 @@ from monai_rd.data.pseudonyms import patient_pseudonym
 from monai_rd.data.splits import SPLITS
 from monai_rd.data.studies import GROUPS, Item
 from monai_rd.files import atomic_write, sha256
+from monai_rd.no_label import NO_LABEL
 
-__all__ = ["DataList", "compare_identities", "write_datalist"]
+__all__ = ["UNLABELLED", "DataList", "compare_identities", "write_datalist"]
+
+UNLABELLED = "unlabeled"  # the key of a JSON's items without a label
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class DataList:
         validation: items to choose the best epoch by.
         test: items to report on, never used to choose anything.
         multi_label: whether an item may have several classes, or none.
+        unlabelled: items to train on whose class nobody told; their "label" is `NO_LABEL`, of each class in a
+            multi-label list.
     """
 
     class_names: tuple[str, ...]
@@ -42,11 +47,12 @@ class DataList:
     validation: list[Item]
     test: list[Item]
     multi_label: bool = False
+    unlabelled: list[Item] = field(default_factory=list)
 
     def __getitem__(self, split: str) -> list[Item]:
-        """The items of a split, by name, as bundle configs ask for them."""
-        if split not in SPLITS:
-            raise KeyError(f"no split '{split}'; there are {', '.join(SPLITS)}")
+        """The items of a split, or the unlabelled ones, by name, as bundle configs ask for them."""
+        if split not in (*SPLITS, "unlabelled"):
+            raise KeyError(f"no split '{split}'; there are {', '.join(SPLITS)} and unlabelled")
         return list(getattr(self, split))
 
     def labels(self, split: str) -> list[Any]:
@@ -54,8 +60,17 @@ class DataList:
         return [item["label"] for item in self[split]]
 
     def numbered(self, split: str) -> list[Item]:
-        """The items of a split, each with its place there as `index`, for methods that remember items."""
-        return [{**item, "index": index} for index, item in enumerate(self[split])]
+        """The items of a split, each with its place there as `index`, for methods that remember items.
+
+        The places of the unlabelled ones follow those of the training list.
+        """
+        first = len(self.training) if split == "unlabelled" else 0
+        return [{**item, "index": index} for index, item in enumerate(self[split], start=first)]
+
+    def without_label(self, items: Iterable[Item]) -> list[Item]:
+        """Such items as the unlabelled ones of this list."""
+        label = [float(NO_LABEL)] * len(self.class_names) if self.multi_label else NO_LABEL
+        return [{**item, "label": label} for item in items]
 
     def classes(self, item: Item) -> tuple[int, ...]:
         """The class indices of one of the items: one, or in a multi-label list any number."""
@@ -67,9 +82,10 @@ class DataList:
         """What tells these lists from others, without a name: of each split its items in order, as (hash, label).
 
         The hash is of an item's UID, or of its path within the folder that holds all items, so that data may be moved;
-        the label is that of its class by name.
+        the label is that of its class by name. Of the unlabelled items, which may be very many, one hash tells all.
         """
-        paths = [item["image"] for split in SPLITS for item in self[split] if not item.get("id")]
+        every = [item for split in (*SPLITS, "unlabelled") for item in self[split]]
+        paths = [item["image"] for item in every if not item.get("id")]
         files = [one if isinstance(one, str) else one[0] for one in paths]
         root = os.path.commonpath([os.path.dirname(os.path.abspath(one)) for one in files]) if files else ""
 
@@ -81,7 +97,11 @@ class DataList:
         def label(item: Item) -> str:
             return "|".join(self.class_names[index] for index in self.classes(item))
 
-        return {split: [(named(item), label(item)) for item in self[split]] for split in SPLITS}
+        told = {split: [(named(item), label(item)) for item in self[split]] for split in SPLITS}
+        if self.unlabelled:
+            names = "".join(named(item) for item in self.unlabelled)
+            told["unlabelled"] = [(hashlib.sha256(names.encode()).hexdigest()[:12], str(len(self.unlabelled)))]
+        return told
 
     def class_counts(self, split: str) -> list[int]:
         """How many items of a split have each class."""
@@ -95,6 +115,7 @@ class DataList:
             if self.multi_label:
                 each.append(f"{sum(not self.classes(item) for item in self[split])} without any")
             rows.append(f"{split} {len(self[split])} ({', '.join(each)})")
+        rows += [f"unlabelled {len(self.unlabelled)}"] if self.unlabelled else []
         return "; ".join(rows)
 
 
@@ -110,6 +131,9 @@ def compare_identities(before: Mapping[str, Sequence[Any]], now: Mapping[str, Se
         parts = [f"{count} {what}" for count, what in counts if count]
         if old != new:
             told.append(f"{split}: {', '.join(parts) or 'the same items in another order'} (of {len(old)})")
+    was, is_ = ([tuple(one) for one in made.get("unlabelled", ())] for made in (before, now))
+    if was != is_:
+        told.append(f"unlabelled: other items ({is_[0][1] if is_ else 0}, were {was[0][1] if was else 0})")
     return "; ".join(told)
 
 
@@ -122,7 +146,7 @@ def write_datalist(
     a single picture, or `series_volume`, one of several in a series) by its UIDs, because the folders of exports are
     often named after patients; for the same reason a file whose path holds the ID of its patient stands there as the
     `sha256` of its content. Patients are pseudonyms. A multi-label list says `"multi_label": true`; its labels are
-    lists of class indices.
+    lists of class indices. The unlabelled items stand under "unlabeled", as MONAI spells it.
 
     Args:
         made: the lists.
@@ -136,6 +160,8 @@ def write_datalist(
         content["multi_label"] = True
     for split in SPLITS:
         content[split] = [_entry(item, root, key) | _label(item, made) for item in made[split]]
+    if made.unlabelled:
+        content[UNLABELLED] = [_entry({**item, "label": ""}, root, key) for item in made.unlabelled]
     atomic_write(json.dumps(content, indent=1) + "\n", Path(path))
 
 
@@ -160,10 +186,13 @@ def _entry(item: Item, root: Path, key: bytes) -> dict[str, Any]:
 
 def _tells_the_patient(path: Path, pseudonym: str, key: bytes) -> bool:
     """Tell whether a part of a path, between any two separators, is the ID that a pseudonym stands for."""
+    return any(patient_pseudonym(text, key) == pseudonym for text in parts_of_path(path))
+
+
+def parts_of_path(path: Path) -> Iterator[str]:
+    """What stands between any two separators of a part of a path: each could be a patient's ID."""
     for part in path.parts:
         words = re.split(r"([\W_]+)", part)  # words at even places, what separates them at odd ones
         for first in range(0, len(words), 2):
             for last in range(first, len(words), 2):
-                if patient_pseudonym("".join(words[first : last + 1]), key) == pseudonym:
-                    return True
-    return False
+                yield "".join(words[first : last + 1])

@@ -38,15 +38,15 @@ class Problems:
             plural = "s" if len(set(rows)) > 1 else ""
             yield f"{self.row_name}{plural} {_ranges(rows)}: {message}" if rows else message
 
-    def refuse(self) -> None:
-        """Raise if there is anything wrong.
+    def refuse(self, what: str = "the data list") -> None:
+        """Raise if there is anything wrong with `what`.
 
         Raises:
             DataListError: with every problem.
         """
         if self._rows:
             listed = "".join(f"\n  - {line}" for line in self)
-            raise DataListError(f"the data list cannot be used ({len(self)} problems):{listed}")
+            raise DataListError(f"{what} cannot be used ({len(self)} problems):{listed}")
 
 
 def _ranges(rows: Iterable[int]) -> str:

@@ -17,9 +17,11 @@ from monai_rd.data.errors import UnreadableFileError
 from monai_rd.data.fingerprints import Source, files_of, item_key
 from monai_rd.processes import own_cores
 
-__all__ = ["item_keys"]
+__all__ = ["HASHES", "item_keys"]
 
 logger = logging.getLogger(__name__)
+
+HASHES = "hashes.sqlite"  # the name of a memory in a cache's folder
 
 _YOUNG = 2_000_000_000  # ns: a file may change again without its times changing, where a system counts them coarsely
 _WRITE_EVERY = 10.0  # s: what a killed run hashes again at most

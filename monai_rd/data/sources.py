@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from monai_rd.data.tables import Cell, read_table
 from monai_rd.data.walk import folders_in, walk
 from monai_rd.text import alike, comparable, name_of
 
-__all__ = ["from_folders", "from_sheet"]
+__all__ = ["from_folders", "from_sheet", "unlabelled_of_sheet"]
 
 logger = logging.getLogger(__name__)
 
@@ -47,19 +47,23 @@ _KNOWN = frozenset((*_COLUMNS.values(), "split", *GROUPS))
 # ------------------------------------------------------------------------------------------------------- sheets
 
 
-def from_sheet(path: Path, reading: Reading, class_names: Sequence[str] | None, problems: Problems) -> Found:
+def from_sheet(
+    path: Path,
+    reading: Reading,
+    class_names: Sequence[str] | None,
+    problems: Problems,
+    labels_may_miss: bool = False,
+) -> Found:
     """Read a CSV or Excel sheet; a row names its image by `image`, else `series`, else `patient`.
 
     It is multi-label where any label cell holds several names with `|` between, or where in place of `label` there is
-    a column of 0 and 1 for each of `class_names`.
+    a column of 0 and 1 for each of `class_names`. Where labels may miss, rows without one are passed over, unless it is
+    multi-label.
 
     Raises:
         DataListError: no sheet, or without the columns that are needed.
     """
-    table = read_table(path)
-    table.columns = pd.Index([_column(str(name)) for name in table.columns])
-    twice = sorted({name for name in table if name in _KNOWN and list(table.columns).count(name) > 1})
-    sources = [column for column in ("image", "series", "patient") if column in table]
+    table, sources, twice = _table(path)
     columns = {name: _column(name) for name in class_names or ()}
     indicators = "label" not in table and bool(columns) and set(columns.values()) <= set(table.columns)
     if twice or not sources or ("label" not in table and not indicators):
@@ -79,9 +83,9 @@ def from_sheet(path: Path, reading: Reading, class_names: Sequence[str] | None, 
         multi_label=multi_label,
     )
     for row, record in zip(table.index, table.to_dict("records"), strict=True):
-        cells = {
-            str(column): _cell(str(column), value, row, problems) for column, value in record.items() if column in used
-        }
+        cells = _cells(record, used, row, problems)
+        if labels_may_miss and not multi_label and _is_unlabelled(cells, class_names):
+            continue
         split = SPLIT_NAMES.get(comparable(cells.get("split", "")).lower(), "")
         label: str | tuple[str, ...]
         if indicators:
@@ -92,25 +96,9 @@ def from_sheet(path: Path, reading: Reading, class_names: Sequence[str] | None, 
             label = class_of_cell(cells["label"], class_names, row, problems)
         if "split" in cells and not split:
             problems.add(f"the split is none of {', '.join(SPLITS)}", row)
-        told = {
-            name: "" if cells.get(name) in MISSING else comparable(cells[name])
-            for name in ("patient", "lesion")
-            if name in cells
-        }
-        if "patient" in told and not told["patient"]:
-            problems.add("no patient", row)
-        if cells.get("image") or sources == ["image"]:
-            items = reading.at_path(cells["image"], row, problems)
-        elif cells.get("series") or sources[-1] != "patient":
-            items = reading.series_of_uid(cells.get("series", ""), row, problems, cells.get("series_volume", ""))
-        elif told["patient"]:
-            items = reading.series_of_patient(told["patient"], row, problems)
-        else:
-            items = []
-        patient = patient_pseudonym(told.get("patient", ""), reading.key)
+        items, told = _located(cells, sources, reading, row, problems)
         for item in items:
-            more = {"label": label, "patient": patient or item["patient"]}
-            found.items.append(item | more | groups_of(cells, row, problems))
+            found.items.append(item | {"label": label})
             found.rows.append(row)
             if found.splits is not None:
                 found.splits.append(split)
@@ -118,6 +106,75 @@ def from_sheet(path: Path, reading: Reading, class_names: Sequence[str] | None, 
                 found.lesions.append(told["lesion"])
     reading.advise(problems)
     return found
+
+
+def unlabelled_of_sheet(
+    path: Path, reading: Reading, class_names: Sequence[str] | None, problems: Problems
+) -> list[Item]:
+    """The items of a sheet's rows without a label; of a sheet without the column `label` those of all rows.
+
+    Rows that a column `split` puts into validation or test are left out.
+
+    Raises:
+        DataListError: no sheet, or without a column that names images.
+    """
+    table, sources, twice = _table(path)
+    if twice or not sources:
+        has = f"more than one column of {', '.join(twice)}" if twice else "none of them"
+        raise DataListError(
+            f"the sheet needs one of the columns 'image', 'series' (SeriesInstanceUID), 'patient' (PatientID); it has "
+            f"{has}"
+        )
+    used = {*sources, "series_volume", "label", "split", *GROUPS}
+    items: list[Item] = []
+    for row, record in zip(table.index, table.to_dict("records"), strict=True):
+        cells = _cells(record, used, row, problems)
+        split = SPLIT_NAMES.get(comparable(cells.get("split", "")).lower(), "training")
+        if split == "training" and _is_unlabelled(cells, class_names):
+            items += _located(cells, sources, reading, row, problems)[0]
+    reading.advise(problems)
+    return items
+
+
+def _table(path: Path) -> tuple[pd.DataFrame, list[str], list[str]]:
+    """A sheet with its columns as they are known here, those that name images, and those that stand there twice."""
+    table = read_table(path)
+    table.columns = pd.Index([_column(str(name)) for name in table.columns])
+    twice = sorted({name for name in table if name in _KNOWN and list(table.columns).count(name) > 1})
+    return table, [column for column in ("image", "series", "patient") if column in table], twice
+
+
+def _cells(record: Mapping[Any, str], used: Container[str], row: int, problems: Problems) -> dict[str, str]:
+    return {str(column): _cell(str(column), value, row, problems) for column, value in record.items() if column in used}
+
+
+def _is_unlabelled(cells: Mapping[str, str], class_names: Sequence[str] | None) -> bool:
+    name = name_of(cells.get("label", ""))
+    return name in MISSING and name not in (class_names or ())
+
+
+def _located(
+    cells: Mapping[str, str], sources: Sequence[str], reading: Reading, row: int, problems: Problems
+) -> tuple[list[Item], dict[str, str]]:
+    """The items that a row names, without a label, and what its cells tell of patient and lesion."""
+    told = {
+        name: "" if cells.get(name) in MISSING else comparable(cells[name])
+        for name in ("patient", "lesion")
+        if name in cells
+    }
+    if "patient" in told and not told["patient"]:
+        problems.add("no patient", row)
+    if cells.get("image") or sources == ["image"]:
+        items = reading.at_path(cells["image"], row, problems)
+    elif cells.get("series") or sources[-1] != "patient":
+        items = reading.series_of_uid(cells.get("series", ""), row, problems, cells.get("series_volume", ""))
+    elif told["patient"]:
+        items = reading.series_of_patient(told["patient"], row, problems)
+    else:
+        items = []
+    patient = patient_pseudonym(told.get("patient", ""), reading.key)
+    more = {"patient": patient} if patient else {}
+    return [item | more | groups_of(cells, row, problems) for item in items], told
 
 
 def _column(name: str) -> str:
@@ -143,14 +200,18 @@ def _of_indicators(cells: Mapping[str, str], row: int, problems: Problems) -> tu
 # ----------------------------------------------------------------------------------------------------- folders
 
 
-def from_folders(root: Path, reading: Reading, class_names: Sequence[str] | None) -> Found:
+def from_folders(
+    root: Path, reading: Reading, class_names: Sequence[str] | None, unlabelled: Collection[Path] = ()
+) -> Found:
     """Take a folder of images or DICOM series for each class, in folders named after the splits or without them.
+
+    The folders of unlabelled images may lie beside them.
 
     Raises:
         DataListError: no two such folders, no test set among the folders of splits, or series that the policy calls
             errors.
     """
-    folders = _folders(root, reading)
+    folders = [one for one in _folders(root, reading) if not any(map(one.samefile, unlabelled))]
     split_of = {folder: SPLIT_NAMES[folder.name.lower()] for folder in folders if folder.name.lower() in SPLIT_NAMES}
     if len(split_of) < 2:
         found = Found()

@@ -28,6 +28,7 @@ from monai_rd.data.fingerprints import describe, fingerprint, transforms_fingerp
 from monai_rd.data.views import PROBE, ReplayedViews, probe
 from monai_rd.files import free_space, size_in_words
 from monai_rd.processes import rank, world_size
+from monai_rd.teacher_image import teacher_image
 
 __all__ = ["Agreement", "Teacher", "Teaching", "taught_dataset"]
 
@@ -307,5 +308,5 @@ class _Pairs(torch.utils.data.Dataset[dict[str, Any]]):
 
     def __getitem__(self, place: int) -> dict[str, Any]:
         index, number = self.pairs[place]
-        image = self.views.view(index, number)["image"].as_subclass(Tensor)
-        return {"image": image, PROBE: probe(image)}
+        view = self.views.view(index, number)
+        return {"image": teacher_image(view), PROBE: probe(view["image"])}

@@ -14,8 +14,10 @@ from monai.data import Dataset
 from monai.transforms import Randomizable
 from torch import Tensor
 
+from monai_rd.data.batches import Shown
 from monai_rd.data.errors import UnreadableFileError
 from monai_rd.data.remembered import item_keys
+from monai_rd.teacher_image import TEACHER_IMAGE
 
 if TYPE_CHECKING:
     from monai_rd.data.feature_store import FeatureStore
@@ -33,18 +35,19 @@ class ReplayedViews(Dataset):
 
     View k of an item is what the data set's random transforms make of it after they were seeded with a number that
     follows from the seed, k and the content of the item's files; so it is the same in every run, in every process, and
-    wherever the item stands in the list. In an epoch every item is shown once, in the view whose turn it is; the items
+    wherever the item stands in the list. Each time an item is shown, the next of its views has its turn; the items
     start at different ones. Once `store` is set, items bring what the teacher made of the view, as `teacher_features`,
     and every view is compared with the one that the teacher was shown, at 256 of its values.
 
-    Few views of few images are soon known by heart. So every second epoch shows each item in a new view, which no
-    teacher saw; its `teacher_features` are empty.
+    Few views of few images are soon known by heart. So every second time an item is shown in a new view, which no
+    teacher saw; its `teacher_features` are empty. All labelled items of a batch are shown for the same time, see
+    `TrainingBatches`.
 
     Args:
         dataset: items with `image`, a path or several, and a transform whose random parts are `Randomizable`.
         views: K, how many views an item has.
         seed: of the views.
-        new: whether every second epoch shows new views.
+        new: whether every second time shows a new view.
 
     Attributes:
         keys: what the items are, see `item_key`.
@@ -67,15 +70,10 @@ class ReplayedViews(Dataset):
         self.store: FeatureStore | None = None
         self._random, self._seeded = _random_parts(dataset.transform)
         self._state = np.random.RandomState()
-        self._epoch = torch.ones((), dtype=torch.int64).share_memory_()  # workers that live on see it move
 
-    def set_epoch(self, epoch: int) -> None:
-        """Say which epoch begins, from 1."""
-        self._epoch.fill_(epoch)
-
-    def turn(self, index: int) -> int:
-        """The view in which an item is shown in this epoch: below K the teacher saw it, others are new."""
-        taught, new = divmod(int(self._epoch) - 1, 2) if self.new else (int(self._epoch) - 1, 0)
+    def turn(self, index: int, time: int) -> int:
+        """The view in which an item is shown that was shown `time` times before: below K the teacher saw it."""
+        taught, new = divmod(time, 2) if self.new else (time, 0)
         if new:
             return self.views + taught
         return (taught + int(self.keys[index][:8], 16)) % self.views
@@ -93,15 +91,18 @@ class ReplayedViews(Dataset):
         assert isinstance(item, Mapping)
         return dict(item)
 
-    def _transform(self, index: int) -> dict[str, Any]:
-        number = self.turn(index)
-        item = self.view(index, number)
+    def __getitem__(self, index: int | Shown) -> Any:
+        """An item in the view whose turn it is; one asked for by its place alone, as it is shown first."""
+        place, time = index if isinstance(index, Shown) else (index, 0)
+        number = self.turn(place, time)
+        item = self.view(place, number)
         if self.store is None:
             return item
+        item.pop(TEACHER_IMAGE, None)
         if number >= self.views:
             return {**item, "teacher_features": {}}
-        features = self.store.read(self.keys[index], number)
-        refuse_another_view(item["image"], features.pop(PROBE), self.keys[index])
+        features = self.store.read(self.keys[place], number)
+        refuse_another_view(item["image"], features.pop(PROBE), self.keys[place])
         return {**item, "teacher_features": features}
 
 

@@ -15,6 +15,7 @@ from monai_rd.handlers.failing import on_failure
 from monai_rd.methods.base import Method, Step, unwrapped
 from monai_rd.networks.features import StudentFeatures, TeacherFeatures, from_rows
 from monai_rd.networks.levels import LevelReader
+from monai_rd.teacher_image import teacher_image
 
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel, Student
@@ -109,7 +110,8 @@ class CoTrainingHandler:
             raise ValueError(
                 "the method needs a teacher: give CoTrainingHandler one, or batches with 'teacher_features'"
             )
-        return self.teacher.read(image, self._bare_method.reads)
+        own = teacher_image(engine.state.batch).to(image.device, non_blocking=True)
+        return self.teacher.read(own, self._bare_method.reads)
 
     def _compute_terms(self, engine: Engine) -> None:
         output: dict[str, Any] = engine.state.output

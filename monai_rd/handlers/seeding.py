@@ -17,8 +17,9 @@ class EpochSeedHandler:
 
     Args:
         seed: seed of the run.
-        loader: the training data loader. Its order and its workers' seeds follow from torch's random state; the
-            transforms of a loader without workers keep their own and are seeded here.
+        loader: the training data loader. Its batches follow from the number of the epoch where its sampler counts
+            epochs, as `TrainingBatches` does, else from torch's random state, as its workers' seeds do; the transforms
+            of a loader without workers keep their own and are seeded here.
 
     Raises:
         ValueError: the loader has no batch.
@@ -26,9 +27,11 @@ class EpochSeedHandler:
 
     def __init__(self, seed: int, loader: DataLoader) -> None:
         if len(loader) == 0:
-            raise ValueError(
-                f"{len(loader.dataset)} training items give no batch of {loader.batch_size}: use a smaller --batch_size"
+            items, size = (
+                getattr(loader.batch_sampler, "labelled", len(loader.dataset)),
+                loader.batch_sampler.batch_size,
             )
+            raise ValueError(f"{items} training items give no batch of {size}: use a smaller --batch_size")
         self.seed, self.loader = seed, loader
 
     def attach(self, engine: Engine) -> None:
@@ -40,6 +43,6 @@ class EpochSeedHandler:
         seed = (self.seed * 1_000_003 + engine.state.epoch * 1009 + rank()) % 2**31
         set_determinism(seed)
         set_rnd(self.loader.dataset, seed)
-        for counts in (self.loader.sampler, self.loader.dataset):
+        for counts in (self.loader.batch_sampler, self.loader.sampler):
             if hasattr(counts, "set_epoch"):
                 counts.set_epoch(engine.state.epoch)

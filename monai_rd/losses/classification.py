@@ -1,7 +1,8 @@
 r"""The supervised loss of both kinds of labels, and the probabilities that go with it.
 
 One class an image: cross entropy of the softmax. Any number of classes an image (multi-label, such as the findings of
-a radiograph): binary cross entropy of the sigmoid, averaged over classes and batch.
+a radiograph): binary cross entropy of the sigmoid, averaged over classes and batch. What has no label (`NO_LABEL`)
+takes no part in either mean.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from monai_rd.no_label import NO_LABEL
 
 __all__ = ["ClassificationLoss", "class_probabilities"]
 
@@ -32,7 +35,8 @@ class ClassificationLoss(nn.Module):
 
         Args:
             logits: `[B, classes]`.
-            target: class indices `[B]`; multi-label 0 or 1 for each class, `[B, classes]`.
+            target: class indices `[B]`; multi-label 0 or 1 for each class, `[B, classes]`. -100 is no label; where
+                there is no other, the loss is 0.
         """
         if target.shape != (logits.shape if self.multi_label else logits.shape[:1]):
             raise ValueError(
@@ -41,9 +45,13 @@ class ClassificationLoss(nn.Module):
             )
         with torch.autocast(device_type=logits.device.type, enabled=False):
             logits = logits if logits.dtype == torch.float64 else logits.float()
+            known = target != NO_LABEL
             if self.multi_label:
-                return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype))
-            return F.cross_entropy(logits, target)
+                losses = F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction="none")
+                losses = losses.where(known, 0)  # of -100 it is finite, and so its gradient is 0
+            else:
+                losses = F.cross_entropy(logits, target, ignore_index=NO_LABEL, reduction="none")
+            return losses.sum() / known.sum().clamp(min=1)
 
 
 def class_probabilities(logits: Tensor, multi_label: bool = False) -> Tensor:

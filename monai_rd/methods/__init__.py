@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from inspect import signature
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from monai_rd.methods.hint import Hint
 from monai_rd.methods.kd import KnowledgeDistillation
 from monai_rd.methods.mgd import MaskedGenerativeDistillation
 from monai_rd.methods.norm import NToOneMatching
+from monai_rd.methods.pseudo import PseudoLabels
 from monai_rd.methods.rd import ReprogrammingDistillation
 from monai_rd.methods.rkd import RelationalDistillation
 from monai_rd.methods.semckd import SemanticCalibration
@@ -39,6 +41,7 @@ __all__ = [
     "MaskedGenerativeDistillation",
     "Method",
     "NToOneMatching",
+    "PseudoLabels",
     "RelationalDistillation",
     "ReprogrammingDistillation",
     "SemanticCalibration",
@@ -53,11 +56,14 @@ __all__ = [
     "trainable_parameters",
 ]
 
+logger = logging.getLogger(__name__)
+
 METHODS: dict[str, type[Method]] = {
     "rd": ReprogrammingDistillation,
     "two_stages": TwoStages,
     "ce": CrossEntropyAlone,
     "kd": KnowledgeDistillation,
+    "pseudo": PseudoLabels,
     "hint": Hint,
     "at": AttentionTransfer,
     "vid": VariationalInformationDistillation,
@@ -91,6 +97,7 @@ def build_method(
     labels: Sequence[Any],
     options: Mapping[str, Any] | None = None,
     batch_size: int | None = None,
+    unlabelled: int = 0,
 ) -> Method:
     """Build the method `name` for this student and teacher.
 
@@ -101,10 +108,12 @@ def build_method(
         labels: of the training list: class indices, or of a multi-label list rows of 0.0 and 1.0.
         options: the method's own keyword arguments.
         batch_size: items in each training batch (of one process), for a method that has this among its options.
+        unlabelled: how many unlabelled images there are; the log says if the method makes no use of them.
 
     Raises:
-        ValueError: an unknown name or option, no teacher where the method needs one, a teacher without logits where it
-            needs them, or a teacher of volumes with a student of images or the other way round.
+        ValueError: an unknown name or option, no teacher where the method needs one, a teacher without logits or no
+            unlabelled images where it needs them, or a teacher of volumes with a student of images or the other way
+            round.
     """
     found = method_class(name)
     if found.needs_teacher and teacher is None:
@@ -121,6 +130,10 @@ def build_method(
                 f"the method '{name}' needs a teacher that gives logits, which '{teacher.name}' does not: fit it to "
                 "the task with --adapter NAME, of which linear_probe is the cheapest"
             )
+    if found.needs_unlabelled and not unlabelled:
+        raise ValueError(f"the method '{name}' learns from unlabelled images: give --unlabelled DIR, or use kd or ce")
+    if unlabelled and not found.takes_unlabelled:
+        logger.info("the method '%s' needs every item's label: %d unlabelled images are not used", name, unlabelled)
     known = [key for key, one in signature(found.build).parameters.items() if one.kind == one.KEYWORD_ONLY]
     known += [key for key, one in signature(found.__init__).parameters.items() if one.kind == one.KEYWORD_ONLY]
     if wrong := [key for key in options or {} if key not in known]:

@@ -26,7 +26,7 @@ class Step(NamedTuple):
         student: what the student made of the batch.
         teacher: what the teacher made of it; None for a method that needs none.
         network: the student itself, bare; its `classifier` is g.
-        target: class indices `[B]`; multi-label 0 or 1 for each class, `[B, classes]`.
+        target: class indices `[B]`; multi-label 0 or 1 for each class, `[B, classes]`. Of unlabelled items `NO_LABEL`.
         places: of the items in the training list `[B]`; None where the data set does not tell it.
     """
 
@@ -51,6 +51,8 @@ class Method(nn.Module, ABC):
         needs_logits: whether the teacher must have been fitted to the task, so that it gives logits.
         learns_alone: whether the student learns in every epoch, so that one of labels alone is not lost.
         in_stages: whether some epochs leave out a part of what the method trains; see `start_epoch` and `resting`.
+        takes_unlabelled: whether it makes use of items without a label.
+        needs_unlabelled: whether it is nothing without them.
         student_levels: the student's maps that `forward` wants, in this order.
         reads: what `forward` wants of the teacher.
     """
@@ -59,6 +61,8 @@ class Method(nn.Module, ABC):
     needs_logits: bool = False
     learns_alone: bool = True
     in_stages: bool = False
+    takes_unlabelled: bool = True
+    needs_unlabelled: bool = False
 
     def __init__(self, reads: Reads | None = None, student_levels: Sequence[Level] = ()) -> None:
         super().__init__()

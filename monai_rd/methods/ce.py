@@ -18,6 +18,7 @@ class CrossEntropyAlone(Method):
     """No teacher and no term beside the trainer's own cross entropy."""
 
     needs_teacher = False
+    takes_unlabelled = False
 
     @classmethod
     def build(

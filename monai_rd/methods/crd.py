@@ -62,6 +62,8 @@ class ContrastiveDistillation(Method):
         ValueError: items of one class only, or fewer than 1 negative, or a temperature not above 0.
     """
 
+    takes_unlabelled = False  # of which nobody knows what their negatives are
+
     labels: Tensor
     student_bank: Tensor
     teacher_bank: Tensor

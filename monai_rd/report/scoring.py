@@ -16,6 +16,7 @@ from monai_rd.networks.bag import fold, unfold
 from monai_rd.networks.features import Reads
 from monai_rd.networks.levels import Level, LevelReader, student_levels
 from monai_rd.report.layers import LayerCKA, MinibatchCKA, item_features
+from monai_rd.teacher_image import teacher_image
 
 if TYPE_CHECKING:
     from monai_rd.methods import Method
@@ -92,9 +93,10 @@ def score_test_set(
             start += len(image)
             labels.append(torch.as_tensor(batch["label"]).as_subclass(torch.Tensor).cpu()[read])
             slices = image.shape[1] if network.spatial_dims == 2 and image.dim() == 5 else 1
-            for part in image[read].split(max(1, AT_ONCE // slices)):
+            parts = (one[read].split(max(1, AT_ONCE // slices)) for one in (image, teacher_image(batch)))
+            for part, theirs in zip(*parts, strict=True):
                 if len(part):
-                    pass_.take(part.to(device))
+                    pass_.take(part.to(device), theirs.to(device))
     if not pass_.probabilities:
         raise ValueError(f"no test study could be read: {count_codes(unread)}")
     return TestScores(
@@ -140,8 +142,8 @@ class _Pass:
         self.probabilities: dict[str, list[Tensor]] = {}
         self.slices: list[np.ndarray] = []
 
-    def take(self, image: Tensor) -> None:
-        """Score a part of a batch."""
+    def take(self, image: Tensor, theirs: Tensor) -> None:
+        """Score a part of a batch, of which the teacher sees its own images."""
         if self.seen >= CKA_ITEMS:
             self.reader.close()
         compared = self.cka is not None and self.seen < CKA_ITEMS
@@ -157,7 +159,7 @@ class _Pass:
                 logits=self.teacher.head is not None,
                 levels=self.levels[1] if compared else (),
             )
-            said = self.teacher.read(image, reads)
+            said = self.teacher.read(theirs, reads)
             if self.path is not None:
                 self._add("reprogrammed teacher", self.path(said.tap))
             if reads.logits:

@@ -15,8 +15,9 @@ from tests.processes import run_module
 ROOT = Path(__file__).parents[2]
 BUNDLES = ROOT / "bundles"
 MODALITIES = ("ct", "mr", "us", "xray", "derm")
-# Small enough for seconds, the same road as the default run.
+# Small enough for seconds, the same road as the default run but for its unlabelled phantoms.
 QUICK = ["--max_epochs", "2", "--image_size", "32", "--slices", "2", "--seed", "3", "--report_page", "false"]
+QUICK += ["--unlabelled", "None"]
 
 # What no file that a bundle leaves may tell, in the header of every image that the tests train on.
 PLANTED = {

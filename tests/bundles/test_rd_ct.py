@@ -135,7 +135,13 @@ def test_the_policy_of_a_config_is_followed(cohort: str, tmp_path: Path) -> None
         parser = ConfigParser()
         parser.read_config(CONFIGS / "train.json")
         parser.update(
-            {"dataset_dir": str(data), "output_dir": str(tmp_path / "out"), "policy": policy, "phantom": True}
+            {
+                "dataset_dir": str(data),
+                "output_dir": str(tmp_path / "out"),
+                "policy": policy,
+                "phantom": True,
+                "unlabelled": None,
+            }
         )
         return parser.get_parsed_content("train#dataset")
 
@@ -286,7 +292,8 @@ def test_exports_agree_with_the_network(form: str, trained: tuple[Path, str], tm
     ],
 )
 def test_wrong_input_says_what_to_do(override: dict[str, Any], said: str, cohort: str, tmp_path: Path) -> None:
-    places = {"bundle_root": str(tmp_path), "output_dir": str(tmp_path / "eval"), "dataset_dir": cohort}
+    places: dict[str, Any] = {"bundle_root": str(tmp_path), "output_dir": str(tmp_path / "eval"), "dataset_dir": cohort}
+    places["unlabelled"] = None
     with pytest.raises(RuntimeError) as caught:
         config("ct", "train.json", **{**places, **override}).get_parsed_content("train#trainer")
     assert said in str(original_error(caught.value))

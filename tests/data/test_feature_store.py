@@ -24,6 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from monai_rd.data import SkippingCacheDataset, Teaching, taught_dataset
+from monai_rd.data.batches import Shown
 from monai_rd.data.feature_store import FeatureStore, clear_stores, list_stores
 from monai_rd.data.teaching import Agreement
 from monai_rd.networks import FrozenFoundationModel, Reads
@@ -109,11 +110,10 @@ def test_the_student_sees_the_views_that_the_teacher_saw(images: list[Path], tmp
     teacher = tiny_teacher()
     taught = taught_dataset(dataset(images), teacher, TAP, VIEWS, directory=tmp_path / "store")
     shown, new = set(), set()
-    for epoch in range(1, 4 * VIEWS + 1):
-        taught.set_epoch(epoch)  # type: ignore[attr-defined]
+    for time in range(4 * VIEWS):
         for index in range(ITEMS):
-            item: Any = taught[index]
-            if epoch % 2 == 0:
+            item: Any = taught[Shown(index, time)]  # type: ignore[call-overload]
+            if time % 2:
                 assert item["teacher_features"] == {}
                 new.add(float(item["image"].sum()))
                 continue
@@ -132,11 +132,10 @@ def test_views_do_not_depend_on_process_order_or_place_in_the_list(images: list[
     from monai_rd.data import ReplayedViews
 
     one, other = ReplayedViews(dataset(images), VIEWS, 7), ReplayedViews(dataset(images[::-1]), VIEWS, 7)
-    loader: Any = DataLoader(other, batch_size=None, num_workers=workers, persistent_workers=workers > 0)
-    for epoch in (1, 2):
-        one.set_epoch(epoch)
-        other.set_epoch(epoch)
-        expected: list[Any] = [one[index] for index in (3, 1, 0, 4, 2)]
+    for time in (0, 1):
+        order: Any = [Shown(index, time) for index in range(ITEMS)]
+        loader: Any = DataLoader(other, batch_size=None, sampler=order, num_workers=workers)
+        expected: list[Any] = [one[Shown(index, time)] for index in (3, 1, 0, 4, 2)]
         by_index = {int(item["index"]): item["image"] for item in loader}
         assert len(by_index) == ITEMS
         for item in expected:
@@ -148,10 +147,9 @@ def test_no_new_views_where_labels_alone_teach_nothing(images: list[Path], tmp_p
         dataset(images), tiny_teacher(), TAP, VIEWS, directory=tmp_path / "store", new_views=False
     )
     shown = set()
-    for epoch in range(1, VIEWS + 1):
-        taught.set_epoch(epoch)
-        shown |= {(index, taught.turn(index)) for index in range(ITEMS)}
-        assert all(taught[index]["teacher_features"] for index in range(ITEMS))
+    for time in range(VIEWS):
+        shown |= {(index, taught.turn(index, time)) for index in range(ITEMS)}
+        assert all(taught[Shown(index, time)]["teacher_features"] for index in range(ITEMS))
     assert shown == {(index, view) for index in range(ITEMS) for view in range(VIEWS)}
 
 
@@ -306,9 +304,8 @@ def test_a_transform_that_is_seeded_in_its_own_way_is_replayed(images: list[Path
     chain = transforms(more=[Noise()])
     taught: Any = taught_dataset(dataset(images, chain), tiny_teacher(), TAP, VIEWS, directory=tmp_path / "store")
     shown = set()
-    for epoch in range(1, 4 * VIEWS, 2):
-        taught.set_epoch(epoch)
-        shown |= {float(item["image"].sum()) for item in taught}
+    for time in range(0, 4 * VIEWS, 2):
+        shown |= {float(taught[Shown(index, time)]["image"].sum()) for index in range(ITEMS)}
     assert len(shown) == ITEMS * VIEWS
 
 

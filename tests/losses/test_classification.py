@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from monai_rd.losses import ClassificationLoss, class_probabilities
+from monai_rd.no_label import NO_LABEL
 
 
 def test_one_class_is_cross_entropy() -> None:
@@ -40,3 +41,34 @@ def test_half_precision_is_computed_in_float32() -> None:
 def test_targets_of_the_other_kind_are_refused(multi_label: bool, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="-label targets do not fit"):
         ClassificationLoss(multi_label)(torch.randn(4, 3), torch.ones(shape))
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_what_has_no_label_takes_no_part(multi_label: bool) -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(4, 3, requires_grad=True)
+    target = torch.tensor([[0.0, 1, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0]]) if multi_label else torch.tensor([0, 2, 1, 2])
+    missing = target.clone()
+    missing[1:3] = NO_LABEL
+    loss, known = ClassificationLoss(multi_label), torch.tensor([0, 3])
+    found = loss(logits, missing)
+    torch.testing.assert_close(found, loss(logits[known], target[known]))
+    (gradient,) = torch.autograd.grad(found, logits)
+    assert gradient[1:3].abs().max() == 0
+    assert gradient[known].abs().min() > 0
+
+
+def test_single_classes_may_be_unknown_in_a_multi_label_row() -> None:
+    logits = torch.tensor([[2.0, -1.0]])
+    found = ClassificationLoss(True)(logits, torch.tensor([[1.0, float(NO_LABEL)]]))
+    assert found.item() == pytest.approx(math.log1p(math.exp(-2)))
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_a_batch_without_any_label_has_loss_and_gradient_0(multi_label: bool) -> None:
+    logits = torch.randn(4, 3, requires_grad=True)
+    loss = ClassificationLoss(multi_label)(logits, torch.full((4, 3) if multi_label else (4,), NO_LABEL))
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad is not None
+    assert logits.grad.abs().max() == 0

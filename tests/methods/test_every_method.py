@@ -24,6 +24,7 @@ from monai_rd.networks import (
     load_teacher,
 )
 from monai_rd.networks.levels import Level, LevelReader
+from monai_rd.no_label import NO_LABEL
 from tests.methods.steps import step, tiny_teacher
 from tests.networks import published
 from tests.processes import in_two_processes
@@ -72,7 +73,7 @@ def built(name: str, student: Student, teacher: FrozenFoundationModel, labels: l
     """The method, and a student prepared for it."""
     torch.manual_seed(1)
     student = deepcopy(student)
-    method = build_method(name, student, teacher, labels, OPTIONS.get(name))
+    method = build_method(name, student, teacher, labels, OPTIONS.get(name), unlabelled=1)
     return method, method.prepare(student)
 
 
@@ -107,6 +108,38 @@ def step_learns(name: str, case: Case, labels: list[Any]) -> None:
 def test_every_parameter_learns(name: str, images: Case) -> None:
     step_learns(name, images, SINGLE)
     step_learns(name, images._replace(image=torch.rand(8, 2, 3, 32, 32)), MULTI)  # bags, several findings each
+
+
+@pytest.mark.parametrize("name", [name for name, one in METHODS.items() if one.takes_unlabelled])
+@pytest.mark.parametrize("labels", [SINGLE, MULTI], ids=["single", "multi"])
+def test_unlabelled_items_take_part(name: str, labels: list[Any], images: Case) -> None:
+    """The last half of the batch has no label: what it shows moves the terms, and whatever learns goes on learning."""
+    method, student = built(name, images.student, images.teacher, labels)
+    target = torch.tensor(labels)
+    target[4:] = NO_LABEL
+    other = torch.cat([images.image[:4], images.image[4:].flip(3)])
+    found = []
+    for image in (images.image, other):
+        torch.manual_seed(2)
+        one, own = deepcopy(method), deepcopy(student)
+        terms = step(one, own, images.teacher, image, target, torch.arange(8))
+        assert_all_learn(own, one, loss_of(one, terms, own(image), target))
+        found.append(terms)
+    assert any(not torch.equal(found[0][key], found[1][key]) for key in found[0])
+
+
+def test_what_needs_unlabelled_images_is_refused_without_and_what_cannot_use_them_says_so(
+    images: Case, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(ValueError, match="'pseudo' learns from unlabelled images: give --unlabelled"):
+        build_method("pseudo", images.student, images.teacher, SINGLE)
+    with caplog.at_level("INFO"):
+        for name in ("ce", "crd"):
+            build_method(name, images.student, images.teacher, SINGLE, unlabelled=7)
+        build_method("rd", images.student, images.teacher, SINGLE, unlabelled=7)
+    assert [text for text in caplog.messages if "7 unlabelled images are not used" in text] == [
+        f"the method '{name}' needs every item's label: 7 unlabelled images are not used" for name in ("ce", "crd")
+    ]
 
 
 @pytest.mark.parametrize("name", RD_AND_SLOWLY_THE_OTHERS)
@@ -151,7 +184,7 @@ def test_state_goes_on_where_it_was(name: str, images: Case) -> None:
     target, index = torch.tensor(SINGLE), torch.arange(8)
     step(method, student, images.teacher, images.image, target, index)
     torch.manual_seed(3)
-    again = build_method(name, images.student, images.teacher, SINGLE, OPTIONS.get(name))
+    again = build_method(name, images.student, images.teacher, SINGLE, OPTIONS.get(name), unlabelled=1)
     again.load_state_dict(method.state_dict())
     found = []
     for one in (method, again):

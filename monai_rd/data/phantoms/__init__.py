@@ -4,6 +4,6 @@ One cohort a modality, with the classes of the paper's data set of that modality
 trained here knows phantoms and nothing else. How many studies a cohort has says `cohort.SPLIT`, for all modalities.
 """
 
-from monai_rd.data.phantoms.cohort import MODALITIES, is_phantom, phantom_cohort
+from monai_rd.data.phantoms.cohort import MODALITIES, is_phantom, phantom_cohort, phantom_pool
 
-__all__ = ["MODALITIES", "is_phantom", "phantom_cohort"]
+__all__ = ["MODALITIES", "is_phantom", "phantom_cohort", "phantom_pool"]

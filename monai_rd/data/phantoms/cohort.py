@@ -1,4 +1,4 @@
-"""Writing a phantom cohort: which studies it has, its table of labels, and that it is there whole or not at all."""
+"""Writing a phantom cohort and a pool of unlabelled phantoms: which studies they have, each whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from monai_rd.data.phantoms import ct, derm, mr, us, xray
 
-__all__ = ["MODALITIES", "SPLIT", "is_phantom", "phantom_cohort"]
+__all__ = ["MODALITIES", "POOL", "SPLIT", "is_phantom", "phantom_cohort", "phantom_pool"]
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 MODALITIES = {"ct": ct, "mr": mr, "us": us, "xray": xray, "derm": derm}
 # Studies of every cohort, whatever its modality. The classes take turns.
 SPLIT = {"training": 40, "validation": 40, "test": 160}
+POOL = 400  # of the unlabelled ones
 MARKER = "phantoms.json"
 
 
@@ -47,14 +49,36 @@ def phantom_cohort(directory: str | os.PathLike[str], modality: str = "ct", seed
         raise ValueError(f"there are no phantoms of modality '{modality}'; there are: {', '.join(MODALITIES)}")
     target = Path(directory) / f"phantoms_{modality}_{seed}"
     made = {"modality": modality, "version": MODALITIES[modality].VERSION, "seed": seed, "split": SPLIT}
+    return _written(target, made, lambda folder: _write_cohort(folder, modality, seed))
+
+
+def phantom_pool(cohort: str | os.PathLike[str]) -> str:
+    """Write unlabelled phantoms beside a cohort, of the same kinds and of other patients; in the same way.
+
+    Args:
+        cohort: the folder of a phantom cohort.
+
+    Returns:
+        Path of the folder `COHORT_unlabelled`, a file or folder a study and nothing that tells their classes.
+    """
+    told = json.loads((Path(cohort) / MARKER).read_text())
+    modality, seed = told["modality"], told["seed"]
+    made = {"modality": modality, "version": told["version"], "seed": seed, "pool": POOL}
+    return _written(Path(f"{cohort}_unlabelled"), made, lambda folder: _write_pool(folder, modality, seed))
+
+
+def _written(target: Path, made: Mapping[str, object], write: Callable[[Path], None]) -> str:
+    """Write a folder, whole or not at all; one that is there as it should be is left as it is."""
     if _is_complete(target, made):
         return str(target)
-    logger.info("writing the phantom cohort of modality '%s': %d studies", modality, sum(SPLIT.values()))
+    studies = sum(SPLIT.values()) if "split" in made else POOL
+    logger.info("writing %d phantoms of modality '%s'", studies, made["modality"])
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(f"{target.name}.unfinished.{os.getpid()}")
     shutil.rmtree(unfinished, ignore_errors=True)  # a killed process of the same number may have left one
     try:
-        _write_cohort(unfinished, modality, seed)
+        unfinished.mkdir()
+        write(unfinished)
         (unfinished / MARKER).write_text(json.dumps(made))
         if not _is_complete(target, made):  # unless another process was faster
             shutil.rmtree(target, ignore_errors=True)
@@ -71,7 +95,6 @@ def is_phantom(directory: str | os.PathLike[str]) -> bool:
 
 def _write_cohort(folder: Path, modality: str, seed: int) -> None:
     kind, rows = MODALITIES[modality], []
-    folder.mkdir()
     for number in range(sum(SPLIT.values())):
         split = next(name for name, end in zip(SPLIT, np.cumsum(list(SPLIT.values())), strict=True) if number < end)
         label = kind.CLASS_NAMES[number % len(kind.CLASS_NAMES)]
@@ -82,5 +105,12 @@ def _write_cohort(folder: Path, modality: str, seed: int) -> None:
         csv.writer(file).writerows([("image", "label", "patient", "split"), *rows])
 
 
-def _is_complete(target: Path, made: dict[str, object]) -> bool:
+def _write_pool(folder: Path, modality: str, seed: int) -> None:
+    kind, first = MODALITIES[modality], sum(SPLIT.values())
+    for number in range(first, first + POOL):
+        label = kind.CLASS_NAMES[number % len(kind.CLASS_NAMES)]
+        kind.write_study(folder / f"study_{number:04d}{kind.SUFFIX}", label, seed, number)
+
+
+def _is_complete(target: Path, made: Mapping[str, object]) -> bool:
     return (target / MARKER).is_file() and json.loads((target / MARKER).read_text()) == made

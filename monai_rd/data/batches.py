@@ -1,0 +1,146 @@
+"""Which items make the training batches: labelled ones, and beside them a number of unlabelled ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from monai.data import Dataset
+from torch.utils.data import Sampler
+
+from monai_rd.processes import rank, world_size
+
+__all__ = ["Shown", "TrainingBatches", "TrainingItems"]
+
+
+class Shown(NamedTuple):
+    """An item that is shown in a batch.
+
+    Attributes:
+        place: in the data set.
+        time: how often it was shown before.
+    """
+
+    place: int
+    time: int
+
+
+class TrainingItems(Dataset):
+    """The labelled items of a training, and after them the unlabelled ones, as one MONAI data set.
+
+    Args:
+        labelled: their data set.
+        unlabelled: that of the others, with the same transforms; None where there are none.
+
+    Attributes:
+        sizes: how many of either kind there are.
+        transform_fingerprint: see `transforms_fingerprint`.
+        item_keys: what the items are, see `item_key`.
+    """
+
+    def __init__(self, labelled: Any, unlabelled: Any = None) -> None:
+        parts = [part for part in (labelled, unlabelled) if part is not None]
+        super().__init__([item for part in parts for item in part.data], labelled.transform)
+        self.parts, self.sizes = parts, (len(labelled), len(unlabelled) if unlabelled is not None else 0)
+        self.transform_fingerprint: str = labelled.transform_fingerprint
+        self.device: torch.device = getattr(labelled, "device", torch.device("cpu"))
+
+    @property
+    def item_keys(self) -> list[str]:
+        """Those of the parts."""
+        return [key for part in self.parts for key in part.item_keys]
+
+    def __getitem__(self, index: int | Shown) -> Any:
+        """The item at a place, in a new random view."""
+        place = index.place if isinstance(index, Shown) else index
+        labelled = self.sizes[0]
+        return self.parts[0][place] if place < labelled else self.parts[1][place - labelled]
+
+
+class TrainingBatches(Sampler[list[Shown]]):
+    """Batches of B labelled and U unlabelled items, in epochs of a stated number of steps.
+
+    The labelled items are shown in rounds: every round shuffles them anew and leaves out those that fill no batch, as
+    `drop_last` does. An epoch is a round, unless its steps are stated; then it ends where they do, and the next one
+    goes on from there. The unlabelled items are shuffled anew whenever all were shown. What an epoch shows depends on
+    its number and the seed alone. Each of several processes takes its share of every step's B and U times their number.
+
+    Args:
+        dataset: the items.
+        batch_size: B, for each process.
+        unlabelled_share: of unlabelled items in a batch, from 0 to below 1: U is B times this by what it leaves,
+            rounded.
+        steps: of an epoch; None: those of a round.
+        seed: of the orders.
+
+    Attributes:
+        size: items in a batch.
+
+    Raises:
+        ValueError: a share outside its range or without unlabelled items, no step.
+    """
+
+    def __init__(
+        self,
+        dataset: TrainingItems,
+        batch_size: int,
+        unlabelled_share: float = 0.5,
+        steps: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        if not 0 <= unlabelled_share < 1:
+            raise ValueError(f"unlabelled_share is a share of a batch, from 0 to below 1, got {unlabelled_share}")
+        if steps is not None and steps < 1:
+            raise ValueError(f"epoch_steps must be at least 1, got {steps}")
+        self.labelled, self.unlabelled = dataset.sizes
+        self.batch_size, self.seed = batch_size, seed
+        share = unlabelled_share / (1 - unlabelled_share)
+        self.beside = max(round(batch_size * share), 1) if self.unlabelled and unlabelled_share else 0
+        self.size = batch_size + self.beside
+        self.round = self.labelled // (batch_size * world_size())
+        self.steps = (steps or self.round) if self.round else 0
+        self._epoch = 1
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch begins, from 1."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[list[Shown]]:
+        """The batches of this process in the epoch."""
+        processes, first = world_size(), (self._epoch - 1) * self.steps
+        orders = _Orders(self.seed)
+        for step in range(first, first + self.steps):
+            turn, place = divmod(step, self.round)
+            labelled = [
+                Shown(orders.of(0, self.labelled, turn)[at], turn)
+                for at in _own(place * self.batch_size * processes, self.batch_size)
+            ]
+            others = []
+            for at in _own(step * self.beside * processes, self.beside):
+                turn, place = divmod(at, self.unlabelled)
+                others.append(Shown(self.labelled + orders.of(1, self.unlabelled, turn)[place], turn))
+            yield labelled + others
+
+
+def _own(first: int, count: int) -> range:
+    """This process's places of those that all take in a step, from `first` on."""
+    return range(first + rank() * count, first + (rank() + 1) * count)
+
+
+class _Orders:
+    """The order of each kind of items in each round, the last one of each kept."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self._last: dict[int, tuple[int, list[int]]] = {}
+
+    def of(self, kind: int, count: int, turn: int) -> list[int]:
+        if self._last.get(kind, (-1, []))[0] != turn:
+            # Primes keep the orders of neighbouring seeds and rounds apart.
+            seed = (self.seed * 1_000_003 + turn * 1009 + kind) % 2**31
+            self._last[kind] = turn, torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+        return self._last[kind][1]

@@ -1,0 +1,72 @@
+r"""Soft pseudo-labels: on unlabelled images the student learns what a teacher that was fitted to the task says of them.
+
+With the unlabelled items $u$ of a batch and the fitted teacher's logits $z_t$ (distillation on unlabelled images as in
+Chen et al., NeurIPS 2020, arXiv 2006.10029, Eq. 2, where the student learns from them alone),
+
+$$L = \mathrm{CE}(y, z_s) + w\,\Big(-\frac{1}{|u|}\sum_{i \in u} \sum_c
+\mathrm{softmax}(z_{t,i}/T)_c\,\log\mathrm{softmax}(z_{s,i}/T)_c\Big)$$
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from monai_rd.losses import class_probabilities
+from monai_rd.methods.base import Method, Step
+from monai_rd.networks.features import Reads
+from monai_rd.no_label import NO_LABEL
+
+if TYPE_CHECKING:
+    from monai_rd.networks import FrozenFoundationModel, Student
+
+__all__ = ["PseudoLabels"]
+
+
+class PseudoLabels(Method):
+    """Cross entropy against the teacher's soft answers on the unlabelled images, and the labels on the others.
+
+    What a method that looks into the teacher has to be better than: all that it does with unlabelled images is to label
+    them.
+
+    Args:
+        multi_label: an image may have any number of the classes: binary cross entropy of each, averaged over them.
+        temperature: T > 0, of both sides.
+        weight: w, constant over the training.
+
+    Raises:
+        ValueError: a temperature not above 0.
+    """
+
+    needs_logits = True
+    needs_unlabelled = True
+
+    def __init__(self, multi_label: bool = False, *, temperature: float = 1.0, weight: float = 1.0) -> None:
+        super().__init__(Reads(logits=True))
+        if not temperature > 0:
+            raise ValueError(f"temperature must be above 0, got {temperature}")
+        self.multi_label, self.temperature, self.weight = multi_label, temperature, weight
+
+    @classmethod
+    def build(cls, student: Student, teacher: FrozenFoundationModel, labels: Tensor, **options: Any) -> PseudoLabels:
+        """Build it for labels of this kind."""
+        return cls(labels.dim() == 2, **options)
+
+    def weights(self, progress: float) -> dict[str, float]:
+        """The weight, the same in all epochs."""
+        return {"pseudo_ce": self.weight}
+
+    def forward(self, step: Step) -> dict[str, Tensor]:
+        """Term `pseudo_ce`, of the logits of the unlabelled items."""
+        without = (step.target == NO_LABEL).reshape(len(step.target), -1).all(1)
+        with torch.autocast(device_type=step.target.device.type, enabled=False):
+            student, teacher = (z.float() / self.temperature for z in (step.student.logits, step.taught.logits))
+            target = class_probabilities(teacher, self.multi_label)
+            if self.multi_label:
+                losses = F.binary_cross_entropy_with_logits(student, target, reduction="none").mean(1)
+            else:
+                losses = F.cross_entropy(student, target, reduction="none")
+            return {"pseudo_ce": (losses * without).sum() / without.sum().clamp(min=1)}

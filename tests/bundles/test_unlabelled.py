@@ -1,0 +1,135 @@
+"""Trainings with unlabelled images, and with a teacher that sees its own size."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from monai_rd.data import is_phantom, phantom_pool
+from monai_rd.data.feature_store import list_stores
+from monai_rd.no_label import NO_LABEL
+from tests.bundles.commands import BUNDLES, QUICK, ROOT, config, copied, monai, train
+
+CONFIGS = BUNDLES / "rd_ct" / "configs"
+Once = Callable[[str, Callable[[Path], str]], tuple[Path, str]]
+
+
+@pytest.fixture(scope="session")
+def cohort(cohort_of: Callable[[str], str]) -> str:
+    return cohort_of("ct")
+
+
+@pytest.fixture(scope="session")
+def pool_of(once: Once, cohort_of: Callable[[str], str]) -> Callable[[str], str]:
+    """Give twelve unlabelled phantoms of a modality."""
+
+    def of(modality: str) -> str:
+        def make(folder: Path) -> str:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("monai_rd.data.phantoms.cohort.POOL", 12)
+                return phantom_pool(cohort_of(modality))
+
+        return once(f"pool_{modality}", make)[1]
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def pool(pool_of: Callable[[str], str]) -> str:
+    return pool_of("ct")
+
+
+def test_the_pool_of_phantoms_is_no_cohort_and_has_no_labels(cohort: str, pool: str) -> None:
+    assert is_phantom(cohort)
+    assert not (Path(pool) / "labels.csv").exists()
+    assert len([one for one in Path(pool).iterdir() if one.is_dir()]) == 12
+
+
+def test_batches_bring_unlabelled_items_and_the_teacher_its_own_size(cohort: str, pool: str, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"dataset_dir": cohort, "output_dir": str(tmp_path), "image_size": 32, "slices": 2}
+    settings |= {"phantom": True, "num_workers": 0, "batch_size": 4}
+    both = config("ct", "train.json", **settings, unlabelled=pool, unlabelled_share=0.6, teacher_size=64)
+    plain = config("ct", "train.json", **settings, unlabelled=None)
+    loader = both.get_parsed_content("train#dataloader")
+    batch = next(iter(loader))
+    assert len(loader) == 8
+    assert batch["image"].shape == (10, 2, 3, 32, 32)
+    assert batch["teacher_image"].shape == (10, 2, 3, 64, 64)
+    assert (batch["label"] == NO_LABEL).tolist() == [False] * 4 + [True] * 6
+    smaller = torch.nn.functional.avg_pool2d(batch["teacher_image"].flatten(0, 1), 2).reshape(batch["image"].shape)
+    assert torch.corrcoef(torch.stack([smaller.flatten(), batch["image"].flatten()]))[0, 1] > 0.98  # one view
+    for index in (0, 5):  # the deployed student sees what it sees where no teacher stands beside it
+        seen = [parser.get_parsed_content("validate#dataset")[index]["image"] for parser in (both, plain)]
+        assert torch.equal(*seen)
+    assert "teacher_image" not in plain.get_parsed_content("train#dataset")[0]
+
+
+@pytest.mark.parametrize("method", ["ce", "crd"])
+def test_what_cannot_use_them_is_not_shown_them(method: str, cohort: str, pool: str, tmp_path: Path) -> None:
+    parser = config("ct", "train.json", dataset_dir=cohort, output_dir=str(tmp_path), unlabelled=pool, method=method)
+    assert parser.get_parsed_content("train#dataset").sizes == (32, 0)
+    assert parser.get_parsed_content("method_def") is not None
+
+
+def words(pool: str) -> list[str]:
+    return [*QUICK, "--unlabelled", pool, "--teacher_size", "48", "--feature_views", "2", "--epoch_steps", "3"]
+
+
+@pytest.mark.slow
+def test_resume_after_a_kill_ends_at_the_same_numbers(cohort: str, pool: str, tmp_path: Path) -> None:
+    """Killed by the system after the first epoch was saved; an epoch is less than a round of either kind of items."""
+    roots = copied("ct", tmp_path / "whole"), copied("ct", tmp_path / "killed")
+    printed = train(roots[0], cohort, *words(pool), quick=False)
+    assert "unlabelled: 12 of 12 images" in printed
+    assert [(info.items, info.views) for info in list_stores(roots[0] / "eval" / "features")] == [(44, 2)]
+    places = ["--bundle_root", str(roots[1]), "--output_dir", str(roots[1] / "eval"), "--dataset_dir", cohort]
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(CONFIGS / "train.json")]
+    with subprocess.Popen(
+        [*command, *places, *words(pool)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("epoch   1/2"):
+                process.send_signal(signal.SIGKILL)
+                break
+    assert "going on after epoch 1 of 2" in train(roots[1], cohort, *words(pool), "--resume", "true", quick=False)
+    found = [json.loads((root / "eval" / "metrics.json").read_text()) for root in roots]
+    assert found[0] == found[1]
+    first, second = (torch.load(root / "models" / "model.pt", weights_only=True) for root in roots)
+    for key, value in first.items():
+        assert torch.equal(value, second[key]), key
+
+
+@pytest.mark.slow
+def test_two_processes(cohort: str, pool: str, tmp_path: Path) -> None:
+    root = copied("ct", tmp_path)
+    files = str([str(CONFIGS / name) for name in ("train.json", "multi_gpu_train.json")])
+    places = ["--bundle_root", str(root), "--output_dir", str(root / "eval"), "--dataset_dir", cohort]
+    printed = monai("run", "--config_file", files, *places, *words(pool), "--batch_size", "4", processes=2)
+    assert printed.count("epoch   2/2") == 1
+    assert json.loads((root / "eval" / "metrics.json").read_text())["test"]["student"]["n"] == 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["kd", "pseudo"])
+def test_a_fitted_teacher_answers_for_them(method: str, cohort: str, pool: str, tmp_path: Path) -> None:
+    root = copied("ct", tmp_path)
+    printed = train(root, cohort, "--unlabelled", pool, "--teacher_size", "48", "--method", method)
+    assert "epoch   2/2" in printed
+    assert set(json.loads((root / "eval" / "metrics.json").read_text())["test"]) == {"student", "tuned teacher"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("modality", ["mr", "us", "xray", "derm"])
+def test_every_bundle_takes_them(modality: str, cohort_of: Any, pool_of: Any, tmp_path: Path) -> None:
+    root = copied(modality, tmp_path)
+    printed = train(root, cohort_of(modality), "--unlabelled", pool_of(modality), "--teacher_size", "48")
+    assert "unlabelled: 12 of 12 images" in printed
