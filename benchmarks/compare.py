@@ -53,7 +53,8 @@ def found(folder: Path, wanted: Mapping[str, str], names: set[str]) -> dict[Sett
         seed = int(known["seed"])
         if seed in cells[rest]:
             raise ValueError(f"{path.parent}: another cell has another teacher alone; add teacher={known['teacher']}")
-        _, probabilities, labels = read_result(path.parent)
+        arrays = read_result(path.parent)[1]
+        probabilities, labels = arrays["probabilities"], arrays["labels"]
         values = image_values(probabilities[None], labels)
         cells[rest][seed] = {name: each[0] for name, each in values.items()}
     return cells

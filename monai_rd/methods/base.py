@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from monai_rd.networks.features import Reads, StudentFeatures, TeacherFeatures
 from monai_rd.networks.levels import Level
+from monai_rd.no_label import NO_LABEL
 from monai_rd.processes import world_size
 
 if TYPE_CHECKING:
@@ -41,6 +42,11 @@ class Step(NamedTuple):
         """What the teacher made of the batch, for a method that needs one."""
         assert self.teacher is not None
         return self.teacher
+
+    @property
+    def unlabelled(self) -> Tensor:
+        """Which items have no label, bool `[B]`."""
+        return (self.target == NO_LABEL).reshape(len(self.target), -1).all(1)
 
 
 class Method(nn.Module, ABC):

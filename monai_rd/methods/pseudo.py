@@ -18,7 +18,6 @@ from torch.nn import functional as F
 from monai_rd.losses import class_probabilities
 from monai_rd.methods.base import Method, Step
 from monai_rd.networks.features import Reads
-from monai_rd.no_label import NO_LABEL
 
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel, Student
@@ -61,7 +60,6 @@ class PseudoLabels(Method):
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """Term `pseudo_ce`, of the logits of the unlabelled items."""
-        without = (step.target == NO_LABEL).reshape(len(step.target), -1).all(1)
         with torch.autocast(device_type=step.target.device.type, enabled=False):
             student, teacher = (z.float() / self.temperature for z in (step.student.logits, step.taught.logits))
             target = class_probabilities(teacher, self.multi_label)
@@ -69,4 +67,4 @@ class PseudoLabels(Method):
                 losses = F.binary_cross_entropy_with_logits(student, target, reduction="none").mean(1)
             else:
                 losses = F.cross_entropy(student, target, reduction="none")
-            return {"pseudo_ce": (losses * without).sum() / without.sum().clamp(min=1)}
+            return {"pseudo_ce": (losses * step.unlabelled).sum() / step.unlabelled.sum().clamp(min=1)}

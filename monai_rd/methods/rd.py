@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from monai_rd.losses import CKALoss, ClassificationLoss, KLDistillationLoss
@@ -40,8 +41,8 @@ class ReprogrammingDistillation(Method):
         beta: weight of KL and CKA, likewise.
         temperature: of the KL term; 1 in the paper.
         estimator: of CKA; "biased" in the paper.
-        detach_teacher: stop the gradient of KL and CKA into phi and, by way of z_t, into g. The paper says only that
-            the foundation model is fixed, so the default lets it flow.
+        detach_teacher: stop the gradient of KL and CKA into phi and, by way of z_t, into g: of all items, or of those
+            that are "unlabelled". The paper says only that the foundation model is fixed, so the default lets it flow.
         width: channels inside phi.
         blocks: residual blocks of phi.
         grid: most positions along each side of the teacher's maps that phi sees, see `Reprogrammer`; None for all.
@@ -51,7 +52,8 @@ class ReprogrammingDistillation(Method):
         cka: False leaves CKA out.
 
     Raises:
-        ValueError: what `Reprogrammer`, `CKALoss` and `KLDistillationLoss` refuse, or all terms left out.
+        ValueError: what `Reprogrammer`, `CKALoss` and `KLDistillationLoss` refuse, all terms left out, or another
+            `detach_teacher`.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class ReprogrammingDistillation(Method):
         beta: tuple[float, float] = (1.0, 0.0),
         temperature: float = 1.0,
         estimator: Estimator = "biased",
-        detach_teacher: bool = False,
+        detach_teacher: bool | Literal["unlabelled"] = False,
         width: int = 512,
         blocks: int = 2,
         grid: int | None = 4,
@@ -77,6 +79,8 @@ class ReprogrammingDistillation(Method):
         super().__init__(Reads(tap=True, grid=grid))
         if not (co_training or kd or cka):
             raise ValueError("RD without co-training, KD and CKA teaches nothing: use --method ce")
+        if detach_teacher not in (False, True, "unlabelled"):
+            raise ValueError(f"detach_teacher is true, false or 'unlabelled', got {detach_teacher!r}")
         self.phi = Reprogrammer(channels, feature_dim, kind, width, blocks, spatial_dims, grid)
         self.ce = ClassificationLoss(multi_label)
         self.kl, self.cka = KLDistillationLoss(temperature, multi_label), CKALoss(estimator)
@@ -114,7 +118,9 @@ class ReprogrammingDistillation(Method):
         terms: dict[str, Tensor] = {}
         if "teacher_ce" in self.terms:
             terms["teacher_ce"] = self.ce(z_t, step.target)
-        if self.detach_teacher:
+        if self.detach_teacher == "unlabelled":
+            f_t, z_t = (torch.where(step.unlabelled[:, None], one.detach(), one) for one in (f_t, z_t))
+        elif self.detach_teacher:
             f_t, z_t = f_t.detach(), z_t.detach()
         if "kl" in self.terms:
             terms["kl"] = self.kl(step.student.logits, z_t)

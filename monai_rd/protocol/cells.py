@@ -142,19 +142,32 @@ class Cell:
         }
         atomic_write(json.dumps(content, indent=1) + "\n", folder / "cell.json")
 
-    def result(self, out: Path) -> Result | None:
-        """What the finished cell left; None where it is not finished, or what lies there is damaged or another's."""
+    def result(self, out: Path, on: str = "test") -> Result | None:
+        """What the finished cell left; None where it is not finished, or what lies there is damaged or another's.
+
+        Args:
+            out: the benchmark's folder.
+            on: the images that are looked at, "test" or "validation".
+
+        Raises:
+            ValueError: a training from before those of validation were kept.
+        """
         folder = self.folder(out)
         try:
             content = json.loads((folder / "cell.json").read_text())
             same = content["cell"] == self.description
             if not same or any(sha256(folder / name) != content["files"][name] for name in _RESULTS):
                 return None
-            metrics, probabilities, labels = read_result(folder)
+            metrics, arrays = read_result(folder)
             made = {"config": content["config"], **content["versions"]}
         except (OSError, ValueError, KeyError):
             return None
-        return Result(metrics, probabilities, labels, content["seconds"], made)
+        if on == "test":
+            return Result(metrics, arrays["probabilities"], arrays["labels"], content["seconds"], made)
+        if "validation_labels" not in arrays:
+            raise ValueError(f"{self.name} was trained before answers on the validation set were kept")
+        answered = arrays["validation_probabilities"], arrays["validation_labels"]
+        return Result({**metrics, "test": {}}, *answered, content["seconds"], made)
 
 
 @dataclass(frozen=True)
@@ -162,8 +175,8 @@ class Result:
     """What a finished cell left.
 
     Args:
-        metrics: content of `metrics.json`.
-        probabilities: of the test images `[N, classes]`.
+        metrics: content of `metrics.json`; without what is of the test images where others are looked at.
+        probabilities: of the images that are looked at `[N, classes]`.
         labels: class indices `[N]`, of a multi-label list `[N, classes]`.
         seconds: how long it ran; of a resumed cell its last part.
         made: versions that it was made with.
@@ -176,8 +189,8 @@ class Result:
     made: dict[str, str]
 
 
-def read_result(folder: Path) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
-    """Content of `metrics.json`, probabilities and labels of the test images, as a run leaves them.
+def read_result(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Content of `metrics.json` and of `predictions.npz`, as a run leaves them, see `FinalReport`.
 
     Raises:
         OSError: a file is not there.
@@ -186,11 +199,11 @@ def read_result(folder: Path) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
     """
     metrics = json.loads((folder / "metrics.json").read_text())
     with np.load(folder / "predictions.npz", allow_pickle=False) as stored:
-        probabilities, labels = stored["probabilities"], stored["labels"]
+        arrays = dict(stored)
     n = metrics["test"]["student"]["n"]
-    if not len(probabilities) == len(labels) == n:
-        raise ValueError(f"metrics.json tells of {n} test images, predictions.npz of {len(probabilities)}")
-    return metrics, probabilities, labels
+    if not len(arrays["probabilities"]) == len(arrays["labels"]) == n:
+        raise ValueError(f"metrics.json tells of {n} test images, predictions.npz of {len(arrays['labels'])}")
+    return metrics, arrays
 
 
 def data_fingerprint(dataset_dir: str | os.PathLike[str]) -> str:

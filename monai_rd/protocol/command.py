@@ -41,6 +41,15 @@ class Select(str, Enum):
     last = "last"
 
 
+class On(str, Enum):
+    """Which images a table is of."""
+
+    test = "test"
+    validation = "validation"
+
+
+Images = Annotated[On, typer.Option(help="Measure on the test images, or on those of validation, to choose by.")]
+Shares = Annotated[str, typer.Option(help="Of the training images (of their labels), comma-separated, such as 0.1,1.")]
 Selection = Annotated[
     Select, typer.Option(help="Test the epoch that is best on the validation set, or the last one, as the paper may.")
 ]
@@ -66,9 +75,15 @@ def _laid_out(
     select: Select,
     out: Path,
     words: list[str] | None,
+    shares: str = "",
 ) -> Experiment:
     """The grid that was asked for."""
     from monai_rd.protocol.experiments import TABLES, experiment
+
+    try:
+        parts = [float(one) for one in _split(shares)]
+    except ValueError:
+        raise ValueError(f"--shares {shares}: numbers are needed, such as 0.1,1") from None
 
     return experiment(
         TABLES[name],
@@ -82,6 +97,7 @@ def _laid_out(
         max_epochs=max_epochs,
         model_selection=select.value,
         words=words or (),
+        shares=parts,
     )
 
 
@@ -97,7 +113,9 @@ def _run(made: Experiment, out: Path, jobs: int | None, console: Console) -> lis
     return failures
 
 
-def _make_table(name: str, made: Experiment, dataset: Path | None, select: Select, jobs: int | None, out: Path) -> None:
+def _make_table(
+    name: str, made: Experiment, dataset: Path | None, select: Select, on: On, jobs: int | None, out: Path
+) -> None:
     """Run what is not finished of a table's grid, then make the table of what is; exit code 1 if a cell failed."""
     from monai_rd.protocol import paper, tables
     from monai_rd.protocol.summary import summarise
@@ -107,7 +125,9 @@ def _make_table(name: str, made: Experiment, dataset: Path | None, select: Selec
     if settings := _settings(made.cells.values(), out):
         known = None if dataset is None else paper.published_name(str(dataset))
         _publish(
-            tables.training_report(name, summarise(made, out), _typed(), settings, known, select.value), out, console
+            tables.training_report(name, summarise(made, out, on.value), _typed(), settings, known, select.value),
+            out,
+            console,
         )
     if failures:
         raise typer.Exit(1)
@@ -140,17 +160,31 @@ def _add_table(name: str, what: str) -> None:
         seeds: Seeds = 5,
         max_epochs: MaxEpochs = None,
         select: Selection = Select.best,
+        shares: Shares = "",
+        on: Images = On.test,
         jobs: Jobs = None,
         out: Out = Path("benchmark"),
     ) -> None:
-        made = _laid_out(name, dataset, bundle, teachers, students, methods, seeds, max_epochs, select, out, words)
-        _make_table(name, made, dataset, select, jobs, out)
+        made = _laid_out(
+            name, dataset, bundle, teachers, students, methods, seeds, max_epochs, select, out, words, shares
+        )
+        _make_table(name, made, dataset, select, on, jobs, out)
 
 
 _add_table("table2", "RD without one of its parts at a time: ce, no_co_training, no_kd, no_cka, two_stages, rd.")
 _add_table("table3", "RD against other distillation: ce, hint, at, vid, sp, rkd, semckd, crd, mgd, norm, drd, rd.")
 _add_table("table4", "RD against KD from a tuned ViT: adaptformer, lora, vpt_shallow, vpt_deep, vqt, lpt, rd.")
 _add_table("table5", "What RD adds to the student alone with 10, 25, 50 and 100 % of the training images: ce, rd.")
+_add_table(
+    "unlabelled",
+    "A quarter of the labels, the other training images unlabelled: ce, rd_labelled (RD as published), kd, pseudo, "
+    "hint, at, vid, sp, rkd, semckd, mgd, norm, drd, rd.",
+)
+_add_table(
+    "unlabelled_settings",
+    "RD with unlabelled images, one setting changed at a time: ce, rd_labelled, share_25, share_75, detached, "
+    "detached_unlabelled, constant_beta, constant, temperature_4, unbiased_cka, no_kd, no_cka, stored_views, rd.",
+)
 _add_table(
     "settings",
     "RD with another temperature, detached, CKA's other estimator, weights, phi: ce, temperature_4, detached, "

@@ -34,12 +34,14 @@ class Row:
         method: as the bundle takes it.
         options: of the method, as JSON has them (lists, no tuples).
         adapter: what the teacher is tuned by.
+        words: further words for the bundle.
     """
 
     name: str
     method: str
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     adapter: str | None = None
+    words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,15 +52,19 @@ class Table:
         title: what it shows.
         rows: all that `--methods` may name, in the order they are shown in.
         shares: of the training list; more than one makes a column of each.
+        labels: whether the shares are of labels, and the rest of the training images is unlabelled.
     """
 
     title: str
     rows: tuple[Row, ...]
     shares: tuple[float, ...] = (1.0,)
+    labels: bool = False
 
 
 _CE, _RD = Row("ce", "ce"), Row("rd", "rd")
+_LABELLED = Row("rd_labelled", "rd", words=("--unlabelled_share", "0"))  # RD as it is published
 _FEATURES = ("hint", "at", "vid", "sp", "rkd", "semckd", "crd", "mgd", "norm", "drd")
+_WITHOUT_LABELS = tuple(name for name in _FEATURES if name != "crd")  # which needs every item's label
 _ADAPTERS = ("adaptformer", "lora", "vpt_shallow", "vpt_deep", "vqt", "lpt")
 
 TABLES = {
@@ -89,6 +95,33 @@ TABLES = {
             Row("whole_maps", "rd", {"grid": None}),
             _RD,
         ),
+    ),
+    "unlabelled": Table(
+        "Few labels, and images without one",
+        (_CE, _LABELLED, Row("kd", "kd"), Row("pseudo", "pseudo"), *(Row(name, name) for name in _WITHOUT_LABELS), _RD),
+        (0.25,),
+        labels=True,
+    ),
+    "unlabelled_settings": Table(
+        "RD with unlabelled images, one setting changed at a time",
+        (
+            _CE,
+            _LABELLED,
+            Row("share_25", "rd", words=("--unlabelled_share", "0.25")),
+            Row("share_75", "rd", words=("--unlabelled_share", "0.75")),
+            Row("detached", "rd", {"detach_teacher": True}),
+            Row("detached_unlabelled", "rd", {"detach_teacher": "unlabelled"}),
+            Row("constant_beta", "rd", {"beta": [1.0, 1.0]}),
+            Row("constant", "rd", {"alpha": [1.0, 1.0], "beta": [1.0, 1.0]}),
+            Row("temperature_4", "rd", {"temperature": 4.0}),
+            Row("unbiased_cka", "rd", {"estimator": "unbiased"}),
+            Row("no_kd", "rd", {"kd": False}),
+            Row("no_cka", "rd", {"cka": False}),
+            Row("stored_views", "rd", words=("--feature_views", "8")),
+            _RD,
+        ),
+        (0.25,),
+        labels=True,
     ),
     "figure2": Table("Decision boundaries", (_CE, Row("kd_full", "kd", {}, "full"), _RD)),
 }
@@ -149,6 +182,7 @@ def experiment(
     max_epochs: int | None = None,
     model_selection: str = "best",
     words: Sequence[str] = (),
+    shares: Sequence[float] = (),
 ) -> Experiment:
     """Lay out the grid of a table; writes the data lists that its cells share into `out`.
 
@@ -164,10 +198,11 @@ def experiment(
         max_epochs: None: the bundle's default.
         model_selection: "best" or "last".
         words: further words for the bundle.
+        shares: of the training list; none: the table's.
 
     Raises:
-        ValueError: an unknown row, teacher or student, words that the protocol sets itself, data that cannot be used,
-            or `out` in the data.
+        ValueError: an unknown row, teacher or student, words that the protocol sets itself, shares outside 0 to 1,
+            data that cannot be used, or `out` in the data.
         FileNotFoundError: no such data, bundle or teacher's file.
     """
     from monai_rd.methods import method_class
@@ -181,6 +216,8 @@ def experiment(
     unknown = sorted(set(methods) - {row.name for row in table.rows})
     if unknown:
         raise ValueError(f"--methods {','.join(unknown)}: there are {', '.join(row.name for row in table.rows)}")
+    if not all(0 < share <= 1 for share in shares):
+        raise ValueError(f"--shares {','.join(map(str, shares))}: a share is above 0 and at most 1")
     overrides = words_as_overrides(words)
     own = {"bundle_root", "output_dir", "dataset_dir", "student", "teacher", "method", "method_options", "adapter"}
     own |= {"seed", "max_epochs", "model_selection", "resume", "report_page"}
@@ -188,25 +225,29 @@ def experiment(
         raise ValueError(f"--{sorted(own & set(overrides))[0]} is an option of the benchmark: put it before the --")
     if dataset is None:
         dataset = phantom_cohort(out, bundle.removeprefix("rd_"))
+        if not table.labels and "unlabelled" not in overrides:
+            words = (*words, "--unlabelled", "None")  # which phantoms have by themselves
     if out.resolve().is_relative_to(Path(dataset).resolve()):
         raise ValueError(f"--out {out} lies in the data, which it would change: give another --out")
     data = data_fingerprint(dataset)
     out.mkdir(parents=True, exist_ok=True)
     key = project_key(out / "monai_rd.key")  # with another one the lists would have other pseudonyms each time
-    config = bundle_config(bundle, {**overrides, "dataset_dir": dataset, "seed": SPLIT_SEED, "data#key": key})
+    # Each training looks for further unlabelled images by itself.
+    known = {"dataset_dir": dataset, "seed": SPLIT_SEED, "data#key": key, "unlabelled": None}
+    config = bundle_config(bundle, {**overrides, **known})
     made: DataList = config.get_parsed_content("data")
     common: dict[str, Any] = {"bundle": bundle, "dataset_dir": dataset, "data": data, "max_epochs": max_epochs}
     rows = tuple(row for row in table.rows if not methods or row.name in methods)
     cells: dict[tuple[Row, Column, int], Cell] = {}
     columns = tuple(
-        Column(teacher, student, share, len(_part(made, share, 0).training))
+        Column(teacher, student, share, len(_part(made, share, 0, table.labels).training))
         for teacher in teachers or (str(config["teacher"]),)
         for student in students or (str(config["student"]),)
-        for share in table.shares
+        for share in shares or table.shares
     )
     for column in columns:
         for seed in range(seeds):
-            listed = _write_list(_part(made, column.share, seed), dataset, out, key)
+            listed = _write_list(_part(made, column.share, seed, table.labels), dataset, out, key)
             for row in rows:
                 cells[row, column, seed] = Cell(
                     **common,
@@ -217,7 +258,7 @@ def experiment(
                     method_options=row.options,
                     adapter=row.adapter,
                     seed=seed,
-                    words=(*_without(words, "data_list"), "--data_list", str(listed)),
+                    words=(*_without(words, "data_list"), *row.words, "--data_list", str(listed)),
                 )
     return Experiment(table.title, rows, columns, seeds, cells, str(made))
 
@@ -257,8 +298,11 @@ def _without(words: Sequence[str], name: str) -> list[str]:
     return [text for one, value in _pairs(words) if one != name for text in (f"--{one}", value)]
 
 
-def _part(made: DataList, share: float, seed: int) -> DataList:
-    """A share of the training list, of each class (of several the first) the same; larger shares hold smaller ones."""
+def _part(made: DataList, share: float, seed: int, labels: bool = False) -> DataList:
+    """A share of the training list, of each class (of several the first) the same; larger shares hold smaller ones.
+
+    Where it is a share of the labels, the rest is unlabelled.
+    """
     if share == 1:
         return made
     random = np.random.default_rng(seed)
@@ -267,7 +311,11 @@ def _part(made: DataList, share: float, seed: int) -> DataList:
     for index in order:
         classes.setdefault(made.classes(made.training[index])[:1], []).append(int(index))
     chosen = sorted(i for members in classes.values() for i in members[: max(round(share * len(members)), 1)])
-    return replace(made, training=[made.training[index] for index in chosen])
+    part = replace(made, training=[made.training[index] for index in chosen])
+    if not labels:
+        return part
+    rest = [item for index, item in enumerate(made.training) if index not in set(chosen)]
+    return replace(part, unlabelled=[*made.unlabelled, *made.without_label(rest)])
 
 
 def _write_list(made: DataList, dataset: str, out: Path, key: bytes) -> Path:

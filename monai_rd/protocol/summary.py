@@ -54,7 +54,8 @@ class Summary:
         estimates: by row and column, then by measure; what has no finished cell is left out.
         also: what else a run scored on the test set (RD's reprogrammed teacher): mean by name, then by measure.
         comparisons: of "rd", or of the best row where there is none.
-        images: number of test images.
+        images: number of images that were looked at.
+        on: which they are, "test" or "validation".
         made: the versions that cells were made with, each once.
         seconds: mean time of a cell, by row.
         missing: names of cells that are not finished.
@@ -66,6 +67,7 @@ class Summary:
     also: dict[tuple[Row, Column], dict[str, dict[str, float]]]
     comparisons: list[Comparison]
     images: int
+    on: str
     made: list[dict[str, str]]
     seconds: dict[str, float]
     missing: list[str]
@@ -77,13 +79,13 @@ class Summary:
         return [name for name in MEASURES if name in found]
 
 
-def summarise(experiment: Experiment, out: Path) -> Summary:
-    """Read the finished cells and compute what the table shows.
+def summarise(experiment: Experiment, out: Path, on: str = "test") -> Summary:
+    """Read the finished cells and compute what the table shows, on the images "test" or "validation".
 
     Raises:
         ValueError: no cell is finished, or cells of a column were tested on different images.
     """
-    results = {place: cell.result(out) for place, cell in experiment.cells.items()}
+    results = {place: cell.result(out, on) for place, cell in experiment.cells.items()}
     finished = {place: result for place, result in results.items() if result is not None}
     if not finished:
         raise ValueError("no cell is finished: there is no table to make")
@@ -92,7 +94,7 @@ def summarise(experiment: Experiment, out: Path) -> Summary:
     labels = next(iter(finished.values())).labels
     for (row, column, seed), result in finished.items():
         if not np.array_equal(result.labels, labels):
-            raise ValueError(f"{experiment.cells[row, column, seed].name} was tested on other images than the others")
+            raise ValueError(f"{experiment.cells[row, column, seed].name} was measured on other images than the others")
         one = image_values(result.probabilities[None], labels)
         values.setdefault((row, column), {})[seed] = {name: each[0] for name, each in one.items()}
         seconds.setdefault(row.name, []).append(result.seconds)
@@ -112,6 +114,7 @@ def summarise(experiment: Experiment, out: Path) -> Summary:
         _also(finished, pooled),
         [one for column in columns for one in _compared(experiment, column, values, estimates)],
         len(labels),
+        on,
         _distinct(result.made for result in finished.values()),
         {name: float(np.mean(times)) for name, times in seconds.items()},
         sorted({experiment.cells[place].name for place in results.keys() - finished.keys()}),

@@ -34,14 +34,14 @@ SELECTION = {
     "last": "of the last epoch",
 }
 READING = (
-    "mean ± standard deviation over seeds [95 % interval over seeds and test images, bootstrap of both]; the best mean "
+    "mean ± standard deviation over seeds [95 % interval over seeds and images, bootstrap of both]; the best mean "
     "of a column is bold."
 )
 TESTS = (
-    "Differences are paired: same seeds, same test images. p: would the difference be there with other seeds and other "
+    "Differences are paired: same seeds, same images. p: would the difference be there with other seeds and other "
     "images (Dorfman-Berbaum-Metz test with Hillis' degrees of freedom)? Networks as they are: the same question for "
     "these very networks on other images (sign-flip permutation of images). The best baseline is known only after "
-    "looking at the test set, which makes its lead over a method too large and its lag too small; Holm corrects for "
+    "looking at these images, which makes its lead over a method too large and its lag too small; Holm corrects for "
     "the number of methods, nothing for the number of columns."
 )
 MEAN = "Mean of the students: what each image contributes to a measure, averaged over the students of the same seed."
@@ -125,7 +125,7 @@ def training_report(
     notes += [MEAN] if summary.columns != experiment.columns else []
     notes += [ONE_SEED] if experiment.seeds == 1 else []
     notes += [
-        f"n = {experiment.seeds} seed{'s' * (experiment.seeds > 1)}, {summary.images} test images.",
+        f"n = {experiment.seeds} seed{'s' * (experiment.seeds > 1)}, {summary.images} {summary.on} images.",
         f"Data: {experiment.data}.",
         f"Networks {SELECTION[model_selection]}; the test set chose nothing.",
         f"Command: `{command}`",

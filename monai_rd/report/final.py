@@ -20,6 +20,7 @@ from monai_rd.console import terminal
 from monai_rd.data.errors import count_codes
 from monai_rd.files import atomic_path, atomic_write
 from monai_rd.handlers.checkpoint import save_atomically
+from monai_rd.losses import class_probabilities
 from monai_rd.report.calibration import fit_temperature
 from monai_rd.report.curves import calibrated_events, reliability
 from monai_rd.report.metrics import METRIC_NAMES, classification_metrics, multi_label_metrics
@@ -46,7 +47,9 @@ class FinalReport:
     so that whatever is made of that file gives calibrated probabilities.
 
     Into `output_dir`: `metrics.json`; `predictions.npz` with `probabilities` `[N, classes]` float32, `labels` and
-    `places`, each item's place in the test list (from 0; studies that cannot be read are missing); and last
+    `places`, each item's place in the test list (from 0; studies that cannot be read are missing), beside them
+    `path_probabilities` of the teacher's path where it has a row, and of the validation set `validation_probabilities`
+    and `validation_labels`; and last
     `report.html`, one file with its figures, which also lie in `figures/` as PNG and SVG. A page that fails is told
     and loses nothing of the rest.
 
@@ -100,13 +103,13 @@ class FinalReport:
         if self.method is not None and self.teacher is not None and self.method.teacher_path(self.network) is not None:
             best = torch.load(self.output_dir / "best_method.pt", map_location="cpu", weights_only=True)
             self.method.load_state_dict(best)
-        if self.validation is not None:
-            self._calibrate(self.validation)
+        answered: dict[str, Any] = {} if self.validation is None else self._calibrate(self.validation)
         scores = self._score()
+        answered |= {"probabilities": scores.probabilities["student"], "labels": scores.labels, "places": scores.places}
+        for row in scores.probabilities.keys() - {"student"}:  # one at most
+            answered["path_probabilities"] = scores.probabilities[row]
         with atomic_path(self.output_dir / "predictions.npz") as beside, open(beside, "wb") as file:
-            np.savez_compressed(
-                file, probabilities=scores.probabilities["student"], labels=scores.labels, places=scores.places
-            )
+            np.savez_compressed(file, **answered)
         measure = multi_label_metrics if self.multi_label else classification_metrics
         rows = {row: measure(found, scores.labels) for row, found in scores.probabilities.items()}
         unread = count_codes(scores.unread)
@@ -121,14 +124,17 @@ class FinalReport:
             self._write_page(scores, rows, unread)
         return result
 
-    def _calibrate(self, validation: Dataset) -> None:
-        """Fit the temperature and put it into the model's file."""
+    def _calibrate(self, validation: Dataset) -> dict[str, np.ndarray]:
+        """Fit the temperature and put it into the model's file; the validation images' probabilities and labels."""
         loader = DataLoader(validation, batch_size=self.loader.batch_size, collate_fn=self.loader.collate_fn)
         self.network.temperature.fill_(1.0)  # a second report on one training fits the same
-        temperature = fit_temperature(*answers(self.network, loader, self.device), self.multi_label)
+        logits, labels = answers(self.network, loader, self.device)
+        temperature = fit_temperature(logits, labels, self.multi_label)
         self.network.temperature.fill_(temperature)
         state = torch.load(self.model_path, map_location="cpu", weights_only=True)
         save_atomically({**state, "temperature": self.network.temperature.cpu()}, self.model_path)
+        probabilities = class_probabilities(torch.from_numpy(logits) / temperature, self.multi_label).numpy()
+        return {"validation_probabilities": probabilities, "validation_labels": labels}
 
     def _calibration(self, scores: TestScores) -> dict[str, Any]:
         """The temperature, and the expected calibration error on the test set without and with it."""

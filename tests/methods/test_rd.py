@@ -11,6 +11,7 @@ from monai_rd.losses import cka
 from monai_rd.methods import CrossEntropyAlone, ReprogrammingDistillation, build_method, trainable_parameters
 from monai_rd.methods.base import Step, gather_batch
 from monai_rd.networks import FrozenFoundationModel, Preprocessing, Student
+from monai_rd.no_label import NO_LABEL
 from tests.methods.steps import Head, learnt, step, taught, tiny_teacher
 from tests.processes import in_two_processes
 
@@ -72,6 +73,24 @@ def test_detach_teacher_keeps_kl_and_cka_out_of_phi() -> None:
         terms = method(Step(learnt(f_s, g), taught(teacher), Head(g), target))
         (terms["kl"] + terms["cka"]).backward()
         assert any(parameter.grad is not None for parameter in method.parameters()) is not detach
+
+
+@pytest.mark.parametrize("unlabelled", [0, 4, 8])
+def test_detached_of_unlabelled_items_alone(unlabelled: int) -> None:
+    torch.manual_seed(0)
+    g, f_s, teacher, target = nn.Linear(7, 2), torch.randn(8, 7), torch.randn(8, 5, 4, 4), torch.arange(8) % 2
+    target[8 - unlabelled :] = NO_LABEL
+    pulled = []
+    for detach in (False, "unlabelled"):
+        torch.manual_seed(1)
+        method = ReprogrammingDistillation(5, 7, detach_teacher=detach, width=8)  # type: ignore[arg-type]
+        terms = method(Step(learnt(f_s, g), taught(teacher), Head(g), target))
+        (terms["kl"] + terms["cka"]).backward()
+        pulled.append(sum(float(p.grad.abs().sum()) for p in method.parameters() if p.grad is not None))
+    assert pulled[0] > 0
+    assert (pulled[1] == pulled[0], pulled[1] == 0) == (unlabelled == 0, unlabelled == 8)
+    with pytest.raises(ValueError, match="detach_teacher is true, false or 'unlabelled'"):
+        ReprogrammingDistillation(5, 7, detach_teacher="all")  # type: ignore[arg-type]
 
 
 def test_registry() -> None:

@@ -84,6 +84,26 @@ def test_shares_of_the_training_list(images: Path, tmp_path: Path) -> None:
     assert lists(made, "rd", 0)[0] != lists(made, "rd", 1)[0]
 
 
+def test_shares_of_the_labels_leave_the_rest_unlabelled(images: Path, tmp_path: Path) -> None:
+    rows = (*PAIR.rows, Row("rd_labelled", "rd", words=("--unlabelled_share", "0")))
+    table = Table("Labels", rows, (0.5,), labels=True)
+    made = experiment(table, tmp_path / "out", str(images), seeds=1, shares=[0.1], words=["--batch_size", "4"])
+    whole = make_datalist(images, seed=0)
+    assert [(column.share, column.training) for column in made.columns] == [(0.1, 5)]
+    (own,) = lists(made, "rd", 0)
+    assert lists(made, "ce", 0) == [own]
+    assert not any("label" in item for item in own["unlabeled"])
+    names = {Path(item["image"]).name for item in whole.training}
+    assert {item["image"] for split in ("training", "unlabeled") for item in own[split]} == names
+    assert len(own["training"]) + len(own["unlabeled"]) == len(names)
+    words = {row.name: cell.words for (row, _, _), cell in made.cells.items()}
+    assert words["rd_labelled"][:4] == ("--batch_size", "4", "--unlabelled_share", "0")
+    assert words["rd"][:3] == ("--batch_size", "4", "--data_list")
+    for wrong in (0.0, 1.5):
+        with pytest.raises(ValueError, match="a share is above 0 and at most 1"):
+            experiment(table, tmp_path / "out", str(images), shares=[wrong])
+
+
 def test_what_is_refused(images: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--methods nonsense: there are ce, rd"):
         experiment(PAIR, tmp_path / "out", str(images), methods=["nonsense"])
