@@ -214,8 +214,8 @@ def _similarity(first: Picture, second: Picture, alike: Alike) -> list[float]:
     a, b = (torch.from_numpy(np.ascontiguousarray(one)).float()[:, None] for one in (first, second))
     similarity, place, near = torch.zeros(len(a)), torch.zeros(len(a), 4), torch.arange(len(a))
     for side in (side for side in _SIDES if side <= alike.side):
-        pooled = (avg_pool2d(one[near], alike.side // side) for one in (a, b))
-        found, place[near] = _laid_over(*pooled, place[near], alike)
+        pooled, laid = (avg_pool2d(one[near], alike.side // side) for one in (a, b))
+        found, place[near] = _laid_over(pooled, laid, place[near], alike)
         similarity[near] = found
         if side < alike.side:
             far = found <= alike.correlation - _MARGIN

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
+import hashlib
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +20,15 @@ from monai_rd.processes import own_cores
 if TYPE_CHECKING:
     from monai.data import MetaTensor
 
-__all__ = ["grey_picture", "print_of", "prints_of"]
+__all__ = ["Verdicts", "grey_picture", "print_of", "prints_of"]
 
-logger = logging.getLogger(__name__)
-
-_FORMAT = 1  # another one for every change of what a fingerprint is
+_FORMAT = 1  # another one for every change of what a fingerprint is, or of when two are alike
+_TABLES = (
+    "CREATE TABLE IF NOT EXISTS prints (key TEXT, format INTEGER, digest TEXT, bits BLOB, mirrored BLOB, side INTEGER, "
+    "thumbnail BLOB, PRIMARY KEY (key, format)) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS verdicts (others TEXT, key TEXT, copy INTEGER, PRIMARY KEY (others, key)) "
+    "WITHOUT ROWID",
+)
 _WRITE_EVERY = 256  # items: what a killed run looks at again at most
 
 
@@ -66,18 +70,10 @@ def prints_of(
     if memory is None:
         yield from _looked_at(items)
         return
-    memory.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with closing(sqlite3.connect(memory, timeout=60)) as connection:
-            connection.execute(
-                "CREATE TABLE IF NOT EXISTS prints (key TEXT, format INTEGER, digest TEXT, bits BLOB, mirrored BLOB, "
-                "side INTEGER, thumbnail BLOB, PRIMARY KEY (key, format)) WITHOUT ROWID"
-            )
-            for start in range(0, len(items), _WRITE_EVERY):
-                block = slice(start, start + _WRITE_EVERY)
-                yield from _remembered(connection, items[block], keys[block])
-    except sqlite3.Error as error:
-        raise OSError(f"the memory of fingerprints in cache_dir: {error}; remove it, or give another") from error
+    with _open(memory) as connection:
+        for start in range(0, len(items), _WRITE_EVERY):
+            block = slice(start, start + _WRITE_EVERY)
+            yield from _remembered(connection, items[block], keys[block])
 
 
 def _remembered(
@@ -98,6 +94,52 @@ def _remembered(
         with connection:
             connection.executemany("INSERT OR REPLACE INTO prints VALUES (?, ?, ?, ?, ?, ?, ?)", new)
     return found
+
+
+class Verdicts:
+    """What was found of items beside a set of others, remembered, as comparing takes longer than reading.
+
+    Args:
+        memory: as of `prints_of`.
+        others: what these are, in any order.
+    """
+
+    def __init__(self, memory: Path | None, others: Sequence[str]) -> None:
+        text = " ".join(sorted(others)) + f" {_FORMAT}"
+        self._others, self._memory = hashlib.sha256(text.encode()).hexdigest(), memory
+
+    def known(self, keys: Sequence[str]) -> dict[str, bool]:
+        """Which of the items are copies of one of the others, of those that are known."""
+        if self._memory is None:
+            return {}
+        with _open(self._memory) as connection:
+            rows = connection.execute("SELECT key, copy FROM verdicts WHERE others = ?", (self._others,))
+            found = {key: bool(copy) for key, copy in rows}
+        return {key: found[key] for key in keys if key in found}
+
+    def remember(self, found: Mapping[str, bool]) -> None:
+        """Take in what was found."""
+        if self._memory is not None:
+            with _open(self._memory) as connection, connection:
+                rows = [(self._others, key, int(copy)) for key, copy in found.items() if key]
+                connection.executemany("INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?)", rows)
+
+
+@contextmanager
+def _open(memory: Path) -> Iterator[sqlite3.Connection]:
+    """The memory, made where there is none.
+
+    Raises:
+        OSError: it cannot be used.
+    """
+    memory.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with closing(sqlite3.connect(memory, timeout=60)) as connection:
+            for table in _TABLES:
+                connection.execute(table)
+            yield connection
+    except sqlite3.Error as error:
+        raise OSError(f"the memory of fingerprints in cache_dir: {error}; remove it, or give another") from error
 
 
 def _of_row(digest: str, bits: bytes, mirrored: bytes, side: int, thumbnail: bytes) -> Fingerprint:

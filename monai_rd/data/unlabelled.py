@@ -106,7 +106,7 @@ def apart(items: Sequence[Item], made: DataList, key: bytes, memory: Path | None
             continue
         known[keys[place]] = "there twice"
         second.append(place)
-    kept = list(_unlike([(items[place], keys[place]) for place in second], held, held_keys, memory, why))
+    kept = _unlike([(items[place], keys[place]) for place in second], held, held_keys, memory, why)
     left_out = "".join(f"; {count} {reason}" for reason, count in why.items())
     if not kept:
         raise DataListError(f"no unlabelled image of {len(items)} is left; left out: {left_out[2:]}")
@@ -144,26 +144,30 @@ def _unlike(
     held_keys: Sequence[str],
     memory: Path | None,
     why: Counter[str],
-) -> Iterator[Item]:
+) -> list[Item]:
     """The items (with what they are) of which no image of `held` is a copy; in blocks, as there may be very many."""
-    from monai_rd.data.prints import prints_of
+    from monai_rd.data.prints import Verdicts, prints_of
 
     prints = None if memory is None else memory / "prints.sqlite"
-    originals = _by_size(enumerate(prints_of(held, held_keys, prints)))
+    verdicts = Verdicts(prints, held_keys)
+    known = verdicts.known([key for _, key in items])
+    new = [one for one in items if one[1] not in known]
+    originals = _by_size(enumerate(prints_of(held, held_keys, prints))) if new else {}
     unread: Counter[str] = Counter()
-    for start in range(0, len(items), _BLOCK):
-        block = items[start : start + _BLOCK]
+    for start in range(0, len(new), _BLOCK):
+        block = new[start : start + _BLOCK]
         looked = list(prints_of([item for item, _ in block], [key for _, key in block], prints))
         unread.update(one.code for one in looked if isinstance(one, StudyError))
-        gone = {place for place, one in enumerate(looked) if isinstance(one, StudyError)}
+        found: dict[str, bool] = {}
         for side, own in _by_size(enumerate(looked)).items():
-            alike = IMAGES if side == IMAGES.side else VOLUMES
             theirs = [one for _, one in originals.get(side, ())]
-            copies = copies_of(theirs, [one for _, one in own], alike)
-            why["alike to an image of validation or test"] += len(copies)
-            gone |= {own[place][0] for place in copies}
-        yield from (item for place, (item, _) in enumerate(block) if place not in gone)
+            copies = copies_of(theirs, [one for _, one in own], IMAGES if side == IMAGES.side else VOLUMES)
+            found |= {block[place][1]: at in copies for at, (place, _) in enumerate(own)}
+        verdicts.remember(found)
+        known |= found
+    why["alike to an image of validation or test"] += sum(known.values())
     why += Counter({f"not readable ({count_codes(unread.elements())})": unread.total()} if unread else {})
+    return [item for item, key in items if known.get(key) is False]
 
 
 def _by_size(prints: Iterable[tuple[int, Fingerprint | StudyError]]) -> dict[int, list[tuple[int, Fingerprint]]]:
