@@ -116,9 +116,15 @@ def require_model(path: str | Path) -> None:
         raise FileNotFoundError(f"no trained model '{path}': run the bundle's train.json first")
 
 
-def options(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Read options from a command line: JSON's words true, false and null among them are strings until here."""
-    return {key: JSON_WORDS.get(value, value) if isinstance(value, str) else value for key, value in values.items()}
+def options(values: Any) -> Any:
+    """Read options from a command line: JSON's words true, false and null among them are strings until here.
+
+    Args:
+        values: options by name, a list of such tables, or None.
+    """
+    if isinstance(values, Mapping):
+        return {key: JSON_WORDS.get(value, value) if isinstance(value, str) else value for key, value in values.items()}
+    return [options(one) for one in values] if isinstance(values, (list, tuple)) else values
 
 
 def check_overrides(name: str, file: str) -> None:

@@ -248,6 +248,10 @@ def _table(key: str, value: Any, word: str | None) -> dict[str, Any]:
     return dict(value)
 
 
+def _tables(key: str, value: Any, word: str | None) -> dict[str, Any] | list[dict[str, Any]]:
+    return [_table(key, one, None) for one in value] if isinstance(value, (list, tuple)) else _table(key, value, word)
+
+
 def _switch(key: str, value: Any, word: str | None) -> bool:
     try:
         return switch(value)
@@ -298,6 +302,7 @@ _EXAMPLES = {
     "series_rule": "'modality': 'CT'",
     "method_options": "'temperature': 4",
     "adapter_options": "'rank': 4",
+    "teacher_options": "'channel_order': 'BGR', 'tap': 'layer3'",
 }
 _PLACES = ("bundle_root", "output_dir", "dataset_dir", "data_list", "cache_dir", "features_dir", "adapters_dir")
 _NAMES = ("teacher", "teacher_checkpoint", "student", "student_weights", "method", "adapter", "model_selection")
@@ -312,6 +317,7 @@ _KINDS: dict[str, Callable[[str, Any, str | None], Any]] = {
     **dict.fromkeys(_COUNTS, _count(1)),
     **dict.fromkeys(("feature_views", "num_workers", "seed"), _count(0)),
     **dict.fromkeys(_EXAMPLES, _table),
+    "teacher_options": _tables,
     "num_classes": _count(2),
     "learning_rate": _number,
     "class_names": _texts,
@@ -321,6 +327,6 @@ _KINDS: dict[str, Callable[[str, Any, str | None], Any]] = {
     "device": _device,
 }
 _OPTIONAL = {
-    *("data_list", "adapters_dir", "teacher_checkpoint", "student_weights", "adapter"),
+    *("data_list", "adapters_dir", "teacher_checkpoint", "teacher_options", "student_weights", "adapter"),
     *("class_names", "num_classes", "series_rule", "unlabelled", "epoch_steps", "teacher_size"),
 }

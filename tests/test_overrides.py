@@ -98,6 +98,11 @@ def test_expressions_are_left_to_monai(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--policy", "{MISSING_SLICES: skip"], "--policy: a table"),
         (["--series_rule", "[CT]"], "--series_rule: a table"),
         (["--method_options", "4"], "--method_options: a table"),
+        (
+            ["--teacher_options", "BGR"],
+            "--teacher_options: a table, such as \"{'channel_order': 'BGR', 'tap': 'layer3'}\",",
+        ),
+        (["--teacher_options", "[{},3]"], "--teacher_options: a table"),
         (["--device", "gpu"], "--device: a device, such as cpu or cuda:0, is needed, got 'gpu'"),
         (["--device", "cuda:77"], "there is no such device here"),
         (["--num_classes", "1"], "--num_classes: a whole number of at least 2"),
@@ -130,6 +135,13 @@ def test_values_are_read_as_they_are_meant(monkeypatch: pytest.MonkeyPatch) -> N
     config = command(monkeypatch, *words, "--policy", "{TILTED_STACK: warn}", "--learning_rate=1e-4")
     found = [config[key] for key in ("resume", "amp", "max_epochs", "seed", "windows", "policy", "learning_rate")]
     assert found == [True, False, 10, 7, ["lung"], {"TILTED_STACK": "warn"}, 1e-4]
+
+
+def test_teacher_options_are_a_table_or_one_for_each_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = {"mean": [0.1, 0.2, 0.3], "size": "null", "turn": "RAS"}  # which `bundle.options` reads
+    for value in (table, [{}, table]):
+        assert command(monkeypatch, "--teacher_options", str(value)).get_parsed_content("teacher_options") == value
+    assert command(monkeypatch, "--teacher_options", "None").get_parsed_content("teacher_options") is None
 
 
 def test_in_python_a_path_may_be_a_path_and_no_number(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

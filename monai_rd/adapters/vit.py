@@ -43,6 +43,11 @@ def open_transformer(teacher: FrozenFoundationModel, adapter: str, one_window: b
             f"teacher '{teacher.name}' does not have: linear_probe works for every teacher, full for every one that is "
             "no ONNX or TFLite file"
         )
+    if getattr(teacher.backbone, "tap", None) is not None:
+        raise ValueError(
+            f"the adapter '{adapter}' changes a network that is read at its end, and the teacher '{teacher.name}' is "
+            "read inside: leave out its tap, or use linear_probe or full"
+        )
     tensors = [*teacher.backbone.parameters(), *teacher.backbone.buffers()]
     backbone = copy.deepcopy(teacher.backbone, {id(tensor): tensor for tensor in tensors})
     transformer: Any = next(filter(_is_served, backbone.modules()))

@@ -29,14 +29,18 @@ _DEFAULT_SIDE = 224  # for a network that leaves rows or columns open
 _DTYPES = ("float32", "float16", "uint8", "int8")
 
 
-def _input_layout(path: Path, shape: Sequence[int | None]) -> tuple[bool, int, tuple[int, int]]:
+def _input_layout(
+    path: Path, shape: Sequence[int | None], size: tuple[int, int] | None
+) -> tuple[bool, int, tuple[int, int]]:
     """Read an input's shape (None: left open): whether it is NHWC, its channels, its rows and columns."""
     if len(shape) == 4:
         for axis, spatial in ((1, shape[2:4]), (3, shape[1:3])):
             channels = shape[axis]
             if channels in (1, 3):
-                rows, columns = (side or _DEFAULT_SIDE for side in spatial)
-                if None in spatial:
+                rows, columns = (own or told for own, told in zip(spatial, size or (_DEFAULT_SIDE,) * 2, strict=True))
+                if size is not None and (rows, columns) != size:
+                    raise ValueError(f"{path.name} fixes the size of its images, {rows} x {columns}; asked was {size}")
+                if size is None and None in spatial:
                     logger.info("%s leaves the image's size open: %d x %d is assumed", path, rows, columns)
                 return axis == 3, channels, (rows, columns)
     raise ValueError(f"{path}: its input {list(shape)} is no image batch [B, C, H, W] or [B, H, W, C] with C = 1 or 3")
@@ -66,13 +70,13 @@ class _BlackBox(ABC):
     kind: Literal["map", "vector"]
     channels_last: bool  # how the format lays out its maps
 
-    def __init__(self, path: Path, shape: Sequence[int | None], dtype: np.dtype) -> None:
+    def __init__(self, path: Path, shape: Sequence[int | None], dtype: np.dtype, size: tuple[int, int] | None) -> None:
         if dtype.name not in _DTYPES:
             raise ValueError(f"{path}: its input is {dtype.name}; it must be one of {', '.join(_DTYPES)}")
         self.path = path
         self.dtype = dtype
         self.integer = dtype.kind in "iu"
-        self.input_channels_last, self.image_channels, self.size = _input_layout(path, shape)
+        self.input_channels_last, self.image_channels, self.size = _input_layout(path, shape, size)
         self.batch = shape[0]  # None: as many images as wanted at once
         self.tensor = ""
         self.pool = False
@@ -176,16 +180,17 @@ class OnnxBackbone(_BlackBox):
         path: the `.onnx` file; weights in files beside it are found.
         tap: "map" for the last 4-D activation with more than one position; "vector" for the tensor that pools it (its
             mean over positions where the graph has none); or the name of a tensor.
+        size: rows and columns of the images, where the file leaves them open.
 
     Raises:
         FileNotFoundError: no such file.
         ImportError: onnx or onnxruntime is not installed.
-        ValueError: not an ONNX file, an input that is no image batch, or no such tensor.
+        ValueError: not an ONNX file, an input that is no image batch or of another size, or no such tensor.
     """
 
     channels_last = False
 
-    def __init__(self, path: str | Path, tap: str = "map") -> None:
+    def __init__(self, path: str | Path, tap: str = "map", size: tuple[int, int] | None = None) -> None:
         path = existing_file(path)
         try:
             import onnx
@@ -205,7 +210,7 @@ class OnnxBackbone(_BlackBox):
             raise ValueError(f"{path}: a teacher has one input, the image; this network has {len(inputs)}")
         image = inputs[0].type.tensor_type
         shape = [dim.dim_value or None for dim in image.shape.dim]
-        super().__init__(path, shape, onnx.helper.tensor_dtype_to_np_dtype(image.elem_type))
+        super().__init__(path, shape, onnx.helper.tensor_dtype_to_np_dtype(image.elem_type), size)
         beside = {e.value for tensor in graph.initializer for e in tensor.external_data if e.key == "location"}
         self.files = [path, *(path.parent / location for location in sorted(beside))]
         self._input = inputs[0].name
@@ -264,16 +269,17 @@ class TFLiteBackbone(_BlackBox):
     Args:
         path: the `.tflite` file.
         tap: as in `OnnxBackbone`.
+        size: likewise.
 
     Raises:
         FileNotFoundError: no such file.
         ImportError: ai_edge_litert is not installed.
-        ValueError: not a TFLite file, an input that is no image batch, or no such tensor.
+        ValueError: not a TFLite file, an input that is no image batch or of another size, or no such tensor.
     """
 
     channels_last = True
 
-    def __init__(self, path: str | Path, tap: str = "map") -> None:
+    def __init__(self, path: str | Path, tap: str = "map", size: tuple[int, int] | None = None) -> None:
         path = existing_file(path)
         try:
             from ai_edge_litert.interpreter import Interpreter
@@ -294,7 +300,7 @@ class TFLiteBackbone(_BlackBox):
         if len(inputs) != 1:
             raise ValueError(f"{path}: a teacher has one input, the image; this network has {len(inputs)}")
         signature = [int(length) if length > 0 else None for length in inputs[0]["shape_signature"]]
-        super().__init__(path, signature, np.dtype(inputs[0]["dtype"]))
+        super().__init__(path, signature, np.dtype(inputs[0]["dtype"]), size)
         self.batch = self.batch or 1
         self._input = inputs[0]["index"]
         self._interpreter.resize_tensor_input(self._input, self._input_shape(self.batch))

@@ -29,14 +29,27 @@ __all__ = ["FrozenFoundationModel", "Preprocessing", "VolumePreprocessing"]
 _LUMA = (0.299, 0.587, 0.114)
 _AXES = "SPL"  # the project's volumes: inferior to superior, anterior to posterior, right to left
 _OPPOSITE = {"S": "I", "I": "S", "P": "A", "A": "P", "L": "R", "R": "L"}
+# Whether rows and columns change places, and which of them are flipped after that.
+_TURNS: dict[str, tuple[bool, tuple[int, ...]]] = {
+    "rotate90": (True, (-2,)),  # counter-clockwise, as np.rot90
+    "rotate180": (False, (-2, -1)),
+    "rotate270": (True, (-1,)),
+    "flip_up_down": (False, (-2,)),
+    "flip_left_right": (False, (-1,)),
+    "transpose": (True, ()),
+    "anti_transpose": (True, (-2, -1)),
+    # An axial slice of an array whose first axis runs to the right (left) and whose second to the front (back).
+    "RAS": (True, (-2, -1)),
+    "LPS": (True, ()),
+}
 
 
 @dataclass(frozen=True)
 class Preprocessing:
     """How a teacher wants its image. It is computed in float32 on the image's device.
 
-    The image is resized (antialiased; its sides are not kept in proportion), its channels are put in order, and then it
-    becomes `(image - mean) / std`.
+    The image is turned, which is exact, and resized (antialiased; its sides are not kept in proportion), its channels
+    are put in order, and then it becomes `(image - mean) / std`.
 
     Args:
         size: rows and columns, one number for a square, or None to keep the image's own.
@@ -44,10 +57,14 @@ class Preprocessing:
         std: as `mean`, above 0.
         channel_order: what the teacher was trained on; "GRAY" gives one channel of ITU-R BT.601 luma.
         interpolation: "bilinear" or "bicubic" (cut to [0, 1], which it would overshoot).
+        turn: how an image as people are shown it is turned for a teacher that was trained on others: "rotate90",
+            "rotate180", "rotate270" (counter-clockwise), "flip_up_down", "flip_left_right", "transpose",
+            "anti_transpose" (about the other diagonal), or for axial slices what the arrays were oriented to: "RAS",
+            "LPS". None: not at all.
 
     Raises:
-        ValueError: an unknown channel order or interpolation, a wrong number of means or stds, or a std or size not
-            above 0.
+        ValueError: an unknown channel order, interpolation or turn, a wrong number of means or stds, or a std or size
+            not above 0.
     """
 
     spatial_dims: ClassVar[Literal[2]] = 2
@@ -57,8 +74,11 @@ class Preprocessing:
     std: tuple[float, ...]
     channel_order: Literal["RGB", "BGR", "GRAY"] = "RGB"
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    turn: str | None = None
 
     def __post_init__(self) -> None:
+        if self.turn is not None and self.turn not in _TURNS:
+            raise ValueError(f"turn must be one of {', '.join(_TURNS)}, not {self.turn!r}")
         if self.channel_order not in ("RGB", "BGR", "GRAY"):
             raise ValueError(f"channel_order must be 'RGB', 'BGR' or 'GRAY', not {self.channel_order!r}")
         if self.interpolation not in ("bilinear", "bicubic"):
@@ -84,6 +104,9 @@ class Preprocessing:
         if image.dim() != 4 or image.shape[1] != 3:
             raise ValueError(f"a teacher's images are [B, 3, H, W], got {list(image.shape)}")
         image = image.float()
+        if self.turn is not None:
+            swapped, flipped = _TURNS[self.turn]
+            image = (image.transpose(-2, -1) if swapped else image).flip(flipped)
         if self.size is not None and tuple(image.shape[2:]) != self._rows_columns(self.size):
             size = self._rows_columns(self.size)
             image = F.interpolate(image, size=size, mode=self.interpolation, align_corners=False, antialias=True)
@@ -95,9 +118,20 @@ class Preprocessing:
             image = (image * _by_channel(_LUMA, image)).sum(dim=1, keepdim=True)
         return (image - _by_channel(self.mean, image)) / _by_channel(self.std, image)
 
+    def back(self, maps: Tensor) -> Tensor:
+        """Maps `[B, C, h, w]` of prepared images as the images lay before they were turned."""
+        if self.turn is None:
+            return maps
+        swapped, flipped = _TURNS[self.turn]
+        maps = maps.flip(flipped)
+        return maps.transpose(-2, -1) if swapped else maps
+
     def to_dict(self) -> dict[str, Any]:
         """What JSON can hold; `from_dict` reads it back."""
-        return asdict(self)
+        values = asdict(self)
+        if self.turn is None:  # files and fingerprints are what they were before there were turns
+            del values["turn"]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
@@ -155,6 +189,11 @@ class VolumePreprocessing:
             return tuple(max(round(length / self.multiple), 1) * self.multiple for length in own)
         return (self.size,) * 3 if isinstance(self.size, int) else tuple(self.size)
 
+    def _turn(self) -> tuple[list[int], list[int]]:
+        """The order of the axes 2, 3, 4, and which of them are flipped after that."""
+        axes = [2 + next(i for i, own in enumerate(_AXES) if own in (code, _OPPOSITE[code])) for code in self.axcodes]
+        return axes, [2 + i for i, code in enumerate(self.axcodes) if code not in _AXES]
+
     def __call__(self, volume: Tensor) -> Tensor:
         """Prepare volumes `[B, 1, D, H, W]` in [0, 1]: float32 `[B, 1, d, h, w]` along `axcodes`.
 
@@ -166,8 +205,7 @@ class VolumePreprocessing:
         if volume.dim() != 5 or volume.shape[1] != 1:
             raise ValueError(f"a 3D teacher's volumes are [B, 1, D, H, W], got {list(volume.shape)}")
         volume = volume.float()
-        axes = [2 + next(i for i, own in enumerate(_AXES) if own in (code, _OPPOSITE[code])) for code in self.axcodes]
-        flipped = [2 + i for i, code in enumerate(self.axcodes) if code not in _AXES]
+        axes, flipped = self._turn()
         volume = volume.permute(0, 1, *axes).flip(flipped)
         sides = self._sides(tuple(volume.shape[2:]))
         if tuple(volume.shape[2:]) != sides:
@@ -180,6 +218,11 @@ class VolumePreprocessing:
         centred = (volume - mean) * inside
         std = (centred.square().sum(dim=(2, 3, 4), keepdim=True) / count).sqrt()
         return centred / torch.where(std > 0, std, 1.0)
+
+    def back(self, maps: Tensor) -> Tensor:
+        """Maps `[B, C, d, h, w]` of prepared volumes along the project's axes again."""
+        axes, flipped = self._turn()
+        return maps.flip(flipped).permute(0, 1, *(2 + axes.index(2 + own) for own in range(3)))
 
     def to_dict(self) -> dict[str, Any]:
         """What JSON can hold; `from_dict` reads it back."""
@@ -317,6 +360,8 @@ class FrozenFoundationModel(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Features of images `[B, 3, H, W]` or bags `[B, S, 3, H, W]`, RGB in [0, 1].
 
+        Maps lie as the images do, however the backbone wants them turned.
+
         A teacher of volumes takes `[B, 1, D, H, W]` in [0, 1], along the feet to the head, the front to the back and
         the patient's right to left.
 
@@ -354,8 +399,10 @@ class FrozenFoundationModel(nn.Module):
         if not self._seen and features.device.type == "cpu":  # another device would be waited for in a training step
             self._seen = True
             self._refuse_not_finite(image, features)
+        if self.kind == "map":
+            features = self.preprocessing.back(features)
         tap = features if image.dim() == 4 or self.spatial_dims == 3 else unfold(features, slices)
-        return tap, maps
+        return tap, tuple(map(self.preprocessing.back, maps))
 
     def _refuse_not_finite(self, image: Tensor, features: Tensor) -> None:
         if not_finite({"image": image}):
@@ -394,7 +441,7 @@ class FrozenFoundationModel(nn.Module):
         give_back_freed_memory()
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of all that decides features and logits: weights or file bytes, preprocessing, kind, head.
+        """SHA-256 (hex) of all that decides features and logits: weights or file bytes, preprocessing, tap, kind, head.
 
         It is computed anew at every call, so that two calls show whether anything moved; keep the answer to use it as a
         key.
@@ -402,8 +449,12 @@ class FrozenFoundationModel(nn.Module):
         Raises:
             TypeError: the backbone is a callable that is neither a module nor has a `fingerprint()` of its own.
         """
-        described = json.dumps([self.kind, self.channels, self.preprocessing.to_dict()], sort_keys=True)
-        digest = hashlib.sha256(described.encode())
+        described: list[Any] = [self.kind, self.channels, self.preprocessing.to_dict()]
+        if getattr(self.preprocessing, "axcodes", _AXES) != _AXES:
+            described.append("maps lie as the volumes")
+        if (tap := getattr(self.backbone, "tap", None)) is not None:
+            described.append(asdict(tap))
+        digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
         if self.head is not None:
             _add_weights(digest, self.head)
         if isinstance(self.backbone, nn.Module):

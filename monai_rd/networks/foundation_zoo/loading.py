@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from monai_rd.files import atomic_path, existing_file
 from monai_rd.nearest import did_you_mean
@@ -21,8 +23,10 @@ from monai_rd.networks.foundation_zoo.entries import TEACHERS
 from monai_rd.networks.foundation_zoo.entry import IMAGENET_MEAN, IMAGENET_STD, TeacherEntry
 from monai_rd.networks.foundation_zoo.generic import FORMS, generic_entry
 from monai_rd.networks.foundation_zoo.hub import fetch
-from monai_rd.networks.foundation_zoo.networks import TeacherBackbone, build
+from monai_rd.networks.foundation_zoo.networks import TeacherBackbone, build, named_level
+from monai_rd.networks.foundation_zoo.options import told_preprocessing
 from monai_rd.networks.foundation_zoo.weights import Coverage, load_strictly
+from monai_rd.networks.levels import Level
 from monai_rd.networks.weights_file import read_weights
 
 __all__ = ["check_teacher_name", "is_shipped", "load_teacher", "open_teacher", "save_teacher"]
@@ -71,28 +75,44 @@ def _described(path: Path) -> TeacherEntry | None:
         raise ValueError(f"{path}: its description under '{_METADATA_KEY}' cannot be read ({error!r})") from error
 
 
-def _load_black_box(path: Path, tap: str) -> FrozenFoundationModel:
-    backbone = _BLACK_BOXES[path.suffix](path, tap)
+def _load_black_box(path: Path, tap: str, options: Mapping[str, Any]) -> FrozenFoundationModel:
+    backbone = _BLACK_BOXES[path.suffix](path, tap, _asked_size(path.name, options))
     grey = backbone.image_channels == 1
     mean: tuple[float, ...]
     std: tuple[float, ...]
     if backbone.integer:
         mean, std = (0.0,) * backbone.image_channels, (1.0,) * backbone.image_channels
-        assumed = f"{backbone.dtype} pixels"
+        if {"mean", "std"} & set(options):
+            raise ValueError(
+                f"teacher_options of '{path.name}': it takes {backbone.dtype} pixels as they are, no mean and std"
+            )
     else:
         mean, std = ((0.449,), (0.226,)) if grey else (IMAGENET_MEAN, IMAGENET_STD)
-        assumed = f"mean {mean} and std {std} of values in [0, 1]"
-    preprocessing = Preprocessing(backbone.size, mean, std, channel_order="GRAY" if grey else "RGB")
+    assumed = Preprocessing(backbone.size, mean, std, channel_order="GRAY" if grey else "RGB")
+    preprocessing = told_preprocessing(path.name, assumed, options)
     logger.info(
-        "%s does not say how it wants its images; assumed: %s, %d x %d, %s (for others build FrozenFoundationModel)",
+        "%s does not say how it wants its images; %s: %s, %d x %d, %s (others: --teacher_options)",
         path.name,
+        "assumed, but for what was told" if options else "assumed",
         preprocessing.channel_order,
         *backbone.size,
-        assumed,
+        f"{backbone.dtype} pixels"
+        if backbone.integer
+        else f"mean {preprocessing.mean} and std {preprocessing.std} of values in [0, 1]",
     )
     return FrozenFoundationModel(
         backbone, channels=backbone.channels, kind=backbone.kind, preprocessing=preprocessing, name=path.name
     )
+
+
+def _asked_size(name: str, options: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Rows and columns that a black box is asked to take."""
+    if "size" not in options:
+        return None
+    size = told_preprocessing(name, Preprocessing(None, (0.0,), (1.0,), "GRAY"), {"size": options["size"]}).size
+    if size is None:
+        raise ValueError(f"teacher_options of '{name}': a size is needed, as such a file takes images of one size")
+    return (size, size) if isinstance(size, int) else size
 
 
 def _file_kind(name: str, checkpoint: str | Path | None) -> str:
@@ -123,15 +143,15 @@ def check_teacher_name(name: str) -> None:
 
 
 def open_teacher(
-    name: str, checkpoint: str | Path | None = None, tap: str = "map", arguments: Mapping[str, Any] | None = None
+    name: str,
+    checkpoint: str | Path | None = None,
+    tap: str = "map",
+    arguments: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> tuple[FrozenFoundationModel, TeacherEntry, Coverage]:
     """`load_teacher` for everything that is no black box, with the entry and what became of the file's tensors."""
     is_weights = _file_kind(name, checkpoint) in _WEIGHTS
-    if tap not in ("map", "vector"):
-        raise ValueError(
-            f"tap must be 'map' or 'vector', not '{tap}'; only in ONNX and TFLite files can it name a tensor"
-        )
-    arguments = dict(arguments or {})
+    arguments, options = dict(arguments or {}), dict(options or {})
     weights: Path | None = Path(checkpoint) if checkpoint is not None else None
     entry: TeacherEntry | None
     if is_weights:
@@ -152,7 +172,11 @@ def open_teacher(
         arguments, weights = {}, weights or beside
     else:
         raise ValueError(f"unknown teacher '{name}'; known: {_KNOWN}{did_you_mean(name, TEACHERS)}")
-    entry = replace(entry, arguments={**entry.arguments, **arguments})
+    entry = replace(
+        entry,
+        arguments={**entry.arguments, **arguments},
+        preprocessing=told_preprocessing(entry.name, entry.preprocessing, options),
+    )
     logger.info("teacher '%s': licence: %s; source: %s", entry.name, entry.conditions, entry.source)
     if weights is None:
         if entry.hub is None:
@@ -162,7 +186,7 @@ def open_teacher(
             )
         weights = fetch(entry.hub, entry.name)
     tensors = read_weights(weights)
-    network = build(entry.builder, entry.arguments)
+    network = _build(entry, of_another_size="size" in options)
     coverage = load_strictly(network, tensors, entry, str(weights))
     logger.info("teacher '%s', %s: %s", entry.name, weights.name, coverage)
     if entry.window is not None:
@@ -176,15 +200,56 @@ def open_teacher(
             upper - lower,
         )
     kind: Literal["map", "vector"] = "vector" if tap == "vector" else entry.kind
-    backbone = TeacherBackbone(network, entry.builder, kind)
+    level: Level | None = None
+    if tap not in ("map", "vector"):
+        image = entry.preprocessing(_noise(entry, entry.input_shape[1:]))
+        level, kind = named_level(network, entry, tap.removeprefix("network."), image), "map"
     teacher = FrozenFoundationModel(
-        backbone, channels=entry.channels, kind=kind, preprocessing=entry.preprocessing, name=entry.name
+        TeacherBackbone(network, entry.builder, kind, level),
+        channels=entry.channels if level is None else level.channels,
+        kind=kind,
+        preprocessing=entry.preprocessing,
+        name=entry.name,
     )
+    if "size" in options:
+        _try_size(teacher, entry)
     return teacher, entry, coverage
 
 
+def _build(entry: TeacherEntry, of_another_size: bool) -> nn.Module:
+    """Build an entry's network; a ViT of timm so that it takes images of another size than it was trained on."""
+    if of_another_size and entry.builder.startswith("timm:"):
+        with suppress(ValueError):  # other families take any size, or have no such argument
+            return build(entry.builder, {**entry.arguments, "dynamic_img_size": True})
+    return build(entry.builder, entry.arguments)
+
+
+def _noise(entry: TeacherEntry, sides: Sequence[int]) -> Tensor:
+    """An image or volume as a teacher is given it."""
+    channels = 3 if entry.preprocessing.spatial_dims == 2 else 1
+    return torch.rand(1, channels, *sides, generator=torch.Generator().manual_seed(0))
+
+
+def _try_size(teacher: FrozenFoundationModel, entry: TeacherEntry) -> None:
+    """Run a teacher once on an image of the size that was asked for; of any size, on one of an unlikely one.
+
+    Raises:
+        ValueError: it takes no such images.
+    """
+    size = entry.preprocessing.size
+    try:
+        teacher(_noise(entry, (160,) * teacher.spatial_dims if size is None else entry.input_shape[1:]))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        asked = "any size" if size is None else f"size {size}"
+        raise ValueError(f"teacher_options of '{entry.name}': it does not take images of {asked} ({error})") from error
+
+
 def load_teacher(
-    name: str, checkpoint: str | Path | None = None, tap: str = "map", **arguments: Any
+    name: str,
+    checkpoint: str | Path | None = None,
+    tap: str = "map",
+    options: Mapping[str, Any] | None = None,
+    **arguments: Any,
 ) -> FrozenFoundationModel:
     """Load a frozen teacher.
 
@@ -194,21 +259,28 @@ def load_teacher(
             is a whole network; or a `.safetensors` file that `save_teacher` wrote.
         checkpoint: local file with the weights. Without it they are what is shipped, lies in the folder, or can be
             downloaded.
-        tap: "map" for the last feature map, "vector" for its average over positions. Of an ONNX or TFLite file also the
-            name of a tensor.
+        tap: "map" for the last feature map, "vector" for its average over positions; or the name of a module whose
+            output is a feature map, such as "layer3", of an ONNX or TFLite file that of a tensor.
+        options: how it wants its images, where that is not what its entry or library says or its file is taken to want:
+            fields of `Preprocessing` (of a teacher of volumes of `VolumePreprocessing`) by name; `tap` may be among
+            them.
         **arguments: of the network, over those of its entry, such as `final_relu=False` for radimagenet_densenet121.
 
     Raises:
         OSError: a file is not there, or could not be downloaded.
         ImportError: an ONNX or TFLite file, and the package that runs it is not installed.
-        ValueError: an unknown name, tap or argument, a teacher without weights, or weights that are damaged, unsafe,
-            changed since their first use, or do not fit.
+        ValueError: an unknown name, tap, option or argument, a teacher without weights, or weights that are damaged,
+            unsafe, changed since their first use, or do not fit.
     """
+    told = dict(options or {})
+    tap = told.pop("tap", tap)
+    if not isinstance(tap, str):
+        raise ValueError(f"teacher_options of '{name}': tap must be 'map', 'vector' or a name, not {tap!r}")
     if _file_kind(name, checkpoint) in _BLACK_BOXES:
         if arguments:
             raise ValueError(f"the teacher '{name}' is a whole network: it takes no {', '.join(arguments)}")
-        return _load_black_box(Path(name), tap)
-    return open_teacher(name, checkpoint, tap, arguments)[0]
+        return _load_black_box(Path(name), tap, told)
+    return open_teacher(name, checkpoint, tap, arguments, told)[0]
 
 
 def save_teacher(path: str | Path, backbone: nn.Module, entry: TeacherEntry) -> None:
@@ -238,5 +310,6 @@ def save_teacher(path: str | Path, backbone: nn.Module, entry: TeacherEntry) -> 
     plain = replace(entry, renamed={}, ignored={}, converter="", lookalikes={}, file="")
     load_strictly(build(entry.builder, entry.arguments), weights, plain, f"{path} is not written: the backbone")
     described = {key: value for key, value in asdict(entry).items() if key in _STORED}
+    described["preprocessing"] = entry.preprocessing.to_dict()
     with atomic_path(path) as beside:
         save_file(weights, beside, metadata={_METADATA_KEY: json.dumps(described, sort_keys=True)})

@@ -9,9 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from monai_rd.nearest import did_you_mean
+from monai_rd.networks.foundation_zoo.entry import TeacherEntry
+from monai_rd.networks.levels import Level, LevelReader, find_levels
 from monai_rd.networks.stages import monai_stages, open_clip_stages, timm_stages
 
-__all__ = ["TeacherBackbone", "build", "reach"]
+__all__ = ["TeacherBackbone", "build", "named_level", "reach"]
 
 
 class _NoInitialisation(TorchFunctionMode):
@@ -97,7 +100,8 @@ def _read_timm(network: Any, image: Tensor) -> Tensor:
     features = network.forward_features(image)
     if features.dim() == 3:
         patches = features[:, network.num_prefix_tokens :]
-        return patches.transpose(1, 2).unflatten(2, tuple(network.patch_embed.grid_size))
+        grid = network.patch_embed.dynamic_feat_size(image.shape[2:])
+        return patches.transpose(1, 2).unflatten(2, grid)
     return features.permute(0, 3, 1, 2) if getattr(network, "output_fmt", "NCHW") == "NHWC" else features
 
 
@@ -139,22 +143,25 @@ _STAGES: dict[str, Callable[[nn.Module], tuple[tuple[str, ...], int]]] = {
 
 
 class TeacherBackbone(nn.Module):
-    """A network read at its last feature map `[B, C, ...]`, or at that map's average over positions `[B, C]`.
+    """A network read at its last feature map `[B, C, ...]`, at that map's average over positions `[B, C]`, or inside.
 
     Args:
         network: what `build` gave.
         builder: that it was built with.
         kind: "map" or "vector".
+        tap: the level of `network` whose map is read; None for the last one.
 
     Attributes:
         stages: paths of the modules whose outputs are its feature maps; see `FrozenFoundationModel.levels`.
         prefix: tokens before those of the grid, of a ViT.
     """
 
-    def __init__(self, network: nn.Module, builder: str, kind: Literal["map", "vector"]) -> None:
+    def __init__(
+        self, network: nn.Module, builder: str, kind: Literal["map", "vector"], tap: Level | None = None
+    ) -> None:
         super().__init__()
         self.network = network
-        self.kind = kind
+        self.kind, self.tap = kind, tap
         library = builder.partition(":")[0]
         self._read = _READERS[library]
         stages, self.prefix = _STAGES[library](network)
@@ -162,6 +169,10 @@ class TeacherBackbone(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Features of prepared images `[B, C, H, W]` or volumes `[B, 1, D, H, W]`."""
+        if self.tap is not None:
+            with LevelReader(self.network, [self.tap]) as reader:
+                self.network(image)
+                return reader.take()[0]
         features = self._read(self.network, image)
         return features.flatten(2).mean(dim=2) if self.kind == "vector" else features
 
@@ -178,3 +189,27 @@ def reach(network: nn.Module, builder: str, input_shape: tuple[int, ...]) -> tup
         return tuple(
             TeacherBackbone(network, builder, "map").to("meta")(torch.empty(1, *input_shape, device="meta")).shape[1:]
         )
+
+
+def named_level(network: nn.Module, entry: TeacherEntry, module: str, image: Tensor) -> Level:
+    """The level of a network that a module's name stands for.
+
+    Args:
+        network: what `build` gave for the entry, with its weights.
+        entry: of the teacher.
+        module: its path, such as "layer3" or "blocks.8".
+        image: a batch of one prepared image.
+
+    Raises:
+        ValueError: no such module, or one whose output is no feature map.
+    """
+    stages, prefix = _STAGES[entry.builder.partition(":")[0]](network)
+    known = dict(network.named_modules())
+    found = find_levels(network, [module], image, prefix) if module in known else ()
+    if not found:
+        wrong = "no feature map [B, C, h, w]" if module in known else "nothing in the network"
+        raise ValueError(
+            f"teacher_options of '{entry.name}': tap '{module}' is {wrong}: it is map, vector, or a module such as "
+            f"{', '.join(stages)}{did_you_mean(module, known)}"
+        )
+    return found[0]

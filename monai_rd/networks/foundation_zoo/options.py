@@ -1,0 +1,88 @@
+"""How a teacher wants its images, told by who uses it, in place of what its entry or its library says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any, TypeVar
+
+from monai_rd.nearest import did_you_mean
+from monai_rd.networks.foundation import Preprocessing, VolumePreprocessing
+
+__all__ = ["told_preprocessing"]
+
+Wanted = TypeVar("Wanted", bound=Preprocessing | VolumePreprocessing)
+
+
+def told_preprocessing(teacher: str, plain: Wanted, options: Mapping[str, Any]) -> Wanted:
+    """Change some of the fields of a teacher's preprocessing.
+
+    Args:
+        teacher: its name, for errors.
+        plain: as its entry, its library or its file has it.
+        options: fields by name; a number for `mean` or `std` holds for all channels.
+
+    Raises:
+        ValueError: an unknown field, a value that does not fit it, or another number of channels.
+    """
+    try:
+        return _told(plain, options)
+    except ValueError as error:
+        raise ValueError(f"teacher_options of '{teacher}': {error}") from error
+
+
+def _told(plain: Wanted, options: Mapping[str, Any]) -> Wanted:
+    known = [field.name for field in fields(plain)]
+    for name in options:
+        if name not in known:
+            raise ValueError(f"'{name}' is none of tap, {', '.join(known)}{did_you_mean(name, ['tap', *known])}")
+    if isinstance(plain, Preprocessing):
+        order = options.get("channel_order", plain.channel_order)
+        if (order == "GRAY") != (plain.channel_order == "GRAY"):
+            raise ValueError(f"channel_order {order!r}: the network takes images of {len(plain.mean)} channels")
+    return replace(plain, **{name: _read(plain, name, value) for name, value in options.items()})
+
+
+def _read(plain: Preprocessing | VolumePreprocessing, name: str, value: Any) -> Any:
+    if name == "size":
+        return _size(value, plain.spatial_dims)
+    if name in ("mean", "std"):
+        return _numbers(name, value, len(plain.mean)) if isinstance(plain, Preprocessing) else _number(name, value)
+    if name == "multiple":
+        return _whole(name, value)
+    if not isinstance(value, str) and (name, value) != ("turn", None):
+        raise ValueError(f"{name} must be a word, not {value!r}")
+    return value
+
+
+def _size(value: Any, dims: int) -> int | tuple[int, ...] | None:
+    if value is None:
+        return None
+    if not isinstance(value, (list, tuple)):
+        return _whole("size", value)
+    if len(value) != dims:
+        raise ValueError(f"size must be one whole number, or {dims} of them, not {value!r}")
+    return tuple(_whole("size", side) for side in value)
+
+
+def _whole(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be of whole numbers of at least 1, not {value!r}")
+    return value
+
+
+def _number(name: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"{name} must be of numbers, not {value!r}")
+    return float(value)
+
+
+def _numbers(name: str, value: Any, channels: int) -> tuple[float, ...]:
+    every = value if isinstance(value, (list, tuple)) else [value] * channels
+    found = tuple(number for one in every if (number := _number(name, one)) is not None)
+    if len(found) != channels or len(every) != channels:
+        raise ValueError(f"{name} must be one number, or one for each of {channels} channels, not {value!r}")
+    return found
