@@ -119,17 +119,15 @@ def test_two_processes(cohort: str, pool: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["kd", "pseudo"])
-def test_a_fitted_teacher_answers_for_them(method: str, cohort: str, pool: str, tmp_path: Path) -> None:
+def test_a_fitted_teacher_answers_for_them(cohort: str, pool: str, tmp_path: Path) -> None:
     root = copied("ct", tmp_path)
-    printed = train(root, cohort, "--unlabelled", pool, "--teacher_size", "48", "--method", method)
+    printed = train(root, cohort, "--unlabelled", pool, "--teacher_size", "48", "--method", "pseudo")
     assert "epoch   2/2" in printed
     assert set(json.loads((root / "eval" / "metrics.json").read_text())["test"]) == {"student", "tuned teacher"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("modality", ["mr", "us", "xray", "derm"])
-def test_every_bundle_takes_them(modality: str, cohort_of: Any, pool_of: Any, tmp_path: Path) -> None:
-    root = copied(modality, tmp_path)
-    printed = train(root, cohort_of(modality), "--unlabelled", pool_of(modality), "--teacher_size", "48")
+def test_pictures_without_a_label(cohort_of: Any, pool_of: Any, tmp_path: Path) -> None:
+    root = copied("derm", tmp_path)
+    printed = train(root, cohort_of("derm"), "--unlabelled", pool_of("derm"), "--teacher_size", "48")
     assert "unlabelled: 12 of 12 images" in printed
