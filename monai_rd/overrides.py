@@ -318,7 +318,7 @@ _KINDS: dict[str, Callable[[str, Any, str | None], Any]] = {
     **dict.fromkeys(("feature_views", "num_workers", "seed"), _count(0)),
     **dict.fromkeys(_EXAMPLES, _table),
     "teacher_options": _tables,
-    "num_classes": _count(2),
+    **dict.fromkeys(("num_classes", "cross_fit"), _count(2)),
     "learning_rate": _number,
     "class_names": _texts,
     "unlabelled": _sources,
@@ -328,5 +328,5 @@ _KINDS: dict[str, Callable[[str, Any, str | None], Any]] = {
 }
 _OPTIONAL = {
     *("data_list", "adapters_dir", "teacher_checkpoint", "teacher_options", "student_weights", "adapter"),
-    *("class_names", "num_classes", "series_rule", "unlabelled", "epoch_steps", "teacher_size"),
+    *("class_names", "num_classes", "series_rule", "unlabelled", "epoch_steps", "teacher_size", "cross_fit"),
 }

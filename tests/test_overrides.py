@@ -106,6 +106,7 @@ def test_expressions_are_left_to_monai(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--device", "gpu"], "--device: a device, such as cpu or cuda:0, is needed, got 'gpu'"),
         (["--device", "cuda:77"], "there is no such device here"),
         (["--num_classes", "1"], "--num_classes: a whole number of at least 2"),
+        (["--cross_fit", "1"], "--cross_fit: a whole number of at least 2"),
     ],
 )
 def test_a_wrong_key_or_value_is_named(words: list[str], said: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -23,8 +23,10 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from monai_rd.adapters.base import AdaptedTeacher, Phase, Recipe
+from monai_rd.adapters.cross_fit import CrossFittedTeacher, fold_of_places, loader_without
 from monai_rd.adapters.registry import build_adapter
 from monai_rd.adapters.stored import load_adapted, read_description, save_adapted
+from monai_rd.adapters.whole import LINEAR_PROBE
 from monai_rd.data.fingerprints import transforms_fingerprint
 from monai_rd.files import second_name
 from monai_rd.finite import NotFiniteError, TermSums
@@ -59,6 +61,8 @@ def tuned_teacher(
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
     shared_dir: str | Path | None = None,
+    folds: Sequence[int] | None = None,
+    reads_features: bool = False,
 ) -> FrozenFoundationModel | None:
     """Fit a teacher to the task and freeze it again.
 
@@ -67,6 +71,9 @@ def tuned_teacher(
     learnt; where it was learnt from the same teacher, data, transforms and settings, here or in `shared_dir`, it is
     used again. The global random state of PyTorch is left as it was found. In a group of processes the gradients are
     averaged, and the first one writes.
+
+    Given folds, a teacher is fitted for each of them, without its items, and they answer together: see
+    `CrossFittedTeacher`. Each has a file of its own, `teacher_ADAPTER_1_of_5.safetensors`.
 
     Args:
         teacher: the frozen teacher; None (a method without a teacher) is given back.
@@ -84,36 +91,41 @@ def tuned_teacher(
         seed: of head, adapter, order and augmentation.
         options: of the adapter.
         shared_dir: folder in which trainings find each other's tuned teachers, by a hash of all that decides them.
+        folds: of each training item by its place (its `index`) the fold that it is in, from 0; None fits one teacher to
+            all.
+        reads_features: the method reads more of the teacher than its logits.
 
     Returns:
         The fitted teacher on `device`, with `head` set.
 
     Raises:
-        ValueError: see `build_adapter`; an empty training loader; a data set without `data`.
+        ValueError: see `build_adapter`; an empty training loader; a data set without `data`; folds, of items without a
+            place, or of a method that reads features which the adapter changes.
         TypeError: a transform that does not say what it is set to.
         OSError: the file cannot be written.
     """
     if teacher is None or adapter is None:
         return teacher
-    if len(train_loader) == 0:
-        raise ValueError(f"no batch of {train_loader.batch_size} to tune the teacher on: use a smaller --batch_size")
-    device, path = torch.device(device), Path(output_dir) / f"teacher_{adapter}.safetensors"
+    device, stem = torch.device(device), Path(output_dir) / f"teacher_{adapter}"
     teacher.to(device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+
+    def fitted(loader: DataLoader, path: Path) -> FrozenFoundationModel:
+        if len(loader) == 0:
+            raise ValueError(f"no batch of {loader.batch_size} to tune the teacher on: use a smaller --batch_size")
         torch.manual_seed(seed)
         network = build_adapter(adapter, teacher, num_classes, **(options or {})).to(device)
         settings = [adapter, dict(options or {}), num_classes, max_epochs, amp, multi_label, learning_rate, seed]
-        run = _fingerprint(teacher, [*settings, repr(network.adapter.recipe)], train_loader, val_loader)
+        run = _fingerprint(teacher, [*settings, repr(network.adapter.recipe)], loader, val_loader)
         shared = None if shared_dir is None else Path(shared_dir) / f"{path.stem}_{run[:16]}{path.suffix}"
         if _first(lambda: _made_by(path, run) or _taken_over(shared, path, run)):
             logger.info("'%s' was tuned before: %s is used again", network.name, path.name)
             return load_adapted(path, teacher)
         trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
         logger.info("tuning '%s': %s of its parameters are trained", network.name, f"{trained:,}")
-        phases = network.adapter.phases(network, _labels(train_loader), multi_label)
+        phases = network.adapter.phases(network, _labels(loader), multi_label)
         for number, phase in enumerate(phases):
             epochs = max((max_epochs + len(phases) - 1 - number) // len(phases), 1)
-            _train(network, phase, train_loader, val_loader, dict(key_metric), epochs, device, amp, learning_rate, seed)
+            _train(network, phase, loader, val_loader, dict(key_metric), epochs, device, amp, learning_rate, seed)
         if rank() == 0:
             save_adapted(path, network, teacher, run)
             if shared is not None:
@@ -121,6 +133,23 @@ def tuned_teacher(
         if world_size() > 1:
             dist.barrier()
         return load_adapted(path, teacher)
+
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        if folds is None:
+            return fitted(train_loader, stem.with_suffix(".safetensors"))
+        if reads_features and adapter != LINEAR_PROBE.name:
+            raise ValueError(
+                f"the method reads the teacher's features, and of teachers that '{adapter}' fitted apart each has its "
+                "own: leave --cross_fit out, or take --adapter linear_probe, which leaves features as they are"
+            )
+        own, count, made = fold_of_places(_items(train_loader), folds), max(folds) + 1, []
+        # All of them first: some transforms keep what they drew last, which would be part of what decides a teacher.
+        loaders = [loader_without(train_loader, own == fold) for fold in range(count)]
+        for number, loader in enumerate(loaders, start=1):
+            seen = len(loader.dataset)
+            logger.info("teacher %d of %d is fitted to %d of %d images", number, count, seen, len(own))
+            made.append(fitted(loader, stem.with_name(f"{stem.name}_{number}_of_{count}.safetensors")))
+        return CrossFittedTeacher(made, torch.as_tensor(folds))
 
 
 def _made_by(path: Path, run: str) -> bool:

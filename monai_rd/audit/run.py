@@ -109,7 +109,7 @@ def fix(datalist: DataList, report: AuditReport) -> tuple[DataList, list[dict[st
         split: [item for index, item in enumerate(datalist[split]) if (split, index) not in gone] for split in SPLITS
     }
     training, validation, test = (kept[split] for split in SPLITS)
-    cleaned = replace(datalist, training=training, validation=validation, test=test)
+    cleaned = replace(datalist, training=training, validation=validation, test=test, groups=[])
     return cleaned, list(gone.values())
 
 

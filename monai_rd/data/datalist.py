@@ -324,8 +324,10 @@ def _datalist(read: _Read, chosen: Mapping[str, Iterable[int]]) -> DataList:
         label = [float(index in own) for index in range(len(read.order))] if read.found.multi_label else own[0]
         return read.found.items[i] | {"label": label}
 
-    lists = {split: [labelled(i) for i in chosen.get(split, ())] for split in SPLITS}
-    return DataList(read.order, **lists, multi_label=read.found.multi_label)
+    indices = {split: list(chosen.get(split, ())) for split in SPLITS}
+    lists = {split: [labelled(i) for i in own] for split, own in indices.items()}
+    groups = group([str(read.groups[i]) for i in indices["training"]])
+    return DataList(read.order, **lists, multi_label=read.found.multi_label, groups=groups)
 
 
 def _class_order(found: Found, class_names: Sequence[str] | None, problems: Problems) -> tuple[str, ...]:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from monai_rd.data.errors import reading_files
+from monai_rd.data.problems import DataListError, Problems
 from monai_rd.data.pseudonyms import patient_pseudonym
-from monai_rd.data.splits import SPLITS
+from monai_rd.data.splits import SPLITS, fold_numbers, group
 from monai_rd.data.studies import GROUPS, Item
 from monai_rd.files import atomic_write, sha256
 from monai_rd.no_label import NO_LABEL
@@ -40,6 +41,8 @@ class DataList:
         multi_label: whether an item may have several classes, or none.
         unlabelled: items to train on whose class nobody told; their "label" is `NO_LABEL`, of each class in a
             multi-label list.
+        groups: of the training items a number that those share which must stay together, as they are of one patient,
+            lesion or file; empty: by patient.
     """
 
     class_names: tuple[str, ...]
@@ -48,6 +51,7 @@ class DataList:
     test: list[Item]
     multi_label: bool = False
     unlabelled: list[Item] = field(default_factory=list)
+    groups: list[int] = field(default_factory=list)
 
     def __getitem__(self, split: str) -> list[Item]:
         """The items of a split, or the unlabelled ones, by name, as bundle configs ask for them."""
@@ -66,6 +70,26 @@ class DataList:
         """
         first = len(self.training) if split == "unlabelled" else 0
         return [{**item, "index": index} for index, item in enumerate(self[split], start=first)]
+
+    def folds(self, count: int, seed: int) -> list[int]:
+        """Split the training list into folds, stratified by class, with what belongs together in one fold.
+
+        Args:
+            count: of folds, at least 2.
+            seed: of the shuffling.
+
+        Returns:
+            The fold of each item, from 0.
+
+        Raises:
+            DataListError: a class has fewer patients (or images without one) than there are folds.
+        """
+        problems, names = Problems(), [f"class '{name}'" for name in self.class_names]
+        groups = self.groups or group([item["patient"] for item in self.training])
+        found = fold_numbers([self.classes(one) for one in self.training], groups, names, count, seed, problems)
+        if len(problems):
+            raise DataListError(f"the training list has not enough for {count} folds: {'; '.join(problems)}")
+        return found
 
     def without_label(self, items: Iterable[Item]) -> list[Item]:
         """Such items as the unlabelled ones of this list."""

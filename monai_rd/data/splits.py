@@ -11,7 +11,16 @@ from sklearn.model_selection import StratifiedKFold
 
 from monai_rd.data.problems import Problems
 
-__all__ = ["DEVELOPMENT", "SPLITS", "Classes", "group", "split_development", "split_folds", "split_once"]
+__all__ = [
+    "DEVELOPMENT",
+    "SPLITS",
+    "Classes",
+    "fold_numbers",
+    "group",
+    "split_development",
+    "split_folds",
+    "split_once",
+]
 
 SPLITS = ("training", "validation", "test")
 # Where a source tells the test set only: what is still to be split into training and validation.
@@ -110,6 +119,28 @@ def split_folds(
             _items(group_of, {"training": rest, "validation": parts[validation], "test": parts[test]}),
         )
     return made
+
+
+def fold_numbers(
+    labels: Sequence[Classes],
+    groups: Sequence[int],
+    classes: Sequence[str],
+    folds: int,
+    seed: int,
+    problems: Problems,
+) -> list[int]:
+    """Number the folds of items, with about the same share of every class in each. Arguments as in `split_folds`.
+
+    Returns:
+        The fold of each item, from 0; none where a class is too small, which is noted in the problems.
+    """
+    if not _enough(labels, groups, classes, folds, f"{folds} folds", problems):
+        return []
+    stratum = _strata(labels, groups, classes)
+    fold_of = np.empty(len(stratum), dtype=int)
+    for number, part in enumerate(_parts(np.arange(len(stratum)), stratum, folds, seed)):
+        fold_of[part] = number
+    return [int(fold) for fold in fold_of[np.asarray(groups)]]
 
 
 def _enough(

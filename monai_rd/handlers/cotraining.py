@@ -111,7 +111,7 @@ class CoTrainingHandler:
                 "the method needs a teacher: give CoTrainingHandler one, or batches with 'teacher_features'"
             )
         own = teacher_image(engine.state.batch).to(image.device, non_blocking=True)
-        return self.teacher.read(own, self._bare_method.reads)
+        return self.teacher.read(own, self._bare_method.reads, engine.state.batch.get("index"))
 
     def _compute_terms(self, engine: Engine) -> None:
         output: dict[str, Any] = engine.state.output

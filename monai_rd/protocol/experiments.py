@@ -311,7 +311,7 @@ def _part(made: DataList, share: float, seed: int, labels: bool = False) -> Data
     for index in order:
         classes.setdefault(made.classes(made.training[index])[:1], []).append(int(index))
     chosen = sorted(i for members in classes.values() for i in members[: max(round(share * len(members)), 1)])
-    part = replace(made, training=[made.training[index] for index in chosen])
+    part = replace(made, training=[made.training[index] for index in chosen], groups=[])
     if not labels:
         return part
     rest = [item for index, item in enumerate(made.training) if index not in set(chosen)]

@@ -159,7 +159,7 @@ class _Pass:
                 logits=self.teacher.head is not None,
                 levels=self.levels[1] if compared else (),
             )
-            said = self.teacher.read(theirs, reads)
+            said = self.teacher.read(theirs, reads, torch.full((len(theirs),), -1))  # none of the training list
             if self.path is not None:
                 self._add("reprogrammed teacher", self.path(said.tap))
             if reads.logits:

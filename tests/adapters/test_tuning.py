@@ -54,8 +54,9 @@ def tune(
     **changed: Any,
 ) -> Any:
     data = changed.pop("data", None) or items(changed.get("multi_label", False))
+    validated = changed.pop("validated", data)
     train = CacheDataset(data, RandGaussianNoised("image", prob=0.5, std=noise), progress=False)
-    validation = CacheDataset(data, progress=False)
+    validation = CacheDataset(validated, progress=False)
     group = dist.is_initialized()
     train_sampler = DistributedSampler(train) if group else RandomSampler(train)
     val_sampler = DistributedSampler(validation, shuffle=False) if group else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import torch
 from monai_rd.data import is_phantom, phantom_pool
 from monai_rd.data.feature_store import list_stores
 from monai_rd.no_label import NO_LABEL
-from tests.bundles.commands import BUNDLES, QUICK, ROOT, config, copied, monai, train
+from tests.bundles.commands import BUNDLES, MODALITIES, QUICK, ROOT, config, copied, monai, train
 
 CONFIGS = BUNDLES / "rd_ct" / "configs"
 Once = Callable[[str, Callable[[Path], str]], tuple[Path, str]]
@@ -124,6 +125,35 @@ def test_a_fitted_teacher_answers_for_them(cohort: str, pool: str, tmp_path: Pat
     printed = train(root, cohort, "--unlabelled", pool, "--teacher_size", "48", "--method", "pseudo")
     assert "epoch   2/2" in printed
     assert set(json.loads((root / "eval" / "metrics.json").read_text())["test"]) == {"student", "tuned teacher"}
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_every_bundle_fits_its_teacher_in_folds(modality: str, cohort_of: Any, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"dataset_dir": cohort_of(modality), "output_dir": str(tmp_path), "unlabelled": None}
+    for method, cross_fit, wanted in (("kd", 4, {0, 1, 2, 3}), ("kd", None, None), ("rd", 4, None)):
+        parser = config(modality, "train.json", **settings, method=method, cross_fit=cross_fit)
+        folds = parser.get_parsed_content("tuned_teacher#folds")
+        assert (None if folds is None else set(folds)) == wanted
+        assert folds is None or len(folds) == len(parser.get_parsed_content("data").training)
+        assert parser.get_parsed_content("settings#cross_fit") == cross_fit
+        assert parser.get_parsed_content("tuned_teacher#reads_features") == (method == "rd")
+
+
+@pytest.mark.slow
+def test_a_teacher_in_folds_answers_for_both(cohort: str, pool: str, tmp_path: Path) -> None:
+    root = copied("ct", tmp_path)
+    common = [*words(pool), "--method", "kd"]
+    printed = train(root, cohort, *common, "--cross_fit", "2", quick=False)
+    assert re.search(r"teacher 2 of 2 is fitted to 1\d of 32 images", printed)
+    metrics = json.loads((root / "eval" / "metrics.json").read_text())
+    assert set(metrics["test"]) == {"student", "tuned teacher"}
+    assert metrics["settings"]["cross_fit"] == 2
+    printed = train(root, cohort, *common, "--cross_fit", "2", "--resume", "true", quick=False)
+    assert "going on after epoch 2 of 2" in printed
+    assert printed.count("was tuned before") == 2
+    assert json.loads((root / "eval" / "metrics.json").read_text()) == metrics
+    printed = train(root, cohort, *common, "--cross_fit", "3", "--resume", "true", quick=False, code=1)
+    assert "cross_fit was 2, now 3" in printed
 
 
 @pytest.mark.slow

@@ -545,6 +545,10 @@ def test_a_lesion_keeps_its_images_together(images: Path) -> None:
         found = make_datalist(images, seed=seed)
         sides = [{int(Path(item["image"]).stem) for item in found[s]} for s in ("training", "validation", "test")]
         assert any({0, 20, 1, 21} <= side for side in sides)
+        numbers = [int(Path(item["image"]).stem) for item in found.training]
+        folds = dict(zip(numbers, found.folds(3, seed), strict=True))
+        assert len({folds[number] for number in (0, 20, 1, 21) if number in folds}) <= 1
+        assert all(folds[number] == folds.get(number + 20) for number in folds if number < 20)
     splits = ["split", *["training", "validation", "test", "training"] * 10]
     table(images / "labels.csv", [(r[0], r[1], r[3], split) for r, split in zip(rows, splits, strict=False)])
     with pytest.raises(DataListError, match="rows 2, 23: the lesion stands in two splits") as caught:

@@ -23,6 +23,7 @@ from monai.transforms import (
 from PIL import Image
 from torch import Tensor
 
+from monai_rd.adapters import CrossFittedTeacher
 from monai_rd.data import SkippingCacheDataset, Teaching, taught_dataset
 from monai_rd.data.batches import Shown
 from monai_rd.data.feature_store import FeatureStore, clear_stores, list_stores
@@ -49,11 +50,11 @@ class Counting:
     def rest(self, folder: Path) -> None:
         self.teacher.rest(folder)
 
-    def rows(self, image: Tensor, reads: Any) -> dict[str, Tensor]:
+    def rows(self, image: Tensor, reads: Any, places: Tensor | None = None) -> dict[str, Tensor]:
         self.seen += len(image)
         if self.kill_after is not None and self.seen > self.kill_after:
             raise KeyboardInterrupt
-        return self.teacher.rows(image, reads)
+        return self.teacher.rows(image, reads, places)
 
 
 @pytest.fixture
@@ -166,6 +167,30 @@ def test_every_part_comes_back_as_it_was_read(images: list[Path], tmp_path: Path
     assert found.parts.keys() == wanted.parts.keys()
     for name, part in wanted.parts.items():
         torch.testing.assert_close(found.parts[name].float(), part, atol=5e-3, rtol=5e-3, msg=name)
+
+
+def test_a_teacher_in_folds_answers_in_the_store_as_in_the_loop(images: list[Path], tmp_path: Path) -> None:
+    """The first three items are of a training list, of which one fold each is; the others have no label."""
+    base, reads, fitted = tiny_teacher(), Reads(logits=True), []
+    known: dict[str, Any] = {"channels": base.channels, "kind": base.kind, "preprocessing": base.preprocessing}
+    for seed in range(3):
+        torch.manual_seed(seed)
+        head = torch.nn.Linear(base.channels, 2)
+        fitted.append(FrozenFoundationModel(base.backbone, **known, name="fitted", head=head))
+    made = CrossFittedTeacher(fitted, torch.tensor([2, 0, 1]))
+    folder = tmp_path / "store"
+    taught: Any = taught_dataset(dataset(images), made, reads, VIEWS, directory=folder, batch_size=2)
+    for place in range(ITEMS):
+        item = taught[place]
+        image = item["image"].as_tensor()[None]
+        every = torch.stack([one.read(image, reads).logits[0] for one in fitted])
+        wanted = every[[2, 0, 1][place]] if place < 3 else every.mean(dim=0)
+        torch.testing.assert_close(item["teacher_features"]["logits"].float(), wanted, atol=2e-3, rtol=2e-3)
+        in_the_loop = made.read(image, reads, torch.tensor([place])).logits[0]
+        torch.testing.assert_close(in_the_loop, wanted)
+    other = CrossFittedTeacher(fitted, torch.tensor([2, 1, 0]))
+    taught_dataset(dataset(images), other, reads, VIEWS, directory=folder)
+    assert len(list_stores(folder)) == 2
 
 
 def test_studies_and_single_images_in_one_list(images: list[Path], tmp_path: Path) -> None:
@@ -409,7 +434,7 @@ def test_a_store_that_does_not_fit_is_refused_before_it_is_begun(
 
 def test_features_beyond_half_precision_are_refused(images: list[Path], tmp_path: Path) -> None:
     class Loud(Counting):
-        def rows(self, image: Tensor, reads: Any) -> dict[str, Tensor]:
+        def rows(self, image: Tensor, reads: Any, places: Tensor | None = None) -> dict[str, Tensor]:
             return {name: part * 1e6 for name, part in super().rows(image, reads).items()}
 
     with pytest.raises(ValueError, match="do not fit into half precision"):

@@ -220,6 +220,34 @@ def test_stored_teacher_features_replace_the_teacher(tiny_run: Run) -> None:
     assert torch.equal(*losses)
 
 
+def test_the_teacher_is_told_which_items_it_sees(tiny_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, told = tiny_run(max_epochs=1), []
+    read = run.teacher.read
+
+    def told_of(image: Tensor, reads: Any, places: Tensor | None = None) -> Any:
+        told.append(places)
+        return read(image, reads, places)
+
+    monkeypatch.setattr(run.teacher, "read", told_of)
+    batch = next(iter(run.loader))
+    places = torch.arange(len(batch["image"])).flip(0)
+    trainer = SupervisedTrainer(
+        device="cpu",
+        max_epochs=1,
+        train_data_loader=[batch, batch | {"index": places}],
+        network=run.network,
+        optimizer=torch.optim.SGD(run.network.parameters(), lr=0.1),
+        loss_function=F.cross_entropy,
+        train_handlers=[CoTrainingHandler(run.network, run.method, run.teacher)],
+        decollate=False,
+    )
+    trainer.run()
+    known = batch.get("index")
+    assert len(told) == 2
+    assert known is None or torch.equal(told[0], known)
+    assert torch.equal(told[1], places)
+
+
 def test_views_that_no_teacher_saw_are_learnt_from_their_labels(tiny_run: Run) -> None:
     """In an epoch whose `teacher_features` are empty there is no term, and nothing of the method is trained."""
     run = tiny_run(max_epochs=2)

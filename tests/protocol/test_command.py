@@ -174,6 +174,8 @@ def test_table5(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_wrong_words(images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert typed(monkeypatch, "table4", "--dataset", images, "--methods", "hint") == 2
     assert "--methods hint: there are adaptformer, lora" in capsys.readouterr().err
+    assert typed(monkeypatch, "figure2", "--dataset", images, "--", "--cross_fit", 5) == 2
+    assert "figure 2 looks at the one that taught" in capsys.readouterr().err
 
 
 def test_the_papers_numbers() -> None:
