@@ -143,8 +143,9 @@ def bag_collate(items: Sequence[Mapping[str, Any]]) -> Any:
         items = [{**item, **{name: item[name].expand(largest, -1, -1, -1) for name in shown}} for item in items]
         if "teacher_features" in items[0]:
             items = [{**item, "teacher_features": _as_long(item["teacher_features"], largest)} for item in items]
-    if len({type(item["image"]) for item in items}) > 1:  # the black image of a `TolerantDataset` and plain ones
-        items = [{**item, **{name: item[name].as_subclass(torch.Tensor) for name in shown}} for item in items]
+    for name in shown:
+        if len({type(item[name]) for item in items}) > 1:  # the black image of a `TolerantDataset` and plain ones
+            items = [{**item, name: item[name].as_subclass(torch.Tensor)} for item in items]
     if isinstance(items[0].get("label"), list):
         items = [{**item, "label": torch.tensor(item["label"])} for item in items]
     return list_data_collate(list(items))

@@ -10,6 +10,7 @@ from monai.data import DataLoader, MetaTensor
 from monai.transforms import Transform
 
 from monai_rd.data import SkippingCacheDataset, StudyError, TolerantDataset, UnreadableImageError
+from monai_rd.teacher_image import TEACHER_IMAGE
 from monai_rd.transforms import bag_collate
 
 
@@ -44,6 +45,17 @@ def test_a_batch_of_what_is_read_and_what_is_not(plain: bool, names: list[str]) 
     (batch,) = DataLoader(data, batch_size=len(names), collate_fn=bag_collate)
     assert batch["image"].shape == (len(names), 4, 3, 8, 8)
     assert [bool(image.any()) for image in batch["image"]] == [name == "good" for name in names]
+
+
+def test_the_teachers_image_of_what_is_not_read_is_black_too() -> None:
+    def loaded(data: dict[str, Any]) -> dict[str, Any]:
+        return {**load(data), TEACHER_IMAGE: torch.ones(4, 3, 12, 12)}
+
+    items = [{"image": name} for name in ("bad", "good")]
+    data = TolerantDataset(items, loaded, (1, 3, 8, 8), {"default": "skip"}, teacher_size=12)
+    (batch,) = DataLoader(data, batch_size=2, collate_fn=bag_collate)
+    assert batch[TEACHER_IMAGE].shape == (2, 4, 3, 12, 12)
+    assert [bool(image.any()) for image in batch[TEACHER_IMAGE]] == [False, True]
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

@@ -29,6 +29,7 @@ from monai_rd.data.batches import Shown
 from monai_rd.data.feature_store import FeatureStore, clear_stores, list_stores
 from monai_rd.data.teaching import Agreement
 from monai_rd.networks import FrozenFoundationModel, Reads
+from monai_rd.teacher_image import TEACHER_IMAGE
 from monai_rd.transforms import ChannelsToBagd, LoadImageOrSeriesd, SliceStackd
 from tests.methods.steps import tiny_teacher
 from tests.processes import CONTEXT
@@ -191,6 +192,24 @@ def test_a_teacher_in_folds_answers_in_the_store_as_in_the_loop(images: list[Pat
     other = CrossFittedTeacher(fitted, torch.tensor([2, 1, 0]))
     taught_dataset(dataset(images), other, reads, VIEWS, directory=folder)
     assert len(list_stores(folder)) == 2
+
+
+def test_the_teacher_is_shown_its_own_image(images: list[Path], tmp_path: Path) -> None:
+    class Larger(MapTransform):
+        def __call__(self, data: Any) -> Any:
+            return {**data, TEACHER_IMAGE: data["image"].repeat_interleave(2, -1).repeat_interleave(2, -2) / 2}
+
+    teacher = tiny_teacher()
+    chain = transforms()
+    chain.transforms = (*chain.transforms, Larger("image"))
+    data = dataset(images, chain)
+    taught: Any = taught_dataset(data, teacher, TAP, VIEWS, directory=tmp_path / "store")
+    for index in range(ITEMS):
+        item = taught[index]
+        assert TEACHER_IMAGE not in item
+        shown = Larger("image")({"image": item["image"].as_tensor()})[TEACHER_IMAGE]
+        wanted = teacher.rows(shown[None], TAP)["tap"][0]
+        torch.testing.assert_close(item["teacher_features"]["tap"].float(), wanted, atol=2e-3, rtol=2e-3)
 
 
 def test_studies_and_single_images_in_one_list(images: list[Path], tmp_path: Path) -> None:

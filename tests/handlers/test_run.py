@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from monai_rd.handlers import CoTrainingHandler, ProgressHandler
 from monai_rd.methods import CrossEntropyAlone
+from monai_rd.teacher_image import TEACHER_IMAGE
 
 Run = Callable[..., Any]
 
@@ -46,6 +47,19 @@ def test_the_loss_is_equation_3_with_falling_weights(tiny_run: Run) -> None:
         assert weights == {"teacher_ce": w, "kl": w, "cka": w}
         expected = terms["student_ce"] + w * (terms["teacher_ce"] + terms["kl"] + terms["cka"])
         torch.testing.assert_close(terms["loss"], expected)
+
+
+def test_the_teacher_sees_its_own_image_where_there_is_one(tiny_run: Run) -> None:
+    run, seen = tiny_run(max_epochs=1), []
+
+    @run.trainer.on(Events.ITERATION_STARTED)
+    def add(engine: Engine) -> None:
+        engine.state.batch[TEACHER_IMAGE] = engine.state.batch["image"].repeat_interleave(2, -1)
+
+    run.teacher.backbone.register_forward_pre_hook(lambda m, args: seen.append(args[0].shape))
+    run.network.backbone.register_forward_pre_hook(lambda m, args: seen.append(args[0].shape) if m.training else None)
+    run.trainer.run()
+    assert seen == [(8, 3, 16, 16), (8, 3, 16, 32)] * 2
 
 
 def test_the_student_is_not_run_twice_and_its_own_features_are_used(tiny_run: Run) -> None:
