@@ -13,7 +13,7 @@ from monai.handlers import LrScheduleHandler, ValidationHandler
 from monai.transforms import RandGaussianNoised
 from torch import Tensor, nn
 
-from monai_rd.handlers import CoTrainingHandler, EpochSeedHandler, RunCheckpoint
+from monai_rd.handlers import CoTrainingHandler, EpochSeedHandler, RunCheckpoint, TeacherPathWatch
 from monai_rd.methods import build_method, trainable_parameters
 from monai_rd.networks import FrozenFoundationModel, Preprocessing
 
@@ -109,6 +109,7 @@ class TinyRun:
                 CoTrainingHandler(self.network, self.method, self.teacher),
                 LrScheduleHandler(self.scheduler, print_lr=False),
                 ValidationHandler(1, self.evaluator),
+                TeacherPathWatch(self.network, self.method, self.teacher, self.evaluator),
                 self.checkpoint,
             ],
         )

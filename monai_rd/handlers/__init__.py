@@ -10,6 +10,7 @@ from monai_rd.handlers.run_lock import RunLock
 from monai_rd.handlers.scores import Prediction, ScoreCollector, ScoreWriter, write_scores
 from monai_rd.handlers.seeding import EpochSeedHandler
 from monai_rd.handlers.speed import SpeedHandler
+from monai_rd.handlers.watch import TeacherPathWatch
 
 __all__ = [
     "CPUAutocast",
@@ -23,6 +24,7 @@ __all__ = [
     "ScoreCollector",
     "ScoreWriter",
     "SpeedHandler",
+    "TeacherPathWatch",
     "additional_metrics",
     "amp_settings",
     "default_amp",

@@ -22,10 +22,12 @@ class HistoryHandler:
 
     A row: `epoch`, from 1; `terms`, each loss term's mean over the epoch, unweighted, and the weighted sum as `loss`;
     `weights` of the terms; `validation`, the evaluator's metrics, empty where the epoch had no validation; `best`,
-    whether this epoch was the best so far; `seconds`. Numbers that are not finite are null.
+    whether this epoch was the best so far; `seconds`; and where a `TeacherPathWatch` found something `teacher_path`,
+    its numbers by name. Numbers that are not finite are null.
 
-    List it after `ValidationHandler` and before `RunCheckpoint`: a run killed between the two repeats the epoch and
-    writes its row anew. A resumed run keeps the rows of the epochs before; a new one begins a new file.
+    List it after `ValidationHandler` and `TeacherPathWatch` and before `RunCheckpoint`: a run killed between row and
+    checkpoint repeats the epoch and writes its row anew. A resumed run keeps the rows of the epochs before; a new one
+    begins a new file.
 
     Args:
         path: of the file.
@@ -66,6 +68,8 @@ class HistoryHandler:
             "best": self.evaluator.state.best_metric_epoch == engine.state.epoch,
             "seconds": round(time.monotonic() - self._since, 3),
         }
+        if path := getattr(engine.state, "teacher_path", {}):
+            row["teacher_path"] = {name: _finite(value) for name, value in path.items()}
         self._rows.append(row)
         lines = ",\n".join(json.dumps(row) for row in self._rows)
         atomic_write(f"[\n{lines}\n]\n", self.path)

@@ -16,7 +16,10 @@ SHORT = {"student_ce": "ce", "teacher_ce": "teacher ce"}
 
 
 class ProgressHandler:
-    """Shows where a `SupervisedTrainer` with a `CoTrainingHandler` stands. List it after `ValidationHandler`.
+    """Shows where a `SupervisedTrainer` with a `CoTrainingHandler` stands. List it after all that measures an epoch.
+
+    With a `TeacherPathWatch` an epoch's line also has the accuracy of the teacher path on both sides; the rest of what
+    is measured of it stands in the history.
 
     Args:
         evaluator: the evaluator whose metrics stand at the end of each epoch's line.
@@ -63,7 +66,7 @@ class ProgressHandler:
         best = "  *best so far" if self.evaluator.state.best_metric_epoch == engine.state.epoch else ""
         line = (
             f"epoch {engine.state.epoch:3d}/{engine.state.max_epochs}  loss {metrics['loss']:.3f} = {' + '.join(terms)}"
-            f"  |  {shown}  |  {time.monotonic() - self._since:.1f} s{best}"
+            f"  |  {shown}{_teacher_path(engine)}  |  {time.monotonic() - self._since:.1f} s{best}"
         )
         tqdm.write(line, file=sys.stdout)
         sys.stdout.flush()
@@ -72,3 +75,10 @@ class ProgressHandler:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+def _teacher_path(engine: Engine) -> str:
+    path = getattr(engine.state, "teacher_path", {})
+    sides = [(short, path.get(f"{side}_accuracy")) for short, side in (("train", "train"), ("val", "validation"))]
+    told = [f"{short} {value:.3f}" for short, value in sides if value is not None]
+    return f"  |  teacher {' '.join(told)}" if told else ""

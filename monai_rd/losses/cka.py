@@ -28,7 +28,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-__all__ = ["CKALoss", "Estimator", "cka"]
+__all__ = ["SMALLEST_BATCH", "CKALoss", "Estimator", "cka", "hsics"]
 
 Estimator = Literal["biased", "unbiased"]
 SMALLEST_BATCH = {"biased": 2, "unbiased": 4}
@@ -62,12 +62,21 @@ def cka(x: Tensor, y: Tensor, estimator: Estimator = "biased") -> Tensor:
             f"the {estimator} CKA needs a batch of at least {SMALLEST_BATCH[estimator]}, got {x.shape[0]}: "
             "use a larger batch_size, or drop_last=True if this is the last, incomplete batch"
         )
+    cross, own_x, own_y = hsics(x, y, estimator)
+    # The square root's slope at 0 is infinite; constant features end here and get CKA 0 and no gradient.
+    smallest = torch.finfo(cross.dtype).eps ** 2
+    return cross / (own_x * own_y).clamp(min=smallest).sqrt()
+
+
+def hsics(x: Tensor, y: Tensor, estimator: Estimator) -> tuple[Tensor, Tensor, Tensor]:
+    """What `cka` divides, for the same features: HSIC of x and y, of x and x, of y and y.
+
+    Of batches of one size they may be summed before they are divided (Nguyen et al.), which unbiased ones of small
+    batches need: by chance a single one of these is negative.
+    """
     with torch.autocast(device_type=x.device.type, enabled=False):
         x, y = _centred_and_scaled(x), _centred_and_scaled(y)
-        cross, own_x, own_y = (_hsic(a, b, estimator) for a, b in ((x, y), (x, x), (y, y)))
-        # The square root's slope at 0 is infinite; constant features end here and get CKA 0 and no gradient.
-        smallest = torch.finfo(cross.dtype).eps ** 2
-        return cross / (own_x * own_y).clamp(min=smallest).sqrt()
+        return _hsic(x, y, estimator), _hsic(x, x, estimator), _hsic(y, y, estimator)
 
 
 def _centred_and_scaled(features: Tensor) -> Tensor:

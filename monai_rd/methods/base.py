@@ -11,13 +11,22 @@ from torch import Tensor, nn
 
 from monai_rd.networks.features import Reads, StudentFeatures, TeacherFeatures
 from monai_rd.networks.levels import Level
-from monai_rd.no_label import NO_LABEL
+from monai_rd.no_label import unlabelled_items
 from monai_rd.processes import world_size
 
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel, Student
 
-__all__ = ["Method", "Step", "distributed", "gather_batch", "parameter_groups", "trainable_parameters", "unwrapped"]
+__all__ = [
+    "Method",
+    "PathOutput",
+    "Step",
+    "distributed",
+    "gather_batch",
+    "parameter_groups",
+    "trainable_parameters",
+    "unwrapped",
+]
 
 
 class Step(NamedTuple):
@@ -46,7 +55,21 @@ class Step(NamedTuple):
     @property
     def unlabelled(self) -> Tensor:
         """Which items have no label, bool `[B]`."""
-        return (self.target == NO_LABEL).reshape(len(self.target), -1).all(1)
+        return unlabelled_items(self.target)
+
+
+class PathOutput(NamedTuple):
+    """What a method's teacher path made of a batch, without a graph, beside the student's features.
+
+    Attributes:
+        features: f_t `[B, D]`.
+        logits: z_t `[B, classes]`.
+        student: f_s `[B, D]`.
+    """
+
+    features: Tensor
+    logits: Tensor
+    student: Tensor
 
 
 class Method(nn.Module, ABC):
@@ -61,6 +84,7 @@ class Method(nn.Module, ABC):
         needs_unlabelled: whether it is nothing without them.
         student_levels: the student's maps that `forward` wants, in this order.
         reads: what `forward` wants of the teacher.
+        path_output: what the teacher path made of the last batch, for who watches it, and None once that was taken.
     """
 
     needs_teacher: bool = True
@@ -73,6 +97,7 @@ class Method(nn.Module, ABC):
     def __init__(self, reads: Reads | None = None, student_levels: Sequence[Level] = ()) -> None:
         super().__init__()
         self.reads, self.student_levels = Reads() if reads is None else reads, tuple(student_levels)
+        self.path_output: PathOutput | None = None
 
     @classmethod
     @abstractmethod
@@ -103,6 +128,16 @@ class Method(nn.Module, ABC):
     def teacher_path(self, student: Student) -> nn.Module | None:
         """From the teacher's tap to logits of the task, of a method that has such a path; else None."""
         return None
+
+    def keep_path(self, step: Step, f_t: Tensor, z_t: Tensor) -> None:
+        """Keep what the teacher path made of this step; a method that has such a path calls it in `forward`."""
+        made = (one.detach().as_subclass(Tensor) for one in (f_t, z_t, step.student.pooled))
+        self.path_output = PathOutput(*made)
+
+    def take_path(self) -> PathOutput | None:
+        """What was kept since it was last taken; None where the step had no teacher, or the method has no path."""
+        made, self.path_output = self.path_output, None
+        return made
 
     def prepare(self, student: Student) -> Student:
         """Change the student, in place, as it has to be while it is trained; most methods leave it alone."""

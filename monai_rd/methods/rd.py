@@ -115,6 +115,7 @@ class ReprogrammingDistillation(Method):
         """Terms of Eq. 3 beside CE(y, z_s): `teacher_ce` CE(y, z_t), `kl` KL(z_t || z_s), `cka` L_CKA(f_t, f_s)."""
         f_t = self.phi(step.taught.tap)
         z_t = step.network.classifier(f_t)
+        self.keep_path(step, f_t, z_t)
         terms: dict[str, Tensor] = {}
         if "teacher_ce" in self.terms:
             terms["teacher_ce"] = self.ce(z_t, step.target)

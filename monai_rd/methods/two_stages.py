@@ -118,6 +118,7 @@ class TwoStages(Method):
             f_t = self.phi(step.taught.tap)
             z_t = self.classifier(f_t)
             terms = {"teacher_ce": self.ce(z_t, step.target)}
+        self.keep_path(step, f_t, z_t)
         with torch.set_grad_enabled(learning and self.second):
             terms["kl"] = self.kl(step.student.logits, z_t)
             terms["cka"] = self.cka(gather_batch(step.student.pooled), gather_batch(f_t))

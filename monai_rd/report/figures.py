@@ -33,6 +33,7 @@ __all__ = [
     "cka_heat_map",
     "confusion_matrix",
     "learning_curves",
+    "path_curves",
     "roc_curves",
     "save_figure",
     "slice_scores",
@@ -84,6 +85,20 @@ TERMS: dict[str, str] = {
     "kl": "KL divergence of the logits",
     "cka": "CKA (−1: features agree)",
 }
+PATH: tuple[tuple[str, dict[str, str]], ...] = (
+    (
+        "Reprogrammed teacher: accuracy",
+        {"train_accuracy": "labelled training images", "validation_accuracy": "validation"},
+    ),
+    (
+        "Reprogrammed teacher: confidence, CKA",
+        {
+            "train_confidence": "confidence, labelled images",
+            "unlabelled_confidence": "confidence, unlabelled images",
+            "cka": "CKA with the student (1: features agree)",
+        },
+    ),
+)
 METRICS: dict[str, str] = {"val_accuracy": "accuracy", "val_auc": "ROC AUC", "val_ap": "average precision"}
 
 
@@ -161,6 +176,26 @@ def learning_curves(history: Sequence[Mapping[str, Any]], chosen: int | None = N
             below.set_ylim(-0.05, max(1.05, *below.get_ylim()))
             _finish(below, "Weight of each term", "epoch", legend=False)
             losses.set_xlabel("")
+    return figure
+
+
+def path_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
+    """What a `TeacherPathWatch` measured, by epoch.
+
+    Args:
+        history: rows of `HistoryHandler`, at least one with a `teacher_path`.
+    """
+    epochs = [row["epoch"] for row in history]
+    measured = [row.get("teacher_path", {}) for row in history]
+    with rc_context(STYLE):
+        figure = Figure(figsize=(8.6, 3.0))
+        for place, (title, lines) in enumerate(PATH):
+            axes = figure.add_subplot(1, 2, place + 1)
+            there = [name for name in lines if any(name in one for one in measured)]
+            for colour, name in zip(COLOURS, there, strict=False):
+                _line(axes, epochs, [one.get(name) for one in measured], lines[name], colour)
+            axes.set_ylim(None, 1.02)
+            _finish(axes, title, "epoch")
     return figure
 
 

@@ -15,6 +15,7 @@ from monai_rd.handlers.history import read_history
 from monai_rd.report import figures, page
 from monai_rd.report.curves import calibrated_events, reliability
 from monai_rd.report.gallery import gallery
+from monai_rd.report.memorised import memorised
 from monai_rd.report.metrics import METRIC_NAMES, wilson
 
 if TYPE_CHECKING:
@@ -176,6 +177,24 @@ class RunPage:
                 "The student was chosen without the test set.",
                 "Validation curves that still rise at the end ask for more epochs.",
                 f"{len(history)} epochs in {_duration(sum(row['seconds'] for row in history))}.",
+            ),
+            *self._teacher_path(history),
+        ]
+
+    def _teacher_path(self, history: list[dict[str, Any]]) -> list[str]:
+        if not any(row.get("teacher_path") for row in history):
+            return []
+        told = "What the reprogrammed teacher says of training and validation images, and how like it the student is."
+        found = memorised(history)
+        return [
+            self._figure(figures.path_curves(history), "teacher_path", told, wide=True),
+            page.alert(found) if found else "",
+            page.note(
+                f"Accuracy: mean over classes{' of sensitivity and specificity' if self.multi_label else ''}, so that "
+                "a rare class counts like a frequent one. On training images it is that of the epoch's own batches, on "
+                "validation that of its end.",
+                "Far more accurate on training images than on validation, and sure of itself: it knows those images by "
+                "heart, and of them the student learns nothing from it that the labels do not say already.",
             ),
         ]
 

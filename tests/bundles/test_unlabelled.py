@@ -116,6 +116,8 @@ def test_two_processes(cohort: str, pool: str, tmp_path: Path) -> None:
     places = ["--bundle_root", str(root), "--output_dir", str(root / "eval"), "--dataset_dir", cohort]
     printed = monai("run", "--config_file", files, *places, *words(pool), "--batch_size", "4", processes=2)
     assert printed.count("epoch   2/2") == 1
+    path = json.loads((root / "eval" / "history.json").read_text())[1]["teacher_path"]
+    assert {"validation_accuracy", "unlabelled_confidence"} < path.keys()
     assert json.loads((root / "eval" / "metrics.json").read_text())["test"]["student"]["n"] == 20
 
 

@@ -104,6 +104,18 @@ def test_learning_curves() -> None:
         figures.learning_curves([])
 
 
+def test_path_curves_draw_what_was_measured() -> None:
+    history = [
+        row(1),  # of a version that did not watch, or an epoch in which nothing was measured
+        row(2, teacher_path={"train_accuracy": 0.5, "validation_accuracy": 0.4, "cka": 0.1}),
+        row(3, teacher_path={"validation_accuracy": 0.6, "train_confidence": 0.9}),
+    ]
+    accuracy, others = figures.path_curves(history).axes
+    drawn = [{line.get_label(): line.get_xydata().tolist() for line in axes.lines} for axes in (accuracy, others)]
+    assert drawn[0] == {"labelled training images": [[2, 0.5]], "validation": [[2, 0.4], [3, 0.6]]}
+    assert [list(points) for points in drawn[1].values()] == [[[3, 0.9]], [[2, 0.1]]]
+
+
 def test_slices_stand_in_the_order_of_their_studies() -> None:
     random = np.random.default_rng(0)
     scores = [random.uniform(size=4) for _ in range(50)]
