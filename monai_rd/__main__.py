@@ -245,15 +245,24 @@ def list_teachers(context: typer.Context) -> None:
 
 @teachers.command()
 def check(
-    name: Annotated[str, typer.Argument(help="Of the list, timm:NAME or open_clip:NAME.")],
-    file: Annotated[Path, typer.Argument(help="The weights.")],
+    name: Annotated[str, typer.Argument(help="Of the list, timm:NAME, open_clip:NAME or a file; several with commas.")],
+    file: Annotated[str | None, typer.Argument(help="The weights; of several in the same order: a.pth,,c.pth.")] = None,
+    options: Annotated[str | None, typer.Option(help="How it wants its images, as --teacher_options.")] = None,
 ) -> None:
     """Load a file as a teacher and say what was loaded and how its features look; exit code 1 if they are useless."""
+    from monai_rd import bundle, overrides
+    from monai_rd.networks.foundation_zoo.loading import in_order, teacher_names
     from monai_rd.networks.foundation_zoo.table import check_file
 
-    found = check_file(name, file)
-    print(found)
-    if not found.usable:
+    names = teacher_names(name)
+    told = None if options is None else overrides.settled({"teacher_options": overrides.parsed(options)}, {})
+    tables = None if told is None else bundle.options(told["teacher_options"])
+    usable = True
+    for one, weights, table in in_order(names, file, tables) if len(names) > 1 else [(name, file, tables)]:
+        found = check_file(one, weights, table)
+        print(*([Path(one).name] if len(names) > 1 else []), found, sep="\n")
+        usable = usable and found.usable
+    if not usable:
         raise typer.Exit(1)
 
 

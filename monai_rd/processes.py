@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from torch import distributed as dist
 
-__all__ = ["cores", "local_world_size", "own_cores", "rank", "world_size"]
+__all__ = ["cores", "first_decides", "local_world_size", "own_cores", "rank", "world_size"]
 
 
 def rank() -> int:
@@ -32,3 +33,11 @@ def cores() -> int:
 def own_cores() -> int:
     """Of them this process's share among those of its group on this machine, at least one."""
     return max(cores() // local_world_size(), 1)
+
+
+def first_decides(decide: Callable[[], bool]) -> bool:
+    """What the first process decides: each sees another part of the data, and all must do the same."""
+    answer = [rank() == 0 and decide()]
+    if world_size() > 1:
+        dist.broadcast_object_list(answer)
+    return answer[0]

@@ -3,6 +3,7 @@
 from monai_rd.adapters.base import AdaptedTeacher, Adapter, Recipe
 from monai_rd.adapters.cross_fit import CrossFittedTeacher
 from monai_rd.adapters.registry import ADAPTERS, build_adapter
+from monai_rd.adapters.standardised import standardise
 from monai_rd.adapters.stored import load_adapted, save_adapted
 from monai_rd.adapters.tuning import tuned_teacher
 
@@ -15,5 +16,6 @@ __all__ = [
     "build_adapter",
     "load_adapted",
     "save_adapted",
+    "standardise",
     "tuned_teacher",
 ]

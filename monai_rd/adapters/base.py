@@ -204,7 +204,7 @@ class AdaptedTeacher(nn.Module):
 
     def adapter_state(self) -> dict[str, Tensor]:
         """The tensors of the backbone that its training changes; of full fine-tuning all."""
-        if not isinstance(self.backbone, nn.Module):
+        if not isinstance(self.backbone, nn.Module) or not self._trained:
             return {}
         state = self.backbone.state_dict()
         frozen = len(self._trained) < len(list(self.backbone.parameters()))

@@ -12,6 +12,7 @@ from monai_rd.adapters.vpt import VPT_DEEP, VPT_SHALLOW
 from monai_rd.adapters.vqt import VQT
 from monai_rd.adapters.whole import FULL, LINEAR_PROBE
 from monai_rd.nearest import did_you_mean
+from monai_rd.networks.several import SeveralTeachers
 
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel
@@ -37,4 +38,6 @@ def build_adapter(name: str, teacher: FrozenFoundationModel, num_classes: int, *
     """
     if name not in ADAPTERS:
         raise ValueError(f"unknown adapter '{name}'; known: {', '.join(ADAPTERS)}{did_you_mean(name, ADAPTERS)}")
+    if isinstance(teacher.backbone, SeveralTeachers) and name != "linear_probe":
+        raise ValueError(f"the adapter '{name}' changes one teacher, not several ({teacher.name}): use linear_probe")
     return AdaptedTeacher(teacher, ADAPTERS[name], num_classes, options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +106,6 @@ def load_adapted(path: str | Path, base: FrozenFoundationModel) -> FrozenFoundat
 def _beside(teacher: FrozenFoundationModel, base: FrozenFoundationModel) -> FrozenFoundationModel:
     """Move a fitted teacher to where its base is."""
     if isinstance(base.backbone, nn.Module):
-        like = next(base.backbone.parameters(), None)
+        like = next(chain(base.backbone.parameters(), base.backbone.buffers()), None)
         return teacher if like is None else teacher.to(like.device)
     return teacher

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -25,6 +25,7 @@ from torch import distributed as dist
 from monai_rd.adapters.base import AdaptedTeacher, Phase, Recipe
 from monai_rd.adapters.cross_fit import CrossFittedTeacher, fold_of_places, loader_without
 from monai_rd.adapters.registry import build_adapter
+from monai_rd.adapters.standardised import standardise
 from monai_rd.adapters.stored import load_adapted, read_description, save_adapted
 from monai_rd.adapters.whole import LINEAR_PROBE
 from monai_rd.data.fingerprints import transforms_fingerprint
@@ -33,7 +34,7 @@ from monai_rd.finite import NotFiniteError, TermSums
 from monai_rd.handlers.cotraining import explain_small_batch
 from monai_rd.handlers.failing import on_failure
 from monai_rd.handlers.precision import CPUAutocast, amp_settings
-from monai_rd.processes import rank, world_size
+from monai_rd.processes import first_decides, rank, world_size
 from monai_rd.teacher_image import teacher_image
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def tuned_teacher(
     folds: Sequence[int] | None = None,
     reads_features: bool = False,
 ) -> FrozenFoundationModel | None:
-    """Fit a teacher to the task and freeze it again.
+    """Fit a teacher to the task and freeze it again; bring several at once to one scale before that.
 
     The adapted teacher is trained by its adapter's recipe, and the epoch that `key_metric` finds best on the validation
     set (of equals the last) is kept, as for a student. `teacher_ADAPTER.safetensors` in `output_dir` holds what was
@@ -76,7 +77,7 @@ def tuned_teacher(
     `CrossFittedTeacher`. Each has a file of its own, `teacher_ADAPTER_1_of_5.safetensors`.
 
     Args:
-        teacher: the frozen teacher; None (a method without a teacher) is given back.
+        teacher: the frozen teacher; None (a method without a teacher) is given back. Several are standardised first.
         adapter: one of `ADAPTERS`; None gives the teacher as it is.
         train_loader: batches with `image` and `label` out of a MONAI data set.
         val_loader: likewise.
@@ -104,6 +105,8 @@ def tuned_teacher(
         TypeError: a transform that does not say what it is set to.
         OSError: the file cannot be written.
     """
+    if teacher is not None:
+        standardise(teacher, train_loader, output_dir, device, shared_dir)
     if teacher is None or adapter is None:
         return teacher
     device, stem = torch.device(device), Path(output_dir) / f"teacher_{adapter}"
@@ -117,7 +120,7 @@ def tuned_teacher(
         settings = [adapter, dict(options or {}), num_classes, max_epochs, amp, multi_label, learning_rate, seed]
         run = _fingerprint(teacher, [*settings, repr(network.adapter.recipe)], loader, val_loader)
         shared = None if shared_dir is None else Path(shared_dir) / f"{path.stem}_{run[:16]}{path.suffix}"
-        if _first(lambda: _made_by(path, run) or _taken_over(shared, path, run)):
+        if first_decides(lambda: _made_by(path, run) or _taken_over(shared, path, run)):
             logger.info("'%s' was tuned before: %s is used again", network.name, path.name)
             return load_adapted(path, teacher)
         trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
@@ -357,11 +360,3 @@ def _add(digest: Any, value: Any) -> None:
             _add(digest, part)
     else:
         digest.update(json.dumps(value, default=str).encode())
-
-
-def _first(decide: Callable[[], bool]) -> bool:
-    """What the first process decides: each sees another part of the data, and all must do the same."""
-    answer = [rank() == 0 and decide()]
-    if world_size() > 1:
-        dist.broadcast_object_list(answer)
-    return answer[0]

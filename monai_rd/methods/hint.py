@@ -11,8 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
-from torch import distributed as dist
+from torch import Tensor
 from torch.nn import functional as F
 
 from monai_rd.methods.base import Method, Step
@@ -25,57 +24,12 @@ from monai_rd.networks.levels import (
     student_levels,
 )
 from monai_rd.networks.reprogramming import conv_norm
-from monai_rd.processes import world_size
+from monai_rd.networks.standardisation import RunningStandardisation
 
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel, Student
 
 __all__ = ["Hint"]
-
-
-class RunningStandardisation(nn.Module):
-    """Standardises each channel of a frozen network's maps by its mean and variance over all that training has shown.
-
-    The network does not change, so the statistics are those of all batches so far, of all processes, and settle; a
-    batch is counted before it is standardised. A channel that hardly varies is divided by a hundredth of the root mean
-    square of all channels' deviations.
-
-    Args:
-        channels: C.
-    """
-
-    count: Tensor
-    mean: Tensor
-    variance: Tensor
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.register_buffer("count", torch.zeros(()))
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("variance", torch.zeros(channels))
-
-    @torch.no_grad()
-    def forward(self, maps: Tensor) -> Tensor:
-        """Standardise maps `[N, C, ...]`, in float32; in training mode count them first."""
-        positions = maps.float().flatten(2)
-        if self.training:
-            self._count(positions)
-        column = (1, -1) + (1,) * (maps.dim() - 2)
-        floor = 1e-4 * self.variance.mean() + torch.finfo(torch.float32).tiny
-        return (maps.float() - self.mean.view(column)) / self.variance.clamp(min=floor).sqrt().view(column)
-
-    def _count(self, positions: Tensor) -> None:
-        """Add `[N, C, P]` to the statistics: mean and variance about a shifted centre (Chan et al., 1979)."""
-        shifted = positions - self.mean.view(-1, 1)
-        number = torch.full_like(self.mean, positions.shape[0] * positions.shape[2])
-        sums = torch.stack((shifted.sum(dim=(0, 2)), shifted.square().sum(dim=(0, 2)), number))
-        if world_size() > 1:
-            dist.all_reduce(sums)
-        total = self.count + sums[2, 0]
-        shift = sums[0] / total
-        self.variance.copy_((self.count * self.variance + sums[1]) / total - shift.square()).clamp_(min=0)
-        self.mean.add_(shift)
-        self.count.copy_(total)
 
 
 class Hint(Method):

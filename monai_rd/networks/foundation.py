@@ -23,7 +23,7 @@ from monai_rd.networks.bag import fold, unfold
 from monai_rd.networks.features import Reads, TeacherFeatures, pool_features, pool_to_grid, to_rows
 from monai_rd.networks.levels import Level, LevelReader, Levels, find_levels
 
-__all__ = ["FrozenFoundationModel", "Preprocessing", "VolumePreprocessing"]
+__all__ = ["FrozenFoundationModel", "Preprocessing", "VolumePreprocessing", "add_weights"]
 
 # ITU-R BT.601, what PIL and OpenCV call grey.
 _LUMA = (0.299, 0.587, 0.114)
@@ -424,6 +424,9 @@ class FrozenFoundationModel(nn.Module):
         Raises:
             OSError: the file could not be written.
         """
+        if (rest := getattr(self.backbone, "rest", None)) is not None:  # of several
+            rest(folder)
+            return
         if not isinstance(self.backbone, nn.Module) or any(
             one.device.type != "cpu" for one in self.backbone.parameters()
         ):
@@ -458,11 +461,11 @@ class FrozenFoundationModel(nn.Module):
             described.append(asdict(tap))
         digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
         if self.head is not None:
-            _add_weights(digest, self.head)
-        if isinstance(self.backbone, nn.Module):
-            _add_weights(digest, self.backbone)
-        elif hasattr(self.backbone, "fingerprint"):
-            digest.update(self.backbone.fingerprint().encode())
+            add_weights(digest, self.head)
+        if (own := getattr(self.backbone, "fingerprint", None)) is not None:
+            digest.update(own().encode())
+        elif isinstance(self.backbone, nn.Module):
+            add_weights(digest, self.backbone)
         else:
             raise TypeError(
                 f"teacher '{self.name}' is a plain callable: give it a fingerprint() method that returns a str"
@@ -470,7 +473,8 @@ class FrozenFoundationModel(nn.Module):
         return digest.hexdigest()
 
 
-def _add_weights(digest: Any, module: nn.Module) -> None:
+def add_weights(digest: Any, module: nn.Module) -> None:
+    """Add all that a module's state dict holds to a hash of `hashlib`."""
     for key, tensor in sorted(module.state_dict().items()):
         digest.update(f"{key} {tensor.dtype} {list(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

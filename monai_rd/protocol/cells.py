@@ -229,7 +229,9 @@ def data_fingerprint(dataset_dir: str | os.PathLike[str]) -> str:
 
 
 def _by_content(word: str | None) -> str | None:
-    """A word, but the hash of a file where the word is the path of one."""
+    """A word, but the hash of a file where the word, or what stands between commas in it, is the path of one."""
+    if word is not None and "," in word and not Path(word).is_file():
+        return ",".join(str(_by_content(one)) for one in word.split(","))
     return _hash_of(Path(word)) if word is not None and Path(word).is_file() else word
 
 

@@ -25,7 +25,9 @@ app = typer.Typer(no_args_is_help=True)
 
 Dataset = Annotated[Path | None, typer.Option(help="Folder of the data; without it the bundle's phantoms.")]
 Bundle = Annotated[str, typer.Option(help="rd_ct, rd_mr, rd_us, rd_xray or rd_derm.")]
-Teachers = Annotated[str, typer.Option(help="Names or files, comma-separated; the bundle's default without it.")]
+Teachers = Annotated[
+    str, typer.Option(help="Names or files, comma-separated, several at once as a+b; else the bundle's.")
+]
 Students = Annotated[str, typer.Option(help="Names, comma-separated; the bundle's default without it.")]
 Methods = Annotated[str, typer.Option(help="Rows of the table, comma-separated; all without it.")]
 Seeds = Annotated[int, typer.Option(min=1, help="Trainings of each method, with seeds 0, 1, ...")]
@@ -90,7 +92,7 @@ def _laid_out(
         out,
         dataset=None if dataset is None else str(dataset),
         bundle=bundle,
-        teachers=_split(teachers),
+        teachers=[one if Path(one).exists() else one.replace("+", ",") for one in _split(teachers)],
         students=_split(students),
         methods=_split(methods),
         seeds=seeds,

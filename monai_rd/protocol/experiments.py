@@ -132,7 +132,7 @@ class Column:
     """A column of a table.
 
     Args:
-        teacher: name or file.
+        teacher: name or file; several at once, separated by commas.
         student: its name.
         share: of the training list.
         training: number of training images.
@@ -145,8 +145,8 @@ class Column:
 
     @property
     def teacher_name(self) -> str:
-        """The teacher as a title: of a file, its name."""
-        return Path(self.teacher).name
+        """The teacher as a title: of a file, its name; several joined by "+"."""
+        return "+".join(Path(name).name for name in self.teacher.split(","))
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def experiment(
         out: the benchmark's folder.
         dataset: folder of the data; None: the bundle's phantoms, written into `out`.
         bundle: name of the bundle.
-        teachers: none: the bundle's default.
+        teachers: each for columns of its own; none: the bundle's default.
         students: none: the bundle's default.
         methods: names of rows; none: all.
         seeds: how many.

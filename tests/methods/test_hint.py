@@ -6,9 +6,9 @@ from torch import nn
 
 from monai_rd.methods import Hint, build_method
 from monai_rd.methods.base import Step
-from monai_rd.methods.hint import RunningStandardisation
 from monai_rd.networks import FrozenFoundationModel, Preprocessing, Student
 from monai_rd.networks.levels import Level
+from monai_rd.networks.standardisation import RunningStandardisation
 from tests.methods.steps import Head, learnt, taught, tiny_teacher
 
 

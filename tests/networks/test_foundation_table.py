@@ -18,6 +18,7 @@ from monai_rd.networks.foundation_zoo import TEACHERS
 from monai_rd.networks.foundation_zoo.table import check_file, looks_untrained, teachers_table
 from monai_rd.networks.reprogramming import Reprogrammer
 from tests.networks import published
+from tests.networks.test_blackbox import tiny_tflite
 
 PAGE = Path(__file__).parents[2] / "docs" / "teachers.md"
 
@@ -112,6 +113,22 @@ def test_check_of_a_teacher_of_volumes(tmp_path: Path) -> None:
 def test_check_of_two_files_at_once_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"'{name}' is a file of its own: leave out the checkpoint"):
         check_file(name, tmp_path / "other.pt")
+
+
+def test_check_of_several_one_of_them_a_black_box(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_tflite(tmp_path / "tiny.tflite", (-1, -1, -1, 3))
+    torch.manual_seed(0)
+    torch.save(timm.create_model("resnet10t", num_classes=0).state_dict(), tmp_path / "fresh.pt")
+    names, options = f"{tmp_path / 'tiny.tflite'},timm:resnet10t", "[{'size': 16}, {'tap': 'layer3', 'size': null}]"
+    assert _command(monkeypatch, "check", names, f",{tmp_path / 'fresh.pt'}", "--options", options) == 1  # untrained
+    first, second = capsys.readouterr().out.split("timm:resnet10t\n")
+    assert first.startswith("tiny.tflite\nloaded: a whole network\nfeatures of a fixed image: [4, 16, 16]")
+    assert "features of a fixed image: [256, 6, 6]" in second
+    assert _command(monkeypatch, "check", names.split(",")[0]) == 0
+    assert _command(monkeypatch, "check", names, "x.pt") == 2
+    assert "teacher_checkpoint names 1 files for 2 teachers" in capsys.readouterr().err
 
 
 def test_the_page_holds_every_entry() -> None:

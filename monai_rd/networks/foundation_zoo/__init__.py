@@ -11,7 +11,7 @@ from monai_rd.networks.foundation_zoo.entry import (
     Hub,
     TeacherEntry,
 )
-from monai_rd.networks.foundation_zoo.loading import check_teacher_name, load_teacher, save_teacher
+from monai_rd.networks.foundation_zoo.loading import check_teacher_name, load_teacher, save_teacher, teacher_names
 
 __all__ = [
     "CLIP_MEAN",
@@ -24,4 +24,5 @@ __all__ = [
     "check_teacher_name",
     "load_teacher",
     "save_teacher",
+    "teacher_names",
 ]

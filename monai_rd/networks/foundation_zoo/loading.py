@@ -27,11 +27,23 @@ from monai_rd.networks.foundation_zoo.networks import TeacherBackbone, build, na
 from monai_rd.networks.foundation_zoo.options import told_preprocessing
 from monai_rd.networks.foundation_zoo.weights import Coverage, load_strictly
 from monai_rd.networks.levels import Level
+from monai_rd.networks.several import join_teachers
 from monai_rd.networks.weights_file import read_weights
 
-__all__ = ["check_teacher_name", "is_shipped", "load_teacher", "open_teacher", "save_teacher"]
+__all__ = [
+    "check_teacher_name",
+    "in_order",
+    "is_black_box",
+    "is_shipped",
+    "load_teacher",
+    "open_teacher",
+    "save_teacher",
+    "teacher_names",
+]
 
 logger = logging.getLogger(__name__)
+
+Options = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
 
 _METADATA_KEY = "monai_rd_teacher"
 _STORED = ("builder", "arguments", "preprocessing", "channels", "kind", "licence", "source")
@@ -45,6 +57,11 @@ _KNOWN = f"{', '.join((*TEACHERS, *FORMS))}, or a file: .onnx, .tflite, or .safe
 def is_shipped(name: str) -> bool:
     """Whether the package holds the weights of a teacher of `TEACHERS`."""
     return (_SHIPPED / f"{name}.safetensors").is_file()
+
+
+def is_black_box(name: str) -> bool:
+    """Whether a teacher's name is a file that holds a whole network."""
+    return not name.startswith(_PREFIXES) and Path(name).suffix in _BLACK_BOXES
 
 
 def _described(path: Path) -> TeacherEntry | None:
@@ -129,6 +146,13 @@ def _file_kind(name: str, checkpoint: str | Path | None) -> str:
     return suffix
 
 
+def teacher_names(text: str) -> list[str]:
+    """The teachers that a text names, separated by commas; what exists as a file or folder is one."""
+    if "," not in text or Path(text.removeprefix("local-dir:")).exists():
+        return [text]
+    return [name.strip() for name in text.split(",")]
+
+
 def check_teacher_name(name: str) -> None:
     """Refuse what `load_teacher` would not find, before anything is loaded.
 
@@ -136,10 +160,39 @@ def check_teacher_name(name: str) -> None:
         FileNotFoundError: a file that is not there.
         ValueError: an unknown name.
     """
-    if _file_kind(name, None):
-        existing_file(Path(name))
-    elif name not in TEACHERS and not name.startswith(_PREFIXES):
-        raise ValueError(f"unknown teacher '{name}'; known: {_KNOWN}{did_you_mean(name, TEACHERS)}")
+    for one in teacher_names(name):
+        if _file_kind(one, None):
+            existing_file(Path(one))
+        elif one not in TEACHERS and not one.startswith(_PREFIXES):
+            raise ValueError(f"unknown teacher '{one}'; known: {_KNOWN}{did_you_mean(one, TEACHERS)}")
+
+
+def in_order(
+    names: Sequence[str], checkpoint: str | Path | None, options: Options
+) -> list[tuple[str, str | None, Mapping[str, Any] | None]]:
+    """For each of several teachers its name, checkpoint and options.
+
+    Args:
+        names: of the teachers.
+        checkpoint: files in the same order, separated by commas, nothing between two for a teacher without; or None.
+        options: a list of tables in the same order; or None.
+
+    Raises:
+        ValueError: another number of them than of teachers.
+    """
+    files = [file.strip() or None for file in str(checkpoint).split(",")] if checkpoint else [None] * len(names)
+    if len(files) != len(names):
+        raise ValueError(
+            f"teacher_checkpoint names {len(files)} files for {len(names)} teachers: give them in the same order, "
+            'nothing between two commas for one without a file, such as "a.pth,,c.pth"'
+        )
+    tables = [None] * len(names) if options is None else options
+    if isinstance(tables, Mapping) or len(tables) != len(names):
+        raise ValueError(
+            f"teacher_options for {len(names)} teachers are a list of as many tables in the same order, such as "
+            f'"[{", ".join(["{}"] * len(names))}]"'
+        )
+    return list(zip(names, files, tables, strict=True))
 
 
 def open_teacher(
@@ -248,30 +301,38 @@ def load_teacher(
     name: str,
     checkpoint: str | Path | None = None,
     tap: str = "map",
-    options: Mapping[str, Any] | None = None,
+    options: Options = None,
     **arguments: Any,
 ) -> FrozenFoundationModel:
-    """Load a frozen teacher.
+    """Load a frozen teacher, or several as one.
 
     Args:
         name: one of `TEACHERS`; "timm:NAME", "timm:hf-hub:ORG/NAME", "open_clip:NAME", "open_clip:hf-hub:ORG/NAME" or
             "local-dir:FOLDER" for any network of timm or image tower of open_clip; a `.onnx` or `.tflite` file, which
-            is a whole network; or a `.safetensors` file that `save_teacher` wrote.
+            is a whole network; or a `.safetensors` file that `save_teacher` wrote. Several are separated by commas;
+            `monai_rd.adapters.standardise` brings them to one scale before they are used.
         checkpoint: local file with the weights. Without it they are what is shipped, lies in the folder, or can be
-            downloaded.
+            downloaded. Of several teachers the files in the same order, as "a.pth,,c.pth".
         tap: "map" for the last feature map, "vector" for its average over positions; or the name of a module whose
             output is a feature map, such as "layer3", of an ONNX or TFLite file that of a tensor.
         options: how it wants its images, where that is not what its entry or library says or its file is taken to want:
             fields of `Preprocessing` (of a teacher of volumes of `VolumePreprocessing`) by name; `tap` may be among
-            them.
+            them. Of several teachers a list in the same order.
         **arguments: of the network, over those of its entry, such as `final_relu=False` for radimagenet_densenet121.
 
     Raises:
         OSError: a file is not there, or could not be downloaded.
         ImportError: an ONNX or TFLite file, and the package that runs it is not installed.
-        ValueError: an unknown name, tap, option or argument, a teacher without weights, or weights that are damaged,
-            unsafe, changed since their first use, or do not fit.
+        ValueError: an unknown name, tap, option or argument, a teacher without weights, weights that are damaged,
+            unsafe, changed since their first use, or do not fit; teachers of images and of volumes at once.
     """
+    names = teacher_names(name)
+    if len(names) > 1:
+        if arguments:
+            raise ValueError(f"several teachers take no arguments of one network: {', '.join(arguments)}")
+        return join_teachers([load_teacher(*one[:2], tap, one[2]) for one in in_order(names, checkpoint, options)])
+    if options is not None and not isinstance(options, Mapping):
+        ((_, _, options),) = in_order(names, None, options)
     told = dict(options or {})
     tap = told.pop("tap", tap)
     if not isinstance(tap, str):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.box import SIMPLE_HEAD
@@ -15,7 +17,7 @@ from monai_rd.finite import NotFiniteError
 from monai_rd.networks.foundation import FrozenFoundationModel
 from monai_rd.networks.foundation_zoo.entries import TEACHERS
 from monai_rd.networks.foundation_zoo.entry import TeacherEntry
-from monai_rd.networks.foundation_zoo.loading import is_shipped, open_teacher
+from monai_rd.networks.foundation_zoo.loading import is_black_box, is_shipped, load_teacher, open_teacher
 
 __all__ = ["FileCheck", "check_file", "files_by_hand", "looks_untrained", "teachers_table"]
 
@@ -110,9 +112,10 @@ def looks_untrained(network: nn.Module) -> bool:
     return bool(fresh) and all(fresh)
 
 
-def _fixed_image(teacher: FrozenFoundationModel, entry: TeacherEntry) -> Tensor:
+def _fixed_image(teacher: FrozenFoundationModel) -> Tensor:
     """One image or volume in [0, 1], the same on every machine: a soft disc in noise."""
-    sides = entry.input_shape[1:]
+    size = teacher.preprocessing.size or TeacherEntry.OWN_SIZE
+    sides = (size,) * teacher.spatial_dims if isinstance(size, int) else tuple(size)
     axes = torch.meshgrid(*(torch.linspace(-1, 1, side) for side in sides), indexing="ij")
     disc = (-4 * torch.stack(axes).square().sum(dim=0)).exp()
     noise = torch.rand(sides, generator=torch.Generator().manual_seed(0))
@@ -120,25 +123,34 @@ def _fixed_image(teacher: FrozenFoundationModel, entry: TeacherEntry) -> Tensor:
     return image.expand(1, 3 if teacher.spatial_dims == 2 else 1, *sides)
 
 
-def check_file(name: str, file: str | Path) -> FileCheck:
-    """Load a file as the teacher `name` and look at its features.
+def check_file(name: str, file: str | Path | None = None, options: Mapping[str, Any] | None = None) -> FileCheck:
+    """Load a teacher and look at its features.
+
+    Args:
+        name: as `load_teacher` takes it, one.
+        file: its weights, where the name is not a file itself.
+        options: how it wants its images, see `load_teacher`.
 
     Raises:
         OSError: no such file.
-        ValueError: an unknown name, or a file that is not that teacher's.
+        ValueError: an unknown name or option, or a file that is not that teacher's.
     """
+    told = dict(options or {})
     try:
-        teacher, entry, coverage = open_teacher(name, file)
-        features = teacher(_fixed_image(teacher, entry))
+        if is_black_box(name):
+            teacher, coverage = load_teacher(name, file, options=told), "a whole network"
+        else:
+            teacher, _, found = open_teacher(name, file, told.pop("tap", "map"), options=told)
+            coverage = str(found)
+        features = teacher(_fixed_image(teacher))
     except NotFiniteError as error:
         return FileCheck(f"nothing of {error}", (), math.nan, math.nan, math.nan, finite=False, untrained=False)
-    assert isinstance(teacher.backbone, nn.Module)  # only black boxes are none
     return FileCheck(
-        coverage=str(coverage),
+        coverage=coverage,
         shape=tuple(features.shape[1:]),
         mean=features.mean().item(),
         std=features.std().item(),
         zeros=(features == 0).float().mean().item(),
         finite=bool(features.isfinite().all()),
-        untrained=looks_untrained(teacher.backbone),
+        untrained=isinstance(teacher.backbone, nn.Module) and looks_untrained(teacher.backbone),
     )

@@ -1,0 +1,103 @@
+"""Several teachers at once are brought to one scale: by statistics of training images, taken once and kept."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from monai.data import DataLoader
+from monai.data.utils import set_rnd
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from monai_rd.data.fingerprints import fingerprint, item_key, transforms_fingerprint
+from monai_rd.files import atomic_path, second_name
+from monai_rd.networks.bag import fold
+from monai_rd.networks.several import SeveralTeachers
+from monai_rd.processes import first_decides, rank
+from monai_rd.teacher_image import teacher_image
+
+if TYPE_CHECKING:
+    from monai_rd.networks import FrozenFoundationModel
+
+__all__ = ["standardise"]
+
+logger = logging.getLogger(__name__)
+
+_ITEMS = 256  # the deviation of a channel is then known to some 4 %, and no epoch costs less
+_FILE = "teacher_statistics.safetensors"
+
+
+@torch.no_grad()
+def standardise(
+    teacher: FrozenFoundationModel,
+    loader: DataLoader,
+    output_dir: str | Path,
+    device: torch.device | str,
+    shared_dir: str | Path | None = None,
+) -> None:
+    """Let several teachers at once know mean and deviation of each of their channels; a single one is left alone.
+
+    They are those of at most 256 items spread over the training list, one view of each. The file
+    `teacher_statistics.safetensors` in `output_dir` keeps them; where they were taken of the same teachers, images and
+    transforms, here or in `shared_dir`, they are used again, so that a resumed training goes on with the same features.
+
+    Args:
+        teacher: moved to `device`.
+        loader: of the training items, each with an `image`; it is not iterated.
+        output_dir: where the file goes.
+        device: to run on.
+        shared_dir: see `tuned_teacher`.
+
+    Raises:
+        ValueError: an empty training list.
+        OSError: the file cannot be written.
+    """
+    several = teacher.backbone
+    if not isinstance(several, SeveralTeachers):
+        return
+    dataset, path = loader.dataset, Path(output_dir) / _FILE
+    total = len(dataset)
+    if total == 0:
+        raise ValueError("no training item to bring several teachers to one scale by")
+    chosen = [number * total // min(total, _ITEMS) for number in range(min(total, _ITEMS))]
+    keys = [item_key(dataset.data[place]["image"]) for place in chosen]
+    run = fingerprint([teacher.fingerprint(), transforms_fingerprint(dataset), keys])
+    shared = None if shared_dir is None else Path(shared_dir) / f"{path.stem}_{run[:16]}{path.suffix}"
+    teacher.to(device)
+    if first_decides(lambda: _taken_before(path, shared, run)):
+        several.scales.load_state_dict(load_file(path))
+        return
+    with torch.random.fork_rng(devices=[torch.device(device)] if torch.device(device).type == "cuda" else []):
+        torch.manual_seed(0)
+        set_rnd(dataset, 0)
+        for place in chosen:
+            image = teacher_image(dataset[place])[None].to(device)
+            several.count_in(fold(image)[0] if teacher.spatial_dims == 2 else image)
+    if rank() == 0:
+        tensors = {name: one.cpu().contiguous() for name, one in several.scales.state_dict().items()}
+        with atomic_path(path) as beside:
+            save_file(tensors, beside, metadata={"run": run})
+        if shared is not None:
+            second_name(path, shared)
+    logger.info("teachers %s: brought to one scale by %d training items", teacher.name, len(chosen))
+
+
+def _taken_before(path: Path, shared: Path | None, run: str) -> bool:
+    """Whether the statistics are in the file, or in another training's, which is then at its place."""
+    if _is_of(path, run):
+        return True
+    if shared is None or not _is_of(shared, run):
+        return False
+    second_name(shared, path)
+    return True
+
+
+def _is_of(path: Path, run: str) -> bool:
+    try:
+        with safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get("run") == run
+    except (FileNotFoundError, SafetensorError):  # a damaged file is made anew
+        return False
