@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import socket
 import struct
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -144,9 +146,16 @@ def test_who_takes_small_messages_gets_them(largest: int, files: list[Path]) -> 
         assert sum(one > largest + 6 for one in pieces) <= 1  # the request for the association
 
 
+def dcmtk(name: str) -> str | None:
+    """DCMTK's program of a name that pynetdicom gives one of its own, beside Python."""
+    own = Path(sys.prefix).resolve()
+    folders = [one for one in os.get_exec_path() if own not in (path := Path(one).resolve(), *path.parents)]
+    return shutil.which(name, path=os.pathsep.join(folders))
+
+
 @pytest.mark.parametrize("words", [[], ["--max-send-pdu", "4096"], ["--propose-implicit"], ["--propose-lossless"]])
 def test_dcmtk_sends_to_us(words: list[str], files: list[Path], receiver: Any, box: Box) -> None:
-    program = shutil.which("storescu")
+    program = dcmtk("storescu")
     if program is None:
         pytest.skip("storescu is not installed (Debian: dcmtk)")
     command = [program, *words, "127.0.0.1", str(receiver.port), *map(str, files)]
@@ -162,7 +171,7 @@ def test_dcmtk_sends_to_us(words: list[str], files: list[Path], receiver: Any, b
 
 
 def test_dcmtk_takes_from_us(files: list[Path], tmp_path: Path) -> None:
-    program = shutil.which("storescp")
+    program = dcmtk("storescp")
     if program is None:
         pytest.skip("storescp is not installed (Debian: dcmtk)")
     (port,) = free_ports(1)
