@@ -229,10 +229,21 @@ def data_fingerprint(dataset_dir: str | os.PathLike[str]) -> str:
 
 
 def _by_content(word: str | None) -> str | None:
-    """A word, but the hash of a file where the word, or what stands between commas in it, is the path of one."""
-    if word is not None and "," in word and not Path(word).is_file():
-        return ",".join(str(_by_content(one)) for one in word.split(","))
-    return _hash_of(Path(word)) if word is not None and Path(word).is_file() else word
+    """A word, but a hash of the content where it, or a part of the list that it is, is the path of a file or folder."""
+    if word is None or not word.strip():
+        return word
+    if Path(word).is_file():
+        return _hash_of(Path(word))
+    if Path(word).is_dir():
+        return _hash_of_folder(Path(word).resolve())
+    if "," in word or word.startswith("["):
+        return re.sub(r"[^,\[\]'\"\s][^,\[\]'\"]*", lambda part: str(_by_content(part[0])), word)
+    return word
+
+
+@cache
+def _hash_of_folder(path: Path) -> str:
+    return f"folder:{data_fingerprint(path)}"
 
 
 def _hash_of(path: Path) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from fire.parser import DefaultParseValue
 
-from monai_rd.protocol.cells import data_fingerprint
+from monai_rd.protocol.cells import _hash_of_folder, data_fingerprint
 from tests.protocol.conftest import a_cell
 
 
@@ -47,6 +47,23 @@ def test_data_and_files_count_by_content(data: Path, tmp_path: Path) -> None:
     (moved / "a.png").write_bytes(b"123456")
     assert len({fingerprint, changed, data_fingerprint(moved)}) == 3
     assert str(tmp_path) not in json.dumps(before.description)
+
+
+@pytest.mark.parametrize("word", ["{0}", "['{0}','{1}']", "{1},,{0}", "[{0}, {1}]"])
+def test_folders_and_lists_of_paths_count_by_content(word: str, data: Path, tmp_path: Path) -> None:
+    keys = []
+    for name in ("one", "two"):
+        pool, weights = tmp_path / name / "pool", tmp_path / name / "w.pt"
+        pool.mkdir(parents=True)
+        (pool / "a.png").write_bytes(b"123")
+        weights.write_bytes(b"first")
+        cell = a_cell(data, words=("--unlabelled", word.format(pool, weights)))
+        assert str(tmp_path) not in json.dumps(cell.description)
+        keys.append(cell.key)
+    assert keys[0] == keys[1]
+    (pool / "b.png").write_bytes(b"4")
+    _hash_of_folder.cache_clear()
+    assert a_cell(data, words=("--unlabelled", word.format(pool, weights))).key != keys[0]
 
 
 def test_words_arrive_as_they_were_meant(data: Path, tmp_path: Path) -> None:
