@@ -181,9 +181,9 @@ class TrainedBundle:
 
     @cached_property
     def _training(self) -> Any:
-        """The bundle's train.json with the overrides, and the seed that its split depends on."""
+        """The bundle's train.json with the overrides and the seed that its split depends on; no unlabelled images."""
         seed = {"seed": self._settings["seed"]} if "seed" in self._settings else {}
-        return _overridden(self._train, {**seed, **self._overrides})
+        return _overridden(self._train, {**seed, **self._overrides, "unlabelled": None})
 
     @cached_property
     def _settings(self) -> dict[str, Any]:

@@ -108,7 +108,7 @@ def test_images_of_another_modality_are_not_scored(
 @every_bundle
 def test_inference_and_metadata_know_the_default_run(modality: str, cohort_of: Cohort, tmp_path: Path) -> None:
     """Before anything was trained, exports and checks build the network that the default run would train."""
-    train = config(modality, "train.json", dataset_dir=cohort_of(modality))
+    train = config(modality, "train.json", dataset_dir=cohort_of(modality), unlabelled=None)
     infer = config(modality, "inference.json", bundle_root=str(tmp_path))
     defaults = infer.get_parsed_content("trained")
     settings = train.get_parsed_content("settings")
@@ -127,6 +127,8 @@ def test_monai_finds_every_property(
     file = BUNDLES / f"rd_{modality}" / "configs" / ("train.json" if kind == "train" else "inference.json")
     places = {"dataset_dir": cohort_of(modality), "output_dir": str(tmp_path)}
     places["bundle_root"] = str(trained_of(modality)[0])
+    if kind == "train":
+        places["unlabelled"] = "None"
     workflow = create_workflow(config_file=str(file), workflow_type=kind, **places)
     assert workflow.check_properties() == []
 

@@ -14,6 +14,7 @@ from monai_rd.networks.several import SeveralTeachers
 from tests.bundles.commands import MODALITIES, config, copied, train
 
 
+@pytest.mark.slow
 def test_two_teachers_are_one_in_store_settings_report_and_after_a_stop(
     cohort_of: Callable[[str], str], tmp_path: Path
 ) -> None:

@@ -427,6 +427,7 @@ def _fill(paths: list[Path], store: Path, queue: Any) -> None:
 
 
 @pytest.mark.usefixtures("small_shards")
+@pytest.mark.slow
 def test_processes_share_the_work(images: list[Path], tmp_path: Path) -> None:
     queue = CONTEXT.Queue()
     processes = [CONTEXT.Process(target=_fill, args=(images, tmp_path / "store", queue)) for _ in range(3)]

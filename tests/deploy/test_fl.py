@@ -36,6 +36,7 @@ def site(name: str, cohort: Path, rows: list[dict[str, str]], to: Path) -> SiteC
         "bundle_root": str(root),
         "dataset_dir": str(cohort),
         "data_list": str(sheet),
+        "unlabelled": None,
         "total_epochs": ROUNDS,
         "image_size": 32,
         "batch_size": 4,
