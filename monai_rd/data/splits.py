@@ -107,17 +107,12 @@ def split_folds(
     """
     if folds < 3:
         raise ValueError(f"folds must be at least 3 (training, validation and test need one each), got {folds}")
-    if not _enough(labels, groups, classes, folds, f"{folds} folds", problems):
-        return []
-    group_of, stratum = np.asarray(groups), _strata(labels, groups, classes)
-    parts = _parts(np.arange(len(stratum)), stratum, folds, seed)
+    fold = np.asarray(fold_numbers(labels, groups, classes, folds, seed, problems))
     made = []
-    for test in range(folds):
-        validation = (test + 1) % folds
-        rest = np.concatenate([part for number, part in enumerate(parts) if number not in (test, validation)])
-        made.append(
-            _items(group_of, {"training": rest, "validation": parts[validation], "test": parts[test]}),
-        )
+    for test in range(folds) if len(fold) else ():
+        tested, validated = fold == test, fold == (test + 1) % folds
+        parts = {"training": ~(tested | validated), "validation": validated, "test": tested}
+        made.append({name: np.flatnonzero(part) for name, part in parts.items()})
     return made
 
 
