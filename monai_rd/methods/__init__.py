@@ -97,7 +97,7 @@ def build_method(
     labels: Sequence[Any],
     options: Mapping[str, Any] | None = None,
     batch_size: int | None = None,
-    unlabelled: int = 0,
+    unlabelled: int | None = 0,
 ) -> Method:
     """Build the method `name` for this student and teacher.
 
@@ -108,7 +108,8 @@ def build_method(
         labels: of the training list: class indices, or of a multi-label list rows of 0.0 and 1.0.
         options: the method's own keyword arguments.
         batch_size: items in each training batch (of one process), for a method that has this among its options.
-        unlabelled: how many unlabelled images there are; the log says if the method makes no use of them.
+        unlabelled: how many unlabelled images there are; the log says if the method makes no use of them;
+            None where nothing is trained.
 
     Raises:
         ValueError: an unknown name or option, no teacher where the method needs one, a teacher without logits or no
@@ -130,7 +131,7 @@ def build_method(
                 f"the method '{name}' needs a teacher that gives logits, which '{teacher.name}' does not: fit it to "
                 "the task with --adapter NAME, of which linear_probe is the cheapest"
             )
-    if found.needs_unlabelled and not unlabelled:
+    if found.needs_unlabelled and unlabelled == 0:
         raise ValueError(f"the method '{name}' learns from unlabelled images: give --unlabelled DIR, or use kd or ce")
     if unlabelled and not found.takes_unlabelled:
         logger.info("the method '%s' needs every item's label: %d unlabelled images are not used", name, unlabelled)
