@@ -85,7 +85,7 @@ class TrainingBatches(Sampler[list[Shown]]):
         self,
         dataset: TrainingItems,
         batch_size: int,
-        unlabelled_share: float = 0.5,
+        unlabelled_share: float = 0.75,
         steps: int | None = None,
         seed: int = 0,
     ) -> None:

@@ -108,7 +108,7 @@ TABLES = {
             _CE,
             _LABELLED,
             Row("share_25", "rd", words=("--unlabelled_share", "0.25")),
-            Row("share_75", "rd", words=("--unlabelled_share", "0.75")),
+            Row("share_50", "rd", words=("--unlabelled_share", "0.5")),
             Row("detached", "rd", {"detach_teacher": True}),
             Row("detached_unlabelled", "rd", {"detach_teacher": "unlabelled"}),
             Row("constant_beta", "rd", {"beta": [1.0, 1.0]}),
