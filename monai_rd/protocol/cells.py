@@ -163,7 +163,8 @@ class Cell:
         except (OSError, ValueError, KeyError):
             return None
         if on == "test":
-            return Result(metrics, arrays["probabilities"], arrays["labels"], content["seconds"], made)
+            path = arrays.get("path_probabilities")
+            return Result(metrics, arrays["probabilities"], arrays["labels"], content["seconds"], made, path)
         if "validation_labels" not in arrays:
             raise ValueError(f"{self.name} was trained before answers on the validation set were kept")
         answered = arrays["validation_probabilities"], arrays["validation_labels"]
@@ -180,6 +181,7 @@ class Result:
         labels: class indices `[N]`, of a multi-label list `[N, classes]`.
         seconds: how long it ran; of a resumed cell its last part.
         made: versions that it was made with.
+        path: probabilities of the teacher path, of test images `[N, classes]`; None where there is none.
     """
 
     metrics: dict[str, Any]
@@ -187,6 +189,7 @@ class Result:
     labels: np.ndarray
     seconds: float
     made: dict[str, str]
+    path: np.ndarray | None = None
 
 
 def read_result(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

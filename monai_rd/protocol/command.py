@@ -184,7 +184,7 @@ _add_table(
 )
 _add_table(
     "unlabelled_settings",
-    "RD with unlabelled images, one setting changed at a time: ce, rd_labelled, share_25, share_75, detached, "
+    "RD with unlabelled images, one setting changed at a time: ce, rd_labelled, share_25, share_50, detached, "
     "detached_unlabelled, constant_beta, constant, temperature_4, unbiased_cka, no_kd, no_cka, stored_views, rd.",
 )
 _add_table(

@@ -26,7 +26,7 @@ from scipy.stats import t as student_t
 
 from monai_rd.report.metrics import auc_and_influence
 
-__all__ = ["Difference", "Estimate", "compare", "estimate", "holm", "image_values"]
+__all__ = ["Difference", "Estimate", "compare", "estimate", "handed_over", "holm", "image_values"]
 
 DRAWS = 4000
 
@@ -132,6 +132,33 @@ def compare(values: np.ndarray, others: np.ndarray, seed: int = 0) -> Difference
         raise ValueError(f"only the same seeds and images can be compared, got {values.shape} and {others.shape}")
     difference = values - others
     return Difference(estimate(difference, seed), _p_of_both(difference), _p_of_images(difference, seed))
+
+
+def handed_over(student: np.ndarray, alone: np.ndarray, path: np.ndarray, seed: int = 0) -> Estimate | None:
+    """Of what a teacher path is ahead of the student that is trained alone, the share that arrives at its student.
+
+    Args:
+        student: values `[S, N]` of the student that the path taught.
+        alone: of the student that was trained alone, of the same seeds and images.
+        path: of the teacher path.
+        seed: of the draws.
+
+    Returns:
+        The mean lead of the student over that of the path, and its 95 % interval: leads are drawn together. 0: nothing
+        arrives, 1: all of it. None where the path's own lead has an interval that reaches 0: there is nothing to share.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if not student.shape == alone.shape == path.shape:
+        raise ValueError(f"the same seeds and images are needed, got {student.shape}, {alone.shape}, {path.shape}")
+    ours, leads = _draws(student - alone, seed), _draws(path - alone, seed)
+    if np.quantile(leads, 0.025) <= 0:
+        return None
+    # The few draws without a lead go to the ends, which makes the interval wider.
+    low, high = np.quantile(ours / np.maximum(leads, np.finfo(float).tiny), (0.025, 0.975))
+    share = float((student - alone).mean() / (path - alone).mean())
+    return Estimate(share, None, float(low), float(high), (), student.shape[1])
 
 
 def holm(ps: Sequence[float]) -> list[float]:

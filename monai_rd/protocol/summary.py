@@ -11,7 +11,7 @@ import numpy as np
 
 from monai_rd.protocol.cells import Result
 from monai_rd.protocol.experiments import Column, Experiment, Row
-from monai_rd.protocol.statistics import Difference, Estimate, compare, estimate, holm, image_values
+from monai_rd.protocol.statistics import Difference, Estimate, compare, estimate, handed_over, holm, image_values
 
 __all__ = ["MEASURES", "Comparison", "Summary", "summarise"]
 
@@ -54,6 +54,8 @@ class Summary:
         estimates: by row and column, then by measure; what has no finished cell is left out.
         also: what else a run scored on the test set (RD's reprogrammed teacher): mean by name, then by measure.
         comparisons: of "rd", or of the best row where there is none.
+        handed_over: by row and column, of rows with a teacher path where there is "ce", see `handed_over`: of the lead
+            in ROC AUC.
         images: number of images that were looked at.
         on: which they are, "test" or "validation".
         made: the versions that cells were made with, each once.
@@ -66,6 +68,7 @@ class Summary:
     estimates: _Estimates
     also: dict[tuple[Row, Column], dict[str, dict[str, float]]]
     comparisons: list[Comparison]
+    handed_over: dict[tuple[Row, Column], Estimate | None]
     images: int
     on: str
     made: list[dict[str, str]]
@@ -90,18 +93,21 @@ def summarise(experiment: Experiment, out: Path, on: str = "test") -> Summary:
     if not finished:
         raise ValueError("no cell is finished: there is no table to make")
     values: _Values = {}
+    paths: _Values = {}
     seconds: dict[str, list[float]] = {}
     labels = next(iter(finished.values())).labels
     for (row, column, seed), result in finished.items():
         if not np.array_equal(result.labels, labels):
             raise ValueError(f"{experiment.cells[row, column, seed].name} was measured on other images than the others")
-        one = image_values(result.probabilities[None], labels)
-        values.setdefault((row, column), {})[seed] = {name: each[0] for name, each in one.items()}
+        _add(values, result.probabilities, labels, (row, column), seed)
+        if result.path is not None:
+            _add(paths, result.path, labels, (row, column), seed)
         seconds.setdefault(row.name, []).append(result.seconds)
     pooled = _pooled(experiment.columns)
     for column, students in pooled.items():
         for row in experiment.rows:
             _add_mean(values, row, students, column)
+            _add_mean(paths, row, students, column)
     estimates = {
         place: {name: _bounded(estimate(_stacked(each, name, each))) for name in next(iter(each.values()))}
         for place, each in values.items()
@@ -113,12 +119,18 @@ def summarise(experiment: Experiment, out: Path, on: str = "test") -> Summary:
         estimates,
         _also(finished, pooled),
         [one for column in columns for one in _compared(experiment, column, values, estimates)],
+        dict(_handed_over(experiment, values, paths)),
         len(labels),
         on,
         _distinct(result.made for result in finished.values()),
         {name: float(np.mean(times)) for name, times in seconds.items()},
         sorted({experiment.cells[place].name for place in results.keys() - finished.keys()}),
     )
+
+
+def _add(values: _Values, probabilities: np.ndarray, labels: np.ndarray, place: tuple[Row, Column], seed: int) -> None:
+    found = image_values(probabilities[None], labels)
+    values.setdefault(place, {})[seed] = {name: each[0] for name, each in found.items()}
 
 
 def _pooled(columns: Iterable[Column]) -> dict[Column, list[Column]]:
@@ -171,6 +183,17 @@ def _compared(
     corrected = {name: holm([found[name].p for _, found in compared]) for name in measures}
     for index, (other, found) in enumerate(compared):
         yield Comparison(column, subject, other, other is best, found, {name: corrected[name][index] for name in found})
+
+
+def _handed_over(
+    experiment: Experiment, values: _Values, paths: _Values
+) -> Iterator[tuple[tuple[Row, Column], Estimate | None]]:
+    alone = next((row for row in experiment.rows if row.name == "ce"), None)
+    for (row, column), path in paths.items():
+        ours, theirs = values[row, column], values.get((alone, column), {}) if alone else {}
+        if seeds := path.keys() & ours.keys() & theirs.keys():
+            student, other, taught = (_stacked(one, "roc_auc", seeds) for one in (ours, theirs, path))
+            yield (row, column), handed_over(student, other, taught)
 
 
 def _also(

@@ -44,6 +44,11 @@ TESTS = (
     "looking at these images, which makes its lead over a method too large and its lag too small; Holm corrects for "
     "the number of methods, nothing for the number of columns."
 )
+HANDED = (
+    "Handed over: of what the teacher path is ahead of ce by in ROC AUC, the share that arrives at the student (0: "
+    "nothing, 1: all) [95 % interval over seeds and images]; where the path's own lead has an interval that reaches 0, "
+    "there is nothing to share."
+)
 MEAN = "Mean of the students: what each image contributes to a measure, averaged over the students of the same seed."
 ONE_SEED = (
     "One seed: how much another seed changes is unknown. Intervals and p tell of other images for these very networks."
@@ -122,6 +127,7 @@ def training_report(
     """
     experiment = summary.experiment
     notes = [READING, TESTS] if summary.comparisons else [READING]
+    notes += [HANDED] if summary.handed_over else []
     notes += [MEAN] if summary.columns != experiment.columns else []
     notes += [ONE_SEED] if experiment.seeds == 1 else []
     notes += [
@@ -171,10 +177,14 @@ def training_report(
             }
             for one in summary.comparisons
         ],
+        "handed_over": [
+            {**_place(row, column), "share": one and {"mean": one.mean, "low": one.low, "high": one.high}}
+            for (row, column), one in summary.handed_over.items()
+        ],
         "paper": published,
         "paper_facts": list(facts_of(name, data)),
     }
-    grids = [*_measure_grids(summary, data), *_difference_grids(summary)]
+    grids = [*_measure_grids(summary, data), *_handed_grids(summary), *_difference_grids(summary)]
     return Report(name, f"{_titled(name)}: {experiment.title}", grids, notes, content, records)
 
 
@@ -290,6 +300,27 @@ def _measure_grids(summary: Summary, data: str | None) -> Iterator[Grid]:
                 rows.append([f"{row.name}: {name}", *("-" if m is None else number_text(measure, m) for m in means)])
             header = ["method", *(_column_title(column, summary) for column in columns)]
             yield Grid(f"{NAMES[measure]}; teacher: {columns[0].teacher_name}", header, rows)
+
+
+def _handed_grids(summary: Summary) -> Iterator[Grid]:
+    """A grid for each teacher: of every row with a teacher path, what of its lead over "ce" arrives at the student."""
+    for teacher in dict.fromkeys(column.teacher for column in summary.columns):
+        columns = [column for column in summary.columns if column.teacher == teacher]
+        rows = [
+            [row.name, *(_handed(summary, row, column) for column in columns)]
+            for row in summary.experiment.rows
+            if any((row, column) in summary.handed_over for column in columns)
+        ]
+        if rows:
+            header = ["method", *(_column_title(column, summary) for column in columns)]
+            yield Grid(f"Handed over; teacher: {columns[0].teacher_name}", header, rows)
+
+
+def _handed(summary: Summary, row: Row, column: Column) -> str:
+    if (row, column) not in summary.handed_over:
+        return "-"
+    one = summary.handed_over[row, column]
+    return "path not ahead" if one is None else f"{one.mean:.2f} [{one.low:.2f}, {one.high:.2f}]"
 
 
 def _measured(summary: Summary, row: Row, column: Column, measure: str, data: str | None) -> str:

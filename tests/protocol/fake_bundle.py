@@ -32,7 +32,10 @@ def main() -> None:
     skill = {"rd": 2.0, "ce": 0.5}.get(method, 1.0) + words["student"].count("mobilenet")
     random = np.random.default_rng([seed, sum(method.encode())])
     score = 1 / (1 + np.exp(-(skill * (labels - 0.5) + random.normal(size=60))))
-    np.savez(folder / "predictions.npz", probabilities=np.stack([1 - score, score], 1).astype("f4"), labels=labels)
+    arrays = {"probabilities": np.stack([1 - score, score], 1).astype("f4"), "labels": labels}
+    if method == "rd":  # its path knows it all
+        arrays["path_probabilities"] = np.stack([1 - labels, labels], 1).astype("f4")
+    np.savez(folder / "predictions.npz", **arrays)
     settings = {"seed": seed, "batch_size": 8, "device": os.environ.get("CUDA_VISIBLE_DEVICES")}
     settings["threads"] = os.environ["OMP_NUM_THREADS"]
     test = {"student": {"n": 60, "accuracy": {"value": float(((score > 0.5) == labels).mean())}}}

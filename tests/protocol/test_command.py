@@ -75,6 +75,12 @@ def test_table3(
     assert (float(ours["mean"]), float(ours["sd"])) == pytest.approx((mean, sd))
     assert f"| rd | **{100 * mean:.1f} ± {100 * sd:.1f} [" in text
     assert "| rd: reprogrammed teacher | 90.0 | 90.0 | 90.0 |" in text
+    shares = {one["student"]: one["share"] for one in content["handed_over"] if one["method"] == "rd"}
+    assert shares.keys() == {"resnet18", "mobilenet_v2", "mean of the students"}
+    auc, alone = (float(places[row, "resnet18", "roc_auc"]["mean"]) for row in ("rd", "ce"))
+    assert shares["resnet18"]["mean"] == pytest.approx((auc - alone) / (1 - alone))  # the path's AUC is 1
+    assert shares["resnet18"]["low"] < shares["resnet18"]["mean"] < shares["resnet18"]["high"]
+    assert f"| rd | {shares['resnet18']['mean']:.2f} [" in text.split("Handed over")[1]
     difference = next(one for one in content["differences"] if one["student"] == "resnet18")
     assert (difference["method"], difference["minus"], difference["best_baseline"]) == ("rd", "ce", True)
     other = float(places["ce", "resnet18", "accuracy"]["mean"])

@@ -8,7 +8,7 @@ from scipy.stats import ttest_rel
 from sklearn.metrics import roc_auc_score
 
 from monai_rd.protocol import statistics
-from monai_rd.protocol.statistics import compare, estimate, holm, image_values
+from monai_rd.protocol.statistics import compare, estimate, handed_over, holm, image_values
 
 
 def trained(random: np.random.Generator, seeds: int, images: int, spread: float = 0.0) -> np.ndarray:
@@ -111,3 +111,36 @@ def test_intervals_and_tests_keep_their_promise(monkeypatch: pytest.MonkeyPatch)
     assert 0.89 <= np.mean(held) <= 1.0
     assert np.mean(missed) <= 0.1
     assert 0.0 < np.mean(rejected) <= 0.1
+
+
+def test_what_is_handed_over() -> None:
+    random = np.random.default_rng(0)
+    alone = random.normal(0.7, 0.05, (5, 400))
+    path = alone + random.normal(0.2, 0.05, (5, 400))
+    for share in (0.0, 0.5, 1.0):
+        found = handed_over(alone + share * 0.2 + random.normal(0, 0.02, (5, 400)), alone, path)
+        assert found is not None
+        assert found.mean == pytest.approx(share, abs=0.03)
+        assert found.low < found.mean < found.high
+        assert found.high - found.low < 0.2
+
+
+def test_a_path_that_is_not_ahead_has_nothing_to_hand_over() -> None:
+    random = np.random.default_rng(0)
+    alone, noise = random.normal(0.7, 0.05, (5, 400)), random.normal(0, 0.3, (5, 400))
+    assert handed_over(alone + 0.1, alone, alone + noise - noise.mean()) is None
+    assert handed_over(alone + 0.1, alone, alone) is None
+    with pytest.raises(ValueError, match="same seeds and images"):
+        handed_over(alone, alone, alone[:3])
+
+
+def test_the_interval_of_a_share_holds_the_true_one_mostly() -> None:
+    random, held = np.random.default_rng(1), 0
+    for _ in range(60):
+        alone = random.normal(0.7, 0.3, (5, 200)) + random.normal(0, 0.02, (5, 1))
+        lead = 0.2 + random.normal(0, 0.3, (5, 200)) + random.normal(0, 0.02, (5, 1))
+        got = 0.5 * lead + random.normal(0, 0.2, (5, 200)) + random.normal(0, 0.01, (5, 1))
+        found = handed_over(alone + got, alone, alone + lead)
+        assert found is not None
+        held += found.low <= 0.5 <= found.high
+    assert held >= 54  # of 60; 57 are expected
