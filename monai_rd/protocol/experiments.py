@@ -19,7 +19,18 @@ from monai_rd.files import content_hash
 from monai_rd.overrides import overridden, parsed, settled
 from monai_rd.protocol.cells import Cell, data_fingerprint
 
-__all__ = ["TABLES", "Column", "Experiment", "Row", "Table", "bundle_config", "experiment", "words_as_overrides"]
+__all__ = [
+    "SPLIT_SEED",
+    "TABLES",
+    "Column",
+    "Experiment",
+    "Row",
+    "Table",
+    "bundle_config",
+    "experiment",
+    "part_of",
+    "words_as_overrides",
+]
 
 SHARES = (0.1, 0.25, 0.5, 1.0)
 SPLIT_SEED = 0  # of data without a split of their own: one for all cells, whatever their seed
@@ -240,14 +251,14 @@ def experiment(
     rows = tuple(row for row in table.rows if not methods or row.name in methods)
     cells: dict[tuple[Row, Column, int], Cell] = {}
     columns = tuple(
-        Column(teacher, student, share, len(_part(made, share, 0, table.labels).training))
+        Column(teacher, student, share, len(part_of(made, share, 0, table.labels).training))
         for teacher in teachers or (str(config["teacher"]),)
         for student in students or (str(config["student"]),)
         for share in shares or table.shares
     )
     for column in columns:
         for seed in range(seeds):
-            listed = _write_list(_part(made, column.share, seed, table.labels), dataset, out, key)
+            listed = _write_list(part_of(made, column.share, seed, table.labels), dataset, out, key)
             for row in rows:
                 cells[row, column, seed] = Cell(
                     **common,
@@ -298,7 +309,7 @@ def _without(words: Sequence[str], name: str) -> list[str]:
     return [text for one, value in _pairs(words) if one != name for text in (f"--{one}", value)]
 
 
-def _part(made: DataList, share: float, seed: int, labels: bool = False) -> DataList:
+def part_of(made: DataList, share: float, seed: int, labels: bool = False) -> DataList:
     """A share of the training list, of each class (of several the first) the same; larger shares hold smaller ones.
 
     Where it is a share of the labels, the rest is unlabelled.
