@@ -306,7 +306,7 @@ _EXAMPLES = {
 }
 _PLACES = ("bundle_root", "output_dir", "dataset_dir", "data_list", "cache_dir", "features_dir", "adapters_dir")
 _NAMES = ("teacher", "teacher_checkpoint", "student", "student_weights", "method", "adapter", "model_selection")
-_SWITCHES = ("report_page", "augment_on_device", "amp", "resume", "labelled", "multi_label", "n4", "phantom")
+_SWITCHES = ("report_page", "augment_on_device", "amp", "resume", "labelled", "multi_label", "n4", "phantom", "cutmix")
 _COUNTS = (
     *("image_size", "teacher_size", "slices", "batch_size"),
     *("max_epochs", "total_epochs", "epoch_steps", "adapter_epochs", "val_interval"),

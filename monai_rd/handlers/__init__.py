@@ -2,6 +2,7 @@
 
 from monai_rd.handlers.checkpoint import RunCheckpoint
 from monai_rd.handlers.cotraining import CoTrainingHandler
+from monai_rd.handlers.cutmix import CutMixHandler
 from monai_rd.handlers.history import HistoryHandler, read_history
 from monai_rd.handlers.metrics import additional_metrics, key_metric
 from monai_rd.handlers.precision import CPUAutocast, amp_settings, default_amp
@@ -15,6 +16,7 @@ from monai_rd.handlers.watch import TeacherPathWatch
 __all__ = [
     "CPUAutocast",
     "CoTrainingHandler",
+    "CutMixHandler",
     "EpochSeedHandler",
     "HistoryHandler",
     "Prediction",

@@ -16,7 +16,7 @@ from monai_rd.losses import class_probabilities
 from monai_rd.losses.cka import SMALLEST_BATCH, hsics
 from monai_rd.methods.base import Method, PathOutput, unwrapped
 from monai_rd.networks.features import Reads
-from monai_rd.no_label import unlabelled_items
+from monai_rd.no_label import NO_LABEL, unlabelled_items
 from monai_rd.processes import world_size
 from monai_rd.teacher_image import teacher_image
 
@@ -189,6 +189,8 @@ class _Tally:
     @torch.no_grad()
     def add(self, logits: Tensor, target: Tensor) -> None:
         """Take the path's answers `[B, classes]` to items with these labels."""
+        if target.dim() == 2 and not self.multi_label:  # mixtures count for the larger part
+            target = target.argmax(dim=1).where(~unlabelled_items(target), NO_LABEL)
         p = class_probabilities(logits.float(), self.multi_label)
         said = (p >= 0.5).to(target.dtype) if self.multi_label else p.argmax(dim=1)
         truth = self._sides(target)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_rd.no_label import NO_LABEL
+from monai_rd.no_label import NO_LABEL, unlabelled_items
 
 __all__ = ["ClassificationLoss", "class_probabilities"]
 
@@ -35,10 +35,10 @@ class ClassificationLoss(nn.Module):
 
         Args:
             logits: `[B, classes]`.
-            target: class indices `[B]`; multi-label 0 or 1 for each class, `[B, classes]`. -100 is no label; where
-                there is no other, the loss is 0.
+            target: class indices `[B]`, or shares of the classes `[B, classes]`; multi-label 0 to 1 for each class,
+                `[B, classes]`. -100 is no label; where there is no other, the loss is 0.
         """
-        if target.shape != (logits.shape if self.multi_label else logits.shape[:1]):
+        if target.shape not in ((logits.shape,) if self.multi_label else (logits.shape[:1], logits.shape)):
             raise ValueError(
                 f"{'multi-label' if self.multi_label else 'single-label'} targets do not fit: logits "
                 f"{list(logits.shape)}, targets {list(target.shape)}"
@@ -49,6 +49,9 @@ class ClassificationLoss(nn.Module):
             if self.multi_label:
                 losses = F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction="none")
                 losses = losses.where(known, 0)  # of -100 it is finite, and so its gradient is 0
+            elif target.dim() == 2:
+                known = ~unlabelled_items(target)
+                losses = F.cross_entropy(logits, target.to(logits.dtype), reduction="none").where(known, 0)
             else:
                 losses = F.cross_entropy(logits, target, ignore_index=NO_LABEL, reduction="none")
             return losses.sum() / known.sum().clamp(min=1)

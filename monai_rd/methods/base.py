@@ -36,7 +36,8 @@ class Step(NamedTuple):
         student: what the student made of the batch.
         teacher: what the teacher made of it; None for a method that needs none.
         network: the student itself, bare; its `classifier` is g.
-        target: class indices `[B]`; multi-label 0 or 1 for each class, `[B, classes]`. Of unlabelled items `NO_LABEL`.
+        target: class indices `[B]`, or of mixed items the shares of the classes `[B, classes]`; multi-label 0 to 1 for
+            each class, `[B, classes]`. Of unlabelled items `NO_LABEL`.
         places: of the items in the training list `[B]`; None where the data set does not tell it.
     """
 
@@ -82,6 +83,7 @@ class Method(nn.Module, ABC):
         in_stages: whether some epochs leave out a part of what the method trains; see `start_epoch` and `resting`.
         takes_unlabelled: whether it makes use of items without a label.
         needs_unlabelled: whether it is nothing without them.
+        takes_mixed: whether an item of a batch may be a mixture of two, see `CutMixHandler`.
         student_levels: the student's maps that `forward` wants, in this order.
         reads: what `forward` wants of the teacher.
         path_output: what the teacher path made of the last batch, for who watches it, and None once that was taken.
@@ -93,6 +95,7 @@ class Method(nn.Module, ABC):
     in_stages: bool = False
     takes_unlabelled: bool = True
     needs_unlabelled: bool = False
+    takes_mixed: bool = True
 
     def __init__(self, reads: Reads | None = None, student_levels: Sequence[Level] = ()) -> None:
         super().__init__()

@@ -63,6 +63,7 @@ class ContrastiveDistillation(Method):
     """
 
     takes_unlabelled = False  # of which nobody knows what their negatives are
+    takes_mixed = False  # it keeps the features of every single image
 
     labels: Tensor
     student_bank: Tensor

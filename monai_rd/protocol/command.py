@@ -185,7 +185,8 @@ _add_table(
 _add_table(
     "unlabelled_settings",
     "RD with unlabelled images, one setting changed at a time: ce, rd_labelled, share_25, share_50, detached, "
-    "detached_unlabelled, constant_beta, constant, temperature_4, unbiased_cka, no_kd, no_cka, stored_views, rd.",
+    "detached_unlabelled, constant_beta, constant, temperature_4, unbiased_cka, no_kd, no_cka, stored_views, "
+    "cutmix_ce, cutmix, cutmix_detached_constant, rd.",
 )
 _add_table(
     "settings",

@@ -74,6 +74,7 @@ class Table:
 
 _CE, _RD = Row("ce", "ce"), Row("rd", "rd")
 _LABELLED = Row("rd_labelled", "rd", words=("--unlabelled_share", "0"))  # RD as it is published
+_CUTMIX = ("--cutmix", "true")
 _FEATURES = ("hint", "at", "vid", "sp", "rkd", "semckd", "crd", "mgd", "norm", "drd")
 _WITHOUT_LABELS = tuple(name for name in _FEATURES if name != "crd")  # which needs every item's label
 _ADAPTERS = ("adaptformer", "lora", "vpt_shallow", "vpt_deep", "vqt", "lpt")
@@ -129,6 +130,9 @@ TABLES = {
             Row("no_kd", "rd", {"kd": False}),
             Row("no_cka", "rd", {"cka": False}),
             Row("stored_views", "rd", words=("--feature_views", "8")),
+            Row("cutmix_ce", "ce", words=_CUTMIX),
+            Row("cutmix", "rd", words=_CUTMIX),
+            Row("cutmix_detached_constant", "rd", {"detach_teacher": True, "beta": [1.0, 1.0]}, words=_CUTMIX),
             _RD,
         ),
         (0.25,),

@@ -87,21 +87,24 @@ def words(pool: str) -> list[str]:
 @pytest.mark.slow
 def test_resume_after_a_kill_ends_at_the_same_numbers(cohort: str, pool: str, tmp_path: Path) -> None:
     """Killed by the system after the first epoch was saved; an epoch is less than a round of either kind of items."""
-    roots = copied("ct", tmp_path / "whole"), copied("ct", tmp_path / "killed")
-    printed = train(roots[0], cohort, *words(pool), quick=False)
+    roots, mixed = (
+        (copied("ct", tmp_path / "whole"), copied("ct", tmp_path / "killed")),
+        [*words(pool), "--cutmix", "true"],
+    )
+    printed = train(roots[0], cohort, *mixed, quick=False)
     assert "unlabelled: 12 of 12 images" in printed
     assert [(info.items, info.views) for info in list_stores(roots[0] / "eval" / "features")] == [(44, 2)]
     places = ["--bundle_root", str(roots[1]), "--output_dir", str(roots[1] / "eval"), "--dataset_dir", cohort]
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(CONFIGS / "train.json")]
     with subprocess.Popen(
-        [*command, *places, *words(pool)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [*command, *places, *mixed], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("epoch   1/2"):
                 process.send_signal(signal.SIGKILL)
                 break
-    assert "going on after epoch 1 of 2" in train(roots[1], cohort, *words(pool), "--resume", "true", quick=False)
+    assert "going on after epoch 1 of 2" in train(roots[1], cohort, *mixed, "--resume", "true", quick=False)
     found = [json.loads((root / "eval" / "metrics.json").read_text()) for root in roots]
     assert found[0] == found[1]
     first, second = (torch.load(root / "models" / "model.pt", weights_only=True) for root in roots)
@@ -161,5 +164,7 @@ def test_a_teacher_in_folds_answers_for_both(cohort: str, pool: str, tmp_path: P
 @pytest.mark.slow
 def test_pictures_without_a_label(cohort_of: Any, pool_of: Any, tmp_path: Path) -> None:
     root = copied("derm", tmp_path)
-    printed = train(root, cohort_of("derm"), "--unlabelled", pool_of("derm"), "--teacher_size", "48")
+    printed = train(
+        root, cohort_of("derm"), "--unlabelled", pool_of("derm"), "--teacher_size", "48", "--cutmix", "true"
+    )
     assert "unlabelled: 12 of 12 images" in printed
