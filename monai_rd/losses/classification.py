@@ -38,7 +38,8 @@ class ClassificationLoss(nn.Module):
             target: class indices `[B]`, or shares of the classes `[B, classes]`; multi-label 0 to 1 for each class,
                 `[B, classes]`. -100 is no label; where there is no other, the loss is 0.
         """
-        if target.shape not in ((logits.shape,) if self.multi_label else (logits.shape[:1], logits.shape)):
+        shapes = (logits.shape,) if self.multi_label else (logits.shape[:1], logits.shape)
+        if target.shape not in shapes or not (self.multi_label or target.dim() == 1 or _are_shares(target)):
             raise ValueError(
                 f"{'multi-label' if self.multi_label else 'single-label'} targets do not fit: logits "
                 f"{list(logits.shape)}, targets {list(target.shape)}"
@@ -55,6 +56,14 @@ class ClassificationLoss(nn.Module):
             else:
                 losses = F.cross_entropy(logits, target, ignore_index=NO_LABEL, reduction="none")
             return losses.sum() / known.sum().clamp(min=1)
+
+
+def _are_shares(target: Tensor) -> bool:
+    """Whether the rows of items that have a label add up to 1; on a GPU it is not looked, as every step would wait."""
+    if target.device.type != "cpu":
+        return True
+    sums = target.sum(dim=1)
+    return bool(((sums - 1).abs() < 1e-3).logical_or(unlabelled_items(target)).all())
 
 
 def class_probabilities(logits: Tensor, multi_label: bool = False) -> Tensor:

@@ -145,6 +145,8 @@ def test_the_loss_of_shares_is_the_mean_of_the_losses() -> None:
     assert loss(logits, torch.full((5, 3), float(NO_LABEL))) == 0
     with pytest.raises(ValueError, match="do not fit"):
         loss(logits, torch.zeros(5, 2))
+    with pytest.raises(ValueError, match="do not fit"):
+        loss(logits, torch.tensor([[1.0, 1, 0]] * 5))  # several classes each
 
 
 def test_a_mixture_counts_for_its_larger_part() -> None:
