@@ -22,7 +22,7 @@ def test_killed_and_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("monai_rd.data.phantoms.cohort.SPLIT", split)
     out = tmp_path / "out"
     words = ["table3", "--dataset", phantom_cohort(tmp_path), "--methods", "ce,rd", "--seeds", "1", "--max-epochs", "3"]
-    words += ["--out", str(out), "--", "--image_size", "32", "--slices", "2", "--device", "cpu"]
+    words += ["--out", str(out), "--", "--image_size", "32", "--slices", "2", "--device", "cpu", "--unlabelled", "None"]
     command = [sys.executable, "-m", "monai_rd", "benchmark", *words]
     with open(tmp_path / "log.txt", "w") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
