@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from torch import distributed as dist
 
-__all__ = ["cores", "first_decides", "local_world_size", "own_cores", "rank", "world_size"]
+__all__ = ["cores", "derived_seed", "first_decides", "local_world_size", "own_cores", "rank", "world_size"]
 
 
 def rank() -> int:
@@ -41,3 +41,11 @@ def first_decides(decide: Callable[[], bool]) -> bool:
     if world_size() > 1:
         dist.broadcast_object_list(answer)
     return answer[0]
+
+
+def derived_seed(seed: int, number: int, part: int) -> int:
+    """A seed for the epoch, round or step `number` of a run, for one of its parts, such as a process.
+
+    Primes keep those of neighbouring seeds and numbers apart.
+    """
+    return (seed * 1_000_003 + number * 1009 + part) % 2**31

@@ -34,7 +34,7 @@ from monai_rd.finite import NotFiniteError, TermSums
 from monai_rd.handlers.cotraining import explain_small_batch
 from monai_rd.handlers.failing import on_failure
 from monai_rd.handlers.precision import CPUAutocast, amp_settings
-from monai_rd.processes import first_decides, rank, world_size
+from monai_rd.processes import derived_seed, first_decides, rank, world_size
 from monai_rd.teacher_image import teacher_image
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ def _train(
 
     @trainer.on(Events.EPOCH_STARTED)
     def start(engine: Engine) -> None:
-        state = (seed * 1_000_003 + engine.state.epoch * 1009 + rank()) % 2**31
+        state = derived_seed(seed, engine.state.epoch, rank())
         torch.manual_seed(state)
         set_rnd(train_loader.dataset, state)
         if hasattr(train_loader.sampler, "set_epoch"):

@@ -9,7 +9,7 @@ import torch
 from monai.data import Dataset
 from torch.utils.data import Sampler
 
-from monai_rd.processes import rank, world_size
+from monai_rd.processes import derived_seed, rank, world_size
 
 __all__ = ["Shown", "TrainingBatches", "TrainingItems"]
 
@@ -140,7 +140,6 @@ class _Orders:
 
     def of(self, kind: int, count: int, turn: int) -> list[int]:
         if self._last.get(kind, (-1, []))[0] != turn:
-            # Primes keep the orders of neighbouring seeds and rounds apart.
-            seed = (self.seed * 1_000_003 + turn * 1009 + kind) % 2**31
+            seed = derived_seed(self.seed, turn, kind)
             self._last[kind] = turn, torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
         return self._last[kind][1]

@@ -7,7 +7,7 @@ does and new ones not; of mixed ones there are so many that none is seen twice.
 from __future__ import annotations
 
 import math
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from ignite.engine import Engine, Events
@@ -16,14 +16,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_rd.methods.base import Method, unwrapped
-from monai_rd.no_label import unlabelled_items
-from monai_rd.processes import rank
+from monai_rd.no_label import NO_LABEL, unlabelled_items
+from monai_rd.processes import derived_seed, rank
 from monai_rd.teacher_image import TEACHER_IMAGE
 
 __all__ = ["CutMixHandler"]
 
 _GRID = 4  # the box lies on quarters of the image, so that it is a box of the maps that phi sees, too
 _SMALLEST = 1e-6  # probability that a logit stands for at least
+
+
+class _Box(NamedTuple):
+    """A box of a batch's images: its share of their area, first and last quarter of its rows and of its columns."""
+
+    share: float
+    rows: tuple[int, int]
+    columns: tuple[int, int]
 
 
 class CutMixHandler:
@@ -62,43 +70,39 @@ class CutMixHandler:
 
     def _mix(self, engine: Engine) -> None:
         batch = dict(engine.state.batch)
-        drawn = torch.Generator().manual_seed((self.seed * 1_000_003 + engine.state.iteration * 1009 + rank()) % 2**31)
+        drawn = torch.Generator().manual_seed(derived_seed(self.seed, engine.state.iteration, rank()))
         label = torch.as_tensor(batch[CommonKeys.LABEL]).as_subclass(Tensor)
         partner = _partners(unlabelled_items(label).cpu(), drawn)
-        share, rows, columns = _box(drawn)
+        box = _box(drawn)
         for key in (CommonKeys.IMAGE, TEACHER_IMAGE):
             if key in batch:
-                batch[key] = _pasted(batch[key].as_subclass(Tensor), partner, rows, columns)
-        batch[CommonKeys.LABEL] = self._mixed_label(label, partner, share)
+                batch[key] = _pasted(batch[key].as_subclass(Tensor), partner, box)
+        batch[CommonKeys.LABEL] = self._mixed_label(label, partner, box.share)
         if batch.get("teacher_features"):
             batch["teacher_features"] = {
-                name: self._mixed_part(name, part.as_subclass(Tensor), partner, share, rows, columns)
+                name: self._mixed_part(name, part.as_subclass(Tensor), partner, box)
                 for name, part in batch["teacher_features"].items()
             }
         engine.state.batch = batch
 
     def _mixed_label(self, label: Tensor, partner: Tensor, share: float) -> Tensor:
-        known = ~unlabelled_items(label)
-        shares = label.float()
+        shares, partner = label.float(), partner.to(label.device)
         if not self.multi_label:
-            shares = F.one_hot(label.where(known, 0).long(), self.num_classes).float()
-        partner = partner.to(label.device)
+            known = ~unlabelled_items(label)
+            shares = F.one_hot(label.where(known, 0).long(), self.num_classes).float().where(known[:, None], NO_LABEL)
         # A class of which nothing is known in one of the two has no label in their mixture.
-        unknown = (shares < 0) | (shares[partner] < 0)
-        mixed = torch.where(unknown, -100.0, torch.lerp(shares, shares[partner], share))
-        return torch.where(known[:, None], mixed, -100.0)
+        unknown = (shares == NO_LABEL) | (shares[partner] == NO_LABEL)
+        return torch.lerp(shares, shares[partner], share).where(~unknown, NO_LABEL)
 
-    def _mixed_part(
-        self, name: str, part: Tensor, partner: Tensor, share: float, rows: tuple[int, int], columns: tuple[int, int]
-    ) -> Tensor:
+    def _mixed_part(self, name: str, part: Tensor, partner: Tensor, box: _Box) -> Tensor:
         if part.dim() >= 4:
-            return _pasted(part, partner, rows, columns)
+            return _pasted(part, partner, box)
         part, other = part.float(), part[partner.to(part.device)].float()
         if name != "logits":
-            return torch.lerp(part, other, share)
+            return torch.lerp(part, other, box.share)
         if self.multi_label:
-            return torch.logit(torch.lerp(part.sigmoid(), other.sigmoid(), share), eps=_SMALLEST)
-        return torch.lerp(part.softmax(dim=1), other.softmax(dim=1), share).clamp(min=_SMALLEST).log()
+            return torch.logit(torch.lerp(part.sigmoid(), other.sigmoid(), box.share), eps=_SMALLEST)
+        return torch.lerp(part.softmax(dim=1), other.softmax(dim=1), box.share).clamp(min=_SMALLEST).log()
 
 
 def _partners(unlabelled: Tensor, drawn: torch.Generator) -> Tensor:
@@ -110,19 +114,18 @@ def _partners(unlabelled: Tensor, drawn: torch.Generator) -> Tensor:
     return partner
 
 
-def _box(drawn: torch.Generator) -> tuple[float, tuple[int, int], tuple[int, int]]:
-    """Share of the area, first and last quarter of the rows and of the columns."""
+def _box(drawn: torch.Generator) -> _Box:
     wanted, top, left = torch.rand(3, generator=drawn).tolist()
     side = min(max(round(math.sqrt(wanted) * _GRID), 1), _GRID - 1)
     first_row, first_column = (int(one * (_GRID - side + 1)) for one in (top, left))
-    return side**2 / _GRID**2, (first_row, first_row + side), (first_column, first_column + side)
+    return _Box(side**2 / _GRID**2, (first_row, first_row + side), (first_column, first_column + side))
 
 
-def _pasted(maps: Tensor, partner: Tensor, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
+def _pasted(maps: Tensor, partner: Tensor, box: _Box) -> Tensor:
     """Images or maps `[B, ..., H, W]` with the box of their partners'."""
     (top, bottom), (left, right) = (
         [round(quarter * side / _GRID) for quarter in quarters]
-        for quarters, side in zip((rows, columns), maps.shape[-2:], strict=True)
+        for quarters, side in zip((box.rows, box.columns), maps.shape[-2:], strict=True)
     )
     mixed = maps.clone()
     mixed[..., top:bottom, left:right] = maps[partner.to(maps.device)][..., top:bottom, left:right]

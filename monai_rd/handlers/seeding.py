@@ -7,7 +7,7 @@ from monai.data import DataLoader
 from monai.data.utils import set_rnd
 from monai.utils import set_determinism
 
-from monai_rd.processes import rank
+from monai_rd.processes import derived_seed, rank
 
 __all__ = ["EpochSeedHandler"]
 
@@ -39,8 +39,8 @@ class EpochSeedHandler:
         engine.add_event_handler(Events.EPOCH_STARTED, self._seed)
 
     def _seed(self, engine: Engine) -> None:
-        # A prime stride keeps the epochs of neighbouring seeds apart; ranks augment differently.
-        seed = (self.seed * 1_000_003 + engine.state.epoch * 1009 + rank()) % 2**31
+        # Ranks augment differently.
+        seed = derived_seed(self.seed, engine.state.epoch, rank())
         set_determinism(seed)
         set_rnd(self.loader.dataset, seed)
         for counts in (self.loader.batch_sampler, self.loader.sampler):
