@@ -75,6 +75,23 @@ class Table:
 _CE, _RD = Row("ce", "ce"), Row("rd", "rd")
 _LABELLED = Row("rd_labelled", "rd", words=("--unlabelled_share", "0"))  # RD as it is published
 _CUTMIX = ("--cutmix", "true")
+# Said, not left to the bundle's default: a default that changes must not change what a finished run stands for.
+_SHARE = ("--unlabelled_share", "0.75")
+_UNLABELLED_OPTIONS: dict[str, dict[str, Any]] = {
+    "detached": {"detach_teacher": True},
+    "detached_unlabelled": {"detach_teacher": "unlabelled"},
+    "constant_beta": {"beta": [1.0, 1.0]},
+    "constant": {"alpha": [1.0, 1.0], "beta": [1.0, 1.0]},
+    "temperature_4": {"temperature": 4.0},
+    "unbiased_cka": {"estimator": "unbiased"},
+    "whole_maps": {"grid": None},
+    "no_kd": {"kd": False},
+    "no_cka": {"cka": False},
+}
+_MIXED_OPTIONS: dict[str, dict[str, Any]] = {
+    "cutmix": {},
+    "cutmix_detached_constant": {"detach_teacher": True, "beta": [1.0, 1.0]},
+}
 _FEATURES = ("hint", "at", "vid", "sp", "rkd", "semckd", "crd", "mgd", "norm", "drd")
 _WITHOUT_LABELS = tuple(name for name in _FEATURES if name != "crd")  # which needs every item's label
 _ADAPTERS = ("adaptformer", "lora", "vpt_shallow", "vpt_deep", "vqt", "lpt")
@@ -110,7 +127,12 @@ TABLES = {
     ),
     "unlabelled": Table(
         "Few labels, and images without one",
-        (_CE, _LABELLED, Row("kd", "kd"), Row("pseudo", "pseudo"), *(Row(name, name) for name in _WITHOUT_LABELS), _RD),
+        (
+            _CE,
+            _LABELLED,
+            *(Row(name, name, words=_SHARE) for name in ("kd", "pseudo", *_WITHOUT_LABELS)),
+            Row("rd", "rd", words=_SHARE),
+        ),
         (0.25,),
         labels=True,
     ),
@@ -121,19 +143,11 @@ TABLES = {
             _LABELLED,
             Row("share_25", "rd", words=("--unlabelled_share", "0.25")),
             Row("share_50", "rd", words=("--unlabelled_share", "0.5")),
-            Row("detached", "rd", {"detach_teacher": True}),
-            Row("detached_unlabelled", "rd", {"detach_teacher": "unlabelled"}),
-            Row("constant_beta", "rd", {"beta": [1.0, 1.0]}),
-            Row("constant", "rd", {"alpha": [1.0, 1.0], "beta": [1.0, 1.0]}),
-            Row("temperature_4", "rd", {"temperature": 4.0}),
-            Row("unbiased_cka", "rd", {"estimator": "unbiased"}),
-            Row("no_kd", "rd", {"kd": False}),
-            Row("no_cka", "rd", {"cka": False}),
-            Row("stored_views", "rd", words=("--feature_views", "8")),
+            *(Row(name, "rd", options, words=_SHARE) for name, options in _UNLABELLED_OPTIONS.items()),
+            Row("stored_views", "rd", words=(*_SHARE, "--feature_views", "8")),
             Row("cutmix_ce", "ce", words=_CUTMIX),
-            Row("cutmix", "rd", words=_CUTMIX),
-            Row("cutmix_detached_constant", "rd", {"detach_teacher": True, "beta": [1.0, 1.0]}, words=_CUTMIX),
-            _RD,
+            *(Row(name, "rd", options, words=(*_SHARE, *_CUTMIX)) for name, options in _MIXED_OPTIONS.items()),
+            Row("rd", "rd", words=_SHARE),
         ),
         (0.25,),
         labels=True,
