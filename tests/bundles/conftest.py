@@ -12,7 +12,7 @@ import pytest
 from filelock import FileLock
 from pydicom.dataset import Dataset
 
-from monai_rd.data import phantom_cohort
+from monai_rd.data import phantom_cohort, phantom_pool
 from monai_rd.data.phantoms.writing import Identity
 from tests.bundles.commands import PLANTED, copied, train
 
@@ -56,6 +56,21 @@ def cohort_of(once: Once) -> Callable[[str], str]:
                 return phantom_cohort(folder, modality)
 
         return once(f"cohort_{modality}", make)[1]
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def pool_of(once: Once, cohort_of: Callable[[str], str]) -> Callable[[str], str]:
+    """Give twelve unlabelled phantoms of a modality."""
+
+    def of(modality: str) -> str:
+        def make(folder: Path) -> str:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("monai_rd.data.phantoms.cohort.POOL", 12)
+                return phantom_pool(cohort_of(modality))
+
+        return once(f"pool_{modality}", make)[1]
 
     return of
 

@@ -19,7 +19,9 @@ from tests.bundles.commands import copied, score, train
 SEVERAL = {"NORMAL": "No Finding", "PNEUMONIA": "opacity|lobar", "COVID19": "opacity", "TURBERCULOSIS": "cavity"}
 
 
-def test_several_labels_an_image(cohort_of: Callable[[str], str], tmp_path: Path) -> None:
+def test_several_labels_an_image(
+    cohort_of: Callable[[str], str], pool_of: Callable[[str], str], tmp_path: Path
+) -> None:
     with open(Path(cohort_of("xray")) / "labels.csv", newline="") as file:
         rows = [{**row, "label": SEVERAL[row["label"]]} for row in csv.DictReader(file)]
     with open(tmp_path / "findings.csv", "w", newline="") as file:
@@ -27,7 +29,9 @@ def test_several_labels_an_image(cohort_of: Callable[[str], str], tmp_path: Path
         writer.writeheader()
         writer.writerows(rows)
     root = copied("xray", tmp_path)
-    printed = train(root, cohort_of("xray"), "--data_list", str(tmp_path / "findings.csv"))
+    words = ["--data_list", str(tmp_path / "findings.csv"), "--unlabelled", pool_of("xray"), "--cutmix", "true"]
+    printed = train(root, cohort_of("xray"), *words)
+    assert "unlabelled: 12 of 12 images" in printed
     result = json.loads((root / "eval" / "metrics.json").read_text())
     assert result["class_names"] == ["cavity", "lobar", "opacity"]
     assert "ROC AUC by class" in printed
@@ -68,12 +72,14 @@ def volume_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_a_teacher_and_a_student_of_volumes(
-    cohort_of: Callable[[str], str], volume_teacher: Path, tmp_path: Path
+    cohort_of: Callable[[str], str], pool_of: Callable[[str], str], volume_teacher: Path, tmp_path: Path
 ) -> None:
     root = copied("ct", tmp_path)
     words = ["--slices", "32", "--max_epochs", "1", "--teacher", str(volume_teacher), "--student", "resnet10_3d"]
-    printed = train(root, cohort_of("ct"), *words)
+    unlabelled = ["--unlabelled", pool_of("ct"), "--cutmix", "true", "--feature_views", "1"]
+    printed = train(root, cohort_of("ct"), *words, *unlabelled)
     assert "epoch   1/1" in printed
+    assert "unlabelled: 12 of 12 images" in printed
     settings = json.loads((root / "models" / "settings.json").read_text())
     assert settings["windows"] == ["full"]
     assert set(json.loads((root / "eval" / "metrics.json").read_text())["test"]) == {"student", "reprogrammed teacher"}

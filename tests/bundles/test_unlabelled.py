@@ -20,27 +20,11 @@ from monai_rd.no_label import NO_LABEL
 from tests.bundles.commands import BUNDLES, MODALITIES, QUICK, ROOT, config, copied, monai, train
 
 CONFIGS = BUNDLES / "rd_ct" / "configs"
-Once = Callable[[str, Callable[[Path], str]], tuple[Path, str]]
 
 
 @pytest.fixture(scope="session")
 def cohort(cohort_of: Callable[[str], str]) -> str:
     return cohort_of("ct")
-
-
-@pytest.fixture(scope="session")
-def pool_of(once: Once, cohort_of: Callable[[str], str]) -> Callable[[str], str]:
-    """Give twelve unlabelled phantoms of a modality."""
-
-    def of(modality: str) -> str:
-        def make(folder: Path) -> str:
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("monai_rd.data.phantoms.cohort.POOL", 12)
-                return phantom_pool(cohort_of(modality))
-
-        return once(f"pool_{modality}", make)[1]
-
-    return of
 
 
 @pytest.fixture(scope="session")
