@@ -23,9 +23,10 @@ from rich.table import Table
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
+from monai_rd.bundle import bundle_config
 from monai_rd.data import DataList
 from monai_rd.networks import FrozenFoundationModel, Reads, load_teacher
-from monai_rd.protocol.experiments import SPLIT_SEED, bundle_config, part_of
+from monai_rd.protocol.experiments import SPLIT_SEED, part_of
 
 _STRENGTH = 0.01  # C of the regression
 

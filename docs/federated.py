@@ -22,10 +22,9 @@ from monai.bundle import run
 from monai.fl.utils.constants import ExtraItems, WeightType
 from monai.fl.utils.exchange_object import ExchangeObject
 
-from monai_rd.bundle import bundle_root
+from monai_rd.bundle import bundle_root, words_as_overrides
 from monai_rd.data import phantom_cohort
 from monai_rd.federated import SiteClient
-from monai_rd.protocol.experiments import words_as_overrides
 
 Weights = dict[str, torch.Tensor]
 SITES = ("site_a", "site_b")

@@ -1,12 +1,13 @@
-"""What bundle configs ask for and JSON cannot say: the bundle's place, the device, a trained student's settings."""
+"""What bundle configs ask for and JSON cannot say (place, device, trained settings), and configs for commands."""
 
 from __future__ import annotations
 
 import json
 import linecache
 import logging
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
@@ -14,13 +15,25 @@ from typing import TYPE_CHECKING, Any
 from monai_rd.data.errors import original_error
 from monai_rd.files import no_room, told
 from monai_rd.memory import keep_freed_memory
-from monai_rd.overrides import JSON_WORDS, ids_read, refuse_unread, settled, switch, typed_words, unread_ids, written
+from monai_rd.overrides import (
+    JSON_WORDS,
+    ids_read,
+    overridden,
+    parsed,
+    refuse_unread,
+    settled,
+    switch,
+    typed_words,
+    unread_ids,
+    written,
+)
 from monai_rd.streams import lasting_streams
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "bundle_config",
     "bundle_root",
     "check_overrides",
     "default_device",
@@ -31,6 +44,8 @@ __all__ = [
     "require_model",
     "switch",
     "trained_settings",
+    "word_pairs",
+    "words_as_overrides",
 ]
 
 logger = logging.getLogger(__name__)
@@ -125,6 +140,42 @@ def options(values: Any) -> Any:
     if isinstance(values, Mapping):
         return {key: JSON_WORDS.get(value, value) if isinstance(value, str) else value for key, value in values.items()}
     return [options(one) for one in values] if isinstance(values, (list, tuple)) else values
+
+
+def words_as_overrides(words: Sequence[str]) -> dict[str, Any]:
+    """Read words for a bundle ("--id value", "--id=value") as its own command does, see `monai_rd.overrides`.
+
+    Raises:
+        ValueError: a word that is no such pair, or a value that does not fit its key.
+    """
+    pairs = dict(word_pairs(words))
+    read = {name: parsed(value) for name, value in pairs.items()}
+    return {**read, **settled(read, pairs)}
+
+
+def bundle_config(bundle: str, overrides: Mapping[str, Any]) -> Any:
+    """The bundle's train.json with these overrides, as MONAI's `ConfigParser`.
+
+    Raises:
+        OverrideError: see `overridden`.
+    """
+    return overridden(json.loads(Path(bundle_root(bundle), "configs", "train.json").read_text()), overrides)
+
+
+def word_pairs(words: Sequence[str]) -> list[tuple[str, str]]:
+    """Take words for a bundle ("--id value", "--id=value") apart; "-" in an id is "_".
+
+    Raises:
+        ValueError: a word that is no such pair.
+    """
+    pairs, left = [], list(words)
+    while left:
+        word = left.pop(0)
+        name, equals, value = word.partition("=")
+        if not re.fullmatch(r"--[A-Za-z_][\w#-]*", name) or (not equals and (not left or left[0].startswith("--"))):
+            raise ValueError(f"'{word}': words after -- are for the bundle, as --ID VALUE")
+        pairs.append((name.removeprefix("--").replace("-", "_"), value if equals else left.pop(0)))
+    return pairs
 
 
 def check_overrides(name: str, file: str) -> None:

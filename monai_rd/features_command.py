@@ -20,7 +20,7 @@ Directory = Annotated[Path, typer.Argument(help="The features_dir of a training,
 
 def _teaching(bundle: str, words: list[str]) -> Any:
     """The training set of a bundle, its teacher and the store between them, as a training would make them."""
-    from monai_rd.protocol.experiments import bundle_config, words_as_overrides
+    from monai_rd.bundle import bundle_config, words_as_overrides
 
     parser = bundle_config(bundle, words_as_overrides(words))
     if not parser.get_parsed_content("feature_views"):

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from monai.bundle import ConfigWorkflow
 
+from monai_rd.bundle import words_as_overrides
 from monai_rd.data.dicom import SeriesRule
 from monai_rd.data.errors import Policy, original_error
 from monai_rd.overrides import OverrideError, overridden, settled, typed_words, unread_ids
-from monai_rd.protocol.experiments import words_as_overrides
 
 BUNDLES = Path(__file__).parents[1] / "bundles"
 TRAIN = json.loads((BUNDLES / "rd_ct" / "configs" / "train.json").read_text())

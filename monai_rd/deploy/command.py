@@ -62,12 +62,12 @@ def predict(
     A study of an archive is answered once. Words after -- are for the bundle's inference.json, such as
     -- --bundle_root DIR.
     """
+    from monai_rd.bundle import words_as_overrides
     from monai_rd.deploy.archive import Query, open_archive
     from monai_rd.deploy.archive_places import ArchiveSink, ArchiveSource
     from monai_rd.deploy.places import FolderSink, FolderSource, Scores
     from monai_rd.deploy.predict import Predictor
     from monai_rd.deploy.trained import TrainedBundle
-    from monai_rd.protocol.experiments import words_as_overrides
 
     if (sr or sc) and find_spec("highdicom") is None:
         raise ValueError('DICOM objects need highdicom: pip install "monai_rd[dicom]", or leave them out by --no-sr')

@@ -29,10 +29,10 @@ def export_command(
 
     It is compared with PyTorch on the test images of the bundle's data; exit code 1, and no file, if it differs.
     """
+    from monai_rd.bundle import words_as_overrides
     from monai_rd.deploy.export import FORMATS, check_formats, export_formats
     from monai_rd.deploy.parity import IMAGES, TOLERANCE, parity, parity_table
     from monai_rd.deploy.trained import TrainedBundle
-    from monai_rd.protocol.experiments import words_as_overrides
 
     names = list(dict.fromkeys(name.strip() for one in formats for name in one.split(",")))
     check_formats(names)

@@ -226,7 +226,7 @@ def figure2(
     out: Out = Path("benchmark"),
 ) -> None:
     """Decision boundaries of the students (ce, kd, rd) beside those of the fully tuned teacher, and their agreement."""
-    from monai_rd.protocol.experiments import words_as_overrides
+    from monai_rd.bundle import words_as_overrides
     from monai_rd.protocol.figure2 import figure_report
     from monai_rd.versions import versions
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from monai_rd.bundle import bundle_root
+from monai_rd.bundle import bundle_config, word_pairs, words_as_overrides
 from monai_rd.data import DataList, phantom_cohort, write_datalist
 from monai_rd.data.pseudonyms import project_key
 from monai_rd.files import content_hash
-from monai_rd.overrides import overridden, parsed, settled
 from monai_rd.protocol.cells import Cell, data_fingerprint
 
 __all__ = [
@@ -26,10 +23,8 @@ __all__ = [
     "Experiment",
     "Row",
     "Table",
-    "bundle_config",
     "experiment",
     "part_of",
-    "words_as_overrides",
 ]
 
 SHARES = (0.1, 0.25, 0.5, 1.0)
@@ -292,39 +287,8 @@ def experiment(
     return Experiment(table.title, rows, columns, seeds, cells, str(made))
 
 
-def words_as_overrides(words: Sequence[str]) -> dict[str, Any]:
-    """Read words for a bundle ("--id value", "--id=value") as its own command does, see `monai_rd.overrides`.
-
-    Raises:
-        ValueError: a word that is no such pair, or a value that does not fit its key.
-    """
-    pairs = dict(_pairs(words))
-    read = {name: parsed(value) for name, value in pairs.items()}
-    return {**read, **settled(read, pairs)}
-
-
-def bundle_config(bundle: str, overrides: Mapping[str, Any]) -> Any:
-    """The bundle's train.json with these overrides, as MONAI's `ConfigParser`.
-
-    Raises:
-        OverrideError: see `overridden`.
-    """
-    return overridden(json.loads(Path(bundle_root(bundle), "configs", "train.json").read_text()), overrides)
-
-
-def _pairs(words: Sequence[str]) -> list[tuple[str, str]]:
-    pairs, left = [], list(words)
-    while left:
-        word = left.pop(0)
-        name, equals, value = word.partition("=")
-        if not re.fullmatch(r"--[A-Za-z_][\w#-]*", name) or (not equals and (not left or left[0].startswith("--"))):
-            raise ValueError(f"'{word}': words after -- are for the bundle, as --ID VALUE")
-        pairs.append((name.removeprefix("--").replace("-", "_"), value if equals else left.pop(0)))
-    return pairs
-
-
 def _without(words: Sequence[str], name: str) -> list[str]:
-    return [text for one, value in _pairs(words) if one != name for text in (f"--{one}", value)]
+    return [text for one, value in word_pairs(words) if one != name for text in (f"--{one}", value)]
 
 
 def part_of(made: DataList, share: float, seed: int, labels: bool = False) -> DataList:

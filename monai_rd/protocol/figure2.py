@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from monai_rd.adapters import load_adapted
+from monai_rd.bundle import bundle_config, words_as_overrides
 from monai_rd.networks import DeployedStudent, Reads
 from monai_rd.protocol.cells import Cell
-from monai_rd.protocol.experiments import TABLES, Column, Experiment, bundle_config, words_as_overrides
+from monai_rd.protocol.experiments import TABLES, Column, Experiment
 from monai_rd.protocol.statistics import compare, estimate
 from monai_rd.protocol.tables import Grid, Report, estimate_text, p_text
 from monai_rd.report.decision_plane import Plane, decision_plane, plot_planes

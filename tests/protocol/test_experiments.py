@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from monai_rd.bundle import options
+from monai_rd.bundle import options, words_as_overrides
 from monai_rd.data import make_datalist
 from monai_rd.methods import METHODS, build_method
 from monai_rd.networks import Student, load_teacher
 from monai_rd.protocol.cells import Cell
-from monai_rd.protocol.experiments import TABLES, Experiment, Row, Table, experiment, words_as_overrides
+from monai_rd.protocol.experiments import TABLES, Experiment, Row, Table, experiment
 
 PAIR = Table("Two", (Row("ce", "ce"), Row("rd", "rd")))
 
