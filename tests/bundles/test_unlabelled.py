@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from monai_rd.data import is_phantom, phantom_pool
+from monai_rd.data import is_phantom
 from monai_rd.data.feature_store import list_stores
 from monai_rd.no_label import NO_LABEL
 from tests.bundles.commands import BUNDLES, MODALITIES, QUICK, ROOT, config, copied, monai, train
