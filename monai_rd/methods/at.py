@@ -22,7 +22,7 @@ from monai_rd.losses.attention import AttentionForm, attention_loss
 from monai_rd.methods.base import Method, Step
 from monai_rd.methods.maps import shrink_to_common
 from monai_rd.networks.features import Reads
-from monai_rd.networks.levels import Level, pair_levels, student_levels
+from monai_rd.networks.levels import Level, pair_levels
 
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel, Student
@@ -73,7 +73,7 @@ class AttentionTransfer(Method):
         Raises:
             ValueError: a network without maps that could be read, or what the class refuses.
         """
-        return cls(pair_levels(student_levels(student), teacher.levels), **options)
+        return cls(pair_levels(student.levels, teacher.levels), **options)
 
     def weights(self, progress: float) -> dict[str, float]:
         """The weight, the same in all epochs."""

@@ -31,7 +31,7 @@ from monai_rd.methods.maps import (
     convolution,
 )
 from monai_rd.networks.features import Reads
-from monai_rd.networks.levels import Level, pair_levels, student_levels
+from monai_rd.networks.levels import Level, pair_levels
 from monai_rd.networks.reprogramming import conv_norm
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class DeepReprogrammingDistillation(Method):
         Raises:
             ValueError: a student or teacher of which no maps are known, or what the class refuses.
         """
-        pairs = pair_levels(student_levels(student), teacher.levels)
+        pairs = pair_levels(student.levels, teacher.levels)
         mine, theirs = zip(*pairs, strict=True)
         return cls(mine, theirs, student.spatial_dims, labels.dim() == 2, **options)
 

@@ -21,7 +21,6 @@ from monai_rd.networks.levels import (
     Level,
     nearest_level,
     pair_levels,
-    student_levels,
 )
 from monai_rd.networks.reprogramming import conv_norm
 from monai_rd.networks.standardisation import RunningStandardisation
@@ -72,7 +71,7 @@ class Hint(Method):
         """
         if stride < 1:
             raise ValueError(f"the stride of a hint is at least 1, got {stride}")
-        (pair,) = pair_levels([nearest_level(student_levels(student), stride)], teacher.levels)
+        (pair,) = pair_levels([nearest_level(student.levels, stride)], teacher.levels)
         return cls(pair, student.spatial_dims, **options)
 
     def weights(self, progress: float) -> dict[str, float]:

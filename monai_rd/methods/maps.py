@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_rd.networks.levels import Level, student_last_map
+from monai_rd.networks.levels import Level
 
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel, Student
@@ -29,7 +29,7 @@ def last_student_map(student: Student, method: str) -> Level:
     Raises:
         ValueError: the student pools in another way.
     """
-    level = student_last_map(student)
+    level = student.last_map
     if level is None:
         raise ValueError(
             f"the method '{method}' works on the map whose mean is the student's features, which this student does not "

@@ -23,7 +23,7 @@ from monai_rd.methods.maps import (
     shrink_to_common,
 )
 from monai_rd.networks.features import Reads
-from monai_rd.networks.levels import Level, some_levels, student_levels
+from monai_rd.networks.levels import Level, some_levels
 from monai_rd.networks.reprogramming import conv_norm
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class SemanticCalibration(Method):
         Raises:
             ValueError: a student or teacher of which no maps are known, or what the class refuses.
         """
-        taught, teaching = some_levels(student_levels(student)), some_levels(teacher.levels)
+        taught, teaching = some_levels(student.levels), some_levels(teacher.levels)
         return cls(taught, teaching, student.spatial_dims, **options)
 
     def weights(self, progress: float) -> dict[str, float]:

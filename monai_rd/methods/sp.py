@@ -19,7 +19,7 @@ from torch import Tensor
 from monai_rd.losses.similarity import similarity_loss
 from monai_rd.methods.base import Method, Step, gather_batch
 from monai_rd.networks.features import Reads
-from monai_rd.networks.levels import Level, student_last_map
+from monai_rd.networks.levels import Level
 
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel, Student
@@ -52,7 +52,7 @@ class SimilarityPreserving(Method):
         cls, student: Student, teacher: FrozenFoundationModel, labels: Tensor, **options: Any
     ) -> SimilarityPreserving:
         """Build it on this student's last map."""
-        return cls(student_last_map(student), **options)
+        return cls(student.last_map, **options)
 
     def weights(self, progress: float) -> dict[str, float]:
         """The weight, the same in all epochs."""

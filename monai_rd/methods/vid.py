@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from monai_rd.methods.base import Method, Step
 from monai_rd.methods.maps import convolution, shrink_to_common
 from monai_rd.networks.features import Reads
-from monai_rd.networks.levels import Level, pair_levels, student_levels
+from monai_rd.networks.levels import Level, pair_levels
 
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel, Student
@@ -81,7 +81,7 @@ class VariationalInformationDistillation(Method):
         Raises:
             ValueError: a network without maps that could be read.
         """
-        return cls(pair_levels(student_levels(student), teacher.levels), student.spatial_dims, **options)
+        return cls(pair_levels(student.levels, teacher.levels), student.spatial_dims, **options)
 
     def weights(self, progress: float) -> dict[str, float]:
         """The weight, the same in all epochs."""

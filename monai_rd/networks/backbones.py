@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from monai_rd.nearest import did_you_mean
-from monai_rd.networks.foundation_zoo.entry import IMAGENET_MEAN, IMAGENET_STD
+from monai_rd.networks.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from monai_rd.networks.stages import timm_stages
 from monai_rd.networks.weights_file import load_strictly, read_weights
 

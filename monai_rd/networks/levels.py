@@ -8,13 +8,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from monai_rd.networks.students import Student
 
 __all__ = [
     "Level",
@@ -25,8 +22,6 @@ __all__ = [
     "nearest_level",
     "pair_levels",
     "some_levels",
-    "student_last_map",
-    "student_levels",
 ]
 
 Layout = Literal["map", "channels last", "tokens"]
@@ -340,23 +335,3 @@ def last_map(network: nn.Module, image: Tensor) -> Level | None:
         if any(True for _ in (*module.parameters(recurse=False), *module.buffers(recurse=False))):
             return None
     return None
-
-
-def _probe(student: Student) -> Tensor:
-    """An image or volume of noise for a student; the global random state is left alone."""
-    side = 224 // student.patch * student.patch
-    shape = (1, 1, 64, 64, 64) if student.spatial_dims == 3 else (1, 3, *(student.fixed_size or (side, side)))
-    return torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(student.mean.device)
-
-
-def student_levels(student: Student) -> Levels:
-    """The maps inside a student's backbone at the end of each of its stages; empty where none are known."""
-    owner = f"student '{student.name}'"
-    if not student.stages:
-        return Levels.of(owner, ())
-    return Levels.of(owner, find_levels(student.backbone, student.stages, _probe(student), student.prefix))
-
-
-def student_last_map(student: Student) -> Level | None:
-    """The map whose mean over positions is f_s; None of a student that pools in another way."""
-    return last_map(student.backbone, _probe(student))

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_rd.networks.foundation import FrozenFoundationModel, Preprocessing, VolumePreprocessing, add_weights
+from monai_rd.networks.foundation import FrozenFoundationModel, add_weights
+from monai_rd.networks.preprocessing import Preprocessing, VolumePreprocessing
 from monai_rd.networks.standardisation import RunningStandardisation
 
 __all__ = ["SeveralTeachers", "join_teachers"]

@@ -4,7 +4,7 @@
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from monai_rd.finite import refuse_not_finite
 from monai_rd.networks.backbones import STUDENTS, build_backbone, student_dims
 from monai_rd.networks.bag import fold, unfold
+from monai_rd.networks.levels import Level, Levels, find_levels, last_map
 
 __all__ = ["STUDENTS", "DeployedStudent", "Student", "channels_last", "student_dims"]
 
@@ -53,7 +54,7 @@ class Student(nn.Module):
         spatial_dims: 2 or 3.
         fixed_size: rows and columns if no other image size works, else empty.
         patch: what rows and columns must be multiples of.
-        stages: paths in `backbone` of the modules whose outputs are its feature maps; see `student_levels`.
+        stages: paths in `backbone` of the modules whose outputs are its feature maps; see `levels`.
         prefix: tokens before those of the grid, of a ViT.
         temperature: what the logits are divided by, so that their softmax can be taken for probabilities (Guo et al.
             2017, arXiv 1706.04599); 1 while the student is trained, fitted on the validation set at the end. It is in
@@ -63,6 +64,8 @@ class Student(nn.Module):
         ValueError: an unknown name, fewer than 2 classes, or weights that are damaged, unsafe or do not fit.
         OSError: weights that are not there or could not be downloaded.
     """
+
+    __jit_unused_properties__: ClassVar[list[str]] = ["levels", "last_map"]  # of which TorchScript knows nothing
 
     mean: Tensor
     std: Tensor
@@ -127,6 +130,26 @@ class Student(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Logits `[B, num_classes]` of what `features` takes, calibrated where the student is."""
         return self.logits(self.features(image))
+
+    @property
+    def levels(self) -> Levels:
+        """The maps inside the backbone at the end of each of its stages; empty where none are known.
+
+        They are found at every question, by one run on noise: a method may have changed the backbone.
+        """
+        found = find_levels(self.backbone, self.stages, self._noise(), self.prefix) if self.stages else ()
+        return Levels.of(f"student '{self.name}'", found)
+
+    @property
+    def last_map(self) -> Level | None:
+        """The map whose mean over positions is f_s; None of a student that pools in another way."""
+        return last_map(self.backbone, self._noise())
+
+    def _noise(self) -> Tensor:
+        """An image or volume for the backbone; the global random state is left alone."""
+        side = 224 // self.patch * self.patch
+        shape = (1, 1, 64, 64, 64) if self.spatial_dims == 3 else (1, 3, *(self.fixed_size or (side, side)))
+        return torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(self.mean.device)
 
     def deployed(self) -> "Student":
         """Return a copy for inference: in eval mode, the training form's branches fused (FastViT, RepViT, ...).

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from monai_rd.losses import class_probabilities
 from monai_rd.networks.bag import fold, unfold
-from monai_rd.networks.levels import Level, as_map, student_last_map, student_levels
+from monai_rd.networks.levels import Level, as_map
 
 if TYPE_CHECKING:
     from monai_rd.networks import Student
@@ -57,7 +57,7 @@ def grad_cam_level(student: Student, image: Tensor) -> Level | None:
     Returns:
         The level; None where the student's maps are not known.
     """
-    level, levels = student_last_map(student), student_levels(student)
+    level, levels = student.last_map, student.levels
     if level is not None or not levels:
         return level
     with torch.inference_mode(False), torch.enable_grad():

@@ -14,7 +14,7 @@ from monai_rd.data.errors import count_codes
 from monai_rd.losses import class_probabilities
 from monai_rd.networks.bag import fold, unfold
 from monai_rd.networks.features import Reads
-from monai_rd.networks.levels import Level, LevelReader, student_levels
+from monai_rd.networks.levels import Level, LevelReader
 from monai_rd.report.layers import LayerCKA, MinibatchCKA, item_features
 from monai_rd.teacher_image import teacher_image
 
@@ -133,7 +133,7 @@ class _Pass:
     ) -> None:
         self.network, self.teacher, self.path = network, teacher, path
         self.multi_label, self.layers = multi_label, layers
-        own: tuple[Level, ...] = student_levels(network) if layers and teacher is not None else ()
+        own: tuple[Level, ...] = network.levels if layers and teacher is not None else ()
         theirs: tuple[Level, ...] = teacher.levels if own and teacher is not None else ()
         self.levels = (own, theirs) if theirs else ((), ())
         self.reader = LevelReader(network.backbone, self.levels[0])

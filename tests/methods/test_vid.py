@@ -9,7 +9,7 @@ from torch import nn
 from monai_rd.methods import VariationalInformationDistillation, build_method, parameter_groups
 from monai_rd.methods.base import Step
 from monai_rd.networks import Student
-from monai_rd.networks.levels import Level, pair_levels, student_levels
+from monai_rd.networks.levels import Level, pair_levels
 from tests.methods.steps import Head, learnt, taught, tiny_teacher
 
 # Channels of the teachers' levels; those of the ViT have one stride.
@@ -73,7 +73,7 @@ def test_variances_start_at_five_may_go_below_one_and_do_not_decay() -> None:
 
 @pytest.mark.parametrize("name", MILLIONS)
 def test_parameters_are_as_many_as_in_the_reference(name: str) -> None:
-    levels = student_levels(Student(name))
+    levels = Student(name).levels
     for teacher, wanted in MILLIONS[name].items():
         with torch.device("meta"):
             method = VariationalInformationDistillation(pair_levels(levels, TEACHERS[teacher]))

@@ -9,8 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from monai_rd.networks.blackbox import OnnxBackbone, TFLiteBackbone
-from monai_rd.networks.foundation_zoo import IMAGENET_MEAN, IMAGENET_STD, load_teacher
+from monai_rd.networks.foundation_zoo import load_teacher
 from monai_rd.networks.graph import is_channels_last
+from monai_rd.networks.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 MOBILENET = Path(__file__).parents[2].parent / "shared" / "data" / "weights" / "tf2_mobilenet_v2_1.0_224_ptq.tflite"
 

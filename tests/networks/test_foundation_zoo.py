@@ -15,9 +15,9 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.models import densenet121
 
-from monai_rd.networks.foundation import Preprocessing, VolumePreprocessing
 from monai_rd.networks.foundation_zoo import TEACHERS, TeacherEntry, load_teacher, loading, save_teacher
 from monai_rd.networks.foundation_zoo.networks import build
+from monai_rd.networks.preprocessing import Preprocessing, VolumePreprocessing
 
 TINY = TeacherEntry(
     name="tiny",

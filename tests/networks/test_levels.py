@@ -29,8 +29,6 @@ from monai_rd.networks.levels import (
     last_map,
     nearest_level,
     pair_levels,
-    student_last_map,
-    student_levels,
 )
 from monai_rd.networks.stages import timm_stages
 from monai_rd.networks.student_table import FOR_IMAGES
@@ -82,7 +80,7 @@ def read(network: nn.Module, levels: tuple[Level, ...], image: Tensor) -> tuple[
 @pytest.mark.parametrize("name", PAPER)
 def test_levels_of_the_papers_students(name: str) -> None:
     student = seeded(Student, name)
-    levels = student_levels(student)
+    levels = student.levels
     maps = read(student.backbone, levels, noise(1, 3, 224, 224))
     found = {level.stride: (*one.shape[1:3], level.signed) for level, one in zip(levels, maps, strict=True)}
     assert found == PAPER[name]
@@ -153,7 +151,7 @@ def test_what_cannot_be_read_has_no_levels(name: str) -> None:
 def test_a_student_without_levels_is_named() -> None:
     student = Student("shufflenet_v2_x1_0")
     student.stages = []  # as of a network that tells nothing of itself
-    levels = student_levels(student)
+    levels = student.levels
     assert levels == ()
     for ask in (lambda: pair_levels(levels, R18), lambda: nearest_level(levels, 16)):
         with pytest.raises(ValueError, match=r"the student 'shufflenet_v2_x1_0' has no feature maps.*such as rd"):
@@ -183,7 +181,7 @@ def test_levels_of_students_of_volumes(name: str, strides: list[int], channels: 
 @pytest.mark.parametrize(("name", "signed"), [("densenet121_3d", False), ("efficientnet_b0_3d", True)])
 def test_the_map_whose_mean_is_f_s_of_volumes(name: str, signed: bool) -> None:
     student = seeded(Student, name)
-    last = student_last_map(student)
+    last = student.last_map
     assert last is not None
     volume = noise(1, 1, 32, 64, 32)
     (one,) = read(student.backbone, (last,), volume)
@@ -205,7 +203,7 @@ def test_the_map_whose_mean_is_f_s_of_volumes(name: str, signed: bool) -> None:
 )
 def test_the_map_whose_mean_is_f_s(name: str, expected: tuple[str, int, bool] | None) -> None:
     student = seeded(Student, name)
-    last = student_last_map(student)
+    last = student.last_map
     if expected is None:
         assert last is None
         return
@@ -238,8 +236,8 @@ def test_asking_leaves_no_trace() -> None:
     torch.manual_seed(3)
     expected = torch.rand(())
     torch.manual_seed(3)
-    student_levels(student)
-    student_last_map(student)
+    assert student.levels
+    assert student.last_map is None
     assert torch.equal(torch.rand(()), expected)
     assert [module.training for module in student.modules()] == modes
     assert all(torch.equal(tensor, before[key]) for key, tensor in student.state_dict().items())
@@ -538,7 +536,7 @@ def test_a_wrapped_network_is_read_by_its_own_modules(tmp_path: Path) -> None:
     try:
         student = Student("shufflenet_v2_x1_0")
         wrapped = nn.parallel.DistributedDataParallel(student)
-        levels = student_levels(student)
+        levels = student.levels
         with LevelReader(student.backbone, levels) as reader:
             logits = wrapped(noise(4, 3, 64, 64))
             (logits.sum() + sum(one.square().mean() for one in reader.take())).backward()
@@ -552,6 +550,6 @@ def test_a_hooked_student_runs_as_before() -> None:
     image = noise(1, 3, 64, 96)
     with torch.no_grad():
         expected = student(image)
-        with LevelReader(student.backbone, student_levels(student)) as reader:
+        with LevelReader(student.backbone, student.levels) as reader:
             assert torch.equal(student(image), expected)
             assert [tuple(one.shape) for one in reader.take()] == [(1, 192, 4, 6)] * 4

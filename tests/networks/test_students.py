@@ -13,7 +13,7 @@ from torch import nn
 
 from monai_rd.networks import DeployedStudent, Student, channels_last
 from monai_rd.networks.bag import fold, unfold
-from monai_rd.networks.foundation_zoo import IMAGENET_MEAN, IMAGENET_STD
+from monai_rd.networks.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from monai_rd.networks.students import STUDENTS, student_dims
 
 PAPER = {"resnet18": 512, "mobilenet_v2": 1280, "shufflenet_v2_x1_0": 1024}

@@ -3,21 +3,10 @@
 from __future__ import annotations
 
 from monai_rd.networks.foundation_zoo.entries import TEACHERS
-from monai_rd.networks.foundation_zoo.entry import (
-    CLIP_MEAN,
-    CLIP_STD,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Hub,
-    TeacherEntry,
-)
+from monai_rd.networks.foundation_zoo.entry import Hub, TeacherEntry
 from monai_rd.networks.foundation_zoo.loading import check_teacher_name, load_teacher, save_teacher, teacher_names
 
 __all__ = [
-    "CLIP_MEAN",
-    "CLIP_STD",
-    "IMAGENET_MEAN",
-    "IMAGENET_STD",
     "TEACHERS",
     "Hub",
     "TeacherEntry",

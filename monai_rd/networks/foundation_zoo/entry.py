@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from monai_rd.networks.foundation import Preprocessing, VolumePreprocessing
+from monai_rd.networks.preprocessing import Preprocessing, VolumePreprocessing
 
-__all__ = ["CLIP_MEAN", "CLIP_STD", "IMAGENET_MEAN", "IMAGENET_STD", "Hub", "TeacherEntry"]
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+__all__ = ["Hub", "TeacherEntry"]
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import nn
 
-from monai_rd.networks.foundation import Preprocessing
-from monai_rd.networks.foundation_zoo.entry import CLIP_MEAN, CLIP_STD, Hub, TeacherEntry
+from monai_rd.networks.foundation_zoo.entry import Hub, TeacherEntry
 from monai_rd.networks.foundation_zoo.hub import fetch
 from monai_rd.networks.foundation_zoo.networks import build, reach
+from monai_rd.networks.preprocessing import CLIP_MEAN, CLIP_STD, Preprocessing
 
 __all__ = ["FORMS", "generic_entry"]
 

@@ -18,15 +18,16 @@ from torch import Tensor, nn
 from monai_rd.files import atomic_path, existing_file
 from monai_rd.nearest import did_you_mean
 from monai_rd.networks.blackbox import OnnxBackbone, TFLiteBackbone
-from monai_rd.networks.foundation import FrozenFoundationModel, Preprocessing, VolumePreprocessing
+from monai_rd.networks.foundation import FrozenFoundationModel
 from monai_rd.networks.foundation_zoo.entries import TEACHERS
-from monai_rd.networks.foundation_zoo.entry import IMAGENET_MEAN, IMAGENET_STD, TeacherEntry
+from monai_rd.networks.foundation_zoo.entry import TeacherEntry
 from monai_rd.networks.foundation_zoo.generic import FORMS, generic_entry
 from monai_rd.networks.foundation_zoo.hub import fetch
 from monai_rd.networks.foundation_zoo.networks import TeacherBackbone, build, named_level
 from monai_rd.networks.foundation_zoo.options import told_preprocessing
 from monai_rd.networks.foundation_zoo.weights import Coverage, load_strictly
 from monai_rd.networks.levels import Level
+from monai_rd.networks.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, VolumePreprocessing
 from monai_rd.networks.several import join_teachers
 from monai_rd.networks.weights_file import read_weights
 

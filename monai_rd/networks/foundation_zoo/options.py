@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 from monai_rd.nearest import did_you_mean
-from monai_rd.networks.foundation import Preprocessing, VolumePreprocessing
+from monai_rd.networks.preprocessing import Preprocessing, VolumePreprocessing
 
 __all__ = ["told_preprocessing"]
 

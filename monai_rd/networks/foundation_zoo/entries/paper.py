@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from monai_rd.networks.foundation import Preprocessing
-from monai_rd.networks.foundation_zoo.entry import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, Hub, TeacherEntry
+from monai_rd.networks.foundation_zoo.entry import Hub, TeacherEntry
+from monai_rd.networks.preprocessing import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 __all__ = ["ENTRIES"]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from monai_rd.networks.foundation import Preprocessing
-from monai_rd.networks.foundation_zoo.entry import IMAGENET_MEAN, IMAGENET_STD, TeacherEntry
+from monai_rd.networks.foundation_zoo.entry import TeacherEntry
+from monai_rd.networks.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 __all__ = ["ENTRIES"]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from monai_rd.networks.foundation import VolumePreprocessing
 from monai_rd.networks.foundation_zoo.entry import Hub, TeacherEntry
+from monai_rd.networks.preprocessing import VolumePreprocessing
 
 __all__ = ["ENTRIES"]
 

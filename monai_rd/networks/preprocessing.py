@@ -1,0 +1,224 @@
+"""How a network wants its input: published means and standard deviations, and what is done to a teacher's images."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["AXES", "CLIP_MEAN", "CLIP_STD", "IMAGENET_MEAN", "IMAGENET_STD", "Preprocessing", "VolumePreprocessing"]
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+AXES = "SPL"  # the project's volumes: inferior to superior, anterior to posterior, right to left
+
+# ITU-R BT.601, what PIL and OpenCV call grey.
+_LUMA = (0.299, 0.587, 0.114)
+_OPPOSITE = {"S": "I", "I": "S", "P": "A", "A": "P", "L": "R", "R": "L"}
+# Whether rows and columns change places, and which of them are flipped after that.
+_TURNS: dict[str, tuple[bool, tuple[int, ...]]] = {
+    "rotate90": (True, (-2,)),  # counter-clockwise, as np.rot90
+    "rotate180": (False, (-2, -1)),
+    "rotate270": (True, (-1,)),
+    "flip_up_down": (False, (-2,)),
+    "flip_left_right": (False, (-1,)),
+    "transpose": (True, ()),
+    "anti_transpose": (True, (-2, -1)),
+    # An axial slice of an array whose first axis runs to the right (left) and whose second to the front (back).
+    "RAS": (True, (-2, -1)),
+    "LPS": (True, ()),
+}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a teacher wants its image. It is computed in float32 on the image's device.
+
+    The image is turned, which is exact, and resized (antialiased; its sides are not kept in proportion), its channels
+    are put in order, and then it becomes `(image - mean) / std`.
+
+    Args:
+        size: rows and columns, one number for a square, or None to keep the image's own.
+        mean: one number a channel, in the teacher's channel order, for values in [0, 1].
+        std: as `mean`, above 0.
+        channel_order: what the teacher was trained on; "GRAY" gives one channel of ITU-R BT.601 luma.
+        interpolation: "bilinear" or "bicubic" (cut to [0, 1], which it would overshoot).
+        turn: how an image as people are shown it is turned for a teacher that was trained on others: "rotate90",
+            "rotate180", "rotate270" (counter-clockwise), "flip_up_down", "flip_left_right", "transpose",
+            "anti_transpose" (about the other diagonal), or for axial slices what the arrays were oriented to: "RAS",
+            "LPS". None: not at all.
+
+    Raises:
+        ValueError: an unknown channel order, interpolation or turn, a wrong number of means or stds, or a std or size
+            not above 0.
+    """
+
+    spatial_dims: ClassVar[Literal[2]] = 2
+
+    size: int | tuple[int, int] | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    channel_order: Literal["RGB", "BGR", "GRAY"] = "RGB"
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    turn: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.turn is not None and self.turn not in _TURNS:
+            raise ValueError(f"turn must be one of {', '.join(_TURNS)}, not {self.turn!r}")
+        if self.channel_order not in ("RGB", "BGR", "GRAY"):
+            raise ValueError(f"channel_order must be 'RGB', 'BGR' or 'GRAY', not {self.channel_order!r}")
+        if self.interpolation not in ("bilinear", "bicubic"):
+            raise ValueError(f"interpolation must be 'bilinear' or 'bicubic', not {self.interpolation!r}")
+        channels = 1 if self.channel_order == "GRAY" else 3
+        if len(self.mean) != channels or len(self.std) != channels or min(self.std) <= 0:
+            raise ValueError(
+                f"{self.channel_order} needs {channels} means and {channels} stds above 0, got {self.mean}, {self.std}"
+            )
+        if self.size is not None and min(self._rows_columns(self.size)) < 1:
+            raise ValueError(f"size must be at least 1, got {self.size}")
+
+    @staticmethod
+    def _rows_columns(size: int | tuple[int, int]) -> tuple[int, int]:
+        return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Prepare images `[B, 3, H, W]`, RGB in [0, 1]: float32 `[B, 3, h, w]`, or `[B, 1, h, w]` for "GRAY".
+
+        Raises:
+            ValueError: not `[B, 3, H, W]`.
+        """
+        if image.dim() != 4 or image.shape[1] != 3:
+            raise ValueError(f"a teacher's images are [B, 3, H, W], got {list(image.shape)}")
+        image = image.float()
+        if self.turn is not None:
+            swapped, flipped = _TURNS[self.turn]
+            image = (image.transpose(-2, -1) if swapped else image).flip(flipped)
+        if self.size is not None and tuple(image.shape[2:]) != self._rows_columns(self.size):
+            size = self._rows_columns(self.size)
+            image = F.interpolate(image, size=size, mode=self.interpolation, align_corners=False, antialias=True)
+            if self.interpolation == "bicubic":
+                image = image.clamp(0, 1)
+        if self.channel_order == "BGR":
+            image = image.flip(1)
+        elif self.channel_order == "GRAY":
+            image = (image * _by_channel(_LUMA, image)).sum(dim=1, keepdim=True)
+        return (image - _by_channel(self.mean, image)) / _by_channel(self.std, image)
+
+    def back(self, maps: Tensor) -> Tensor:
+        """Maps `[B, C, h, w]` of prepared images as the images lay before they were turned."""
+        if self.turn is None:
+            return maps
+        swapped, flipped = _TURNS[self.turn]
+        maps = maps.flip(flipped)
+        return maps.transpose(-2, -1) if swapped else maps
+
+    def to_dict(self) -> dict[str, Any]:
+        """What JSON can hold; `from_dict` reads it back."""
+        values = asdict(self)
+        if self.turn is None:  # files and fingerprints are what they were before there were turns
+            del values["turn"]
+        return values
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
+        """The inverse of `to_dict`, also after JSON has made lists of the tuples."""
+        fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        return cls(**fields)
+
+
+def _by_channel(values: tuple[float, ...], image: Tensor) -> Tensor:
+    """Constants `[1, C, 1, 1]` where the image is, for which nobody waits: this is done in every step."""
+    return torch.tensor(values, dtype=image.dtype).view(1, -1, 1, 1).to(image.device, non_blocking=True)
+
+
+@dataclass(frozen=True)
+class VolumePreprocessing:
+    """How a teacher of volumes wants them. It is computed in float32 on the volume's device.
+
+    The axes are permuted and flipped, which is exact, the volume is resized trilinearly, and then it becomes
+    `(volume - mean) / std`.
+
+    Args:
+        size: voxels along the teacher's axes, one number for a cube, or None to keep the volume's own.
+        mean: of values in [0, 1], or None for the mean and the standard deviation of each volume's own voxels other
+            than 0, which stay 0 (MONAI's `NormalizeIntensity(nonzero=True)`: what MR models are trained with).
+        std: as `mean`, above 0; None together with it.
+        axcodes: where the teacher's axes run to, such as "RAS": its first axis to the patient's right, its second to
+            the front, its third to the head.
+        multiple: every side that the teacher sees is a multiple of it: sides of its own are rounded to the nearest.
+
+    Raises:
+        ValueError: axis codes that are none, a std, size or multiple not above 0, a size that is no multiple, or one of
+            mean and std without the other.
+    """
+
+    spatial_dims: ClassVar[Literal[3]] = 3
+
+    size: int | tuple[int, int, int] | None
+    mean: float | None = 0.0
+    std: float | None = 1.0
+    axcodes: str = AXES
+    multiple: int = 1
+
+    def __post_init__(self) -> None:
+        if len(self.axcodes) != 3 or {min(c, _OPPOSITE.get(c, "?")) for c in self.axcodes} != {"I", "A", "L"}:
+            raise ValueError(f"axcodes must be three of R/L, A/P and S/I such as 'RAS', not {self.axcodes!r}")
+        if (self.mean is None) != (self.std is None) or (self.std is not None and self.std <= 0):
+            raise ValueError(f"mean and std must be numbers, the std above 0, or both None: {self.mean}, {self.std}")
+        sides = (1,) if self.size is None else self._sides(())
+        whole = self.size is None or not any(side % max(self.multiple, 1) for side in sides)
+        if self.multiple < 1 or min(sides) < 1 or not whole:
+            raise ValueError(f"size {self.size} must be of sides that are multiples of {self.multiple}, all at least 1")
+
+    def _sides(self, own: tuple[int, ...]) -> tuple[int, ...]:
+        if self.size is None:
+            return tuple(max(round(length / self.multiple), 1) * self.multiple for length in own)
+        return (self.size,) * 3 if isinstance(self.size, int) else tuple(self.size)
+
+    def _turn(self) -> tuple[list[int], list[int]]:
+        """The order of the axes 2, 3, 4, and which of them are flipped after that."""
+        axes = [2 + next(i for i, own in enumerate(AXES) if own in (code, _OPPOSITE[code])) for code in self.axcodes]
+        return axes, [2 + i for i, code in enumerate(self.axcodes) if code not in AXES]
+
+    def __call__(self, volume: Tensor) -> Tensor:
+        """Prepare volumes `[B, 1, D, H, W]` in [0, 1]: float32 `[B, 1, d, h, w]` along `axcodes`.
+
+        D runs from the feet to the head, H from the front to the back, W from the patient's right to left ("SPL").
+
+        Raises:
+            ValueError: not `[B, 1, D, H, W]`.
+        """
+        if volume.dim() != 5 or volume.shape[1] != 1:
+            raise ValueError(f"a 3D teacher's volumes are [B, 1, D, H, W], got {list(volume.shape)}")
+        volume = volume.float()
+        axes, flipped = self._turn()
+        volume = volume.permute(0, 1, *axes).flip(flipped)
+        sides = self._sides(tuple(volume.shape[2:]))
+        if tuple(volume.shape[2:]) != sides:
+            volume = F.interpolate(volume, size=sides, mode="trilinear", align_corners=False)
+        if self.mean is not None and self.std is not None:
+            return (volume - self.mean) / self.std
+        inside = volume != 0
+        count = inside.sum(dim=(2, 3, 4), keepdim=True).clamp(min=1)
+        mean = volume.sum(dim=(2, 3, 4), keepdim=True) / count
+        centred = (volume - mean) * inside
+        std = (centred.square().sum(dim=(2, 3, 4), keepdim=True) / count).sqrt()
+        return centred / torch.where(std > 0, std, 1.0)
+
+    def back(self, maps: Tensor) -> Tensor:
+        """Maps `[B, C, d, h, w]` of prepared volumes along the project's axes again."""
+        axes, flipped = self._turn()
+        return maps.flip(flipped).permute(0, 1, *(2 + axes.index(2 + own) for own in range(3)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """What JSON can hold; `from_dict` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> VolumePreprocessing:
+        """The inverse of `to_dict`, also after JSON has made lists of the tuples."""
+        fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        return cls(**fields)
