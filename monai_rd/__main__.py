@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from monai_rd.cli import bundles
 from monai_rd.console import terminal
 from monai_rd.data.errors import words_of_the_system
 from monai_rd.deploy.command import SOME_LEFT_OUT, predict
@@ -28,6 +29,8 @@ teachers = typer.Typer(invoke_without_command=True)
 app.add_typer(teachers, name="teachers")
 app.add_typer(features, name="features", help="Compute a teacher's features beforehand, check, list, remove them.")
 app.add_typer(benchmark, name="benchmark", help="Run the paper's experiments and make its tables.")
+for command in (bundles.train, bundles.evaluate, bundles.score):
+    app.command(context_settings=bundles.WORDS_FOLLOW)(command)
 app.command("export")(export_command)
 app.command()(predict)
 

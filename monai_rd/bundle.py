@@ -173,7 +173,7 @@ def word_pairs(words: Sequence[str]) -> list[tuple[str, str]]:
         word = left.pop(0)
         name, equals, value = word.partition("=")
         if not re.fullmatch(r"--[A-Za-z_][\w#-]*", name) or (not equals and (not left or left[0].startswith("--"))):
-            raise ValueError(f"'{word}': words after -- are for the bundle, as --ID VALUE")
+            raise ValueError(f"'{word}': words for the bundle are ids and values, as --dataset_dir DIR")
         pairs.append((name.removeprefix("--").replace("-", "_"), value if equals else left.pop(0)))
     return pairs
 

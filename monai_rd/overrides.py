@@ -20,6 +20,7 @@ from monai_rd.nearest import did_you_mean
 
 __all__ = [
     "JSON_WORDS",
+    "OF_RUN",
     "OverrideError",
     "ids_read",
     "overridden",
@@ -36,7 +37,7 @@ _REFERENCE = re.compile(r"[@%](\w+(?:(?:#|::)\w+)*)")
 _EXPRESSIONS = ("$", "@", "%")  # what MONAI computes
 _ENTRIES = {"imports", "initialize", "run", "finalize"}
 _OF_TRACKING = {"tracking_uri", "experiment_name", "run_name", "save_execute_config"}  # MONAI's own, with or without
-_OF_RUN = ("run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file")
+OF_RUN = ("run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file")
 JSON_WORDS = {"true": True, "false": False, "null": None}
 _NOTHING = ("None", "none", "null")
 
@@ -98,7 +99,7 @@ def refuse_unread(unread: Sequence[str], read: Iterable[str]) -> None:
     """
     if unread:
         heads = {name.partition("#")[0] for name in read} | set(read)
-        told = "; ".join(f"{name}{did_you_mean(name, {*heads, *_OF_RUN})}" for name in unread)
+        told = "; ".join(f"{name}{did_you_mean(name, {*heads, *OF_RUN})}" for name in unread)
         raise OverrideError(f"nothing reads --{told}. The bundle's docs/README.md lists what may be set")
 
 

@@ -83,7 +83,7 @@ def test_fill_verify_list_clear(monai_rd: Command, images: Path, tmp_path: Path)
         (("fill",), "give the number of views"),
         (("fill", "--", "--feature_views", "2", "--method", "ce"), "nothing to compute"),
         (("fill", "--bundle", "rd_none", "--", "--feature_views", "2"), "no bundle 'rd_none'"),
-        (("verify", "--", "feature_views"), "words after -- are for the bundle"),
+        (("verify", "--", "feature_views"), "words for the bundle are ids and values"),
         (("info", "nowhere"), "give the features_dir of a training"),
     ],
 )

@@ -109,7 +109,7 @@ def test_what_is_refused(images: Path, tmp_path: Path) -> None:
         experiment(PAIR, tmp_path / "out", str(images), methods=["nonsense"])
     with pytest.raises(ValueError, match="--seed is an option of the benchmark"):
         experiment(PAIR, tmp_path / "out", str(images), words=["--seed", "3"])
-    with pytest.raises(ValueError, match="words after -- are for the bundle"):
+    with pytest.raises(ValueError, match="words for the bundle are ids and values"):
         experiment(PAIR, tmp_path / "out", str(images), words=["--image_size"])
     with pytest.raises(ValueError, match="lies in the data"):
         experiment(PAIR, images / "out", str(images))

@@ -1,0 +1,1 @@
+"""The commands of `monai-rd`, one a file."""

@@ -1,0 +1,91 @@
+"""`monai-rd train`, `evaluate` and `score`: short words for MONAI's own command, which they print."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import monai_rd
+from monai_rd.bundle import bundle_root, word_pairs
+from monai_rd.nearest import did_you_mean
+from monai_rd.overrides import OF_RUN, ids_read, refuse_unread, unread_ids
+
+__all__ = ["evaluate", "score", "train"]
+
+# Not words after a "--", as in commands with options of their own: what is typed here is MONAI's command, shortened.
+WORDS_FOLLOW = {"allow_extra_args": True, "ignore_unknown_options": True}
+Bundle = Annotated[
+    str, typer.Argument(metavar="BUNDLE --ID VALUE ...", help="Name of a bundle, or its folder; then ids and values.")
+]
+
+
+def train(context: typer.Context, bundle: Bundle) -> None:
+    """Train a student, such as: train rd_ct --dataset_dir DIR --teacher NAME."""
+    root = _found(bundle)
+    if root.parent == Path(monai_rd.__file__).parent / "bundles":  # of an installed package, where nobody looks
+        own = Path("bundles", root.name)
+        shutil.copytree(root, own, ignore=shutil.ignore_patterns("__pycache__"))
+        print(f"copied the bundle to {own}, where the trained student will be")
+        root = own.resolve()
+    _run(root, ["train.json"], context.args)
+
+
+def evaluate(context: typer.Context, bundle: Bundle) -> None:
+    """Test the trained student again, on the test set of its training's data."""
+    _run(_found(bundle), ["train.json", "evaluate.json"], context.args)
+
+
+def score(context: typer.Context, bundle: Bundle) -> None:
+    """Score the studies of a folder by the trained student, such as: score rd_ct --dataset_dir NEW_STUDIES."""
+    _run(_found(bundle), ["inference.json"], context.args)
+
+
+def _found(bundle: str) -> Path:
+    named = Path(bundle)
+    if (named / "configs" / "metadata.json").is_file():
+        return named.resolve()
+    try:
+        return Path(bundle_root(bundle))
+    except FileNotFoundError:
+        known = sorted(path.parents[1].name for path in Path(bundle_root("rd_ct")).parent.glob("*/configs/train.json"))
+        near = did_you_mean(bundle, known)
+        raise ValueError(
+            f"no bundle '{bundle}'{near}: there are {', '.join(known)}, or give a bundle's folder"
+        ) from None
+
+
+def _short(path: Path) -> str:
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def _run(root: Path, files: Sequence[str], words: Sequence[str]) -> None:
+    configs = [root / "configs" / file for file in files]
+    _check(configs, words)
+    if bundle_root(root.name) != str(root):  # which the config itself would take
+        words = ["--bundle_root", str(root), *words]
+    named = [_short(path) for path in configs]
+    command = ["-m", "monai.bundle", "run", "--config_file", named[0] if len(named) == 1 else str(named), *words]
+    print(shlex.join(["python", *command]), flush=True)
+    code = subprocess.run([sys.executable, *command], check=False).returncode
+    if code:
+        raise typer.Exit(code)
+
+
+def _check(configs: Sequence[Path], words: Sequence[str]) -> None:
+    """Refuse what cannot be right before MONAI and PyTorch are loaded; values are the config's own affair.
+
+    Raises:
+        ValueError: words that are no "--ID VALUE", or an id that nothing reads.
+    """
+    typed = dict(word_pairs(words))
+    own = {key: value for path in configs for key, value in json.loads(path.read_text(encoding="utf-8")).items()}
+    new = {key: value for key, value in typed.items() if "#" not in key and key not in own}
+    refuse_unread([key for key in unread_ids(new, own=own) if key not in OF_RUN], ids_read(own))

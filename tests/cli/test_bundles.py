@@ -1,0 +1,140 @@
+"""`monai-rd train`, `evaluate` and `score`, as a person types them."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import monai_rd
+from monai_rd.__main__ import main
+from tests.bundles.commands import BUNDLES, QUICK, ROOT
+
+
+def refused(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    monkeypatch.setattr(sys, "argv", ["monai-rd", *words])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Give the command that words would start, after what is printed was compared with it."""
+
+    def start(*words: str, code: int = 0) -> list[str]:
+        commands: list[list[str]] = []
+
+        def run(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
+            commands.append(command)
+            return subprocess.CompletedProcess(command, code)
+
+        monkeypatch.setattr(subprocess, "run", run)
+        monkeypatch.setattr(sys, "argv", ["monai-rd", *words])
+        with pytest.raises(SystemExit) as left:
+            main()
+        assert left.value.code == code
+        (command,) = commands
+        assert command[0] == sys.executable
+        return command[1:]
+
+    return start
+
+
+def test_the_line_that_is_printed_is_the_one_that_runs(
+    started: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    run = ["-m", "monai.bundle", "run", "--config_file"]
+    for words, wanted in (
+        (["train", "rd_ct"], ["bundles/rd_ct/configs/train.json"]),
+        (["score", "rd_mr", "--dataset_dir", "NEW STUDIES"], ["bundles/rd_mr/configs/inference.json"]),
+        (["evaluate", "rd_us"], ["['bundles/rd_us/configs/train.json', 'bundles/rd_us/configs/evaluate.json']"]),
+        (["train", "rd_ct", "--method_options", "{'temperature': 4}", "--optimizer#weight_decay=0.1"], None),
+    ):
+        command = started(*words)
+        assert command[:4] == run
+        assert command[4:5] == (wanted or command[4:5])
+        assert command[5:] == words[2:]
+        assert shlex.split(capsys.readouterr().out.splitlines()[0]) == ["python", *command]
+
+
+def test_a_bundle_elsewhere_keeps_its_results(started: Callable[..., list[str]], tmp_path: Path) -> None:
+    root = tmp_path / "mine" / "rd_ct"
+    shutil.copytree(BUNDLES / "rd_ct" / "configs", root / "configs")
+    command = started("train", str(root), "--seed", "1")
+    assert command[4:] == [str(root / "configs" / "train.json"), "--bundle_root", str(root), "--seed", "1"]
+
+
+def test_an_installed_bundle_is_copied_before_it_is_trained(
+    started: Callable[..., list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    installed = tmp_path / "site-packages" / "monai_rd"
+    shutil.copytree(BUNDLES / "rd_ct", installed / "bundles" / "rd_ct", ignore=shutil.ignore_patterns("eval", "models"))
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.setattr(monai_rd, "__file__", str(installed / "__init__.py"))
+    monkeypatch.setattr("monai_rd.bundle.__file__", str(installed / "bundle.py"))
+    for again in (False, True):
+        assert started("train", "rd_ct")[4:] == ["bundles/rd_ct/configs/train.json"]
+        assert ("copied the bundle to bundles/rd_ct" in capsys.readouterr().out) is not again
+    assert (work / "bundles" / "rd_ct" / "docs" / "README.md").is_file()
+
+
+def test_what_the_run_ends_with_is_the_exit_code(started: Callable[..., list[str]]) -> None:
+    started("score", "rd_ct", code=1)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ["train", "rdct"],
+            "no bundle 'rdct' (did you mean 'rd_ct'?): there are rd_ct, rd_derm, rd_mr, ",
+        ),
+        (["train", "rd_ct", "--datset_dir", "D"], "nothing reads --datset_dir (did you mean 'dataset_dir'?)"),
+        (["score", "rd_ct", "--max_epochs", "3"], "nothing reads --max_epochs"),
+        (["train", "rd_ct", "DIR"], "'DIR': words for the bundle are ids and values, as --dataset_dir DIR"),
+        (["train", "rd_ct", "--dataset_dir"], "'--dataset_dir': words for the bundle are ids and values"),
+        (["evaluate", "rd_ct", "-dataset_dir", "D"], "'-dataset_dir': words for the bundle are ids and values"),
+    ],
+)
+def test_wrong_words_are_told_before_anything_is_started(
+    words: list[str], told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert told in refused(words, monkeypatch, capsys)
+
+
+@pytest.mark.slow
+def test_three_commands_from_data_to_scores(tmp_path: Path) -> None:
+    """In a folder of its own, with a copy of the bundle, by the console script's own module."""
+    root = tmp_path / "bundles" / "rd_ct"
+    shutil.copytree(BUNDLES / "rd_ct", root, ignore=shutil.ignore_patterns("eval", "models"))
+
+    def run(*words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "monai_rd", *words], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        return done.stdout
+
+    printed = run("train", "rd_ct", *QUICK)
+    assert "epoch   2/2" in printed
+    assert (root / "models" / "model.pt").is_file()
+    accuracy = re.findall(r"student +│ +([\d.]+)", printed)
+    assert re.findall(r"student +│ +([\d.]+)", run("evaluate", "rd_ct", *QUICK)) == accuracy
+    study = next(path for path in (root / "eval" / "phantoms_ct_0").iterdir() if path.is_dir())
+    run("score", "rd_ct", "--dataset_dir", str(study), "--output_dir", "scores")
+    with open(tmp_path / "scores" / "scores.csv", newline="") as file:
+        assert [row["class"] in ("clear", "opacity") for row in csv.DictReader(file)] == [True]
