@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import re
 import shlex
 import shutil
 import subprocess
@@ -15,7 +13,7 @@ import pytest
 
 import monai_rd
 from monai_rd.__main__ import main
-from tests.bundles.commands import BUNDLES, QUICK, ROOT
+from tests.bundles.commands import BUNDLES, ROOT
 
 
 def refused(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
@@ -115,26 +113,3 @@ def test_wrong_words_are_told_before_anything_is_started(
     words: list[str], told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert told in refused(words, monkeypatch, capsys)
-
-
-@pytest.mark.slow
-def test_three_commands_from_data_to_scores(tmp_path: Path) -> None:
-    """In a folder of its own, with a copy of the bundle, by the console script's own module."""
-    root = tmp_path / "bundles" / "rd_ct"
-    shutil.copytree(BUNDLES / "rd_ct", root, ignore=shutil.ignore_patterns("eval", "models"))
-
-    def run(*words: str) -> str:
-        command = [sys.executable, "-m", "monai_rd", *words]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr[-4000:]
-        return done.stdout
-
-    printed = run("train", "rd_ct", *QUICK)
-    assert "epoch   2/2" in printed
-    assert (root / "models" / "model.pt").is_file()
-    accuracy = re.findall(r"student +│ +([\d.]+)", printed)
-    assert re.findall(r"student +│ +([\d.]+)", run("evaluate", "rd_ct", *QUICK)) == accuracy
-    study = next(path for path in (root / "eval" / "phantoms_ct_0").iterdir() if path.is_dir())
-    run("score", "rd_ct", "--dataset_dir", str(study), "--output_dir", "scores")
-    with open(tmp_path / "scores" / "scores.csv", newline="") as file:
-        assert [row["class"] in ("clear", "opacity") for row in csv.DictReader(file)] == [True]
