@@ -46,7 +46,8 @@ from monai_rd.handlers import CoTrainingHandler, CPUAutocast, EpochSeedHandler, 
 from monai_rd.handlers.speed import peak_memory
 from monai_rd.losses import ClassificationLoss
 from monai_rd.memory import keep_freed_memory
-from monai_rd.methods import ReprogrammingDistillation, build_method, parameter_groups
+from monai_rd.methods import build_method, parameter_groups
+from monai_rd.methods.rd import ReprogrammingDistillation
 from monai_rd.networks import FrozenFoundationModel, Reads, Student, channels_last
 from monai_rd.transforms import bag_collate
 

@@ -21,6 +21,7 @@ from monai.data.utils import list_data_collate
 from monai.transforms import MapTransform, Orientation
 
 from monai_rd.data.errors import UnsupportedImageError
+from monai_rd.teacher_features import TEACHER_FEATURES
 from monai_rd.teacher_image import TEACHER_IMAGE
 from monai_rd.transforms.each import EachImaged
 
@@ -141,8 +142,8 @@ def bag_collate(items: Sequence[Mapping[str, Any]]) -> Any:
         raise ValueError(f"bags of {sorted(sizes)} slices in one batch; give every volume the same number of slices")
     if len(sizes) > 1:
         items = [{**item, **{name: item[name].expand(largest, -1, -1, -1) for name in shown}} for item in items]
-        if "teacher_features" in items[0]:
-            items = [{**item, "teacher_features": _as_long(item["teacher_features"], largest)} for item in items]
+        if TEACHER_FEATURES in items[0]:
+            items = [{**item, TEACHER_FEATURES: _as_long(item[TEACHER_FEATURES], largest)} for item in items]
     for name in shown:
         if len({type(item[name]) for item in items}) > 1:  # the black image of a `TolerantDataset` and plain ones
             items = [{**item, name: item[name].as_subclass(torch.Tensor)} for item in items]

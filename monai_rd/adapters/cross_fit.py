@@ -19,7 +19,7 @@ from monai_rd.networks.foundation import FrozenFoundationModel
 from monai_rd.networks.levels import Level, Levels
 from monai_rd.processes import world_size
 
-__all__ = ["CrossFittedTeacher", "fold_of_places", "loader_without"]
+__all__ = ["CrossFittedTeacher", "fold_of_items", "loader_without"]
 
 
 class CrossFittedTeacher(FrozenFoundationModel):
@@ -35,7 +35,7 @@ class CrossFittedTeacher(FrozenFoundationModel):
 
     Args:
         teachers: K of them, fitted to the same task by the same adapter.
-        folds: which of them has not seen an item, by its place in the training list `[N]`.
+        folds: which of them has not seen an item, by its index in the training list `[N]`.
 
     Raises:
         ValueError: a teacher that was not fitted.
@@ -71,15 +71,15 @@ class CrossFittedTeacher(FrozenFoundationModel):
         return super()._run(image, levels)
 
     @torch.no_grad()
-    def read(self, image: Tensor, reads: Reads, places: Tensor | None = None) -> TeacherFeatures:
+    def read(self, image: Tensor, reads: Reads, indices: Tensor | None = None) -> TeacherFeatures:
         """What a method reads, see `FrozenFoundationModel.read`.
 
         Raises:
-            ValueError: logits of images whose places are not told; features that the teachers do not share.
+            ValueError: logits of images whose indices are not told; features that the teachers do not share.
         """
         if not reads.logits:
             return super().read(image, reads)
-        if places is None:
+        if indices is None:
             raise ValueError(
                 f"'{self.name}' answers by the items' places in the training list: give batches their `index`, as "
                 "`DataList.numbered` does"
@@ -90,7 +90,7 @@ class CrossFittedTeacher(FrozenFoundationModel):
         pooled = parts.get("pooled")
         # Summed in single precision, whatever the step runs in.
         logits = torch.zeros(len(image), self.classes, device=image.device)
-        unseen = self._unseen(places)
+        unseen = self._unseen(indices)
         for teacher, column in zip(self.teachers, unseen.T, strict=True):
             items = column.nonzero()[:, 0].to(image.device)
             if len(items) == 0:
@@ -106,11 +106,11 @@ class CrossFittedTeacher(FrozenFoundationModel):
         logits /= unseen.sum(dim=1, keepdim=True).to(image.device)
         return TeacherFeatures({**parts, "logits": logits})
 
-    def _unseen(self, places: Tensor) -> Tensor:
+    def _unseen(self, indices: Tensor) -> Tensor:
         """Whose answer counts, on the CPU: bool `[B, K]`."""
-        places = places.as_subclass(Tensor).cpu()
-        among = (places >= 0) & (places < len(self.folds))
-        fold = self.folds[places.clamp(0, len(self.folds) - 1)]
+        indices = indices.as_subclass(Tensor).cpu()
+        among = (indices >= 0) & (indices < len(self.folds))
+        fold = self.folds[indices.clamp(0, len(self.folds) - 1)]
         return (fold[:, None] == torch.arange(len(self.teachers))) | ~among[:, None]
 
     def rest(self, folder: str | Path) -> None:
@@ -126,7 +126,7 @@ class CrossFittedTeacher(FrozenFoundationModel):
         return digest.hexdigest()
 
 
-def fold_of_places(items: Sequence[Mapping[str, Any]], folds: Sequence[int]) -> Tensor:
+def fold_of_items(items: Sequence[Mapping[str, Any]], folds: Sequence[int]) -> Tensor:
     """The fold of each item of a data set `[items]`; it may lack some of the training list.
 
     Raises:
@@ -158,10 +158,10 @@ def loader_without(loader: DataLoader, left_out: Tensor) -> DataLoader:
 class _Part(Dataset):
     """Some of the items of a MONAI data set."""
 
-    def __init__(self, whole: Any, places: Sequence[int]) -> None:
-        super().__init__([whole.data[place] for place in places], whole.transform)
-        self.whole, self.places = whole, places
+    def __init__(self, whole: Any, indices: Sequence[int]) -> None:
+        super().__init__([whole.data[index] for index in indices], whole.transform)
+        self.whole, self.indices = whole, indices
         self.transform_fingerprint = transforms_fingerprint(whole)
 
     def __getitem__(self, index: int) -> Any:
-        return self.whole[self.places[index]]
+        return self.whole[self.indices[index]]

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from monai_rd.adapters.base import AdaptedTeacher, Phase, Recipe
-from monai_rd.adapters.cross_fit import CrossFittedTeacher, fold_of_places, loader_without
+from monai_rd.adapters.cross_fit import CrossFittedTeacher, fold_of_items, loader_without
 from monai_rd.adapters.registry import build_adapter
 from monai_rd.adapters.standardised import standardise
 from monai_rd.adapters.stored import load_adapted, read_description, save_adapted
@@ -145,7 +145,7 @@ def tuned_teacher(
                 f"the method reads the teacher's features, and of teachers that '{adapter}' fitted apart each has its "
                 "own: leave --cross_fit out, or take --adapter linear_probe, which leaves features as they are"
             )
-        own, count, made = fold_of_places(_items(train_loader), folds), max(folds) + 1, []
+        own, count, made = fold_of_items(_items(train_loader), folds), max(folds) + 1, []
         # All of them first: some transforms keep what they drew last, which would be part of what decides a teacher.
         loaders = [loader_without(train_loader, own == fold) for fold in range(count)]
         for number, loader in enumerate(loaders, start=1):

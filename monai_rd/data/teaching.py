@@ -47,10 +47,10 @@ class Teacher(Protocol):
     def fingerprint(self) -> str:
         """A name for all that decides its features."""
 
-    def rows(self, image: Tensor, reads: Any, places: Tensor | None = None) -> Mapping[str, Tensor]:
+    def rows(self, image: Tensor, reads: Any, indices: Tensor | None = None) -> Mapping[str, Tensor]:
         """Its features of a batch by part, the items of the batch along the first axis of each.
 
-        `places` are those of the items in the training list, as far as the items tell them by `index`.
+        `indices` are those of the items in the training list, as far as the items tell them by `index`.
         """
 
     def rest(self, folder: Path) -> None:
@@ -252,9 +252,9 @@ class Teaching:
             for _, alike in groupby(batch, key=lambda view: view["image"].shape):  # studies, and images of one slice
                 seen = list(alike)
                 image = torch.stack([view["image"] for view in seen]).to(self.device, non_blocking=True)
-                places = torch.tensor([view["index"] for view in seen]) if "index" in seen[0] else None
+                indices = torch.tensor([view["index"] for view in seen]) if "index" in seen[0] else None
                 with torch.inference_mode(), self._autocast:
-                    parts = self.teacher.rows(image, self.reads, places)
+                    parts = self.teacher.rows(image, self.reads, indices)
                 parts = {name: part.half().cpu() for name, part in parts.items()}
                 for number, view in enumerate(seen):
                     yield {**{name: part[number] for name, part in parts.items()}, PROBE: view[PROBE]}

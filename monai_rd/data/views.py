@@ -17,6 +17,7 @@ from torch import Tensor
 from monai_rd.data.batches import Shown
 from monai_rd.data.errors import UnreadableFileError
 from monai_rd.data.remembered import item_keys
+from monai_rd.teacher_features import TEACHER_FEATURES, UNSEEN
 from monai_rd.teacher_image import TEACHER_IMAGE
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class ReplayedViews(Dataset):
     and every view is compared with the one that the teacher was shown, at 256 of its values.
 
     Few views of few images are soon known by heart. So every second time an item is shown in a new view, which no
-    teacher saw; its `teacher_features` are empty. All labelled items of a batch are shown for the same time, see
+    teacher saw; its `teacher_features` are `UNSEEN`. All labelled items of a batch are shown for the same time, see
     `TrainingBatches`.
 
     Args:
@@ -100,10 +101,10 @@ class ReplayedViews(Dataset):
             return item
         item.pop(TEACHER_IMAGE, None)
         if number >= self.views:
-            return {**item, "teacher_features": {}}
+            return {**item, TEACHER_FEATURES: UNSEEN}
         features = self.store.read(self.keys[place], number)
         refuse_another_view(item["image"], features.pop(PROBE), self.keys[place])
-        return {**item, "teacher_features": features}
+        return {**item, TEACHER_FEATURES: features}
 
 
 def _random_parts(transform: Any) -> tuple[list[Randomizable], list[Randomizable]]:

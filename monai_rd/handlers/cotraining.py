@@ -15,6 +15,7 @@ from monai_rd.handlers.failing import on_failure
 from monai_rd.methods.base import Method, Step, unwrapped
 from monai_rd.networks.features import StudentFeatures, TeacherFeatures, from_rows
 from monai_rd.networks.levels import LevelReader
+from monai_rd.teacher_features import is_unseen, stored_features
 from monai_rd.teacher_image import teacher_image
 
 if TYPE_CHECKING:
@@ -29,14 +30,14 @@ class CoTrainingHandler:
     """Runs the frozen teacher and the method beside the student in every training step.
 
     After the forward pass it takes the student's features (what the student's classifier read, and the maps that the
-    method asks for) and the teacher's: from the batch's key `teacher_features` (parts by name, see `to_rows`) when
-    they were computed beforehand, otherwise from the teacher. Where that key is there and empty, the student learns
-    from the labels alone in this epoch. The batch's key `index` tells the method which items
-    they are. After the loss it adds the weighted terms to `engine.state.output["loss"]`, which `SupervisedTrainer`
-    reads for the backward pass only then; after that pass, what rests in this epoch by the method's word loses its
-    gradient. At each epoch it moves the weights: progress is 0 in the first epoch and 1 in the last. The terms stand in
-    `engine.state.output["terms"]`, unweighted and detached, with the student's cross entropy as `student_ce` and the
-    sum as `loss`; their means over the epoch in `engine.state.metrics`; the weights in `engine.state.term_weights`.
+    method asks for) and the teacher's: from the batch's key `teacher_features` when they were computed beforehand,
+    otherwise from the teacher. Where they are `UNSEEN`, the student learns from the labels alone in this epoch. The
+    batch's key `index` tells the method which items they are. After the loss it adds the weighted terms to
+    `engine.state.output["loss"]`, which `SupervisedTrainer` reads for the backward pass only then; after that pass,
+    what rests in this epoch by the method's word loses its gradient. At each epoch it moves the weights: progress is 0
+    in the first epoch and 1 in the last. The terms stand in `engine.state.output["terms"]`, unweighted and detached,
+    with the student's cross entropy as `student_ce` and the sum as `loss`; their means over the epoch in
+    `engine.state.metrics`; the weights in `engine.state.term_weights`.
 
     Args:
         network: the student, bare or wrapped in DistributedDataParallel; the trainer's own network.
@@ -101,8 +102,7 @@ class CoTrainingHandler:
     def _teacher_features(self, engine: Engine, image: Tensor) -> TeacherFeatures | None:
         if not self._bare_method.needs_teacher:
             return None
-        stored = engine.state.batch.get("teacher_features")
-        if stored is not None:
+        if (stored := stored_features(engine.state.batch)) is not None:
             # Half precision on disk; autocast makes of it what it wants.
             parts = {name: part.to(image.device, non_blocking=True).float() for name, part in stored.items()}
             return from_rows(parts, self._network.spatial_dims)
@@ -118,7 +118,7 @@ class CoTrainingHandler:
         features, self._features = self._features, None
         if features is None:
             raise RuntimeError("the trainer's network did not call the classifier of the network given to this handler")
-        if engine.state.batch.get("teacher_features") == {}:  # a view that no teacher saw
+        if is_unseen(engine.state.batch):
             own = engine.state.term_weights
             engine.state.term_weights = {"student_ce": own["student_ce"]} if "student_ce" in own else {}
             self._terms = {}

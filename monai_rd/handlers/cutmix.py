@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from monai_rd.methods.base import Method, unwrapped
 from monai_rd.no_label import NO_LABEL, unlabelled_items
 from monai_rd.processes import derived_seed, rank
+from monai_rd.teacher_features import TEACHER_FEATURES, stored_features
 from monai_rd.teacher_image import TEACHER_IMAGE
 
 __all__ = ["CutMixHandler"]
@@ -78,10 +79,9 @@ class CutMixHandler:
             if key in batch:
                 batch[key] = _pasted(batch[key].as_subclass(Tensor), partner, box)
         batch[CommonKeys.LABEL] = self._mixed_label(label, partner, box.share)
-        if batch.get("teacher_features"):
-            batch["teacher_features"] = {
-                name: self._mixed_part(name, part.as_subclass(Tensor), partner, box)
-                for name, part in batch["teacher_features"].items()
+        if (parts := stored_features(batch)) is not None:
+            batch[TEACHER_FEATURES] = {
+                name: self._mixed_part(name, part.as_subclass(Tensor), partner, box) for name, part in parts.items()
             }
         engine.state.batch = batch
 

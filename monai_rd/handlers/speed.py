@@ -15,6 +15,7 @@ from monai.utils.enums import CommonKeys
 
 from monai_rd.files import atomic_write, size_in_words
 from monai_rd.processes import rank
+from monai_rd.teacher_features import stored_features
 
 __all__ = ["SpeedHandler", "peak_memory"]
 
@@ -57,7 +58,7 @@ class SpeedHandler:
         self._seconds += time.monotonic() - self._asked
         items = len(engine.state.batch[CommonKeys.IMAGE])
         self._items += items
-        self._stored += items * bool(engine.state.batch.get("teacher_features"))
+        self._stored += items * (stored_features(engine.state.batch) is not None)
 
     def _tell(self, engine: Engine) -> None:
         if rank() != 0 or not self._items:

@@ -1,11 +1,11 @@
-"""Distillation methods, one a file; each owns its trainable parts. A new method is a new file and a line here."""
+"""Distillation methods, one a file; each owns its trainable parts. A new one is a file and its line in `METHODS`."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -26,29 +26,12 @@ from monai_rd.methods.sp import SimilarityPreserving
 from monai_rd.methods.two_stages import TwoStages
 from monai_rd.methods.vid import VariationalInformationDistillation
 from monai_rd.nearest import did_you_mean
-
-if TYPE_CHECKING:
-    from monai_rd.networks import FrozenFoundationModel, Student
+from monai_rd.networks import FrozenFoundationModel, Student
 
 __all__ = [
     "METHODS",
-    "AttentionTransfer",
-    "ContrastiveDistillation",
-    "CrossEntropyAlone",
-    "DeepReprogrammingDistillation",
-    "Hint",
-    "KnowledgeDistillation",
-    "MaskedGenerativeDistillation",
     "Method",
-    "NToOneMatching",
-    "PseudoLabels",
-    "RelationalDistillation",
-    "ReprogrammingDistillation",
-    "SemanticCalibration",
-    "SimilarityPreserving",
     "Step",
-    "TwoStages",
-    "VariationalInformationDistillation",
     "build_method",
     "distributed",
     "method_class",
@@ -135,11 +118,10 @@ def build_method(
         raise ValueError(f"the method '{name}' learns from unlabelled images: give --unlabelled DIR, or use kd or ce")
     if unlabelled and not found.takes_unlabelled:
         logger.info("the method '%s' needs every item's label: %d unlabelled images are not used", name, unlabelled)
-    known = [key for key, one in signature(found.build).parameters.items() if one.kind == one.KEYWORD_ONLY]
-    known += [key for key, one in signature(found.__init__).parameters.items() if one.kind == one.KEYWORD_ONLY]
+    known = [key for key, one in signature(found).parameters.items() if one.kind == one.KEYWORD_ONLY]
     if wrong := [key for key in options or {} if key not in known]:
         takes = f"it takes {', '.join(known)}" if known else "it takes none"
         raise ValueError(f"the method '{name}' has no option {', '.join(wrong)}; {takes}")
     chosen = {"batch_size": batch_size} if "batch_size" in known and batch_size is not None else {}
     chosen |= options or {}
-    return found.build(student, teacher, torch.as_tensor(labels), **chosen)  # type: ignore[arg-type]
+    return found(student, teacher, torch.as_tensor(labels), **chosen)

@@ -13,19 +13,14 @@ size, and in volumes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import torch
 from torch import Tensor
 
 from monai_rd.losses.attention import AttentionForm, attention_loss
 from monai_rd.methods.base import Method, Step
 from monai_rd.methods.maps import shrink_to_common
-from monai_rd.networks.features import Reads
-from monai_rd.networks.levels import Level, pair_levels
-
-if TYPE_CHECKING:
-    from monai_rd.networks import FrozenFoundationModel, Student
+from monai_rd.networks import FrozenFoundationModel, Reads, Student
+from monai_rd.networks.levels import pair_levels
 
 __all__ = ["AttentionTransfer"]
 
@@ -45,39 +40,31 @@ class AttentionTransfer(Method):
     everywhere; a few tokens of high norm may dominate it. Of bags every slice is a sample.
 
     Args:
-        pairs: the student's levels and the teacher's.
         form: "mean" or "paper".
         weight: of the term, constant over the training; None for 1000 ("mean") or 0.05 ("paper").
 
     Raises:
-        ValueError: an unknown form.
+        ValueError: an unknown form, or a network without maps that could be read.
     """
 
     def __init__(
-        self, pairs: tuple[tuple[Level, Level], ...], *, form: AttentionForm = "mean", weight: float | None = None
+        self,
+        student: Student,
+        teacher: FrozenFoundationModel,
+        labels: Tensor,
+        *,
+        form: AttentionForm = "mean",
+        weight: float | None = None,
     ) -> None:
+        super().__init__(student, teacher, labels)
         if form not in _WEIGHTS:
             raise ValueError(f"form must be 'mean' or 'paper', not {form!r}")
-        ours, theirs = zip(*pairs, strict=True)
-        super().__init__(Reads(levels=theirs), ours)
+        pairs = pair_levels(student.levels, teacher.levels)
+        self.student_levels, theirs = zip(*pairs, strict=True)
+        self.reads = Reads(levels=theirs)
         self.form: AttentionForm = form
         self.strides = [max(mine.stride, other.stride) for mine, other in pairs]
-        self.weight = _WEIGHTS[form] if weight is None else weight
-
-    @classmethod
-    def build(
-        cls, student: Student, teacher: FrozenFoundationModel, labels: Tensor, **options: Any
-    ) -> AttentionTransfer:
-        """Build it on all levels of this student.
-
-        Raises:
-            ValueError: a network without maps that could be read, or what the class refuses.
-        """
-        return cls(pair_levels(student.levels, teacher.levels), **options)
-
-    def weights(self, progress: float) -> dict[str, float]:
-        """The weight, the same in all epochs."""
-        return {"at": self.weight}
+        self.constant_weights = {"at": _WEIGHTS[form] if weight is None else weight}
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """Term `at`, of one map `[N, C, h, w]` of each level."""

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from monai_rd.networks.features import Reads, StudentFeatures, TeacherFeatures
-from monai_rd.networks.levels import Level
+from monai_rd.networks import FrozenFoundationModel, Level, Reads, Student, StudentFeatures, TeacherFeatures
 from monai_rd.no_label import unlabelled_items
 from monai_rd.processes import world_size
-
-if TYPE_CHECKING:
-    from monai_rd.networks import FrozenFoundationModel, Student
 
 __all__ = [
     "Method",
@@ -23,6 +20,7 @@ __all__ = [
     "Step",
     "distributed",
     "gather_batch",
+    "linear",
     "parameter_groups",
     "trainable_parameters",
     "unwrapped",
@@ -38,14 +36,14 @@ class Step(NamedTuple):
         network: the student itself, bare; its `classifier` is g.
         target: class indices `[B]`, or of mixed items the shares of the classes `[B, classes]`; multi-label 0 to 1 for
             each class, `[B, classes]`. Of unlabelled items `NO_LABEL`.
-        places: of the items in the training list `[B]`; None where the data set does not tell it.
+        indices: of the items in the training list `[B]`; None where the data set does not tell them.
     """
 
     student: StudentFeatures
     teacher: TeacherFeatures | None
     network: Student
     target: Tensor
-    places: Tensor | None = None
+    indices: Tensor | None = None
 
     @property
     def taught(self) -> TeacherFeatures:
@@ -76,6 +74,15 @@ class PathOutput(NamedTuple):
 class Method(nn.Module, ABC):
     """Gives named loss terms beside the student's own cross entropy, and owns whatever it trains for them.
 
+    All methods are made alike, `Name(student, teacher, labels, option=...)`: the keyword-only arguments of a method are
+    its options, what a user may set by `--method_options`. A method keeps neither network: whatever needs the student
+    is handed it, and what the teacher makes of a batch comes with the `Step`.
+
+    Args:
+        student: the network to train, as it is before `prepare`.
+        teacher: the frozen teacher; None only for a method that needs none.
+        labels: of the training list: class indices `[n]`, multi-label rows of 0 and 1 `[n, classes]`.
+
     Attributes:
         needs_teacher: whether there must be a teacher.
         needs_logits: whether the teacher must have been fitted to the task, so that it gives logits.
@@ -84,8 +91,11 @@ class Method(nn.Module, ABC):
         takes_unlabelled: whether it makes use of items without a label.
         needs_unlabelled: whether it is nothing without them.
         takes_mixed: whether an item of a batch may be a mixture of two, see `CutMixHandler`.
-        student_levels: the student's maps that `forward` wants, in this order.
-        reads: what `forward` wants of the teacher.
+        reads: what `forward` wants of the teacher; nothing unless the constructor says what.
+        student_levels: the student's maps that `forward` wants, in this order; likewise.
+        constant_weights: what `weights` gives in all epochs; likewise.
+        multi_label: whether an image may have any number of the classes.
+        spatial_dims: 2 for a student of images or bags of slices, 3 for one of volumes.
         path_output: what the teacher path made of the last batch, for who watches it, and None once that was taken.
     """
 
@@ -97,29 +107,28 @@ class Method(nn.Module, ABC):
     needs_unlabelled: bool = False
     takes_mixed: bool = True
 
-    def __init__(self, reads: Reads | None = None, student_levels: Sequence[Level] = ()) -> None:
+    reads: Reads = Reads()
+    student_levels: tuple[Level, ...] = ()
+    constant_weights: Mapping[str, float] = MappingProxyType({})
+    path_output: PathOutput | None = None
+
+    def __init__(self, student: Student, teacher: FrozenFoundationModel | None, labels: Tensor) -> None:
         super().__init__()
-        self.reads, self.student_levels = Reads() if reads is None else reads, tuple(student_levels)
-        self.path_output: PathOutput | None = None
+        self.multi_label, self.spatial_dims = labels.dim() == 2, student.spatial_dims
 
-    @classmethod
-    @abstractmethod
-    def build(cls, student: Student, teacher: FrozenFoundationModel, labels: Tensor, **options: Any) -> Method:
-        """Build the method for this student and teacher; see `build_method`, which has checked that they fit."""
-
-    @abstractmethod
     def weights(self, progress: float) -> dict[str, float]:
-        """Weight of each loss term at `progress`, from 0 in the first epoch to 1 in the last.
+        """Weight of each loss term at `progress`, from 0 in the first epoch to 1 in the last; `constant_weights`.
 
         The trainer's own term, the student's cross entropy, may be among them as `student_ce`; else its weight is 1.
         """
+        return dict(self.constant_weights)
 
     @abstractmethod
     def forward(self, step: Step) -> dict[str, Tensor]:
         """Compute the unweighted loss terms of one batch: scalars by name, with the names of `weights`."""
 
     def start_epoch(self, progress: float, student: Student) -> None:
-        """Change what another epoch needs, before its first step; most methods are the same in all of them."""
+        """Change what another epoch needs, before its first step and nowhere else; most methods change nothing."""
 
     def resting(self, student: Student) -> list[nn.Parameter]:
         """Those parameters, its own and the student's, that this epoch does not teach, so that no optimizer moves them.
@@ -150,9 +159,15 @@ class Method(nn.Module, ABC):
         """The state dict of the student as it is deployed, without what `prepare` put in."""
         return student.state_dict()
 
-    def undecayed(self) -> list[nn.Parameter]:
+    def no_weight_decay(self) -> list[nn.Parameter]:
         """Those of the method's parameters that no weight decay may pull at."""
         return []
+
+
+def linear(ends: tuple[float, float], progress: float) -> float:
+    """What a weight of this first and last value has come to at `progress`."""
+    first, last = ends
+    return first + (last - first) * progress
 
 
 def trainable_parameters(network: nn.Module, method: nn.Module) -> list[nn.Parameter]:
@@ -163,7 +178,7 @@ def trainable_parameters(network: nn.Module, method: nn.Module) -> list[nn.Param
 def parameter_groups(network: nn.Module, method: nn.Module) -> list[dict[str, Any]]:
     """`trainable_parameters` as an optimizer's groups: those that decay, then those that must not, if there are any."""
     bare: Any = unwrapped(method)
-    kept = {id(parameter) for parameter in bare.undecayed()}
+    kept = {id(parameter) for parameter in bare.no_weight_decay()}
     every = trainable_parameters(network, method)
     groups: list[dict[str, Any]] = [{"params": [parameter for parameter in every if id(parameter) not in kept]}]
     if kept:

@@ -11,19 +11,14 @@ L_\mathrm{CRD} = \overline{L(v_s, u_t)} + \overline{L(v_t, u_s)}$$
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn import functional as F
 
 from monai_rd.methods.base import Method, Step, gather_batch
-from monai_rd.networks.features import Reads
+from monai_rd.networks import FrozenFoundationModel, Reads, Student
 from monai_rd.processes import world_size
-
-if TYPE_CHECKING:
-    from monai_rd.networks import FrozenFoundationModel, Student
 
 __all__ = ["ContrastiveDistillation"]
 
@@ -49,9 +44,6 @@ class ContrastiveDistillation(Method):
     banks, which all processes fill with the items of all.
 
     Args:
-        student_dim: D of the student's features.
-        teacher_dim: C of the teacher's features.
-        labels: of the training list: class indices `[n]`, multi-label `[n, classes]`.
         negatives: K at most.
         width: of the embeddings.
         temperature: tau.
@@ -72,8 +64,8 @@ class ContrastiveDistillation(Method):
 
     def __init__(
         self,
-        student_dim: int,
-        teacher_dim: int,
+        student: Student,
+        teacher: FrozenFoundationModel,
         labels: Tensor,
         *,
         negatives: int = 16384,
@@ -82,44 +74,30 @@ class ContrastiveDistillation(Method):
         momentum: float = 0.5,
         weight: float = 0.8,
     ) -> None:
-        super().__init__(Reads(pooled=True))
+        super().__init__(student, teacher, labels)
         if negatives < 1 or not temperature > 0:
             raise ValueError(f"negatives is at least 1, temperature above 0; got {negatives}, {temperature}")
-        self.multi_label = labels.dim() == 2
         others = len(labels) - (1 if self.multi_label else int(labels.bincount().max()))
         if others < 1:
             raise ValueError("the method 'crd' needs negatives: items of at least two classes in the training list")
         self.negatives = min(negatives, others)
-        self.student_embedding, self.teacher_embedding = nn.Linear(student_dim, width), nn.Linear(teacher_dim, width)
+        self.reads, self.constant_weights = Reads(pooled=True), {"crd": weight}
+        self.student_embedding = nn.Linear(student.feature_dim, width)
+        self.teacher_embedding = nn.Linear(teacher.channels, width)
         self.register_buffer("labels", labels, persistent=False)
         for side in ("student", "teacher"):
             self.register_buffer(f"{side}_bank", F.normalize(torch.randn(len(labels), width), dim=1))
         self.register_buffer("normaliser", torch.zeros(2))  # Z of the student's items and of the teacher's; 0: not yet
         self._normalised = False  # whether it is known not to be 0
-        self.temperature, self.momentum, self.weight = temperature, momentum, weight
-
-    @classmethod
-    def build(
-        cls, student: Student, teacher: FrozenFoundationModel, labels: Tensor, **options: Any
-    ) -> ContrastiveDistillation:
-        """Build CRD for these two and this training list.
-
-        Raises:
-            ValueError: what the class refuses.
-        """
-        return cls(student.feature_dim, teacher.channels, labels, **options)
-
-    def weights(self, progress: float) -> dict[str, float]:
-        """The weight, the same in all epochs."""
-        return {"crd": self.weight}
+        self.temperature, self.momentum = temperature, momentum
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """The term `crd`; in training mode the batch then enters the banks.
 
         Raises:
-            ValueError: batches do not tell their items' places in the training list.
+            ValueError: batches do not tell their items' indices in the training list.
         """
-        if step.places is None:
+        if step.indices is None:
             raise ValueError(
                 "the method 'crd' remembers every item: batches need its place in the training list as 'index', which "
                 "DataList.numbered gives"
@@ -127,7 +105,7 @@ class ContrastiveDistillation(Method):
         with torch.autocast(step.student.pooled.device.type, enabled=False):
             mine = F.normalize(self.student_embedding(step.student.pooled.float()), dim=1)
             theirs = F.normalize(self.teacher_embedding(step.taught.pooled.float()), dim=1)
-            compared = torch.cat([step.places[:, None], self._draw(step.places)], dim=1)
+            compared = torch.cat([step.indices[:, None], self._draw(step.indices)], dim=1)
             # A copy: the banks are written below, before the backward pass wants what was read.
             scores = torch.stack(
                 [
@@ -141,14 +119,14 @@ class ContrastiveDistillation(Method):
                 self._normalised = True
             loss = self._contrast(scores / self.normaliser[:, None, None])
         if self.training:
-            self._remember(mine.detach(), theirs.detach(), step.places)
+            self._remember(mine.detach(), theirs.detach(), step.indices)
         return {"crd": loss}
 
-    def _draw(self, index: Tensor) -> Tensor:
-        """Places of K items for each of these, none twice, none of its own class `[B, K]`."""
-        places = torch.arange(len(self.labels), device=index.device)
-        same = index[:, None] == places if self.multi_label else self.labels[index][:, None] == self.labels
-        draws = torch.rand(same.shape, device=index.device).masked_fill(same, -1.0)
+    def _draw(self, indices: Tensor) -> Tensor:
+        """Indices of K items for each of these, none twice, none of its own class `[B, K]`."""
+        every = torch.arange(len(self.labels), device=indices.device)
+        same = indices[:, None] == every if self.multi_label else self.labels[indices][:, None] == self.labels
+        draws = torch.rand(same.shape, device=indices.device).masked_fill(same, -1.0)
         return draws.topk(self.negatives, dim=1).indices
 
     def _contrast(self, scores: Tensor) -> Tensor:
@@ -161,11 +139,11 @@ class ContrastiveDistillation(Method):
         return -log_likelihood.mean(dim=1).sum()
 
     @torch.no_grad()
-    def _remember(self, mine: Tensor, theirs: Tensor, index: Tensor) -> None:
-        places = gather_batch(index)
+    def _remember(self, mine: Tensor, theirs: Tensor, indices: Tensor) -> None:
+        indices = gather_batch(indices)
         for bank, seen in ((self.student_bank, mine), (self.teacher_bank, theirs)):
-            moved = self.momentum * bank[places] + (1 - self.momentum) * gather_batch(seen)
-            bank[places] = F.normalize(moved, dim=1)
+            moved = self.momentum * bank[indices] + (1 - self.momentum) * gather_batch(seen)
+            bank[indices] = F.normalize(moved, dim=1)
 
 
 def _mean_over_ranks(value: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,17 +25,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from monai_rd.losses import CKALoss, ClassificationLoss, KLDistillationLoss
 from monai_rd.losses.cka import Estimator
-from monai_rd.methods.base import Method, Step, gather_batch
-from monai_rd.methods.maps import (
-    average_pool,
-    convolution,
-)
-from monai_rd.networks.features import Reads
-from monai_rd.networks.levels import Level, pair_levels
+from monai_rd.methods.base import Method, Step, gather_batch, linear
+from monai_rd.methods.maps import average_pool, convolution
+from monai_rd.networks import FrozenFoundationModel, Level, Reads, Student
+from monai_rd.networks.levels import pair_levels
 from monai_rd.networks.reprogramming import conv_norm
-
-if TYPE_CHECKING:
-    from monai_rd.networks import FrozenFoundationModel, Student
 
 __all__ = ["DeepReprogrammingDistillation"]
 
@@ -115,10 +109,6 @@ class DeepReprogrammingDistillation(Method):
     and keeps the weight 1; KL has T = 1 and gradient to both sides, as in RD.
 
     Args:
-        student_levels: the student's maps, one a stage.
-        teacher_levels: the teacher's, paired with them.
-        spatial_dims: 3 for a teacher and a student of volumes.
-        multi_label: an image may have any number of the classes: cross entropy is binary, KL is by class.
         alpha: weight of the hybrids' cross entropy in the first and in the last epoch, linear between.
         beta: weight of KL, likewise.
         cka: weight of CKA.
@@ -127,15 +117,14 @@ class DeepReprogrammingDistillation(Method):
         width: channels inside the projectors.
 
     Raises:
-        ValueError: what `CKALoss` and `KLDistillationLoss` refuse.
+        ValueError: a network without maps that could be read, or what `CKALoss` and `KLDistillationLoss` refuse.
     """
 
     def __init__(
         self,
-        student_levels: Sequence[Level],
-        teacher_levels: Sequence[Level],
-        spatial_dims: int = 2,
-        multi_label: bool = False,
+        student: Student,
+        teacher: FrozenFoundationModel,
+        labels: Tensor,
         *,
         alpha: tuple[float, float] = (1.0, 0.0),
         beta: tuple[float, float] = (1.0, 0.0),
@@ -144,31 +133,18 @@ class DeepReprogrammingDistillation(Method):
         estimator: Estimator = "biased",
         width: int = 256,
     ) -> None:
-        super().__init__(Reads(levels=tuple(teacher_levels)), student_levels)
-        self.projectors = nn.ModuleList(
-            _Projector(theirs, mine, width, spatial_dims)
-            for mine, theirs in zip(student_levels, teacher_levels, strict=True)
-        )
-        self.ce, self.kl = ClassificationLoss(multi_label), KLDistillationLoss(temperature, multi_label)
+        super().__init__(student, teacher, labels)
+        pairs = pair_levels(student.levels, teacher.levels)
+        self.student_levels, theirs = zip(*pairs, strict=True)
+        self.reads = Reads(levels=theirs)
+        self.projectors = nn.ModuleList(_Projector(other, mine, width, self.spatial_dims) for mine, other in pairs)
+        self.ce, self.kl = ClassificationLoss(self.multi_label), KLDistillationLoss(temperature, self.multi_label)
         self.cka = CKALoss(estimator)
         self.alpha, self.beta, self.cka_weight = alpha, beta, cka
 
-    @classmethod
-    def build(
-        cls, student: Student, teacher: FrozenFoundationModel, labels: Tensor, **options: Any
-    ) -> DeepReprogrammingDistillation:
-        """Build DRD for these two.
-
-        Raises:
-            ValueError: a student or teacher of which no maps are known, or what the class refuses.
-        """
-        pairs = pair_levels(student.levels, teacher.levels)
-        mine, theirs = zip(*pairs, strict=True)
-        return cls(mine, theirs, student.spatial_dims, labels.dim() == 2, **options)
-
     def weights(self, progress: float) -> dict[str, float]:
         """Alpha and beta, linear between their first and last value, and the weight of CKA."""
-        alpha, beta = (first + (last - first) * progress for first, last in (self.alpha, self.beta))
+        alpha, beta = linear(self.alpha, progress), linear(self.beta, progress)
         return {"hybrid_ce": alpha, "kl": beta, "cka": self.cka_weight}
 
     def forward(self, step: Step) -> dict[str, Tensor]:

@@ -8,25 +8,16 @@ $$L = \mathrm{mean}\,(r(A_s) - A_t)^2$$
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from monai_rd.methods.base import Method, Step
 from monai_rd.methods.maps import shrink_to_common
-from monai_rd.networks.features import Reads
-from monai_rd.networks.levels import (
-    Level,
-    nearest_level,
-    pair_levels,
-)
+from monai_rd.networks import FrozenFoundationModel, Reads, Student
+from monai_rd.networks.levels import nearest_level, pair_levels
 from monai_rd.networks.reprogramming import conv_norm
 from monai_rd.networks.standardisation import RunningStandardisation
-
-if TYPE_CHECKING:
-    from monai_rd.networks import FrozenFoundationModel, Student
 
 __all__ = ["Hint"]
 
@@ -48,35 +39,30 @@ class Hint(Method):
     student's, is each process's own unless it is turned into SyncBatchNorm. Of bags every slice is a sample.
 
     Args:
-        pair: the student's level and the teacher's.
-        spatial_dims: 3 for volumes.
+        stride: of the student's level, in input pixels a position, at least 1: the nearest that there is. The teacher's
+            is the one paired with it.
         weight: of the term, constant over the training.
+
+    Raises:
+        ValueError: a stride below 1, or a network without maps that could be read.
     """
 
-    def __init__(self, pair: tuple[Level, Level], spatial_dims: int = 2, *, weight: float = 10.0) -> None:
-        ours, theirs = pair
-        super().__init__(Reads(levels=(theirs,)), [ours])
-        self.weight = weight
-        self.regressor = conv_norm(ours.channels, theirs.channels, 1, spatial_dims, relu=False)
-        self.standardise = RunningStandardisation(theirs.channels)
-
-    @classmethod
-    def build(
-        cls, student: Student, teacher: FrozenFoundationModel, labels: Tensor, *, stride: int = 16, **options: Any
-    ) -> Hint:
-        """Build it on the student's level nearest to `stride` (input pixels a position) and the teacher's paired to it.
-
-        Raises:
-            ValueError: a network without maps that could be read, or a stride below 1.
-        """
+    def __init__(
+        self,
+        student: Student,
+        teacher: FrozenFoundationModel,
+        labels: Tensor,
+        *,
+        stride: int = 16,
+        weight: float = 10.0,
+    ) -> None:
+        super().__init__(student, teacher, labels)
         if stride < 1:
             raise ValueError(f"the stride of a hint is at least 1, got {stride}")
-        (pair,) = pair_levels([nearest_level(student.levels, stride)], teacher.levels)
-        return cls(pair, student.spatial_dims, **options)
-
-    def weights(self, progress: float) -> dict[str, float]:
-        """The weight, the same in all epochs."""
-        return {"hint": self.weight}
+        ((ours, theirs),) = pair_levels([nearest_level(student.levels, stride)], teacher.levels)
+        self.student_levels, self.reads, self.constant_weights = (ours,), Reads(levels=(theirs,)), {"hint": weight}
+        self.regressor = conv_norm(ours.channels, theirs.channels, 1, self.spatial_dims, relu=False)
+        self.standardise = RunningStandardisation(theirs.channels)
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """Term `hint`, of one map `[N, C, h, w]` of each."""

@@ -8,16 +8,11 @@ $$L = w_\mathrm{CE}\,\mathrm{CE}(y, z_s)
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from torch import Tensor
 
 from monai_rd.losses import KLDistillationLoss
 from monai_rd.methods.base import Method, Step
-from monai_rd.networks.features import Reads
-
-if TYPE_CHECKING:
-    from monai_rd.networks import FrozenFoundationModel, Student
+from monai_rd.networks import FrozenFoundationModel, Reads, Student
 
 __all__ = ["KnowledgeDistillation"]
 
@@ -29,9 +24,9 @@ class KnowledgeDistillation(Method):
     student's cross entropy at 1, so that they differ by the added term alone, and a teacher that was fitted to some
     hundred labels knows them no better than the labels do.
 
+    Of several classes an image each is a distribution of its own (Bernoulli KL), averaged over the classes.
+
     Args:
-        multi_label: an image may have any number of the classes: each is a distribution of its own (Bernoulli KL),
-            averaged over the classes.
         temperature: T > 0; 4 is RepDistiller's, 1 the one of RD's own KL.
         ce_weight: w_CE, constant over the training.
         kd_weight: w_KD, likewise.
@@ -43,22 +38,18 @@ class KnowledgeDistillation(Method):
     needs_logits = True
 
     def __init__(
-        self, multi_label: bool = False, *, temperature: float = 4.0, ce_weight: float = 1.0, kd_weight: float = 1.0
+        self,
+        student: Student,
+        teacher: FrozenFoundationModel,
+        labels: Tensor,
+        *,
+        temperature: float = 4.0,
+        ce_weight: float = 1.0,
+        kd_weight: float = 1.0,
     ) -> None:
-        super().__init__(Reads(logits=True))
-        self.kl = KLDistillationLoss(temperature, multi_label)
-        self.ce_weight, self.kd_weight = ce_weight, kd_weight
-
-    @classmethod
-    def build(
-        cls, student: Student, teacher: FrozenFoundationModel, labels: Tensor, **options: Any
-    ) -> KnowledgeDistillation:
-        """Build KD for labels of this kind."""
-        return cls(labels.dim() == 2, **options)
-
-    def weights(self, progress: float) -> dict[str, float]:
-        """Both weights, the same in all epochs."""
-        return {"student_ce": self.ce_weight, "kd": self.kd_weight}
+        super().__init__(student, teacher, labels)
+        self.reads, self.constant_weights = Reads(logits=True), {"student_ce": ce_weight, "kd": kd_weight}
+        self.kl = KLDistillationLoss(temperature, self.multi_label)
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """Term `kd`, of the logits `[B, classes]` of both."""

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_rd.networks.levels import Level
-
-if TYPE_CHECKING:
-    from monai_rd.networks import FrozenFoundationModel, Student
+from monai_rd.networks import FrozenFoundationModel, Level, Student
 
 __all__ = [
     "average_pool",

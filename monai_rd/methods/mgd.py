@@ -9,18 +9,14 @@ G = \mathrm{conv}_{3\times3} \circ \mathrm{ReLU} \circ \mathrm{conv}_{3\times3}$
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from monai_rd.methods.base import Method, Step
 from monai_rd.methods.maps import convolution, fold_slices, last_student_map, shrink_to_common, teacher_map_channels
-from monai_rd.networks.features import Reads
-from monai_rd.networks.levels import Level
-
-if TYPE_CHECKING:
-    from monai_rd.networks import FrozenFoundationModel, Student
+from monai_rd.networks import FrozenFoundationModel, Reads, Student
 
 __all__ = ["MaskedGenerativeDistillation"]
 
@@ -37,58 +33,43 @@ class MaskedGenerativeDistillation(Method):
     teacher's map is its features themselves, so stored features serve.
 
     Args:
-        level: the student's last map.
-        channels: C of the teacher's map.
-        spatial_dims: 3 for a teacher and a student of volumes.
         mask_ratio: share that is masked, in [0, 1).
         mask: "channels" masks whole channels, the paper's choice for classification; "pixels" positions, its choice for
             detection and segmentation (there with a ratio of 0.65 and 0.75 and a weight of 2e-5).
         weight: of the term.
 
     Raises:
-        ValueError: another mask, or a ratio outside [0, 1).
+        ValueError: another mask, a ratio outside [0, 1), a student without such a map, or a teacher of vectors.
     """
 
     def __init__(
         self,
-        level: Level,
-        channels: int,
-        spatial_dims: int = 2,
+        student: Student,
+        teacher: FrozenFoundationModel,
+        labels: Tensor,
         *,
         mask_ratio: float = 0.15,
         mask: Literal["channels", "pixels"] = "channels",
         weight: float = 7e-5,
     ) -> None:
-        super().__init__(Reads(tap=True), [level])
+        super().__init__(student, teacher, labels)
         if mask not in ("channels", "pixels"):
             raise ValueError(f"mask is 'channels' or 'pixels', not {mask!r}")
         if not 0 <= mask_ratio < 1:
             raise ValueError(f"mask_ratio is at least 0 and below 1, got {mask_ratio}")
-        self.align = (
-            nn.Identity() if level.channels == channels else convolution(level.channels, channels, 1, spatial_dims)
+        channels, level, dims = (
+            teacher_map_channels(teacher, "mgd"),
+            last_student_map(student, "mgd"),
+            self.spatial_dims,
         )
+        self.student_levels, self.reads, self.constant_weights = (level,), Reads(tap=True), {"mgd": weight}
+        self.align = nn.Identity() if level.channels == channels else convolution(level.channels, channels, 1, dims)
         self.generator = nn.Sequential(
-            convolution(channels, channels, 3, spatial_dims),
+            convolution(channels, channels, 3, dims),
             nn.ReLU(inplace=True),
-            convolution(channels, channels, 3, spatial_dims),
+            convolution(channels, channels, 3, dims),
         )
-        self.spatial_dims, self.mask_ratio, self.mask, self.weight = spatial_dims, mask_ratio, mask, weight
-
-    @classmethod
-    def build(
-        cls, student: Student, teacher: FrozenFoundationModel, labels: Tensor, **options: Any
-    ) -> MaskedGenerativeDistillation:
-        """Build MGD for these two.
-
-        Raises:
-            ValueError: a student without such a map, a teacher of vectors, or what the class refuses.
-        """
-        channels = teacher_map_channels(teacher, "mgd")
-        return cls(last_student_map(student, "mgd"), channels, student.spatial_dims, **options)
-
-    def weights(self, progress: float) -> dict[str, float]:
-        """The weight, the same in all epochs."""
-        return {"mgd": self.weight}
+        self.mask_ratio, self.mask = mask_ratio, mask
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """The term `mgd`, a sum of squares for each image. The mask is drawn from torch's global random state."""

@@ -14,7 +14,7 @@ $$W' = W (I + A),\qquad b' = b + W c$$
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +22,8 @@ from torch.nn import functional as F
 
 from monai_rd.methods.base import Method, Step
 from monai_rd.methods.maps import average_pool, fold_slices, last_student_map, teacher_map_channels
-from monai_rd.networks.features import Reads
-from monai_rd.networks.levels import Level
+from monai_rd.networks import FrozenFoundationModel, Level, Reads, Student
 from monai_rd.networks.reprogramming import conv_norm
-
-if TYPE_CHECKING:
-    from monai_rd.networks import FrozenFoundationModel, Student
 
 __all__ = ["NToOneMatching"]
 
@@ -91,44 +87,32 @@ class NToOneMatching(Method):
     schedule of the term is offered. Away from that recipe NORM is fragile: RD's Table 3 has it as low as 54.8.
 
     Args:
-        level: the student's last map, of the student as it is before `prepare`.
-        channels: C of the teacher's map.
-        spatial_dims: 3 for a teacher and a student of volumes.
         parts: N.
         weight: of the term.
         schedule: multiply the weight by 0.1, 0.5, 1, 0.5 and 0.1 up to the 10th, 20th, 180th, 210th and last of every
             240 parts of the training, as the reference code does.
 
     Raises:
-        ValueError: fewer than 1 part.
+        ValueError: fewer than 1 part, a student without such a map, or a teacher of vectors.
     """
 
     def __init__(
         self,
-        level: Level,
-        channels: int,
-        spatial_dims: int = 2,
+        student: Student,
+        teacher: FrozenFoundationModel,
+        labels: Tensor,
         *,
         parts: int = 8,
         weight: float = 1.0,
         schedule: bool = False,
     ) -> None:
+        super().__init__(student, teacher, labels)
         if parts < 1:
             raise ValueError(f"parts must be at least 1, got {parts}")
-        expanded = Level("expand", parts * channels, level.stride, 1.0, signed=True)
-        super().__init__(Reads(tap=True), [expanded])
-        self.level, self.spatial_dims, self.parts = level, spatial_dims, parts
-        self.weight, self.schedule = weight, schedule
-
-    @classmethod
-    def build(cls, student: Student, teacher: FrozenFoundationModel, labels: Tensor, **options: Any) -> NToOneMatching:
-        """Build NORM for these two.
-
-        Raises:
-            ValueError: a student without such a map, a teacher of vectors, or what the class refuses.
-        """
-        channels = teacher_map_channels(teacher, "norm")
-        return cls(last_student_map(student, "norm"), channels, student.spatial_dims, **options)
+        channels, self.level = teacher_map_channels(teacher, "norm"), last_student_map(student, "norm")
+        self.student_levels = (Level("expand", parts * channels, self.level.stride, 1.0, signed=True),)
+        self.reads = Reads(tap=True)
+        self.parts, self.weight, self.schedule = parts, weight, schedule
 
     def prepare(self, student: Student) -> Student:
         """Put the block behind the student's last map."""

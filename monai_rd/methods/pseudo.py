@@ -9,18 +9,13 @@ $$L = \mathrm{CE}(y, z_s) + w\,\Big(-\frac{1}{|u|}\sum_{i \in u} \sum_c
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from monai_rd.losses import class_probabilities
 from monai_rd.methods.base import Method, Step
-from monai_rd.networks.features import Reads
-
-if TYPE_CHECKING:
-    from monai_rd.networks import FrozenFoundationModel, Student
+from monai_rd.networks import FrozenFoundationModel, Reads, Student
 
 __all__ = ["PseudoLabels"]
 
@@ -29,10 +24,9 @@ class PseudoLabels(Method):
     """Cross entropy against the teacher's soft answers on the unlabelled images, and the labels on the others.
 
     What a method that looks into the teacher has to be better than: all that it does with unlabelled images is to label
-    them.
+    them. Of several classes an image it is the binary cross entropy of each, averaged over them.
 
     Args:
-        multi_label: an image may have any number of the classes: binary cross entropy of each, averaged over them.
         temperature: T > 0, of both sides.
         weight: w, constant over the training.
 
@@ -43,20 +37,20 @@ class PseudoLabels(Method):
     needs_logits = True
     needs_unlabelled = True
 
-    def __init__(self, multi_label: bool = False, *, temperature: float = 1.0, weight: float = 1.0) -> None:
-        super().__init__(Reads(logits=True))
+    def __init__(
+        self,
+        student: Student,
+        teacher: FrozenFoundationModel,
+        labels: Tensor,
+        *,
+        temperature: float = 1.0,
+        weight: float = 1.0,
+    ) -> None:
+        super().__init__(student, teacher, labels)
         if not temperature > 0:
             raise ValueError(f"temperature must be above 0, got {temperature}")
-        self.multi_label, self.temperature, self.weight = multi_label, temperature, weight
-
-    @classmethod
-    def build(cls, student: Student, teacher: FrozenFoundationModel, labels: Tensor, **options: Any) -> PseudoLabels:
-        """Build it for labels of this kind."""
-        return cls(labels.dim() == 2, **options)
-
-    def weights(self, progress: float) -> dict[str, float]:
-        """The weight, the same in all epochs."""
-        return {"pseudo_ce": self.weight}
+        self.reads, self.constant_weights = Reads(logits=True), {"pseudo_ce": weight}
+        self.temperature = temperature
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """Term `pseudo_ce`, of the logits of the unlabelled items."""

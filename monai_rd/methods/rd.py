@@ -1,29 +1,23 @@
 r"""Reprogramming Distillation, arXiv 2407.06504.
 
-With the frozen teacher $F_t$, the student $F_s$, the reprogramming module $\phi$ and the shared classifier $g$,
+With the frozen teacher $F_t$, the student $F_s$, the reprogramming module $\phi$ and the shared classifier $g$, Eq. 3
+is as follows. Its first term is the trainer's own loss; this method gives the others.
 
 $$f_s = F_s(x),\quad z_s = g(f_s),\quad f_t = \phi(F_t(x)),\quad z_t = g(f_t)$$
-$$L = \mathrm{CE}(y, z_s) + \alpha\,\mathrm{CE}(y, z_t) + \beta\,(\mathrm{KL}(z_t \| z_s) + L_\mathrm{CKA}(f_t, f_s))
-\qquad (3)$$
-
-The first term is the trainer's own loss; this method gives the others.
+$$L = \mathrm{CE}(y, z_s) + \alpha\,\mathrm{CE}(y, z_t) + \beta\,(\mathrm{KL}(z_t \| z_s) + L_\mathrm{CKA}(f_t, f_s))$$
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from monai_rd.losses import CKALoss, ClassificationLoss, KLDistillationLoss
 from monai_rd.losses.cka import Estimator
-from monai_rd.methods.base import Method, Step, gather_batch
-from monai_rd.networks.features import Reads
-from monai_rd.networks.reprogramming import Reprogrammer
-
-if TYPE_CHECKING:
-    from monai_rd.networks import FrozenFoundationModel, Student
+from monai_rd.methods.base import Method, Step, gather_batch, linear
+from monai_rd.networks import FrozenFoundationModel, Reads, Reprogrammer, Student
 
 __all__ = ["ReprogrammingDistillation"]
 
@@ -32,37 +26,28 @@ class ReprogrammingDistillation(Method):
     """RD: co-trains phi and g on the frozen teacher's features and pulls the student towards them.
 
     Args:
-        channels: C of the teacher's features.
-        feature_dim: D of the student's features.
-        kind: "map" or "vector", what the teacher gives.
-        multi_label: an image may have any number of the classes: both cross entropies are binary, KL is by class.
-        spatial_dims: 3 for a teacher and a student of volumes.
         alpha: weight of the teacher path's cross entropy in the first and in the last epoch, linear between.
         beta: weight of KL and CKA, likewise.
-        temperature: of the KL term; 1 in the paper.
+        temperature: of KL; 1 in the paper.
         estimator: of CKA; "biased" in the paper.
         detach_teacher: stop the gradient of KL and CKA into phi and, by way of z_t, into g: of all items, or of those
             that are "unlabelled". The paper says only that the foundation model is fixed, so the default lets it flow.
         width: channels inside phi.
         blocks: residual blocks of phi.
-        grid: most positions along each side of the teacher's maps that phi sees, see `Reprogrammer`; None for all.
-        co_training: False leaves the teacher path's cross entropy out, so that phi is not taught the task but only
-            pulled to the student: direct reprogramming.
+        grid: most positions along each side of the teacher's maps that phi sees; None for all.
+        co_training: False leaves CE(y, z_t) out: direct reprogramming, where phi is only pulled to the student.
         kd: False leaves KL out.
         cka: False leaves CKA out.
 
     Raises:
-        ValueError: what `Reprogrammer`, `CKALoss` and `KLDistillationLoss` refuse, all terms left out, or another
-            `detach_teacher`.
+        ValueError: all terms left out, another `detach_teacher`, or what phi and the losses refuse.
     """
 
     def __init__(
         self,
-        channels: int,
-        feature_dim: int,
-        kind: Literal["map", "vector"] = "map",
-        multi_label: bool = False,
-        spatial_dims: int = 2,
+        student: Student,
+        teacher: FrozenFoundationModel,
+        labels: Tensor,
         *,
         alpha: tuple[float, float] = (1.0, 0.0),
         beta: tuple[float, float] = (1.0, 0.0),
@@ -76,36 +61,21 @@ class ReprogrammingDistillation(Method):
         kd: bool = True,
         cka: bool = True,
     ) -> None:
-        super().__init__(Reads(tap=True, grid=grid))
+        super().__init__(student, teacher, labels)
         if not (co_training or kd or cka):
             raise ValueError("RD without co-training, KD and CKA teaches nothing: use --method ce")
         if detach_teacher not in (False, True, "unlabelled"):
             raise ValueError(f"detach_teacher is true, false or 'unlabelled', got {detach_teacher!r}")
-        self.phi = Reprogrammer(channels, feature_dim, kind, width, blocks, spatial_dims, grid)
-        self.ce = ClassificationLoss(multi_label)
-        self.kl, self.cka = KLDistillationLoss(temperature, multi_label), CKALoss(estimator)
-        self.alpha, self.beta, self.detach_teacher = alpha, beta, detach_teacher
+        self.reads, self.alpha, self.beta, self.detach_teacher = Reads(tap=True, grid=grid), alpha, beta, detach_teacher
+        ends = teacher.channels, student.feature_dim, teacher.kind
+        self.phi = Reprogrammer(*ends, width, blocks, self.spatial_dims, grid)
+        self.ce, self.cka = ClassificationLoss(self.multi_label), CKALoss(estimator)
+        self.kl = KLDistillationLoss(temperature, self.multi_label)
         self.terms = [name for name, on in (("teacher_ce", co_training), ("kl", kd), ("cka", cka)) if on]
 
-    @classmethod
-    def build(
-        cls, student: Student, teacher: FrozenFoundationModel, labels: Tensor, **options: Any
-    ) -> ReprogrammingDistillation:
-        """Build RD with the widths of this student and teacher."""
-        return cls(
-            teacher.channels,
-            student.feature_dim,
-            teacher.kind,
-            multi_label=labels.dim() == 2,
-            spatial_dims=teacher.spatial_dims,
-            **options,
-        )
-
     def weights(self, progress: float) -> dict[str, float]:
-        """Alpha and beta, linear between their first and last value."""
-        alpha, beta = (first + (last - first) * progress for first, last in (self.alpha, self.beta))
-        by_name = {"teacher_ce": alpha, "kl": beta, "cka": beta}
-        return {name: by_name[name] for name in self.terms}
+        """Alpha of `teacher_ce` and beta of the others, linear between their first and last value."""
+        return {name: linear(self.alpha if name == "teacher_ce" else self.beta, progress) for name in self.terms}
 
     def teacher_path(self, student: Student) -> nn.Module:
         """Phi, then g."""

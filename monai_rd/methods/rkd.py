@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from torch import Tensor
 from torch.nn import functional as F
 
 from monai_rd.losses.relational import angle_loss, distance_loss
 from monai_rd.methods.base import Method, Step, gather_batch
-from monai_rd.networks.features import Reads
-
-if TYPE_CHECKING:
-    from monai_rd.networks import FrozenFoundationModel, Student
+from monai_rd.networks import FrozenFoundationModel, Reads, Student
 
 __all__ = ["RelationalDistillation"]
 
@@ -30,20 +25,19 @@ class RelationalDistillation(Method):
         normalise: divide the features by their Euclidean length first, as mmrazor does; RepDistiller does not.
     """
 
-    def __init__(self, *, distance_weight: float = 25.0, angle_weight: float = 50.0, normalise: bool = False) -> None:
-        super().__init__(Reads(pooled=True))
-        self.distance_weight, self.angle_weight, self.normalise = distance_weight, angle_weight, normalise
-
-    @classmethod
-    def build(
-        cls, student: Student, teacher: FrozenFoundationModel, labels: Tensor, **options: Any
-    ) -> RelationalDistillation:
-        """Build it; any student goes with any teacher."""
-        return cls(**options)
-
-    def weights(self, progress: float) -> dict[str, float]:
-        """Both weights, the same in all epochs."""
-        return {"distance": self.distance_weight, "angle": self.angle_weight}
+    def __init__(
+        self,
+        student: Student,
+        teacher: FrozenFoundationModel,
+        labels: Tensor,
+        *,
+        distance_weight: float = 25.0,
+        angle_weight: float = 50.0,
+        normalise: bool = False,
+    ) -> None:
+        super().__init__(student, teacher, labels)
+        self.reads, self.normalise = Reads(pooled=True), normalise
+        self.constant_weights = {"distance": distance_weight, "angle": angle_weight}
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """Terms `distance` and `angle`, of the pooled features `[B, D]` and `[B, C]`."""

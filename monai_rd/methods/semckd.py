@@ -11,23 +11,16 @@ L_\mathrm{SemCKD} = \frac{1}{B\,|S|} \sum_{b,i,j} a_{bij}\,\mathrm{MSE}\bigl(T_j
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_rd.methods.base import Method, Step
-from monai_rd.methods.maps import (
-    convolution,
-    shrink_to_common,
-)
-from monai_rd.networks.features import Reads
-from monai_rd.networks.levels import Level, some_levels
+from monai_rd.methods.maps import convolution, shrink_to_common
+from monai_rd.networks import FrozenFoundationModel, Reads, Student
+from monai_rd.networks.levels import some_levels
 from monai_rd.networks.reprogramming import conv_norm
-
-if TYPE_CHECKING:
-    from monai_rd.networks import FrozenFoundationModel, Student
 
 __all__ = ["SemanticCalibration"]
 
@@ -65,28 +58,27 @@ class SemanticCalibration(Method):
     as the squared error does.
 
     Args:
-        student_levels: the student's maps.
-        teacher_levels: the teacher's maps.
-        spatial_dims: 3 for a teacher and a student of volumes.
         batch_size: B of every training batch (of one process), at least 8; queries and keys have B / 4 numbers.
         width_factor: width of a projector's middle as a multiple of the teacher's channels.
         weight: of the term; 50 is the paper's for images of 224 pixels, 400 for those of 32.
 
     Raises:
-        ValueError: no batch size or one below 8, or a factor not above 0.
+        ValueError: no batch size or one below 8, a factor not above 0, or a network without maps that could be read.
     """
 
     def __init__(
         self,
-        student_levels: Sequence[Level],
-        teacher_levels: Sequence[Level],
-        spatial_dims: int = 2,
+        student: Student,
+        teacher: FrozenFoundationModel,
+        labels: Tensor,
         *,
         batch_size: int | None = None,
         width_factor: float = 0.25,
         weight: float = 50.0,
     ) -> None:
-        super().__init__(Reads(levels=tuple(teacher_levels)), student_levels)
+        super().__init__(student, teacher, labels)
+        self.student_levels, teaching = tuple(some_levels(student.levels)), tuple(some_levels(teacher.levels))
+        self.reads, self.constant_weights = Reads(levels=teaching), {"semckd": weight}
         if batch_size is None:
             raise ValueError(
                 "the method 'semckd' has layers as wide as a batch: give build_method the batch_size of the training"
@@ -97,30 +89,16 @@ class SemanticCalibration(Method):
             raise ValueError(f"width_factor must be above 0, got {width_factor}")
         self.projectors = nn.ModuleList(
             nn.ModuleList(
-                _projector(one.channels, max(round(width_factor * other.channels), 1), other.channels, spatial_dims)
-                for other in teacher_levels
+                _projector(
+                    one.channels, max(round(width_factor * other.channels), 1), other.channels, self.spatial_dims
+                )
+                for other in teaching
             )
             for one in self.student_levels
         )
         self.queries = nn.ModuleList(_embedding(batch_size) for _ in self.student_levels)
-        self.keys = nn.ModuleList(_embedding(batch_size) for _ in teacher_levels)
-        self.batch_size, self.weight = batch_size, weight
-
-    @classmethod
-    def build(
-        cls, student: Student, teacher: FrozenFoundationModel, labels: Tensor, **options: Any
-    ) -> SemanticCalibration:
-        """Build SemCKD for these two.
-
-        Raises:
-            ValueError: a student or teacher of which no maps are known, or what the class refuses.
-        """
-        taught, teaching = some_levels(student.levels), some_levels(teacher.levels)
-        return cls(taught, teaching, student.spatial_dims, **options)
-
-    def weights(self, progress: float) -> dict[str, float]:
-        """The weight, the same in all epochs."""
-        return {"semckd": self.weight}
+        self.keys = nn.ModuleList(_embedding(batch_size) for _ in teaching)
+        self.batch_size = batch_size
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """The term `semckd`.

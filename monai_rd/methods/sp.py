@@ -12,17 +12,11 @@ there in any other batch and over any number of processes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from torch import Tensor
 
 from monai_rd.losses.similarity import similarity_loss
 from monai_rd.methods.base import Method, Step, gather_batch
-from monai_rd.networks.features import Reads
-from monai_rd.networks.levels import Level
-
-if TYPE_CHECKING:
-    from monai_rd.networks import FrozenFoundationModel, Student
+from monai_rd.networks import FrozenFoundationModel, Reads, Student
 
 __all__ = ["SimilarityPreserving"]
 
@@ -39,24 +33,16 @@ class SimilarityPreserving(Method):
     Times 3000 the term is at most 94 where no feature is negative.
 
     Args:
-        level: the student's last map; None for its pooled features.
         weight: of the term, constant over the training.
     """
 
-    def __init__(self, level: Level | None = None, *, weight: float = 3000.0) -> None:
-        super().__init__(Reads(tap=True), [] if level is None else [level])
-        self.weight = weight
-
-    @classmethod
-    def build(
-        cls, student: Student, teacher: FrozenFoundationModel, labels: Tensor, **options: Any
-    ) -> SimilarityPreserving:
-        """Build it on this student's last map."""
-        return cls(student.last_map, **options)
-
-    def weights(self, progress: float) -> dict[str, float]:
-        """The weight, the same in all epochs."""
-        return {"sp": self.weight}
+    def __init__(
+        self, student: Student, teacher: FrozenFoundationModel, labels: Tensor, *, weight: float = 3000.0
+    ) -> None:
+        super().__init__(student, teacher, labels)
+        level = student.last_map
+        self.student_levels = () if level is None else (level,)
+        self.reads, self.constant_weights = Reads(tap=True), {"sp": weight}
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """Term `sp`, of the map `[B * S, C, h, w]` and the teacher's tap."""

@@ -13,19 +13,14 @@ intermediate networks is not built.
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from monai_rd.losses import CKALoss, ClassificationLoss, KLDistillationLoss
 from monai_rd.losses.cka import Estimator
-from monai_rd.methods.base import Method, Step, gather_batch
-from monai_rd.networks.features import Reads
-from monai_rd.networks.reprogramming import Reprogrammer
-
-if TYPE_CHECKING:
-    from monai_rd.networks import FrozenFoundationModel, Student
+from monai_rd.methods.base import Method, Step, gather_batch, linear
+from monai_rd.networks import FrozenFoundationModel, Reads, Reprogrammer, Student
 
 __all__ = ["TwoStages"]
 
@@ -33,16 +28,12 @@ __all__ = ["TwoStages"]
 class TwoStages(Method):
     """Teaches phi and a classifier of its own first, then the student with both frozen.
 
-    What a stage does not teach stands still: the optimizer gets no gradient of it and so moves it by nothing, neither
-    momentum nor weight decay; and what it teaches begins with an optimizer that knows nothing of it. In the second
-    stage phi runs in eval mode and without a graph. Both classifiers and the stage are in the method's state.
+    g_t begins as a copy of g. What a stage does not teach stands still: the optimizer gets no gradient of it and so
+    moves it by nothing, neither momentum nor weight decay; and what it teaches begins with an optimizer that knows
+    nothing of it. In the second stage phi runs in eval mode and without a graph. Both classifiers and the stage are in
+    the method's state.
 
     Args:
-        channels: C of the teacher's features.
-        classifier: g, the student's; g_t begins as a copy of it.
-        kind: "map" or "vector", what the teacher gives.
-        multi_label: an image may have any number of the classes: both cross entropies are binary, KL is by class.
-        spatial_dims: 3 for a teacher and a student of volumes.
         beta: weight of KL and CKA in the first and in the last epoch of the second stage, linear between.
         temperature: of the KL term.
         estimator: of CKA.
@@ -60,11 +51,9 @@ class TwoStages(Method):
 
     def __init__(
         self,
-        channels: int,
-        classifier: nn.Linear,
-        kind: Literal["map", "vector"] = "map",
-        multi_label: bool = False,
-        spatial_dims: int = 2,
+        student: Student,
+        teacher: FrozenFoundationModel,
+        labels: Tensor,
         *,
         beta: tuple[float, float] = (1.0, 0.0),
         temperature: float = 1.0,
@@ -73,19 +62,15 @@ class TwoStages(Method):
         blocks: int = 2,
         grid: int | None = 4,
     ) -> None:
-        super().__init__(Reads(tap=True, grid=grid))
-        self.phi = Reprogrammer(channels, classifier.in_features, kind, width, blocks, spatial_dims, grid)
-        self.classifier = copy.deepcopy(classifier)
-        self.ce, self.kl = ClassificationLoss(multi_label), KLDistillationLoss(temperature, multi_label)
+        super().__init__(student, teacher, labels)
+        self.reads = Reads(tap=True, grid=grid)
+        ends = teacher.channels, student.feature_dim, teacher.kind
+        self.phi = Reprogrammer(*ends, width, blocks, self.spatial_dims, grid)
+        self.classifier = copy.deepcopy(student.classifier)
+        self.ce, self.kl = ClassificationLoss(self.multi_label), KLDistillationLoss(temperature, self.multi_label)
         self.cka, self.beta = CKALoss(estimator), beta
         self.second = False
         self.register_buffer("handed_over", torch.tensor(False))
-
-    @classmethod
-    def build(cls, student: Student, teacher: FrozenFoundationModel, labels: Tensor, **options: Any) -> TwoStages:
-        """Build it for this student and teacher."""
-        multi_label = labels.dim() == 2
-        return cls(teacher.channels, student.classifier, teacher.kind, multi_label, teacher.spatial_dims, **options)
 
     def start_epoch(self, progress: float, student: Student) -> None:
         """Choose the stage; the first epoch of the second hands g_t to the student."""
@@ -102,8 +87,7 @@ class TwoStages(Method):
         """Those of L_1, or of L_2 with beta linear over its stage."""
         if progress < 0.5:
             return {"student_ce": 0.0, "teacher_ce": 1.0, "kl": 0.0, "cka": 0.0}
-        first, last = self.beta
-        beta = first + (last - first) * (2 * progress - 1)
+        beta = linear(self.beta, 2 * progress - 1)
         return {"student_ce": 1.0, "teacher_ce": 0.0, "kl": beta, "cka": beta}
 
     def teacher_path(self, student: Student) -> nn.Module:

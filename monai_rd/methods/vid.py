@@ -9,7 +9,6 @@ $$L = \mathrm{mean}\;\tfrac{1}{2}\Bigl[\frac{(A_t - \mu(A_s))^2}{\sigma_c^2} + \
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +16,8 @@ from torch.nn import functional as F
 
 from monai_rd.methods.base import Method, Step
 from monai_rd.methods.maps import convolution, shrink_to_common
-from monai_rd.networks.features import Reads
-from monai_rd.networks.levels import Level, pair_levels
-
-if TYPE_CHECKING:
-    from monai_rd.networks import FrozenFoundationModel, Student
+from monai_rd.networks import FrozenFoundationModel, Reads, Student
+from monai_rd.networks.levels import pair_levels
 
 __all__ = ["VariationalInformationDistillation"]
 
@@ -59,39 +55,28 @@ class VariationalInformationDistillation(Method):
     every slice is a sample.
 
     Args:
-        pairs: the student's levels and the teacher's.
-        spatial_dims: 3 for volumes.
         weight: of the term, constant over the training.
+
+    Raises:
+        ValueError: a network without maps that could be read.
     """
 
-    def __init__(self, pairs: tuple[tuple[Level, Level], ...], spatial_dims: int = 2, *, weight: float = 1.0) -> None:
-        ours, theirs = zip(*pairs, strict=True)
-        super().__init__(Reads(levels=theirs), ours)
-        self.weight = weight
+    def __init__(
+        self, student: Student, teacher: FrozenFoundationModel, labels: Tensor, *, weight: float = 1.0
+    ) -> None:
+        super().__init__(student, teacher, labels)
+        pairs = pair_levels(student.levels, teacher.levels)
+        self.student_levels, theirs = zip(*pairs, strict=True)
+        self.reads, self.constant_weights = Reads(levels=theirs), {"vid": weight}
         self.gaussians = nn.ModuleList(
-            _Gaussian(ours.channels, theirs.channels, spatial_dims) for ours, theirs in pairs
+            _Gaussian(mine.channels, other.channels, self.spatial_dims) for mine, other in pairs
         )
-
-    @classmethod
-    def build(
-        cls, student: Student, teacher: FrozenFoundationModel, labels: Tensor, **options: Any
-    ) -> VariationalInformationDistillation:
-        """Build it on all levels of this student.
-
-        Raises:
-            ValueError: a network without maps that could be read.
-        """
-        return cls(pair_levels(student.levels, teacher.levels), student.spatial_dims, **options)
-
-    def weights(self, progress: float) -> dict[str, float]:
-        """The weight, the same in all epochs."""
-        return {"vid": self.weight}
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """Term `vid`, of one map `[N, C, h, w]` of each level."""
         levels = zip(self.gaussians, step.student.maps, step.taught.maps, strict=True)
         return {"vid": torch.stack([gaussian(ours, theirs) for gaussian, ours, theirs in levels]).sum()}
 
-    def undecayed(self) -> list[nn.Parameter]:
+    def no_weight_decay(self) -> list[nn.Parameter]:
         """The rho of every level."""
         return [parameter for name, parameter in self.named_parameters() if name.endswith("rho")]

@@ -120,14 +120,14 @@ class FrozenFoundationModel(nn.Module):
         return find_levels(backbone, stages, inputs, getattr(backbone, "prefix", 0))
 
     @torch.no_grad()
-    def read(self, image: Tensor, reads: Reads, places: Tensor | None = None) -> TeacherFeatures:
+    def read(self, image: Tensor, reads: Reads, indices: Tensor | None = None) -> TeacherFeatures:
         """What a method reads of images as `forward` takes them.
 
         Args:
             image: see `forward`.
             reads: what; its levels are of `levels`.
-            places: of the images in the training list `[B]`, -1 for others. A teacher that was fitted in folds must
-                know it; to one alone all are alike.
+            indices: of the images in the training list `[B]`, -1 for others. A teacher that was fitted in folds must
+                know them; to one alone all are alike.
 
         Raises:
             ValueError: see `forward`, or logits of a teacher without a head.
@@ -145,9 +145,9 @@ class FrozenFoundationModel(nn.Module):
             tap=tap if reads.tap else None, pooled=pooled if reads.pooled else None, maps=maps, logits=logits
         )
 
-    def rows(self, image: Tensor, reads: Reads, places: Tensor | None = None) -> dict[str, Tensor]:
+    def rows(self, image: Tensor, reads: Reads, indices: Tensor | None = None) -> dict[str, Tensor]:
         """What `read` reads, by part, as a feature store keeps it: see `to_rows`."""
-        return to_rows(self.read(image, reads, places), image, self.spatial_dims)
+        return to_rows(self.read(image, reads, indices), image, self.spatial_dims)
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> Tensor:

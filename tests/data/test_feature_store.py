@@ -29,6 +29,7 @@ from monai_rd.data.batches import Shown
 from monai_rd.data.feature_store import FeatureStore, clear_stores, list_stores
 from monai_rd.data.teaching import Agreement
 from monai_rd.networks import FrozenFoundationModel, Reads
+from monai_rd.teacher_features import UNSEEN
 from monai_rd.teacher_image import TEACHER_IMAGE
 from monai_rd.transforms import ChannelsToBagd, LoadImageOrSeriesd, SliceStackd
 from tests.methods.steps import tiny_teacher
@@ -51,11 +52,11 @@ class Counting:
     def rest(self, folder: Path) -> None:
         self.teacher.rest(folder)
 
-    def rows(self, image: Tensor, reads: Any, places: Tensor | None = None) -> dict[str, Tensor]:
+    def rows(self, image: Tensor, reads: Any, indices: Tensor | None = None) -> dict[str, Tensor]:
         self.seen += len(image)
         if self.kill_after is not None and self.seen > self.kill_after:
             raise KeyboardInterrupt
-        return self.teacher.rows(image, reads, places)
+        return self.teacher.rows(image, reads, indices)
 
 
 @pytest.fixture
@@ -116,7 +117,7 @@ def test_the_student_sees_the_views_that_the_teacher_saw(images: list[Path], tmp
         for index in range(ITEMS):
             item: Any = taught[Shown(index, time)]  # type: ignore[call-overload]
             if time % 2:
-                assert item["teacher_features"] == {}
+                assert item["teacher_features"] == UNSEEN
                 new.add(float(item["image"].sum()))
                 continue
             wanted = teacher.rows(item["image"].as_tensor()[None], TAP)["tap"][0]
@@ -454,7 +455,7 @@ def test_a_store_that_does_not_fit_is_refused_before_it_is_begun(
 
 def test_features_beyond_half_precision_are_refused(images: list[Path], tmp_path: Path) -> None:
     class Loud(Counting):
-        def rows(self, image: Tensor, reads: Any, places: Tensor | None = None) -> dict[str, Tensor]:
+        def rows(self, image: Tensor, reads: Any, indices: Tensor | None = None) -> dict[str, Tensor]:
             return {name: part * 1e6 for name, part in super().rows(image, reads).items()}
 
     with pytest.raises(ValueError, match="do not fit into half precision"):

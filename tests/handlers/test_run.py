@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from monai_rd.handlers import CoTrainingHandler, ProgressHandler
-from monai_rd.methods import CrossEntropyAlone
+from monai_rd.methods import build_method
+from monai_rd.teacher_features import UNSEEN
 from monai_rd.teacher_image import TEACHER_IMAGE
 
 Run = Callable[..., Any]
@@ -140,7 +141,7 @@ def test_what_the_method_puts_into_the_student_is_not_deployed(tiny_run: Run, mo
 
 def test_the_method_learns_which_items_it_sees(tiny_run: Run) -> None:
     run, seen = tiny_run(max_epochs=1), []
-    run.method.register_forward_pre_hook(lambda method, args: seen.append(args[0].places))
+    run.method.register_forward_pre_hook(lambda method, args: seen.append(args[0].indices))
     run.trainer.run()
     assert sorted(torch.cat(seen).tolist()) == list(range(16))
 
@@ -239,9 +240,9 @@ def test_the_teacher_is_told_which_items_it_sees(tiny_run: Run, monkeypatch: pyt
     run, told = tiny_run(max_epochs=1), []
     read = run.teacher.read
 
-    def told_of(image: Tensor, reads: Any, places: Tensor | None = None) -> Any:
-        told.append(places)
-        return read(image, reads, places)
+    def told_of(image: Tensor, reads: Any, indices: Tensor | None = None) -> Any:
+        told.append(indices)
+        return read(image, reads, indices)
 
     monkeypatch.setattr(run.teacher, "read", told_of)
     batch = next(iter(run.loader))
@@ -286,7 +287,7 @@ def test_views_that_no_teacher_saw_are_learnt_from_their_labels(tiny_run: Run) -
     def end_of_epoch(engine: Any) -> None:
         student, method = (copy.deepcopy(one.state_dict()) for one in (run.network, run.method))
         seen.append((dict(engine.state.metrics), dict(engine.state.term_weights), student, method))
-        loader[0] = batch | {"teacher_features": {}}
+        loader[0] = batch | {"teacher_features": UNSEEN}
 
     trainer.add_event_handler(Events.EPOCH_COMPLETED, end_of_epoch)
     trainer.run()
@@ -328,7 +329,7 @@ def test_cross_entropy_alone_trains_the_same_student_as_no_handler(tiny_run: Run
             network=network,
             optimizer=torch.optim.SGD(network.parameters(), lr=0.1),
             loss_function=F.cross_entropy,
-            train_handlers=[handler(network, CrossEntropyAlone()) for handler in handlers],
+            train_handlers=[handler(network, build_method("ce", network, None, [0, 1])) for handler in handlers],
             decollate=False,
         )
         trainer.run()

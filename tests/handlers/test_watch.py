@@ -16,6 +16,7 @@ from monai_rd.handlers.watch import _Tally
 from monai_rd.losses.cka import hsics
 from monai_rd.methods.base import PathOutput
 from monai_rd.no_label import NO_LABEL
+from monai_rd.teacher_features import UNSEEN
 from tests.processes import in_two_processes
 from tests.tiny_run import TinyRun
 
@@ -100,7 +101,7 @@ def test_an_epoch_without_teacher_has_only_the_validation(tiny_run: Run, tmp_pat
 
     def unseen(engine: Engine) -> None:
         if engine.state.epoch == 2:
-            engine.state.batch["teacher_features"] = {}  # as of a view that no teacher saw
+            engine.state.batch["teacher_features"] = UNSEEN
 
     run.trainer.add_event_handler(Events.GET_BATCH_COMPLETED, unseen)
     run.trainer.run()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -22,7 +23,28 @@ from monai_rd.networks import (
     VolumePreprocessing,
 )
 from monai_rd.networks.features import pool_features
-from monai_rd.networks.levels import LevelReader
+from monai_rd.networks.levels import Level, LevelReader
+
+ONE, SEVERAL = torch.tensor([0, 1]), torch.tensor([[0.0, 1.0], [1.0, 1.0]])  # labels: classes of an image
+
+
+def ends(
+    channels: int = 5,
+    feature_dim: int = 7,
+    *,
+    pairs: Sequence[tuple[Level, Level]] = (),
+    last_map: Level | None = None,
+    classifier: nn.Linear | None = None,
+    kind: str = "map",
+    dims: int = 2,
+    labels: Tensor = ONE,
+) -> tuple[Any, Any, Tensor]:
+    """What a method is built from, as far as it asks: widths and maps of a student and a teacher; and labels."""
+    ours, theirs = zip(*pairs, strict=True) if pairs else ((), ())
+    student = SimpleNamespace(
+        feature_dim=feature_dim, classifier=classifier, spatial_dims=dims, levels=ours, last_map=last_map
+    )
+    return student, SimpleNamespace(channels=channels, kind=kind, spatial_dims=dims, levels=theirs), labels
 
 
 class Head(nn.Module):

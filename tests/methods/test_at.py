@@ -6,11 +6,11 @@ from torch import nn
 
 from monai_rd.losses import attention_loss
 from monai_rd.losses.attention import AttentionForm
-from monai_rd.methods import AttentionTransfer
+from monai_rd.methods.at import AttentionTransfer
 from monai_rd.methods.base import Step
 from monai_rd.methods.maps import shrink_to_common
 from monai_rd.networks.levels import Level
-from tests.methods.steps import Head, learnt, taught
+from tests.methods.steps import Head, ends, learnt, taught
 
 
 def _attention(maps: torch.Tensor) -> list[float]:
@@ -44,11 +44,11 @@ def test_caps_are_reached_by_maps_that_look_elsewhere() -> None:
 
 def test_levels_are_summed_and_the_larger_map_is_pooled() -> None:
     torch.manual_seed(0)
-    levels = tuple((Level(f"s{n}", 2, 4, 0.5, True), Level(f"t{n}", 3, 8, 0.5, True)) for n in range(2))
-    method, g = AttentionTransfer(levels), nn.Linear(2, 2)
+    levels = tuple((Level(f"s{n}", 2, 4, n / 2, True), Level(f"t{n}", 3, 8, n / 2, True)) for n in (1, 2))
+    method, g = AttentionTransfer(*ends(pairs=levels)), nn.Linear(2, 2)
     assert ([one.module for one in method.student_levels], [one.module for one in method.reads.levels]) == (
-        ["s0", "s1"],
-        ["t0", "t1"],
+        ["s1", "s2"],
+        ["t1", "t2"],
     )
     ours = (torch.randn(2, 2, 6, 6), torch.randn(2, 2, 2, 2))
     theirs = (torch.randn(2, 3, 3, 3), torch.randn(2, 3, 4, 4))
@@ -66,9 +66,9 @@ def _term(side: int, form: AttentionForm = "mean") -> float:
     ours, theirs = ([torch.zeros(2, c, side // n, side // n) for n in strides] for c in (2, 3))
     for mine, wanted in zip(ours, theirs, strict=True):
         mine[:, :, 0, 0], wanted[:, :, -1, -1] = 1, 1
-    method, g = AttentionTransfer(levels, form=form), nn.Linear(2, 2)
+    method, g = AttentionTransfer(*ends(pairs=levels), form=form), nn.Linear(2, 2)
     step = Step(learnt(torch.zeros(2, 2), g, tuple(ours)), taught(theirs[0], tuple(theirs)), Head(g), torch.zeros(2))
-    return method.weight * float(method(step)["at"])
+    return method.weights(0.0)["at"] * float(method(step)["at"])
 
 
 def test_it_is_the_authors_at_224_pixels_and_as_strong_at_any_other_size() -> None:
@@ -84,7 +84,7 @@ def test_a_pair_of_two_strides_has_the_coarser_ones_positions() -> None:
     ours, theirs, g = torch.randn(2, 2, 16, 16), torch.randn(2, 3, 14, 14), nn.Linear(2, 2)
     step = Step(learnt(torch.zeros(2, 2), g, (ours,)), taught(theirs, (theirs,)), Head(g), torch.zeros(2))
     torch.testing.assert_close(
-        AttentionTransfer(pair)(step)["at"], attention_loss(*shrink_to_common(ours, theirs), form="mean")
+        AttentionTransfer(*ends(pairs=pair))(step)["at"], attention_loss(*shrink_to_common(ours, theirs), form="mean")
     )
 
 
@@ -104,5 +104,7 @@ def test_wrong_input_is_refused() -> None:
     with pytest.raises(ValueError, match=r"attention maps differ in shape: of \[2, 3, 4, 4\] and \[2, 3, 5, 4\]"):
         attention_loss(torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 5, 4))
     with pytest.raises(ValueError, match="form must be 'mean' or 'paper', not 'sum'"):
-        AttentionTransfer((), form="sum")  # type: ignore[arg-type]
-    assert AttentionTransfer(((Level("a", 1, 4, 1, True),) * 2,), form="paper").weights(0.5) == {"at": 0.05}
+        AttentionTransfer(*ends(), form="sum")  # type: ignore[arg-type]
+    assert AttentionTransfer(*ends(pairs=((Level("a", 1, 4, 1, True),) * 2,)), form="paper").weights(0.5) == {
+        "at": 0.05
+    }

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from monai_rd.methods.base import Step
 from monai_rd.methods.crd import ContrastiveDistillation
-from tests.methods.steps import Head, assert_learns, assert_restores, learnt, taught
+from tests.methods.steps import Head, assert_learns, assert_restores, ends, learnt, taught
 
 # D of the student, C of the teacher, and CRD's parameters in millions for each pair.
 STUDENTS = {"resnet18": 512, "mobilenet_v2": 1280, "shufflenet_v2_x1_0": 1024}
@@ -43,7 +43,7 @@ def literal(method: ContrastiveDistillation, banks: Pair, z: list[float], v: Pai
 def test_the_term_is_that_of_the_formula_in_the_first_batch_and_in_the_second() -> None:
     torch.manual_seed(0)
     labels = torch.tensor([0, 0, 1, 1, 0, 1])
-    method = ContrastiveDistillation(4, 5, labels, width=3)
+    method = ContrastiveDistillation(*ends(5, 4, labels=labels), width=3)
     assert method.negatives == 3
     z: list[float] = []
     for index in (torch.tensor([4, 1, 2]), torch.tensor([3, 2, 0])):
@@ -73,7 +73,7 @@ def test_the_term_is_that_of_the_formula_in_the_first_batch_and_in_the_second() 
 def test_negatives_are_of_other_classes_and_none_comes_twice() -> None:
     torch.manual_seed(0)
     labels = torch.arange(60) % 3
-    method = ContrastiveDistillation(4, 5, labels, negatives=10)
+    method = ContrastiveDistillation(*ends(5, 4, labels=labels), negatives=10)
     index = torch.arange(12)
     drawn = method._draw(index)
     assert drawn.shape == (12, 10)
@@ -81,14 +81,14 @@ def test_negatives_are_of_other_classes_and_none_comes_twice() -> None:
     for place, row in zip(index.tolist(), drawn.tolist(), strict=True):
         assert len(set(row)) == 10
         assert all(labels[i] != labels[place] for i in row)
-    multi = ContrastiveDistillation(4, 5, (torch.rand(9, 3) > 0.5).float())
+    multi = ContrastiveDistillation(*ends(5, 4, labels=(torch.rand(9, 3) > 0.5).float()))
     for place, row in enumerate(multi._draw(torch.arange(9)).tolist()):
         assert sorted(row) == [i for i in range(9) if i != place]
 
 
 def test_the_banks_are_as_large_as_the_list_and_stay_as_they_are_in_eval_mode() -> None:
     torch.manual_seed(0)
-    method = ContrastiveDistillation(4, 5, torch.arange(20) % 4)
+    method = ContrastiveDistillation(*ends(5, 4, labels=torch.arange(20) % 4))
     assert (method.negatives, method.student_bank.shape, method.teacher_bank.shape) == (15, (20, 128), (20, 128))
     before = method.student_bank.clone()
     term(method.eval(), torch.randn(3, 4), torch.randn(3, 5, 2, 2), torch.arange(3))
@@ -99,7 +99,7 @@ def test_the_banks_are_as_large_as_the_list_and_stay_as_they_are_in_eval_mode() 
 @pytest.mark.parametrize("channels", MILLIONS)
 def test_parameters_of_each_pair(channels: int) -> None:
     for (name, width), millions in zip(STUDENTS.items(), MILLIONS[channels], strict=True):
-        method = ContrastiveDistillation(width, channels, torch.tensor([0, 1]))
+        method = ContrastiveDistillation(*ends(channels, width, labels=torch.tensor([0, 1])))
         assert round(sum(p.numel() for p in method.parameters()) / 1e6, 2) == millions, name
 
 
@@ -134,10 +134,10 @@ def test_killed_and_resumed_is_the_unbroken_run(tiny_run: Callable[..., Any]) ->
 
 def test_what_cannot_work_is_refused() -> None:
     g = nn.Linear(4, 2)
-    method = ContrastiveDistillation(4, 5, torch.tensor([0, 1]))
+    method = ContrastiveDistillation(*ends(5, 4, labels=torch.tensor([0, 1])))
     with pytest.raises(ValueError, match="batches need its place in the training list as 'index'"):
         method(Step(learnt(torch.zeros(2, 4), g), taught(torch.zeros(2, 5, 2, 2)), Head(g), torch.tensor([0, 1])))
     with pytest.raises(ValueError, match="items of at least two classes"):
-        ContrastiveDistillation(4, 5, torch.zeros(3, dtype=torch.long))
+        ContrastiveDistillation(*ends(5, 4, labels=torch.zeros(3, dtype=torch.long)))
     with pytest.raises(ValueError, match="temperature above 0"):
-        ContrastiveDistillation(4, 5, torch.tensor([0, 1]), temperature=0)
+        ContrastiveDistillation(*ends(5, 4, labels=torch.tensor([0, 1])), temperature=0)

@@ -14,7 +14,7 @@ from monai_rd.methods.base import Step
 from monai_rd.methods.drd import DeepReprogrammingDistillation, _as_output
 from monai_rd.networks import Level, Student, StudentFeatures
 from monai_rd.networks.levels import LevelReader, as_map
-from tests.methods.steps import assert_learns, assert_restores, step, tiny_teacher
+from tests.methods.steps import assert_learns, assert_restores, ends, step, tiny_teacher
 
 
 def test_the_terms_are_those_of_the_rest_of_the_student() -> None:
@@ -83,8 +83,8 @@ def test_a_hybrid_teaches_what_lies_behind_its_stage_and_nothing_before() -> Non
     torch.manual_seed(0)
     student, teacher = Student("shufflenet_v2_x1_0", 2), tiny_teacher()
     method = build_method("drd", student, teacher, [0, 1])
-    middle = slice(1, 2)
-    method = DeepReprogrammingDistillation(method.student_levels[middle], method.reads.levels[middle])
+    pair = method.student_levels[1], method.reads.levels[1]
+    method = DeepReprogrammingDistillation(*ends(pairs=[pair]))
     step(method, student, teacher, torch.rand(8, 3, 64, 64), torch.arange(8) % 2)["hybrid_ce"].backward()
     learning = {name.split(".")[1] for name, p in student.named_parameters() if p.grad is not None and p.grad.any()}
     assert learning == {"stage4", "conv5", "weight", "bias"}
@@ -112,7 +112,7 @@ def test_a_map_goes_back_in_the_form_it_was_read(layout: Any, prefix: int) -> No
 
 
 def test_alpha_and_beta_fall_and_cka_stays() -> None:
-    method = DeepReprogrammingDistillation((), (), beta=(2.0, 1.0))
+    method = DeepReprogrammingDistillation(*ends(pairs=[(Level("a", 1, 4, 1, True),) * 2]), beta=(2.0, 1.0))
     assert method.weights(0) == {"hybrid_ce": 1, "kl": 2, "cka": 1}
     assert method.weights(0.25) == {"hybrid_ce": 0.75, "kl": 1.75, "cka": 1}
     assert method.weights(1) == {"hybrid_ce": 0, "kl": 1, "cka": 1}

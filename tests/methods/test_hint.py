@@ -4,12 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from monai_rd.methods import Hint, build_method
+from monai_rd.methods import build_method
 from monai_rd.methods.base import Step
+from monai_rd.methods.hint import Hint
 from monai_rd.networks import FrozenFoundationModel, Preprocessing, Student
 from monai_rd.networks.levels import Level
 from monai_rd.networks.standardisation import RunningStandardisation
-from tests.methods.steps import Head, learnt, taught, tiny_teacher
+from tests.methods.steps import Head, ends, learnt, taught, tiny_teacher
 
 
 def _level(channels: int, signed: bool = False) -> Level:
@@ -19,7 +20,7 @@ def _level(channels: int, signed: bool = False) -> Level:
 def test_is_the_squared_error_of_the_standardised_target() -> None:
     """By loops, the student's map pooled to the teacher's sides and the regressor written out."""
     torch.manual_seed(0)
-    method = Hint((_level(2), _level(3))).double()
+    method = Hint(*ends(pairs=[(_level(2), _level(3))])).double()
     ours, theirs = torch.randn(2, 2, 4, 4).double(), 50 + 9 * torch.randn(2, 3, 2, 2).double()
     g = nn.Linear(2, 2).double()
     found = method(

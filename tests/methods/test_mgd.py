@@ -11,7 +11,7 @@ from monai_rd.methods import build_method
 from monai_rd.methods.base import Step
 from monai_rd.methods.mgd import MaskedGenerativeDistillation
 from monai_rd.networks import FrozenFoundationModel, Level, Preprocessing, Student
-from tests.methods.steps import Head, assert_learns, assert_restores, learnt, taught, tiny_teacher
+from tests.methods.steps import Head, assert_learns, assert_restores, ends, learnt, taught, tiny_teacher
 
 # Widths of the last maps of teachers and students, and MGD's parameters in millions for each pair.
 TEACHERS = {"resnet50": 2048, "densenet121": 1024, "vit_b": 768}
@@ -34,7 +34,7 @@ def term(method: MaskedGenerativeDistillation, student: Tensor, tap: Tensor) -> 
 @pytest.mark.parametrize(("mask", "shape"), [("channels", (4, 5, 1, 1)), ("pixels", (4, 1, 3, 3))])
 def test_the_term_is_the_sum_of_squares_of_what_is_generated_from_the_rest(mask: Any, shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
-    method = MaskedGenerativeDistillation(last(4), 5, mask=mask, mask_ratio=0.5)
+    method = MaskedGenerativeDistillation(*ends(5, last_map=last(4)), mask=mask, mask_ratio=0.5)
     student, tap = torch.randn(4, 4, 3, 3), torch.randn(2, 2, 5, 6, 6)  # bags of two slices
     torch.manual_seed(7)
     found = term(method, student, tap)
@@ -55,7 +55,7 @@ def test_the_term_is_the_sum_of_squares_of_what_is_generated_from_the_rest(mask:
 
 def test_the_larger_student_is_pooled_too_and_equal_widths_need_no_alignment() -> None:
     torch.manual_seed(0)
-    method = MaskedGenerativeDistillation(last(5), 5, mask_ratio=0.0)
+    method = MaskedGenerativeDistillation(*ends(5, last_map=last(5)), mask_ratio=0.0)
     assert isinstance(method.align, nn.Identity)
     student, tap = torch.randn(2, 5, 8, 8), torch.randn(2, 5, 4, 4)
     pooled = student.unflatten(2, (4, 2)).unflatten(4, (4, 2)).mean(dim=(3, 5))
@@ -66,7 +66,7 @@ def test_the_larger_student_is_pooled_too_and_equal_widths_need_no_alignment() -
 def test_parameters_of_each_pair(teacher: str) -> None:
     for (name, channels), millions in zip(STUDENTS.items(), MILLIONS[teacher], strict=True):
         with torch.device("meta"):
-            method = MaskedGenerativeDistillation(last(channels), TEACHERS[teacher])
+            method = MaskedGenerativeDistillation(*ends(TEACHERS[teacher], last_map=last(channels)))
         assert round(sum(p.numel() for p in method.parameters()) / 1e6, 1) == millions, name
 
 
@@ -89,6 +89,6 @@ def test_what_has_no_map_is_refused() -> None:
     with pytest.raises(ValueError, match="'mgd' works on the map whose mean is the student's features"):
         build_method("mgd", student, tiny_teacher(), [0, 1])
     with pytest.raises(ValueError, match="mask is 'channels' or 'pixels'"):
-        MaskedGenerativeDistillation(last(4), 5, mask="rows")  # type: ignore[arg-type]
+        MaskedGenerativeDistillation(*ends(5, last_map=last(4)), mask="rows")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="mask_ratio"):
-        MaskedGenerativeDistillation(last(4), 5, mask_ratio=1.0)
+        MaskedGenerativeDistillation(*ends(5, last_map=last(4)), mask_ratio=1.0)

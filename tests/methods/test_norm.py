@@ -12,7 +12,7 @@ from monai_rd.methods import build_method
 from monai_rd.methods.base import Step
 from monai_rd.methods.norm import NToOneMatching, _WithBlock
 from monai_rd.networks import Level, Student
-from tests.methods.steps import Head, assert_learns, assert_restores, learnt, small_student, taught, tiny_teacher
+from tests.methods.steps import Head, assert_learns, assert_restores, ends, learnt, small_student, taught, tiny_teacher
 
 # Widths of the last maps of teachers and students, and millions of parameters of the block for each pair.
 TEACHERS = {"resnet50": 2048, "densenet121": 1024, "vit_b": 768}
@@ -31,7 +31,7 @@ def term(method: NToOneMatching, expanded: Tensor, tap: Tensor) -> Tensor:
 
 def test_each_part_is_to_be_the_teachers_map() -> None:
     torch.manual_seed(0)
-    method = NToOneMatching(last(4), 5, parts=3)
+    method = NToOneMatching(*ends(5, last_map=last(4)), parts=3)
     expanded, tap = torch.randn(4, 15, 3, 3), torch.randn(2, 2, 5, 6, 6)  # bags of two slices
     total = 0.0
     for part in range(3):
@@ -92,7 +92,7 @@ def test_a_last_map_of_a_module_that_runs_twice() -> None:
     torch.manual_seed(0)
     plain = small_student("small")
     plain.backbone, plain.classifier, plain.feature_dim = SharedActivation(), nn.Linear(6, 2), 6
-    method = NToOneMatching(Level("act", 6, 4, 1.0, signed=True), 5)
+    method = NToOneMatching(*ends(5, last_map=Level("act", 6, 4, 1.0, signed=True)))
     trained: Any = disturb(method.prepare(deepcopy(plain))).eval()
     plain.load_state_dict(method.deployable(trained))
     image = torch.rand(2, 3, 32, 32)
@@ -117,7 +117,8 @@ def test_its_state_is_all_it_needs() -> None:
 
 
 def test_the_schedule_is_that_of_240_epochs() -> None:
-    always, scheduled = NToOneMatching(last(4), 5), NToOneMatching(last(4), 5, weight=2.0, schedule=True)
+    built = ends(5, last_map=last(4))
+    always, scheduled = NToOneMatching(*built), NToOneMatching(*built, weight=2.0, schedule=True)
     assert {always.weights(e / 239)["norm"] for e in range(240)} == {1.0}
     found = [scheduled.weights(e / 239)["norm"] for e in range(240)]
     assert found == [0.2] * 10 + [1.0] * 10 + [2.0] * 160 + [1.0] * 30 + [0.2] * 30
@@ -141,7 +142,7 @@ def test_a_training_keeps_the_block_to_go_on_and_deploys_the_plain_student(tiny_
 
 def test_what_cannot_work_is_refused() -> None:
     with pytest.raises(ValueError, match="parts must be at least 1"):
-        NToOneMatching(last(4), 5, parts=0)
+        NToOneMatching(*ends(5, last_map=last(4)), parts=0)
     student = Student("shufflenet_v2_x1_0")
     student.backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveMaxPool2d(1), nn.Flatten())
     with pytest.raises(ValueError, match="'norm' works on the map whose mean is the student's features"):

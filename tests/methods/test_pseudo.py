@@ -12,7 +12,7 @@ from monai_rd.methods.base import Step
 from monai_rd.methods.pseudo import PseudoLabels
 from monai_rd.networks import Student, StudentFeatures, TeacherFeatures
 from monai_rd.no_label import NO_LABEL
-from tests.methods.steps import Head
+from tests.methods.steps import SEVERAL, Head, ends
 
 
 def one_step(method: PseudoLabels, student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
@@ -26,11 +26,13 @@ def test_the_cross_entropy_of_the_unlabelled_items_alone(temperature: float) -> 
     torch.manual_seed(0)
     student, teacher = torch.randn(5, 3), torch.randn(5, 3)
     target = torch.tensor([0, 1, NO_LABEL, NO_LABEL, NO_LABEL])
-    found = one_step(PseudoLabels(temperature=temperature), student, teacher, target)
+    found = one_step(PseudoLabels(*ends(), temperature=temperature), student, teacher, target)
     p, log_q = (teacher[2:] / temperature).softmax(1), (student[2:] / temperature).log_softmax(1)
     torch.testing.assert_close(found, -(p * log_q).sum(1).mean())
     student[:2] += 5  # labelled ones
-    torch.testing.assert_close(one_step(PseudoLabels(temperature=temperature), student, teacher, target), found)
+    torch.testing.assert_close(
+        one_step(PseudoLabels(*ends(), temperature=temperature), student, teacher, target), found
+    )
 
 
 def test_several_classes_an_image() -> None:
@@ -39,9 +41,9 @@ def test_several_classes_an_image() -> None:
     target = torch.tensor([[0.0, 1.0], [NO_LABEL, NO_LABEL], [NO_LABEL, NO_LABEL]])
     p, q = teacher[1:].sigmoid(), student[1:].sigmoid()
     expected = -(p * q.log() + (1 - p) * (1 - q).log()).mean()
-    torch.testing.assert_close(one_step(PseudoLabels(True), student, teacher, target), expected)
+    torch.testing.assert_close(one_step(PseudoLabels(*ends(labels=SEVERAL)), student, teacher, target), expected)
 
 
 def test_wrong_options_are_refused() -> None:
     with pytest.raises(ValueError, match="temperature must be above 0"):
-        PseudoLabels(temperature=0)
+        PseudoLabels(*ends(), temperature=0)

@@ -8,17 +8,19 @@ from torch import nn
 from torch.nn import functional as F
 
 from monai_rd.losses import cka
-from monai_rd.methods import CrossEntropyAlone, ReprogrammingDistillation, build_method, trainable_parameters
+from monai_rd.methods import build_method, trainable_parameters
 from monai_rd.methods.base import Step, gather_batch
+from monai_rd.methods.ce import CrossEntropyAlone
+from monai_rd.methods.rd import ReprogrammingDistillation
 from monai_rd.networks import FrozenFoundationModel, Preprocessing, Student
 from monai_rd.no_label import NO_LABEL
-from tests.methods.steps import Head, learnt, step, taught, tiny_teacher
+from tests.methods.steps import SEVERAL, Head, ends, learnt, step, taught, tiny_teacher
 from tests.processes import in_two_processes
 
 
 def test_terms_are_those_of_equation_3() -> None:
     torch.manual_seed(0)
-    method = ReprogrammingDistillation(5, 7, temperature=2.0, estimator="unbiased", width=8).eval()
+    method = ReprogrammingDistillation(*ends(5, 7), temperature=2.0, estimator="unbiased", width=8).eval()
     g, target = nn.Linear(7, 3), torch.tensor([0, 1, 2, 1, 0, 2])
     f_s, teacher = torch.randn(6, 7), torch.randn(6, 5, 4, 4)
     terms = method(Step(learnt(f_s, g), taught(teacher), Head(g), target))
@@ -33,7 +35,7 @@ def test_terms_are_those_of_equation_3() -> None:
 
 def test_multi_label_terms_are_by_class() -> None:
     torch.manual_seed(0)
-    method = ReprogrammingDistillation(5, 7, width=8, multi_label=True).eval()
+    method = ReprogrammingDistillation(*ends(5, 7, labels=SEVERAL), width=8).eval()
     g, target = nn.Linear(7, 3), (torch.rand(6, 3) > 0.5).float()
     f_s, teacher = torch.randn(6, 7), torch.randn(6, 5, 4, 4)
     terms = method(Step(learnt(f_s, g), taught(teacher), Head(g), target))
@@ -45,7 +47,7 @@ def test_multi_label_terms_are_by_class() -> None:
 
 
 def test_alpha_and_beta_fall_linearly() -> None:
-    method = ReprogrammingDistillation(5, 7, alpha=(1.0, 0.0), beta=(2.0, 1.0))
+    method = ReprogrammingDistillation(*ends(5, 7), alpha=(1.0, 0.0), beta=(2.0, 1.0))
     assert method.weights(0) == {"teacher_ce": 1, "kl": 2, "cka": 2}
     assert method.weights(0.25) == {"teacher_ce": 0.75, "kl": 1.75, "cka": 1.75}
     assert method.weights(1) == {"teacher_ce": 0, "kl": 1, "cka": 1}
@@ -56,7 +58,7 @@ def test_alpha_and_beta_fall_linearly() -> None:
 )
 def test_every_parameter_gets_a_gradient(kind: str, shape: tuple[int, ...], dims: int) -> None:
     torch.manual_seed(0)
-    method = ReprogrammingDistillation(5, 7, kind, width=8, spatial_dims=dims)  # type: ignore[arg-type]
+    method = ReprogrammingDistillation(*ends(5, 7, kind=kind, dims=dims), width=8)
     g, f_s = nn.Linear(7, 2), torch.randn(8, 7, requires_grad=True)
     teacher = torch.randn(shape)
     sum(method(Step(learnt(f_s, g), taught(teacher, dims=dims), Head(g), torch.arange(8) % 2)).values()).backward()
@@ -69,7 +71,7 @@ def test_detach_teacher_keeps_kl_and_cka_out_of_phi() -> None:
     torch.manual_seed(0)
     g, f_s, teacher, target = nn.Linear(7, 2), torch.randn(8, 7), torch.randn(8, 5, 4, 4), torch.arange(8) % 2
     for detach in (False, True):
-        method = ReprogrammingDistillation(5, 7, detach_teacher=detach, width=8)
+        method = ReprogrammingDistillation(*ends(5, 7), detach_teacher=detach, width=8)
         terms = method(Step(learnt(f_s, g), taught(teacher), Head(g), target))
         (terms["kl"] + terms["cka"]).backward()
         assert any(parameter.grad is not None for parameter in method.parameters()) is not detach
@@ -83,14 +85,14 @@ def test_detached_of_unlabelled_items_alone(unlabelled: int) -> None:
     pulled = []
     for detach in (False, "unlabelled"):
         torch.manual_seed(1)
-        method = ReprogrammingDistillation(5, 7, detach_teacher=detach, width=8)  # type: ignore[arg-type]
+        method = ReprogrammingDistillation(*ends(5, 7), detach_teacher=detach, width=8)  # type: ignore[arg-type]
         terms = method(Step(learnt(f_s, g), taught(teacher), Head(g), target))
         (terms["kl"] + terms["cka"]).backward()
         pulled.append(sum(float(p.grad.abs().sum()) for p in method.parameters() if p.grad is not None))
     assert pulled[0] > 0
     assert (pulled[1] == pulled[0], pulled[1] == 0) == (unlabelled == 0, unlabelled == 8)
     with pytest.raises(ValueError, match="detach_teacher is true, false or 'unlabelled'"):
-        ReprogrammingDistillation(5, 7, detach_teacher="all")  # type: ignore[arg-type]
+        ReprogrammingDistillation(*ends(5, 7), detach_teacher="all")  # type: ignore[arg-type]
 
 
 def test_registry() -> None:
@@ -115,11 +117,11 @@ def test_ablations_leave_their_term_out() -> None:
     torch.manual_seed(0)
     g, f_s, teacher, target = nn.Linear(7, 2), torch.randn(8, 7), torch.randn(8, 5, 4, 4), torch.arange(8) % 2
     for option, term in (("co_training", "teacher_ce"), ("kd", "kl"), ("cka", "cka")):
-        method = ReprogrammingDistillation(5, 7, width=8, **{option: False})  # type: ignore[arg-type]
+        method = ReprogrammingDistillation(*ends(5, 7), width=8, **{option: False})  # type: ignore[arg-type]
         terms = method(Step(learnt(f_s, g), taught(teacher), Head(g), target))
         assert terms.keys() == method.weights(0).keys() == {"teacher_ce", "kl", "cka"} - {term}
     with pytest.raises(ValueError, match="teaches nothing"):
-        ReprogrammingDistillation(5, 7, co_training=False, kd=False, cka=False)
+        ReprogrammingDistillation(*ends(5, 7), co_training=False, kd=False, cka=False)
 
 
 def test_a_step_of_a_real_student() -> None:
@@ -132,7 +134,7 @@ def test_a_step_of_a_real_student() -> None:
 
 def test_the_optimizer_gets_student_and_phi_and_nothing_of_the_teacher() -> None:
     student = nn.Linear(3, 4)
-    method = ReprogrammingDistillation(5, 4, width=8)
+    method = ReprogrammingDistillation(*ends(5, 4), width=8)
     found = {id(p) for p in trainable_parameters(student, method)}
     assert found == {id(p) for p in [*student.parameters(), *method.parameters()]}
 

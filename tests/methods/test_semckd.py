@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from monai_rd.methods import build_method
 from monai_rd.methods.base import Step
 from monai_rd.methods.semckd import SemanticCalibration
 from monai_rd.networks import FrozenFoundationModel, Level, Preprocessing, Student, TeacherFeatures
-from tests.methods.steps import Head, assert_learns, assert_restores, learnt, tiny_teacher
+from tests.methods.steps import Head, assert_learns, assert_restores, ends, learnt, tiny_teacher
 
 # Widths of the maps at strides 4, 8, 16, 32, and millions of parameters of the paper's projectors for each pair.
 TEACHERS = {"resnet50": (256, 512, 1024, 2048), "densenet121": (256, 512, 1024, 1024), "vit_b": (768,) * 4}
@@ -20,6 +21,13 @@ MILLIONS = {"resnet50": (854, 850, 641), "densenet121": (374, 371, 281), "vit_b"
 
 def levels(widths: Sequence[int]) -> list[Level]:
     return [Level(str(i), width, 4 * 2**i, (i + 1) / len(widths), signed=False) for i, width in enumerate(widths)]
+
+
+def between(student: Sequence[int], teacher: Sequence[int]) -> tuple[Any, Any, Tensor]:
+    """What SemCKD is built from: maps of these widths."""
+    built = ends()
+    built[0].levels, built[1].levels = levels(student), levels(teacher)
+    return built
 
 
 def literal(method: SemanticCalibration, student: Sequence[Tensor], teacher: Sequence[Tensor], batch: int) -> float:
@@ -48,7 +56,7 @@ def literal(method: SemanticCalibration, student: Sequence[Tensor], teacher: Seq
 def test_the_term_is_that_of_the_formula(slices: int) -> None:
     torch.manual_seed(0)
     batch = 8
-    method = SemanticCalibration(levels((3, 4)), levels((5, 6, 7)), batch_size=batch).eval()
+    method = SemanticCalibration(*between((3, 4), (5, 6, 7)), batch_size=batch).eval()
     student, teacher = (
         [torch.randn(batch, slices, width, side, side) for width, side in shapes]
         for shapes in (((3, 8), (4, 4)), ((5, 8), (6, 4), (7, 2)))
@@ -63,7 +71,7 @@ def test_the_term_is_that_of_the_formula(slices: int) -> None:
 
 def test_every_map_is_taught_by_all_of_the_teachers_to_a_sum_of_one() -> None:
     torch.manual_seed(0)
-    method = SemanticCalibration(levels((3, 4)), levels((5, 6, 7)), batch_size=16)
+    method = SemanticCalibration(*between((3, 4), (5, 6, 7)), batch_size=16)
     student, teacher = ([torch.randn(16, width, 4, 4) for width in widths] for widths in ((3, 4), (5, 6, 7)))
     attention = method._attention(student, teacher)
     assert attention.shape == (16, 2, 3)
@@ -75,8 +83,8 @@ def test_every_map_is_taught_by_all_of_the_teachers_to_a_sum_of_one() -> None:
 def test_parameters_of_each_pair(teacher: str) -> None:
     for (name, widths), millions in zip(STUDENTS.items(), MILLIONS[teacher], strict=True):
         with torch.device("meta"):
-            paper = SemanticCalibration(levels(widths), levels(TEACHERS[teacher]), batch_size=32, width_factor=2)
-            ours = SemanticCalibration(levels(widths), levels(TEACHERS[teacher]), batch_size=32)
+            paper = SemanticCalibration(*between(widths, TEACHERS[teacher]), batch_size=32, width_factor=2)
+            ours = SemanticCalibration(*between(widths, TEACHERS[teacher]), batch_size=32)
         assert round(sum(p.numel() for p in paper.parameters()) / 1e6) == millions, name
         stated = {"resnet50": 19, "densenet121": 9, "vit_b": 8}[teacher]
         if name == "resnet18":

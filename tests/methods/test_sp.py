@@ -5,10 +5,11 @@ import torch
 from torch import Tensor, nn
 
 from monai_rd.losses import similarity_loss
-from monai_rd.methods import SimilarityPreserving, build_method
+from monai_rd.methods import build_method
 from monai_rd.methods.base import Step
+from monai_rd.methods.sp import SimilarityPreserving
 from monai_rd.networks import Student
-from tests.methods.steps import Head, learnt, taught, tiny_teacher
+from tests.methods.steps import Head, ends, learnt, taught, tiny_teacher
 
 
 def _similarities(features: Tensor) -> list[list[float]]:
@@ -49,13 +50,13 @@ def test_rows_are_studies_and_the_last_map_is_taken() -> None:
     found = method(Step(learnt(torch.zeros(2, 2), g, (ours,)), taught(tap), Head(g), torch.zeros(2)))["sp"]
     torch.testing.assert_close(found, similarity_loss(ours.reshape(2, 36), tap.reshape(2, 240)) * 2 / 64)
     pooled, vectors = torch.randn(4, 2), torch.randn(4, 3, 5)  # a student without a last map, a teacher of vectors
-    found = SimilarityPreserving()(Step(learnt(pooled, g), taught(vectors), Head(g), torch.zeros(4)))["sp"]
+    found = SimilarityPreserving(*ends())(Step(learnt(pooled, g), taught(vectors), Head(g), torch.zeros(4)))["sp"]
     torch.testing.assert_close(found, similarity_loss(pooled, vectors.flatten(1)) * 4 / 64)
 
 
 def test_it_is_the_papers_in_a_batch_of_64_and_as_strong_in_any_other() -> None:
     torch.manual_seed(0)
-    pooled, tap, method, g = torch.randn(64, 3), torch.randn(64, 5), SimilarityPreserving(), nn.Linear(3, 2)
+    pooled, tap, method, g = torch.randn(64, 3), torch.randn(64, 5), SimilarityPreserving(*ends()), nn.Linear(3, 2)
     found = [
         method(Step(learnt(pooled[rows], g), taught(tap[rows]), Head(g), torch.zeros(len(rows))))["sp"]
         for rows in (torch.arange(64), torch.arange(64).repeat(3))  # alike rows, alike similarities

@@ -13,14 +13,14 @@ from torch.nn.parallel import DistributedDataParallel
 from monai_rd.methods import Method, build_method
 from monai_rd.methods.base import Step
 from monai_rd.methods.crd import ContrastiveDistillation
-from tests.methods.steps import Head, learnt, small_student, step, taught, tiny_teacher
+from tests.methods.steps import Head, ends, learnt, small_student, step, taught, tiny_teacher
 from tests.processes import in_two_processes
 
 
 def crd() -> tuple[ContrastiveDistillation, Tensor, Tensor, Tensor]:
     """CRD with all items of the other class as negatives, so that nothing of it is random; its batch."""
     torch.manual_seed(0)
-    method = ContrastiveDistillation(4, 5, torch.arange(8) % 2, width=3)
+    method = ContrastiveDistillation(*ends(5, 4, labels=torch.arange(8) % 2), width=3)
     return method, torch.randn(4, 4), torch.randn(4, 5, 2, 2), torch.tensor([5, 0, 3, 2])
 
 

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_rd.losses import cka
-from monai_rd.methods import TwoStages, distributed
+from monai_rd.methods import distributed
 from monai_rd.methods.base import Step
-from tests.methods.steps import Head, assert_learns, assert_restores, learnt, taught
+from monai_rd.methods.two_stages import TwoStages
+from tests.methods.steps import Head, assert_learns, assert_restores, ends, learnt, taught
 from tests.processes import in_two_processes
 
 Run = Callable[..., Any]
@@ -32,7 +33,7 @@ def _same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 def test_the_loss_of_each_stage() -> None:
     torch.manual_seed(0)
     g, f_s, teacher, target = nn.Linear(7, 3), torch.randn(6, 7), torch.randn(6, 5, 4, 4), torch.arange(6) % 3
-    method = TwoStages(5, g, width=8, beta=(2.0, 1.0)).eval()
+    method = TwoStages(*ends(5, 7, classifier=g), width=8, beta=(2.0, 1.0)).eval()
     torch.testing.assert_close(method.classifier(f_s), g(f_s))
     nn.init.normal_(method.classifier.weight)
     assert not method.learns_alone  # labels alone would teach the first half nothing
@@ -125,7 +126,7 @@ def _train(rank: int, folder: Path) -> None:
     """Two steps of each stage, as the handler makes them; every process has the same batch."""
     torch.manual_seed(0)
     student: Any = _Student()
-    method = TwoStages(5, student.classifier, width=8)
+    method = TwoStages(*ends(5, 7, classifier=student.classifier), width=8)
     features, teacher, target = torch.randn(4, 7), torch.randn(4, 5, 4, 4), torch.arange(4) % 2
     network, wrapped = distributed(student, torch.device("cpu")), distributed(method, torch.device("cpu"))
     optimizer = torch.optim.AdamW([*student.parameters(), *method.parameters()], lr=0.01)

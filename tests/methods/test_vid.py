@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from monai_rd.methods import VariationalInformationDistillation, build_method, parameter_groups
+from monai_rd.methods import build_method, parameter_groups
 from monai_rd.methods.base import Step
+from monai_rd.methods.vid import VariationalInformationDistillation
 from monai_rd.networks import Student
 from monai_rd.networks.levels import Level, pair_levels
-from tests.methods.steps import Head, learnt, taught, tiny_teacher
+from tests.methods.steps import Head, ends, learnt, taught, tiny_teacher
 
 # Channels of the teachers' levels; those of the ViT have one stride.
 TEACHERS = {
@@ -32,10 +33,10 @@ MILLIONS = {  # the reference's modules
 def test_is_the_gaussian_likelihood() -> None:
     """By loops, with variances that were moved."""
     torch.manual_seed(0)
-    method = VariationalInformationDistillation(((Level("s", 2, 4, 1, True), Level("t", 3, 4, 1, True)),))
+    method = VariationalInformationDistillation(*ends(pairs=[(Level("s", 2, 4, 1, True), Level("t", 3, 4, 1, True))]))
     rho = [-2.0, 0.5, 3.0]
     with torch.no_grad():
-        method.undecayed()[0].copy_(torch.tensor(rho))
+        method.no_weight_decay()[0].copy_(torch.tensor(rho))
     ours, theirs, g = torch.randn(2, 2, 2, 3), torch.randn(2, 3, 2, 3), nn.Linear(2, 2)
     found = method(Step(learnt(torch.zeros(2, 2), g, (ours,)), taught(theirs, (theirs,)), Head(g), torch.zeros(2)))[
         "vid"
@@ -58,7 +59,7 @@ def test_is_the_gaussian_likelihood() -> None:
 def test_variances_start_at_five_may_go_below_one_and_do_not_decay() -> None:
     student = Student("shufflenet_v2_x1_0")
     method = build_method("vid", student, tiny_teacher(), [0, 1])
-    rho = method.undecayed()
+    rho = method.no_weight_decay()
     assert [len(one) for one in rho] == [8, 8, 8]
     torch.testing.assert_close(nn.functional.softplus(torch.cat(rho)) + 1e-5, torch.full((24,), 5.0))
     decaying, bare = parameter_groups(student, method)
@@ -66,8 +67,8 @@ def test_variances_start_at_five_may_go_below_one_and_do_not_decay() -> None:
     assert bare["weight_decay"] == 0
     assert len(decaying["params"]) + 3 == len([*student.parameters(), *method.parameters()])
     zero, g = torch.zeros(2, 4, 2, 2), nn.Linear(2, 2)
-    alone = VariationalInformationDistillation(((Level("s", 4, 4, 1, True),) * 2,))
-    alone.undecayed()[0].data.fill_(-4.0)
+    alone = VariationalInformationDistillation(*ends(pairs=[(Level("s", 4, 4, 1, True),) * 2]))
+    alone.no_weight_decay()[0].data.fill_(-4.0)
     assert alone(Step(learnt(torch.zeros(2, 2), g, (zero,)), taught(zero, (zero,)), Head(g), torch.zeros(2)))["vid"] < 0
 
 
@@ -76,5 +77,5 @@ def test_parameters_are_as_many_as_in_the_reference(name: str) -> None:
     levels = Student(name).levels
     for teacher, wanted in MILLIONS[name].items():
         with torch.device("meta"):
-            method = VariationalInformationDistillation(pair_levels(levels, TEACHERS[teacher]))
+            method = VariationalInformationDistillation(*ends(pairs=pair_levels(levels, TEACHERS[teacher])))
         assert round(sum(one.numel() for one in method.parameters()) / 1e6, 1) == wanted, teacher
