@@ -29,8 +29,9 @@ from filelock import FileLock, Timeout
 from pydicom.dataset import Dataset
 from tqdm.auto import tqdm
 
-from monai_rd.deploy.archive import Archive, Patience, Query, require_uid, retried
+from monai_rd.deploy.archive import Archive, Query, require_uid
 from monai_rd.deploy.failures import ArchiveError, Failure
+from monai_rd.deploy.patience import Patience, retried
 from monai_rd.deploy.places import Scores, write_object
 from monai_rd.files import atomic_write
 from monai_rd.handlers.scores import read_scores

@@ -63,8 +63,9 @@ def predict(
     -- --bundle_root DIR.
     """
     from monai_rd.bundle import words_as_overrides
-    from monai_rd.deploy.archive import Query, open_archive
+    from monai_rd.deploy.archive import Query
     from monai_rd.deploy.archive_places import ArchiveSink, ArchiveSource
+    from monai_rd.deploy.archive_url import open_archive
     from monai_rd.deploy.places import FolderSink, FolderSource, Scores
     from monai_rd.deploy.predict import Predictor
     from monai_rd.deploy.trained import TrainedBundle

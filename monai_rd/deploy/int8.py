@@ -5,17 +5,40 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from monai_rd.deploy.export import Run, open_onnx
+from monai_rd.deploy.manifest import manifest
+from monai_rd.deploy.onnx_file import describe_onnx, needed, onnx_model, open_onnx
+from monai_rd.deploy.program import Run
 
-__all__ = ["quantise"]
+if TYPE_CHECKING:
+    from monai_rd.deploy.trained import TrainedBundle
 
+__all__ = ["quantise", "write_int8"]
+
+CALIBRATION = 128  # validation images at most
 IN_FLOAT = (0.0, 0.25, 0.5, 0.75)  # shares of the network, from the input on, that are tried
 DIFFERENCE = 0.01  # of a probability, on average
+
+
+def write_int8(trained: TrainedBundle, path: Path) -> None:
+    """Write the student as ONNX that computes in 8 bits, calibrated on validation images.
+
+    Raises:
+        ValueError: the training's data are not there, or a package is missing.
+    """
+    needed("onnx", "onnxruntime", "onnxscript")
+    if trained.of_other_data:
+        raise ValueError("int8 is calibrated on validation images of the training's data: give -- --dataset_dir DIR")
+    with tempfile.TemporaryDirectory() as place:
+        whole = Path(place) / "float32.onnx"
+        whole.write_bytes(onnx_model(trained))
+        images = list(trained.images("validation", most=CALIBRATION))
+        how = quantise(whole, path, images)
+    describe_onnx(path, {**manifest(trained), "int8": how})
 
 
 def quantise(whole: Path, to: Path, images: Sequence[Tensor]) -> dict[str, float]:

@@ -12,7 +12,8 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from monai_rd.deploy.export import FORMATS, Probabilities, Run, quietly, taken_for
+from monai_rd.deploy.export import FORMATS
+from monai_rd.deploy.program import Probabilities, Run, quietly, taken_for
 from monai_rd.deploy.trained import TrainedBundle
 from monai_rd.files import size_in_words
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from monai_rd.deploy.export import Run, exported_program
 from monai_rd.deploy.manifest import manifest
+from monai_rd.deploy.program import Run, exported_program
 
 if TYPE_CHECKING:
     from monai_rd.deploy.trained import TrainedBundle

@@ -11,10 +11,11 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from monai_rd.deploy import archive as module
-from monai_rd.deploy.archive import ArchiveError, Query, open_archive, retried
+from monai_rd.deploy.archive import Query
 from monai_rd.deploy.archive_places import ArchiveSink, ArchiveSource, State
-from monai_rd.deploy.failures import Failure
+from monai_rd.deploy.archive_url import open_archive
+from monai_rd.deploy.failures import ArchiveError, Failure
+from monai_rd.deploy.patience import retried
 from tests.dicom_files import make_series
 
 
@@ -65,7 +66,7 @@ class Writer:
 
 @pytest.fixture
 def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shelf:
-    monkeypatch.setattr(module, "time", type("time", (), {"sleep": staticmethod(lambda seconds: None)}))
+    monkeypatch.setattr("tenacity.nap.time", type("time", (), {"sleep": staticmethod(lambda seconds: None)}))
     for study in ("1.1", "1.2"):
         make_series(tmp_path / "archive" / study / f"{study}.1", slices=4)
     return Shelf(tmp_path / "archive")
@@ -173,7 +174,7 @@ def test_an_archive_that_goes_away_is_not_waited_for_at_each_study(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     waited: list[float] = []
-    monkeypatch.setattr(module, "time", type("time", (), {"sleep": staticmethod(waited.append)}))
+    monkeypatch.setattr("tenacity.nap.time", type("time", (), {"sleep": staticmethod(waited.append)}))
     after = 6 if call == "series" else 3
     many = Many(kind, call, after, wait)
     source = ArchiveSource(many, Query("CT"), state, "m")
@@ -234,7 +235,7 @@ def test_one_process_at_a_time(state: State) -> None:
 
 def test_attempts_end_with_the_last_error(monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float] = []
-    monkeypatch.setattr(module, "time", type("time", (), {"sleep": staticmethod(waited.append)}))
+    monkeypatch.setattr("tenacity.nap.time", type("time", (), {"sleep": staticmethod(waited.append)}))
 
     def action() -> None:
         raise ArchiveError("no")

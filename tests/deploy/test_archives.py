@@ -14,8 +14,9 @@ from pydicom.uid import RLELossless
 
 pytest.importorskip("requests", reason="the extra 'dicom' is not installed")
 
-from monai_rd.deploy.archive import Archive, ArchiveError, Query, open_archive
-from monai_rd.deploy.failures import Failure
+from monai_rd.deploy.archive import Archive, Query
+from monai_rd.deploy.archive_url import open_archive
+from monai_rd.deploy.failures import ArchiveError, Failure
 from tests.deploy.servers import Orthanc, running_orthanc
 from tests.dicom_files import NAME, PATIENT_ID, make_series
 

@@ -26,8 +26,9 @@ from pynetdicom import AE, evt
 
 from monai_rd.deploy import association as upper
 from monai_rd.deploy import receiving
-from monai_rd.deploy.archive import ArchiveError, open_archive
+from monai_rd.deploy.archive_url import open_archive
 from monai_rd.deploy.association import Association, Broken, Proposed, accept, request
+from monai_rd.deploy.failures import ArchiveError
 from monai_rd.deploy.receiving import Box, Receiver
 from tests.deploy.servers import free_ports
 from tests.dicom_files import make_series

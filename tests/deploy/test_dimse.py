@@ -24,8 +24,9 @@ from pynetdicom import AE, evt
 from pynetdicom.sop_class import CTImageStorage, Verification
 
 from monai_rd.deploy import dimse
-from monai_rd.deploy.archive import Archive, ArchiveError, Query, open_archive
-from monai_rd.deploy.failures import Failure
+from monai_rd.deploy.archive import Archive, Query
+from monai_rd.deploy.archive_url import open_archive
+from monai_rd.deploy.failures import ArchiveError, Failure
 from tests.dicom_files import NAME, make_series
 
 FIND, GET, MOVE = dimse._FIND, dimse._GET, dimse._MOVE
@@ -342,7 +343,8 @@ def test_no_answer_to_a_search_is_lost_however_busy_the_machine_is() -> None:
 def test_a_program_ends_although_an_association_is_open() -> None:
     with scp({evt.EVT_C_FIND: found({"StudyInstanceUID": "1.2"})}) as url:
         code = f"""
-from monai_rd.deploy.archive import Query, open_archive
+from monai_rd.deploy.archive import Query
+from monai_rd.deploy.archive_url import open_archive
 archive = open_archive({url!r})
 print(archive.studies(Query("CT")))
 """

@@ -14,7 +14,6 @@ pytest.importorskip("requests", reason="the extra 'dicom' is not installed")
 import requests
 import urllib3
 
-from monai_rd.deploy.archive import ATTEMPTS, Patience
 from monai_rd.deploy.failures import (
     ArchiveError,
     Failure,
@@ -24,6 +23,7 @@ from monai_rd.deploy.failures import (
     of_status,
     seconds_to_wait,
 )
+from monai_rd.deploy.patience import ATTEMPTS, Patience
 
 AWAY, REFUSED, SPOILT, IMPOSSIBLE = Failure.AWAY, Failure.REFUSED, Failure.SPOILT, Failure.IMPOSSIBLE
 HTTP = {

@@ -20,11 +20,11 @@ import pytest
 
 pytest.importorskip("requests", reason="the extra 'dicom' is not installed")
 
-from monai_rd.deploy import archive as archive_module
 from monai_rd.deploy import dicomweb
-from monai_rd.deploy.archive import ArchiveError, Query, open_archive
+from monai_rd.deploy.archive import Query
 from monai_rd.deploy.archive_places import ArchiveSource, State
-from monai_rd.deploy.failures import Failure
+from monai_rd.deploy.archive_url import open_archive
+from monai_rd.deploy.failures import ArchiveError, Failure
 from tests.dicom_files import NAME, make_series
 
 DICOM_JSON = "application/dicom+json"
@@ -114,7 +114,7 @@ def endless(piece: bytes, count: int = 1 << 14) -> Iterator[bytes]:
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits that a test reaches."""
-    monkeypatch.setattr(archive_module.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
     monkeypatch.setattr(dicomweb, "_LARGEST_JSON", 1 << 20)
     monkeypatch.setattr(dicomweb, "_LARGEST_SERIES", 1 << 20)
     monkeypatch.setattr(dicomweb, "_TIMEOUT", (2.0, 1.0))

@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset
 from typer.testing import CliRunner
 
 from monai_rd.__main__ import app as command
-from monai_rd.deploy.archive import open_archive
+from monai_rd.deploy.archive_url import open_archive
 from monai_rd.deploy.label import write_label_app
 from monai_rd.files import sha256
 from tests.bundles.commands import MODALITIES, config

@@ -16,8 +16,9 @@ pytest.importorskip("requests", reason="the extra 'dicom' is not installed")
 pytest.importorskip("highdicom", reason="the extra 'dicom' is not installed")
 
 from monai_rd.__main__ import app
-from monai_rd.deploy.archive import Query, open_archive
+from monai_rd.deploy.archive import Query
 from monai_rd.deploy.archive_places import ArchiveSink, State
+from monai_rd.deploy.archive_url import open_archive
 from monai_rd.deploy.places import FolderSink, Scores
 from monai_rd.deploy.predict import Prediction, Predictor
 from monai_rd.deploy.trained import TrainedBundle
@@ -115,9 +116,7 @@ def numbers_of(dataset: Dataset) -> dict[str, float]:
 def test_an_archive_that_is_away_keeps_nothing_from_being_answered_later(
     predictor: Predictor, orthanc: Orthanc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from monai_rd.deploy import archive as module
-
-    monkeypatch.setattr(module, "time", type("time", (), {"sleep": staticmethod(lambda seconds: None)}))
+    monkeypatch.setattr("tenacity.nap.time", type("time", (), {"sleep": staticmethod(lambda seconds: None)}))
     make_series(tmp_path / "in", seed=9, shape=(48, 48))
     away = "http://127.0.0.1:9/dicom-web"
     code, printed = predict(predictor, tmp_path / "state", str(tmp_path / "in"), away)
@@ -158,7 +157,7 @@ def test_a_killed_run_leaves_no_study_in_two_files(
     for study in ("1.1", "1.2", "1.3"):
         make_series(tmp_path / "archive" / study / f"{study}.1", seed=int(study[2]), shape=(48, 48), skip=(3,))
     shelf, state = Shelf(tmp_path / "archive"), tmp_path / "state"
-    monkeypatch.setattr("monai_rd.deploy.archive.open_archive", lambda *given, **more: shelf)
+    monkeypatch.setattr("monai_rd.deploy.archive_url.open_archive", lambda *given, **more: shelf)
     monkeypatch.setattr("monai_rd.deploy.predict.Predictor", lambda trained: predictor)
     monkeypatch.setattr("monai_rd.deploy.trained.TrainedBundle", lambda *given, **more: None)
     where, name, after = KILLED[moment]
