@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup, escape
 from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -204,8 +205,10 @@ def write_files(report: Report, out: Path) -> list[Path]:
 def _write_page(report: Report, path: Path) -> None:
     from monai_rd.report.page import Section, figure_block, note, table, write_page
 
-    tables = [re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", table(grid.rows, grid.header)) for grid in report.grids]
-    sections = [Section(grid.title, [markup]) for grid, markup in zip(report.grids, tables, strict=True)]
+    sections = []
+    for grid in report.grids:
+        header, *rows = ([_bold(cell) for cell in cells] for cells in (grid.header, *grid.rows))
+        sections.append(Section(grid.title, [table(rows, header)]))
     blocks = [
         figure_block(svg.read_text(encoding="utf-8"), f"f{n}", told, wide=True)
         for n, (svg, told) in enumerate(report.figures)
@@ -213,6 +216,11 @@ def _write_page(report: Report, path: Path) -> None:
     sections += [Section("Figures", blocks)] if blocks else []
     sections.append(Section("How to read this, and how it was made", [note(*_unmarked(report.notes))]))
     write_page(path, report.title, sections)
+
+
+def _bold(cell: str) -> Markup:
+    """A cell with its Markdown's bold as the page's."""
+    return Markup(re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", escape(cell)))
 
 
 def _unmarked(notes: Sequence[str]) -> list[str]:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from markupsafe import Markup
 from matplotlib import colormaps
 from monai.data import DataLoader
 from torch import Tensor
 
 from monai_rd.report.gradcam import Explanation, explain, grad_cam_level
-from monai_rd.report.page import picture
+from monai_rd.report.page import part, picture
 
 if TYPE_CHECKING:
     from monai_rd.networks import Student
@@ -74,7 +74,7 @@ def gallery(
     places: np.ndarray,
     class_names: Sequence[str],
     multi_label: bool,
-) -> tuple[str, tuple[int, ...]]:
+) -> tuple[Markup, tuple[int, ...]]:
     """Make the gallery's markup. Items are numbered by their place in the test list, from 1; nothing else names them.
 
     Args:
@@ -91,7 +91,7 @@ def gallery(
         The markup, and the positions of the student's map; none where there is no map and so no heat.
     """
     network.to(device).eval()
-    items: list[str] = []
+    items: list[dict[str, Any]] = []
     level = None
     grid: tuple[int, ...] = ()
     for shown in choose(probabilities, labels, multi_label):
@@ -102,7 +102,7 @@ def gallery(
         found = explain(network, image, level, multi_label)
         grid = found.grid
         items.append(_item(shown.kind, place, image[0], labels[shown.row], found, class_names, multi_label))
-    return f'<div class="gallery">{"".join(items)}</div>\n', grid
+    return part("gallery", items=items), grid
 
 
 def _item(
@@ -113,26 +113,30 @@ def _item(
     found: Explanation,
     names: Sequence[str],
     multi_label: bool,
-) -> str:
+) -> dict[str, Any]:
+    """What `templates/parts.html` shows of an item."""
     chosen = names[found.chosen]
     slices, at = slices_and_place(image, found)
     pixels = rgb(slices[at])
     told = f"test item {place + 1}"
-    pictures = picture(pixels, told)
+    pictures = [picture(pixels, told)]
     if found.heat is not None:
-        pictures += picture(overlay(pixels, found.heat[at].cpu().numpy()), f"{told}, what spoke for {chosen}")
+        pictures.append(picture(overlay(pixels, found.heat[at].cpu().numpy()), f"{told}, what spoke for {chosen}"))
     if multi_label:
-        true = ", ".join(name for name, there in zip(names, label, strict=True) if there) or "none of the classes"
-        said = f"most probable: {escape(chosen)}"
+        truth = ", ".join(name for name, there in zip(names, label, strict=True) if there) or "none of the classes"
     else:
-        true = names[int(label)]
-        said = f"says {escape(chosen)}"
-        said = said if int(label) == found.chosen else f'<span class="wrong">{said}</span>'
-    text = f'<h3>Test item {place + 1}</h3><p class="small">{escape(kind)}</p>'
-    text += f'<div class="pair">{pictures}</div><p>{said}; truth: {escape(true)}</p>{_bars(found.probabilities, names)}'
-    if len(slices) > 1:
-        text += _strip(found, at, len(slices), chosen)
-    return f'<div class="item">{text}</div>'
+        truth = names[int(label)]
+    likeliest = found.probabilities.argsort(descending=True)[:MOST_CLASSES].tolist()
+    return {
+        "number": place + 1,
+        "kind": kind,
+        "pictures": pictures,
+        "said": f"most probable: {chosen}" if multi_label else f"says {chosen}",
+        "wrong": not multi_label and int(label) != found.chosen,
+        "truth": truth,
+        "probabilities": [(names[index], float(found.probabilities[index])) for index in likeliest],
+        "strip": _strip(found, at, len(slices), chosen) if len(slices) > 1 else None,
+    }
 
 
 def slices_and_place(image: Tensor, found: Explanation) -> tuple[Tensor, int]:
@@ -161,28 +165,13 @@ def overlay(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
     return (pixels * (1 - opacity) + colours * opacity).round().astype(np.uint8)
 
 
-def _bars(probabilities: Tensor, names: Sequence[str]) -> str:
-    lines = []
-    for index in probabilities.argsort(descending=True)[:MOST_CLASSES].tolist():
-        p = float(probabilities[index])
-        width = f'<span class="bar"><i style="width: {100 * p:.1f}%"></i></span>'
-        lines.append(f'<span title="{escape(names[index])}">{escape(names[index])}</span>{width}<span>{p:.2f}</span>')
-    return f'<div class="bars">{"".join(lines)}</div>'
-
-
-def _strip(found: Explanation, at: int, count: int, chosen: str) -> str:
-    """A bar for each slice: the class's probability by that slice alone; of a volume its share of the heat."""
+def _strip(found: Explanation, at: int, count: int, chosen: str) -> tuple[list[float], int, str]:
+    """Of each slice the class's probability by it alone, of a volume its share of the heat; which is shown; caption."""
+    shown = f"shown: slice {at + 1} of {count}"
     if found.slices is not None:
         values = found.slices[:, found.chosen]
-        told = f"{chosen} by each slice alone; shown: slice {at + 1} of {count}, {float(values[at]):.2f}"
-    elif found.heat is not None:
+        return values.tolist(), at, f"{chosen} by each slice alone; {shown}, {float(values[at]):.2f}"
+    if found.heat is not None:
         values = found.heat.mean(dim=(1, 2))
-        values = values / values.max().clamp(min=torch.finfo(values.dtype).tiny)
-        told = f"heat by slice; shown: slice {at + 1} of {count}"
-    else:
-        return f'<div class="small">shown: slice {at + 1} of {count}</div>'
-    bars = "".join(
-        f'<i{" class=shown" if place == at else ""} style="height: {100 * value:.0f}%"></i>'
-        for place, value in enumerate(values.tolist())
-    )
-    return f'<div class="slices">{bars}</div><div class="small">{escape(told)}</div>'
+        return (values / values.max().clamp(min=torch.finfo(values.dtype).tiny)).tolist(), at, f"heat by slice; {shown}"
+    return [], at, shown

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from markupsafe import Markup
 
 from monai_rd.handlers.history import read_history
 from monai_rd.report import figures, page
@@ -79,7 +80,7 @@ class RunPage:
         )
         return path
 
-    def _section(self, title: str, make: Callable[[], list[str]]) -> page.Section:
+    def _section(self, title: str, make: Callable[[], list[Markup]]) -> page.Section:
         try:
             return page.Section(title, make())
         except Exception as error:
@@ -87,12 +88,12 @@ class RunPage:
             told = f"This part could not be made ({type(error).__name__}); the log says why."
             return page.Section(title, [page.alert(told)])
 
-    def _figure(self, figure: Figure, name: str, told: str, wide: bool = False) -> str:
+    def _figure(self, figure: Figure, name: str, told: str, wide: bool = False) -> Markup:
         """Save a figure and give its markup."""
         _, svg = figures.save_figure(figure, self.folder / name)
         return page.figure_block(svg.read_text(encoding="utf-8"), name, told, wide)
 
-    def _result(self) -> list[str]:
+    def _result(self) -> list[Markup]:
         shown = {key: name for key, name in METRIC_NAMES.items() if key in self.rows["student"]}
         student = {name: self.rows["student"][key] for key, name in shown.items()}
         body = [page.cards([(f"{one['value']:.3f}", name, _interval(one)) for name, one in student.items()])]
@@ -132,7 +133,7 @@ class RunPage:
             cells.append([name, str(totals[0]), *(_share(hits, total) for total in totals)])
         return cells, ["class", "items", "found (sensitivity)", "right when named (precision)"]
 
-    def _discrimination(self) -> list[str]:
+    def _discrimination(self) -> list[Markup]:
         labels = self.scores.labels
         figure = figures.roc_curves(self.probabilities, labels, self.names, self.multi_label)
         several = len(figure.axes) > 1
@@ -143,14 +144,14 @@ class RunPage:
             told = "Confusion matrix: number of items, and share of their true class."
             blocks.append(self._figure(figure, "confusion_matrix", told, wide=len(self.names) > 5))
         return [
-            "".join(blocks) if several else page.row(*blocks),
+            Markup("").join(blocks) if several else page.row(*blocks),
             page.note(
                 "Each point of a ROC curve is a threshold: further up more cases are found, further left there are "
                 "fewer false alarms; a curve on the dashed line guesses."
             ),
         ]
 
-    def _calibration(self) -> list[str]:
+    def _calibration(self) -> list[Markup]:
         figure = figures.calibration_diagram(self.probabilities, self.scores.labels, self.names, self.multi_label)
         found = reliability(*calibrated_events(self.probabilities, self.scores.labels, self.multi_label))
         told = "How often what was predicted came true, and how many predictions lie in each tenth."
@@ -163,7 +164,7 @@ class RunPage:
         )
         return [page.row(self._figure(figure, "calibration", told), notes)]
 
-    def _training(self) -> list[str]:
+    def _training(self) -> list[Markup]:
         history = read_history(self.report.output_dir / "history.json")
         if not history:
             return [page.note("No history.json lies beside this report, so there are no curves of the training.")]
@@ -181,14 +182,14 @@ class RunPage:
             *self._teacher_path(history),
         ]
 
-    def _teacher_path(self, history: list[dict[str, Any]]) -> list[str]:
+    def _teacher_path(self, history: list[dict[str, Any]]) -> list[Markup]:
         if not any(row.get("teacher_path") for row in history):
             return []
         told = "What the reprogrammed teacher says of training and validation images, and how like it the student is."
         found = memorised(history)
         return [
             self._figure(figures.path_curves(history), "teacher_path", told, wide=True),
-            page.alert(found) if found else "",
+            *([page.alert(found)] if found else []),
             page.note(
                 f"Accuracy: mean over classes{' of sensitivity and specificity' if self.multi_label else ''}, so that "
                 "a rare class counts like a frequent one. On training images it is that of the epoch's own batches, on "
@@ -198,7 +199,7 @@ class RunPage:
             ),
         ]
 
-    def _layers(self) -> list[str]:
+    def _layers(self) -> list[Markup]:
         found = self.scores.cka
         if found is None:
             return []
@@ -212,7 +213,7 @@ class RunPage:
         )
         return [page.row(self._figure(figure, "cka", told, wide=len(found.first) > 5), notes)]
 
-    def _gallery(self) -> list[str]:
+    def _gallery(self) -> list[Markup]:
         report, scores = self.report, self.scores
         given = (report.network, report.loader, report.device, self.probabilities, scores.labels, scores.places)
         markup, grid = gallery(*given, self.names, self.multi_label)
@@ -229,7 +230,7 @@ class RunPage:
             )
         return [markup, page.note(*notes)]
 
-    def _slices(self) -> list[str]:
+    def _slices(self) -> list[Markup]:
         slices = self.scores.slices
         if not slices or self.multi_label or len(slices[0]) < 2:
             return []
@@ -251,7 +252,7 @@ class RunPage:
             ),
         ]
 
-    def _settings(self) -> list[str]:
+    def _settings(self) -> list[Markup]:
         rows = [[name.replace("_", " "), _plain(value)] for name, value in self.report.settings.items()]
         device = self.report.device
         rows.append(["device", torch.cuda.get_device_name(device) if device.type == "cuda" else device.type])

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from markupsafe import Markup
 from monai.data import DataLoader, Dataset
 from PIL import Image
 from torch import nn
@@ -276,7 +277,9 @@ def test_in_a_browser(dark: bool, width: int, run: Path, tmp_path: Path) -> None
 
 @in_chromium
 def test_the_browser_would_tell_of_what_is_fetched(tmp_path: Path) -> None:
-    write_page(tmp_path / "page.html", "title", [Section("part", ['<img src="http://localhost:9/x.png" alt="">'])])
+    write_page(
+        tmp_path / "page.html", "title", [Section("part", [Markup('<img src="http://localhost:9/x.png" alt="">')])]
+    )
     _, said = browse(tmp_path / "page.html", tmp_path, 500)
     assert len(said) == 1
     assert "Content Security Policy" in said[0]
