@@ -26,8 +26,8 @@ import imagehash
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+
+from monai_rd.data.linked import linked
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -113,9 +113,7 @@ def copy_groups(prints: Sequence[Fingerprint]) -> list[int]:
     first: dict[str, int] = {}
     pairs = [(first.setdefault(one.digest, number), number) for number, one in enumerate(prints)]
     pairs += [(i, j) for i, j, _, _ in near_pairs(prints, IMAGES)]
-    i, j = np.array(pairs, dtype=int).reshape(-1, 2).T
-    linked = coo_array((np.ones(len(i)), (i, j)), shape=(len(prints), len(prints)))
-    return connected_components(linked, directed=False)[1].tolist()
+    return linked(len(prints), pairs)
 
 
 def near_pairs(prints: Sequence[Fingerprint], alike: Alike) -> Iterator[tuple[int, int, float, bool]]:

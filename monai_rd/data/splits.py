@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.model_selection import StratifiedKFold
 
+from monai_rd.data.linked import linked
 from monai_rd.data.problems import Problems
 
 __all__ = [
@@ -40,20 +41,11 @@ def group(*columns: Sequence[str] | None) -> list[int]:
         A number an item, in order of appearance: the values themselves may differ between runs, the numbers do not.
     """
     given = [column for column in columns if column is not None]
-    parent = list(range(len(given[0]) if given else 0))
-
-    def root(item: int) -> int:
-        while parent[item] != item:
-            parent[item] = item = parent[parent[item]]
-        return item
-
+    pairs = []
     for column in given:
         first: dict[str, int] = {}
-        for item, value in enumerate(column):
-            if value:
-                parent[root(item)] = root(first.setdefault(value, item))
-    numbers: dict[int, int] = {}
-    return [numbers.setdefault(root(item), len(numbers)) for item in range(len(parent))]
+        pairs += [(first.setdefault(value, item), item) for item, value in enumerate(column) if value]
+    return linked(len(given[0]) if given else 0, pairs)
 
 
 def split_once(
