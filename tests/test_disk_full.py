@@ -31,7 +31,7 @@ from monai_rd.files import DiskFullError, atomic_path, atomic_write, no_room, to
 from monai_rd.handlers import write_scores
 from monai_rd.handlers.checkpoint import save_atomically
 from monai_rd.networks import FrozenFoundationModel, Preprocessing
-from monai_rd.report.figures import save_figure
+from monai_rd.report import save_figure
 from tests.tiny_run import TinyRun
 
 

@@ -23,7 +23,7 @@ from monai_rd.data.dicom import index_dicom
 from monai_rd.handlers.scores import Prediction, write_scores
 from monai_rd.networks import Student
 from monai_rd.protocol.tables import Grid
-from monai_rd.report import FinalReport, figures
+from monai_rd.report import FinalReport, figures, save_figure
 from monai_rd.report.labelled import _table
 from monai_rd.report.metrics import classification_metrics
 from monai_rd.report.page import note, table
@@ -145,7 +145,7 @@ def test_the_tables_of_a_run_and_of_groups(
 def test_figures_draw_names_as_they_are(tmp_path: Path) -> None:
     chances = np.full((len(NAMES), len(NAMES)), 1 / len(NAMES))
     figure = figures.confusion_matrix(chances, np.arange(len(NAMES)), NAMES)
-    _, svg = figures.save_figure(figure, tmp_path / "matrix")
+    _, svg = save_figure(figure, tmp_path / "matrix")
     drawn = unescape(svg.read_text(encoding="utf-8"))
     for name in NAMES:
         assert name in drawn

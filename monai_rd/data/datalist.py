@@ -4,32 +4,22 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 
-from monai_rd.data import sources
-from monai_rd.data.dicom import SeriesRule
-from monai_rd.data.errors import Policy, StudyError, count_codes
-from monai_rd.data.json_list import from_json
+from monai_rd.data.collecting import Collected, collect, names_file
+from monai_rd.data.errors import StudyError
 from monai_rd.data.lists import DataList, write_datalist
-from monai_rd.data.problems import Problems
-from monai_rd.data.published import Published, recognise
-from monai_rd.data.reading import Found, Reading
-from monai_rd.data.splits import DEVELOPMENT, SPLITS, Classes, group, split_development, split_folds, split_once
+from monai_rd.data.splits import DEVELOPMENT, SPLITS, group, split_development, split_folds, split_once
 from monai_rd.data.studies import Item, Studies, file_id
 from monai_rd.data.unlabelled import apart, find_unlabelled
 from monai_rd.files import known_hash
-from monai_rd.text import alike, name_of
 
 __all__ = ["DataList", "make_datalist", "make_folds", "read_datalist", "write_datalist"]
 
 logger = logging.getLogger(__name__)
-
-LABEL_FILES = ("labels.csv", "labels.xlsx", "data.csv")
 
 
 def make_datalist(
@@ -88,7 +78,7 @@ def make_datalist(
             no unlabelled image is left.
     """
     others = [unlabelled] if isinstance(unlabelled, str | os.PathLike) else list(unlabelled or ())
-    read = _collect(dataset_dir, data_list, class_names, num_classes, policy, series_rule, key, others)
+    read = collect(dataset_dir, data_list, class_names, num_classes, policy, series_rule, key, others)
     made = _split(read, seed)
     _check_leaks(read)
     _check_classes(read, made)
@@ -97,7 +87,7 @@ def make_datalist(
     if read.published is not None:
         read.published.tell(read.found, made)
     logger.info("data: %s", made)
-    if read.sheet is not None and read.sheet.suffix.lower() == ".json" and not _names(others, read.sheet):
+    if read.sheet is not None and read.sheet.suffix.lower() == ".json" and not names_file(others, read.sheet):
         others.append(read.sheet)
     found = find_unlabelled(others, read.reading, class_names)
     return replace(made, unlabelled=apart(found, made, read.reading.key, None if memory is None else Path(memory)))
@@ -124,7 +114,7 @@ def read_datalist(
         FileNotFoundError: no such folder or file.
         DataListError: images that do not exist and other rows that say nothing.
     """
-    read = _collect(dataset_dir, data_list, None, None, policy, None, key)
+    read = collect(dataset_dir, data_list, None, None, policy, None, key)
     made = _split(read, 0)
     read.problems.refuse()
     return made, read.left_out
@@ -154,7 +144,7 @@ def labelled_studies(
         DataListError: images that do not exist, labels that the student does not know and other rows that say nothing;
             no labelled item.
     """
-    read = _collect(dataset_dir, data_list, class_names, None, policy, series_rule, None)
+    read = collect(dataset_dir, data_list, class_names, None, policy, series_rule, None)
     splits = read.found.splits
     chosen = [i for i in range(len(read.found.items)) if splits is None or splits[i] == "test"]
     items = _datalist(read, {"test": chosen}).test
@@ -196,114 +186,14 @@ def make_folds(
         ValueError: fewer than 3 folds.
         DataListError: see `make_datalist`.
     """
-    read = _collect(dataset_dir, data_list, class_names, None, policy, series_rule, key)
+    read = collect(dataset_dir, data_list, class_names, None, policy, series_rule, key)
     parts = split_folds(read.labels, read.groups, read.told, folds, seed, read.problems) if len(read.order) > 1 else []
     read.problems.take(read.leaks)
     read.problems.refuse()
     return [_datalist(read, part) for part in parts]
 
 
-# ---------------------------------------------------------------------------------------------------- collecting
-
-
-@dataclass(frozen=True)
-class _Read:
-    """A source that was read, and everything that is wrong with it.
-
-    Attributes:
-        found: items of known classes.
-        order: the class names.
-        told: what a refusal calls the classes, by their index.
-        problems: why rows cannot be used.
-        leaks: what is wrong with rows that can be used.
-        left_out: why the policy left out what is not in the lists.
-        published: the published data set that the source is, if it is one.
-        reading: what read it.
-        sheet: the sheet or JSON file that it is, if it is one.
-    """
-
-    found: Found
-    order: tuple[str, ...]
-    told: tuple[str, ...]
-    problems: Problems
-    leaks: Problems
-    left_out: list[StudyError]
-    published: Published | None
-    reading: Reading
-    sheet: Path | None
-
-    @cached_property
-    def labels(self) -> list[Classes]:
-        index = {name: number for number, name in enumerate(self.order)}
-        return [tuple(index[name] for name in self.found.classes(item)) for item in self.found.items]
-
-    @cached_property
-    def groups(self) -> list[int]:
-        return group([item["patient"] for item in self.found.items], self.found.lesions, self.found.copies)
-
-
-def _collect(
-    dataset_dir: str | os.PathLike[str],
-    data_list: str | os.PathLike[str] | None,
-    class_names: Sequence[str] | None,
-    num_classes: int | None,
-    policy: Mapping[str, str] | None,
-    series_rule: Mapping[str, str] | None,
-    key: bytes | None,
-    unlabelled: Sequence[str | os.PathLike[str]] = (),
-) -> _Read:
-    """Read a source; what is wrong with it is noted and not raised yet, except for what ends the reading."""
-    root = Path(dataset_dir)
-    if not root.is_dir():
-        raise FileNotFoundError(f"dataset_dir '{root}' is not a folder")
-    if data_list is not None and not Path(data_list).is_file():
-        raise FileNotFoundError(f"data_list '{data_list}' is not a file")
-    class_names = None if class_names is None else [name_of(str(name)) for name in class_names]
-    reading = Reading(root, Policy(policy), SeriesRule.of(series_rule), key or secrets.token_bytes(32))
-    sheet = Path(data_list) if data_list is not None else None
-    beside = next((root / name for name in LABEL_FILES if (root / name).is_file()), None)
-    published, place = recognise(root, below=beside is None) if sheet is None else (None, root)
-    if sheet is None and published is None:
-        sheet = beside
-    what = "row" if sheet is not None and sheet.suffix.lower() != ".json" else "item"
-    problems, leaks = Problems(what), Problems(what)
-    if published is not None:
-        found = published.found(place, reading, problems)
-    elif sheet is None:
-        folders = [Path(path) for path in unlabelled if Path(path).is_dir()]
-        found = sources.from_folders(root, reading, class_names, folders)
-    elif what == "item":
-        found = from_json(sheet, reading, class_names, problems)
-    else:
-        found = sources.from_sheet(sheet, reading, class_names, problems, _names(unlabelled, sheet))
-    if reading.offered:
-        rule = reading.rule or SeriesRule()
-        logger.info("series: %d of %d taken (%s)", len(reading.chosen), len(reading.offered), rule)
-    if reading.left_out:
-        logger.warning("left out by the policy: %s", count_codes(problem.code for problem in reading.left_out))
-    order = _class_order(found, class_names, problems)
-    # Folders that nothing but their place calls classes could be those of patients.
-    of_folders = sheet is None and published is None and class_names is None and found.splits is None
-    told = tuple(
-        f"class folder {number} of {len(order)} (sorted by name)" if of_folders else f"class '{name}'"
-        for number, name in enumerate(order, start=1)
-    )
-    if num_classes is not None and num_classes != len(order):
-        problems.add(f"num_classes is {num_classes}, but the data have {len(order)}: {', '.join(told)}")
-    if sheet is not None:
-        _check_duplicates(found, leaks)
-    known = set(order)
-    labelled = [found.multi_label or item["label"] for item in found.items]
-    usable = [i for i, item in enumerate(found.items) if labelled[i] and known.issuperset(found.classes(item))]
-    return _Read(found.picked(usable), order, told, problems, leaks, reading.left_out, published, reading, sheet)
-
-
-def _names(paths: Sequence[str | os.PathLike[str]], file: Path) -> bool:
-    """Whether a file is among those that paths name."""
-    return any(Path(path).is_file() and os.path.samefile(path, file) for path in paths)
-
-
-def _split(read: _Read, seed: int) -> DataList:
+def _split(read: Collected, seed: int) -> DataList:
     """Follow the splits of the source, or make them; a class too small is noted in the problems."""
     splits, enough = read.found.splits, len(read.order) > 1
     if splits is None:
@@ -318,7 +208,7 @@ def _split(read: _Read, seed: int) -> DataList:
     return _datalist(read, chosen)
 
 
-def _datalist(read: _Read, chosen: Mapping[str, Iterable[int]]) -> DataList:
+def _datalist(read: Collected, chosen: Mapping[str, Iterable[int]]) -> DataList:
     def labelled(i: int) -> Item:
         own = read.labels[i]
         label = [float(index in own) for index in range(len(read.order))] if read.found.multi_label else own[0]
@@ -330,43 +220,7 @@ def _datalist(read: _Read, chosen: Mapping[str, Iterable[int]]) -> DataList:
     return DataList(read.order, **lists, multi_label=read.found.multi_label, groups=groups)
 
 
-def _class_order(found: Found, class_names: Sequence[str] | None, problems: Problems) -> tuple[str, ...]:
-    present = {name for item in found.items for name in found.classes(item)}
-    named = class_names if class_names is not None else found.class_names
-    order = tuple(str(name) for name in named) if named is not None else tuple(sorted(present))
-
-    def rows_of(label: str) -> list[int]:
-        return [row for item, row in zip(found.items, found.rows, strict=True) if label in found.classes(item)]
-
-    for label in sorted(present - set(order)):
-        meant = next((f"; is {name!r} meant?" for name in order if alike(name) == alike(label)), "")
-        problems.add(f"label {label!r} is not among the class names {list(order)}{meant}", *rows_of(label))
-    same: dict[str, list[str]] = {}
-    for name in order if named is None else ():
-        same.setdefault(alike(name), []).append(name)
-    for names in (names for names in same.values() if len(names) > 1):
-        *rarer, most = sorted(names, key=lambda name: len(rows_of(name)))
-        problems.add(
-            f"the classes {', '.join(map(repr, [most, *rarer]))} differ only in how they are written: write them the "
-            "same, or name each (class_names) if they are several",
-            *(row for name in rarer for row in rows_of(name)),
-        )
-    if len(order) < 2 and (present or not len(problems)):  # not where no row was read
-        problems.add(f"at least two classes are needed, found: {list(order)}")
-    return order
-
-
-def _check_duplicates(found: Found, problems: Problems) -> None:
-    first: dict[str, str] = {}
-    for item, row in zip(found.items, found.rows, strict=True):
-        name = item["id"] or os.path.realpath(item["image"])
-        if name in first:
-            other = "" if first[name] == item["label"] else " with another label"
-            problems.add(f"the same image stands in an earlier row{other}", row)
-        first.setdefault(name, item["label"])
-
-
-def _check_leaks(read: _Read) -> None:
+def _check_leaks(read: Collected) -> None:
     """Note patients, lesions and files in two splits that the source tells; of published splits only warn."""
     found = read.found
     if found.splits is None:
@@ -387,7 +241,7 @@ def _check_leaks(read: _Read) -> None:
             read.leaks.add(f"the {what} stands in two splits{hint}", *(found.rows[i] for i in leaking))
 
 
-def _check_classes(read: _Read, made: DataList) -> None:
+def _check_classes(read: Collected, made: DataList) -> None:
     """Note classes that a given split lacks, and of a multi-label list those that all or none of a split have."""
     given = read.found.splits
     undone = not made.training and (given is None or DEVELOPMENT in given)  # which is noted already

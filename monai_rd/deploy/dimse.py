@@ -37,10 +37,11 @@ from pydicom.uid import (
     VLPhotographicImageStorage,
 )
 
-from monai_rd.deploy import association as upper
+from monai_rd.deploy import pdu
 from monai_rd.deploy.archive import Query, count_of, different_images
-from monai_rd.deploy.association import Association, Broken, Proposed, Rejected
+from monai_rd.deploy.association import Association, Proposed, Rejected, request
 from monai_rd.deploy.failures import ALREADY_THERE, ArchiveError, Failure, of_rejection, of_status
+from monai_rd.deploy.pdu import Broken
 from monai_rd.deploy.receiving import STORE, Box, Receiver, take
 
 __all__ = ["Dimse"]
@@ -131,7 +132,7 @@ class Dimse:
                 self._finished(_GET, what, asked, box=box)
             else:
                 self._open.listen(self.listen, _TIMEOUT).box = box
-                self._finished(_MOVE, what, asked, {upper.DESTINATION: self.own_title})
+                self._finished(_MOVE, what, asked, {pdu.DESTINATION: self.own_title})
         finally:
             files = box.close()
         return different_images(files, study, series)
@@ -166,12 +167,12 @@ class Dimse:
             if one.file_meta.TransferSyntaxUID.is_compressed:
                 one.decompress(generate_instance_uid=False)
         coded = _coded(one, made.contexts[context][1])
-        made.ask(context, STORE, {upper.UID: str(one.SOPInstanceUID)}, coded)
+        made.ask(context, STORE, {pdu.UID: str(one.SOPInstanceUID)}, coded)
         answer = made.receive()
-        if answer.number(upper.FIELD) != STORE | upper.ANSWER:
+        if answer.number(pdu.FIELD) != STORE | pdu.ANSWER:
             raise Broken("it answers something else")
         self._answered.add("C-STORE")
-        return answer.number(upper.STATUS)
+        return answer.number(pdu.STATUS)
 
     def _find(self, asked: Dataset) -> list[Dataset]:
         return self._finished(_FIND, "the archive could not be searched", asked)
@@ -202,12 +203,12 @@ class Dimse:
             status = _PENDING[0]
             while status in _PENDING:
                 message = made.receive()
-                if box is not None and message.number(upper.FIELD) == STORE:
+                if box is not None and message.number(pdu.FIELD) == STORE:
                     take(made, message, box)
                     continue
-                if message.number(upper.FIELD) != _FIELDS[model] | upper.ANSWER:
+                if message.number(pdu.FIELD) != _FIELDS[model] | pdu.ANSWER:
                     raise Broken("it answers something else")
-                status = message.number(upper.STATUS)
+                status = message.number(pdu.STATUS)
                 data = made.whole_data(message)
                 if status in _PENDING and data:
                     found.append(_decoded(data, syntax, what))
@@ -260,7 +261,7 @@ class Dimse:
         what = f"DICOM: the archive '{self.title}' cannot be reached"
         waits = (_CONNECTING, _AGREEING, _TIMEOUT)
         try:
-            made = upper.request((self.host, self.port), (self.title, self.own_title), proposed, waits)
+            made = request((self.host, self.port), (self.title, self.own_title), proposed, waits)
         except socket.gaierror:  # its text holds the name
             raise ArchiveError(f"{what} (no machine of that name)") from None
         except Rejected as no:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, AllTransferSyntaxes
 
-from monai_rd.deploy.association import FIELD, KIND, UID, Association, Broken, Message, accept
+from monai_rd.deploy.association import Association, Message, accept
+from monai_rd.deploy.pdu import FIELD, KIND, UID, Broken
 
 __all__ = ["STORE", "Box", "Receiver", "take"]
 

@@ -220,7 +220,7 @@ def _write_page(report: Report, path: Path) -> None:
 
 def _bold(cell: str) -> Markup:
     """A cell with its Markdown's bold as the page's."""
-    return Markup(re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", escape(cell)))
+    return Markup(re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", str(escape(cell))))
 
 
 def _unmarked(notes: Sequence[str]) -> list[str]:

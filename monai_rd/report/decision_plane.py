@@ -132,7 +132,7 @@ def plane_figure(planes: Sequence[Plane], class_names: Sequence[str]) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    from monai_rd.report.figures import STYLE
+    from monai_rd.report.style import STYLE
 
     names = list(planes[0].probabilities) if planes else []
     if not names or any(list(plane.probabilities) != names for plane in planes):
@@ -158,13 +158,13 @@ def plane_figure(planes: Sequence[Plane], class_names: Sequence[str]) -> Figure:
 
 def plot_planes(planes: Sequence[Plane], stem: str | os.PathLike[str], class_names: Sequence[str]) -> tuple[Path, Path]:
     """Write `plane_figure` as `STEM.png` and `STEM.svg`; returns their paths."""
-    from monai_rd.report.figures import save_figure
+    from monai_rd.report.style import save_figure
 
     return save_figure(plane_figure(planes, class_names), stem)
 
 
 def _colour(index: int) -> str:
-    from monai_rd.report.figures import COLOURS
+    from monai_rd.report.style import COLOURS
 
     return COLOURS[index % len(COLOURS)]
 

@@ -1,82 +1,32 @@
-"""The figures of a report, each a `matplotlib.figure.Figure` made without pyplot and its global state.
-
-One quiet style: colours of Okabe and Ito (2008), which people who confuse red and green can tell apart, no frame above
-and on the right, and text that can be read at 100 %. Ink, lines and paper are the four colours of `THEME`, so that a
-page can replace them by its own for a dark screen.
-"""
+"""The figures of a report, each a `matplotlib.figure.Figure` made without pyplot and its global state."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib import rc_context
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
-from monai_rd.files import atomic_path
 from monai_rd.report.curves import calibrated_events, reliability, roc_band
+from monai_rd.report.style import BLUES, COLOURS, STYLE, THEME, cycle, finish, line_styles, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = [
-    "COLOURS",
-    "STYLE",
-    "THEME",
     "calibration_diagram",
     "cka_heat_map",
     "confusion_matrix",
     "learning_curves",
     "path_curves",
     "roc_curves",
-    "save_figure",
     "slice_scores",
 ]
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-THEME = {"ink": "#1c2430", "muted": "#66707f", "grid": "#dfe3e8", "paper": "#ffffff"}
-STYLE: Any = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": THEME["muted"],
-    "axes.grid": True,
-    "axes.labelcolor": THEME["ink"],
-    "axes.labelsize": 9.5,
-    "axes.linewidth": 0.8,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlecolor": THEME["ink"],
-    "axes.titlelocation": "left",
-    "axes.titlepad": 8,
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
-    "figure.constrained_layout.use": True,
-    "figure.dpi": 100,
-    "figure.facecolor": THEME["paper"],
-    "font.size": 9.5,
-    "grid.color": THEME["grid"],
-    "grid.linewidth": 0.7,
-    "legend.fontsize": 9,
-    "legend.frameon": False,
-    "legend.labelcolor": THEME["ink"],
-    "lines.linewidth": 1.8,
-    "savefig.facecolor": THEME["paper"],
-    "svg.fonttype": "none",  # text stays text: small, selectable, in the font of the page
-    "svg.hashsalt": "monai_rd",
-    "text.color": THEME["ink"],
-    "text.parse_math": False,  # a $ in a name is a $
-    "xtick.color": THEME["muted"],
-    "xtick.labelsize": 9,
-    "ytick.color": THEME["muted"],
-    "ytick.labelsize": 9,
-}
-# Light to dark in one hue, so that it also reads in grey.
-BLUES = LinearSegmentedColormap.from_list("blues", ("#f3f7fb", "#9cc4e4", "#0072b2", "#00334f"))
 MOST_PANELS, MOST_NUMBERS, MOST_STUDIES = 12, 15, 40
 TERMS: dict[str, str] = {
     "loss": "whole loss",
@@ -102,26 +52,6 @@ PATH: tuple[tuple[str, dict[str, str]], ...] = (
 METRICS: dict[str, str] = {"val_accuracy": "accuracy", "val_auc": "ROC AUC", "val_ap": "average precision"}
 
 
-def save_figure(figure: Figure, stem: str | os.PathLike[str]) -> tuple[Path, Path]:
-    """Write `STEM.png` (200 dpi) and `STEM.svg`, each as a whole; the same figure gives the same bytes.
-
-    Args:
-        figure: as the functions below make it.
-        stem: the files' path without suffix.
-
-    Returns:
-        The two paths.
-    """
-    png, svg = (Path(f"{os.fspath(stem)}.{kind}") for kind in ("png", "svg"))
-    with rc_context(STYLE):
-        with atomic_path(png) as beside:
-            figure.savefig(beside, format="png", dpi=200, metadata={"Software": None})
-        figure.set_layout_engine("none")  # it has its place now: laid out once, not for each file
-        with atomic_path(svg) as beside:
-            figure.savefig(beside, format="svg", metadata={"Date": None, "Creator": None})
-    return png, svg
-
-
 def learning_curves(history: Sequence[Mapping[str, Any]], chosen: int | None = None) -> Figure:
     """Training loss terms, their weights, and the validation metrics, by epoch.
 
@@ -141,15 +71,15 @@ def learning_curves(history: Sequence[Mapping[str, Any]], chosen: int | None = N
         figure = Figure(figsize=(8.6, 3.4 if not weights else 5.2))
         grid = figure.add_gridspec(2 if weights else 1, 2, height_ratios=(3, 1.5) if weights else (1,))
         losses = figure.add_subplot(grid[0, 0])
-        colours = dict(zip(terms, _cycle(len(terms)), strict=True))
+        colours = dict(zip(terms, cycle(len(terms)), strict=True))
         for name, colour in colours.items():
             _line(losses, epochs, [row["terms"][name] for row in history], TERMS.get(name, str(name)), colour)
         low, high = losses.get_ylim()
         losses.set_ylim(low, high + 0.13 * len(terms) * (high - low))  # room for the legend
-        _finish(losses, "Training loss terms (unweighted)", "epoch", legend=False)
+        finish(losses, "Training loss terms (unweighted)", "epoch", legend=False)
         losses.legend(loc="upper right")
         shares = figure.add_subplot(grid[0 if not weights else slice(0, 2), 1])
-        for colour, name in zip(_cycle(len(metrics)), metrics, strict=True):
+        for colour, name in zip(cycle(len(metrics)), metrics, strict=True):
             values = [row["validation"].get(name) for row in history]
             _line(shares, epochs, values, METRICS.get(name, str(name)), colour)
         if chosen is not None:
@@ -167,14 +97,14 @@ def learning_curves(history: Sequence[Mapping[str, Any]], chosen: int | None = N
                 fontsize=9,
             )
         shares.set_ylim(None, 1.02)
-        _finish(shares, "Validation", "epoch")
+        finish(shares, "Validation", "epoch")
         if weights:
             below = figure.add_subplot(grid[1, 0], sharex=losses)
-            for name, dashes in zip(weights, _dashes(len(weights)), strict=True):
+            for name, dashes in zip(weights, line_styles(len(weights)), strict=True):
                 values = [row["weights"][name] for row in history]
                 below.plot(epochs, values, color=colours[name], linestyle=dashes)
             below.set_ylim(-0.05, max(1.05, *below.get_ylim()))
-            _finish(below, "Weight of each term", "epoch", legend=False)
+            finish(below, "Weight of each term", "epoch", legend=False)
             losses.set_xlabel("")
     return figure
 
@@ -195,7 +125,7 @@ def path_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
             for colour, name in zip(COLOURS, there, strict=False):
                 _line(axes, epochs, [one.get(name) for one in measured], lines[name], colour)
             axes.set_ylim(None, 1.02)
-            _finish(axes, title, "epoch")
+            finish(axes, title, "epoch")
     return figure
 
 
@@ -245,7 +175,7 @@ def _roc(axes: Axes, score: np.ndarray, positive: np.ndarray, name: str, several
         behind = {"facecolor": THEME["paper"], "edgecolor": "none", "alpha": 0.75, "pad": 2}
         axes.text(0.97, 0.04, told, ha="right", va="bottom", fontsize=9, bbox=behind)
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal", xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
-    _finish(axes, _short(name, 30), "1 − specificity", "sensitivity", legend=False)
+    finish(axes, short(name, 30), "1 − specificity", "sensitivity", legend=False)
 
 
 def calibration_diagram(
@@ -262,7 +192,7 @@ def calibration_diagram(
         class_names: by class index.
         multi_label: an image may have any number of the classes.
     """
-    event = "any finding" if multi_label else "the class chosen" if len(class_names) > 2 else _short(class_names[1], 30)
+    event = "any finding" if multi_label else "the class chosen" if len(class_names) > 2 else short(class_names[1], 30)
     found = reliability(*calibrated_events(probabilities, labels, multi_label))
     centres = (np.arange(len(found.counts)) + 0.5) / len(found.counts)
     filled = found.counts > 0
@@ -278,7 +208,7 @@ def calibration_diagram(
         low, high = found.interval
         title = f"Expected calibration error {found.error:.3f} ({low:.3f}–{high:.3f})"
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.02, 1.02))
-        _finish(axes, title, "", "observed share", legend=False)
+        finish(axes, title, "", "observed share", legend=False)
         axes.tick_params(labelbottom=False)
         counts = figure.add_subplot(grid[1], sharex=axes)
         counts.bar(centres, found.counts, width=0.92 / len(centres), color=COLOURS[0], alpha=0.35)
@@ -288,7 +218,7 @@ def calibration_diagram(
             )
         counts.set_ylim(0, found.counts.max() * 1.3)
         counts.yaxis.set_major_locator(MaxNLocator(2, integer=True))
-        _finish(counts, "", f"predicted probability of {event}", "n", legend=False)
+        finish(counts, "", f"predicted probability of {event}", "n", legend=False)
         counts.grid(axis="x", visible=False)
     return figure
 
@@ -311,14 +241,14 @@ def confusion_matrix(probabilities: ArrayLike, labels: ArrayLike, class_names: S
     with rc_context(STYLE):
         figure = Figure(figsize=(k * cell + 0.09 * longest + 1.2, k * cell + 0.06 * longest + 0.9))
         axes = figure.add_subplot()
-        _heat_map(axes, shares, [_short(name, 24) for name in class_names], [_short(name, 24) for name in class_names])
+        _heat_map(axes, shares, [short(name, 24) for name in class_names], [short(name, 24) for name in class_names])
         if k <= MOST_NUMBERS:
             for row, column in np.ndindex(k, k):
                 text = f"{counts[row, column]}\n{shares[row, column]:.0%}"
                 colour = "#fefefe" if shares[row, column] > 0.55 else "#1c2431"
                 size = float(np.interp(k, (2, 15), (11, 6.5)))
                 axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
-        _finish(axes, "Confusion matrix", "predicted", "true", legend=False)
+        finish(axes, "Confusion matrix", "predicted", "true", legend=False)
         axes.grid(visible=False)
     return figure
 
@@ -335,14 +265,14 @@ def cka_heat_map(values: ArrayLike, student: Sequence[str], teacher: Sequence[st
     with rc_context(STYLE):
         figure = Figure(figsize=(1.9 + 0.75 * len(student), 1.5 + 0.5 * len(teacher)))
         axes = figure.add_subplot()
-        _heat_map(axes, shown, [_short(name, 22) for name in reversed(teacher)], [_short(name, 22) for name in student])
+        _heat_map(axes, shown, [short(name, 22) for name in reversed(teacher)], [short(name, 22) for name in student])
         for row, column in np.ndindex(*shown.shape):
             value = shown[row, column]
             text, colour = ("–", "#1c2431") if np.isnan(value) else (f"{value:.2f}", "#1c2431")
             axes.text(
                 column, row, text, ha="center", va="center", fontsize=9, color="#fefefe" if value > 0.55 else colour
             )
-        _finish(axes, "CKA of the layers", "student", "teacher", legend=False)
+        finish(axes, "CKA of the layers", "student", "teacher", legend=False)
         axes.grid(visible=False)
     return figure
 
@@ -373,7 +303,7 @@ def slice_scores(
             values, label = np.asarray(scores[index]), int(labels[index])
             colour, mark = COLOURS[label % len(COLOURS)], marks[label % len(marks)]
             axes.plot((place, place), (values.min(), values.max()), color=THEME["grid"], linewidth=3, zorder=1)
-            name = None if label in seen else _short(class_names[label], 30)
+            name = None if label in seen else short(class_names[label], 30)
             seen.add(label)
             at = np.full(len(values), place)
             axes.scatter(at, values, s=14, c=colour, marker=mark, alpha=0.75, linewidths=0, label=name, zorder=2)
@@ -409,27 +339,3 @@ def _line(axes: Axes, epochs: Sequence[int], values: Sequence[float | None], lab
     there = np.isfinite(numbers)  # epochs without validation are bridged
     mark = "o" if there.sum() <= 15 else ""
     axes.plot(np.asarray(epochs)[there], numbers[there], mark + "-", color=colour, markersize=3.5, label=label)
-
-
-def _finish(axes: Axes, title: str, x: str, y: str = "", legend: bool = True) -> None:
-    axes.set(xlabel=x, ylabel=y)
-    if title:
-        axes.set_title(title)
-    if x == "epoch":
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-    if legend and axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="best")
-
-
-def _cycle(n: int) -> list[str]:
-    return [COLOURS[index % len(COLOURS)] for index in range(n)]
-
-
-def _dashes(n: int) -> list[Any]:
-    """Lines that lie on one another are all seen."""
-    return [("-", (0, (4, 3)), (0, (1, 2)))[index % 3] for index in range(n)]
-
-
-def _short(name: str, most: int) -> str:
-    name = f"\u200b{name}" if name.startswith("_") else name  # matplotlib leaves such a name out of legends
-    return name if len(name) <= most else f"{name[: most - 1]}…"

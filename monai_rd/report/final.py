@@ -156,9 +156,24 @@ class FinalReport:
 
     def _write_page(self, scores: TestScores, rows: dict[str, dict[str, Any]], unread: str) -> None:
         try:
-            from monai_rd.report.run_page import RunPage
+            from monai_rd.report.run_page import FinishedRun, RunPage
 
-            path = RunPage(self, scores, rows, unread).write()
+            page = RunPage(
+                FinishedRun(
+                    output_dir=self.output_dir,
+                    network=self.network,
+                    loader=self.loader,
+                    device=self.device,
+                    class_names=self.class_names,
+                    multi_label=self.multi_label,
+                    phantom=self.phantom,
+                    settings=self.settings,
+                    scores=scores,
+                    rows=rows,
+                    unread=unread,
+                )
+            )
+            path = page.write()
         except Exception:  # the numbers are written: a page is not worth a training
             logger.exception("the report's page could not be written")
         else:

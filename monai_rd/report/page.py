@@ -20,7 +20,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from monai_rd.files import atomic_write
-from monai_rd.report.figures import COLOURS, THEME
+from monai_rd.report.style import COLOURS, THEME
 
 __all__ = ["Section", "alert", "cards", "figure_block", "note", "part", "picture", "row", "table", "write_page"]
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from markupsafe import Markup
+from monai.data import DataLoader
 
 from monai_rd.handlers.history import read_history
 from monai_rd.report import figures, page
@@ -18,14 +20,15 @@ from monai_rd.report.curves import calibrated_events, reliability
 from monai_rd.report.gallery import gallery
 from monai_rd.report.memorised import memorised
 from monai_rd.report.metrics import METRIC_NAMES, wilson
+from monai_rd.report.style import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from monai_rd.report.final import FinalReport
+    from monai_rd.networks import Student
     from monai_rd.report.scoring import TestScores
 
-__all__ = ["RunPage"]
+__all__ = ["FinishedRun", "RunPage"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,23 +39,51 @@ PHANTOMS = (
 PURPOSE = "For research. Not a medical device, and not to be used for diagnosis."
 
 
-class RunPage:
-    """Writes `report.html` and `figures/` into a report's `output_dir`.
-
-    A part that fails is written into the log with its traceback and named in red on the page; the others stand.
+@dataclass(frozen=True)
+class FinishedRun:
+    """A student that was tested, and what was found.
 
     Args:
-        report: the report, with its network loaded.
+        output_dir: where `history.json` lies and the page goes.
+        network: the student, with its trained weights.
+        loader: of the test set.
+        device: where to run.
+        class_names: by class index.
+        multi_label: an image may have any number of the classes.
+        phantom: the data are the project's phantoms.
+        settings: of the training, by name.
         scores: what the test set brought.
         rows: metrics by row of the table.
         unread: test studies left out, by code.
     """
 
-    def __init__(self, report: FinalReport, scores: TestScores, rows: dict[str, dict[str, Any]], unread: str) -> None:
-        self.report, self.scores, self.rows, self.unread = report, scores, rows, unread
-        self.names, self.multi_label = report.class_names, report.multi_label
-        self.probabilities = scores.probabilities["student"]
-        self.folder = report.output_dir / "figures"
+    output_dir: Path
+    network: Student
+    loader: DataLoader
+    device: torch.device
+    class_names: Sequence[str]
+    multi_label: bool
+    phantom: bool
+    settings: Mapping[str, Any]
+    scores: TestScores
+    rows: Mapping[str, dict[str, Any]]
+    unread: str
+
+
+class RunPage:
+    """Writes `report.html` and `figures/` into a run's `output_dir`.
+
+    A part that fails is written into the log with its traceback and named in red on the page; the others stand.
+
+    Args:
+        run: what the page tells of.
+    """
+
+    def __init__(self, run: FinishedRun) -> None:
+        self.run, self.scores, self.rows = run, run.scores, run.rows
+        self.names, self.multi_label = run.class_names, run.multi_label
+        self.probabilities = run.scores.probabilities["student"]
+        self.folder = run.output_dir / "figures"
 
     def write(self) -> Path:
         """Write the page; returns its path."""
@@ -67,14 +98,14 @@ class RunPage:
             "What was trained": self._settings,
         }
         made = [self._section(title, make) for title, make in parts.items()]
-        path = self.report.output_dir / "report.html"
-        student, teacher = (self.report.settings.get(key) for key in ("student", "teacher"))
+        path = self.run.output_dir / "report.html"
+        student, teacher = (self.run.settings.get(key) for key in ("student", "teacher"))
         page.write_page(
             path,
             (student or "student") + (f", taught by {teacher}" if teacher else ""),
             [section for section in made if section.body],
             f"Report of a run: {len(self.probabilities)} test items, classes {', '.join(self.names)}",
-            [PHANTOMS] if self.report.phantom else [],
+            [PHANTOMS] if self.run.phantom else [],
             f"Written by monai_rd {version('monai_rd')}. {PURPOSE} Intervals are of 95 % and tell of chance among the "
             "test items alone, not of another hospital, scanner or population.",
         )
@@ -90,7 +121,7 @@ class RunPage:
 
     def _figure(self, figure: Figure, name: str, told: str, wide: bool = False) -> Markup:
         """Save a figure and give its markup."""
-        _, svg = figures.save_figure(figure, self.folder / name)
+        _, svg = save_figure(figure, self.folder / name)
         return page.figure_block(svg.read_text(encoding="utf-8"), name, told, wide)
 
     def _result(self) -> list[Markup]:
@@ -102,8 +133,8 @@ class RunPage:
             body.append(page.table(table, ["", *shown.values()]))
         if len(self.names) > 2 or self.multi_label:
             body.append(page.table(*self._classes()))
-        if self.unread:
-            body.append(page.alert(f"Left out because they cannot be read: {self.unread}."))
+        if self.run.unread:
+            body.append(page.alert(f"Left out because they cannot be read: {self.run.unread}."))
         if self.multi_label:
             notes = ["Means over the classes that have both positive and negative images; an AUC of 0.5 is a guess."]
         else:
@@ -165,11 +196,11 @@ class RunPage:
         return [page.row(self._figure(figure, "calibration", told), notes)]
 
     def _training(self) -> list[Markup]:
-        history = read_history(self.report.output_dir / "history.json")
+        history = read_history(self.run.output_dir / "history.json")
         if not history:
             return [page.note("No history.json lies beside this report, so there are no curves of the training.")]
         told = "Mean of each loss term over each epoch, the terms' weights, and the validation metrics."
-        last = self.report.settings.get("model_selection") == "last"
+        last = self.run.settings.get("model_selection") == "last"
         chosen = [row["epoch"] for row in history if last or row["best"]]
         figure = figures.learning_curves(history, chosen[-1] if chosen else None)
         return [
@@ -214,8 +245,8 @@ class RunPage:
         return [page.row(self._figure(figure, "cka", told, wide=len(found.first) > 5), notes)]
 
     def _gallery(self) -> list[Markup]:
-        report, scores = self.report, self.scores
-        given = (report.network, report.loader, report.device, self.probabilities, scores.labels, scores.places)
+        run, scores = self.run, self.scores
+        given = (run.network, run.loader, run.device, self.probabilities, scores.labels, scores.places)
         markup, grid = gallery(*given, self.names, self.multi_label)
         notes = ["Items are numbered by their place in the test list. Left: the image as the student saw it."]
         if grid:
@@ -253,10 +284,10 @@ class RunPage:
         ]
 
     def _settings(self) -> list[Markup]:
-        rows = [[name.replace("_", " "), _plain(value)] for name, value in self.report.settings.items()]
-        device = self.report.device
+        rows = [[name.replace("_", " "), _plain(value)] for name, value in self.run.settings.items()]
+        device = self.run.device
         rows.append(["device", torch.cuda.get_device_name(device) if device.type == "cuda" else device.type])
-        rows.append(["parameters of the student", f"{sum(p.numel() for p in self.report.network.parameters()):,}"])
+        rows.append(["parameters of the student", f"{sum(p.numel() for p in self.run.network.parameters()):,}"])
         packages = ("monai_rd", "monai", "torch", "timm", "pytorch-ignite")
         versions = [f"{name} {version(name)}" for name in packages] + [f"Python {platform.python_version()}"]
         return [page.table([*rows, ["versions", ", ".join(versions)]], kind="settings")]

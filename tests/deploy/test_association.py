@@ -24,11 +24,12 @@ pytest.importorskip("pynetdicom", reason="the extra 'test' is not installed")
 
 from pynetdicom import AE, evt
 
-from monai_rd.deploy import association as upper
+from monai_rd.deploy import pdu as coding
 from monai_rd.deploy import receiving
 from monai_rd.deploy.archive_url import open_archive
-from monai_rd.deploy.association import Association, Broken, Proposed, accept, request
+from monai_rd.deploy.association import Association, Proposed, Rejected, accept, request
 from monai_rd.deploy.failures import ArchiveError
+from monai_rd.deploy.pdu import Broken
 from monai_rd.deploy.receiving import Box, Receiver
 from tests.deploy.servers import free_ports
 from tests.dicom_files import make_series
@@ -72,8 +73,8 @@ def content(file: Path) -> bytes:
 
 
 def store(made: Association, data: bytes, uid: str = "1.2.3") -> int:
-    made.ask(1, receiving.STORE, {upper.UID: uid}, data)
-    return made.receive().number(upper.STATUS)
+    made.ask(1, receiving.STORE, {coding.UID: uid}, data)
+    return made.receive().number(coding.STATUS)
 
 
 def same(came: list[Path], files: list[Path]) -> bool:
@@ -88,7 +89,7 @@ def test_large_images_arrive_bit_for_bit(
     way: str, largest: int, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever size of pieces we ask for; 0 is any."""
-    monkeypatch.setattr(upper, "_LARGEST", largest or 1 << 20)
+    monkeypatch.setattr(coding, "LARGEST", largest or 1 << 20)
     files = files[:1] if largest == 100 else files
     (listen,) = free_ports(1)
 
@@ -246,8 +247,8 @@ def piece(control: int, data: bytes, context: int = 1) -> bytes:
     return struct.pack(">LBB", len(data) + 2, context, control) + data
 
 
-COMMAND = upper._coded(
-    {upper.KIND: CT, upper.FIELD: 1, upper._NUMBER: 7, upper._PRIORITY: 0, upper._DATA: 1, upper.UID: "1.2.3"}
+COMMAND = coding.command(
+    {coding.KIND: CT, coding.FIELD: 1, coding.NUMBER: 7, coding.PRIORITY: 0, coding.DATA: 1, coding.UID: "1.2.3"}
 )
 DATA = bytes(range(250)) * 3
 
@@ -266,7 +267,7 @@ def test_pieces_may_be_cut_and_joined_anyhow(receiver: Receiver, box: Box) -> No
         for at in range(0, len(shape), 97):  # and packets are cut where they like
             made._connection.sendall(shape[at : at + 97])
         answer = made.receive()
-        assert (answer.number(upper.STATUS), answer.number(upper.ANSWERED)) == (0, 7)
+        assert (answer.number(coding.STATUS), answer.number(coding.ANSWERED)) == (0, 7)
     made.release()
     assert [content(one) for one in box.close()] == [DATA] * len(shapes)
 
@@ -283,7 +284,7 @@ BROKEN: dict[str, bytes] = {
     "a command without end": pdu(4, piece(1, COMMAND)) * 2000,
     "a damaged command": pdu(4, piece(3, COMMAND[:-3])),
     "another group": pdu(4, piece(3, b"\x08" + COMMAND[1:])),
-    "another service": pdu(4, piece(3, upper._coded({upper.FIELD: 0x30, upper._DATA: 0x101}))),
+    "another service": pdu(4, piece(3, coding.command({coding.FIELD: 0x30, coding.DATA: 0x101}))),
     "a command of nothing": pdu(4, piece(3, b"")),
     "aborted in the middle": pdu(4, piece(3, COMMAND) + piece(0, DATA)) + pdu(7, bytes(4)),
     "released in the middle": pdu(4, piece(3, COMMAND) + piece(0, DATA)) + pdu(5, bytes(4)),
@@ -352,7 +353,7 @@ def test_damaged_associations_break_nothing(receiver: Any, box: Box, monkeypatch
 @pytest.mark.parametrize("seed", range(5))
 def test_damaged_answers_are_broken_or_used(seed: int, receiver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = pair()
-    request_ = upper._agreement(b" " * 32, [upper._item(0x20, upper._context(1, CT, [EXPLICIT]))], [CT])
+    request_ = coding.agreement(b" " * 32, [coding.item(0x20, coding.context(1, CT, [EXPLICIT]))], [CT])
     theirs.sendall(pdu(1, request_))
     ours.settimeout(5)
     theirs.settimeout(5)
@@ -366,7 +367,7 @@ def test_damaged_answers_are_broken_or_used(seed: int, receiver: Any, monkeypatc
         here, there = pair()
         there.sendall(damaged[: chance.choice((len(damaged), chance.randrange(len(damaged))))])
         there.shutdown(socket.SHUT_WR)
-        with monkeypatch.context() as patch, suppress(Broken, upper.Rejected):
+        with monkeypatch.context() as patch, suppress(Broken, Rejected):
             patch.setattr(socket, "create_connection", lambda *words, here=here, **more: here)
             request(("x", 1), ("US", "THEM"), [Proposed(CT, (EXPLICIT,), to_us=True)], WAITS).abort()
         assert here.fileno() == -1  # closed
@@ -458,4 +459,4 @@ def test_many_may_send_at_a_time(receiver: Any, box: Box) -> None:
 
 
 def test_all_transfer_syntaxes_fit_in_a_context() -> None:
-    assert len(upper._context(1, CT, AllTransferSyntaxes)) < 1 << 16
+    assert len(coding.context(1, CT, AllTransferSyntaxes)) < 1 << 16

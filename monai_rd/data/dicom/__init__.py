@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from monai_rd.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from monai_rd.data.dicom.index import SeriesInfo, SeriesRule, choose_series, index_dicom
+    from monai_rd.data.dicom.choosing import SeriesRule, choose_series
+    from monai_rd.data.dicom.index import SeriesInfo, index_dicom
     from monai_rd.data.dicom.parsing import is_dicom
     from monai_rd.data.dicom.series import SeriesVolume, load_series
 
@@ -16,7 +17,8 @@ __getattr__ = lazy_names(
     __name__,
     {
         "parsing": ("is_dicom",),
-        "index": ("SeriesInfo", "SeriesRule", "choose_series", "index_dicom"),
+        "choosing": ("SeriesRule", "choose_series"),
+        "index": ("SeriesInfo", "index_dicom"),
         "series": ("SeriesVolume", "load_series"),
     },
 )

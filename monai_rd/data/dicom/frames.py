@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from monai_rd.data.dicom.header import Header, Plane
+from monai_rd.data.dicom.header import Header
+from monai_rd.data.dicom.planes import Plane
 
 __all__ = ["ORIENTATION_TOLERANCE", "SAME_PLANE_MM", "Frame", "SeriesFiles", "depths", "normal", "places"]
 

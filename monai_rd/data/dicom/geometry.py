@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from monai_rd.data.dicom.frames import ORIENTATION_TOLERANCE, SAME_PLANE_MM, Frame, depths, normal
-from monai_rd.data.dicom.header import Header, Plane
+from monai_rd.data.dicom.header import Header
+from monai_rd.data.dicom.planes import Plane
 from monai_rd.data.dicom.unnamed import problem_of_unnamed
 from monai_rd.data.dicom.volumes import largest, one_of_each_plane, volumes, without_copies
 from monai_rd.data.errors import (

@@ -8,18 +8,25 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 from pydicom.dataset import Dataset
 
 from monai_rd.data.dicom.classes import no_image
 from monai_rd.data.dicom.marks import Marks, frame_marks
 from monai_rd.data.dicom.mosaic import Tiles, is_tiled, tiles_of
+from monai_rd.data.dicom.planes import (
+    Plane,
+    functional_groups,
+    macro,
+    nuclear_kind,
+    nuclear_planes,
+    plane_of,
+    why_no_planes,
+)
 from monai_rd.data.dicom.quiet import quiet_headers
 from monai_rd.data.dicom.values import (
-    all_numbers,
     has,
     integer,
     items,
@@ -31,7 +38,6 @@ from monai_rd.data.dicom.values import (
     uid_or_code,
 )
 from monai_rd.data.dicom.words import Identity, decoded, identity_of, redacted, redacted_code
-from monai_rd.data.edges import LONGEST, SHORTEST
 from monai_rd.data.errors import (
     DicomSeriesError,
     LocalizerError,
@@ -41,16 +47,7 @@ from monai_rd.data.errors import (
 )
 from monai_rd.data.pseudonyms import patient_pseudonym, study_pseudonym
 
-__all__ = [
-    "Header",
-    "Origin",
-    "Plane",
-    "Region",
-    "age_band",
-    "describe",
-    "functional_groups",
-    "macro",
-]
+__all__ = ["Header", "Origin", "Region", "age_band", "describe", "regions"]
 
 # Modalities whose images are slices of a volume; without a position in the patient they are not read.
 CROSS_SECTIONAL = frozenset({"CT", "MR", "PT", "NM"})
@@ -61,15 +58,6 @@ _OTHER_TYPES = frozenset({"OD", "MGML", "Z_EFF", "ED", "EDW", "PCT"})
 
 _AGES = ((18, "0-17"), (40, "18-39"), (60, "40-59"), (80, "60-79"))
 _EDGES = ("MinX0", "MinY0", "MaxX1", "MaxY1")
-
-
-@dataclass(frozen=True, slots=True)
-class Plane:
-    """Where one frame lies: mm in LPS, direction cosines (row 3, column 3), (row, column) spacing in mm."""
-
-    position: tuple[float, ...]
-    orientation: tuple[float, ...]
-    spacing: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,29 +144,6 @@ class Header:
     unnamed: bool = False
 
 
-def functional_groups(dataset: Dataset) -> tuple[tuple[Dataset, ...], tuple[Dataset, ...]]:
-    """Return the shared and the per-frame functional groups of an enhanced object, () where absent."""
-    try:
-        return (
-            items(dataset, "SharedFunctionalGroupsSequence"),
-            items(dataset, "PerFrameFunctionalGroupsSequence"),
-        )
-    except Exception:  # a damaged sequence counts as absent
-        return (), ()
-
-
-def macro(dataset: Dataset, groups: Iterable[Dataset], sequence: str) -> Dataset:
-    """Return the item of a functional group macro, frame before shared; the data set itself for a plain image."""
-    for group in groups:
-        try:
-            found = items(group, sequence)
-            if found:
-                return found[0]
-        except Exception:  # a damaged macro counts as absent
-            continue
-    return dataset
-
-
 def regions(dataset: Dataset) -> tuple[Region, ...]:
     """Return the regions of an ultrasound picture, without those that do not say all of it."""
     keywords = ("RegionSpatialFormat", "RegionDataType", *(f"RegionLocation{edge}" for edge in _EDGES))
@@ -188,25 +153,6 @@ def regions(dataset: Dataset) -> tuple[Region, ...]:
         return ()
     found = [[integer(item, keyword, -1) for keyword in keywords] for item in shown]
     return tuple(Region(*values) for values in found if min(values) >= 0)
-
-
-def _plane(dataset: Dataset, groups: tuple[Dataset, ...]) -> Plane | None:
-    """Return where a frame lies, None where that is not stated or not possible."""
-    place, turn = (macro(dataset, groups, f"Plane{what}Sequence") for what in ("Position", "Orientation"))
-    return _stated_plane(place, turn, macro(dataset, groups, "PixelMeasuresSequence"))
-
-
-def _stated_plane(place: Dataset, turn: Dataset, measures: Dataset) -> Plane | None:
-    position, orientation = numbers(place, "ImagePositionPatient", 3), numbers(turn, "ImageOrientationPatient", 6)
-    spacing = numbers(measures, "PixelSpacing", 2)
-    if position is None or orientation is None or spacing is None:
-        return None
-    if not SHORTEST <= min(spacing) <= max(spacing) <= LONGEST:
-        return None
-    a, b, c, d, e, f = orientation  # two orthogonal unit vectors?
-    if max(abs(a * a + b * b + c * c - 1), abs(d * d + e * e + f * f - 1), abs(a * d + b * e + c * f)) > 1e-3:
-        return None
-    return Plane(position, orientation, spacing)
 
 
 def _no_hounsfield(dataset: Dataset, sources: Sequence[tuple[Dataset, ...]]) -> str | None:
@@ -291,12 +237,12 @@ def describe(dataset: Dataset, key: bytes, words: bool = True) -> Header:
     planes: tuple[Plane, ...] = ()
     no_class = no_image(dataset)
     if grey and not no_class and len(sources) == frames:
-        found = [_plane(dataset, groups) for groups in sources]
+        found = [plane_of(dataset, groups) for groups in sources]
         if None not in found:
             planes = tuple(plane for plane in found if plane is not None)
-    nuclear = _nuclear_kind(dataset) if modality == "NM" else None
+    nuclear = nuclear_kind(dataset) if modality == "NM" else None
     if nuclear == "RECON" and grey and not planes:
-        planes = _nuclear_planes(dataset, frames)
+        planes = nuclear_planes(dataset, frames)
     tiles = _tiles(dataset, shape, planes)
     if isinstance(tiles, Tiles):
         shape, frames = tiles.shape, len(tiles.positions)
@@ -318,7 +264,7 @@ def describe(dataset: Dataset, key: bytes, words: bool = True) -> Header:
         problem = UnsupportedImageError(f"{who}: {tiles}", series_uid or None)
     elif not planes and not picture:
         problem = UnsupportedImageError(
-            f"{who}: {_why_no_planes(modality, grey, frames, len(per_frame), nuclear)}", series_uid
+            f"{who}: {why_no_planes(modality, grey, frames, len(per_frame), nuclear)}", series_uid
         )
     elif localizer:
         problem = LocalizerError(
@@ -371,47 +317,3 @@ def _tiles(dataset: Dataset, shape: tuple[int, int], planes: tuple[Plane, ...]) 
             f"a mosaic, several images side by side in one, of which no volume is made: {error}. Export it with the "
             "private elements of its maker, or each of its images for itself."
         )
-
-
-def _nuclear_kind(dataset: Dataset) -> str:
-    """Tell planar images of nuclear medicine from tomography, "TOMO" for its projections and "RECON" for its slices."""
-    kind = "".join(parts(dataset, "ImageType")[2:3]).upper()  # PS3.3 C.8.4.9.1.1
-    return "PLANAR" if "TOMO" not in kind else "RECON" if "RECON" in kind else "TOMO"
-
-
-def _nuclear_planes(dataset: Dataset, frames: int) -> tuple[Plane, ...]:
-    """Return where the slices of a tomography lie, which state the place of the first (PS3.3 C.8.4.11 and C.8.4.15)."""
-    detector = macro(dataset, (dataset,), "DetectorInformationSequence")
-    place = detector if "ImagePositionPatient" in detector else dataset
-    first = _stated_plane(place, detector if "ImageOrientationPatient" in detector else dataset, dataset)
-    between = numbers(dataset, "SpacingBetweenSlices", 1) or numbers(dataset, "SliceThickness", 1)
-    try:
-        order = all_numbers(dataset, "SliceVector") or tuple(range(1, frames + 1))
-    except Exception:  # an undecodable value counts as absent
-        order = ()
-    if first is None or between is None or not between[0] or len(order) != frames:
-        return ()
-    along = np.cross(first.orientation[:3], first.orientation[3:]) * between[0]
-    places = (np.add(first.position, (number - 1) * along) for number in order)
-    return tuple(replace(first, position=tuple(map(float, place))) for place in places)
-
-
-def _why_no_planes(modality: str, grey: bool, frames: int, groups: int, nuclear: str | None) -> str:
-    if not grey:
-        return (
-            f"a colour image of modality {modality}, such as a screen capture or a dose report, holds no measured "
-            "values. Use the original series."
-        )
-    if nuclear == "TOMO":
-        return "the projections of a tomography, of which the slices are still to be made. Use the reconstruction."
-    if groups and groups != frames:
-        return f"{frames} frames but {groups} sets of frame attributes. Export the series again."
-    if frames > 1 and not groups:
-        return (
-            f"multi-frame image ({frames} frames) without plane positions. Only enhanced multi-frame objects, which "
-            "give each frame a position, can become a volume."
-        )
-    return (
-        f"{modality} without a valid ImagePositionPatient, ImageOrientationPatient or PixelSpacing, so it has no place "
-        "in the patient (a secondary capture, or a file that lost its geometry). Use the original series."
-    )

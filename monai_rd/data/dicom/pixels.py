@@ -15,7 +15,8 @@ import numpy.typing as npt
 from pydicom.dataset import Dataset
 from pydicom.pixels.common import PhotometricInterpretation
 
-from monai_rd.data.dicom.header import Header, functional_groups, macro
+from monai_rd.data.dicom.header import Header
+from monai_rd.data.dicom.planes import functional_groups, macro
 from monai_rd.data.dicom.stored import check_pixels, stored_values, unreadable
 from monai_rd.data.dicom.tables import lookup, palette_colours
 from monai_rd.data.dicom.values import all_numbers, has, integer, numbers, text
