@@ -1,4 +1,8 @@
-"""Packages whose names are imported when they are asked for: reading DICOM headers must not wait for torch."""
+"""Packages whose names are imported when they are asked for: reading DICOM headers must not wait for torch.
+
+By hand, because it is one function. With `lazy_loader` names would be said as often: its `attach` wants the same table
+beside what type checkers read, its `attach_stub` a second file for each package, with imports relative to it.
+"""
 
 from __future__ import annotations
 

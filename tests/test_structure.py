@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,18 @@ def test_no_circle_of_files_or_of_folders(types: bool) -> None:
 def test_files_can_be_read_in_a_sitting() -> None:
     lines = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in files().items()}
     assert {name: count for name, count in lines.items() if count > MOST_LINES} == {}
+
+
+LAZY = [name for name, path in files().items() if "lazy_names(" in path.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("package", [name for name in LAZY if name != "monai_rd.lazy"])
+def test_lazy_packages_give_what_they_promise_and_tell_type_checkers_the_same(package: str) -> None:
+    module, tree = import_module(package), ast.parse(files()[package].read_text(encoding="utf-8"))
+    told = {name: home for home, name in imports(tree, types=True) if home.startswith(f"{package}.")}
+    assert sorted(told) == sorted(module.__all__)
+    for name, home in told.items():
+        assert getattr(module, name) is getattr(import_module(home), name)
 
 
 def test_circles_are_found(tmp_path: Path) -> None:

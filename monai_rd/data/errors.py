@@ -1,4 +1,7 @@
-"""Why a study is not read: every reason has a class and a stable code, and a policy says what follows from it."""
+"""Why a study is not read: every reason has a class and a stable code, and a policy says what follows from it.
+
+By hand, because libraries raise whatever their parsers stumble over, in words that may repeat a value of the header.
+"""
 
 from __future__ import annotations
 

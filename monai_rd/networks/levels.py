@@ -1,4 +1,8 @@
-"""Feature levels: what maps a backbone has inside, how they are read while it runs, and which belong together."""
+"""Feature levels: what maps a backbone has inside, how they are read while it runs, and which belong together.
+
+By hand, because timm's `features_only` knows timm's networks alone, and torchvision's feature extractor traces a graph
+that a network with conditions in it does not have; neither tells the strides by which a ViT's tokens belong to maps.
+"""
 
 from __future__ import annotations
 

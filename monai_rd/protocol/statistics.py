@@ -12,6 +12,9 @@ Every measure here is a mean over seeds and images of values `[S, N]` (seed by i
   26, 2007), seeds in the place of readers: would the difference be there with new seeds and new images? `p_images` is
   a sign-flip permutation test over images: would these very networks differ on new images?
 
+By hand, because scipy's `bootstrap` draws along one axis and not seeds and images at once, and because it has none of
+the tests of readers and cases.
+
 With one seed nothing can be said of other seeds: the spread is None, the interval and both tests are those of images.
 """
 

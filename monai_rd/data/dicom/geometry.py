@@ -1,4 +1,8 @@
-"""Whether the frames of a series are one regular stack of parallel slices, and where that stack lies."""
+"""Whether the frames of a series are one regular stack of parallel slices, and where that stack lies.
+
+By hand, because readers (GDCM's, ITK's, MONAI's) sort the slices and go on, at best with a warning: here what is no
+regular stack is refused, by a code that says why. What is read is compared with other readers in the tests.
+"""
 
 from __future__ import annotations
 
