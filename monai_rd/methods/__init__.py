@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from inspect import signature
 from typing import Any
 
@@ -63,14 +64,23 @@ _READS = {2: "images or slices", 3: "volumes"}
 
 
 def method_class(name: str) -> type[Method]:
-    """Find a method by name.
+    """Find a method by its name, or one that lies elsewhere by the path of its class, such as "file.Class".
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, or a path that leads to no method.
     """
-    if name not in METHODS:
+    if name in METHODS:
+        return METHODS[name]
+    file, _, own = name.rpartition(".")
+    if not file:
         raise ValueError(f"unknown method '{name}'; known: {', '.join(METHODS)}{did_you_mean(name, METHODS)}")
-    return METHODS[name]
+    try:
+        found = getattr(import_module(file), own)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"no method '{name}': {error}; is its file in this folder or on PYTHONPATH?") from error
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise ValueError(f"'{name}' is no method: derive its class from monai_rd.methods.Method")
+    return found
 
 
 def build_method(
@@ -85,7 +95,7 @@ def build_method(
     """Build the method `name` for this student and teacher.
 
     Args:
-        name: one of `METHODS`.
+        name: one of `METHODS`, or the path of a class, see `method_class`.
         student: the network to train.
         teacher: the frozen teacher; None only for a method that needs none.
         labels: of the training list: class indices, or of a multi-label list rows of 0.0 and 1.0.

@@ -1,4 +1,4 @@
-"""What holds of every method in `METHODS`, and each of them with the paper's teachers and students."""
+"""What holds of every method, the one that the docs add among them, and each with the paper's teachers and students."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from monai_rd.losses import ClassificationLoss
-from monai_rd.methods import METHODS, Method, build_method, parameter_groups
+from monai_rd.methods import METHODS, Method, build_method, method_class, parameter_groups
 from monai_rd.methods.base import Step
 from monai_rd.networks import (
     FrozenFoundationModel,
@@ -25,6 +25,7 @@ from monai_rd.networks import (
 )
 from monai_rd.networks.levels import Level, LevelReader
 from monai_rd.no_label import NO_LABEL
+from tests.methods.page import ADDED
 from tests.methods.steps import step, tiny_teacher
 from tests.networks import published
 from tests.processes import in_two_processes
@@ -32,9 +33,12 @@ from tests.processes import in_two_processes
 STUDENTS = ("resnet18", "mobilenet_v2", "shufflenet_v2_x1_0")
 TEACHERS = ("pmc_clip", "radimagenet_densenet121", "lvm_med_vit_b")  # the paper's
 # The loss is a sum over samples or pairs of them: neither their order nor chance enters.
-ORDERLESS = ("rd", "at", "hint", "kd", "rkd", "sp", "vid")
+ORDERLESS = ("rd", "at", "hint", "kd", "rkd", "sp", "vid", ADDED)
 OPTIONS = {"semckd": {"batch_size": 8}}  # without which a method is not built
-RD_AND_SLOWLY_THE_OTHERS = [one if one == "rd" else pytest.param(one, marks=pytest.mark.slow) for one in METHODS]
+EVERY = [*METHODS, ADDED]
+TWO_AND_SLOWLY_THE_OTHERS = [
+    one if one in ("rd", ADDED) else pytest.param(one, marks=pytest.mark.slow) for one in EVERY
+]
 SINGLE = [0, 1, 2, 0, 1, 2, 0, 1]
 MULTI = [[0.0, 0.0, 1.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0], [0.0, 1.0, 0.0]] * 2
 
@@ -104,13 +108,13 @@ def step_learns(name: str, case: Case, labels: list[Any]) -> None:
     assert not any(parameter.requires_grad for parameter in case.teacher.backbone.parameters())  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", EVERY)
 def test_every_parameter_learns(name: str, images: Case) -> None:
     step_learns(name, images, SINGLE)
     step_learns(name, images._replace(image=torch.rand(8, 2, 3, 32, 32)), MULTI)  # bags, several findings each
 
 
-@pytest.mark.parametrize("name", [name for name, one in METHODS.items() if one.takes_unlabelled])
+@pytest.mark.parametrize("name", [name for name in EVERY if method_class(name).takes_unlabelled])
 @pytest.mark.parametrize("labels", [SINGLE, MULTI], ids=["single", "multi"])
 def test_unlabelled_items_take_part(name: str, labels: list[Any], images: Case) -> None:
     """The last half of the batch has no label: what it shows moves the terms, and whatever learns goes on learning."""
@@ -142,12 +146,12 @@ def test_what_needs_unlabelled_images_is_refused_without_and_what_cannot_use_the
     ]
 
 
-@pytest.mark.parametrize("name", RD_AND_SLOWLY_THE_OTHERS)
+@pytest.mark.parametrize("name", TWO_AND_SLOWLY_THE_OTHERS)
 def test_every_parameter_learns_from_volumes(name: str, volumes: Case) -> None:
     step_learns(name, volumes, SINGLE)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", EVERY)
 def test_autocast_is_near_full_precision(name: str, images: Case) -> None:
     method, student = built(name, images.student, images.teacher, SINGLE)
     found = []
@@ -165,7 +169,7 @@ def test_autocast_is_near_full_precision(name: str, images: Case) -> None:
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", EVERY)
 def test_every_parameter_learns_on_cuda_in_half_precision(name: str, images: Case) -> None:
     method, student = built(name, images.student, images.teacher, SINGLE)
     method, student, teacher = method.cuda(), student.cuda(), deepcopy(images.teacher).cuda()
@@ -178,7 +182,7 @@ def test_every_parameter_learns_on_cuda_in_half_precision(name: str, images: Cas
     assert_all_learn(student, method, loss)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", EVERY)
 def test_state_goes_on_where_it_was(name: str, images: Case) -> None:
     method, student = built(name, images.student, images.teacher, SINGLE)
     target, index = torch.tensor(SINGLE), torch.arange(8)
@@ -304,7 +308,7 @@ def students() -> list[Student]:
         return [Student(name, 3) for name in STUDENTS]
 
 
-@pytest.mark.parametrize("name", RD_AND_SLOWLY_THE_OTHERS)
+@pytest.mark.parametrize("name", TWO_AND_SLOWLY_THE_OTHERS)
 def test_an_epoch_with_the_papers_teachers_and_students(name: str, seen: Seen, students: list[Student]) -> None:
     """An epoch of one batch, without and with AMP; the teacher has looked at the batch once for all of them."""
     image = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
