@@ -13,7 +13,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from monai_rd.data.errors import original_error
-from monai_rd.files import no_room, told
+from monai_rd.files import no_room, sha256, told
 from monai_rd.memory import keep_freed_memory
 from monai_rd.overrides import (
     JSON_WORDS,
@@ -40,6 +40,7 @@ __all__ = [
     "default_workers",
     "explain_errors",
     "keep_freed_memory",
+    "model_sha256",
     "options",
     "require_model",
     "switch",
@@ -106,7 +107,10 @@ def trained_settings(root: str, **defaults: Any) -> dict[str, Any]:
 
     Args:
         root: the bundle's folder.
-        defaults: the settings of a bundle that nothing was trained in yet.
+        defaults: what it must know, with the settings of a bundle that nothing was trained in yet.
+
+    Returns:
+        The settings by the names in `defaults`, and no others.
 
     Raises:
         ValueError: the file lacks a setting.
@@ -114,11 +118,16 @@ def trained_settings(root: str, **defaults: Any) -> dict[str, Any]:
     path = Path(root) / "models" / "settings.json"
     if not path.is_file():
         return defaults
-    settings: dict[str, Any] = json.loads(path.read_text())
+    settings = json.loads(path.read_text())
     missing = sorted(set(defaults) - set(settings))
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}: train again, or remove it to use the bundle's defaults")
-    return settings
+    return {name: settings[name] for name in defaults}
+
+
+def model_sha256(root: str) -> str:
+    """SHA-256 of the bundle's `models/model.pt`: what names the student, in whatever form it runs."""
+    return sha256(Path(root) / "models" / "model.pt")
 
 
 def require_model(path: str | Path) -> None:

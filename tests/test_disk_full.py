@@ -28,8 +28,8 @@ from monai_rd.data.lists import DataList, write_datalist
 from monai_rd.data.pseudonyms import project_key
 from monai_rd.deploy.places import write_object
 from monai_rd.files import DiskFullError, atomic_path, atomic_write, no_room, told
-from monai_rd.handlers import write_scores
 from monai_rd.handlers.checkpoint import save_atomically
+from monai_rd.inference import write_scores
 from monai_rd.networks import FrozenFoundationModel, Preprocessing
 from monai_rd.report import save_figure
 from tests.tiny_run import TinyRun
@@ -81,7 +81,7 @@ def _adapter(path: Path) -> None:
 
 
 def _scores(path: Path) -> None:
-    from monai_rd.handlers import Prediction
+    from monai_rd.inference import Prediction
 
     write_scores(path, [Prediction(str(n), "", problem="X", message="y" * 999) for n in range(300)], ["a", "b"], {})
 

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from monai_rd.__main__ import app, main
 from monai_rd.console import terminal
 from monai_rd.data.dicom import index_dicom
-from monai_rd.handlers.scores import Prediction, write_scores
+from monai_rd.inference import Prediction, write_scores
 from monai_rd.networks import Student
 from monai_rd.protocol.tables import Grid
 from monai_rd.report import FinalReport, figures, save_figure

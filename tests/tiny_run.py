@@ -29,7 +29,10 @@ class TinyStudent(nn.Module):
         self.register_buffer("temperature", torch.ones(()))
 
     def features(self, image: Tensor) -> Tensor:
-        return self.backbone(image).mean(dim=(2, 3))
+        return self.slice_features(image).mean(dim=1)
+
+    def slice_features(self, image: Tensor) -> Tensor:
+        return self.backbone(image).mean(dim=(2, 3))[:, None]
 
     def logits(self, features: Tensor) -> Tensor:
         return self.classifier(features) / self.temperature

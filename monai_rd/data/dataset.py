@@ -34,11 +34,11 @@ def reason_to_skip(error: Exception, policy: Policy, item: Mapping[str, Any]) ->
 
 
 class TolerantDataset(Dataset):
-    """MONAI's `Dataset` whose items carry `problem` and `message`, empty where all went well, and how many `slices`.
+    """MONAI's `Dataset` whose items carry `flags`, and `problem` and `message`, empty where all went well.
 
     An item that its transform refuses with a `StudyError` which the policy skips comes out with the error's code and
     message and a black image, so that it takes part in a batch; whoever reads the predictions must leave it out, as
-    `ScoreWriter` and `FinalReport` do. Every other error is raised.
+    `StudyClassifier` and `FinalReport` do. Every other error is raised.
 
     Args:
         data: items with `image`.
@@ -62,10 +62,10 @@ class TolerantDataset(Dataset):
     def _transform(self, index: int) -> dict[str, Any]:
         try:
             made = super()._transform(index)
-            return {"flags": "", "slices": len(made["image"]), **made, "problem": "", "message": ""}
+            return {"flags": "", **made, "problem": "", "message": ""}
         except Exception as error:
             reason = reason_to_skip(error, self.policy, self.data[index])
-        blank: dict[str, Any] = {"flags": "", "slices": 0, "image": MetaTensor(torch.zeros(self.shape))}
+        blank: dict[str, Any] = {"flags": "", "image": MetaTensor(torch.zeros(self.shape))}
         if self.teacher_size:
             blank[TEACHER_IMAGE] = MetaTensor(torch.zeros(*self.shape[:-2], self.teacher_size, self.teacher_size))
         return {**self.data[index], **blank, "problem": reason.code, "message": str(reason)}

@@ -9,17 +9,13 @@ from monai_rd.lazy import lazy_names
 if TYPE_CHECKING:
     from monai_rd.deploy.dicom_output import secondary_capture, structured_report
     from monai_rd.deploy.export import FORMATS, export_formats
-    from monai_rd.deploy.predict import Predictor
-    from monai_rd.deploy.trained import TrainedBundle
 
 __getattr__ = lazy_names(
     __name__,
     {
         "dicom_output": ("secondary_capture", "structured_report"),
         "export": ("FORMATS", "export_formats"),
-        "predict": ("Predictor",),
-        "trained": ("TrainedBundle",),
     },
 )
 
-__all__ = ["FORMATS", "Predictor", "TrainedBundle", "export_formats", "secondary_capture", "structured_report"]
+__all__ = ["FORMATS", "export_formats", "secondary_capture", "structured_report"]

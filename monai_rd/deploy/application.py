@@ -11,7 +11,7 @@ from typing import Any
 
 from monai_rd import __version__
 from monai_rd.deploy.export import export_formats
-from monai_rd.deploy.trained import TrainedBundle
+from monai_rd.inference import TrainedBundle
 
 __all__ = ["selection_rules", "write_application"]
 

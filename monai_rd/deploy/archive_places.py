@@ -34,10 +34,10 @@ from monai_rd.deploy.failures import ArchiveError, Failure
 from monai_rd.deploy.patience import Patience, retried
 from monai_rd.deploy.places import Scores, write_object
 from monai_rd.files import atomic_write
-from monai_rd.handlers.scores import read_scores
+from monai_rd.inference import read_scores
 
 if TYPE_CHECKING:
-    from monai_rd.deploy.predict import Prediction, Predictor
+    from monai_rd.inference import Prediction, Predictor
 
 __all__ = ["ArchiveSink", "ArchiveSource", "State"]
 

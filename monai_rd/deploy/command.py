@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from monai_rd.deploy.archive_places import State
     from monai_rd.deploy.places import Sink, Source
-    from monai_rd.deploy.predict import Prediction, Predictor
+    from monai_rd.inference import Prediction, Predictor
 
 __all__ = ["predict"]
 
@@ -67,8 +67,7 @@ def predict(
     from monai_rd.deploy.archive_places import ArchiveSink, ArchiveSource
     from monai_rd.deploy.archive_url import open_archive
     from monai_rd.deploy.places import FolderSink, FolderSource, Scores
-    from monai_rd.deploy.predict import Predictor
-    from monai_rd.deploy.trained import TrainedBundle
+    from monai_rd.inference import Predictor, TrainedBundle
 
     if (sr or sc) and find_spec("highdicom") is None:
         raise ValueError('DICOM objects need highdicom: pip install "monai_rd[dicom]", or leave them out by --no-sr')
@@ -83,7 +82,7 @@ def predict(
             assert memory is not None
             archive = connect(source)
             query = Query(_modality(modality, predictor), since, tuple(study or ()))
-            studies = ArchiveSource(archive, query, memory, predictor.trained.identity)
+            studies = ArchiveSource(archive, query, memory, predictor.algorithm.identity)
         else:
             studies = folder
         answers: Sink
@@ -153,7 +152,7 @@ def _objects(
         return [], 0
     from monai_rd.deploy.dicom_output import NoObjectError, secondary_capture, structured_report
     from monai_rd.deploy.explanation import explanation_picture
-    from monai_rd.deploy.predict import without_paths
+    from monai_rd.inference.predictor import without_paths
 
     found: list[tuple[str, Dataset]] = []
     failed = 0
@@ -162,10 +161,10 @@ def _objects(
             continue
         try:
             if sr:
-                found.append((f"{one.id}_sr.dcm", structured_report(one, predictor.trained.algorithm)))
+                found.append((f"{one.id}_sr.dcm", structured_report(one, predictor.algorithm)))
             if sc:
                 pixels = explanation_picture(predictor, one)
-                found.append((f"{one.id}_sc.dcm", secondary_capture(one, predictor.trained.algorithm, pixels)))
+                found.append((f"{one.id}_sc.dcm", secondary_capture(one, predictor.algorithm, pixels)))
         except NoObjectError as error:
             failed += 1
             logger.warning("%s", error)

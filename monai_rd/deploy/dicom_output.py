@@ -37,8 +37,8 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGLSLossless, generate_ui
 from monai_rd.data.dicom.quiet import quiet_headers
 
 if TYPE_CHECKING:
-    from monai_rd.deploy.predict import Prediction
-    from monai_rd.deploy.trained import Algorithm
+    from monai_rd.inference import Prediction
+    from monai_rd.inference.trained import Algorithm
 
 __all__ = ["RESEARCH_ONLY", "SCHEME", "NoObjectError", "secondary_capture", "structured_report"]
 

@@ -13,17 +13,16 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from monai.data import MetaTensor
-from monai.transforms import Compose, Orientation, Resized
+from monai.transforms import Orientation
 from torch import Tensor
 from torch.nn import functional as F
 
 from monai_rd.report.gallery import overlay, rgb, slices_and_place
 from monai_rd.report.gradcam import explain, grad_cam_level
-from monai_rd.transforms import SliceStackd
 
 if TYPE_CHECKING:
-    from monai_rd.deploy.predict import Prediction, Predictor
-    from monai_rd.deploy.trained import Algorithm
+    from monai_rd.inference import Prediction, Predictor
+    from monai_rd.inference.trained import Algorithm
 
 __all__ = ["explanation_picture"]
 
@@ -73,26 +72,24 @@ def explanation_picture(predictor: Predictor, prediction: Prediction) -> np.ndar
     """
     if prediction.problem:
         raise ValueError(f"study {prediction.id} was not scored ({prediction.problem}): there is nothing to show")
-    return _draw(_look(predictor, prediction), prediction, predictor.trained.algorithm)
+    return _draw(_look(predictor, prediction), prediction, predictor.algorithm)
 
 
 def _look(predictor: Predictor, prediction: Prediction) -> _Look:
-    steps = predictor.preprocessing.transforms
-    stacking, resizing = (
-        next(place for place, step in enumerate(steps) if isinstance(step, kind)) for kind in (SliceStackd, Resized)
-    )
-    item = Compose(steps[:stacking])({"image": prediction.files if prediction.series else str(prediction.files[0])})
-    aspect = _aspect(item["image"])
-    item = Compose(steps[stacking:resizing])(item)
-    whole = item["image"].as_tensor()
-    image = Compose(steps[resizing:])(item)["image"].as_subclass(Tensor)[None].to(predictor.device)
-    network, multi_label = predictor.network, predictor.trained.multi_label
-    level = grad_cam_level(network, image)
+    known = predictor.classifier
+    given: dict[str, MetaTensor] = {}  # what a step was given
+    made: Any = prediction.files if prediction.series else str(prediction.files[0])
+    for step, image in known.prepare.steps({"image": made}):
+        given[type(step).__name__], made = made, image
+    aspect, whole = _aspect(given["SliceStackd"]), given["Resized"].as_tensor()
+    network: Any = known.network
+    batch = made.as_subclass(Tensor)[None].to(known.device)
+    level = grad_cam_level(network, batch)
     if level is None:
         raise ValueError(f"no secondary capture: '{network.name}' has no map that shows where it looked")
-    found = explain(network, image, level, multi_label)
+    found = explain(network, batch, level, known.multi_label)
     assert found.heat is not None
-    slices, at = slices_and_place(image[0], found)
+    slices, at = slices_and_place(batch[0], found)
     # Slices as channels [S * C, H, W], or a volume [1, D, H, W] of other depth than the network's.
     shown = (
         whole[:, int((at + 0.5) * whole.shape[1] / len(slices))]
@@ -101,7 +98,7 @@ def _look(predictor: Predictor, prediction: Prediction) -> _Look:
     )
     heat = F.interpolate(found.heat[at][None, None].float(), size=shown.shape[-2:], mode="bilinear")[0, 0]
     place = f"slice {at + 1} of the {len(slices)} it was shown, from inferior to superior" if len(slices) > 1 else ""
-    return _Look(rgb(shown), heat.cpu().numpy(), aspect, predictor.trained.class_names[found.chosen], place)
+    return _Look(rgb(shown), heat.cpu().numpy(), aspect, known.class_names[found.chosen], place)
 
 
 def _aspect(image: MetaTensor) -> float:

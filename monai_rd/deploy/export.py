@@ -21,7 +21,7 @@ from monai_rd.deploy.torch_export_file import load_torch_export, write_torch_exp
 from monai_rd.deploy.torchscript_file import load_torchscript, write_torchscript
 
 if TYPE_CHECKING:
-    from monai_rd.deploy.trained import TrainedBundle
+    from monai_rd.inference import TrainedBundle
 
 __all__ = ["FORMATS", "Format", "check_formats", "export_formats"]
 

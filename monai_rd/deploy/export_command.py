@@ -32,7 +32,7 @@ def export_command(
     from monai_rd.bundle import words_as_overrides
     from monai_rd.deploy.export import FORMATS, check_formats, export_formats
     from monai_rd.deploy.parity import IMAGES, TOLERANCE, parity, parity_table
-    from monai_rd.deploy.trained import TrainedBundle
+    from monai_rd.inference import TrainedBundle
 
     names = list(dict.fromkeys(name.strip() for one in formats for name in one.split(",")))
     check_formats(names)

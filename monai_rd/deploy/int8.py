@@ -15,7 +15,7 @@ from monai_rd.deploy.onnx_file import describe_onnx, needed, onnx_model, open_on
 from monai_rd.deploy.program import Run
 
 if TYPE_CHECKING:
-    from monai_rd.deploy.trained import TrainedBundle
+    from monai_rd.inference import TrainedBundle
 
 __all__ = ["quantise", "write_int8"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from monai_rd.bundle import require_model
 from monai_rd.deploy.manifest import network_metadata
-from monai_rd.deploy.trained import TrainedBundle
+from monai_rd.inference import TrainedBundle
 
 __all__ = ["write_label_app"]
 

@@ -13,7 +13,7 @@ import torch
 from monai_rd.versions import versions
 
 if TYPE_CHECKING:
-    from monai_rd.deploy.trained import TrainedBundle
+    from monai_rd.inference import TrainedBundle
 
 __all__ = ["manifest", "network_metadata"]
 
@@ -52,8 +52,8 @@ def manifest(trained: TrainedBundle) -> dict[str, Any]:
         "scope": trained.trained["scope"],
         "model": {
             "student": trained.network.name,
-            "sha256": trained.model["sha256"],
-            "settings_sha256": trained.settings,
+            "sha256": trained.algorithm.sha256,
+            "settings_sha256": trained.algorithm.settings,
         },
         "versions": versions(),
     }

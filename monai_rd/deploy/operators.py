@@ -13,7 +13,7 @@ This module needs monai-deploy-app-sdk; the rest of the package does not.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -26,16 +26,15 @@ from monai.deploy.core.domain.dicom_study import DICOMStudy
 from monai.deploy.operators.dicom_data_loader_operator import DICOMDataLoaderOperator
 from pydicom import dcmread
 
-from monai_rd.data import Studies, find_studies
+from monai_rd.data import Studies
 from monai_rd.data.dicom.quiet import quiet_headers
 from monai_rd.data.errors import count_codes, reading_files
 from monai_rd.data.studies import files_of_item
 from monai_rd.deploy.app_log import keep_log_to_ourselves
 from monai_rd.deploy.dicom_output import structured_report
 from monai_rd.deploy.places import write_object
-from monai_rd.deploy.predict import without_paths
-from monai_rd.deploy.torchscript import StudyClassifier
-from monai_rd.handlers.scores import Prediction, write_scores
+from monai_rd.inference import Predictor
+from monai_rd.inference.predictor import without_paths
 
 __all__ = [
     "ClassifierOperator",
@@ -92,13 +91,11 @@ class StudyIndexOperator(DICOMDataLoaderOperator):
 
     Args:
         input_folder: nested and mixed as it may be.
-        classifier: whose policy says which defects are let pass.
+        predictor: whose policy says which defects are let pass.
     """
 
-    def __init__(
-        self, fragment: Fragment, *args: Any, input_folder: Path, classifier: StudyClassifier, **kwargs: Any
-    ) -> None:
-        self.classifier = classifier
+    def __init__(self, fragment: Fragment, *args: Any, input_folder: Path, predictor: Predictor, **kwargs: Any) -> None:
+        self.predictor = predictor
         once = CountCondition(fragment, 1)  # Holoscan runs what needs no input for ever
         super().__init__(fragment, once, *args, input_folder=input_folder, **kwargs)
 
@@ -110,7 +107,7 @@ class StudyIndexOperator(DICOMDataLoaderOperator):
     @_nameless
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         """Index the folder."""
-        studies = find_studies(self.input_path, empty_is_error=False, policy=self.classifier.policy)
+        studies = self.predictor.find(self.input_path)
         op_output.emit(studies, "studies")
         op_output.emit(self._domain_objects(studies), self.output_name)
 
@@ -137,22 +134,22 @@ class StudyIndexOperator(DICOMDataLoaderOperator):
         return list(by_study.values())
 
 
-class _OfClassifier(Operator):
-    """What works with a classifier."""
+class _OfPredictor(Operator):
+    """What works with a student."""
 
-    def __init__(self, fragment: Fragment, *args: Any, classifier: StudyClassifier, **kwargs: Any) -> None:
-        self.classifier = classifier
+    def __init__(self, fragment: Fragment, *args: Any, predictor: Predictor, **kwargs: Any) -> None:
+        self.predictor = predictor
         super().__init__(fragment, *args, **kwargs)
 
 
-class StudyLoaderOperator(_OfClassifier):
+class StudyLoaderOperator(_OfPredictor):
     """Series and pictures that were selected, as the network sees them.
 
     Named inputs: `studies` of `StudyIndexOperator`, and the selector's `study_selected_series_list`.
     Named output: `images`, items with `image`, or with the code of a `problem` and its `message`.
 
     Args:
-        classifier: whose preprocessing it is.
+        predictor: whose preprocessing it is.
     """
 
     def setup(self, spec: OperatorSpec) -> None:
@@ -167,25 +164,25 @@ class StudyLoaderOperator(_OfClassifier):
         studies: Studies = op_input.receive("studies")
         chosen = _uids(op_input.receive(SELECTED))
         images: list[dict[str, Any]] = [
-            {"id": one.study_id, "series": one.series_uid or "", "study": "", "problem": one.code, "message": str(one)}
+            _left_out({"id": one.study_id, "series": one.series_uid or ""}, one.code, str(one))
             for one in studies.problems
         ]
         for item in (one for one in studies.items if one["series"]):
             if item["series"] in chosen:
-                images.append(self.classifier.prepare(item))
+                images.append(self.predictor.classifier.prepare(item))
             else:
-                images.append({**item, "problem": "NOT_SELECTED", "message": "the selection rules do not take it"})
+                images.append(_left_out(item, "NOT_SELECTED", "the selection rules do not take it"))
         op_output.emit(images, "images")
 
 
-class StudyInferenceOperator(_OfClassifier):
+class StudyInferenceOperator(_OfPredictor):
     """The student's calibrated probabilities of each study and of its slices.
 
     Named input: `images`, see `StudyLoaderOperator`.
     Named output: `predictions`, pairs of an item and what `StudyClassifier.infer` gives, None where it has a problem.
 
     Args:
-        classifier: whose network it is.
+        predictor: whose network it is.
     """
 
     def setup(self, spec: OperatorSpec) -> None:
@@ -196,13 +193,12 @@ class StudyInferenceOperator(_OfClassifier):
     @_nameless
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         """Infer."""
+        infer = self.predictor.classifier.infer
         images = op_input.receive("images")
-        op_output.emit(
-            [(one, None if one["problem"] else self.classifier.infer(one["image"])) for one in images], "predictions"
-        )
+        op_output.emit([(one, None if one["problem"] else infer([one])[0]) for one in images], "predictions")
 
 
-class ClassifierOperator(_OfClassifier):
+class ClassifierOperator(_OfPredictor):
     """What the probabilities say, with all that a reader needs to judge it: to `scores.csv` and `.json`, and on.
 
     The SDK's bundle operator gives a `result` that takes each probability for the index of a class: do not use it.
@@ -211,7 +207,7 @@ class ClassifierOperator(_OfClassifier):
     Named output: `answers`, a `Prediction` of each study.
 
     Args:
-        classifier: whose classes they are.
+        predictor: whose classes they are.
         output_folder: where the scores go, see `write_scores`.
 
     Attributes:
@@ -230,27 +226,21 @@ class ClassifierOperator(_OfClassifier):
     @_nameless
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         """Write the scores."""
-        known = self.classifier
-        answers = [
-            Prediction(item["id"], item["series"], item["study"], problem=item["problem"], message=item["message"])
-            if found is None
-            else known.answer(item, *found)
-            for item, found in op_input.receive("predictions")
-        ]
-        write_scores(self.output_folder / "scores.csv", answers, known.class_names, known.model, known.multi_label)
+        answers = [self.predictor.classifier.answer(*one) for one in op_input.receive("predictions")]
+        self.predictor.write(answers, self.output_folder / "scores.csv")
         problems = [one.problem for one in answers if one.problem]
         self.scored = len(answers) - len(problems)
         logger.info("%d studies scored, %d left out (%s)", self.scored, len(problems), count_codes(problems) or "none")
         op_output.emit(answers, "answers")
 
 
-class ReportWriterOperator(_OfClassifier):
+class ReportWriterOperator(_OfPredictor):
     """A DICOM structured report (TID 1500) for each study that has an answer, see `structured_report`.
 
     Named input: `answers` of `ClassifierOperator`.
 
     Args:
-        classifier: what the reports name.
+        predictor: whose student the reports name.
         output_folder: where they go, each named by its SOPInstanceUID.
     """
 
@@ -268,13 +258,17 @@ class ReportWriterOperator(_OfClassifier):
         failed = []
         for one in (one for one in op_input.receive("answers") if not one.problem):
             try:
-                report = structured_report(one, self.classifier.algorithm)
+                report = structured_report(one, self.predictor.algorithm)
             except Exception as error:
                 failed.append(without_paths(error))
             else:
                 write_object(report, self.output_folder / f"{report.SOPInstanceUID}.dcm")
         if failed:
             logger.warning("%d scored studies without a report, because of: %s", len(failed), count_codes(failed))
+
+
+def _left_out(item: Mapping[str, Any], problem: str, message: str) -> dict[str, Any]:
+    return {**item, "files": (), "problem": problem, "message": message}
 
 
 def _uids(selected: Iterable[StudySelectedSeries]) -> set[str]:

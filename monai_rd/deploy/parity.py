@@ -14,8 +14,8 @@ from torch import Tensor
 
 from monai_rd.deploy.export import FORMATS
 from monai_rd.deploy.program import Probabilities, Run, quietly, taken_for
-from monai_rd.deploy.trained import TrainedBundle
 from monai_rd.files import size_in_words
+from monai_rd.inference import TrainedBundle
 
 __all__ = ["TOLERANCE", "Parity", "parity", "parity_table"]
 

@@ -12,7 +12,7 @@ from monai_rd.data.dicom.quiet import quiet_headers
 from monai_rd.files import atomic_path
 
 if TYPE_CHECKING:
-    from monai_rd.deploy.predict import Prediction, Predictor
+    from monai_rd.inference import Prediction, Predictor
 
 __all__ = ["FolderSink", "FolderSource", "Scores", "Sink", "Source", "write_object"]
 

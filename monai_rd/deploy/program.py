@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from monai_rd.losses import class_probabilities
 
 if TYPE_CHECKING:
-    from monai_rd.deploy.trained import TrainedBundle
+    from monai_rd.inference import TrainedBundle
 
 __all__ = ["Probabilities", "Run", "example", "exported_program", "quietly", "taken_for"]
 

@@ -12,7 +12,7 @@ from monai_rd.deploy.manifest import manifest
 from monai_rd.deploy.program import Run, exported_program
 
 if TYPE_CHECKING:
-    from monai_rd.deploy.trained import TrainedBundle
+    from monai_rd.inference import TrainedBundle
 
 __all__ = ["load_tensorrt", "write_tensorrt"]
 

@@ -12,7 +12,7 @@ from monai_rd.deploy.manifest import manifest
 from monai_rd.deploy.program import Run, exported_program
 
 if TYPE_CHECKING:
-    from monai_rd.deploy.trained import TrainedBundle
+    from monai_rd.inference import TrainedBundle
 
 __all__ = ["load_torch_export", "write_torch_export"]
 
@@ -27,5 +27,5 @@ def write_torch_export(trained: TrainedBundle, path: Path) -> None:
 
 def load_torch_export(trained: TrainedBundle, path: Path, threads: int) -> Run:
     """What turns an image into probabilities by such a file; the number of threads is PyTorch's own."""
-    run: Run = torch.export.load(path).module()
-    return run
+    program = torch.export.load(path).module()
+    return lambda image: program(image)

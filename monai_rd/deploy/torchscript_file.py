@@ -16,7 +16,7 @@ from monai_rd.deploy.program import Run
 from monai_rd.losses import class_probabilities
 
 if TYPE_CHECKING:
-    from monai_rd.deploy.trained import TrainedBundle
+    from monai_rd.inference import TrainedBundle
 
 __all__ = ["load_torchscript", "write_torchscript"]
 

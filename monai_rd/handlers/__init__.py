@@ -8,7 +8,7 @@ from monai_rd.handlers.metrics import additional_metrics, key_metric
 from monai_rd.handlers.precision import CPUAutocast, amp_settings, default_amp
 from monai_rd.handlers.progress import ProgressHandler
 from monai_rd.handlers.run_lock import RunLock
-from monai_rd.handlers.scores import Prediction, ScoreCollector, ScoreWriter, write_scores
+from monai_rd.handlers.scores import ScoreWriter
 from monai_rd.handlers.seeding import EpochSeedHandler
 from monai_rd.handlers.speed import SpeedHandler
 from monai_rd.handlers.watch import TeacherPathWatch
@@ -19,11 +19,9 @@ __all__ = [
     "CutMixHandler",
     "EpochSeedHandler",
     "HistoryHandler",
-    "Prediction",
     "ProgressHandler",
     "RunCheckpoint",
     "RunLock",
-    "ScoreCollector",
     "ScoreWriter",
     "SpeedHandler",
     "TeacherPathWatch",
@@ -32,5 +30,4 @@ __all__ = [
     "default_amp",
     "key_metric",
     "read_history",
-    "write_scores",
 ]

@@ -92,7 +92,11 @@ class Student(nn.Module):
         self.register_load_state_dict_post_hook(_refuse_not_finite)
 
     def features(self, image: Tensor) -> Tensor:
-        """Features `[B, D]`.
+        """Features `[B, D]` of what `slice_features` takes: the mean of the slices' features."""
+        return self.slice_features(image).mean(dim=1)
+
+    def slice_features(self, image: Tensor) -> Tensor:
+        """Features of every slice `[B, S, D]`; an image and a volume are one.
 
         Args:
             image: values in [0, 1]. 2D: images `[B, 3, H, W]` or bags of S slices `[B, S, 3, H, W]`. 3D: volumes
@@ -121,7 +125,7 @@ class Student(nn.Module):
                     f"'{self.name}' cuts images into patches of {self.patch} x {self.patch}, got "
                     f"{list(images.shape[2:])} pixels: set image_size to a multiple of {self.patch}"
                 )
-        return unfold(self.backbone((images - self.mean) / self.std), slices).mean(dim=1)
+        return unfold(self.backbone((images - self.mean) / self.std), slices)
 
     def logits(self, features: Tensor) -> Tensor:
         """Logits `[..., num_classes]` of features `[..., D]`, calibrated where the student is."""

@@ -16,14 +16,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from monai_rd.losses import class_probabilities
-from monai_rd.networks.bag import fold, unfold
+from monai_rd.inference.classifier import infer_features
 from monai_rd.networks.levels import Level, as_map
 
 if TYPE_CHECKING:
     from monai_rd.networks import Student
 
-__all__ = ["Explanation", "explain", "grad_cam_level", "slice_probabilities"]
+__all__ = ["Explanation", "explain", "grad_cam_level"]
 
 
 class Explanation(NamedTuple):
@@ -62,22 +61,13 @@ def grad_cam_level(student: Student, image: Tensor) -> Level | None:
         return level
     with torch.inference_mode(False), torch.enable_grad():
         features, outputs = _features_and_outputs(student, image, levels)
-        gradients = torch.autograd.grad(student.classifier(features)[0, 0], outputs, materialize_grads=True)
+        score = student.classifier(features.mean(dim=1))[0, 0]
+        gradients = torch.autograd.grad(score, outputs, materialize_grads=True)
     maps = [
         as_map(one, level, image.shape[-student.spatial_dims :]) for one, level in zip(gradients, levels, strict=True)
     ]
     reached = [level for level, found in zip(levels, maps, strict=True) if bool(found.any())]
     return reached[-1] if reached else None
-
-
-def slice_probabilities(student: Student, features: Tensor, multi_label: bool) -> Tensor:
-    """What each slice would be taken for alone `[..., classes]`, from its features `[..., D]`.
-
-    The student averages the features of slices before a linear classifier, so the logits of a study are the mean of
-    those of its slices, exactly.
-    """
-    logits = student.logits(features)
-    return class_probabilities(logits.flatten(0, -2), multi_label).view(logits.shape)
 
 
 def explain(student: Student, image: Tensor, level: Level | None, multi_label: bool = False) -> Explanation:
@@ -94,28 +84,28 @@ def explain(student: Student, image: Tensor, level: Level | None, multi_label: b
     """
     if len(image) != 1:
         raise ValueError(f"one item is explained at a time, got a batch of {len(image)}")
-    images, slices = fold(image) if student.spatial_dims == 2 else (image, 1)
+    sides = tuple(image.shape[-student.spatial_dims :])
     levels = () if level is None else (level,)
     heat: Tensor | None = None
     grid: tuple[int, ...] = ()
     with torch.inference_mode(False), torch.enable_grad():
-        features, outputs = _features_and_outputs(student, images, levels)
-        logits = student.logits(unfold(features, slices).mean(dim=1))
+        features, outputs = _features_and_outputs(student, image, levels)
+        logits = student.logits(features.mean(dim=1))
         chosen = int(logits.argmax())
         score = logits[0, chosen] if multi_label else (logits[0, chosen] * logits.shape[1] - logits.sum())
         for level, output in zip(levels, outputs, strict=True):
             gradient = torch.autograd.grad(score, output)[0]
-            sides = tuple(images.shape[2:])
             activation, gradient = (as_map(one, level, sides) for one in (output.detach(), gradient))
             heat, grid = _heat(activation, gradient, sides), tuple(activation.shape[2:])
-    of_slices = slice_probabilities(student, features, multi_label).detach() if student.spatial_dims == 2 else None
-    return Explanation(class_probabilities(logits.detach(), multi_label)[0], chosen, heat, grid, of_slices)
+    with torch.no_grad():
+        found = infer_features(student, features, multi_label)
+    return Explanation(found.study[0], chosen, heat, grid, None if found.slices is None else found.slices[0])
 
 
 def _features_and_outputs(
-    student: Student, images: Tensor, levels: Sequence[Level]
+    student: Student, image: Tensor, levels: Sequence[Level]
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Features, and the outputs of the levels' modules as these gave them: gradients lead to nothing made of them."""
+    """Features of slices, and outputs of levels' modules as these gave them: gradients lead to nothing made of them."""
     outputs: dict[str, Tensor] = {}
     handles = [
         student.backbone.get_submodule(level.module).register_forward_hook(
@@ -124,7 +114,7 @@ def _features_and_outputs(
         for level in levels
     ]
     try:
-        features = student.features(images.clone().requires_grad_())  # a frozen student has gradients too
+        features = student.slice_features(image.clone().requires_grad_())  # a frozen student has gradients too
     finally:
         for handle in handles:
             handle.remove()

@@ -11,8 +11,8 @@ from monai.data import DataLoader
 from torch import Tensor, nn
 
 from monai_rd.data.errors import count_codes
+from monai_rd.inference import infer
 from monai_rd.losses import class_probabilities
-from monai_rd.networks.bag import fold, unfold
 from monai_rd.networks.features import Reads
 from monai_rd.networks.levels import Level, LevelReader
 from monai_rd.report.layers import LayerCKA, MinibatchCKA, item_features
@@ -147,12 +147,10 @@ class _Pass:
         if self.seen >= CKA_ITEMS:
             self.reader.close()
         compared = self.cka is not None and self.seen < CKA_ITEMS
-        images, slices = fold(image) if self.network.spatial_dims == 2 else (image, 1)
-        features = unfold(self.network.features(images), slices)
-        self._add("student", self.network.logits(features.mean(dim=1)))
-        if self.layers and image.dim() == 5 and self.network.spatial_dims == 2 and self.seen < SLICE_ITEMS:
-            scores = class_probabilities(self.network.logits(features).flatten(0, 1).float(), self.multi_label)
-            self.slices += list(unfold(scores, slices).cpu().numpy())
+        found = infer(self.network, image, self.multi_label)
+        self._add("student", found.study)
+        if self.layers and found.slices is not None and image.dim() == 5 and self.seen < SLICE_ITEMS:
+            self.slices += list(found.slices.cpu().numpy())
         if self.teacher is not None and (compared or self.path is not None or self.teacher.head is not None):
             reads = Reads(
                 tap=self.path is not None,
@@ -161,16 +159,16 @@ class _Pass:
             )
             said = self.teacher.read(theirs, reads, torch.full((len(theirs),), -1))  # none of the training list
             if self.path is not None:
-                self._add("reprogrammed teacher", self.path(said.tap))
+                self._add("reprogrammed teacher", class_probabilities(self.path(said.tap).float(), self.multi_label))
             if reads.logits:
-                self._add("tuned teacher", said.logits)
+                self._add("tuned teacher", class_probabilities(said.logits.float(), self.multi_label))
             if compared and self.cka is not None:
                 sides = (self.levels[0], self.reader.take()), (self.levels[1], said.maps)
                 self.cka.update(*(_by_name(levels, maps, len(image)) for levels, maps in sides))
         self.seen += len(image)
 
-    def _add(self, row: str, logits: Tensor) -> None:
-        self.probabilities.setdefault(row, []).append(class_probabilities(logits.float(), self.multi_label).cpu())
+    def _add(self, row: str, probabilities: Tensor) -> None:
+        self.probabilities.setdefault(row, []).append(probabilities.cpu())
 
 
 def _by_name(levels: tuple[Level, ...], maps: tuple[Tensor, ...], items: int) -> dict[str, Tensor]:

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from monai_rd.deploy.predict import Predictor
-from monai_rd.deploy.trained import TrainedBundle
+from monai_rd.inference import Predictor, TrainedBundle
 from monai_rd.networks import Student
 from tests.deploy.servers import Orthanc, running_orthanc
 

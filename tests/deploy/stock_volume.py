@@ -12,7 +12,7 @@ from monai.deploy.operators.dicom_data_loader_operator import DICOMDataLoaderOpe
 from monai.deploy.operators.dicom_series_selector_operator import DICOMSeriesSelectorOperator
 from monai.deploy.operators.dicom_series_to_volume_operator import DICOMSeriesToVolumeOperator
 
-from monai_rd.deploy.torchscript import StudyClassifier
+from monai_rd.inference import Predictor, TorchScriptFile
 
 
 def main(model: str, folder: str, to: str) -> None:
@@ -23,11 +23,11 @@ def main(model: str, folder: str, to: str) -> None:
     image = DICOMSeriesToVolumeOperator(fragment).convert_to_image(selected)
     values = torch.as_tensor(np.ascontiguousarray(image.asnumpy().swapaxes(0, 2)[None], dtype=np.float32))
     data = {"image": MetaTensor(values, affine=torch.as_tensor(image.metadata()["affine"]), meta={"intensity": "HU"})}
-    classifier = StudyClassifier(Path(model))
-    for transform in classifier.preprocessing.transforms:
+    classifier = Predictor(TorchScriptFile(Path(model))).classifier
+    for transform in classifier.prepare.preprocessing.transforms:
         if "Load" not in type(transform).__name__:
             data = transform(data)
-    Path(to).write_text(json.dumps(classifier.infer(data["image"])[0]))
+    Path(to).write_text(json.dumps(classifier.infer([data])[0].study.tolist()))
 
 
 if __name__ == "__main__":

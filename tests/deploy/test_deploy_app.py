@@ -21,11 +21,10 @@ from pydicom.dataset import Dataset
 from typer.testing import CliRunner
 
 from monai_rd.__main__ import app
-from monai_rd.data import find_studies
-from monai_rd.deploy import Predictor, TrainedBundle, structured_report
+from monai_rd.deploy import structured_report
 from monai_rd.deploy.application import selection_rules, write_application
-from monai_rd.deploy.torchscript import StudyClassifier
 from monai_rd.files import sha256
+from monai_rd.inference import Predictor, TorchScriptFile, TrainedBundle
 from monai_rd.transforms.scope import image_levels
 from tests.bundles.commands import copied, score
 from tests.deploy.servers import deploy
@@ -115,19 +114,19 @@ def test_the_model_carries_what_its_users_need_and_nothing_of_its_maker(folder: 
 
 
 def test_the_same_answers_as_by_the_bundle(folder: Path, export: Path, expected: dict[str, dict[str, str]]) -> None:
-    classifier = StudyClassifier(folder / "models" / "student" / "model.ts")
-    studies = find_studies(export, policy=classifier.policy)
+    predictor = Predictor(TorchScriptFile(folder / "models" / "student" / "model.ts"))
+    classifier, studies = predictor.classifier, predictor.find(export)
     assert len(studies.items) == 3
     for item in studies.items:
         prepared, told = classifier.prepare(item), expected[item["series"]]
         assert prepared["problem"] == told["problem"] == ("WRONG_MODALITY" if item["modality"] == "MR" else "")
         if not prepared["problem"]:
-            study, slices = classifier.infer(prepared["image"])
-            row = classifier.answer(prepared, study, slices).row()
-            assert study == pytest.approx(probabilities(told), abs=1e-6)
+            (found,) = classifier.infer([prepared])
+            row = classifier.answer(prepared, found).row()
+            assert found.study.tolist() == pytest.approx(probabilities(told), abs=1e-6)
             assert (row["class"], row["flags"]) == (told["class"], told["flags"])
-            logits = torch.tensor(slices).log().mean(dim=0)  # a study's logits are the mean of its slices'
-            assert logits.softmax(0).tolist() == pytest.approx(study, abs=1e-5)
+            logits = found.slices.log().mean(dim=0)  # a study's logits are the mean of its slices'
+            assert logits.softmax(0).tolist() == pytest.approx(found.study.tolist(), abs=1e-5)
     close = [probabilities(row) for row in expected.values() if not row["problem"]]
     assert max(abs(a - b) for a, b in zip(*close, strict=True)) > 1e-3  # they do depend on the image
 
@@ -135,13 +134,14 @@ def test_the_same_answers_as_by_the_bundle(folder: Path, export: Path, expected:
 def test_volumes_and_several_labels(tmp_path: Path) -> None:
     made = bundle(tmp_path, student="resnet10_3d", multi_label=True, slices=32, scope=None)
     write_application(tmp_path / "app", str(made))
-    classifier = StudyClassifier(tmp_path / "app" / "models" / "student" / "model.ts")
-    study, slices = classifier.infer(torch.rand(1, 32, 32, 32))
-    assert (len(study), slices) == (3, [])
-    item = {"id": "1", "series": "", "study": "", "flags": "", "files": []}
-    row = classifier.answer(item, study, slices).row()
-    assert row["class"] == "|".join(n for n, p in zip(classifier.class_names, study, strict=True) if p >= 0.5)
-    assert sum(study) != pytest.approx(1)
+    classifier = Predictor(TorchScriptFile(tmp_path / "app" / "models" / "student" / "model.ts")).classifier
+    item = {"id": "1", "flags": "", "files": (), "problem": "", "message": "", "image": torch.rand(1, 32, 32, 32)}
+    (found,) = classifier.infer([item])
+    assert (found.study.shape, found.slices) == ((3,), None)
+    row = classifier.answer(item, found).row()
+    assert row["class"] == "|".join(n for n, p in zip(classifier.class_names, found.study, strict=True) if p >= 0.5)
+    assert row["slices"] == []
+    assert float(found.study.sum()) != pytest.approx(1)
     assert json.loads((tmp_path / "app" / "selection.json").read_text()) == selection_rules(None)
 
 
@@ -159,7 +159,7 @@ def test_refusals(tmp_path: Path, root: Path) -> None:
         write_application(tmp_path / "app", "rd_xy")
     torch.jit.script(torch.nn.ReLU()).save(str(tmp_path / "bare.ts"))
     with pytest.raises(ValueError, match="carries no"):
-        StudyClassifier(tmp_path / "bare.ts")
+        TorchScriptFile(tmp_path / "bare.ts")
     assert not (tmp_path / "app").exists()
 
 
@@ -193,7 +193,7 @@ def test_the_application_runs(
     assert json.loads(scores)["model"]["sha256"] == sha256(root / "models" / "model.pt")
     student = Predictor(TrainedBundle(root, device="cpu"))
     answers = [one for one in student(export) if not one.problem]
-    own = {structured_report(one, student.trained.algorithm).SOPInstanceUID for one in answers}
+    own = {structured_report(one, student.algorithm).SOPInstanceUID for one in answers}
     assert {one.SOPInstanceUID for one in reports} == own
     for secret in (NAME, PATIENT_ID, "19700101", str(export)):
         assert secret not in log

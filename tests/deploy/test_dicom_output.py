@@ -23,11 +23,10 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from monai_rd.deploy import Predictor, secondary_capture, structured_report
+from monai_rd.deploy import secondary_capture, structured_report
 from monai_rd.deploy.dicom_output import RESEARCH_ONLY, SCHEME, NoObjectError
 from monai_rd.deploy.explanation import SIZE, explanation_picture
-from monai_rd.deploy.trained import TrainedBundle
-from monai_rd.handlers import Prediction
+from monai_rd.inference import Prediction, Predictor, TrainedBundle
 from tests.dicom_files import NAME, PATIENT_ID, enhanced, make_series
 
 SHAPE = (40, 44)
@@ -63,7 +62,7 @@ def test_report_holds_finding_probabilities_algorithm_and_sources(
     predictor: Predictor, scored: Prediction, tmp_path: Path
 ) -> None:
     flagged = replace(scored, flags=("UNUSUAL_INTENSITIES",))
-    report = checked(structured_report(flagged, predictor.trained.algorithm), tmp_path)
+    report = checked(structured_report(flagged, predictor.algorithm), tmp_path)
     source = dcmread(scored.files[0])
     for keyword in ("PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyDate", "StudyID"):
         assert report[keyword].value == source[keyword].value
@@ -89,8 +88,8 @@ def test_report_holds_finding_probabilities_algorithm_and_sources(
     text = str(report)
     for word in (
         scored.model,
-        predictor.trained.algorithm.name,
-        predictor.trained.algorithm.version,
+        predictor.algorithm.name,
+        predictor.algorithm.version,
         "Device",
         RESEARCH_ONLY,
     ):
@@ -100,7 +99,7 @@ def test_report_holds_finding_probabilities_algorithm_and_sources(
 def test_several_labels_have_a_finding_each(predictor: Predictor, scored: Prediction, tmp_path: Path) -> None:
     probabilities = {"cavity": 0.9, "Überblähung der Lunge, beidseits": 0.2, "a": 0.5}
     several = replace(scored, classes=("cavity", "a"), probabilities=probabilities, multi_label=True)
-    report = checked(structured_report(several, predictor.trained.algorithm), tmp_path)
+    report = checked(structured_report(several, predictor.algorithm), tmp_path)
     found: dict[str, Any] = {}
     for group in content_of(report).get_image_measurement_groups():
         (measured,), (presence,) = group.get_measurements(), group.get_qualitative_evaluations()
@@ -110,18 +109,18 @@ def test_several_labels_have_a_finding_each(predictor: Predictor, scored: Predic
 
 
 def test_the_same_question_has_the_same_uid(predictor: Predictor, scored: Prediction) -> None:
-    first, again = (structured_report(scored, predictor.trained.algorithm) for _ in range(2))
+    first, again = (structured_report(scored, predictor.algorithm) for _ in range(2))
     assert first.SOPInstanceUID == again.SOPInstanceUID
     for other in (replace(scored, model="0" * 64), replace(scored, files=scored.files[1:])):
-        assert structured_report(other, predictor.trained.algorithm).SOPInstanceUID != first.SOPInstanceUID
+        assert structured_report(other, predictor.algorithm).SOPInstanceUID != first.SOPInstanceUID
     pixels = np.zeros((8, 8, 3), np.uint8)
-    assert secondary_capture(scored, predictor.trained.algorithm, pixels).SOPInstanceUID != first.SOPInstanceUID
+    assert secondary_capture(scored, predictor.algorithm, pixels).SOPInstanceUID != first.SOPInstanceUID
 
 
 def test_picture_shows_the_slice_in_its_proportions(predictor: Predictor, scored: Prediction, tmp_path: Path) -> None:
     pixels = explanation_picture(predictor, scored)
     assert pixels.shape == (SIZE[1], SIZE[0], 3)
-    capture = checked(secondary_capture(scored, predictor.trained.algorithm, pixels), tmp_path)
+    capture = checked(secondary_capture(scored, predictor.algorithm, pixels), tmp_path)
     np.testing.assert_array_equal(capture.pixel_array, pixels)
     capture.save_as(tmp_path / "capture.dcm")
     assert (tmp_path / "capture.dcm").stat().st_size < pixels.nbytes / 2
@@ -131,7 +130,7 @@ def test_picture_shows_the_slice_in_its_proportions(predictor: Predictor, scored
     assert capture.StudyInstanceUID == scored.study
     assert capture.SeriesInstanceUID not in (
         scored.series,
-        structured_report(scored, predictor.trained.algorithm).SeriesInstanceUID,
+        structured_report(scored, predictor.algorithm).SeriesInstanceUID,
     )
     assert {one.ReferencedSOPInstanceUID for one in capture.SourceImageSequence} == {
         dcmread(file).SOPInstanceUID for file in scored.files
@@ -216,8 +215,8 @@ def test_sources_of_every_kind(
         files=predictions[0].files or files,
     )
     for made in (
-        structured_report(answer, predictor.trained.algorithm),
-        secondary_capture(answer, predictor.trained.algorithm, np.zeros((16, 16, 3), np.uint8)),
+        structured_report(answer, predictor.algorithm),
+        secondary_capture(answer, predictor.algorithm, np.zeros((16, 16, 3), np.uint8)),
     ):
         read = checked(made, tmp_path) if kind != "damaged header" else made
         assert read.StudyInstanceUID == header.StudyInstanceUID
@@ -229,14 +228,14 @@ def test_sources_of_every_kind(
 @pytest.mark.parametrize("name", ["a\\b", "=1+1", "^a=b", "[bold]x", "😀 שלום", "x" * 200])
 def test_a_class_may_have_any_name(name: str, predictor: Predictor, scored: Prediction, tmp_path: Path) -> None:
     answer = replace(scored, classes=(name,), probabilities={name: 0.75, "other": 0.25})
-    read = checked(structured_report(answer, predictor.trained.algorithm), tmp_path)
+    read = checked(structured_report(answer, predictor.algorithm), tmp_path)
     assert name.replace("\\", "/")[:64] in str(read)
 
 
 def test_what_no_object_is_made_of(predictor: Predictor, scored: Prediction, tmp_path: Path) -> None:
     for one in (replace(scored, problem="MISSING_SLICES"), replace(scored, series="")):
         with pytest.raises(NoObjectError, match="no DICOM object"):
-            structured_report(one, predictor.trained.algorithm)
+            structured_report(one, predictor.algorithm)
 
     def change(_: int, ds: Dataset) -> None:
         ds["StudyInstanceUID"].VR = "LO"
@@ -245,13 +244,13 @@ def test_what_no_object_is_made_of(predictor: Predictor, scored: Prediction, tmp
     make_series(tmp_path, shape=SHAPE, change=change)
     (one,) = predictor(tmp_path)
     with pytest.raises(NoObjectError, match="StudyInstanceUID"):
-        structured_report(one, predictor.trained.algorithm)
+        structured_report(one, predictor.algorithm)
 
 
 @pytest.mark.skipif(not shutil.which("dciodvfy"), reason="needs dciodvfy (Debian package dicom3tools)")
 def test_dciodvfy_would_find_an_error(predictor: Predictor, scored: Prediction, tmp_path: Path) -> None:
     """So that the tests above can fail."""
-    broken = structured_report(scored, predictor.trained.algorithm)
+    broken = structured_report(scored, predictor.algorithm)
     del broken.CompletionFlag
     with pytest.raises(AssertionError, match="CompletionFlag"):
         checked(broken, tmp_path)

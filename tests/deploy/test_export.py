@@ -20,8 +20,9 @@ from PIL import Image
 import monai_rd
 from monai_rd.__main__ import main
 from monai_rd.data import phantom_cohort
-from monai_rd.deploy import FORMATS, TrainedBundle, export_formats
+from monai_rd.deploy import FORMATS, export_formats
 from monai_rd.files import sha256
+from monai_rd.inference import TrainedBundle
 from monai_rd.networks import Student
 from monai_rd.transforms.ct import WINDOWS
 from tests.bundles.commands import score
@@ -137,7 +138,7 @@ def test_whoever_follows_the_metadata_gets_the_bundles_scores(bundle: Path, expo
     assert (manifest["input"]["name"], manifest["output"]["name"]) == ("image", "probabilities")
     assert session.get_inputs()[0].shape == manifest["input"]["shape"] == ["batch", "slices", 3, SIZE, SIZE]
     assert "Not for clinical use" in manifest["intended_use"]
-    assert manifest["model"]["sha256"] == TrainedBundle(bundle).model["sha256"]
+    assert manifest["model"]["sha256"] == TrainedBundle(bundle).algorithm.sha256
 
     studies = tmp_path / "studies"
     uid, _ = make_series(studies / "series", slices=7, shape=(100, 90))
@@ -183,7 +184,7 @@ def test_torchscript_tells_deploy_of_the_trained_student(exported: Path) -> None
     assert manifest["output"]["name"] == "logits"
     config = ConfigParser({**inference, "bundle_root": "/nowhere"})  # no settings.json there
     assert config.get_parsed_content("class_names") == ["well", "ill"]
-    assert config.get_parsed_content("dataset#shape") == [1, 3, SIZE, SIZE]
+    assert config.get_parsed_content("prepare").shape == [1, 3, SIZE, SIZE]
     with zipfile.ZipFile(exported / "model.ts") as file:  # MONAI Deploy looks there
         assert "model/extra/metadata.json" in file.namelist()
 
@@ -218,7 +219,7 @@ def test_every_file_names_the_model_it_was_made_of(form: str, exported: Path, bu
             (name,) = (one for one in archive.namelist() if one.endswith("manifest.json"))
             made_of = json.loads(archive.read(name))["model"]
     assert made_of["sha256"] == sha256(bundle / "models" / "model.pt")
-    assert made_of["settings_sha256"] == TrainedBundle(bundle).settings
+    assert made_of["settings_sha256"] == TrainedBundle(bundle).algorithm.settings
 
 
 @pytest.mark.parametrize("form", WITHOUT_GPU)

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -20,15 +21,12 @@ from pydicom.dataset import Dataset
 
 pytest.importorskip("highdicom", reason="the extra 'dicom' is not installed")
 
-from monai_rd.data import find_studies
-from monai_rd.deploy import Predictor, TrainedBundle, export_formats, secondary_capture, structured_report
+from monai_rd.deploy import export_formats, secondary_capture, structured_report
 from monai_rd.deploy.application import write_application
 from monai_rd.deploy.label import write_label_app
-from monai_rd.deploy.torchscript import StudyClassifier
-from monai_rd.deploy.trained import Algorithm
 from monai_rd.files import sha256
-from monai_rd.handlers import Prediction
-from monai_rd.networks import DeployedStudent
+from monai_rd.inference import Prediction, Predictor, TorchScriptFile, TrainedBundle
+from monai_rd.inference.trained import Algorithm
 from tests.deploy.trained import CLASS_NAMES, trained_bundle
 from tests.dicom_files import make_series
 
@@ -70,15 +68,15 @@ def objects(algorithm: Algorithm, predictions: list[Prediction]) -> dict[str, li
 
 def by_predict(bundle: Path, export: Path, **words: Any) -> dict[str, list[list[str]]]:
     predictor = Predictor(TrainedBundle(bundle, device="cpu", **words))
-    return objects(predictor.trained.algorithm, predictor(export))
+    return objects(predictor.algorithm, predictor(export))
 
 
 def by_torchscript(file: Path, export: Path) -> dict[str, list[list[str]]]:
     """As MONAI Deploy's operators do it."""
-    classifier = StudyClassifier(file)
-    prepared = [classifier.prepare(item) for item in find_studies(export, policy=classifier.policy).items]
-    answers = [classifier.answer(one, *classifier.infer(one["image"])) for one in prepared]
-    return objects(classifier.algorithm, answers)
+    predictor = Predictor(TorchScriptFile(file))
+    known = predictor.classifier
+    prepared = [known.prepare(item) for item in predictor.find(export).items]
+    return objects(predictor.algorithm, [known.answer(one, *known.infer([one])) for one in prepared])
 
 
 def by_deploy_app(bundle: Path, export: Path, place: Path) -> dict[str, list[list[str]]]:
@@ -167,7 +165,7 @@ def test_another_student_gives_other_uids(other: Any, bundle: Path, export: Path
     for series, (report, picture) in expected.items():
         own = {one for one in (*found[series][0], *found[series][1]) if one in (*report, *picture)}
         assert {one for one in own if "(0008,0018)" in one or "(0020,000e)" in one} == set()  # SOP instance, series
-    assert TrainedBundle(root, **words).identity != TrainedBundle(bundle).identity
+    assert TrainedBundle(root, **words).algorithm.identity != TrainedBundle(bundle).algorithm.identity
 
 
 def test_what_does_not_change_an_answer_changes_no_uid(bundle: Path, export: Path, tmp_path: Path) -> None:
@@ -179,7 +177,7 @@ def test_what_does_not_change_an_answer_changes_no_uid(bundle: Path, export: Pat
     assert by_predict(root, export) == expected
     predictor = Predictor(TrainedBundle(bundle, device="cpu"))
     copies = [replace(one, files=one.files * 2) for one in predictor(export)]
-    assert objects(predictor.trained.algorithm, copies) == expected
+    assert objects(predictor.algorithm, copies) == expected
 
 
 def test_a_file_that_does_not_name_its_model_is_refused(bundle: Path, tmp_path: Path) -> None:
@@ -193,29 +191,47 @@ def test_a_file_that_does_not_name_its_model_is_refused(bundle: Path, tmp_path: 
                 content = json.dumps(manifest).encode()
             made.writestr(name.replace("model/", "old/", 1), content)
     with pytest.raises(ValueError, match="write it anew with monai-rd deploy-app"):
-        StudyClassifier(tmp_path / "old.ts")
+        TorchScriptFile(tmp_path / "old.ts")
 
 
 def test_monai_labels_answer_names_the_model(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The app's own code, with MONAI Label's base classes left out; also after the file was replaced."""
-    names = {
-        "fastapi": ["HTTPException"],
-        "monailabel.interfaces.app": ["MONAILabelApp"],
-        "monailabel.interfaces.tasks.infer_v2": ["InferTask", "InferType"],
-        "monailabel.tasks.infer.bundle": ["BundleInferTask"],
+    """The app's own code over what it takes of MONAI Label; also after the file was replaced."""
+
+    class InferTask:
+        def __init__(self, kind: str, labels: dict[str, int], dimension: int, about: str, config: dict) -> None:
+            self.labels, self.config = labels, lambda: config
+
+    class HTTPException(Exception):
+        pass
+
+    kinds, app = type("InferType", (), {"CLASSIFICATION": "classification"}), type("MONAILabelApp", (), {})
+    taken: dict[str, dict[str, Any]] = {
+        "fastapi": {"HTTPException": HTTPException},
+        "monailabel.interfaces.app": {"MONAILabelApp": app},
+        "monailabel.interfaces.tasks.infer_v2": {"InferTask": InferTask, "InferType": kinds},
+        "monailabel.utils.others.generic": {"device_list": lambda: ["cpu"], "name_to_device": lambda names: names[0]},
     }
-    for name, classes in names.items():
+    for name, content in taken.items():
         module = ModuleType(name)
-        for one in classes:
-            setattr(module, one, type(one, (), {}))
+        vars(module).update(content)
         monkeypatch.setitem(sys.modules, name, module)
     (copy,) = write_label_app(tmp_path / "app", [bundle])
-    task = runpy.run_path(str(tmp_path / "app" / "main.py"))["ClassifierTask"]
-    made = task.__new__(task)
-    made.model_path, made.network, made._networks = copy / "models" / "model.pt", DeployedStudent("resnet18", 3), {}
-    made.class_names, made.output_label_key = CLASS_NAMES, "pred"
+    task = runpy.run_path(str(tmp_path / "app" / "main.py"))["ClassifierTask"](str(copy))
+    study = tmp_path / "study.nii.gz"
+    nib.save(nib.Nifti1Image(np.zeros((8, 8, 5), np.float32) - 700, np.eye(4)), study)
+    scores = []
     for change in (lambda root: None, of_other_weights):
         change(copy)
-        made._get_network("cpu", None)
-        _, answer = made.writer({"pred": torch.tensor([0.25, 0.5, 0.25]), "flags": ""})
+        file, answer = task({"image": str(study)})
+        assert file is None
         assert answer["model"] == {"sha256": sha256(copy / "models" / "model.pt")}
+        assert answer["label_names"] == {name: number for number, name in enumerate(CLASS_NAMES)}
+        assert [one["label"] for one in answer["prediction"]] == CLASS_NAMES
+        scores.append([one["score"] for one in answer["prediction"]])
+    assert scores[0] != scores[1]  # by another temperature
+    (tmp_path / "bad.nii.gz").write_bytes(b"no volume")
+    for bad, code in (("bad.nii.gz", "UNREADABLE_IMAGE"), ("gone.nii.gz", "NO_IMAGE")):
+        with pytest.raises(HTTPException) as refused:
+            task({"image": str(tmp_path / bad)})
+        status, detail = refused.value.args
+        assert (status, detail["problem"]) == (422, code)

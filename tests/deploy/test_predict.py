@@ -24,10 +24,8 @@ from typer.testing import CliRunner, Result
 from monai_rd.__main__ import app
 from monai_rd.bundle import bundle_root
 from monai_rd.data import DataListError, studies
-from monai_rd.deploy import Predictor
-from monai_rd.deploy.trained import TrainedBundle
 from monai_rd.finite import NotFiniteError
-from monai_rd.handlers import ScoreCollector
+from monai_rd.inference import Predictor, StudyClassifier, TrainedBundle
 from tests.dicom_files import CORONAL, NAME, PATIENT_ID, make_series
 
 Bundle = Callable[..., Path]
@@ -225,7 +223,7 @@ def test_it_is_inference_json_that_answers(predictor: Predictor, tmp_path: Path)
     predictor.write(predictions, tmp_path / "ours" / "scores.csv")
     content = ConfigParser.load_config_file(f"{bundle_root('rd_ct')}/configs/inference.json")
     places = {
-        "bundle_root": str(predictor.trained.root),
+        "bundle_root": str(predictor.student.root),
         "output_dir": str(tmp_path / "out"),
         "dataset_dir": str(tmp_path / "in"),
     }
@@ -234,7 +232,7 @@ def test_it_is_inference_json_that_answers(predictor: Predictor, tmp_path: Path)
     assert ours == theirs
     assert (tmp_path / "ours" / "scores.csv").read_bytes() == (tmp_path / "out" / "scores.csv").read_bytes()
     assert [one.problem for one in predictions] == ["MISSING_SLICES", "", ""]
-    assert {one.model for one in predictions} == {predictor.trained.model["sha256"]}
+    assert {one.model for one in predictions} == {predictor.algorithm.sha256}
     assert [len(one.files) for one in predictions] == [0, 1, 6]
     assert str(tmp_path) not in repr(predictions)
     assert predictor(tmp_path / "in") == predictions  # loaded once, asked twice
@@ -295,14 +293,14 @@ def test_a_study_that_breaks_the_program_stops_no_other(
 ) -> None:
     for number in range(3):
         make_series(tmp_path / "in" / str(number), shape=SHAPE, slices=6 + number, seed=number)
-    collect = ScoreCollector._collect
+    infer = StudyClassifier.infer
 
-    def broken(self: ScoreCollector, engine: Any) -> None:
-        if any(len(item["image"]) == 7 for item in engine.state.dataloader.dataset.data):
+    def broken(self: StudyClassifier, items: Any) -> Any:
+        if any(len(item["files"]) == 7 for item in items):
             raise KeyError(f"/{NAME}/file")
-        collect(self, engine)
+        return infer(self, items)
 
-    monkeypatch.setattr(ScoreCollector, "_collect", broken)
+    monkeypatch.setattr(StudyClassifier, "infer", broken)
     found = predictor(tmp_path / "in")
     assert sorted(one.problem for one in found) == ["", "", "UNEXPECTED"]
     (message,) = (one.message for one in found if one.problem)
@@ -319,7 +317,7 @@ def test_the_policy_of_the_bundle_holds(bundle_of: Bundle, tmp_path: Path) -> No
     (tmp_path / "junk.dcm").write_bytes(b"junk")
     with pytest.raises(ValueError, match="UNREADABLE_IMAGE"):
         strict(tmp_path)
-    headers = Predictor(TrainedBundle("rd_ct", bundle_root=str(strict.trained.root), policy={}))
+    headers = Predictor(TrainedBundle("rd_ct", bundle_root=str(strict.student.root), policy={}))
     with pytest.raises(DataListError, match="MISSING_SLICES"):
         headers(tmp_path / "gap")
 
@@ -332,7 +330,7 @@ def test_the_folder_of_a_bundle(bundle_of: Bundle, tmp_path: Path) -> None:
     (one,) = predictor(tmp_path / "in")
     assert list(one.probabilities) == ["a", "b", "c"]
     assert len(one.slices) == 3
-    assert predictor.trained.algorithm.parameters[0] == "student=resnet18"
+    assert predictor.algorithm.parameters[0] == "student=resnet18"
 
 
 def test_what_is_no_trained_bundle(bundle_of: Bundle, tmp_path: Path) -> None:

@@ -20,10 +20,8 @@ from monai_rd.deploy.archive import Query
 from monai_rd.deploy.archive_places import ArchiveSink, State
 from monai_rd.deploy.archive_url import open_archive
 from monai_rd.deploy.places import FolderSink, Scores
-from monai_rd.deploy.predict import Prediction, Predictor
-from monai_rd.deploy.trained import TrainedBundle
-from monai_rd.handlers import scores as scores_module
-from monai_rd.handlers.scores import read_scores, write_scores
+from monai_rd.inference import Prediction, Predictor, TrainedBundle, read_scores, write_scores
+from monai_rd.inference import prediction as written
 from tests.deploy.servers import Orthanc
 from tests.deploy.test_archive_places import Shelf
 from tests.dicom_files import NAME, PATIENT_ID, make_series
@@ -33,7 +31,7 @@ SERIES = {"good": {}, "gap": {"skip": (2,)}, "other": {"modality": "MR"}}
 
 def predict(predictor: Predictor, state: Path, source: str, to: str, *words: str) -> tuple[int, str]:
     given = ["predict", "rd_ct", "--from", source, "--to", to, "--state", str(state), *words]
-    done = CliRunner().invoke(app, [*given, "--", "--bundle_root", str(predictor.trained.root), "--device", "cpu"])
+    done = CliRunner().invoke(app, [*given, "--", "--bundle_root", str(predictor.student.root), "--device", "cpu"])
     if isinstance(done.exception, (ValueError, OSError)):  # main() makes a line and exit code 2 of them
         return 2, str(done.exception)
     return done.exit_code, done.output
@@ -97,10 +95,7 @@ def test_studies_are_answered_once_and_as_from_a_folder(predictor: Predictor, or
         for file in (path for path in place.rglob("*") if path.is_file()):
             content = file.read_bytes()
             assert not any(word.encode() in content for word in (NAME, "Secretname", PATIENT_ID, str(tmp_path)))
-    assert (
-        json.loads(next(state.glob("scores_*.json")).read_text())["model"]["sha256"]
-        == predictor.trained.model["sha256"]
-    )
+    assert json.loads(next(state.glob("scores_*.json")).read_text())["model"]["sha256"] == predictor.algorithm.sha256
 
 
 def numbers_of(dataset: Dataset) -> dict[str, float]:
@@ -141,7 +136,7 @@ class Killed(BaseException):
 
 KILLED = {
     "before the scores": (Scores, "add", False),
-    "between CSV and JSON": (scores_module, "atomic_write", False),
+    "between CSV and JSON": (written, "atomic_write", False),
     "before the reports": (FolderSink, "store", False),
     "before it is marked": (FolderSink, "store", True),
     "after it is marked": (Path, "touch", True),
@@ -158,8 +153,8 @@ def test_a_killed_run_leaves_no_study_in_two_files(
         make_series(tmp_path / "archive" / study / f"{study}.1", seed=int(study[2]), shape=(48, 48), skip=(3,))
     shelf, state = Shelf(tmp_path / "archive"), tmp_path / "state"
     monkeypatch.setattr("monai_rd.deploy.archive_url.open_archive", lambda *given, **more: shelf)
-    monkeypatch.setattr("monai_rd.deploy.predict.Predictor", lambda trained: predictor)
-    monkeypatch.setattr("monai_rd.deploy.trained.TrainedBundle", lambda *given, **more: None)
+    monkeypatch.setattr("monai_rd.inference.Predictor", lambda trained: predictor)
+    monkeypatch.setattr("monai_rd.inference.TrainedBundle", lambda *given, **more: None)
     where, name, after = KILLED[moment]
     where = ArchiveSink if (where, to) == (FolderSink, "archive") else where
     ordinary, fatal, count = getattr(where, name), 4 if moment == "between CSV and JSON" else 2, 0
@@ -209,7 +204,7 @@ def test_a_killed_run_of_another_student_keeps_its_file(bundle_of: Any, predicto
     state, found = State(tmp_path / "state"), []
     for student, classes in ((predictor, ("clear", "opacity")), (other, ("a", "b")), (other, ("a", "b"))):
         scores = state.scores(tmp_path, student)
-        model = student.trained.model["sha256"]
+        model = student.algorithm.sha256
         probabilities = dict(zip(classes, (0.25, 0.75), strict=True))
         scores.add([Prediction("1", classes=classes[1:], probabilities=probabilities, model=model)])
         found.append(scores.path)

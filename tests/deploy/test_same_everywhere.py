@@ -7,6 +7,7 @@ import json
 import subprocess
 import urllib.request
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,10 @@ import SimpleITK
 from typer.testing import CliRunner
 
 from monai_rd.__main__ import app
-from monai_rd.data import find_studies
-from monai_rd.deploy import FORMATS, TrainedBundle, export_formats
+from monai_rd.deploy import FORMATS, export_formats
 from monai_rd.deploy.application import write_application
 from monai_rd.deploy.label import write_label_app
-from monai_rd.deploy.torchscript import StudyClassifier
+from monai_rd.inference import Predictor, TorchScriptFile, TrainedBundle
 from tests.bundles.commands import score
 from tests.deploy.servers import deploy, deploy_python, label_python, label_server, running_orthanc
 from tests.deploy.trained import CLASS_NAMES, trained_bundle
@@ -78,12 +78,18 @@ def by_export(name: str) -> Callable[[Cohort, Path], Answers]:
         if name != "torchscript":
             pytest.importorskip("onnxscript", reason="needs the extra 'onnx'")
             pytest.importorskip("onnxruntime", reason="needs the extra 'onnx'")
-        trained = TrainedBundle(cohort.bundle)
-        files = export_formats(trained, sorted({name, "torchscript"}), place)
-        run, prepare = FORMATS[name].load(trained, files[name], 1), StudyClassifier(files["torchscript"]).prepare
+        trained = TrainedBundle(cohort.bundle, device="cpu")
+        (file,) = export_formats(trained, [name], place).values()
+        if name == "torchscript":
+            predictor = Predictor(TorchScriptFile(file))
+        else:
+            predictor = Predictor(trained)
+            predictor.classifier = replace(predictor.classifier, network=FORMATS[name].load(trained, file, 1))
         names = {uid: one for one, uid in cohort.uids.items()}
-        images = {names[item["series"]]: prepare(item)["image"] for item in find_studies(cohort.dicom).items}
-        return {one: dict(zip(CLASS_NAMES, run(image[None])[0].tolist(), strict=True)) for one, image in images.items()}
+        found = predictor(cohort.dicom)
+        for one, whole in zip(found, Predictor(trained)(cohort.dicom), strict=True):
+            assert np.array(one.slices) == pytest.approx(np.array(whole.slices), abs=1e-5)
+        return {names[one.series]: dict(one.probabilities) for one in found}
 
     return ask
 

@@ -8,7 +8,6 @@ Not for clinical use.
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,70 +16,75 @@ from typing import Any
 from fastapi import HTTPException
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
-from monailabel.tasks.infer.bundle import BundleInferTask
-from torch import nn
+from monailabel.utils.others.generic import device_list, name_to_device
 
 from monai_rd import __version__
-from monai_rd.bundle import require_model, trained_settings
 from monai_rd.data.dicom import is_dicom
-from monai_rd.data.errors import StudyError, original_error
-from monai_rd.files import sha256
-from monai_rd.networks.weights_file import read_weights
+from monai_rd.data.errors import StudyError
+from monai_rd.data.studies import item_of_image
+from monai_rd.inference import Predictor, TrainedBundle
+from monai_rd.inference.predictor import UNEXPECTED
 
 
-class ClassifierTask(BundleInferTask):
+class ClassifierTask(InferTask):
     """A trained bundle as a task of MONAI Label.
 
     Args:
         path: the bundle's folder.
-        conf: what the server was started with (`--conf`).
 
     Raises:
         FileNotFoundError: the bundle has no trained model.
         ValueError: the model is not the student that the bundle's settings name.
     """
 
-    def __init__(self, path: str, conf: dict[str, str]) -> None:
-        self.model_path = Path(path) / "models" / "model.pt"
-        require_model(self.model_path)
-        super().__init__(path, conf, type=InferType.CLASSIFICATION, add_post_restore=False)
-        settings = trained_settings(path, class_names=None)
-        self.class_names: list[str] = settings["class_names"]
-        self.labels = {name: number for number, name in enumerate(self.class_names)}
-        self._get_network("cpu", None)  # a model that does not fit stops the server, not the first answer
+    def __init__(self, path: str) -> None:
+        self.bundle, self._predictors = path, dict[str, tuple[Predictor, int]]()
+        trained = TrainedBundle(path)  # a model that does not fit stops the server, not the first answer
+        self.version, self.model_path = trained.metadata["version"], trained.model_path
+        labels = {name: number for number, name in enumerate(trained.class_names)}
+        about = trained.network.spatial_dims, trained.metadata["description"]
+        super().__init__(InferType.CLASSIFICATION, labels, *about, {"device": device_list()})
 
-    def _get_network(self, device: str, data: Mapping[str, Any] | None) -> nn.Module:
-        """The student with all of its weights; read anew when the file has changed."""
+    def is_valid(self) -> bool:
+        """Whether it can answer."""
+        return True
+
+    def info(self) -> dict[str, Any]:
+        """What the server tells of it."""
+        return {**super().info(), "version": self.version}
+
+    def get_path(self, validate: bool = True) -> str:
+        """The student's file."""
+        return str(self.model_path)
+
+    def _predictor(self, device: str) -> Predictor:
+        """The student on a device; read anew when its file has changed."""
         changed = self.model_path.stat().st_mtime_ns
-        if device not in self._networks or self._networks[device][1] != changed:
-            student = copy.deepcopy(self.network)
-            try:
-                student.load_state_dict(read_weights(self.model_path))
-                self.sha256 = sha256(self.model_path)
-            except RuntimeError as error:
-                raise ValueError(f"{self.model_path} is another network than the settings beside it: {error}") from None
-            self._networks[device] = student.to(device).eval(), changed
-        return self._networks[device][0]
+        if device not in self._predictors or self._predictors[device][1] != changed:
+            self._predictors[device] = Predictor(TrainedBundle(self.bundle, device=device)), changed
+        return self._predictors[device][0]
 
-    def __call__(self, request: dict[str, Any], callbacks: Mapping[Any, Any] | None = None) -> Any:
-        """Answer about one study; one that cannot be judged gets HTTP status 422 with the code of its problem."""
+    def __call__(self, request: Mapping[str, Any]) -> tuple[None, dict[str, Any]]:
+        """Answer about one study; one that cannot be judged gets HTTP status 422 with the code of its problem.
+
+        Returns:
+            No file, and what the client gets: the probability of every class, what speaks against them, who says so.
+        """
         image = Path(request["image"])
         if not image.is_file() or is_dicom(image):  # of an unknown name MONAI Label makes the studies' folder
             raise HTTPException(422, {"problem": "NO_IMAGE", "message": "no NIfTI volume or image of that name"})
+        predictor = self._predictor(name_to_device({**self.config(), **request}["device"]))
         try:
-            return super().__call__(request, callbacks)
-        except Exception as error:
-            reason = original_error(error)
-            if not isinstance(reason, StudyError):
-                raise
-            raise HTTPException(422, {"problem": reason.code, "message": str(reason)}) from error
-
-    def writer(self, data: dict[str, Any], extension: Any = None, dtype: Any = None) -> tuple[None, dict[str, Any]]:
-        """What the client gets: no file, the probability of every class, what speaks against them, and who says so."""
-        scores = enumerate(zip(self.class_names, data[self.output_label_key].tolist(), strict=True))
+            (found,) = predictor.score([item_of_image(image)])
+        except StudyError as error:  # that the policy calls one
+            raise HTTPException(422, {"problem": error.code, "message": str(error)}) from error
+        if found.problem:
+            status = 500 if found.problem == UNEXPECTED else 422
+            raise HTTPException(status, {"problem": found.problem, "message": found.message})
+        scores = enumerate(found.probabilities.items())
         prediction = [{"idx": number, "label": name, "score": score} for number, (name, score) in scores]
-        flags = [code for code in data["flags"].split("|") if code]
-        return None, {"prediction": prediction, "flags": flags, "model": {"sha256": self.sha256}}
+        told = {"prediction": prediction, "flags": list(found.flags), "model": {"sha256": found.model}}
+        return None, {**told, "label_names": self.labels}
 
 
 class ClassificationApp(MONAILabelApp):
@@ -99,7 +103,7 @@ class ClassificationApp(MONAILabelApp):
     def init_infers(self) -> dict[str, InferTask]:
         """One task a bundle."""
         folders = sorted(folder for folder in (Path(self.app_dir) / "model").iterdir() if folder.is_dir())
-        return {folder.name: ClassifierTask(str(folder), self.conf) for folder in folders}
+        return {folder.name: ClassifierTask(str(folder)) for folder in folders}
 
     def infer(self, request: dict[str, Any], datastore: Any = None) -> Any:
         """Answer about one study; one that cannot be had gets HTTP status 404, 422 or 502 and our words."""

@@ -18,7 +18,7 @@ from monai_rd.deploy.operators import (
     StudyLoaderOperator,
     quiet_context,
 )
-from monai_rd.deploy.torchscript import StudyClassifier
+from monai_rd.inference import Predictor, TorchScriptFile
 
 logger = logging.getLogger("monai_rd.deploy.app")
 RULES = Path(__file__).parent / "selection.json"  # in the words of DICOMSeriesSelectorOperator
@@ -33,14 +33,14 @@ class StudentApp(Application):
         model = context.models.get() if context.models else None
         if model is None or model.model_type != "torch_script":
             raise ValueError("give the folder of the models, or the model's file, with -m")
-        classifier, output = StudyClassifier(Path(model.path)), Path(context.output_path)
+        predictor, output = Predictor(TorchScriptFile(Path(model.path))), Path(context.output_path)
 
-        index = StudyIndexOperator(self, input_folder=Path(context.input_path), classifier=classifier, name="index")
+        index = StudyIndexOperator(self, input_folder=Path(context.input_path), predictor=predictor, name="index")
         select = DICOMSeriesSelectorOperator(self, rules=RULES.read_text(), all_matched=True, name="select")
-        load = StudyLoaderOperator(self, classifier=classifier, name="load")
-        infer = StudyInferenceOperator(self, classifier=classifier, name="infer")
-        self.classify = ClassifierOperator(self, classifier=classifier, output_folder=output, name="classify")
-        report = ReportWriterOperator(self, classifier=classifier, output_folder=output, name="report")
+        load = StudyLoaderOperator(self, predictor=predictor, name="load")
+        infer = StudyInferenceOperator(self, predictor=predictor, name="infer")
+        self.classify = ClassifierOperator(self, predictor=predictor, output_folder=output, name="classify")
+        report = ReportWriterOperator(self, predictor=predictor, output_folder=output, name="report")
 
         self.add_flow(index, select, {("dicom_study_list", "dicom_study_list")})
         self.add_flow(index, load, {("studies", "studies")})

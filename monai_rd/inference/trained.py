@@ -1,11 +1,10 @@
-"""A bundle that was trained: its student, what inference.json does before it, and images to try it on."""
+"""A bundle that was trained: its student, its inference.json, and images to try it on."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -20,14 +19,13 @@ from torch import Tensor
 from monai_rd import __version__
 from monai_rd.bundle import bundle_root, require_model
 from monai_rd.data.errors import count_codes, original_error
-from monai_rd.files import sha256
 from monai_rd.finite import NotFiniteError
 from monai_rd.overrides import ids_read, refuse_unread, settled, written
 
 if TYPE_CHECKING:
     from monai_rd.networks import DeployedStudent
 
-__all__ = ["Algorithm", "TrainedBundle"]
+__all__ = ["Algorithm", "TrainedBundle", "content_of"]
 
 
 @dataclass(frozen=True)
@@ -37,32 +35,44 @@ class Algorithm:
     Attributes:
         name: of the bundle.
         version: of the bundle and of the package.
-        parameters: the student, the hash of its file, that of its settings, the temperature of its probabilities.
-        settings: SHA-256 of the settings, see `TrainedBundle.settings`.
+        student: its name.
+        sha256: of its file `model.pt`.
+        settings: SHA-256 of what decides an answer beside `model.pt`, see `TrainedBundle.trained`.
+        temperature: of its probabilities.
     """
 
     name: str
     version: str
-    parameters: tuple[str, ...]
+    student: str
+    sha256: str
     settings: str
+    temperature: float
 
     @classmethod
-    def of(cls, metadata: Mapping[str, Any], student: str, model: Mapping[str, Any], settings: str) -> Algorithm:
-        """Name a student.
+    def of(cls, metadata: Mapping[str, Any], student: str, sha256: str, network: Any, settings: str) -> Algorithm:
+        """Name a student of a bundle, whose metadata.json and network are given."""
+        version = f"{metadata['version']} (monai_rd {__version__})"
+        return cls(str(metadata["name"]), version, student, sha256, settings, float(network.temperature))
 
-        Args:
-            metadata: of the bundle.
-            student: its name.
-            model: the hash of its file ("sha256") and the "temperature" of its probabilities.
-            settings: that of its settings.
-        """
-        parameters = (
-            f"student={student}",
-            f"model sha256={model['sha256']}",
-            f"settings sha256={settings}",
-            f"temperature={model['temperature']:.4g}",
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The student, the hash of its file, that of its settings and its temperature, as words."""
+        return (
+            f"student={self.student}",
+            f"model sha256={self.sha256}",
+            f"settings sha256={self.settings}",
+            f"temperature={self.temperature:.4g}",
         )
-        return cls(str(metadata["name"]), f"{metadata['version']} (monai_rd {__version__})", parameters, settings)
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """The student as `scores.json` names it."""
+        return {"sha256": self.sha256, "temperature": self.temperature}
+
+    @property
+    def identity(self) -> str:
+        """What all answers of this student have in common, and those of no other."""
+        return f"{self.sha256} {self.settings}"
 
 
 class TrainedBundle:
@@ -100,29 +110,18 @@ class TrainedBundle:
         read = ids_read([self._inference, self._train])
         refuse_unread(sorted(_heads(overrides) - _heads(read)), read)
         self._overrides = {"bundle_root": str(root), **overrides, **settled(overrides, {})}
-        self.config = self.with_overrides({})
+        self.config = _overridden(self._inference, self._overrides)
         self.root = Path(self.parsed("bundle_root"))
         self.model_path = self.root / "models" / "model.pt"
         require_model(self.model_path)
-        asked = set(re.findall(r"@trained\['(\w+)'\]", json.dumps(self._inference)))
-        self.trained = {
-            name: self.parsed(name) if name in self.config else value
-            for name, value in self.parsed("trained").items()
-            if name in asked
+        self.trained: dict[str, Any] = {
+            name: self.parsed(name) if name in self.config else value for name, value in self.parsed("trained").items()
         }
         self.network = self._filled()
 
-    def with_overrides(self, overrides: Mapping[str, Any]) -> ConfigParser:
-        """inference.json anew, with these overrides beside the bundle's own."""
-        return _overridden(self._inference, {**self._overrides, **overrides})
-
     def parsed(self, name: str) -> Any:
-        """What an id of inference.json stands for.
-
-        Raises:
-            Exception: what was wrong with it, without MONAI's "Failed to evaluate" around it.
-        """
-        return _parsed(self.config, name)
+        """What an id of inference.json stands for, see `content_of`."""
+        return content_of(self.config, name)
 
     def _filled(self) -> DeployedStudent:
         network: DeployedStudent = self.parsed("network_def")
@@ -150,24 +149,10 @@ class TrainedBundle:
         return list(self.trained["class_names"])
 
     @cached_property
-    def model(self) -> dict[str, Any]:
-        """SHA-256 of `models/model.pt` ("sha256") and the "temperature" of its probabilities."""
-        return {"sha256": sha256(self.model_path), "temperature": float(self.network.temperature)}
-
-    @cached_property
-    def settings(self) -> str:
-        """SHA-256 of `trained`: what decides an answer beside `model.pt`."""
-        return hashlib.sha256(json.dumps(self.trained, sort_keys=True).encode()).hexdigest()
-
-    @property
-    def identity(self) -> str:
-        """What all answers of this student have in common, and those of no other."""
-        return f"{self.model['sha256']} {self.settings}"
-
-    @property
     def algorithm(self) -> Algorithm:
         """What reports name."""
-        return Algorithm.of(self.metadata, self.network.name, self.model, self.settings)
+        settings = hashlib.sha256(json.dumps(self.trained, sort_keys=True).encode()).hexdigest()
+        return Algorithm.of(self.metadata, self.network.name, self.parsed("model_sha256"), self.network, settings)
 
     @cached_property
     def image_shape(self) -> tuple[int, ...]:
@@ -176,8 +161,8 @@ class TrainedBundle:
         return (slices, 3, *size) if self.network.spatial_dims == 2 else (1, slices, *size)
 
     def inference_json(self) -> dict[str, Any]:
-        """inference.json that needs no `settings.json` beside a model: what it told stands in the config itself."""
-        return {**self._inference, "trained": _literal(self.trained)}
+        """inference.json that needs no files of a training: what they told stands in the config itself."""
+        return {**self._inference, "trained": _literal(self.trained), "model_sha256": self.algorithm.sha256}
 
     @cached_property
     def _training(self) -> Any:
@@ -197,12 +182,12 @@ class TrainedBundle:
         Raises:
             ValueError: no labelled data, see `make_datalist`.
         """
-        return _parsed(self._training, "data")
+        return content_of(self._training, "data")
 
     @property
     def phantom(self) -> bool:
         """Whether `data` are phantoms."""
-        return bool(_parsed(self._training, "phantom"))
+        return bool(content_of(self._training, "phantom"))
 
     @property
     def of_other_data(self) -> bool:
@@ -222,13 +207,10 @@ class TrainedBundle:
         Raises:
             ValueError: none can be read.
         """
-        from monai_rd.data import TolerantDataset
-
         items = self.data[split]
         chosen = items[:: -(-len(items) // most)] if items else []
-        shape = self.parsed("dataset#shape")
         unread: list[str] = []
-        for item in TolerantDataset(chosen, self.parsed("preprocessing"), shape, self.parsed("policy")):
+        for item in self.parsed("prepare").dataset(chosen):
             if item["problem"]:
                 unread.append(item["problem"])
             else:
@@ -248,7 +230,12 @@ def _literal(value: Any) -> str:
     return "$" + repr(value).replace("@", r"\x40")  # looked for inside of expressions too
 
 
-def _parsed(config: Any, name: str) -> Any:
+def content_of(config: ConfigParser, name: str) -> Any:
+    """What an id of a config stands for.
+
+    Raises:
+        Exception: what was wrong with it, without MONAI's "Failed to evaluate" around it.
+    """
     try:
         return config.get_parsed_content(name)
     except RuntimeError as error:

@@ -1,0 +1,38 @@
+"""From a study to a `Prediction`: one way, whatever asks and in whatever form the student runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from monai_rd.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from monai_rd.inference.classifier import Inferred, Preparation, StudyClassifier, infer
+    from monai_rd.inference.prediction import Prediction, read_scores, write_scores
+    from monai_rd.inference.predictor import Predictor
+    from monai_rd.inference.torchscript import TorchScriptFile
+    from monai_rd.inference.trained import TrainedBundle
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "classifier": ("Inferred", "Preparation", "StudyClassifier", "infer"),
+        "prediction": ("Prediction", "read_scores", "write_scores"),
+        "predictor": ("Predictor",),
+        "torchscript": ("TorchScriptFile",),
+        "trained": ("TrainedBundle",),
+    },
+)
+
+__all__ = [
+    "Inferred",
+    "Prediction",
+    "Predictor",
+    "Preparation",
+    "StudyClassifier",
+    "TorchScriptFile",
+    "TrainedBundle",
+    "infer",
+    "read_scores",
+    "write_scores",
+]
