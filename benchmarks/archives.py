@@ -23,12 +23,12 @@ from timing import in_turn, machine, middle, ratios
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from monai_rd.data.phantoms import ct
-from monai_rd.deploy.archive import Archive, Query
-from monai_rd.deploy.archive_places import ArchiveSource, State
-from monai_rd.deploy.archive_url import open_archive
-from tests.deploy.servers import running_orthanc
+from monai_rd.integrations.archives.archive import Archive, Query
+from monai_rd.integrations.archives.archive_places import ArchiveSource, State
+from monai_rd.integrations.archives.archive_url import open_archive
+from monai_rd.phantoms import ct
 from tests.dicom_files import make_series
+from tests.integrations.servers import running_orthanc
 
 
 def all_studies(archive: Archive, folder: Path, expected: int) -> Callable[[], None]:

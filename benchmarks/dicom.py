@@ -38,7 +38,7 @@ from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, MRImageStor
 from rich.console import Console
 from rich.table import Table
 
-from monai_rd.data.dicom import load_series
+from monai_rd.dicom import load_series
 
 ENCODERS: dict[str, Callable[[np.ndarray], bytes] | None] = {
     "1.2.840.10008.1.2.1": None,
@@ -215,7 +215,7 @@ def headers_per_second(place: Path, files: int) -> None:
 INDEX = """
 import logging, re, sys, time
 from pathlib import Path
-from monai_rd.data.dicom import index_dicom
+from monai_rd.dicom import index_dicom
 
 if __name__ == "__main__":
     logging.disable(logging.WARNING)

@@ -30,8 +30,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from monai_rd.bundle import bundle_root
-from monai_rd.deploy import FORMATS, export_formats
-from monai_rd.deploy.program import Probabilities, taken_for
+from monai_rd.export import FORMATS, export_formats
+from monai_rd.export.program import Probabilities, taken_for
 from monai_rd.inference import TrainedBundle
 from monai_rd.networks import FrozenFoundationModel, Student, channels_last
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from monai_rd.networks import FrozenFoundationModel, Preprocessing
-from monai_rd.networks.foundation_zoo.networks import TeacherBackbone
+from monai_rd.networks.teacher.zoo.networks import TeacherBackbone
 from monai_rd.transforms import ChannelsToBagd, CTAugmentation, HounsfieldWindowsd, LoadImageOrSeriesd, SliceStackd
 
 

@@ -24,7 +24,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from monai_rd.bundle import bundle_config
-from monai_rd.data import DataList
+from monai_rd.datasets import DataList
 from monai_rd.networks import FrozenFoundationModel, Reads, load_teacher
 from monai_rd.protocol.experiments import SPLIT_SEED, part_of
 

@@ -31,8 +31,8 @@ from rich.table import Table
 from timing import arguments, in_child, in_turn, machine, middle, ratios
 from torch import nn
 
-from monai_rd.data import ReplayedViews, SkippingCacheDataset, Teaching
-from monai_rd.data.batches import Shown
+from monai_rd.cache import ReplayedViews, SkippingCacheDataset, Teaching
+from monai_rd.cache.batches import Shown
 from monai_rd.handlers.speed import peak_memory
 from monai_rd.networks import FrozenFoundationModel, Preprocessing, Reads
 from monai_rd.transforms import ChannelsToBagd, HounsfieldWindowsd, LoadImageOrSeriesd, SliceStackd, bag_collate

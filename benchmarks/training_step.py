@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_rd.bundle import default_workers
-from monai_rd.data import SkippingCacheDataset, taught_dataset
+from monai_rd.cache import SkippingCacheDataset, taught_dataset
 from monai_rd.handlers import CoTrainingHandler, CPUAutocast, EpochSeedHandler, amp_settings
 from monai_rd.handlers.speed import peak_memory
 from monai_rd.losses import ClassificationLoss

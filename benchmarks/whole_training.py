@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from timing import arguments, in_turn, machine, middle
 
-from monai_rd.data import Teaching
+from monai_rd.cache import Teaching
 from monai_rd.handlers import default_amp
 from monai_rd.memory import keep_freed_memory
 from monai_rd.networks import Reads

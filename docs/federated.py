@@ -23,8 +23,8 @@ from monai.fl.utils.constants import ExtraItems, WeightType
 from monai.fl.utils.exchange_object import ExchangeObject
 
 from monai_rd.bundle import bundle_root, words_as_overrides
-from monai_rd.data import phantom_cohort
-from monai_rd.federated import SiteClient
+from monai_rd.integrations.federated import SiteClient
+from monai_rd.phantoms import phantom_cohort
 
 Weights = dict[str, torch.Tensor]
 SITES = ("site_a", "site_b")

@@ -13,13 +13,13 @@ import typer
 from rich.text import Text
 
 from monai_rd.cli import bundles
+from monai_rd.cli.benchmark import app as benchmark
+from monai_rd.cli.export import export_command
+from monai_rd.cli.features import app as features
+from monai_rd.cli.predict import SOME_LEFT_OUT, predict
 from monai_rd.console import terminal
-from monai_rd.data.errors import words_of_the_system
-from monai_rd.deploy.command import SOME_LEFT_OUT, predict
-from monai_rd.deploy.export_command import export_command
-from monai_rd.features_command import app as features
+from monai_rd.errors import words_of_the_system
 from monai_rd.files import no_room, told
-from monai_rd.protocol.command import app as benchmark
 from monai_rd.streams import lasting_streams
 from monai_rd.text import printable
 
@@ -87,9 +87,9 @@ def index(
 
     Exit code 3 if anything there cannot be opened or parsed, so that it stands in no series.
     """
-    from monai_rd.data.dicom import SeriesRule, choose_series, index_dicom
-    from monai_rd.data.errors import Policy, count_codes
-    from monai_rd.data.pseudonyms import project_key
+    from monai_rd.dicom import SeriesRule, choose_series, index_dicom
+    from monai_rd.errors import Policy, count_codes
+    from monai_rd.pseudonyms import project_key
     from monai_rd.report.series import series_table, write_series
 
     rule, actions = SeriesRule.of(_rule(modality, description, orientation, pick, per)), Policy(_policy(policy))
@@ -132,8 +132,8 @@ def datalist(
     key: Key = Path("monai_rd.key"),
 ) -> None:
     """Make MONAI's data list of a folder: splits by patient, stratified, everything that is wrong said at once."""
-    from monai_rd.data.datalist import make_datalist, make_folds, write_datalist
-    from monai_rd.data.pseudonyms import project_key
+    from monai_rd.datasets.datalist import make_datalist, make_folds, write_datalist
+    from monai_rd.pseudonyms import project_key
 
     names = None if class_names is None else [name.strip() for name in class_names.split(",")]
     rule, actions = _rule(modality, description, orientation, pick, per), _policy(policy)
@@ -166,10 +166,10 @@ def audit(
     """Look for copies, leaks, contradicting labels, shortcuts and outliers; exit code 1 if there is an error."""
     import json
 
-    from monai_rd import audit as audits
-    from monai_rd.data.datalist import read_datalist, write_datalist
-    from monai_rd.data.pseudonyms import project_key
+    from monai_rd.datasets import audit as audits
+    from monai_rd.datasets.datalist import read_datalist, write_datalist
     from monai_rd.files import atomic_write
+    from monai_rd.pseudonyms import project_key
 
     secret = project_key(key)
     made, left_out = read_datalist(dataset_dir, datalist, {"default": "skip"}, secret)
@@ -199,7 +199,7 @@ def students(
     seconds: Annotated[float, typer.Option(min=0, help="Measure so long; three rounds at least.")] = 15,
 ) -> None:
     """List students: parameters, multiply-accumulates, width, and latency measured on this CPU now."""
-    from monai_rd.networks.student_table import FOR_IMAGES, FOR_VOLUMES, measure_students, student_table
+    from monai_rd.networks.student.table import FOR_IMAGES, FOR_VOLUMES, measure_students, student_table
 
     recommended = FOR_VOLUMES if volumes else FOR_IMAGES
     console = terminal()
@@ -214,7 +214,7 @@ def label_app(
     bundles: Annotated[list[Path], typer.Argument(help="Folders of trained bundles.")],
 ) -> None:
     """Write a MONAI Label app that serves trained bundles."""
-    from monai_rd.deploy.label import write_label_app
+    from monai_rd.integrations.monai_label.application import write_label_app
 
     copies = write_label_app(folder, bundles)
     print(f"{folder}: {', '.join(copy.name for copy in copies)}")
@@ -226,7 +226,7 @@ def deploy_app(
     bundle: Annotated[str, typer.Argument(help="Folder of a trained bundle, or the name of one of the project's.")],
 ) -> None:
     """Write a trained bundle as an application for MONAI Deploy: DICOM in, scores and DICOM SR out."""
-    from monai_rd.deploy.application import write_application
+    from monai_rd.integrations.monai_deploy.application import write_application
 
     write_application(folder, bundle)
     print(f"{folder}: python {folder / 'app.py'} -i DICOM_FOLDER -o OUTPUT_FOLDER -m {folder / 'models'}")
@@ -237,7 +237,7 @@ def list_teachers(context: typer.Context) -> None:
     """List the foundation models that are known by name: size, features, licence and how to get the file."""
     if context.invoked_subcommand is not None:
         return
-    from monai_rd.networks.foundation_zoo.table import files_by_hand, teachers_table
+    from monai_rd.networks.teacher.zoo.table import files_by_hand, teachers_table
 
     console = terminal()
     console.print(teachers_table())
@@ -254,8 +254,8 @@ def check(
 ) -> None:
     """Load a file as a teacher and say what was loaded and how its features look; exit code 1 if they are useless."""
     from monai_rd import bundle, overrides
-    from monai_rd.networks.foundation_zoo.loading import in_order, teacher_names
-    from monai_rd.networks.foundation_zoo.table import check_file
+    from monai_rd.networks.teacher.zoo.loading import in_order, teacher_names
+    from monai_rd.networks.teacher.zoo.table import check_file
 
     names = teacher_names(name)
     told = None if options is None else overrides.settled({"teacher_options": overrides.parsed(options)}, {})

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from monai_rd.data.errors import original_error
+from monai_rd.errors import original_error
 from monai_rd.files import no_room, sha256, told
 from monai_rd.memory import keep_freed_memory
 from monai_rd.overrides import (

@@ -58,7 +58,7 @@ def damaged(content: bytes, dice: random.Random, forge: Callable[[bytearray, ran
 
 def try_all(folder: Path, numbers: Iterable[int], make: Callable[[int], Sequence[Callable[[], object]]]) -> None:
     """Write into `folder` what came of each number's calls: "read", the code of a `StudyError`, or what escaped."""
-    from monai_rd.data.errors import StudyError
+    from monai_rd.errors import StudyError
 
     with open(folder / "log", "w", buffering=1) as log:
         for number in numbers:

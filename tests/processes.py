@@ -16,7 +16,8 @@ from torch.multiprocessing import start_processes  # type: ignore[attr-defined]
 
 PRELOADED = [
     "monai.bundle",
-    "monai_rd.data",
+    "monai_rd.cache",
+    "monai_rd.datasets",
     "monai_rd.handlers",
     "monai_rd.networks",
     "torch.distributed",

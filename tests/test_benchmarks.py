@@ -11,7 +11,7 @@ import torch
 from monai.transforms import Compose
 from rich.console import Console
 
-from monai_rd.data import SkippingCacheDataset
+from monai_rd.cache import SkippingCacheDataset
 from monai_rd.networks import Student
 from monai_rd.transforms import CTAugmentation
 

@@ -21,16 +21,16 @@ from safetensors import SafetensorError
 
 from monai_rd.__main__ import main
 from monai_rd.adapters.stored import save_adapted
-from monai_rd.data import cached_items
-from monai_rd.data.errors import original_error
-from monai_rd.data.feature_store import FeatureStore
-from monai_rd.data.lists import DataList, write_datalist
-from monai_rd.data.pseudonyms import project_key
-from monai_rd.deploy.places import write_object
+from monai_rd.cache import items as cached_items
+from monai_rd.cache.feature_store import FeatureStore
+from monai_rd.datasets.lists import DataList, write_datalist
+from monai_rd.errors import original_error
 from monai_rd.files import DiskFullError, atomic_path, atomic_write, no_room, told
 from monai_rd.handlers.checkpoint import save_atomically
 from monai_rd.inference import write_scores
+from monai_rd.integrations.archives.places import write_object
 from monai_rd.networks import FrozenFoundationModel, Preprocessing
+from monai_rd.pseudonyms import project_key
 from monai_rd.report import save_figure
 from tests.tiny_run import TinyRun
 

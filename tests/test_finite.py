@@ -12,7 +12,7 @@ from torch import nn
 
 from monai_rd.adapters import load_adapted
 from monai_rd.adapters.stored import save_adapted
-from monai_rd.data.feature_store import FeatureStore
+from monai_rd.cache.feature_store import FeatureStore
 from monai_rd.finite import NotFiniteError, not_finite
 from monai_rd.networks import DeployedStudent, FrozenFoundationModel, Preprocessing, Student, load_teacher
 from monai_rd.networks.weights_file import load_strictly

@@ -19,8 +19,8 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from monai_rd.__main__ import app, main
-from monai_rd.data import make_datalist
-from monai_rd.data.pseudonyms import project_key
+from monai_rd.datasets import make_datalist
+from monai_rd.pseudonyms import project_key
 from tests.dicom_files import NAME, PATIENT_ID, make_series
 
 
@@ -225,9 +225,7 @@ def test_the_command_is_installed(tmp_path: Path) -> None:
 
 
 def test_headers_do_not_wait_for_torch() -> None:
-    code = (
-        "import sys, monai_rd.data.dicom, monai_rd.__main__; print([n for n in ('torch', 'monai') if n in sys.modules])"
-    )
+    code = "import sys, monai_rd.dicom, monai_rd.__main__; print([n for n in ('torch', 'monai') if n in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
 
@@ -248,7 +246,7 @@ def test_of_a_path_no_more_is_told_than_was_typed(
     def refused(*words: object, **named: object) -> None:
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr("monai_rd.data.datalist.make_datalist", refused)
+    monkeypatch.setattr("monai_rd.datasets.datalist.make_datalist", refused)
     ran = monai_rd("datalist", "data", "--out=out/Doe^Jane", "--key", tmp_path / "key", folder=tmp_path)
     assert ran.returncode == 2
     assert said in ran.stderr
@@ -261,5 +259,5 @@ def test_what_the_system_says_otherwise_stays(
     def refused(*words: object, **named: object) -> None:
         raise OSError("the disk is too small: take another")
 
-    monkeypatch.setattr("monai_rd.data.datalist.make_datalist", refused)
+    monkeypatch.setattr("monai_rd.datasets.datalist.make_datalist", refused)
     assert "the disk is too small: take another" in monai_rd("datalist", "data", "--out", "x", folder=tmp_path).stderr

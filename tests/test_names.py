@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from monai_rd.__main__ import app, main
 from monai_rd.console import terminal
-from monai_rd.data.dicom import index_dicom
+from monai_rd.dicom import index_dicom
 from monai_rd.inference import Prediction, write_scores
 from monai_rd.networks import Student
 from monai_rd.protocol.tables import Grid

@@ -11,8 +11,8 @@ import pytest
 from monai.bundle import ConfigWorkflow
 
 from monai_rd.bundle import words_as_overrides
-from monai_rd.data.dicom import SeriesRule
-from monai_rd.data.errors import Policy, original_error
+from monai_rd.dicom import SeriesRule
+from monai_rd.errors import Policy, original_error
 from monai_rd.overrides import OverrideError, overridden, settled, typed_words, unread_ids
 
 BUNDLES = Path(__file__).parents[1] / "bundles"

@@ -24,7 +24,7 @@ import pytest
 
 from monai_rd.__main__ import main
 from tests.bundles.commands import BUNDLES, copied, monai
-from tests.deploy.trained import trained_bundle
+from tests.integrations.trained import trained_bundle
 from tests.planted import (
     OF_THE_STUDY,
     names_below,

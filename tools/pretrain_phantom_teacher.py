@@ -1,4 +1,4 @@
-"""Pretrain a small teacher that the package ships, and write `monai_rd/networks/weights/phantom_MODALITY.safetensors`.
+"""Pretrain a small teacher that the package ships: `monai_rd/networks/teacher/weights/phantom_MODALITY.safetensors`.
 
     python tools/pretrain_phantom_teacher.py --modality ct
 
@@ -24,12 +24,12 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_rd.data.phantoms import MODALITIES
-from monai_rd.networks.foundation_zoo import TEACHERS, save_teacher
+from monai_rd.networks.teacher.zoo import TEACHERS, save_teacher
+from monai_rd.phantoms import MODALITIES
 from monai_rd.transforms import ColourConstancyd, MRIntensityd
 from monai_rd.transforms.ct import WINDOWS
 
-WEIGHTS = Path(__file__).parents[1] / "monai_rd" / "networks" / "weights"
+WEIGHTS = Path(__file__).parents[1] / "monai_rd" / "networks" / "teacher" / "weights"
 SEED = 7_000_001  # far from the seeds of cohorts
 
 

@@ -20,7 +20,7 @@ from monai.data import MetaTensor
 from monai.data.utils import list_data_collate
 from monai.transforms import MapTransform, Orientation
 
-from monai_rd.data.errors import UnsupportedImageError
+from monai_rd.errors import UnsupportedImageError
 from monai_rd.teacher_features import TEACHER_FEATURES
 from monai_rd.teacher_image import TEACHER_IMAGE
 from monai_rd.transforms.each import EachImaged

@@ -17,7 +17,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import RandAffined, RandFlipd, RandScaleIntensityd, RandShiftIntensityd
 
-from monai_rd.data.errors import WrongIntensityError
+from monai_rd.errors import WrongIntensityError
 from monai_rd.transforms.augment import InPlaneAugmentation
 from monai_rd.transforms.each import EachImaged
 

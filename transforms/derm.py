@@ -14,7 +14,7 @@ from monai.transforms import MapTransform, RandFlipd, RandomizableTransform
 from monai.utils import convert_to_tensor
 from torchvision.transforms import functional
 
-from monai_rd.data.errors import EmptyImageError, WrongIntensityError
+from monai_rd.errors import EmptyImageError, WrongIntensityError
 from monai_rd.transforms.augment import InPlaneAugmentation, clip, small_affine
 from monai_rd.transforms.display import check_display
 from monai_rd.transforms.each import EachImaged

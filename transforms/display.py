@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 
-from monai_rd.data.errors import WrongIntensityError
+from monai_rd.errors import WrongIntensityError
 from monai_rd.transforms.each import EachImaged
 
 __all__ = ["DisplayIntensityd", "check_display"]

@@ -19,10 +19,10 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 
-from monai_rd.data.dicom import is_dicom
-from monai_rd.data.errors import Policy
-from monai_rd.data.images import read_image
+from monai_rd.dicom import is_dicom
+from monai_rd.errors import Policy
 from monai_rd.files import READ_SUFFIXES
+from monai_rd.images import read_image
 from monai_rd.transforms.each import EachImaged
 
 __all__ = ["LoadDicomSeriesd", "LoadImageOrSeriesd"]
@@ -47,7 +47,7 @@ class LoadDicomSeriesd(EachImaged):
         self.window, self.policy = window, Policy(policy)
 
     def _transform(self, source: str | Path | Sequence[str]) -> MetaTensor:
-        from monai_rd.data.dicom import load_series  # needs pydicom 3, which MONAI Label's environment lacks
+        from monai_rd.dicom import load_series
 
         series = load_series(source, window=self.window, policy=self.policy)
         meta: dict[str, Any] = {"intensity": series.intensity, "modality": series.modality}

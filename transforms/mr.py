@@ -17,7 +17,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import RandAdjustContrastd, RandBiasFieldd, RandFlipd
 
-from monai_rd.data.errors import EmptyImageError, WrongIntensityError
+from monai_rd.errors import EmptyImageError, WrongIntensityError
 from monai_rd.transforms.augment import InPlaneAugmentation, clip, small_affine
 from monai_rd.transforms.bag import luminance
 from monai_rd.transforms.each import EachImaged

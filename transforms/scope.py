@@ -10,7 +10,7 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
-from monai_rd.data.errors import (
+from monai_rd.errors import (
     OutOfScopeError,
     Policy,
     UnusualIntensitiesError,

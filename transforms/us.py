@@ -22,7 +22,7 @@ from monai.transforms import MapTransform, RandFlipd, RandomizableTransform, Spa
 from monai.utils import convert_to_tensor
 from scipy import ndimage
 
-from monai_rd.data.errors import EmptyImageError, UnsupportedImageError
+from monai_rd.errors import EmptyImageError, UnsupportedImageError
 from monai_rd.transforms.augment import InPlaneAugmentation, clip, small_affine
 from monai_rd.transforms.bag import luminance
 from monai_rd.transforms.display import check_display

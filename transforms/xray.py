@@ -12,7 +12,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import RandScaleIntensityd, RandShiftIntensityd, SpatialCrop
 
-from monai_rd.data.errors import UnsupportedImageError
+from monai_rd.errors import UnsupportedImageError
 from monai_rd.transforms.augment import InPlaneAugmentation, clip, small_affine
 from monai_rd.transforms.bag import luminance
 from monai_rd.transforms.each import EachImaged

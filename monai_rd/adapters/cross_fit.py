@@ -13,10 +13,10 @@ from monai.data import DataLoader, Dataset, DistributedSampler
 from torch import Tensor, nn
 from torch.utils.data import RandomSampler
 
-from monai_rd.data.fingerprints import transforms_fingerprint
+from monai_rd.cache.fingerprints import transforms_fingerprint
 from monai_rd.networks.features import Reads, TeacherFeatures
-from monai_rd.networks.foundation import FrozenFoundationModel
 from monai_rd.networks.levels import Level, Levels
+from monai_rd.networks.teacher.foundation import FrozenFoundationModel
 from monai_rd.processes import world_size
 
 __all__ = ["CrossFittedTeacher", "fold_of_items", "loader_without"]

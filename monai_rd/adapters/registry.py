@@ -12,7 +12,7 @@ from monai_rd.adapters.vpt import VPT_DEEP, VPT_SHALLOW
 from monai_rd.adapters.vqt import VQT
 from monai_rd.adapters.whole import FULL, LINEAR_PROBE
 from monai_rd.nearest import did_you_mean
-from monai_rd.networks.several import SeveralTeachers
+from monai_rd.networks.teacher.several import SeveralTeachers
 
 if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel

@@ -12,10 +12,10 @@ from monai.data.utils import set_rnd
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from monai_rd.data.fingerprints import fingerprint, item_key, transforms_fingerprint
+from monai_rd.cache.fingerprints import fingerprint, item_key, transforms_fingerprint
 from monai_rd.files import atomic_path, second_name
 from monai_rd.networks.bag import fold
-from monai_rd.networks.several import SeveralTeachers
+from monai_rd.networks.teacher.several import SeveralTeachers
 from monai_rd.processes import first_decides, rank
 from monai_rd.teacher_image import teacher_image
 

@@ -28,7 +28,7 @@ from monai_rd.adapters.registry import build_adapter
 from monai_rd.adapters.standardised import standardise
 from monai_rd.adapters.stored import load_adapted, read_description, save_adapted
 from monai_rd.adapters.whole import LINEAR_PROBE
-from monai_rd.data.fingerprints import transforms_fingerprint
+from monai_rd.cache.fingerprints import transforms_fingerprint
 from monai_rd.files import second_name
 from monai_rd.finite import NotFiniteError, TermSums
 from monai_rd.handlers.cotraining import explain_small_batch

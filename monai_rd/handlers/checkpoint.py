@@ -18,7 +18,7 @@ from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys
 from torch import nn
 
-from monai_rd.data.lists import compare_identities
+from monai_rd.datasets.lists import compare_identities
 from monai_rd.files import atomic_path, atomic_write
 from monai_rd.finite import NotFiniteError
 from monai_rd.handlers.run_lock import RunLock

@@ -9,7 +9,7 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 
-from monai_rd.data.errors import StudyError
+from monai_rd.errors import StudyError
 from monai_rd.inference.classifier import StudyClassifier
 from monai_rd.inference.prediction import Prediction, write_scores
 

@@ -14,8 +14,8 @@ import torch
 from monai.utils.enums import CommonKeys
 from torch import Tensor
 
-from monai_rd.data.dataset import TolerantDataset
-from monai_rd.data.studies import files_of_item
+from monai_rd.cache.tolerant import TolerantDataset
+from monai_rd.datasets.studies import files_of_item
 from monai_rd.inference.prediction import Prediction
 from monai_rd.losses import class_probabilities
 from monai_rd.transforms import bag_collate

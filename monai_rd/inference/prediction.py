@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from monai_rd.data.errors import StudyError, count_codes
+from monai_rd.errors import StudyError, count_codes
 from monai_rd.files import atomic_write
 from monai_rd.text import csv_of
 from monai_rd.versions import versions

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from monai.data import DataLoader
 
-from monai_rd.data.errors import StudyError, original_error
-from monai_rd.data.studies import Studies, files_of_item, find_studies
+from monai_rd.datasets.studies import Studies, files_of_item, find_studies
+from monai_rd.errors import StudyError, original_error
 from monai_rd.inference.classifier import StudyClassifier
 from monai_rd.inference.prediction import Prediction, write_scores
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from monai_rd import __version__
 from monai_rd.bundle import bundle_root, require_model
-from monai_rd.data.errors import count_codes, original_error
+from monai_rd.errors import count_codes, original_error
 from monai_rd.finite import NotFiniteError
 from monai_rd.overrides import ids_read, refuse_unread, settled, written
 

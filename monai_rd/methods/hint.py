@@ -17,7 +17,7 @@ from monai_rd.methods.maps import shrink_to_common
 from monai_rd.networks import FrozenFoundationModel, Reads, Student
 from monai_rd.networks.levels import nearest_level, pair_levels
 from monai_rd.networks.reprogramming import conv_norm
-from monai_rd.networks.standardisation import RunningStandardisation
+from monai_rd.networks.teacher.standardisation import RunningStandardisation
 
 __all__ = ["Hint"]
 

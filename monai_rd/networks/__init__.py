@@ -1,12 +1,12 @@
 """What is frozen and what is trained: teachers, students, and phi between them."""
 
 from monai_rd.networks.features import Reads, StudentFeatures, TeacherFeatures
-from monai_rd.networks.foundation import FrozenFoundationModel
-from monai_rd.networks.foundation_zoo import TEACHERS, load_teacher
 from monai_rd.networks.levels import Level
 from monai_rd.networks.preprocessing import Preprocessing, VolumePreprocessing
 from monai_rd.networks.reprogramming import Reprogrammer
-from monai_rd.networks.students import STUDENTS, DeployedStudent, Student, channels_last, student_dims
+from monai_rd.networks.student.students import STUDENTS, DeployedStudent, Student, channels_last, student_dims
+from monai_rd.networks.teacher.foundation import FrozenFoundationModel
+from monai_rd.networks.teacher.zoo import TEACHERS, load_teacher
 
 __all__ = [
     "STUDENTS",

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from monai_rd.bundle import bundle_root
-from monai_rd.data.walk import walk
 from monai_rd.files import atomic_write, sha256
 from monai_rd.versions import versions
+from monai_rd.walk import walk
 
 __all__ = ["Cell", "Result", "data_fingerprint", "read_result"]
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from monai_rd.networks.student_table import count_macs
+from monai_rd.networks.student.table import count_macs
 from monai_rd.protocol.paper import TABLE_6
 from monai_rd.protocol.tables import Grid, Report
 

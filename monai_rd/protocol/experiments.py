@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from monai_rd.bundle import bundle_config, word_pairs, words_as_overrides
-from monai_rd.data import DataList, phantom_cohort, write_datalist
-from monai_rd.data.pseudonyms import project_key
+from monai_rd.datasets import DataList, write_datalist
 from monai_rd.files import content_hash
+from monai_rd.phantoms import phantom_cohort
 from monai_rd.protocol.cells import Cell, data_fingerprint
+from monai_rd.pseudonyms import project_key
 
 __all__ = [
     "SPLIT_SEED",
@@ -230,8 +231,8 @@ def experiment(
         FileNotFoundError: no such data, bundle or teacher's file.
     """
     from monai_rd.methods import method_class
-    from monai_rd.networks.foundation_zoo import check_teacher_name
-    from monai_rd.networks.students import student_dims
+    from monai_rd.networks.student.students import student_dims
+    from monai_rd.networks.teacher.zoo import check_teacher_name
 
     for teacher in teachers:
         check_teacher_name(teacher)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from monai_rd.data.published import recognise
+from monai_rd.datasets.published import recognise
 
 __all__ = ["FACTS", "PUBLISHED", "TABLE_6", "Published", "facts_of", "paper_value", "published_name"]
 

@@ -17,7 +17,7 @@ from scipy.special import expit, logit, softmax
 
 from monai_rd.bundle import require_model
 from monai_rd.console import terminal
-from monai_rd.data.errors import count_codes
+from monai_rd.errors import count_codes
 from monai_rd.files import atomic_path, atomic_write
 from monai_rd.handlers.checkpoint import save_atomically
 from monai_rd.losses import class_probabilities

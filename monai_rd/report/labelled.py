@@ -15,7 +15,7 @@ from monai.utils.enums import CommonKeys
 from rich.table import Table
 
 from monai_rd.console import terminal
-from monai_rd.data.studies import GROUPS
+from monai_rd.datasets.studies import GROUPS
 from monai_rd.files import atomic_write
 from monai_rd.report.curves import calibrated_events, reliability
 from monai_rd.report.metrics import METRIC_NAMES, classification_metrics, multi_label_metrics, present_metrics

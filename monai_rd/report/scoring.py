@@ -10,7 +10,7 @@ import torch
 from monai.data import DataLoader
 from torch import Tensor, nn
 
-from monai_rd.data.errors import count_codes
+from monai_rd.errors import count_codes
 from monai_rd.inference import infer
 from monai_rd.losses import class_probabilities
 from monai_rd.networks.features import Reads

@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from monai_rd.data.dicom import SeriesInfo
+from monai_rd.dicom import SeriesInfo
 from monai_rd.files import atomic_write
 from monai_rd.text import csv_of
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from monai_rd.adapters import ADAPTERS, build_adapter
 from monai_rd.networks import TEACHERS, FrozenFoundationModel, Preprocessing, Reads, VolumePreprocessing
-from monai_rd.networks.foundation_zoo.networks import TeacherBackbone, build
+from monai_rd.networks.teacher.zoo.networks import TeacherBackbone, build
 from tests.adapters.tiny import DEPTH, HEADS, KINDS, PLAIN, WIDTH, Literal, inputs, network, teacher
 
 FEW: dict[str, dict[str, Any]] = {"lpt": {"tokens": 2, "groups": 4, "grouped_blocks": 2}}

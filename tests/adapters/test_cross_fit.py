@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_rd.adapters import CrossFittedTeacher, load_adapted
-from monai_rd.data.lists import DataList
-from monai_rd.data.problems import DataListError
+from monai_rd.datasets.lists import DataList
+from monai_rd.datasets.problems import DataListError
 from monai_rd.networks import FrozenFoundationModel, Preprocessing, Reads
 from tests.adapters.test_tuning import as_arrays, items, tune
 from tests.adapters.tiny import teacher

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_rd.networks import FrozenFoundationModel, Preprocessing
-from monai_rd.networks.foundation_zoo.networks import TeacherBackbone
+from monai_rd.networks.teacher.zoo.networks import TeacherBackbone
 
 WIDTH, HEADS, DEPTH, SIDE = 32, 4, 3, 4
 PLAIN = Preprocessing(32, (0.5,) * 3, (0.5,) * 3)

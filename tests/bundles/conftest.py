@@ -12,8 +12,8 @@ import pytest
 from filelock import FileLock
 from pydicom.dataset import Dataset
 
-from monai_rd.data import phantom_cohort, phantom_pool
-from monai_rd.data.phantoms.writing import Identity
+from monai_rd.phantoms import phantom_cohort, phantom_pool
+from monai_rd.phantoms.writing import Identity
 from tests.bundles.commands import PLANTED, copied, train
 
 Once = Callable[[str, Callable[[Path], str]], tuple[Path, str]]
@@ -51,7 +51,7 @@ def cohort_of(once: Once) -> Callable[[str], str]:
             with pytest.MonkeyPatch.context() as patch:
                 sizes = (32, 12, 20) if modality == "ct" else (16, 8, 8)
                 split = dict(zip(("training", "validation", "test"), sizes, strict=True))
-                patch.setattr("monai_rd.data.phantoms.cohort.SPLIT", split)
+                patch.setattr("monai_rd.phantoms.cohort.SPLIT", split)
                 patch.setattr(Identity, "header", planted)
                 return phantom_cohort(folder, modality)
 
@@ -67,7 +67,7 @@ def pool_of(once: Once, cohort_of: Callable[[str], str]) -> Callable[[str], str]
     def of(modality: str) -> str:
         def make(folder: Path) -> str:
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("monai_rd.data.phantoms.cohort.POOL", 12)
+                patch.setattr("monai_rd.phantoms.cohort.POOL", 12)
                 return phantom_pool(cohort_of(modality))
 
         return once(f"pool_{modality}", make)[1]

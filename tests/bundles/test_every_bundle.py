@@ -12,7 +12,7 @@ import pytest
 import torch
 from monai.bundle import create_workflow, verify_metadata, verify_net_in_out
 
-from monai_rd.data import find_studies
+from monai_rd.datasets import find_studies
 from monai_rd.networks import Student
 from tests.bundles.commands import BUNDLES, MODALITIES, PLANTED, config, score
 

@@ -12,8 +12,8 @@ import torch
 from monai.networks.nets.segresnet_ds import SegResEncoder
 
 from monai_rd.networks import Student
-from monai_rd.networks.foundation_zoo import TeacherEntry, save_teacher
 from monai_rd.networks.preprocessing import VolumePreprocessing
+from monai_rd.networks.teacher.zoo import TeacherEntry, save_teacher
 from tests.bundles.commands import copied, score, train
 
 SEVERAL = {"NORMAL": "No Finding", "PNEUMONIA": "opacity|lobar", "COVID19": "opacity", "TURBERCULOSIS": "cavity"}

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from monai_rd.data.published.tables import CHEST_XRAY_14
+from monai_rd.datasets.published.tables import CHEST_XRAY_14
 from tests.bundles.commands import config
 
 SKIN = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")

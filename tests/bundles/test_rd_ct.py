@@ -21,9 +21,9 @@ from monai.bundle import ConfigParser
 from pydicom import dcmread
 from pydicom.uid import generate_uid
 
-from monai_rd.data import find_studies
-from monai_rd.data.errors import original_error
-from monai_rd.data.feature_store import list_stores
+from monai_rd.cache.feature_store import list_stores
+from monai_rd.datasets import find_studies
+from monai_rd.errors import original_error
 from monai_rd.handlers import RunLock
 from tests.bundles.commands import BUNDLES, PLANTED, QUICK, ROOT, config, copied, infer, monai, score, train
 from tests.handlers.test_run_lock import holding

@@ -17,7 +17,7 @@ from monai.transforms import Compose
 from PIL import Image
 
 from monai_rd.adapters import ADAPTERS
-from monai_rd.data import cached_dataset, is_on_device
+from monai_rd.cache import cached_dataset, is_on_device
 from monai_rd.handlers import key_metric
 from monai_rd.methods import METHODS
 from monai_rd.networks import Reads, Student

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from monai_rd.data.feature_store import list_stores
-from monai_rd.networks.several import SeveralTeachers
+from monai_rd.cache.feature_store import list_stores
+from monai_rd.networks.teacher.several import SeveralTeachers
 from tests.bundles.commands import MODALITIES, config, copied, train
 
 

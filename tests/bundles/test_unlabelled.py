@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 
-from monai_rd.data import is_phantom
-from monai_rd.data.feature_store import list_stores
+from monai_rd.cache.feature_store import list_stores
 from monai_rd.no_label import NO_LABEL
+from monai_rd.phantoms import is_phantom
 from tests.bundles.commands import BUNDLES, MODALITIES, QUICK, ROOT, config, copied, monai, train
 
 CONFIGS = BUNDLES / "rd_ct" / "configs"

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from monai_rd.data.lists import DataList, compare_identities
+from monai_rd.datasets.lists import DataList, compare_identities
 from monai_rd.handlers import RunLock, run_lock
 from tests.processes import CONTEXT
 from tests.tiny_run import TinyRun

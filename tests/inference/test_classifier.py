@@ -18,8 +18,8 @@ from PIL import Image
 from monai_rd.inference import Predictor, Preparation, StudyClassifier, TrainedBundle, infer
 from monai_rd.losses import class_probabilities
 from monai_rd.networks import Student
-from tests.deploy.trained import CLASS_NAMES, trained_bundle
 from tests.dicom_files import make_series
+from tests.integrations.trained import CLASS_NAMES, trained_bundle
 
 
 def student(name: str, classes: int = 3) -> Student:

@@ -15,14 +15,7 @@ from torch import Tensor, nn
 from monai_rd.losses import ClassificationLoss
 from monai_rd.methods import METHODS, Method, build_method, method_class, parameter_groups
 from monai_rd.methods.base import Step
-from monai_rd.networks import (
-    FrozenFoundationModel,
-    Reads,
-    Student,
-    StudentFeatures,
-    TeacherFeatures,
-    load_teacher,
-)
+from monai_rd.networks import FrozenFoundationModel, Reads, Student, StudentFeatures, TeacherFeatures, load_teacher
 from monai_rd.networks.levels import Level, LevelReader
 from monai_rd.no_label import NO_LABEL
 from tests.methods.page import ADDED

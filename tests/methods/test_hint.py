@@ -9,7 +9,7 @@ from monai_rd.methods.base import Step
 from monai_rd.methods.hint import Hint
 from monai_rd.networks import FrozenFoundationModel, Preprocessing, Student
 from monai_rd.networks.levels import Level
-from monai_rd.networks.standardisation import RunningStandardisation
+from monai_rd.networks.teacher.standardisation import RunningStandardisation
 from tests.methods.steps import Head, ends, learnt, taught, tiny_teacher
 
 

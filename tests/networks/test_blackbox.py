@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from monai_rd.networks.blackbox import OnnxBackbone, TFLiteBackbone
-from monai_rd.networks.foundation_zoo import load_teacher
-from monai_rd.networks.graph import is_channels_last
 from monai_rd.networks.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from monai_rd.networks.teacher.blackbox import OnnxBackbone, TFLiteBackbone
+from monai_rd.networks.teacher.graph import is_channels_last
+from monai_rd.networks.teacher.zoo import load_teacher
 
 MOBILENET = Path(__file__).parents[2].parent / "shared" / "data" / "weights" / "tf2_mobilenet_v2_1.0_224_ptq.tflite"
 

@@ -11,9 +11,9 @@ from monai.transforms import NormalizeIntensity, Orientation
 from torch import nn
 from torch.nn import functional as F
 
-from monai_rd.networks.foundation import FrozenFoundationModel
-from monai_rd.networks.foundation_zoo import TEACHERS
 from monai_rd.networks.preprocessing import Preprocessing, VolumePreprocessing
+from monai_rd.networks.teacher.foundation import FrozenFoundationModel
+from monai_rd.networks.teacher.zoo import TEACHERS
 from monai_rd.transforms import SliceStackd
 
 AS_IT_IS = Preprocessing(None, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))

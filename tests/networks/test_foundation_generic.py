@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
-from monai_rd.networks.foundation_zoo import load_teacher
-from monai_rd.networks.foundation_zoo.generic import generic_entry
 from monai_rd.networks.preprocessing import Preprocessing
+from monai_rd.networks.teacher.zoo import load_teacher
+from monai_rd.networks.teacher.zoo.generic import generic_entry
 
 TEXT = {"context_length": 8, "vocab_size": 16, "width": 16, "heads": 2, "layers": 1}
 TOWERS: dict[str, dict[str, Any]] = {

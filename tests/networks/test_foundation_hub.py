@@ -17,9 +17,9 @@ from huggingface_hub import constants
 from open_clip.model import CLIP
 from safetensors.torch import save
 
-from monai_rd.networks.foundation_zoo import TEACHERS, Hub, TeacherEntry, load_teacher
-from monai_rd.networks.foundation_zoo.hub import cache_folder, fetch
 from monai_rd.networks.preprocessing import Preprocessing
+from monai_rd.networks.teacher.zoo import TEACHERS, Hub, TeacherEntry, load_teacher
+from monai_rd.networks.teacher.zoo.hub import cache_folder, fetch
 
 FIRST, SECOND = "1" * 40, "2" * 40
 ARGUMENTS = {"channels": [4, 4, 8, 8], "num_classes": 0, "global_pool": ""}

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from monai_rd.networks.foundation_zoo import TEACHERS, TeacherEntry, load_teacher
-from monai_rd.networks.foundation_zoo.loading import open_teacher
-from monai_rd.networks.foundation_zoo.networks import TeacherBackbone, build
 from monai_rd.networks.preprocessing import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
+from monai_rd.networks.teacher.zoo import TEACHERS, TeacherEntry, load_teacher
+from monai_rd.networks.teacher.zoo.loading import open_teacher
+from monai_rd.networks.teacher.zoo.networks import TeacherBackbone, build
 from tests.networks import literal, published
 
 IGNORED = {

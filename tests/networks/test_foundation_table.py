@@ -14,9 +14,9 @@ from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
 from monai_rd.__main__ import main
-from monai_rd.networks.foundation_zoo import TEACHERS
-from monai_rd.networks.foundation_zoo.table import check_file, looks_untrained, teachers_table
 from monai_rd.networks.reprogramming import Reprogrammer
+from monai_rd.networks.teacher.zoo import TEACHERS
+from monai_rd.networks.teacher.zoo.table import check_file, looks_untrained, teachers_table
 from tests.networks import published
 from tests.networks.test_blackbox import tiny_tflite
 

@@ -15,9 +15,9 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.models import densenet121
 
-from monai_rd.networks.foundation_zoo import TEACHERS, TeacherEntry, load_teacher, loading, save_teacher
-from monai_rd.networks.foundation_zoo.networks import build
 from monai_rd.networks.preprocessing import Preprocessing, VolumePreprocessing
+from monai_rd.networks.teacher.zoo import TEACHERS, TeacherEntry, load_teacher, loading, save_teacher
+from monai_rd.networks.teacher.zoo.networks import build
 
 TINY = TeacherEntry(
     name="tiny",
@@ -314,7 +314,7 @@ def test_importing_it_is_light():
     heavy = ("timm", "open_clip", "onnx", "onnxruntime", "ai_edge_litert", "torchvision")
     code = (
         "import sys; "
-        "import monai_rd.networks.foundation, monai_rd.networks.foundation_zoo; "
+        "import monai_rd.networks.teacher.foundation, monai_rd.networks.teacher.zoo; "
         f"print([name for name in {heavy!r} if name in sys.modules])"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

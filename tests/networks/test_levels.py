@@ -19,19 +19,11 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from monai_rd.networks import TEACHERS, FrozenFoundationModel, Preprocessing, Reads, Student, load_teacher
 from monai_rd.networks.bag import fold
-from monai_rd.networks.foundation_zoo import TeacherEntry
-from monai_rd.networks.foundation_zoo.networks import TeacherBackbone, build
-from monai_rd.networks.levels import (
-    Level,
-    LevelReader,
-    Levels,
-    find_levels,
-    last_map,
-    nearest_level,
-    pair_levels,
-)
+from monai_rd.networks.levels import Level, LevelReader, Levels, find_levels, last_map, nearest_level, pair_levels
 from monai_rd.networks.stages import timm_stages
-from monai_rd.networks.student_table import FOR_IMAGES
+from monai_rd.networks.student.table import FOR_IMAGES
+from monai_rd.networks.teacher.zoo import TeacherEntry
+from monai_rd.networks.teacher.zoo.networks import TeacherBackbone, build
 from tests.networks.test_blackbox import MOBILENET, export
 
 # channels x side at 224 pixels, by stride; True: may be negative

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_rd.adapters import build_adapter, load_adapted, save_adapted, standardise
-from monai_rd.data import taught_dataset
-from monai_rd.data.batches import Shown
+from monai_rd.cache import taught_dataset
+from monai_rd.cache.batches import Shown
 from monai_rd.methods import METHODS, build_method
 from monai_rd.networks import FrozenFoundationModel, Preprocessing, Reads, VolumePreprocessing, load_teacher
-from monai_rd.networks.foundation_zoo.loading import in_order, teacher_names
-from monai_rd.networks.several import SeveralTeachers, join_teachers
-from tests.data.test_feature_store import dataset
+from monai_rd.networks.teacher.several import SeveralTeachers, join_teachers
+from monai_rd.networks.teacher.zoo.loading import in_order, teacher_names
+from tests.cache.test_feature_store import dataset
 from tests.methods.steps import small_student, step, tiny_teacher
 from tests.networks.test_blackbox import classifier, export, tiny_tflite
 

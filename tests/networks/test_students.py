@@ -14,7 +14,7 @@ from torch import nn
 from monai_rd.networks import DeployedStudent, Student, channels_last
 from monai_rd.networks.bag import fold, unfold
 from monai_rd.networks.preprocessing import IMAGENET_MEAN, IMAGENET_STD
-from monai_rd.networks.students import STUDENTS, student_dims
+from monai_rd.networks.student.students import STUDENTS, student_dims
 
 PAPER = {"resnet18": 512, "mobilenet_v2": 1280, "shufflenet_v2_x1_0": 1024}
 VOLUMES = {"resnet10_3d": 512, "resnet18_3d": 512, "densenet121_3d": 1024, "efficientnet_b0_3d": 1280}
@@ -113,7 +113,7 @@ def test_probing_leaves_no_trace(name: str) -> None:
     assert one.training
     assert all(module.training for module in one.modules())
     torch.manual_seed(3)
-    from monai_rd.networks.backbones import build_backbone
+    from monai_rd.networks.student.backbones import build_backbone
 
     build_backbone(name)
     assert torch.equal(torch.rand(()), drawn_next)

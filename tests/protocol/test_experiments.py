@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from monai_rd.bundle import options, words_as_overrides
-from monai_rd.data import make_datalist
+from monai_rd.datasets import make_datalist
 from monai_rd.methods import METHODS, build_method
 from monai_rd.networks import Student, load_teacher
 from monai_rd.protocol.cells import Cell

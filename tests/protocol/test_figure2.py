@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from monai_rd.adapters import build_adapter, save_adapted
-from monai_rd.data import phantom_cohort
 from monai_rd.networks import Student, load_teacher
+from monai_rd.phantoms import phantom_cohort
 from monai_rd.protocol.experiments import TABLES, Experiment, experiment
 from monai_rd.protocol.figure2 import figure_report, planes_of
 from monai_rd.protocol.tables import write_files
@@ -19,7 +19,7 @@ from monai_rd.protocol.tables import write_files
 def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Experiment:
     """Two seeds of each row, with random weights; ce's student of seed 1 is kd_full's."""
     split = {"training": 8, "validation": 8, "test": 8}
-    monkeypatch.setattr("monai_rd.data.phantoms.cohort.SPLIT", split)
+    monkeypatch.setattr("monai_rd.phantoms.cohort.SPLIT", split)
     words = ["--image_size", "32", "--slices", "2", "--device", "cpu"]
     made = experiment(TABLES["figure2"], tmp_path / "out", phantom_cohort(tmp_path), seeds=2, words=words)
     base = load_teacher("phantom_ct")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from monai_rd.data import phantom_cohort
+from monai_rd.phantoms import phantom_cohort
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.slow
 def test_killed_and_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     split = {"training": 16, "validation": 8, "test": 8}
-    monkeypatch.setattr("monai_rd.data.phantoms.cohort.SPLIT", split)
+    monkeypatch.setattr("monai_rd.phantoms.cohort.SPLIT", split)
     out = tmp_path / "out"
     words = ["table3", "--dataset", phantom_cohort(tmp_path), "--methods", "ce,rd", "--seeds", "1", "--max-epochs", "3"]
     words += ["--out", str(out), "--", "--image_size", "32", "--slices", "2", "--device", "cpu", "--unlabelled", "None"]

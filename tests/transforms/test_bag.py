@@ -9,7 +9,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from monai_rd.data.errors import UnsupportedImageError
+from monai_rd.errors import UnsupportedImageError
 from monai_rd.transforms import ChannelsToBagd, SliceStackd, bag_collate
 
 

@@ -8,7 +8,7 @@ import torch
 from monai.data import MetaTensor
 from torchvision.transforms import functional
 
-from monai_rd.data.errors import EmptyImageError, StudyError, WrongIntensityError
+from monai_rd.errors import EmptyImageError, StudyError, WrongIntensityError
 from monai_rd.transforms import ColourConstancyd, RandColourJitterd
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from monai_rd.data.errors import WrongIntensityError
+from monai_rd.errors import WrongIntensityError
 from monai_rd.transforms import DisplayIntensityd
 
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from monai_rd.data import DicomSeriesError, UnreadableImageError, phantom_cohort
-from monai_rd.data.errors import UnreadableFileError
-from monai_rd.data.phantoms.ct import PIXEL_MM, SLICE_MM, SLICES, draw_study
+from monai_rd.errors import DicomSeriesError, UnreadableFileError, UnreadableImageError
+from monai_rd.phantoms import phantom_cohort
+from monai_rd.phantoms.ct import PIXEL_MM, SLICE_MM, SLICES, draw_study
 from monai_rd.transforms import HounsfieldWindowsd, LoadDicomSeriesd, LoadImageOrSeriesd, SliceStackd
 
 PATIENT = "Secretname_Anna"
@@ -30,7 +30,7 @@ def drawn() -> np.ndarray:
 def series(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same study as DICOM."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("monai_rd.data.phantoms.cohort.SPLIT", {"training": 2})
+        patch.setattr("monai_rd.phantoms.cohort.SPLIT", {"training": 2})
         return Path(phantom_cohort(tmp_path_factory.mktemp("cohort"))) / "study_0001"
 
 

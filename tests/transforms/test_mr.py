@@ -11,7 +11,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from monai_rd.data.errors import EmptyImageError, StudyError, WrongIntensityError
+from monai_rd.errors import EmptyImageError, StudyError, WrongIntensityError
 from monai_rd.transforms import LoadImageOrSeriesd, MRIntensityd, SliceStackd
 from monai_rd.transforms.mr import bias_field
 from tests.dicom_files import make_series

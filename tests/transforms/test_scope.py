@@ -8,7 +8,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from monai_rd.data.errors import OutOfScopeError, Policy
+from monai_rd.errors import OutOfScopeError, Policy
 from monai_rd.transforms import HeaderInScoped, IntensitiesInScoped, scope_of
 
 CHEST = {"modality": "CT", "body_part": "CHEST", "orientation": "axial"}

@@ -14,8 +14,8 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from scipy import special, stats
 
-from monai_rd.data.dicom.header import Region
-from monai_rd.data.errors import EmptyImageError, StudyError, UnsupportedImageError, WrongIntensityError
+from monai_rd.dicom.header import Region
+from monai_rd.errors import EmptyImageError, StudyError, UnsupportedImageError, WrongIntensityError
 from monai_rd.transforms import LoadImageOrSeriesd, RandGaind, SliceStackd, SpeckleNoised, UltrasoundRegiond
 from monai_rd.transforms.us import DYNAMIC_RANGE
 from tests.dicom_files import NAME, PATIENT_ID, SHARED, make_series

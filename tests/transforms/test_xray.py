@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from scipy import ndimage
 
-from monai_rd.data.errors import UnsupportedImageError
+from monai_rd.errors import UnsupportedImageError
 from monai_rd.transforms import CollimationCropd, DisplayIntensityd, LoadImageOrSeriesd, SliceStackd
 from tests.dicom_files import make_series
 

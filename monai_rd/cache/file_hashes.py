@@ -1,0 +1,113 @@
+"""Hashes of files that are remembered, so that a data set larger than memory is not read anew at every start."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from typing import NamedTuple
+
+from monai_rd.cache.fingerprints import Source, files_of, item_key
+from monai_rd.errors import UnreadableFileError
+from monai_rd.processes import own_cores
+
+__all__ = ["HASHES", "item_keys"]
+
+logger = logging.getLogger(__name__)
+
+HASHES = "hashes.sqlite"  # the name of a memory in a cache's folder
+
+_YOUNG = 2_000_000_000  # ns: a file may change again without its times changing, where a system counts them coarsely
+_WRITE_EVERY = 10.0  # s: what a killed run hashes again at most
+
+
+def item_keys(sources: Sequence[Source], memory: Path | None = None) -> list[str]:
+    """`item_key` of many items, in threads, with a memory of files that have not changed.
+
+    The memory is an SQLite file. It maps the SHA-256 of device, inode, size, modification and change time of all files
+    of an item to the item's key, and holds no path. As in git's index, files that changed within 2 s before they were
+    hashed are not remembered. Several processes may use one at once; a damaged one is begun anew.
+
+    Args:
+        sources: see `item_key`.
+        memory: its file; None remembers nothing. Not used on Windows, which has no change time.
+
+    Returns:
+        The keys, "" for an item of which a file cannot be read: loading it says why.
+
+    Raises:
+        OSError: the memory cannot be written, or another process keeps it locked.
+    """
+    if memory is None or os.name != "posix":
+        return [found.key for found in _hashed(sources)]
+    memory.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return _remembered(sources, memory)
+    except sqlite3.OperationalError as error:
+        raise OSError(f"'{memory}': {error}; give a --cache_dir that can be written to") from error
+    except sqlite3.DatabaseError:
+        logger.warning("the memory of hashes is damaged and begun anew")
+        memory.unlink(missing_ok=True)
+        return _remembered(sources, memory)
+
+
+def _remembered(sources: Sequence[Source], memory: Path) -> list[str]:
+    with closing(sqlite3.connect(memory, timeout=60)) as connection:
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS hashes (stamp BLOB PRIMARY KEY, key BLOB NOT NULL) WITHOUT ROWID"
+        )
+        look = "SELECT key FROM hashes WHERE stamp = ?"
+        rows = (connection.execute(look, (_stamp(source)[0],)).fetchone() for source in sources)
+        keys = [row[0].hex() if row else "" for row in rows]
+        unknown = [index for index, key in enumerate(keys) if not key]
+        new, since = [], time.monotonic()
+        for index, found in zip(unknown, _hashed([sources[index] for index in unknown]), strict=True):
+            keys[index] = found.key
+            new += [(found.stamp, bytes.fromhex(found.key))] if found.lasting else []
+            if new and (index == unknown[-1] or time.monotonic() - since > _WRITE_EVERY):
+                with connection:  # a short transaction: others may write meanwhile
+                    connection.executemany("INSERT OR REPLACE INTO hashes VALUES (?, ?)", new)
+                new, since = [], time.monotonic()
+        return keys
+
+
+class _Hashed(NamedTuple):
+    key: str
+    stamp: bytes
+    lasting: bool
+
+
+def _hashed(sources: Sequence[Source]) -> Iterator[_Hashed]:
+    with ThreadPool(min(own_cores(), 8)) as pool:
+        yield from pool.imap(_hash, sources)
+
+
+def _hash(source: Source) -> _Hashed:
+    stamp, newest = _stamp(source)
+    began = time.time_ns()
+    try:
+        key = item_key(source)  # of a file that changes meanwhile, the stamp has gone for good
+    except UnreadableFileError:
+        return _Hashed("", stamp, lasting=False)
+    return _Hashed(key, stamp, newest < began - _YOUNG)
+
+
+def _stamp(source: Source) -> tuple[bytes, int]:
+    """What changes when a file does, of all files of an item, and the newest of their times in ns.
+
+    Of files that cannot be looked at it is what stands for no file.
+    """
+    try:
+        found = files_of(source)
+        stats = [path.stat() for path in ([found] if isinstance(found, Path) else found)]
+    except OSError:
+        return b"", 0
+    each = sorted((one.st_dev, one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns) for one in stats)
+    text = f"{'file' if isinstance(found, Path) else 'files'} {each}{getattr(source, 'frames', None) or ''}"
+    return hashlib.sha256(text.encode()).digest(), max((max(one[3:]) for one in each), default=0)

@@ -1,0 +1,212 @@
+"""Names for content: of transforms by what they are set to, of items by the bytes of their files."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+import json
+import os
+import random
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from functools import cache, partial
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from monai_rd.errors import reading_files
+from monai_rd.files import data_file, sha256
+from monai_rd.walk import walk
+
+if TYPE_CHECKING:
+    from monai.data import Dataset
+
+__all__ = ["Source", "describe", "files_of", "fingerprint", "item_key", "transforms_fingerprint"]
+
+Source = str | Path | Sequence[str]
+
+_OURS = __name__.partition(".")[0]
+
+# What was drawn last, and what one thread keeps for itself, is no setting.
+_PASSING = (np.random.RandomState, np.random.Generator, torch.Generator, random.Random, threading.local)
+
+
+def fingerprint(value: Any) -> str:
+    """The SHA-256 (hex) of `describe(value)`."""
+    return hashlib.sha256(json.dumps(describe(value), sort_keys=True).encode()).hexdigest()
+
+
+def transforms_fingerprint(dataset: Dataset) -> str:
+    """The fingerprint of a data set's transforms: the one it took before it used them, else of what they are now.
+
+    Raises:
+        TypeError: see `describe`.
+    """
+    return getattr(dataset, "transform_fingerprint", None) or fingerprint(dataset.transform)
+
+
+def describe(value: Any, _above: tuple[int, ...] = ()) -> Any:
+    """What a transform, or a chain of them, is and is set to, as JSON can hold it.
+
+    Objects are described by their class, the code or the version of the package that it is from, and all their
+    attributes; functions by their code and what they close over. Random states are left out. Describe a chain before it
+    is used: some transforms keep what they drew last.
+
+    Raises:
+        TypeError: something in it says neither by attributes nor by code what it is.
+    """
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if id(value) in _above:
+        return {"above": len(_above) - _above.index(id(value))}
+    inside = (*_above, id(value))
+    if isinstance(value, (np.ndarray, np.generic, torch.Tensor)):
+        array = np.ascontiguousarray(value.detach().cpu() if isinstance(value, torch.Tensor) else value)
+        content = hashlib.sha256(array.tobytes()).hexdigest()
+        return {"array": content, "shape": list(array.shape), "dtype": str(array.dtype)}
+    if isinstance(value, Mapping):
+        return {"map": sorted(([describe(k, inside), describe(v, inside)] for k, v in value.items()), key=json.dumps)}
+    if isinstance(value, (set, frozenset)):
+        return {"set": sorted((describe(one, inside) for one in value), key=json.dumps)}
+    if type(value) in (list, tuple):
+        return [describe(one, inside) for one in value]
+    if isinstance(value, Enum):
+        return {"enum": f"{_name(type(value))}.{value.name}"}
+    if isinstance(value, (torch.dtype, torch.device, np.dtype, Path, slice, range, bytes)):
+        return {type(value).__name__: str(value)}
+    if isinstance(value, type):
+        return {"class": _name(value), "code": _code_of(value)}
+    if isinstance(value, partial):
+        return {"partial": [describe(part, inside) for part in (value.func, value.args, value.keywords)]}
+    if isinstance(value, MethodType):
+        return {"method": value.__func__.__qualname__, "of": describe(value.__self__, inside)}
+    if isinstance(value, FunctionType):
+        return _of_function(value, inside)
+    if isinstance(value, BuiltinFunctionType):
+        return {"function": f"{value.__module__}.{value.__qualname__}"}
+    return _of_object(value, inside)
+
+
+def _of_function(function: FunctionType, inside: tuple[int, ...]) -> dict[str, Any]:
+    code = function.__code__
+    constants = [str(one.co_code) if inspect.iscode(one) else repr(one) for one in code.co_consts]
+    within = [cell.cell_contents for cell in function.__closure__ or ()]
+    return {
+        "function": f"{function.__module__}.{function.__qualname__}",
+        "code": hashlib.sha256(repr((code.co_code, code.co_names, constants)).encode()).hexdigest(),
+        "within": describe([within, list(function.__defaults__ or ())], inside),
+    }
+
+
+def _of_object(value: Any, inside: tuple[int, ...]) -> dict[str, Any]:
+    if is_dataclass(value):
+        state = {field.name: getattr(value, field.name) for field in fields(value)}
+    elif hasattr(value, "__dict__"):
+        state = vars(value)
+    else:
+        raise TypeError(f"a {_name(type(value))} among the transforms does not say what it is set to")
+    kept = {name: one for name, one in state.items() if not isinstance(one, _PASSING)}
+    items = list(value) if isinstance(value, Sequence) else None
+    return {
+        "object": describe(type(value)),
+        "state": {str(name): describe(one, inside) for name, one in kept.items()},
+        **({} if items is None else {"items": describe(items, inside)}),
+    }
+
+
+def _name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+@cache
+def _code_of(kind: type) -> str:
+    """What tells one version of a class from another.
+
+    Of an installed package its version, of this one the code of the module and of those that it works with, as the
+    loading transforms do with the DICOM reader; of anything else the module's code.
+    """
+    package = kind.__module__.partition(".")[0]
+    if package == _OURS:
+        return hashlib.sha256(
+            "".join(sorted(map(_sha256_of_module, _works_with(kind.__module__)))).encode()
+        ).hexdigest()
+    with suppress(PackageNotFoundError):
+        return version(package)
+    try:
+        file = inspect.getsourcefile(kind)
+    except TypeError:
+        return "built in"
+    return sha256(Path(file)) if file and Path(file).is_file() else "unknown"
+
+
+@cache
+def _sha256_of_module(name: str) -> str:
+    return sha256(Path(inspect.getfile(sys.modules[name])))
+
+
+def _works_with(name: str) -> set[str]:
+    """A module of this package and those that it imports something of, and theirs, by name."""
+    found: set[str] = set()
+    waiting = {name}
+    while waiting:
+        module = import_module(waiting.pop())
+        found.add(module.__name__)
+        waiting |= set(_imported(ast.parse(inspect.getsource(module)))) - found
+    return found
+
+
+def _imported(tree: ast.AST) -> Iterator[str]:
+    """The modules of this package that hold what a piece of code imports, inside functions too; not for types alone."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == _OURS:
+            place = import_module(node.module)
+            for one in node.names:
+                value = getattr(place, one.name)
+                home = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", node.module)
+                if home.partition(".")[0] == _OURS and not hasattr(import_module(home), "__path__"):
+                    yield home  # packages only pass names on
+        yield from _imported(node)
+
+
+def item_key(source: Source) -> str:
+    """A name (64 hex digits) for what an item's image is, from the bytes of its files and nothing else.
+
+    Args:
+        source: a file, a folder, or a list of the files of one series; the order of the files makes no difference, and
+            which of their frames are meant does.
+
+    Raises:
+        UnreadableFileError: a file cannot be read.
+    """
+    with reading_files():
+        found = files_of(source)
+        if isinstance(found, Path):
+            return sha256(found)
+        frames = getattr(source, "frames", None) or [""] * len(found)  # see `SeriesFiles`
+        parts = (f"{sha256(one)}{numbers}" for one, numbers in zip(found, frames, strict=True))
+        return hashlib.sha256("".join(sorted(parts)).encode()).hexdigest()
+
+
+def files_of(source: Source) -> Path | list[Path]:
+    """The file that an item is, or the files that it is made of: with a header, the file of its voxels."""
+    if not isinstance(source, (str, Path)):
+        return [Path(one) for one in source]
+    path = Path(source)
+    if os.path.isdir(path):
+        return walk(path, below=False).files
+    with suppress(ValueError):  # no such file, which is refused when the image is read
+        beside = data_file(path)
+        return path if beside is None else [path, beside]
+    return path

@@ -1,0 +1,85 @@
+"""`monai-rd features`: teacher features on disk, filled beforehand, checked, listed and removed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from monai_rd.console import Words
+from monai_rd.files import size_in_words
+
+app = typer.Typer(no_args_is_help=True)
+
+_SAME = 0.999  # the least cosine of half precision with what the teacher gives now
+
+Bundle = Annotated[str, typer.Option(help="Name of the bundle whose train.json says what is taught.")]
+Directory = Annotated[Path, typer.Argument(help="The features_dir of a training, such as bundles/rd_ct/eval/features.")]
+
+
+def _teaching(bundle: str, words: list[str]) -> Any:
+    """The training set of a bundle, its teacher and the store between them, as a training would make them."""
+    from monai_rd.bundle import bundle_config, words_as_overrides
+
+    parser = bundle_config(bundle, words_as_overrides(words))
+    if not parser.get_parsed_content("feature_views"):
+        raise ValueError("give the number of views after --, as in: -- --feature_views 8 --dataset_dir DIR")
+    parser["train#taught#_target_"] = "monai_rd.cache.Teaching"
+    if parser.get_parsed_content("teacher_network") is None:
+        raise ValueError("the method needs no teacher: there is nothing to compute")
+    return parser.get_parsed_content("train#taught")
+
+
+@app.command()
+def fill(words: Words = None, bundle: Bundle = "rd_ct") -> None:
+    """Compute the teacher's features for a training; words after -- are those of the training.
+
+    Several may be at it at once, each with a GPU of its own, and any of them may be stopped and started again.
+    """
+    teaching = _teaching(bundle, words or [])
+    teaching.fill()
+    print(f"{teaching.store.folder}: {len(teaching.store)} items, {teaching.views.views} views each")
+
+
+@app.command()
+def verify(
+    words: Words = None,
+    bundle: Bundle = "rd_ct",
+    sample: Annotated[int, typer.Option(min=1, help="How many views the teacher looks at again.")] = 64,
+) -> None:
+    """Compare the features with their checksums, and a sample with the teacher; exit code 1 if anything is wrong."""
+    teaching = _teaching(bundle, words or [])
+    found = teaching.verify(sample)
+    print(f"{teaching.store.folder}: {len(teaching.store)} items, {teaching.views.views} views each")
+    print(f"{found.missing} of {len(teaching.views.keys)} training items are not there")
+    print(f"{found.damaged} damaged files were removed; fill computes them again")
+    if found.views:
+        print(
+            f"{found.views} views computed again: largest difference of a value {found.difference:.3g}, smallest "
+            f"cosine {found.cosine:.6f}"
+        )
+    if found.missing or found.damaged or not found.cosine >= _SAME:
+        raise typer.Exit(1)
+
+
+@app.command()
+def info(directory: Directory) -> None:
+    """List the stores in a folder."""
+    from monai_rd.cache.feature_store import list_stores
+
+    for one in list_stores(directory):
+        print(
+            f"{one.folder.name}  teacher {one.notes['teacher']}, {one.items} items, {one.views} views each, "
+            f"{size_in_words(one.bytes)}"
+        )
+
+
+@app.command()
+def clear(directory: Directory) -> None:
+    """Remove all stores in a folder; a training that needs them computes them again."""
+    from monai_rd.cache.feature_store import clear_stores, list_stores
+
+    stores = list_stores(directory)
+    clear_stores(stores)
+    print(f"{len(stores)} stores removed, {size_in_words(sum(one.bytes for one in stores))}")

@@ -1,0 +1,174 @@
+"""`monai-rd predict`: studies from somewhere, answers to somewhere."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from monai_rd.console import Words
+from monai_rd.dicom.quiet import quiet_headers
+from monai_rd.errors import count_codes
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+    from monai_rd.inference import Prediction, Predictor
+    from monai_rd.integrations.archives.archive_places import State
+    from monai_rd.integrations.archives.places import Sink, Source
+
+__all__ = ["predict"]
+
+logger = logging.getLogger(__name__)
+
+SOME_LEFT_OUT = 3
+
+
+def predict(
+    bundle: Annotated[str, typer.Argument(help="Name of a bundle, or the folder of a trained one.")],
+    source: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            help="A folder, nested and mixed as it may be, a DICOMDIR, or an archive: http(s)://HOST/dicom-web or "
+            "dimse://AE_TITLE@HOST:PORT.",
+        ),
+    ],
+    to: Annotated[str, typer.Option("--to", help="A folder for scores and dicom/, or an archive.")],
+    words: Words = None,
+    sr: Annotated[bool, typer.Option(help="Write a DICOM structured report of each scored DICOM study.")] = True,
+    sc: Annotated[bool, typer.Option(help="Write a DICOM picture that shows where the student looked.")] = False,
+    modality: Annotated[
+        str | None, typer.Option(help="Of an archive's studies; the modality of the training's DICOM without it.")
+    ] = None,
+    since: Annotated[str | None, typer.Option(help="Of an archive: studies of this day or later, YYYYMMDD.")] = None,
+    study: Annotated[
+        list[str] | None, typer.Option(help="Of an archive: this StudyInstanceUID; may be given often.")
+    ] = None,
+    state: Annotated[
+        Path, typer.Option(help="Folder that remembers what of an archive was answered, and what waits to be stored.")
+    ] = Path("monai_rd_state"),
+    ae_title: Annotated[str, typer.Option(help="Our own title in the classic DICOM network.")] = "MONAI_RD",
+    listen: Annotated[int | None, typer.Option(help="Port to be sent images at (C-MOVE) instead of C-GET.")] = None,
+) -> None:
+    """Score studies by a trained bundle; exit code 3 if some could not be scored, and their codes.
+
+    A study of an archive is answered once. Words after -- are for the bundle's inference.json, such as
+    -- --bundle_root DIR.
+    """
+    from monai_rd.bundle import words_as_overrides
+    from monai_rd.inference import Predictor, TrainedBundle
+    from monai_rd.integrations.archives.archive import Query
+    from monai_rd.integrations.archives.archive_places import ArchiveSink, ArchiveSource
+    from monai_rd.integrations.archives.archive_url import open_archive
+    from monai_rd.integrations.archives.places import FolderSink, FolderSource, Scores
+
+    if (sr or sc) and find_spec("highdicom") is None:
+        raise ValueError('DICOM objects need highdicom: pip install "monai_rd[dicom]", or leave them out by --no-sr')
+    folder = None if _is_archive(source) else FolderSource(Path(source))
+    if folder is not None and not _is_archive(to) and Path(to).resolve().is_relative_to(folder.path.resolve()):
+        raise ValueError(f"--to {to} lies in --from, and would be scored the next time: give another --to")
+    predictor = Predictor(TrainedBundle(bundle, **words_as_overrides(words or ())))
+    with quiet_headers(), _remembering(state if _is_archive(source) or _is_archive(to) else None) as memory:
+        connect = partial(open_archive, ae_title=ae_title, listen=listen)
+        studies: Source
+        if folder is None:
+            assert memory is not None
+            archive = connect(source)
+            query = Query(_modality(modality, predictor), since, tuple(study or ()))
+            studies = ArchiveSource(archive, query, memory, predictor.algorithm.identity)
+        else:
+            studies = folder
+        answers: Sink
+        if memory is not None and _is_archive(to):
+            answers = ArchiveSink(connect(to), memory, predictor)
+        elif memory is not None:
+            answers = FolderSink(Path(to), memory.scores(Path(to), predictor))
+        else:
+            answers = FolderSink(Path(to), Scores(Path(to) / "scores.csv", predictor))
+        made: list[Prediction] = []
+        without = 0
+        for one in studies:
+            predictions = predictor(one)
+            objects, failed = _objects(predictor, predictions, sr, sc)
+            if predictions:
+                answers.store(predictions, objects)
+            made += predictions
+            without += failed
+        if memory is not None:
+            memory.finish()
+    if not made and folder is not None:
+        raise ValueError(f"--from {source}: no DICOM series, volume file or picture to score")
+    scored = [one for one in made if not one.problem]
+    print(f"{len(scored)} studies scored, {len(made) - len(scored)} left out: {to}")
+    if len(scored) < len(made):
+        print(f"left out: {count_codes(one.problem for one in made if one.problem)}")
+    flagged = count_codes(code for one in scored for code in one.flags)
+    if flagged:
+        print(f"flagged: {flagged}")
+    left, waiting = getattr(studies, "left", 0), getattr(answers, "waiting", 0)
+    if left or waiting:
+        print(f"left: {left} studies not answered, {waiting} reports to be stored. The same command again goes on")
+    if len(scored) < len(made) or without or left or waiting:
+        raise typer.Exit(SOME_LEFT_OUT)
+
+
+def _is_archive(place: str) -> bool:
+    return "://" in place
+
+
+@contextmanager
+def _remembering(folder: Path | None) -> Iterator[State | None]:
+    if folder is None:
+        yield None
+        return
+    from monai_rd.integrations.archives.archive_places import State
+
+    memory = State(folder)
+    try:
+        yield memory
+    finally:
+        memory.close()
+
+
+def _modality(given: str | None, predictor: Predictor) -> str:
+    if given is None and len(predictor.modalities) != 1:
+        known = ", ".join(predictor.modalities) or "none, the training's images were no DICOM"
+        raise ValueError(f"give --modality: the training does not say it alone (it knows {known})")
+    return given or predictor.modalities[0]
+
+
+def _objects(
+    predictor: Predictor, predictions: list[Prediction], sr: bool, sc: bool
+) -> tuple[list[tuple[str, Dataset]], int]:
+    """DICOM objects of the scored DICOM studies with their file names, and how many studies lack one."""
+    if not (sr or sc):
+        return [], 0
+    from monai_rd.inference.predictor import without_paths
+    from monai_rd.integrations.dicom_output import NoObjectError, secondary_capture, structured_report
+    from monai_rd.integrations.explanation import explanation_picture
+
+    found: list[tuple[str, Dataset]] = []
+    failed = 0
+    for one in predictions:
+        if one.problem or not one.series:
+            continue
+        try:
+            if sr:
+                found.append((f"{one.id}_sr.dcm", structured_report(one, predictor.algorithm)))
+            if sc:
+                pixels = explanation_picture(predictor, one)
+                found.append((f"{one.id}_sc.dcm", secondary_capture(one, predictor.algorithm, pixels)))
+        except NoObjectError as error:
+            failed += 1
+            logger.warning("%s", error)
+        except Exception as error:  # of one study, which must not cost the others their answers
+            failed += 1
+            logger.warning("study %s: no DICOM object was made of it, because of %s", one.id, without_paths(error))
+    return found, failed

@@ -1,0 +1,41 @@
+"""Data sets: lists and where they come from, splits, copies, audits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from monai_rd.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from monai_rd.datasets.datalist import DataList, labelled_studies, make_datalist, make_folds, write_datalist
+    from monai_rd.datasets.problems import DataListError
+    from monai_rd.datasets.studies import Studies, find_studies
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "datalist": (
+            "DataList",
+            "labelled_studies",
+            "make_datalist",
+            "make_folds",
+            "write_datalist",
+        ),
+        "problems": ("DataListError",),
+        "studies": (
+            "Studies",
+            "find_studies",
+        ),
+    },
+)
+
+__all__ = [
+    "DataList",
+    "DataListError",
+    "Studies",
+    "find_studies",
+    "labelled_studies",
+    "make_datalist",
+    "make_folds",
+    "write_datalist",
+]

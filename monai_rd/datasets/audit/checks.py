@@ -1,0 +1,162 @@
+"""What is wrong with a data set apart from copies: leaks of patients, classes, shortcuts, burned-in text, outliers."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.stats import chi2_contingency
+
+from monai_rd.datasets.audit.findings import AuditItem, Finding, crosses
+from monai_rd.datasets.audit.look import Look, Measured
+from monai_rd.datasets.splits import SPLITS
+from monai_rd.errors import NotAnImageError, StudyError
+
+__all__ = ["burned_in_text", "class_balance", "multi_label_balance", "outliers", "patients", "shortcuts", "unreadable"]
+
+# Robust z-score of an outlier. Far above the usual 3.5 (Iglewicz and Hoaglin): what a person should look at only.
+OUTLIER_Z = 8.0
+# Cramer's V and p of a shortcut; 0.3 is a medium effect (Cohen). Values with fewer items than this are counted as one.
+SHORTCUT_V, SHORTCUT_P, FEW = 0.3, 0.001, 10
+# A class's share of a split may differ by so much from its share of the whole.
+BALANCE_SHARE, BALANCE_P = 0.1, 0.01
+
+
+def patients(items: Sequence[AuditItem], keys: Sequence[str | None]) -> Iterator[Finding]:
+    """Find patients in several splits, by their pseudonyms."""
+    where: dict[str, list[AuditItem]] = defaultdict(list)
+    for item, patient in zip(items, keys, strict=True):
+        if patient:
+            where[patient].append(item)
+    for own in where.values():
+        if crosses(own):
+            splits = " and ".join(split for split in SPLITS if any(item.split == split for item in own))
+            yield Finding("PATIENT_LEAK", "error", f"A patient with {len(own)} items stands in {splits}.", tuple(own))
+
+
+def unreadable(items: Sequence[AuditItem], looks: Sequence[Look], left_out: Sequence[StudyError]) -> Iterator[Finding]:
+    """Find what could not be read, by its header or when it was loaded."""
+    for problem in left_out:
+        if isinstance(problem, NotAnImageError):  # which lie beside the images of every study
+            continue
+        what = f"Series {problem.series_uid} is not in the lists" if problem.series_uid else str(problem)
+        yield Finding("UNREADABLE", "error", f"{what}: {problem.code}.")
+    for item, look in zip(items, looks, strict=True):
+        if look.measured is None:
+            yield Finding("UNREADABLE", "error", f"It cannot be read: {look.problem}.", (item,))
+
+
+def class_balance(counts: dict[str, dict[str, int]]) -> Iterator[Finding]:
+    """Find classes that a split lacks, and splits of another ratio of classes."""
+    for split, classes in counts.items():
+        for name in (name for name, count in classes.items() if count == 0):
+            yield Finding("CLASS_BALANCE", "error", f"Class '{name}' has no item in {split}.")
+    if _differs([list(classes.values()) for classes in counts.values()]):
+        each = "; ".join(f"{split} {'/'.join(map(str, classes.values()))}" for split, classes in counts.items())
+        yield Finding("CLASS_BALANCE", "warning", f"The ratio of the classes differs between splits: {each}.")
+
+
+def multi_label_balance(counts: dict[str, dict[str, int]], sizes: dict[str, int]) -> Iterator[Finding]:
+    """The same for a multi-label list, of each class alone: no item has it, all have it, or another share of them."""
+    for name in next(iter(counts.values())):
+        with_it = {split: counts[split][name] for split in counts}
+        for split, count in with_it.items():
+            if count in (0, sizes[split]):
+                how = "no" if count == 0 else "every"
+                yield Finding("CLASS_BALANCE", "error", f"Class '{name}': {how} item of {split} has it.")
+        if _differs([[count, sizes[split] - count] for split, count in with_it.items()]):
+            each = "; ".join(f"{split} {count} of {sizes[split]}" for split, count in with_it.items())
+            yield Finding("CLASS_BALANCE", "warning", f"The share of class '{name}' differs between splits: {each}.")
+
+
+def _differs(rows: Sequence[Sequence[int]]) -> bool:
+    """Whether the shares of the columns differ between the rows, by much and not by chance."""
+    table = np.array(rows)
+    table = table[table.sum(1) > 0][:, table.sum(0) > 0]
+    if min(table.shape) < 2:
+        return False
+    shares, overall = table / table.sum(1, keepdims=True), table.sum(0) / table.sum()
+    return bool(np.abs(shares - overall).max() > BALANCE_SHARE and chi2_contingency(table).pvalue < BALANCE_P)
+
+
+def shortcuts(targets: Mapping[str, Sequence[str]], looks: Sequence[Look]) -> Iterator[Finding]:
+    """What a network could read the label from without looking at the patient.
+
+    Args:
+        targets: what it could read, by name: of each item its value.
+        looks: at the same items.
+    """
+    plain = [look.measured if look.scanner is None else None for look in looks]
+    traits: dict[str, list[Hashable]] = {
+        "scanner (Manufacturer, ManufacturerModelName)": [look.scanner for look in looks],
+        "size of the images": [one and one.size for one in plain],
+        "number of channels": [one and one.channels for one in plain],
+    }
+    for name, values in traits.items():
+        for target, labels in targets.items():
+            v, p, kinds = _association(values, labels)
+            if v >= SHORTCUT_V and p < SHORTCUT_P:
+                message = f"The {name} tells {target}: Cramer's V {v:.2f}, p {p:.1g}, {kinds} kinds."
+                yield Finding("SHORTCUT_RISK", "warning", message)
+
+
+def _association(values: Sequence[Hashable | None], labels: Sequence[str]) -> tuple[float, float, int]:
+    """Cramer's V corrected for its bias (Bergsma 2013), p of the chi-squared test, and the number of kinds of values.
+
+    None is left out; rare values are counted as one.
+    """
+    often = Counter(values)
+    seen = [
+        (value if often[value] >= FEW else "rare", label)
+        for value, label in zip(values, labels, strict=True)
+        if value is not None
+    ]
+    cells: Counter[tuple[Hashable, Hashable]] = Counter(seen)
+    rows, columns = (list(dict.fromkeys(pair[n] for pair in seen)) for n in (0, 1))
+    if min(len(rows), len(columns)) < 2:
+        return 0.0, 1.0, len(rows)
+    table = np.array([[cells[row, column] for column in columns] for row in rows])
+    chi2, p = chi2_contingency(table, correction=False)[:2]
+    n, (r, k) = len(seen), table.shape
+    phi2 = max(0.0, chi2 / n - (k - 1) * (r - 1) / (n - 1))
+    fewer = min(r - (r - 1) ** 2 / (n - 1), k - (k - 1) ** 2 / (n - 1)) - 1
+    return float(np.sqrt(phi2 / fewer)) if fewer > 0 else 0.0, float(p), len(rows)
+
+
+def burned_in_text(read: Iterable[tuple[AuditItem, Measured]]) -> Iterator[Finding]:
+    """Find images that seem to hold text, or whose DICOM header says so."""
+    for item, measured in read:
+        if measured.text:
+            yield Finding("BURNED_IN_TEXT", "warning", "There seems to be text in the pixels.", (item,))
+
+
+def outliers(read: Sequence[tuple[AuditItem, Measured]]) -> Iterator[Finding]:
+    """Find images far from the others in intensity, size or pixel spacing."""
+    items = [item for item, _ in read]
+    known = [(item, one.intensity) for item, one in read if one.intensity is not None]
+    what = "Mean or spread of its values"
+    yield from _far_ones("OUTLIER_INTENSITY", what, [item for item, _ in known], [values for _, values in known])
+    for kind, what, values in (
+        ("OUTLIER_SIZE", "Its size in pixels", [one.size for _, one in read]),
+        ("OUTLIER_SPACING", "Its pixel spacing", [one.spacing for _, one in read]),
+    ):
+        # By ratio, and images apart from volumes.
+        for axes in (2, 3):
+            own = [(item, np.log(v)) for item, v in zip(items, values, strict=True) if v is not None and len(v) == axes]
+            yield from _far_ones(kind, what, [item for item, _ in own], [v for _, v in own])
+
+
+def _far_ones(kind: str, what: str, items: Sequence[AuditItem], values: Sequence[Any]) -> Iterator[Finding]:
+    if not items:
+        return
+    table = np.array(values, dtype=np.float64)
+    far = np.abs(table - np.median(table, axis=0))
+    # Where half of the items agree the median deviation is 0, and the mean one stands in.
+    scale = np.maximum(1.4826 * np.median(far, axis=0), 0)
+    scale = np.where(scale > 0, scale, 1.2533 * far.mean(axis=0))
+    z = np.where(far > 0, far / np.where(scale > 0, scale, 1), 0).max(axis=1)
+    for item, score in zip(items, z, strict=True):
+        if score > OUTLIER_Z:
+            yield Finding(kind, "warning", f"{what} lies far from the others' (robust z {score:.0f}).", (item,))

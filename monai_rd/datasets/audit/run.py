@@ -1,0 +1,131 @@
+"""The audit of a data list, and the list without what it found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
+
+from joblib import Parallel, delayed
+from tqdm import tqdm
+
+from monai_rd.datasets.audit import checks
+from monai_rd.datasets.audit.copies import exact_copies, near_copies
+from monai_rd.datasets.audit.findings import PAIR_KINDS, AuditItem, AuditReport, Finding, SuspiciousPair, worst_first
+from monai_rd.datasets.audit.look import Item, Loader, default_loader, look, sheet_picture
+from monai_rd.datasets.datalist import DataList
+from monai_rd.datasets.splits import SPLITS
+from monai_rd.errors import StudyError
+
+__all__ = ["audit", "fix"]
+
+SHEET_PAIRS = 30
+
+
+def audit(
+    datalist: DataList,
+    loader: Loader | None = None,
+    workers: int = 1,
+    left_out: Sequence[StudyError] = (),
+) -> AuditReport:
+    """Look for everything that makes a data set unfit to train on or to report on.
+
+    Args:
+        datalist: training, validation and test lists; an item's "patient" is compared and never shown.
+        loader: gives an item's image, `[C, X, Y]` or `[1, X, Y, Z]`; by default `LoadImageOrSeriesd`.
+        left_out: why there are files and DICOM series that are not in the lists.
+        workers: processes that read; they pay for large data sets only, as each imports torch and MONAI.
+    """
+    load = loader or default_loader()
+    entries = [(split, index, item) for split in SPLITS for index, item in enumerate(datalist[split])]
+    looks = _in_parallel(partial(look, load), [item for _, _, item in entries], workers, "reading")
+    items = [
+        AuditItem(split, index, one.id, _label(datalist, item))
+        for (split, index, item), one in zip(entries, looks, strict=True)
+    ]
+    names = datalist.class_names
+    counts = {split: dict(zip(names, datalist.class_counts(split), strict=True)) for split in SPLITS}
+    if datalist.multi_label:
+        sizes = {split: len(datalist[split]) for split in SPLITS}
+        has = [datalist.classes(item) for _, _, item in entries]
+        targets = {f"class '{name}'": [str(n in own) for own in has] for n, name in enumerate(names)}
+        balance = checks.multi_label_balance(counts, sizes)
+    else:
+        targets = {"the label": [item.label for item in items]}
+        balance = checks.class_balance(counts)
+    read = [(item, one.measured) for item, one in zip(items, looks, strict=True) if one.measured is not None]
+    copies = [*exact_copies(read), *near_copies(read)]
+    findings = [
+        *copies,
+        *checks.patients(items, [item.get("patient") for _, _, item in entries]),
+        *checks.unreadable(items, looks, left_out),
+        *balance,
+        *checks.shortcuts(targets, looks),
+        *checks.burned_in_text(read),
+        *checks.outliers(read),
+    ]
+    shown = sorted(copies, key=worst_first)[:SHEET_PAIRS]
+    chosen = [datalist[item.split][item.index] for finding in shown for item in finding.items[:2]]
+    pictures = _in_parallel(partial(sheet_picture, load), chosen, workers, "contact sheet")
+    both = zip(pictures[::2], pictures[1::2], strict=True)
+    pairs = [SuspiciousPair(finding, pair) for finding, pair in zip(shown, both, strict=True)]
+    return AuditReport(counts, sorted(findings, key=worst_first), pairs)
+
+
+def _label(datalist: DataList, item: Item) -> str:
+    """Return the name of an item's class, or of all its classes."""
+    return " | ".join(datalist.class_names[index] for index in datalist.classes(item)) or "none"
+
+
+def _in_parallel(work: Callable[[Item], Any], items: Sequence[Item], workers: int, title: str) -> list[Any]:
+    results = Parallel(n_jobs=workers, return_as="generator")(delayed(work)(item) for item in items)
+    return list(tqdm(results, total=len(items), desc=title, disable=None))
+
+
+def fix(datalist: DataList, report: AuditReport) -> tuple[DataList, list[dict[str, Any]]]:
+    """Leave out what `audit` found to be wrong, and say of each item why.
+
+    - What cannot be read goes.
+    - A patient of several splits stays in the last of training, validation and test.
+    - Equal pixels under two labels go, all copies of them; images alike under two labels go if they are in one split.
+    - Of copies in several splits those in the last one stay; of copies in one split the first stays.
+
+    The test set stays as it is but for what cannot be read and what contradicts itself within it. Text, outliers,
+    shortcuts and balance are for a person to judge.
+
+    Returns:
+        The list without those items, and for each of them its split, index, id, label, the kind of finding and its
+        message.
+    """
+    gone: dict[tuple[str, int], dict[str, Any]] = {}
+    for kind in ("UNREADABLE", "PATIENT_LEAK", *PAIR_KINDS):
+        for finding in (finding for finding in report.findings if finding.kind == kind):
+            left = [item for item in finding.items if (item.split, item.index) not in gone]
+            for item in _leaving(finding, left):
+                why = {"kind": kind, "message": finding.message}
+                gone[item.split, item.index] = asdict(item) | why
+    kept = {
+        split: [item for index, item in enumerate(datalist[split]) if (split, index) not in gone] for split in SPLITS
+    }
+    training, validation, test = (kept[split] for split in SPLITS)
+    cleaned = replace(datalist, training=training, validation=validation, test=test, groups=[])
+    return cleaned, list(gone.values())
+
+
+def _leaving(finding: Finding, left: list[AuditItem]) -> list[AuditItem]:
+    """Which of the items still there go because of a finding."""
+    if finding.kind == "UNREADABLE":
+        return left
+    if len(left) < 2:
+        return []
+    last = max((item.split for item in left), key=SPLITS.index)
+    staying = [item for item in left if item.split == last]
+    earlier = [item for item in left if item.split != last]
+    if finding.kind == "PATIENT_LEAK":
+        return earlier
+    contradicting = len({item.label for item in staying}) > 1
+    exact_conflict = finding.similarity == 1 and len({item.label for item in left}) > 1
+    if contradicting or (exact_conflict and last != "test"):
+        return left
+    return earlier if last == "test" else earlier + staying[1:]

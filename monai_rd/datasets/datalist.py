@@ -1,0 +1,256 @@
+"""From a data set as it comes to training, validation and test lists that do not leak."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from monai_rd.datasets.collecting import Collected, collect, names_file
+from monai_rd.datasets.lists import DataList, write_datalist
+from monai_rd.datasets.splits import DEVELOPMENT, SPLITS, group, split_development, split_folds, split_once
+from monai_rd.datasets.studies import Item, Studies, file_id
+from monai_rd.datasets.unlabelled import apart, find_unlabelled
+from monai_rd.errors import StudyError
+from monai_rd.files import known_hash
+
+__all__ = ["DataList", "make_datalist", "make_folds", "read_datalist", "write_datalist"]
+
+logger = logging.getLogger(__name__)
+
+
+def make_datalist(
+    dataset_dir: str | os.PathLike[str],
+    data_list: str | os.PathLike[str] | None = None,
+    class_names: Sequence[str] | None = None,
+    num_classes: int | None = None,
+    seed: int = 0,
+    policy: Mapping[str, str] | None = None,
+    series_rule: Mapping[str, str] | None = None,
+    key: bytes | None = None,
+    unlabelled: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
+    memory: str | os.PathLike[str] | None = None,
+) -> DataList:
+    """Make training, validation and test lists of a data set, and a list of unlabelled images to train on.
+
+    Looked for, in this order: `data_list` if given; a data set as its publisher lays it out, with its official split
+    (`monai_rd.datasets.published`); `labels.csv`, `labels.xlsx` or `data.csv` in the folder; a folder of images or
+    DICOM series for each class, in `train`, `val` and `test` or without them.
+
+    - Sheet (CSV, Excel): the column `label`, and one of `image` (file or series folder, relative to `dataset_dir`),
+      `series` (a SeriesInstanceUID found below it), `patient` (a PatientID found below it; `series_rule` says which of
+      his series, by default the one with the most slices). Optional: `patient`, `lesion`, `split` (training,
+      validation, test), and `sex`, `age` (years), `scanner`, `site` for results by group. Several names with `|`
+      between in any cell of `label` make the list multi-label, as does a column of 0 and 1 for each of `class_names` in
+      place of `label`; then an empty cell, "none" and "No Finding" mean no class.
+    - JSON: MONAI's data list, `{"training": [{"image": ..., "label": ...}], "validation": [...], "test": [...]}`;
+      instead of `image` an item may have `series` or `sha256`, as `write_datalist` writes them. With
+      `"multi_label": true` labels are lists of class indices or names.
+
+    Without a split the items are split 4:1 into development and test, and development 4:1 into training and validation,
+    stratified by class (of several by the rarest), with no patient (column, or DICOM PatientID), no lesion and no file
+    on both sides. Where the source tells the test set but no validation set, this is taken from the rest in that way.
+
+    Unlabelled images come from `unlabelled` (see `find_unlabelled`) and from the list "unlabeled" of a JSON data list.
+    What belongs to a patient or study of validation or test, and what is a copy of one of their images, is left out.
+
+    Args:
+        dataset_dir: folder of the data.
+        data_list: a sheet or JSON file, if it is not found in the folder.
+        class_names: the classes in order of their index, the positive one last; by default in the order of the
+            published data set, else sorted by name.
+        num_classes: how many classes the caller expects; None takes what is found.
+        seed: of the split.
+        policy: what follows from a DICOM series that cannot be read, see `Policy`.
+        series_rule: which DICOM series to take where there are several, see `SeriesRule`.
+        key: of the patients' pseudonyms, see `project_key`; None makes one that holds for this call.
+        unlabelled: a folder or a list of unlabelled images, or several. The data list itself may be among them: then
+            its rows without a label are unlabelled images, and no mistake.
+        memory: a folder in which hashes and fingerprints of files are remembered; None remembers nothing.
+
+    Raises:
+        FileNotFoundError: no such folder or file.
+        DataListError: nothing usable there, or everything that is wrong with the list at once: images that do not
+            exist, series that cannot be read, unknown labels, duplicated rows, a patient in two splits, empty classes;
+            no unlabelled image is left.
+    """
+    others = [unlabelled] if isinstance(unlabelled, str | os.PathLike) else list(unlabelled or ())
+    read = collect(dataset_dir, data_list, class_names, num_classes, policy, series_rule, key, others)
+    made = _split(read, seed)
+    _check_leaks(read)
+    _check_classes(read, made)
+    read.problems.take(read.leaks)
+    read.problems.refuse()
+    if read.published is not None:
+        read.published.tell(read.found, made)
+    logger.info("data: %s", made)
+    if read.sheet is not None and read.sheet.suffix.lower() == ".json" and not names_file(others, read.sheet):
+        others.append(read.sheet)
+    found = find_unlabelled(others, read.reading, class_names)
+    return replace(made, unlabelled=apart(found, made, read.reading.key, None if memory is None else Path(memory)))
+
+
+def read_datalist(
+    dataset_dir: str | os.PathLike[str],
+    data_list: str | os.PathLike[str] | None = None,
+    policy: Mapping[str, str] | None = None,
+    key: bytes | None = None,
+) -> tuple[DataList, list[StudyError]]:
+    """Read a data list as it is, for an audit: `make_datalist` without its judgement of copies, leaks and classes.
+
+    Args:
+        dataset_dir: see `make_datalist`.
+        data_list: see `make_datalist`.
+        policy: see `make_datalist`.
+        key: see `make_datalist`.
+
+    Returns:
+        The lists, and why the policy left out what is not in them.
+
+    Raises:
+        FileNotFoundError: no such folder or file.
+        DataListError: images that do not exist and other rows that say nothing.
+    """
+    read = collect(dataset_dir, data_list, None, None, policy, None, key)
+    made = _split(read, 0)
+    read.problems.refuse()
+    return made, read.left_out
+
+
+def labelled_studies(
+    dataset_dir: str | os.PathLike[str],
+    data_list: str | os.PathLike[str] | None = None,
+    class_names: Sequence[str] | None = None,
+    policy: Mapping[str, str] | None = None,
+    series_rule: Mapping[str, str] | None = None,
+) -> Studies:
+    """The studies to measure a trained student on: the test split of a data set that has splits, else all of it.
+
+    Args:
+        dataset_dir: see `make_datalist`.
+        data_list: see `make_datalist`.
+        class_names: those of the student, in their order.
+        policy: see `make_datalist`.
+        series_rule: see `make_datalist`.
+
+    Returns:
+        Items as of `find_studies`, with "label".
+
+    Raises:
+        FileNotFoundError: no such folder or file.
+        DataListError: images that do not exist, labels that the student does not know and other rows that say nothing;
+            no labelled item.
+    """
+    read = collect(dataset_dir, data_list, class_names, None, policy, series_rule, None)
+    splits = read.found.splits
+    chosen = [i for i in range(len(read.found.items)) if splits is None or splits[i] == "test"]
+    items = _datalist(read, {"test": chosen}).test
+    if not items:
+        read.problems.add("no labelled item" + (" in the test split" if splits is not None else ""))
+    read.problems.refuse()
+    named = [
+        item if item["id"] else item | {"id": file_id(known_hash(Path(item["image"])), number)}
+        for number, item in enumerate(items, start=1)
+    ]
+    return Studies(named, read.left_out)
+
+
+def make_folds(
+    dataset_dir: str | os.PathLike[str],
+    folds: int,
+    data_list: str | os.PathLike[str] | None = None,
+    class_names: Sequence[str] | None = None,
+    seed: int = 0,
+    policy: Mapping[str, str] | None = None,
+    series_rule: Mapping[str, str] | None = None,
+    key: bytes | None = None,
+) -> list[DataList]:
+    """Make the data lists of a k-fold cross-validation; a split that the source tells is not used.
+
+    In fold i the test set is part i, the validation set part i + 1, the rest is trained on.
+
+    Args:
+        dataset_dir: see `make_datalist`.
+        folds: k, at least 3.
+        data_list: see `make_datalist`.
+        class_names: see `make_datalist`.
+        seed: of the shuffling.
+        policy: see `make_datalist`.
+        series_rule: see `make_datalist`.
+        key: see `make_datalist`.
+
+    Raises:
+        ValueError: fewer than 3 folds.
+        DataListError: see `make_datalist`.
+    """
+    read = collect(dataset_dir, data_list, class_names, None, policy, series_rule, key)
+    parts = split_folds(read.labels, read.groups, read.told, folds, seed, read.problems) if len(read.order) > 1 else []
+    read.problems.take(read.leaks)
+    read.problems.refuse()
+    return [_datalist(read, part) for part in parts]
+
+
+def _split(read: Collected, seed: int) -> DataList:
+    """Follow the splits of the source, or make them; a class too small is noted in the problems."""
+    splits, enough = read.found.splits, len(read.order) > 1
+    if splits is None:
+        made = split_once(read.labels, read.groups, read.told, seed, read.problems) if enough else {}
+        return _datalist(read, made)
+    chosen: dict[str, Iterable[int]] = {s: [i for i, name in enumerate(splits) if name == s] for s in SPLITS}
+    development = [i for i, name in enumerate(splits) if name == DEVELOPMENT]
+    if development and enough:
+        labels, groups = [read.labels[i] for i in development], group([str(read.groups[i]) for i in development])
+        parts = split_development(labels, groups, read.told, seed, read.problems)
+        chosen |= {name: [development[i] for i in part] for name, part in parts.items()}
+    return _datalist(read, chosen)
+
+
+def _datalist(read: Collected, chosen: Mapping[str, Iterable[int]]) -> DataList:
+    def labelled(i: int) -> Item:
+        own = read.labels[i]
+        label = [float(index in own) for index in range(len(read.order))] if read.found.multi_label else own[0]
+        return read.found.items[i] | {"label": label}
+
+    indices = {split: list(chosen.get(split, ())) for split in SPLITS}
+    lists = {split: [labelled(i) for i in own] for split, own in indices.items()}
+    groups = group([str(read.groups[i]) for i in indices["training"]])
+    return DataList(read.order, **lists, multi_label=read.found.multi_label, groups=groups)
+
+
+def _check_leaks(read: Collected) -> None:
+    """Note patients, lesions and files in two splits that the source tells; of published splits only warn."""
+    found = read.found
+    if found.splits is None:
+        return
+    patients = [item["patient"] for item in found.items]
+    for what, column in (("patient", patients), ("lesion", found.lesions), ("file", found.copies)):
+        where: dict[str, set[str]] = {}
+        for value, split in zip(column or (), found.splits, strict=False):
+            if value and split:
+                where.setdefault(value, set()).add(split)
+        leaking = [i for i, value in enumerate(column or ()) if len(where.get(value, ())) > 1]
+        if leaking and read.published is not None:
+            counts = Counter(found.splits[i] for i in leaking)
+            each = ", ".join(f"{count} of {split}" for split, count in counts.items())
+            logger.warning("%s: one %s stands in two published splits: items %s", read.published.name, what, each)
+        elif leaking:
+            hint = "; monai-rd audit --fix writes a list without them" if what == "file" else ""
+            read.leaks.add(f"the {what} stands in two splits{hint}", *(found.rows[i] for i in leaking))
+
+
+def _check_classes(read: Collected, made: DataList) -> None:
+    """Note classes that a given split lacks, and of a multi-label list those that all or none of a split have."""
+    given = read.found.splits
+    undone = not made.training and (given is None or DEVELOPMENT in given)  # which is noted already
+    if undone or (given is None and not made.multi_label):
+        return
+    hint = "; the data are too few for their classes, or another seed splits them better" if given is None else ""
+    for split in SPLITS if not made.multi_label else ("training", "test"):
+        for name, count in zip(read.told, made.class_counts(split), strict=True):
+            if count == 0:
+                read.leaks.add(f"{name} has no item in {split}{hint}")
+            elif made.multi_label and count == len(made[split]):
+                read.leaks.add(f"every item of {split} has {name}{hint}")

@@ -1,0 +1,167 @@
+"""From MONAI's data list to labelled items; what is wrong with them is collected."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai_rd.datasets.labels import MISSING, groups_of, kind_of
+from monai_rd.datasets.lists import UNLABELLED
+from monai_rd.datasets.problems import DataListError, Problems
+from monai_rd.datasets.reading import Found, Reading
+from monai_rd.datasets.splits import SPLITS
+from monai_rd.datasets.studies import Item
+from monai_rd.pseudonyms import patient_pseudonym
+from monai_rd.text import name_of, read_text
+
+__all__ = ["from_json", "unlabelled_of_json"]
+
+_KEYS = frozenset(
+    (*SPLITS, UNLABELLED, *("class_names", "multi_label", "image", "series", "sop", "sha256", "label", "patient"))
+)
+
+
+def from_json(path: Path, reading: Reading, class_names: Sequence[str] | None, problems: Problems) -> Found:
+    """Read MONAI's data list, as `write_datalist` writes it or as others do.
+
+    Raises:
+        DataListError: no data list.
+    """
+    content = _json(path)
+    if not isinstance(content, dict) or any(not isinstance(content.get(split), list) for split in SPLITS):
+        raise DataListError(f"{path.name} needs the lists {', '.join(SPLITS)}, each of {{'image': ..., 'label': ...}}")
+    names = content.get("class_names", class_names)
+    if names is not None and (
+        not isinstance(names, list | tuple) or any(type(name) not in (str, int) for name in names)
+    ):
+        raise DataListError(f"{path.name}: class_names is no list of names")
+    names = None if names is None else [name_of(str(name)) for name in names]
+    splits: list[str] = []
+    found = Found(splits=splits, class_names=names, multi_label=content.get("multi_label") is True)
+    for row, (split, entry) in enumerate(((s, e) for s in SPLITS for e in content[s]), start=1):
+        if not isinstance(entry, dict) or "label" not in entry or not {"image", "series", "sha256"} & set(entry):
+            problems.add("needs 'label' and one of 'image', 'series', 'sha256'", row)
+            continue
+        label = _label(entry["label"], found, row, problems)
+        items = _items(entry, reading, row, problems)
+        if label is None:
+            continue
+        for item in items:
+            found.items.append(item | {"label": label})
+            found.rows.append(row)
+            splits.append(split)
+    reading.advise(problems)
+    present = {name for item in found.items for name in found.classes(item)}
+    if found.class_names is None and all(name.isdecimal() for name in present):
+        found.class_names = [str(n) for n in range(max(map(int, present), default=0) + 1)]
+    return found
+
+
+def unlabelled_of_json(path: Path, reading: Reading, problems: Problems) -> list[Item]:
+    """The items without a label of MONAI's data list, under "unlabeled"; none where it has no such list.
+
+    Raises:
+        DataListError: no data list.
+    """
+    content = _json(path)
+    entries = content.get(UNLABELLED, []) if isinstance(content, dict) else None
+    if not isinstance(entries, list):
+        raise DataListError(f"{path.name} needs the list {UNLABELLED}, of {{'image': ...}}")
+    items: list[Item] = []
+    for row, entry in enumerate(entries, start=1):
+        if isinstance(entry, dict) and {"image", "series", "sha256"} & set(entry):
+            items += _items(entry, reading, row, problems)
+        else:
+            problems.add("needs one of 'image', 'series', 'sha256'", row)
+    reading.advise(problems)
+    return items
+
+
+def _items(entry: Mapping[str, Any], reading: Reading, row: int, problems: Problems) -> list[Item]:
+    """The items that an entry names, without a label."""
+    texts = ("image", "series", "series_volume", "sop", "sha256")
+    wrong = [name for name in texts if not isinstance(entry.get(name, ""), str)]
+    for name in wrong:
+        problems.add(f"'{name}' is {kind_of(entry[name])}: give a text", row)
+    if wrong:
+        return []
+    if "series" in entry and "sop" in entry:
+        items = reading.picture_of_uid(entry["series"], entry["sop"], row, problems)
+    elif "series" in entry:
+        items = reading.series_of_uid(entry["series"], row, problems, entry.get("series_volume", ""))
+    elif "sha256" in entry:
+        items = reading.with_hash(entry["sha256"], row, problems)
+    else:
+        items = reading.at_path(entry["image"], row, problems)
+    patient = _patient(entry.get("patient"), reading.key, row, problems)
+    more = ({"patient": patient} if patient else {}) | groups_of(entry, row, problems)
+    return [item | more for item in items]
+
+
+def _json(path: Path) -> Any:
+    """Read JSON in any Unicode encoding, with a mark or without.
+
+    Raises:
+        DataListError: it is none, or says one thing twice.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(pairs)
+        if len(made) < len(pairs):
+            twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+            key = f"'{twice}'" if twice in _KEYS else "a key"  # which could be a patient
+            raise DataListError(f"{path.name}: {key} stands twice in one object")
+        return made
+
+    try:
+        return json.loads(read_text(path), object_pairs_hook=once)
+    except DataListError:
+        raise
+    except (ValueError, RecursionError) as error:
+        where = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
+        raise DataListError(f"'{path.name}' is no JSON{where}") from None
+
+
+def _patient(value: Any, key: bytes, row: int, problems: Problems) -> str:
+    """Return the pseudonym that an entry holds or that is made of the ID it holds, "" for neither."""
+    if isinstance(value, bool) or not isinstance(value, str | int | None):
+        problems.add(f"'patient' is {kind_of(value)}: give a text", row)
+        return ""
+    told = "" if value is None or str(value) in MISSING else str(value)
+    return told if re.fullmatch("[0-9a-f]{16}", told) else patient_pseudonym(told, key)
+
+
+def _label(value: Any, found: Found, row: int, problems: Problems) -> str | tuple[str, ...] | None:
+    """Return the class name of an entry, of a multi-label one all of them; None where it is no such label."""
+    if not found.multi_label:
+        if isinstance(value, list):
+            problems.add('the label is a list: a multi-label data list says so, "multi_label": true', row)
+            return None
+        name = _class_name(value, found.class_names)
+        if name is None:
+            problems.add(f"no label: it is {kind_of(value)}; give the name or the index of a class", row)
+        return name
+    names = [_class_name(one, found.class_names) for one in value] if isinstance(value, list) else []
+    known = [name for name in names if name is not None]
+    if not isinstance(value, list) or len(set(known)) < len(value):
+        problems.add("a multi-label label lists class indices or names, each once; it is no vector of 0 and 1", row)
+        return None
+    return tuple(known)
+
+
+def _class_name(value: Any, class_names: Sequence[str] | None) -> str | None:
+    """Return a class name, None for none; where there are names, a number that is none of them is a class index."""
+    if type(value) not in (str, int):
+        return None
+    text = name_of(str(value))
+    if class_names is not None and text in class_names:
+        return text
+    if text in MISSING or (type(value) is int and value < 0):
+        return None
+    if class_names is None or not text.isdecimal() or int(text) >= len(class_names):
+        return text
+    return class_names[int(text)]

@@ -1,0 +1,68 @@
+"""What rows of lists say of their images: labels, groups, and what stands for nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from monai_rd.datasets.problems import Problems
+from monai_rd.datasets.studies import GROUPS
+from monai_rd.dicom.header import age_band
+from monai_rd.text import name_of
+
+__all__ = ["MISSING", "SEPARATOR", "class_of_cell", "classes_of_cell", "groups_of", "kind_of"]
+
+# What stands between the classes of a multi-label cell, and the words for none of them.
+SEPARATOR, NO_CLASS = "|", ("", "none", "no finding")
+# What programs write for a value that is missing.
+MISSING = frozenset(
+    ("", "nan", "NaN", "NAN", "-nan", "NA", "N/A", "n/a", "<NA>", "NaT", "None", "null", "NULL", "Null", "#N/A", "#NA")
+)
+
+
+def class_of_cell(cell: str, class_names: Sequence[str] | None, row: int, problems: Problems) -> str:
+    """Return the class named in a cell, "" for what stands for a missing one."""
+    name = name_of(cell)
+    if name in MISSING and name not in (class_names or ()):
+        word = f" ('{name}' stands for a missing one; if it is a class, name the classes)" if name else ""
+        problems.add(f"no label{word}", row)
+        return ""
+    return name
+
+
+def classes_of_cell(cell: str, row: int, problems: Problems) -> tuple[str, ...]:
+    """Return the classes named in a multi-label cell; one that is empty or says "none" or "No Finding" has none."""
+    parts = [name_of(part) for part in cell.split(SEPARATOR)]
+    named = tuple(dict.fromkeys(part for part in parts if part.lower() not in NO_CLASS))
+    if named and len(parts) > 1 and any(part.lower() in NO_CLASS for part in parts):
+        problems.add("the label names classes and says that there is none", row)
+    if not MISSING.isdisjoint(named):
+        problems.add("no label: a word stands in it for a missing one", row)
+    return named
+
+
+def groups_of(entry: Mapping[str, Any], row: int, problems: Problems) -> dict[str, str]:
+    """What a row tells of its patient, which then counts more than the DICOM header; an age in years as its band."""
+    told: dict[str, str] = {}
+    for name in GROUPS:
+        value = entry.get(name)
+        if isinstance(value, bool) or not isinstance(value, str | int | float | None):
+            problems.add(f"'{name}' is {kind_of(value)}: give a text or a number", row)
+        elif value is not None and str(value) not in MISSING:
+            told[name] = name_of(str(value))
+    with suppress(KeyError, ValueError):  # no age, or a band already
+        told["age"] = age_band(float(told["age"]))
+    return told
+
+
+def kind_of(value: Any) -> str:
+    """What a value of a JSON is, in words, without the value."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true or false"
+    kinds = {list: "a list", dict: "an object", float: "a number that is no index, such as 1.0 or NaN"}
+    return kinds.get(
+        type(value), "a number below 0" if isinstance(value, int) else "empty or a word for what is missing"
+    )

@@ -1,0 +1,222 @@
+"""Training, validation and test lists, and how they are written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from monai_rd.datasets.problems import DataListError, Problems
+from monai_rd.datasets.splits import SPLITS, fold_numbers, group
+from monai_rd.datasets.studies import GROUPS, Item
+from monai_rd.errors import reading_files
+from monai_rd.files import atomic_write, sha256
+from monai_rd.no_label import NO_LABEL
+from monai_rd.pseudonyms import patient_pseudonym
+
+__all__ = ["UNLABELLED", "DataList", "compare_identities", "write_datalist"]
+
+UNLABELLED = "unlabeled"  # the key of a JSON's items without a label
+
+
+@dataclass(frozen=True)
+class DataList:
+    """Items `{"image": path or list of paths, "label": class index, "id": ..., "patient": ...}` of the three splits.
+
+    `id` is a UID of DICOM, else ""; `patient` a pseudonym, or "" where none is known; see `Studies` for the rest. In a
+    multi-label list "label" is a list of floats `[len(class_names)]`, 1.0 for each class that the item has and 0.0 for
+    the others; all may be 0.0.
+
+    Attributes:
+        class_names: by class index; of two classes the second is the positive one of sensitivity, specificity and AUC.
+        training: items to train on.
+        validation: items to choose the best epoch by.
+        test: items to report on, never used to choose anything.
+        multi_label: whether an item may have several classes, or none.
+        unlabelled: items to train on whose class nobody told; their "label" is `NO_LABEL`, of each class in a
+            multi-label list.
+        groups: of the training items a number that those share which must stay together, as they are of one patient,
+            lesion or file; empty: by patient.
+    """
+
+    class_names: tuple[str, ...]
+    training: list[Item]
+    validation: list[Item]
+    test: list[Item]
+    multi_label: bool = False
+    unlabelled: list[Item] = field(default_factory=list)
+    groups: list[int] = field(default_factory=list)
+
+    def __getitem__(self, split: str) -> list[Item]:
+        """The items of a split, or the unlabelled ones, by name, as bundle configs ask for them."""
+        if split not in (*SPLITS, "unlabelled"):
+            raise KeyError(f"no split '{split}'; there are {', '.join(SPLITS)} and unlabelled")
+        return list(getattr(self, split))
+
+    def labels(self, split: str) -> list[Any]:
+        """The labels of a split, in order: class indices, in a multi-label list rows of 0.0 and 1.0."""
+        return [item["label"] for item in self[split]]
+
+    def numbered(self, split: str) -> list[Item]:
+        """The items of a split, each with its place there as `index`, for methods that remember items.
+
+        The places of the unlabelled ones follow those of the training list.
+        """
+        first = len(self.training) if split == "unlabelled" else 0
+        return [{**item, "index": index} for index, item in enumerate(self[split], start=first)]
+
+    def folds(self, count: int, seed: int) -> list[int]:
+        """Split the training list into folds, stratified by class, with what belongs together in one fold.
+
+        Args:
+            count: of folds, at least 2.
+            seed: of the shuffling.
+
+        Returns:
+            The fold of each item, from 0.
+
+        Raises:
+            DataListError: a class has fewer patients (or images without one) than there are folds.
+        """
+        problems, names = Problems(), [f"class '{name}'" for name in self.class_names]
+        groups = self.groups or group([item["patient"] for item in self.training])
+        found = fold_numbers([self.classes(one) for one in self.training], groups, names, count, seed, problems)
+        if len(problems):
+            raise DataListError(f"the training list has not enough for {count} folds: {'; '.join(problems)}")
+        return found
+
+    def without_label(self, items: Iterable[Item]) -> list[Item]:
+        """Such items as the unlabelled ones of this list."""
+        label = [float(NO_LABEL)] * len(self.class_names) if self.multi_label else NO_LABEL
+        return [{**item, "label": label} for item in items]
+
+    def classes(self, item: Item) -> tuple[int, ...]:
+        """The class indices of one of the items: one, or in a multi-label list any number."""
+        if not self.multi_label:
+            return (item["label"],)
+        return tuple(index for index, has in enumerate(item["label"]) if has)
+
+    def identity(self) -> dict[str, list[tuple[str, str]]]:
+        """What tells these lists from others, without a name: of each split its items in order, as (hash, label).
+
+        The hash is of an item's UID, or of its path within the folder that holds all items, so that data may be moved;
+        the label is that of its class by name. Of the unlabelled items, which may be very many, one hash tells all.
+        """
+        every = [item for split in (*SPLITS, "unlabelled") for item in self[split]]
+        paths = [item["image"] for item in every if not item.get("id")]
+        files = [one if isinstance(one, str) else one[0] for one in paths]
+        root = os.path.commonpath([os.path.dirname(os.path.abspath(one)) for one in files]) if files else ""
+
+        def named(item: Item) -> str:
+            image = item["image"] if isinstance(item["image"], str) else item["image"][0]
+            name = item.get("id") or Path(os.path.relpath(os.path.abspath(image), root)).as_posix()
+            return hashlib.sha256(os.fsencode(name)).hexdigest()[:12]
+
+        def label(item: Item) -> str:
+            return "|".join(self.class_names[index] for index in self.classes(item))
+
+        told = {split: [(named(item), label(item)) for item in self[split]] for split in SPLITS}
+        if self.unlabelled:
+            names = "".join(named(item) for item in self.unlabelled)
+            told["unlabelled"] = [(hashlib.sha256(names.encode()).hexdigest()[:12], str(len(self.unlabelled)))]
+        return told
+
+    def class_counts(self, split: str) -> list[int]:
+        """How many items of a split have each class."""
+        counts = Counter(index for item in self[split] for index in self.classes(item))
+        return [counts[index] for index in range(len(self.class_names))]
+
+    def __str__(self) -> str:
+        rows = []
+        for split in SPLITS:
+            each = [f"{n} {name}" for n, name in zip(self.class_counts(split), self.class_names, strict=True)]
+            if self.multi_label:
+                each.append(f"{sum(not self.classes(item) for item in self[split])} without any")
+            rows.append(f"{split} {len(self[split])} ({', '.join(each)})")
+        rows += [f"unlabelled {len(self.unlabelled)}"] if self.unlabelled else []
+        return "; ".join(rows)
+
+
+def compare_identities(before: Mapping[str, Sequence[Any]], now: Mapping[str, Sequence[Any]]) -> str:
+    """What differs between two `DataList.identity`, such as "training: 2 items came (of 40)"; "" if nothing does."""
+    told = []
+    for split in SPLITS:
+        old, new = ([tuple(one) for one in made.get(split, ())] for made in (before, now))
+        were, are = Counter(name for name, _ in old), Counter(name for name, _ in new)
+        came, went = (are - were).total(), (were - are).total()
+        relabelled = (Counter(new) - Counter(old)).total() - came
+        counts = [(came, "came"), (went, "went"), (relabelled, "changed their label")]
+        parts = [f"{count} {what}" for count, what in counts if count]
+        if old != new:
+            told.append(f"{split}: {', '.join(parts) or 'the same items in another order'} (of {len(old)})")
+    was, is_ = ([tuple(one) for one in made.get("unlabelled", ())] for made in (before, now))
+    if was != is_:
+        told.append(f"unlabelled: other items ({is_[0][1] if is_ else 0}, were {was[0][1] if was else 0})")
+    return "; ".join(told)
+
+
+def write_datalist(
+    made: DataList, dataset_dir: str | os.PathLike[str], path: str | os.PathLike[str], key: bytes
+) -> None:
+    """Write a data list as MONAI's JSON, atomically.
+
+    An image or volume file stands there as `image`, its path relative to `dataset_dir`; DICOM as `series` (and `sop`,
+    a single picture, or `series_volume`, one of several in a series) by its UIDs, because the folders of exports are
+    often named after patients; for the same reason a file whose path holds the ID of its patient stands there as the
+    `sha256` of its content. Patients are pseudonyms. A multi-label list says `"multi_label": true`; its labels are
+    lists of class indices. The unlabelled items stand under "unlabeled", as MONAI spells it.
+
+    Args:
+        made: the lists.
+        dataset_dir: folder of the data.
+        path: of the JSON.
+        key: that the lists' pseudonyms were made with.
+    """
+    root = Path(os.path.abspath(dataset_dir))
+    content: dict[str, Any] = {"class_names": list(made.class_names)}
+    if made.multi_label:
+        content["multi_label"] = True
+    for split in SPLITS:
+        content[split] = [_entry(item, root, key) | _label(item, made) for item in made[split]]
+    if made.unlabelled:
+        content[UNLABELLED] = [_entry({**item, "label": ""}, root, key) for item in made.unlabelled]
+    atomic_write(json.dumps(content, indent=1) + "\n", Path(path))
+
+
+def _label(item: Item, made: DataList) -> dict[str, Any]:
+    return {"label": list(made.classes(item))} if made.multi_label else {}
+
+
+def _entry(item: Item, root: Path, key: bytes) -> dict[str, Any]:
+    entry: dict[str, Any] = {name: item[name] for name in ("label", "patient", *GROUPS) if item.get(name, "") != ""}
+    if item["series"]:
+        if item["volume"]:
+            return {"series": item["series"], "series_volume": item["volume"], **entry}
+        picture = {"sop": item["id"]} if item["id"] != item["series"] else {}
+        return {"series": item["series"], **picture, **entry}
+    file = Path(os.path.abspath(item["image"]))  # links are names too: they may lead out of the folder
+    relative = file.relative_to(root)
+    if item["patient"] and _tells_the_patient(relative, item["patient"], key):
+        with reading_files():
+            return {"sha256": sha256(file), **entry}
+    return {"image": relative.as_posix(), **entry}
+
+
+def _tells_the_patient(path: Path, pseudonym: str, key: bytes) -> bool:
+    """Tell whether a part of a path, between any two separators, is the ID that a pseudonym stands for."""
+    return any(patient_pseudonym(text, key) == pseudonym for text in parts_of_path(path))
+
+
+def parts_of_path(path: Path) -> Iterator[str]:
+    """What stands between any two separators of a part of a path: each could be a patient's ID."""
+    for part in path.parts:
+        words = re.split(r"([\W_]+)", part)  # words at even places, what separates them at odd ones
+        for first in range(0, len(words), 2):
+            for last in range(first, len(words), 2):
+                yield "".join(words[first : last + 1])

@@ -1,0 +1,169 @@
+"""Fingerprints of items, by which copies are found: made once, and remembered by the content of their files."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from monai_rd.datasets.near_duplicates import IMAGES, VOLUMES, Fingerprint, Picture, digest_of, fingerprint
+from monai_rd.errors import StudyError, UnreadableFileError, original_error
+from monai_rd.processes import own_cores
+
+if TYPE_CHECKING:
+    from monai.data import MetaTensor
+
+__all__ = ["Verdicts", "grey_picture", "print_of", "prints_of"]
+
+_FORMAT = 1  # another one for every change of what a fingerprint is, or of when two are alike
+_TABLES = (
+    "CREATE TABLE IF NOT EXISTS prints (key TEXT, format INTEGER, digest TEXT, bits BLOB, mirrored BLOB, side INTEGER, "
+    "thumbnail BLOB, PRIMARY KEY (key, format)) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS verdicts (others TEXT, key TEXT, copy INTEGER, PRIMARY KEY (others, key)) "
+    "WITHOUT ROWID",
+)
+_WRITE_EVERY = 256  # items: what a killed run looks at again at most
+
+
+def print_of(image: MetaTensor) -> Fingerprint:
+    """The fingerprint of an image `[C, X, Y]` or a volume `[C, X, Y, Z]`, as `LoadImageOrSeriesd` gives it."""
+    values = image.as_tensor().numpy()
+    return fingerprint(grey_picture(image), digest_of(values), VOLUMES if values.ndim == 4 else IMAGES)
+
+
+def grey_picture(image: MetaTensor) -> Picture:
+    """An image in grey; of a volume four slices, evenly spread, two by two."""
+    from monai_rd.transforms import SliceStackd
+
+    stack = SliceStackd("image", 4)({"image": image})["image"].as_tensor().numpy()
+    if len(stack) == 4:
+        stack = np.block([[stack[0], stack[1]], [stack[2], stack[3]]])[None]
+    if image.meta.get("intensity") != "display":
+        low, high = np.percentile(stack, (0.5, 99.5))
+        stack = (stack - low) * (255 / max(high - low, 1e-6))
+    return stack[0].clip(0, 255).round().astype(np.uint8)
+
+
+def prints_of(
+    items: Sequence[Mapping[str, Any]], keys: Sequence[str], memory: Path | None = None
+) -> Iterator[Fingerprint | StudyError]:
+    """Look at items, in threads; those that were looked at before are not loaded again.
+
+    Args:
+        items: with `image`.
+        keys: what they are, see `item_key`; "" is not remembered.
+        memory: an SQLite file that several processes may use; None remembers nothing.
+
+    Yields:
+        Of each item its fingerprint, or why it cannot be read.
+
+    Raises:
+        OSError: the memory cannot be used.
+    """
+    if memory is None:
+        yield from _looked_at(items)
+        return
+    with _open(memory) as connection:
+        for start in range(0, len(items), _WRITE_EVERY):
+            block = slice(start, start + _WRITE_EVERY)
+            yield from _remembered(connection, items[block], keys[block])
+
+
+def _remembered(
+    connection: sqlite3.Connection, items: Sequence[Mapping[str, Any]], keys: Sequence[str]
+) -> list[Fingerprint | StudyError]:
+    look = "SELECT digest, bits, mirrored, side, thumbnail FROM prints WHERE key = ? AND format = ?"
+    rows = [connection.execute(look, (key, _FORMAT)).fetchone() for key in keys]
+    found: list[Any] = [row and _of_row(*row) for row in rows]
+    unknown = [place for place, one in enumerate(found) if one is None]
+    new = []
+    for place, one in zip(unknown, _looked_at([items[place] for place in unknown]), strict=True):
+        found[place] = one
+        if isinstance(one, Fingerprint) and keys[place]:
+            bits, mirrored = (np.packbits(bits).tobytes() for bits in (one.bits, one.mirrored_bits))
+            side, thumbnail = len(one.thumbnail), one.thumbnail.tobytes()
+            new.append((keys[place], _FORMAT, one.digest, bits, mirrored, side, thumbnail))
+    if new:
+        with connection:
+            connection.executemany("INSERT OR REPLACE INTO prints VALUES (?, ?, ?, ?, ?, ?, ?)", new)
+    return found
+
+
+class Verdicts:
+    """What was found of items beside a set of others, remembered, as comparing takes longer than reading.
+
+    Args:
+        memory: as of `prints_of`.
+        others: what these are, in any order.
+    """
+
+    def __init__(self, memory: Path | None, others: Sequence[str]) -> None:
+        text = " ".join(sorted(others)) + f" {_FORMAT}"
+        self._others, self._memory = hashlib.sha256(text.encode()).hexdigest(), memory
+
+    def known(self, keys: Sequence[str]) -> dict[str, bool]:
+        """Which of the items are copies of one of the others, of those that are known."""
+        if self._memory is None:
+            return {}
+        with _open(self._memory) as connection:
+            rows = connection.execute("SELECT key, copy FROM verdicts WHERE others = ?", (self._others,))
+            found = {key: bool(copy) for key, copy in rows}
+        return {key: found[key] for key in keys if key in found}
+
+    def remember(self, found: Mapping[str, bool]) -> None:
+        """Take in what was found."""
+        if self._memory is not None:
+            with _open(self._memory) as connection, connection:
+                rows = [(self._others, key, int(copy)) for key, copy in found.items() if key]
+                connection.executemany("INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?)", rows)
+
+
+@contextmanager
+def _open(memory: Path) -> Iterator[sqlite3.Connection]:
+    """The memory, made where there is none.
+
+    Raises:
+        OSError: it cannot be used.
+    """
+    memory.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with closing(sqlite3.connect(memory, timeout=60)) as connection:
+            for table in _TABLES:
+                connection.execute(table)
+            yield connection
+    except sqlite3.Error as error:
+        raise OSError(f"the memory of fingerprints in cache_dir: {error}; remove it, or give another") from error
+
+
+def _of_row(digest: str, bits: bytes, mirrored: bytes, side: int, thumbnail: bytes) -> Fingerprint:
+    first, second = (np.unpackbits(np.frombuffer(packed, np.uint8)).astype(bool) for packed in (bits, mirrored))
+    return Fingerprint(digest, first, second, np.frombuffer(thumbnail, np.uint8).reshape(side, side))
+
+
+def _looked_at(items: Sequence[Mapping[str, Any]]) -> Iterator[Fingerprint | StudyError]:
+    from monai_rd.transforms import LoadImageOrSeriesd
+
+    mine = threading.local()
+
+    def look(item: Mapping[str, Any]) -> Fingerprint | StudyError:
+        if not hasattr(mine, "load"):
+            mine.load = LoadImageOrSeriesd("image")
+        try:
+            return print_of(mine.load({"image": item["image"]})["image"])
+        except Exception as error:
+            reason = original_error(error)
+            if isinstance(reason, OSError):  # a library's: the system's is an UnreadableFileError already
+                return UnreadableFileError("It cannot be read.")
+            if isinstance(reason, StudyError):
+                return reason
+            raise
+
+    with ThreadPool(min(own_cores(), 4)) as pool:
+        yield from pool.imap(look, items)

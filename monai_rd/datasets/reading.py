@@ -1,0 +1,273 @@
+"""What every source of labelled items shares: what it found, and the folder it looks in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+from monai_rd.datasets.near_matches import near_ids, near_paths, would_match
+from monai_rd.datasets.problems import Problems
+from monai_rd.datasets.studies import Item, id_of_file, item_of_file, item_of_image, items_of_series, reason_unread
+from monai_rd.dicom import SeriesInfo, SeriesRule, choose_series, index_dicom, is_dicom
+from monai_rd.dicom.values import known_uid_of
+from monai_rd.errors import NoDicomError, Policy, StudyError, count_codes
+from monai_rd.files import READ_SUFFIXES, sha256
+from monai_rd.pseudonyms import patient_pseudonym
+from monai_rd.walk import walk
+
+__all__ = ["Found", "Reading"]
+
+
+@dataclass
+class Found:
+    """Labelled items of a source.
+
+    Attributes:
+        items: `{"image": path or list of paths, "label": class name, "id": UID or "", "series": UID or "", "patient":
+            pseudonym or ""}`; see `Studies` for the rest. In a multi-label source "label" is a tuple of any
+            number of names.
+        rows: of each item, for messages.
+        splits: of each item, one of `SPLITS`, `DEVELOPMENT` or "" where it is none of them; None where the source has
+            none.
+        lesions: of each item; None where the source has none.
+        copies: a value that items of equal files share; None where files were not compared.
+        class_names: in the order of the source, None where it has none.
+        multi_label: whether an item may have several classes, or none.
+    """
+
+    items: list[Item] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    splits: list[str] | None = None
+    lesions: list[str] | None = None
+    copies: list[str] | None = None
+    class_names: Sequence[str] | None = None
+    multi_label: bool = False
+
+    def picked(self, indices: Sequence[int]) -> Found:
+        """Some of the items."""
+        splits, lesions, copies = (
+            None if column is None else [column[i] for i in indices]
+            for column in (self.splits, self.lesions, self.copies)
+        )
+        items, rows = [self.items[i] for i in indices], [self.rows[i] for i in indices]
+        return replace(self, items=items, rows=rows, splits=splits, lesions=lesions, copies=copies)
+
+    def classes(self, item: Item) -> tuple[str, ...]:
+        """The class names of one of the items, none where it has no label."""
+        return item["label"] if self.multi_label else (item["label"],) if item["label"] else ()
+
+
+class Reading:
+    """A data set's folder, indexed when a row asks for DICOM, and how its series are to be taken.
+
+    Args:
+        root: folder of the data.
+        policy: what follows from a series that cannot be read.
+        rule: which series stands for a patient or a folder that holds several.
+        key: of the patients' pseudonyms.
+    """
+
+    def __init__(self, root: Path, policy: Policy, rule: SeriesRule | None, key: bytes) -> None:
+        self.root, self.policy, self.rule, self.key = Path(os.path.abspath(root)), policy, rule, key
+        self.left_out: list[StudyError] = []
+        self.offered: set[str] = set()  # IDs that the rule chose among
+        self.chosen: set[str] = set()
+        # What rows name that is not there.
+        self._no_path: dict[int, str] = {}
+        self._no_patient: dict[int, str] = {}
+        self._no_series: dict[int, str] = {}
+
+    @cached_property
+    def series(self) -> list[SeriesInfo]:
+        """Every DICOM series below the folder."""
+        try:
+            found = index_dicom(self.root, key=self.key)
+        except NoDicomError:
+            return []
+        return [one for one in found if one.is_image]  # without reports, segmentations and the like
+
+    @cached_property
+    def _by_uid(self) -> dict[str, list[SeriesInfo]]:
+        found: dict[str, list[SeriesInfo]] = {}
+        for one in self.series:
+            found.setdefault(one.series_uid, []).append(one)
+        return found
+
+    @cached_property
+    def _by_patient(self) -> dict[str, list[SeriesInfo]]:
+        found: dict[str, list[SeriesInfo]] = {}
+        for one in self.series:
+            found.setdefault(one.patient_key, []).append(one)
+        return found
+
+    @cached_property
+    def _by_folder(self) -> dict[Path, list[SeriesInfo]]:
+        found: dict[Path, list[SeriesInfo]] = {}
+        for one in self.series:
+            real = {Path(os.path.realpath(folder)) for folder in {file.parent for file in one.files}}
+            for folder in {each for own in real for each in (own, *own.parents)}:
+                found.setdefault(folder, []).append(one)
+        return found
+
+    @cached_property
+    def _by_file(self) -> dict[str, list[tuple[SeriesInfo, int]]]:
+        """Series and places in them, by the real paths of files, as links lead to them too."""
+        found: dict[str, list[tuple[SeriesInfo, int]]] = {}
+        for one in self.series:
+            for number, file in enumerate(one.files):
+                found.setdefault(os.path.realpath(file), []).append((one, number))
+        return found
+
+    @cached_property
+    def _by_hash(self) -> dict[str, Path]:
+        """Image and volume files by the sha256 of their content: read whole, so only for lists that name them so."""
+        files = [path for path in walk(self.root).files if path.name.lower().endswith(READ_SUFFIXES)]
+        found: dict[str, Path] = {}
+        for path in files:
+            with suppress(OSError):  # a row that means it says that it is not there
+                found[sha256(path)] = path
+        return found
+
+    def series_of_uid(self, uid: str, row: int, problems: Problems, volume: str = "") -> list[Item]:
+        """Return the items of a series; where it holds several volumes, of the one named or what the rule takes."""
+        found = self._of_uid(uid)
+        if not found:
+            self._no_series[row] = uid
+            problems.add("no DICOM series with this SeriesInstanceUID below dataset_dir", row)
+        if not volume:
+            return self._of_one_series(found, row, problems)
+        named = [one for one in found if one.volume == volume]
+        if found and not named:
+            problems.add(f"the series holds no volume of this name; {_volumes_of(found)}", row)
+        return self._readable(named, row, problems)
+
+    def _of_uid(self, uid: str) -> list[SeriesInfo]:
+        """Return the series of a UID, as it stands in the header or as lists of this project have it."""
+        return self._by_uid.get(uid) or self._by_uid.get(known_uid_of(uid), [])
+
+    def _of_one_series(self, found: Sequence[SeriesInfo], row: int, problems: Problems) -> list[Item]:
+        """Return the items of a series, given all of its volumes."""
+        if sum(one.problem(self.policy) is None for one in found) < 2:
+            return self._readable(found, row, problems)
+        if self.rule is None:
+            problems.add(f"{_volumes_of(found)}: name one as 'series_volume', or set a series rule", row)
+            return []
+        return self._by_rule(found, row, problems, "the series")
+
+    def series_of_patient(self, patient: str, row: int, problems: Problems) -> list[Item]:
+        """Return the items of the series that stands for a patient, by the rule."""
+        found = self._by_patient.get(patient_pseudonym(patient, self.key), [])
+        if not found:
+            self._no_patient[row] = patient
+            problems.add("no DICOM series of this patient below dataset_dir", row)
+            return []
+        return self._by_rule(found, row, problems, "this patient")
+
+    def at_path(self, value: str, row: int, problems: Problems) -> list[Item]:
+        """Return the items at a path: an image or volume file, a DICOM file, a folder of DICOM."""
+        path = Path(os.path.abspath(self.root / value))
+        if not value or not os.path.lexists(path):
+            self._no_path[row] = value
+            problems.add("the image does not exist below dataset_dir", row)
+            return []
+        if not path.is_relative_to(self.root):
+            problems.add("the image lies outside dataset_dir", row)
+            return []
+        if not os.path.isdir(path):
+            return self._one_file(path, row, problems)
+        found = self._by_folder.get(Path(os.path.realpath(path)), [])
+        if not found:
+            problems.add("there is no DICOM image in this folder", row)
+        if self.rule is not None and found:
+            return self._by_rule(found, row, problems, "this folder")
+        if len({one.series_uid for one in found}) == 1:
+            return self._of_one_series(found, row, problems)
+        if sum(one.problem(self.policy) is None for one in found) > 1:
+            count = len({one.series_uid for one in found})
+            problems.add(f"the folder holds {count} DICOM series: name one by its UID, or set a series rule", row)
+            return []
+        readable = [one for one in found if one.problem(self.policy) is None]
+        return self._readable(readable or found, row, problems)
+
+    def advise(self, problems: Problems) -> None:
+        """Say of the rows that name nothing what would make them match, without what they name."""
+        studies = {one.study_uid for one in self.series} if self._no_series else set()
+        uids = near_ids(self._no_series.values(), self._by_uid.__contains__) if self._no_series else {}
+        uids |= dict.fromkeys(studies.intersection(self._no_series.values()), "as a StudyInstanceUID: give the series")
+        patients = near_ids(self._no_patient.values(), lambda one: patient_pseudonym(one, self.key) in self._by_patient)
+        paths = near_paths(self._no_path.values(), self._relative_paths()) if self._no_path else {}
+        for found, rows in ((uids, self._no_series), (patients, self._no_patient), (paths, self._no_path)):
+            for how, which in would_match(found, rows).items():
+                problems.add(f"{len(which)} of the rows that match nothing would match {how}")
+
+    def _relative_paths(self) -> list[str]:
+        """Of the files below the folder, and of the folders they lie in."""
+        files = [path.relative_to(self.root) for path in walk(self.root).files]
+        return [path.as_posix() for path in {*files, *(parent for file in files for parent in file.parents)}]
+
+    def _by_rule(self, found: Sequence[SeriesInfo], row: int, problems: Problems, where: str) -> list[Item]:
+        """Return the items of what the rule takes."""
+        chosen = choose_series(found, self.rule or SeriesRule(), self.policy)
+        self.offered |= {one.id for one in found}
+        self.chosen |= {one.id for one in chosen}
+        if not chosen:
+            codes = count_codes(one.code for each in found if (one := each.problem(self.policy)) is not None)
+            problems.add(f"no series of {where} fits the rule and can be read{f' ({codes})' if codes else ''}", row)
+        return [item for one in chosen for item in items_of_series(one)]
+
+    def with_hash(self, digest: str, row: int, problems: Problems) -> list[Item]:
+        """Return the item of a file by its content."""
+        if digest not in self._by_hash:
+            problems.add("no file with this sha256 below dataset_dir", row)
+            return []
+        return [item_of_image(self._by_hash[digest])]
+
+    def picture_of_uid(self, uid: str, sop_uid: str, row: int, problems: Problems) -> list[Item]:
+        """Return the item of one file of a series."""
+        wanted = (sop_uid, known_uid_of(sop_uid))
+        for one in self._of_uid(uid):
+            for number in range(len(one.files)):
+                if id_of_file(one, number) in wanted:
+                    return [item_of_file(one, number)]
+        problems.add("no DICOM image with these SeriesInstanceUID and SOPInstanceUID below dataset_dir", row)
+        return []
+
+    def _one_file(self, path: Path, row: int, problems: Problems) -> list[Item]:
+        """Return the item of one file; of DICOM a picture, a multi-frame volume, or a slice if the row says so."""
+        if not is_dicom(path):
+            reason = reason_unread(path)
+            if reason is not None:
+                self._refuse(reason, row, problems)
+            return [item_of_image(path)] if reason is None else []
+        found = self._by_file.get(os.path.realpath(path), [])
+        if not found:
+            problems.add("the DICOM file holds no image", row)
+        if len(found) > 1:
+            return self._of_one_series([one for one, _ in found], row, problems)
+        return [item_of_file(*own) for own in found]
+
+    def _refuse(self, problem: StudyError, row: int, problems: Problems) -> None:
+        """Leave out what a row names, or note it, as the policy says."""
+        if self.policy[problem.code] == "skip":
+            self.left_out.append(problem)
+        else:
+            problems.add(f"{problem.code}: {problem}", row)
+
+    def _readable(self, found: Iterable[SeriesInfo], row: int, problems: Problems) -> list[Item]:
+        items = []
+        for one in found:
+            problem = one.problem(self.policy)
+            if problem is None:
+                items += items_of_series(one)
+            else:
+                self._refuse(problem, row, problems)
+        return items
+
+
+def _volumes_of(found: Sequence[SeriesInfo]) -> str:
+    names = [one.volume for one in found]
+    return f"the series holds {len(names)} volumes ({'; '.join(names[:8])}{'; ...' if len(names) > 8 else ''})"

@@ -1,0 +1,34 @@
+"""DICOM as hospitals have it: an index of series from headers, and one series as one volume or picture."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from monai_rd.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from monai_rd.dicom.choosing import SeriesRule, choose_series
+    from monai_rd.dicom.index import SeriesInfo, index_dicom
+    from monai_rd.dicom.parsing import is_dicom
+    from monai_rd.dicom.series import SeriesVolume, load_series
+
+# Decoding pixels needs pydicom 3 and imagecodecs; who reads NIfTI (MONAI Label, with pydicom 2) needs neither.
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "parsing": ("is_dicom",),
+        "choosing": ("SeriesRule", "choose_series"),
+        "index": ("SeriesInfo", "index_dicom"),
+        "series": ("SeriesVolume", "load_series"),
+    },
+)
+
+__all__ = [
+    "SeriesInfo",
+    "SeriesRule",
+    "SeriesVolume",
+    "choose_series",
+    "index_dicom",
+    "is_dicom",
+    "load_series",
+]

@@ -1,0 +1,79 @@
+"""The frames of a series' files, and which of them lie in one plane."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from monai_rd.dicom.header import Header
+from monai_rd.dicom.planes import Plane
+
+__all__ = ["ORIENTATION_TOLERANCE", "SAME_PLANE_MM", "Frame", "SeriesFiles", "depths", "normal", "places"]
+
+# Direction cosines are written with about six digits; a larger difference is another orientation.
+ORIENTATION_TOLERANCE = 1e-4
+# Two images closer than this along the normal lie in one plane, in mm.
+SAME_PLANE_MM = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame of one file: `headers[file].planes[number]`; of a picture, `plane` is None."""
+
+    file: int
+    number: int
+    header: Header
+    plane: Plane | None
+
+
+class SeriesFiles(tuple[Path, ...]):
+    """The files of one volume, and which of their frames it is made of.
+
+    Args:
+        files: their paths.
+        frames: of each file the numbers of the frames that belong to the volume, from 0; () where all of all do.
+    """
+
+    frames: tuple[tuple[int, ...], ...]
+
+    def __new__(cls, files: Iterable[Path], frames: Iterable[Iterable[int]] = ()) -> SeriesFiles:
+        """Make a tuple of the paths."""
+        made = super().__new__(cls, files)
+        made.frames = tuple(tuple(numbers) for numbers in frames)
+        return made
+
+
+def normal(plane: Plane) -> npt.NDArray[np.float64]:
+    """Return row direction x column direction."""
+    return np.cross(plane.orientation[:3], plane.orientation[3:])
+
+
+def depths(frames: Sequence[Frame]) -> npt.NDArray[np.float64]:
+    """Return the positions along the normal of the first frame, in mm; all frames have a plane."""
+    planes = [frame.plane for frame in frames if frame.plane is not None]
+    return np.array([plane.position for plane in planes]) @ normal(planes[0])
+
+
+def places(frames: Sequence[Frame]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Number the stacks and the planes that frames lie in.
+
+    Returns:
+        Of each frame the number of its stack, which are all of one size, spacing and orientation, and the number of its
+        plane among all planes.
+    """
+    what = np.array([(*one.header.shape, *one.plane.spacing, *one.plane.orientation) for one in frames if one.plane])
+    tolerance = np.array([0.5, 0.5, 1e-3, 1e-3, *[ORIENTATION_TOLERANCE] * 6])
+    stack, plane = np.full(len(frames), -1), np.zeros(len(frames), dtype=np.int64)
+    count = 0
+    while (left := np.flatnonzero(stack < 0)).size:
+        own = left[(np.abs(what[left] - what[left[0]]) <= tolerance).all(axis=1)]
+        stack[own] = stack.max() + 1
+        depth = depths([frames[i] for i in own])
+        order = np.argsort(depth, kind="stable")
+        plane[own[order]] = count + np.concatenate([[0], np.cumsum(np.diff(depth[order]) >= SAME_PLANE_MM)])
+        count = int(plane[own].max()) + 1
+    return stack, plane

@@ -1,0 +1,301 @@
+"""What the header of one DICOM file tells: which series it belongs to, where its frames lie, why it is not read.
+
+Privacy: the patient's ID leaves as a keyed hash; names, IDs and the date of birth are looked at for one more reason, to
+blot them out of free text. Values of free text reach no message; an age leaves as its band.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from pydicom.dataset import Dataset
+
+from monai_rd.dicom.classes import no_image
+from monai_rd.dicom.marks import Marks, frame_marks
+from monai_rd.dicom.mosaic import Tiles, is_tiled, tiles_of
+from monai_rd.dicom.planes import Plane, functional_groups, macro, nuclear_kind, nuclear_planes, plane_of, why_no_planes
+from monai_rd.dicom.quiet import quiet_headers
+from monai_rd.dicom.values import has, integer, items, known_uid, numbers, parts, text, uid, uid_or_code
+from monai_rd.dicom.words import Identity, decoded, identity_of, redacted, redacted_code
+from monai_rd.errors import (
+    DicomSeriesError,
+    LocalizerError,
+    NotAnImageError,
+    TruncatedPixelsError,
+    UnsupportedImageError,
+)
+from monai_rd.pseudonyms import patient_pseudonym, study_pseudonym
+
+__all__ = ["Header", "Origin", "Region", "age_band", "describe", "regions"]
+
+# Modalities whose images are slices of a volume; without a position in the patient they are not read.
+CROSS_SECTIONAL = frozenset({"CT", "MR", "PT", "NM"})
+# RescaleType values of CT under which the rescaled values are Hounsfield units ("US" is "unspecified").
+HU_TYPES = frozenset({"", "HU", "HU_MOD", "US"})
+# The defined others (PS3.3 C.11.1.1.2), which a message may name; what stands there may be anything.
+_OTHER_TYPES = frozenset({"OD", "MGML", "Z_EFF", "ED", "EDW", "PCT"})
+
+_AGES = ((18, "0-17"), (40, "18-39"), (60, "40-59"), (80, "60-79"))
+_EDGES = ("MinX0", "MinY0", "MaxX1", "MaxY1")
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Where a part of an ultrasound picture lies and what it shows (PS3.3 C.8.5.5.1).
+
+    Attributes:
+        spatial_format: 1 for 2D, 2 for M-mode, 3 for a spectrum, 4 for a waveform, 5 for graphics.
+        data_type: 1 for tissue, 2 for colour flow; others are curves and text.
+        x0: first column.
+        y0: first row.
+        x1: last column, which belongs to it.
+        y1: last row, which belongs to it.
+    """
+
+    spatial_format: int
+    data_type: int
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Of whom and where an image is, as far as groups of patients go; "" for what the header does not tell.
+
+    Attributes:
+        body_part: ``BodyPartExamined``, such as "CHEST".
+        sex: "F", "M" or "O".
+        age: "0-17", "18-39", "40-59", "60-79" or "80+" years.
+        scanner: manufacturer and model.
+        site: ``InstitutionName``.
+    """
+
+    body_part: str = ""
+    sex: str = ""
+    age: str = ""
+    scanner: str = ""
+    site: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """One image file, as far as its header tells.
+
+    Attributes:
+        description: ``SeriesDescription`` without what it repeats of names, IDs and the date of birth.
+        original_description: with it, to be searched and never to be shown or written.
+        mosaic: how many frames stand in a row and in a column of one stored image; 1 but for mosaics.
+        planes: of every frame; () for a picture, which has no place in the patient.
+        marks: what may tell a frame from others of its plane, of each or once for all of them; () without planes.
+        picture: a radiograph, an ultrasound, a colour image: to be looked at, not part of a volume.
+        patient_key: 16 hex digits, equal for images of one patient under one key.
+        origin: of whom and where.
+        no_hounsfield: why a CT has no Hounsfield units, None where it has.
+        problem: why the file is not read whatever else lies beside it, else None.
+        unnamed: it has no SeriesInstanceUID, and ``series_uid`` is what stands for it, see `named`.
+    """
+
+    series_uid: str
+    study_uid: str
+    sop_uid: str
+    frame_of_reference: str
+    modality: str
+    description: str
+    original_description: str = field(repr=False)
+    syntax: str
+    patient_key: str
+    instance_number: int
+    shape: tuple[int, int]
+    frames: int
+    mosaic: int
+    enhanced: bool
+    picture: bool
+    localizer: bool
+    planes: tuple[Plane, ...]
+    marks: tuple[Marks, ...]
+    thickness: float
+    origin: Origin
+    no_hounsfield: str | None
+    problem: DicomSeriesError | None
+    series_number: str
+    unnamed: bool = False
+
+
+def regions(dataset: Dataset) -> tuple[Region, ...]:
+    """Return the regions of an ultrasound picture, without those that do not say all of it."""
+    keywords = ("RegionSpatialFormat", "RegionDataType", *(f"RegionLocation{edge}" for edge in _EDGES))
+    try:
+        shown = items(dataset, "SequenceOfUltrasoundRegions")
+    except Exception:  # a damaged sequence counts as absent
+        return ()
+    found = [[integer(item, keyword, -1) for keyword in keywords] for item in shown]
+    return tuple(Region(*values) for values in found if min(values) >= 0)
+
+
+def _no_hounsfield(dataset: Dataset, sources: Sequence[tuple[Dataset, ...]]) -> str | None:
+    """Say why a CT has no Hounsfield units, None where it has."""
+    if has(dataset, "ModalityLUTSequence"):
+        return None
+    for groups in sources:
+        rescale = macro(dataset, groups, "PixelValueTransformationSequence")
+        slope = numbers(rescale, "RescaleSlope", 1)
+        if not slope or not slope[0] or numbers(rescale, "RescaleIntercept", 1) is None:
+            return "no RescaleSlope and RescaleIntercept"
+        kind = text(rescale, "RescaleType").upper()
+        if kind not in HU_TYPES:
+            return f"RescaleType {kind if kind in _OTHER_TYPES else 'of another unit'}"
+    return None
+
+
+def _free_text(dataset: Dataset, keyword: str, who: Identity) -> str:
+    """Return a text without what it repeats of names, IDs and the date of birth."""
+    found = "".join(c if c.isprintable() else " " for c in decoded(dataset, keyword)).strip()
+    return redacted(found, who)[:64] if found else ""
+
+
+def _origin(dataset: Dataset, who: Identity) -> Origin:
+    sex = text(dataset, "PatientSex").upper()
+    scanner = " ".join(_free_text(dataset, keyword, who) for keyword in ("Manufacturer", "ManufacturerModelName"))
+    return Origin(
+        body_part=sys.intern(redacted_code(text(dataset, "BodyPartExamined").upper(), who)),
+        sex=sex if sex in ("F", "M", "O") else "",
+        age=_age(text(dataset, "PatientAge")),
+        scanner=sys.intern(scanner.strip()),
+        site=sys.intern(_free_text(dataset, "InstitutionName", who)),
+    )
+
+
+def _age(value: str) -> str:
+    """The band of an age string (PS3.5: three digits and D, W, M or Y), "" where it is none."""
+    if not re.fullmatch(r"\d{3}[DWMY]", value):
+        return ""
+    years = int(value[:3]) / {"D": 365.25, "W": 52.18, "M": 12, "Y": 1}[value[3]]
+    return age_band(years) if years < 200 else ""
+
+
+def age_band(years: float) -> str:
+    """The band of an age, see `Origin`.
+
+    Raises:
+        ValueError: no age.
+    """
+    if not 0 <= years < 200:  # NaN neither
+        raise ValueError("no age")
+    return next((band for below, band in _AGES if years < below), "80+")
+
+
+def _is_localizer(dataset: Dataset) -> bool:
+    return any(part.upper() in ("LOCALIZER", "SCOUT") for part in parts(dataset, "ImageType")[2:])
+
+
+@quiet_headers()
+def describe(dataset: Dataset, key: bytes, words: bool = True) -> Header:
+    """Extract what the checks of a series need from a parsed file.
+
+    Args:
+        dataset: a DICOM object, as `read_file` gives it.
+        key: of the patient's pseudonym.
+        words: whether its description and origin are wanted, which take longer than all the rest.
+    """
+    series_uid, study_uid = known_uid(dataset, "SeriesInstanceUID"), known_uid(dataset, "StudyInstanceUID")
+    modality = text(dataset, "Modality")
+    # DICOM's own words stay whoever is named so.
+    identity = identity_of(dataset) if words or modality not in CROSS_SECTIONAL else Identity()
+    modality, patient_id = redacted_code(modality, identity), decoded(dataset, "PatientID")
+    shape = (max(0, integer(dataset, "Rows", 0)), max(0, integer(dataset, "Columns", 0)))
+    frames = max(1, integer(dataset, "NumberOfFrames", 1))
+    shared, per_frame = functional_groups(dataset)
+    samples, colours = integer(dataset, "SamplesPerPixel", 1), text(dataset, "PhotometricInterpretation")
+    grey = samples == 1 and colours.startswith("MONOCHROME")
+    localizer = _is_localizer(dataset)
+
+    # Not one plane for each announced frame: a forged number could announce billions.
+    sources = [(group, *shared) for group in per_frame] if per_frame else [shared]
+    planes: tuple[Plane, ...] = ()
+    no_class = no_image(dataset)
+    if grey and not no_class and len(sources) == frames:
+        found = [plane_of(dataset, groups) for groups in sources]
+        if None not in found:
+            planes = tuple(plane for plane in found if plane is not None)
+    nuclear = nuclear_kind(dataset) if modality == "NM" else None
+    if nuclear == "RECON" and grey and not planes:
+        planes = nuclear_planes(dataset, frames)
+    tiles = _tiles(dataset, shape, planes)
+    if isinstance(tiles, Tiles):
+        shape, frames = tiles.shape, len(tiles.positions)
+        planes = tuple(replace(planes[0], position=position) for position in tiles.positions)
+    picture = not planes and not no_class and (modality not in CROSS_SECTIONAL or nuclear == "PLANAR")
+    no_hounsfield = _no_hounsfield(dataset, sources) if modality == "CT" and planes else None
+
+    who = f"Series {series_uid or '(no UID)'}"
+    problem: DicomSeriesError | None = None
+    if no_class:
+        problem = NotAnImageError(f"{who}: {no_class}, which is no image to be classified.", series_uid or None)
+    elif not shape[0] or not shape[1]:
+        problem = TruncatedPixelsError(
+            f"{who}: an image file has no image size (cut off in its header, or a header only). Export the series "
+            "again.",
+            series_uid or None,
+        )
+    elif isinstance(tiles, str):
+        problem = UnsupportedImageError(f"{who}: {tiles}", series_uid or None)
+    elif not planes and not picture:
+        problem = UnsupportedImageError(
+            f"{who}: {why_no_planes(modality, grey, frames, len(per_frame), nuclear)}", series_uid
+        )
+    elif localizer:
+        problem = LocalizerError(
+            f"{who}: a localizer, the overview a scan was planned on. Give the series that was scanned.", series_uid
+        )
+    thickness = numbers(macro(dataset, sources[0], "PixelMeasuresSequence"), "SliceThickness", 1)
+    return Header(
+        series_uid=sys.intern(series_uid),
+        study_uid=sys.intern(study_uid),
+        sop_uid=uid_or_code(dataset, "SOPInstanceUID"),
+        frame_of_reference=sys.intern(known_uid(dataset, "FrameOfReferenceUID")),
+        modality=sys.intern(modality),
+        description=sys.intern(_free_text(dataset, "SeriesDescription", identity)) if words else "",
+        original_description=sys.intern(decoded(dataset, "SeriesDescription")) if words else "",
+        syntax=sys.intern(uid(dataset.file_meta, "TransferSyntaxUID")),
+        patient_key=sys.intern(patient_pseudonym(patient_id, key) or _unknown_patient(study_uid or series_uid, key)),
+        instance_number=integer(dataset, "InstanceNumber", 0),
+        shape=shape,
+        frames=frames,
+        mosaic=tiles.side if isinstance(tiles, Tiles) else 1,
+        enhanced=bool(shared or per_frame),
+        picture=picture,
+        localizer=localizer,
+        planes=planes,
+        marks=frame_marks(dataset, shared, per_frame, frames) if planes else (),
+        thickness=thickness[0] if thickness and thickness[0] > 0 else 1.0,
+        origin=_origin(dataset, identity) if words else Origin(),
+        no_hounsfield=no_hounsfield,
+        problem=problem,
+        series_number=sys.intern(text(dataset, "SeriesNumber")),
+    )
+
+
+def _unknown_patient(uid: str, key: bytes) -> str:
+    """What stands for a patient without ID: the smallest group that is surely one; "" where the header tells none."""
+    return study_pseudonym(uid, key) if uid else ""
+
+
+def _tiles(dataset: Dataset, shape: tuple[int, int], planes: tuple[Plane, ...]) -> Tiles | str | None:
+    """Return the slices of a mosaic, or why it is not read; None for any other image."""
+    if not is_tiled(dataset):
+        return None
+    try:
+        if len(planes) != 1:
+            raise ValueError("it is no grey image with a position of its own")
+        (plane,) = planes
+        return tiles_of(dataset, shape, plane.position, plane.orientation, plane.spacing)
+    except ValueError as error:  # of `tiles_of`, in words that are ours
+        return (
+            f"a mosaic, several images side by side in one, of which no volume is made: {error}. Export it with the "
+            "private elements of its maker, or each of its images for itself."
+        )

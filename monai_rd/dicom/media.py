@@ -1,0 +1,130 @@
+"""What a DICOMDIR (PS3.3 F.3) says lies on a medium, and what of it is not there."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+from monai_rd.dicom.quiet import quiet_headers
+from monai_rd.dicom.values import integer, known_uid, parts, text, uid_or_code
+from monai_rd.files import open_file
+
+__all__ = ["Media", "is_directory_name", "read_directory"]
+
+
+class NamedImage(NamedTuple):
+    """An image that a DICOMDIR names.
+
+    Attributes:
+        sop_uid: its SOPInstanceUID; "" where the directory lacks it.
+        place: where it said the file was, see `place_of`; "" where that is nowhere below the directory.
+    """
+
+    sop_uid: str
+    place: str
+
+
+Directory = dict[str, set[NamedImage]]  # by series, see `known_uid`
+
+
+def is_directory_name(path: Path) -> bool:
+    """Tell whether a file is called DICOMDIR, in any case, with or without the version number of ISO 9660."""
+    return _plain(path.name) == "dicomdir"
+
+
+def place_of(path: Path) -> str:
+    """Return a path as media compare them: without case, version numbers (`;1`) and a dot at the end of a name."""
+    return "/".join(_plain(part) for part in path.parts)
+
+
+def _plain(name: str) -> str:
+    return name.partition(";")[0].rstrip(".").lower()
+
+
+@quiet_headers()
+def read_directory(path: Path) -> Directory | None:
+    """Read which images a DICOMDIR names; None where it is none, or damaged.
+
+    Other objects than images (reports, presentation states) and records that are not in use do not count.
+    """
+    try:
+        with open_file(path) as file:
+            content = io.BytesIO(file.read())
+        records = {one.seq_item_tell: one for one in dcmread(content).DirectoryRecordSequence}
+        found: Directory = {}
+        for series in records.values():
+            if text(series, "DirectoryRecordType") != "SERIES" or not known_uid(series, "SeriesInstanceUID"):
+                continue
+            images = found.setdefault(known_uid(series, "SeriesInstanceUID"), set())
+            below, seen = integer(series, "OffsetOfReferencedLowerLevelDirectoryEntity", 0), set[int]()
+            while below in records and below not in seen:
+                seen.add(below)
+                record = records[below]
+                if text(record, "DirectoryRecordType") == "IMAGE" and integer(record, "RecordInUseFlag", 1):
+                    images.add(_image(record, path.parent))
+                below = integer(record, "OffsetOfTheNextDirectoryRecord", 0)
+    except Exception:  # not DICOM, or a damaged directory, which can fail in the parser in any way
+        return None
+    return found
+
+
+def _image(record: Dataset, medium: Path) -> NamedImage:
+    names = [name for part in parts(record, "ReferencedFileID") for name in re.split(r"[/\\]", part)]
+    names = [name for name in names if name not in ("", ".")]
+    inside = bool(names) and ".." not in names
+    return NamedImage(
+        uid_or_code(record, "ReferencedSOPInstanceUIDInFile"), place_of(medium.joinpath(*names)) if inside else ""
+    )
+
+
+class Media:
+    """What one or several directories name together.
+
+    What counts is the image, wherever it lies: files are moved and renamed. The place tells only of an image that a
+    directory names by that alone.
+
+    Args:
+        directories: an image that several of them name counts once.
+    """
+
+    def __init__(self, directories: Iterable[Directory]) -> None:
+        self.series: Directory = {}
+        for directory in directories:
+            for uid, images in directory.items():
+                self.series.setdefault(uid, set()).update(images)
+        named = [image for images in self.series.values() for image in images]
+        self._sop_uids = {image.sop_uid for image in named if image.sop_uid}
+        self._places = {image.place for image in named if image.place}
+        self._places_alone = {image.place for image in named if image.place and not image.sop_uid}
+
+    def name(self, path: Path, sop_uid: str) -> bool:
+        """Tell whether a file is named.
+
+        Args:
+            path: of the file.
+            sop_uid: of the image in it; "" of a file that cannot be read, which is named by its place.
+        """
+        if not sop_uid:
+            return place_of(path) in self._places
+        return sop_uid in self._sop_uids or place_of(path) in self._places_alone
+
+    def lost(self, paths: Iterable[Path], sop_uids: Collection[str]) -> dict[str, int]:
+        """Count, by series, the images that are named and not there.
+
+        Args:
+            paths: of the files that are there.
+            sop_uids: of the images that are there.
+        """
+        places = {place_of(path) for path in paths} if self._places_alone else set()
+        lost: dict[str, int] = {}
+        for uid, images in self.series.items():
+            gone = [one for one in images if (one.sop_uid or one.place) not in (sop_uids if one.sop_uid else places)]
+            if gone:
+                lost[uid] = len({one.sop_uid or one.place for one in gone})
+        return lost

@@ -1,0 +1,71 @@
+"""Images without a SeriesInstanceUID: which of them are one series, and what that is called."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from monai_rd.dicom.header import Header
+from monai_rd.errors import DicomSeriesError, NoSeriesUidError, UnreadablePixelsError
+from monai_rd.files import known_hash
+
+__all__ = ["named", "problem_of_unnamed"]
+
+# Direction cosines and spacings of one series are written alike; this is for their last digits.
+_DECIMALS = 3
+
+
+def named(read: Sequence[tuple[Path, Header]]) -> list[tuple[Path, Header]]:
+    """Give the images that lack a SeriesInstanceUID an ID that those of one series share.
+
+    They count as one series where they lie in one folder and have the same study, patient, modality, SeriesNumber,
+    size, pixel spacing and orientation. The ID follows from the content of the files, so that it is the same wherever
+    they lie. A file that is cut off before its UID stays without one: nobody can say whose it is.
+
+    Args:
+        read: files and their headers.
+
+    Returns:
+        The same in the same order.
+    """
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for index, (path, header) in enumerate(read):
+        if not header.series_uid and not isinstance(header.problem, UnreadablePixelsError):
+            groups.setdefault(_kind(path, header), []).append(index)
+    found = list(read)
+    for indices in groups.values():
+        hashes = sorted(known_hash(read[index][0]) for index in indices)
+        uid = f"files-{hashlib.sha256(''.join(hashes).encode()).hexdigest()[:16]}"
+        for index in indices:
+            path, header = read[index]
+            patient = header.patient_key or uid.removeprefix("files-")
+            problem = None if header.problem is None else _of_series(header.problem, uid)
+            found[index] = path, replace(header, series_uid=uid, unnamed=True, patient_key=patient, problem=problem)
+    return found
+
+
+def _kind(path: Path, header: Header) -> tuple[object, ...]:
+    plane = header.planes[0] if header.planes else None
+    place = () if plane is None else (*plane.orientation, *plane.spacing)
+    about = header.study_uid, header.patient_key, header.modality, header.series_number, header.shape, header.picture
+    return os.path.realpath(path.parent), *about, *(round(value, _DECIMALS) for value in place)
+
+
+def _of_series(problem: DicomSeriesError, uid: str) -> DicomSeriesError:
+    return type(problem)(str(problem).replace("Series (no UID)", f"Series {uid}"), uid)
+
+
+def problem_of_unnamed(headers: Sequence[Header]) -> NoSeriesUidError | None:
+    """Say that images lack a SeriesInstanceUID; None where none does."""
+    count = sum(header.unnamed for header in headers)
+    if not count:
+        return None
+    uid = headers[0].series_uid
+    return NoSeriesUidError(
+        f"Series {uid}: {count} file(s) have no SeriesInstanceUID. They lie in one folder and have one study, "
+        "SeriesNumber and geometry: the policy NO_SERIES_UID=warn reads them as one series. Or export them with UIDs.",
+        uid,
+    )

@@ -1,0 +1,105 @@
+"""Whether an exported student answers as PyTorch's does, on real images, and how fast."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from monai_rd.export.formats import FORMATS
+from monai_rd.export.program import Probabilities, Run, quietly, taken_for
+from monai_rd.files import size_in_words
+from monai_rd.inference import TrainedBundle
+
+__all__ = ["TOLERANCE", "Parity", "parity", "parity_table"]
+
+TOLERANCE = 1e-4  # of a probability, for the formats that compute in float32
+IMAGES = 256  # that are compared at most
+ROUNDS = 15
+
+
+@dataclass(frozen=True)
+class Parity:
+    """What was found of a format.
+
+    Args:
+        difference: the largest of a probability from PyTorch's.
+        agreement: share of images (multi-label: of answers, image by class) that get the same label.
+        images: how many.
+        seconds: median latency of one study, the others taking turns.
+        size: of the file, bytes; 0 for PyTorch itself.
+    """
+
+    difference: float
+    agreement: float
+    images: int
+    seconds: float
+    size: int
+
+
+def parity(trained: TrainedBundle, files: Mapping[str, Path], images: Iterable[Tensor]) -> dict[str, Parity]:
+    """Compare exported files with PyTorch; "PyTorch" is the first of what comes back.
+
+    Args:
+        trained: the bundle.
+        files: by format.
+        images: as the network takes them, batches of one; the first serves for the latency.
+    """
+    threads = torch.get_num_threads()
+    runs: dict[str, Run] = {"PyTorch": Probabilities(trained.network, trained.multi_label).eval()}
+    with quietly():
+        runs |= {name: FORMATS[name].load(trained, path, threads) for name, path in files.items()}
+    answers: dict[str, list[Tensor]] = {name: [] for name in runs}
+    first: Tensor | None = None
+    with torch.inference_mode():
+        for image in images:
+            first = image if first is None else first
+            for name, run in runs.items():
+                answers[name].append(run(image))
+        assert first is not None, "no image"
+        seconds = latencies(runs, first)
+    expected = torch.cat(answers["PyTorch"])
+
+    def label(probabilities: Tensor) -> Tensor:
+        return taken_for(probabilities, trained.multi_label)
+
+    return {
+        name: Parity(
+            difference=float((found - expected).abs().max()),
+            agreement=float((label(found) == label(expected)).float().mean()),
+            images=len(expected),
+            seconds=median(seconds[name]),
+            size=files[name].stat().st_size if name in files else 0,
+        )
+        for name, found in ((name, torch.cat(one)) for name, one in answers.items())
+    }
+
+
+def latencies(runs: Mapping[str, Run], image: Tensor, rounds: int = ROUNDS) -> dict[str, list[float]]:
+    """Seconds of every round, in which all take turns; one round before warms up and does not count."""
+    taken: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(rounds + 1):
+        for name, run in runs.items():
+            began = time.perf_counter()
+            run(image)
+            if number:
+                taken[name].append(time.perf_counter() - began)
+    return taken
+
+
+def parity_table(found: Mapping[str, Parity], title: str) -> Table:
+    """Show it."""
+    table = Table(title=title, title_justify="left")
+    for column in ("format", "size", "largest difference", "same label", "ms a study (median)"):
+        table.add_column(column, justify="left" if column == "format" else "right")
+    for name, one in found.items():
+        same = (f"{one.difference:.1e}", f"{one.agreement:.1%}") if one.size else ("", "")
+        size = size_in_words(one.size) if one.size else ""
+        table.add_row(name, size, *same, f"{1000 * one.seconds:.3g}")
+    return table

@@ -1,0 +1,58 @@
+"""The student compiled for one NVIDIA GPU by Torch-TensorRT; the file serves GPUs of that kind alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from monai_rd.export.manifest import manifest
+from monai_rd.export.program import Run, exported_program
+
+if TYPE_CHECKING:
+    from monai_rd.inference import TrainedBundle
+
+__all__ = ["load_tensorrt", "write_tensorrt"]
+
+STUDIES, SLICES = 8, 64  # at once, at most: memory is set aside for as many
+
+
+def write_tensorrt(trained: TrainedBundle, path: Path) -> None:
+    """Write a torch.export file whose layers are a TensorRT engine, in float32.
+
+    Raises:
+        ValueError: no CUDA device, or no torch-tensorrt.
+    """
+    torch_tensorrt = _needed()
+    shape = trained.image_shape
+    slices = (1, SLICES) if trained.network.spatial_dims == 2 else (shape[0], shape[0])  # a volume's channel
+    least, most = ((studies, first, *shape[1:]) for studies, first in zip((1, STUDIES), slices, strict=True))
+    sizes = torch_tensorrt.Input(
+        min_shape=least, opt_shape=(1, *shape), max_shape=most, dtype=torch.float32, name="image"
+    )
+    compiled = torch_tensorrt.dynamo.compile(exported_program(trained, "cuda"), arg_inputs=[sizes], disable_tf32=True)
+    described = {"manifest.json": json.dumps(manifest(trained))}
+    torch_tensorrt.save(compiled, str(path), arg_inputs=[sizes], extra_files=described)
+
+
+def load_tensorrt(trained: TrainedBundle, path: Path, threads: int) -> Run:
+    """What turns an image into probabilities by such a file, on the GPU.
+
+    Raises:
+        ValueError: no CUDA device, or no torch-tensorrt.
+    """
+    _needed()  # registers the operators in the file
+    run = torch.export.load(path).module()
+    return lambda image: run(image.cuda()).cpu()
+
+
+def _needed() -> Any:
+    if not torch.cuda.is_available():
+        raise ValueError("TensorRT needs an NVIDIA GPU, and makes a file for GPUs of its kind: export there")
+    try:
+        import torch_tensorrt
+    except ImportError as error:
+        raise ValueError(f"TensorRT needs the package '{error.name}': pip install torch-tensorrt") from error
+    return torch_tensorrt

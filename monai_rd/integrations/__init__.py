@@ -1,0 +1,1 @@
+"""Where people work: DICOM reports, archives, MONAI Label, MONAI Deploy, federated learning."""

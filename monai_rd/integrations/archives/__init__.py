@@ -1,0 +1,1 @@
+"""Image archives (PACS): DICOMweb and the classic DICOM network."""

@@ -1,0 +1,372 @@
+"""An archive by DICOMweb (PS3.18): QIDO-RS to find, WADO-RS to fetch, STOW-RS to store; by `requests`.
+
+No answer is trusted: it may be a web page, a redirect to a login, cut off, endless, or JSON of another kind. Each is an
+`ArchiveError` that says so in our words; nothing of its text is shown, which may tell of patients.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from email.message import Message
+from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+from uuid import uuid4
+
+import requests
+import urllib3
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+from monai_rd.integrations.archives.archive import Query, count_of, different_images
+from monai_rd.integrations.archives.failures import (
+    ALREADY_THERE,
+    ArchiveError,
+    Failure,
+    of_connection,
+    of_http,
+    of_status,
+    seconds_to_wait,
+)
+from monai_rd.integrations.archives.multipart import save_parts
+
+__all__ = ["DicomWeb"]
+
+_TIMEOUT = (10.0, 60.0)  # s for a connection, and without a byte
+_LONGEST = 3600.0  # s for an answer
+_AT_ONCE = 64 << 20  # bytes in one request
+_LARGEST_JSON = 256 << 20  # bytes, of some 100,000 studies
+_LARGEST_SERIES = 32 << 30  # bytes
+_PAGES = 100_000
+_REDIRECTS = 5
+_CHUNK = 1 << 18  # bytes
+_JSON = {"Accept": "application/dicom+json"}
+_SOURCE = {"Accept": 'multipart/related; type="application/dicom"; transfer-syntax=*'}  # as it is stored
+# Where DICOMweb is found below an address: Orthanc, Google and others, dcm4chee.
+_LIKELY = ("dicom-web", "dicomweb", "dcm4chee-arc/aets/DCM4CHEE/rs", "rs")
+_STUDY, _SERIES, _INSTANCE, _IMAGES, _MODALITY = "0020000D", "0020000E", "00080018", "00201209", "00080060"
+_STORED, _FAILED, _NAME, _REASON = "00081199", "00081198", "00081155", "00081197"
+
+
+class DicomWeb:
+    """An archive at a DICOMweb service.
+
+    Credentials come from the environment, so that no command line or history holds them: MONAI_RD_DICOMWEB_TOKEN (sent
+    as "Bearer"), or MONAI_RD_DICOMWEB_USER and MONAI_RD_DICOMWEB_PASSWORD. REQUESTS_CA_BUNDLE names the certificates of
+    a hospital's own authority.
+
+    Args:
+        url: of the service, such as `https://pacs.example.org/dicom-web`.
+
+    Raises:
+        ValueError: the URL has a query or a fragment.
+    """
+
+    def __init__(self, url: str) -> None:
+        if urlsplit(url).query or urlsplit(url).fragment:
+            raise ValueError(f"'{url}' is no address of a DICOMweb service: leave out what begins with ? or #")
+        self._url = url.rstrip("/")
+        self._is_dicom_json = False  # an answer said of itself that it is
+        self._session = _Session()
+        self._session.headers["Accept-Encoding"] = "identity"
+        token, user = os.environ.get("MONAI_RD_DICOMWEB_TOKEN"), os.environ.get("MONAI_RD_DICOMWEB_USER")
+        if token:
+            self._session.headers["Authorization"] = f"Bearer {token}"
+        elif user:
+            self._session.auth = (user, os.environ.get("MONAI_RD_DICOMWEB_PASSWORD", ""))
+
+    def studies(self, query: Query) -> list[str]:
+        """See `Archive`; where something else than DICOMweb answers, the error names an address at which it does."""
+        asked = {"ModalitiesInStudy": query.modality} | ({"StudyDate": f"{query.since}-"} if query.since else {})
+        found: set[str] = set()
+        try:
+            for one in query.studies or ("",):
+                found |= set(self._search("studies", asked | ({"StudyInstanceUID": one} if one else {}), _STUDY))
+        except ArchiveError as error:
+            likely = None if error.kind.passing else self._elsewhere()
+            raise (
+                error if likely is None else ArchiveError(f"{error}. DICOMweb answers at {likely}", error.kind)
+            ) from None
+        if not found and not self._is_dicom_json:  # an empty list may be anything's
+            likely = self._elsewhere()
+            if likely is not None:
+                raise ArchiveError(
+                    f"DICOMweb: nothing was found here, and DICOMweb answers at {likely}", Failure.REFUSED
+                )
+        return sorted(found & set(query.studies) if query.studies else found)
+
+    def series(self, study: str, modality: str) -> dict[str, int | None]:
+        """See `Archive`."""
+        asked = {"Modality": modality, "includefield": "NumberOfSeriesRelatedInstances"}
+        found = self._search(f"studies/{study}/series", asked, _SERIES)
+        counts = {uid: count_of(_value(one, _IMAGES)) for uid, one in sorted(found.items())}
+        return {uid: counts[uid] for uid in counts if _value(found[uid], _MODALITY) in (None, modality)}
+
+    def fetch(self, study: str, series: str, folder: Path) -> int:
+        """See `Archive`."""
+        before = len(list(folder.iterdir()))
+
+        def file_of(number: int) -> Path:
+            return folder / f"{before + number:06d}.dcm"  # under numbers: what comes from outside names no file
+
+        what = "a series could not be fetched"
+        with self._answer(what, "GET", f"studies/{study}/series/{series}", headers=_SOURCE) as answer:
+            if answer.status_code == 204:
+                return 0
+            chunks, kind = _chunks(what, answer, _LARGEST_SERIES), _content_type(answer)
+            boundary = kind.get_boundary()
+            if kind.get_content_type() == "multipart/related" and boundary:
+                files = save_parts(chunks, boundary, "application/dicom", file_of)
+            elif kind.get_content_type() == "application/dicom":  # of some archives, where it is one image
+                files = [file_of(0)]
+                with open(files[0], "wb") as out:
+                    out.writelines(chunks)
+            else:
+                raise ArchiveError(f"DICOMweb: {what} ({_described(answer)} came)", Failure.IMPOSSIBLE)
+        return different_images(files, study, series)
+
+    def store(self, files: Sequence[Path]) -> None:
+        """See `Archive`; what an answer does not name, the archive is asked for."""
+        what = "results could not be stored"
+        for part in _parts(files):
+            boundary = uuid4().hex
+            between = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
+            body = b"".join(between + file.read_bytes() + b"\r\n" for file in part) + f"--{boundary}--\r\n".encode()
+            kind = f'multipart/related; type="application/dicom"; boundary={boundary}'
+            headers = _JSON | {"Content-Type": kind}
+            with self._answer(what, "POST", "studies", also=(409,), data=body, headers=headers) as answer:
+                stored, failed = _stored(_body(what, answer, _LARGEST_JSON))
+                conflict = answer.status_code == 409
+            sent = [dcmread(file, stop_before_pixels=True) for file in part]
+            for one in sent:
+                reason = failed.get(one.SOPInstanceUID)
+                if reason is not None and reason != ALREADY_THERE:
+                    raise of_status(f"DICOMweb: {what}", reason)
+            unnamed = [one for one in sent if one.SOPInstanceUID not in stored | failed.keys()]
+            for one in unnamed:
+                if not self._is_there(one):
+                    kind_ = Failure.IMPOSSIBLE if conflict else Failure.SPOILT
+                    raise ArchiveError(f"DICOMweb: {what} (the answer tells of no storing)", kind_)
+
+    def close(self) -> None:
+        """End what is open; another request opens it anew."""
+        self._session.close()
+
+    def _is_there(self, one: Dataset) -> bool:
+        place = f"studies/{one.StudyInstanceUID}/series/{one.SeriesInstanceUID}/instances"
+        return str(one.SOPInstanceUID) in self._search(place, {"SOPInstanceUID": str(one.SOPInstanceUID)}, _INSTANCE)
+
+    def _search(self, path: str, asked: dict[str, str], key: str) -> dict[str, dict[str, Any]]:
+        """All pages of a search by the UIDs in `key`; a service that knows no offset gives the first one again."""
+        found: dict[str, dict[str, Any]] = {}
+        for _ in range(_PAGES):
+            more = {"offset": str(len(found))} if found else {}
+            page = self._page(path, asked | more, key)
+            if page.keys() <= found.keys():
+                return found
+            found = page | found
+        raise ArchiveError("DICOMweb: the archive could not be searched (its answers have no end)", Failure.REFUSED)
+
+    def _page(self, path: str, asked: dict[str, str], key: str) -> dict[str, dict[str, Any]]:
+        what = "the archive could not be searched"
+        with self._answer(what, "GET", path, params=asked, headers=_JSON) as answer:
+            if answer.status_code == 204:
+                return {}
+            body = _body(what, answer, _LARGEST_JSON)
+            described = _described(answer, body)
+            said = _content_type(answer).get_content_type() == "application/dicom+json"
+        try:
+            page = _by_uid(body, key)
+        except ValueError:
+            hint = "is it the address of its DICOMweb, as in http://HOST/dicom-web?"
+            raise ArchiveError(f"DICOMweb: {what} ({described} came: {hint})", Failure.REFUSED) from None
+        self._is_dicom_json |= said or bool(page)
+        return page
+
+    def _elsewhere(self) -> str | None:
+        """An address near ours at which DICOMweb answers, None where there is none."""
+        parts = urlsplit(self._url)
+        tried = {self._url}
+        for base in (self._url, f"{parts.scheme}://{parts.netloc}"):
+            for path in _LIKELY:
+                url = f"{base}/{path}"
+                if url in tried:
+                    continue
+                tried.add(url)
+                other = DicomWeb(url)
+                try:
+                    other._page("studies", {"limit": "1"}, _STUDY)
+                except ArchiveError as error:
+                    if error.kind is Failure.AWAY:
+                        return None
+                else:
+                    if other._is_dicom_json:
+                        return url
+                finally:
+                    other.close()
+        return None
+
+    @contextmanager
+    def _answer(
+        self, what: str, method: str, path: str, also: tuple[int, ...] = (), **words: Any
+    ) -> Iterator[requests.Response]:
+        """An answer that is a success, or of a status in `also`; its body is not read yet."""
+        url = f"{self._url}/{path}"
+        for _ in range(_REDIRECTS):
+            try:
+                answer = self._session.request(method, url, stream=True, timeout=_TIMEOUT, **words)
+                url = urljoin(url, answer.headers.get("Location", ""))
+                onward = answer.is_redirect and _may_follow(method, answer.url, url)
+            except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
+                raise of_connection(what, error) from None
+            if not answer.is_redirect:
+                break
+            answer.close()
+            words.pop("params", None)  # they stand in the URL
+            if not onward:
+                raise ArchiveError(f"DICOMweb: {what} (it sends us to {_place(url)})", Failure.REFUSED)
+        else:
+            raise of_connection(what, requests.TooManyRedirects())
+        with answer:
+            if not 200 <= answer.status_code < 300 and answer.status_code not in also:
+                raise of_http(what, answer.status_code, seconds_to_wait(answer.headers.get("Retry-After")))
+            yield answer
+
+
+class _Session(requests.Session):
+    """A session that follows no redirect, and so reads no answer that redirects: it may be endless."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """Nowhere."""
+
+
+def _may_follow(method: str, old: str, new: str) -> bool:
+    """Whether a redirect loses nothing that we send, and shows it to nobody else: same place, or https of it."""
+    was, is_ = urlsplit(old), urlsplit(new)
+    secured = was.scheme == "http" and is_.scheme == "https" and was.hostname == is_.hostname
+    return method == "GET" and (secured or (was.scheme, was.netloc) == (is_.scheme, is_.netloc))
+
+
+def _place(url: str) -> str:
+    """A URL's scheme and host, the rest of which may hold anything."""
+    parts = urlsplit(url)
+    if parts.scheme in ("http", "https") and re.fullmatch(r"[A-Za-z0-9.-]{1,255}", parts.hostname or ""):
+        return f"{parts.scheme}://{parts.hostname}: give that address, or find out how to log in"
+    return "another place"
+
+
+def _chunks(what: str, answer: requests.Response, largest: int) -> Iterator[bytes]:
+    """The body as it comes, unpacked, no longer than it may be."""
+    until, size = time.monotonic() + _LONGEST, 0
+    try:
+        for chunk in answer.iter_content(_CHUNK):
+            size += len(chunk)
+            if size > largest:
+                raise ArchiveError(f"DICOMweb: {what} (an answer of more than {largest >> 20} MB)", Failure.IMPOSSIBLE)
+            if time.monotonic() > until:
+                raise ArchiveError(f"DICOMweb: {what} (an answer that takes more than an hour)")
+            yield chunk
+    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        raise of_connection(what, error) from None
+
+
+def _body(what: str, answer: requests.Response, largest: int) -> bytes:
+    return b"".join(_chunks(what, answer, largest))
+
+
+def _content_type(answer: requests.Response) -> Message:
+    """The header Content-Type, with its parameters."""
+    read = Message()
+    read["Content-Type"] = answer.headers.get("Content-Type", "")
+    return read
+
+
+def _described(answer: requests.Response, body: bytes | None = None) -> str:
+    """What an answer is, in words of ours."""
+    if body is not None and not body.strip():
+        return "an empty answer"
+    kind = _content_type(answer).get_content_type()
+    start = (body or b"").lstrip(b"\xef\xbb\xbf \r\n\t")[:1]
+    if "html" in kind:
+        return "a web page"
+    if "xml" in kind or start == b"<":
+        return "a web page or XML"
+    return "JSON that is no DICOM JSON" if "json" in kind or start in (b"[", b"{") else "something else than DICOM JSON"
+
+
+def _json(body: bytes) -> Any:
+    """JSON; an error about any that is none, or too deep.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    try:
+        return json.loads(body)
+    except RecursionError:
+        raise ValueError("too deep") from None
+
+
+def _by_uid(body: bytes, key: str) -> dict[str, dict[str, Any]]:
+    """The answers to a search by the UIDs in an attribute.
+
+    Raises:
+        ValueError: it is no DICOM JSON, or one of them has no UID.
+    """
+    read = _json(body)
+    found = read if isinstance(read, list) else [read]  # some send a single one without a list
+    uids = [_value(one, key) for one in found]
+    if not all(isinstance(uid, str) and uid for uid in uids):
+        raise ValueError("no DICOM JSON")
+    return dict(zip(uids, found, strict=True))
+
+
+def _values(found: Any, tag: str) -> list[Any]:
+    """The values of an attribute in DICOM JSON (PS3.18 annex F), [] where there are none.
+
+    Raises:
+        ValueError: it is no DICOM JSON.
+    """
+    element = found.get(tag, {}) if isinstance(found, dict) else None
+    values = element.get("Value") or [] if isinstance(element, dict) else None
+    if not isinstance(values, list):
+        raise ValueError("no DICOM JSON")
+    return values
+
+
+def _value(found: Any, tag: str) -> Any:
+    return next(iter(_values(found, tag)), None)
+
+
+def _stored(body: bytes) -> tuple[set[str], dict[str, int]]:
+    """UIDs that an answer to a storing says are stored, and why others are not; what it does not say is in neither."""
+    stored: set[str] = set()
+    failed: dict[str, int] = {}
+    try:
+        read = _json(body)
+        one = read[0] if isinstance(read, list) and read else read
+        stored = {str(_value(item, _NAME)) for item in _values(one, _STORED)}
+        for item in _values(one, _FAILED):
+            reason = _value(item, _REASON)
+            failed[str(_value(item, _NAME))] = reason if isinstance(reason, int) else 0x0110  # "processing failure"
+    except ValueError:
+        pass  # XML, a page, nothing: the archive is asked what it has
+    return stored, failed
+
+
+def _parts(files: Sequence[Path]) -> Iterator[list[Path]]:
+    """Files in groups of some 64 MB, at least one each."""
+    part: list[Path] = []
+    size = 0
+    for file in files:
+        if part and size + file.stat().st_size > _AT_ONCE:
+            yield part
+            part, size = [], 0
+        part.append(file)
+        size += file.stat().st_size
+    if part:
+        yield part

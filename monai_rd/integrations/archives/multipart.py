@@ -1,0 +1,74 @@
+"""Multipart answers (RFC 2046) into files as they arrive, none of them in memory; cut off is never taken for whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from email.parser import BytesHeaderParser
+from pathlib import Path
+from typing import BinaryIO
+
+from monai_rd.integrations.archives.failures import ArchiveError, Failure
+
+__all__ = ["save_parts"]
+
+_MOST_HEADERS = 64 << 10  # bytes before the content of a part
+
+
+def save_parts(chunks: Iterable[bytes], boundary: str, media_type: str, file_of: Callable[[int], Path]) -> list[Path]:
+    """Write each part of a multipart body into a file.
+
+    Args:
+        chunks: the body.
+        boundary: as the header Content-Type says it.
+        media_type: of every part; a part without one is taken for it.
+        file_of: the path of part 0, 1, 2, ...
+
+    Returns:
+        The files, in order; what was written of a body that fails stays there.
+
+    Raises:
+        ArchiveError: no multipart body, one that is cut off, or with a part of another type.
+    """
+    delimiter = b"\r\n--" + boundary.encode()
+    data = bytearray(b"\r\n")  # which the first delimiter lacks
+    files: list[Path] = []
+    out: BinaryIO | None = None
+    between = False  # a delimiter was read, and not yet the headers that follow it
+    try:
+        for chunk in chunks:
+            data += chunk
+            while True:
+                if between:
+                    if data.startswith(b"--"):
+                        return files
+                    end = data.find(b"\r\n\r\n")
+                    if end < 0:
+                        if len(data) > _MOST_HEADERS:
+                            raise ArchiveError("DICOMweb: a part of an answer has no end of headers", Failure.SPOILT)
+                        break
+                    _require(bytes(data[:end]), media_type)
+                    del data[: end + 4]
+                    files.append(file_of(len(files)))
+                    out, between = open(files[-1], "wb"), False  # noqa: SIM115 - open over several chunks
+                end = data.find(delimiter)
+                known = end if end >= 0 else max(0, len(data) - len(delimiter) + 1)
+                if out is not None:
+                    out.write(data[:known])
+                if end < 0:
+                    del data[:known]
+                    break
+                if out is not None:
+                    out.close()
+                del data[: end + len(delimiter)]
+                out, between = None, True
+    finally:
+        if out is not None:
+            out.close()
+    raise ArchiveError("DICOMweb: an answer was cut off, or is no multipart one", Failure.SPOILT)
+
+
+def _require(headers: bytes, media_type: str) -> None:
+    """Raise an error about a part of another media type."""
+    said = BytesHeaderParser().parsebytes(headers.lstrip() + b"\r\n\r\n")
+    if "content-type" in said and said.get_content_type() != media_type:
+        raise ArchiveError(f"DICOMweb: a part of an answer is no {media_type}", Failure.SPOILT)

@@ -1,0 +1,76 @@
+"""How often an archive is tried, and how long is waited between."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential
+
+from monai_rd.integrations.archives.failures import ArchiveError
+
+__all__ = ["ATTEMPTS", "Patience", "retried"]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+ATTEMPTS = 5
+_LONGEST = 60.0  # s that an archive may ask us to wait for
+
+
+def retried(action: Callable[[], T], attempts: int = ATTEMPTS, wait: float = 1.0) -> T:
+    """Do something that a network may spoil, again after 1, 2, 4, ... times `wait` seconds.
+
+    What does not pass (`Failure`) is not tried again; nor is an archive that asks for a longer pause than a minute.
+
+    Args:
+        action: raises `ArchiveError` where it fails.
+        attempts: in all.
+        wait: in seconds.
+
+    Raises:
+        ArchiveError: of the last attempt.
+    """
+    doubling = wait_exponential(multiplier=wait)
+
+    def pause(state: RetryCallState) -> float:
+        return max(doubling(state), _error(state).wait)
+
+    def tell(state: RetryCallState) -> None:
+        said = (_error(state), state.upcoming_sleep, state.attempt_number + 1, attempts)
+        logger.warning("%s; again in %.0f s (attempt %d of %d)", *said)
+
+    again = retry_if_exception(lambda e: isinstance(e, ArchiveError) and e.kind.passing and e.wait <= _LONGEST)
+    tries = Retrying(stop=stop_after_attempt(attempts), wait=pause, retry=again, before_sleep=tell, reraise=True)
+    return tries(action)
+
+
+def _error(state: RetryCallState) -> ArchiveError:
+    error = None if state.outcome is None else state.outcome.exception()
+    assert isinstance(error, ArchiveError)
+    return error
+
+
+class Patience:
+    """How often an archive is tried: five times, until it has failed so often; then once, until it succeeds again.
+
+    Attributes:
+        attempts: how often it is tried now.
+        gone: it failed by something that is everybody's, and twice in a row if that may pass.
+    """
+
+    def __init__(self) -> None:
+        self.attempts, self.gone = ATTEMPTS, False
+        self._was_away = False
+
+    def failed(self, error: ArchiveError) -> None:
+        """Learn that all attempts of something failed."""
+        self.gone = error.kind.everywhere and (self._was_away or not error.kind.passing)
+        self._was_away = error.kind.everywhere
+        if error.kind.passing:
+            self.attempts = 1
+
+    def succeeded(self) -> None:
+        """Learn that something succeeded."""
+        self.attempts, self.gone, self._was_away = ATTEMPTS, False, False

@@ -1,0 +1,1 @@
+"""A trained bundle as an application of MONAI Deploy."""

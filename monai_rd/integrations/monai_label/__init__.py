@@ -1,0 +1,1 @@
+"""A trained bundle behind MONAI Label's server."""

@@ -1,0 +1,63 @@
+"""The folder that MONAI Label's server runs: the app and the trained bundles it serves."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from monai_rd.bundle import require_model
+from monai_rd.export.manifest import network_metadata
+from monai_rd.inference import TrainedBundle
+
+__all__ = ["write_label_app"]
+
+_NEEDED = ("configs/inference.json", "configs/metadata.json", "models/model.pt", "models/settings.json", "LICENSE")
+
+
+def write_label_app(folder: str | os.PathLike[str], bundles: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """Write the app with copies of trained bundles, all of it or nothing.
+
+    A bundle `rd_ct` becomes `FOLDER/model/rd_ct_classification`: MONAI Label's own bundle app reads from that name what
+    a bundle is for. The copy's metadata name the classes it was trained on.
+
+    Args:
+        folder: to be made.
+        bundles: folders of bundles that were trained, each of another name.
+
+    Returns:
+        The copies.
+
+    Raises:
+        FileExistsError: there is such a folder.
+        FileNotFoundError: a bundle lacks a file, as where it was not trained yet.
+        ValueError: no bundle, or two of one name; a model that is not the student which its settings tell.
+    """
+    target, sources = Path(folder), [Path(bundle).resolve() for bundle in bundles]
+    names = [source.name if "classification" in source.name else f"{source.name}_classification" for source in sources]
+    if target.exists():
+        raise FileExistsError(f"'{target}' is there already: remove it, or name another folder")
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"bundles of different names are needed, at least one; got {[one.name for one in sources]}")
+    for source in sources:
+        require_model(source / "models" / "model.pt")
+        missing = [name for name in _NEEDED if not (source / name).is_file()]
+        if missing:
+            raise FileNotFoundError(f"the bundle '{source}' lacks {', '.join(missing)}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f"{target.name}.unfinished.{os.getpid()}")
+    try:
+        for source, name in zip(sources, names, strict=True):
+            for file in _NEEDED:
+                copied = unfinished / "model" / name / file
+                copied.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source / file, copied)
+            metadata = json.dumps(network_metadata(TrainedBundle(source)), indent=4) + "\n"
+            (unfinished / "model" / name / "configs" / "metadata.json").write_text(metadata)
+        shutil.copyfile(Path(__file__).parent / "label_app" / "main.py", unfinished / "main.py")
+        unfinished.rename(target)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return [target / "model" / name for name in names]

@@ -1,9 +1,0 @@
-"""The published teachers, one group a file."""
-
-from __future__ import annotations
-
-from monai_rd.networks.foundation_zoo.entries import images, paper, phantoms, volumes
-
-__all__ = ["TEACHERS"]
-
-TEACHERS = {entry.name: entry for group in (phantoms, paper, images, volumes) for entry in group.ENTRIES}

@@ -1,0 +1,1 @@
+"""Frozen foundation models, of whatever kind."""

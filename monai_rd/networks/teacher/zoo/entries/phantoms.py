@@ -1,0 +1,33 @@
+"""The small teachers that the package ships, trained on its own phantoms: they make every bundle run, and no more."""
+
+from __future__ import annotations
+
+from monai_rd.networks.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from monai_rd.networks.teacher.zoo.entry import TeacherEntry
+
+__all__ = ["ENTRIES"]
+
+
+def _phantom(name: str, what: str, channels: list[int], params: float, gmacs: float) -> TeacherEntry:
+    return TeacherEntry(
+        name=name,
+        builder="timm:resnet10t",
+        arguments={"channels": channels, "num_classes": 0, "global_pool": ""},
+        preprocessing=Preprocessing(96, IMAGENET_MEAN, IMAGENET_STD),
+        channels=channels[-1],
+        kind="map",
+        licence="Apache-2.0",
+        source="shipped with monai_rd; trained on its synthetic phantoms, of no clinical use",
+        modality=f"{what} phantoms",
+        grid=(3, 3),
+        params=params,
+        gmacs=gmacs,
+    )
+
+
+_NARROW = {"mr": "MR", "us": "ultrasound", "xray": "X-ray", "derm": "dermoscopy"}
+
+ENTRIES = (
+    _phantom("phantom_ct", "CT", [32, 64, 128, 256], 1.26, 0.10),
+    *(_phantom(f"phantom_{name}", what, [24, 48, 96, 192], 0.73, 0.09) for name, what in _NARROW.items()),
+)

@@ -1,0 +1,377 @@
+"""Loading a teacher by name or file, and saving one as a file that says what it is."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from monai_rd.files import atomic_path, existing_file
+from monai_rd.nearest import did_you_mean
+from monai_rd.networks.levels import Level
+from monai_rd.networks.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, VolumePreprocessing
+from monai_rd.networks.teacher.blackbox import OnnxBackbone, TFLiteBackbone
+from monai_rd.networks.teacher.foundation import FrozenFoundationModel
+from monai_rd.networks.teacher.several import join_teachers
+from monai_rd.networks.teacher.zoo.entries import TEACHERS
+from monai_rd.networks.teacher.zoo.entry import TeacherEntry
+from monai_rd.networks.teacher.zoo.generic import FORMS, generic_entry
+from monai_rd.networks.teacher.zoo.hub import fetch
+from monai_rd.networks.teacher.zoo.networks import TeacherBackbone, build, named_level
+from monai_rd.networks.teacher.zoo.options import told_preprocessing
+from monai_rd.networks.teacher.zoo.weights import Coverage, load_strictly
+from monai_rd.networks.weights_file import read_weights
+
+__all__ = [
+    "check_teacher_name",
+    "in_order",
+    "is_black_box",
+    "is_shipped",
+    "load_teacher",
+    "open_teacher",
+    "save_teacher",
+    "teacher_names",
+]
+
+logger = logging.getLogger(__name__)
+
+Options = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
+
+_METADATA_KEY = "monai_rd_teacher"
+_STORED = ("builder", "arguments", "preprocessing", "channels", "kind", "licence", "source")
+_SHIPPED = Path(__file__).parents[1] / "weights"
+_BLACK_BOXES = {".onnx": OnnxBackbone, ".tflite": TFLiteBackbone}
+_WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".torch")
+_PREFIXES = tuple(sorted({f"{form.partition(':')[0]}:" for form in FORMS}))
+_KNOWN = f"{', '.join((*TEACHERS, *FORMS))}, or a file: .onnx, .tflite, or .safetensors written by save_teacher"
+
+
+def is_shipped(name: str) -> bool:
+    """Whether the package holds the weights of a teacher of `TEACHERS`."""
+    return (_SHIPPED / f"{name}.safetensors").is_file()
+
+
+def is_black_box(name: str) -> bool:
+    """Whether a teacher's name is a file that holds a whole network."""
+    return not name.startswith(_PREFIXES) and Path(name).suffix in _BLACK_BOXES
+
+
+def _described(path: Path) -> TeacherEntry | None:
+    """Read what a safetensors file says of itself; None if it says nothing.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a damaged file, or a description that is none.
+    """
+    path = existing_file(path)
+    if path.suffix != ".safetensors":
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            described = (file.metadata() or {}).get(_METADATA_KEY)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: damaged, or no safetensors file ({error}); get it again") from error
+    if described is None:
+        return None
+    try:
+        values = json.loads(described)
+        of_volumes = "axcodes" in values["preprocessing"]
+        values["preprocessing"] = (VolumePreprocessing if of_volumes else Preprocessing).from_dict(
+            values["preprocessing"]
+        )
+        return TeacherEntry(name=path.stem, **values)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: its description under '{_METADATA_KEY}' cannot be read ({error!r})") from error
+
+
+def _load_black_box(path: Path, tap: str, options: Mapping[str, Any]) -> FrozenFoundationModel:
+    backbone = _BLACK_BOXES[path.suffix](path, tap, _asked_size(path.name, options))
+    grey = backbone.image_channels == 1
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    if backbone.integer:
+        mean, std = (0.0,) * backbone.image_channels, (1.0,) * backbone.image_channels
+        if {"mean", "std"} & set(options):
+            raise ValueError(
+                f"teacher_options of '{path.name}': it takes {backbone.dtype} pixels as they are, no mean and std"
+            )
+    else:
+        mean, std = ((0.449,), (0.226,)) if grey else (IMAGENET_MEAN, IMAGENET_STD)
+    assumed = Preprocessing(backbone.size, mean, std, channel_order="GRAY" if grey else "RGB")
+    preprocessing = told_preprocessing(path.name, assumed, options)
+    logger.info(
+        "%s does not say how it wants its images; %s: %s, %d x %d, %s (others: --teacher_options)",
+        path.name,
+        "assumed, but for what was told" if options else "assumed",
+        preprocessing.channel_order,
+        *backbone.size,
+        f"{backbone.dtype} pixels"
+        if backbone.integer
+        else f"mean {preprocessing.mean} and std {preprocessing.std} of values in [0, 1]",
+    )
+    return FrozenFoundationModel(
+        backbone, channels=backbone.channels, kind=backbone.kind, preprocessing=preprocessing, name=path.name
+    )
+
+
+def _asked_size(name: str, options: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Rows and columns that a black box is asked to take."""
+    if "size" not in options:
+        return None
+    size = told_preprocessing(name, Preprocessing(None, (0.0,), (1.0,), "GRAY"), {"size": options["size"]}).size
+    if size is None:
+        raise ValueError(f"teacher_options of '{name}': a size is needed, as such a file takes images of one size")
+    return (size, size) if isinstance(size, int) else size
+
+
+def _file_kind(name: str, checkpoint: str | Path | None) -> str:
+    """Suffix of a teacher that is a file; "" for a name.
+
+    Raises:
+        ValueError: it is a file, and another one was given.
+    """
+    suffix = Path(name).suffix
+    if name.startswith(_PREFIXES) or suffix not in (*_BLACK_BOXES, *_WEIGHTS):
+        return ""
+    if checkpoint is not None:
+        raise ValueError(f"the teacher '{name}' is a file of its own: leave out the checkpoint {checkpoint}")
+    return suffix
+
+
+def teacher_names(text: str) -> list[str]:
+    """The teachers that a text names, separated by commas; what exists as a file or folder is one."""
+    if "," not in text or Path(text.removeprefix("local-dir:")).exists():
+        return [text]
+    return [name.strip() for name in text.split(",")]
+
+
+def check_teacher_name(name: str) -> None:
+    """Refuse what `load_teacher` would not find, before anything is loaded.
+
+    Raises:
+        FileNotFoundError: a file that is not there.
+        ValueError: an unknown name.
+    """
+    for one in teacher_names(name):
+        if _file_kind(one, None):
+            existing_file(Path(one))
+        elif one not in TEACHERS and not one.startswith(_PREFIXES):
+            raise ValueError(f"unknown teacher '{one}'; known: {_KNOWN}{did_you_mean(one, TEACHERS)}")
+
+
+def in_order(
+    names: Sequence[str], checkpoint: str | Path | None, options: Options
+) -> list[tuple[str, str | None, Mapping[str, Any] | None]]:
+    """For each of several teachers its name, checkpoint and options.
+
+    Args:
+        names: of the teachers.
+        checkpoint: files in the same order, separated by commas, nothing between two for a teacher without; or None.
+        options: a list of tables in the same order; or None.
+
+    Raises:
+        ValueError: another number of them than of teachers.
+    """
+    files = [file.strip() or None for file in str(checkpoint).split(",")] if checkpoint else [None] * len(names)
+    if len(files) != len(names):
+        raise ValueError(
+            f"teacher_checkpoint names {len(files)} files for {len(names)} teachers: give them in the same order, "
+            'nothing between two commas for one without a file, such as "a.pth,,c.pth"'
+        )
+    tables = [None] * len(names) if options is None else options
+    if isinstance(tables, Mapping) or len(tables) != len(names):
+        raise ValueError(
+            f"teacher_options for {len(names)} teachers are a list of as many tables in the same order, such as "
+            f'"[{", ".join(["{}"] * len(names))}]"'
+        )
+    return list(zip(names, files, tables, strict=True))
+
+
+def open_teacher(
+    name: str,
+    checkpoint: str | Path | None = None,
+    tap: str = "map",
+    arguments: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> tuple[FrozenFoundationModel, TeacherEntry, Coverage]:
+    """`load_teacher` for everything that is no black box, with the entry and what became of the file's tensors."""
+    is_weights = _file_kind(name, checkpoint) in _WEIGHTS
+    arguments, options = dict(arguments or {}), dict(options or {})
+    weights: Path | None = Path(checkpoint) if checkpoint is not None else None
+    entry: TeacherEntry | None
+    if is_weights:
+        weights = Path(name)
+        entry = _described(weights)
+        if entry is None:
+            raise ValueError(
+                f"{name}: weights alone do not say the architecture; use --teacher NAME --teacher_checkpoint {name}. "
+                f"Known names: {_KNOWN}"
+            )
+    elif name in TEACHERS:
+        entry = TEACHERS[name]
+        if weights is None and is_shipped(name):
+            weights = _SHIPPED / f"{name}.safetensors"
+            entry = _described(weights) or entry
+    elif name.startswith(_PREFIXES):
+        entry, beside = generic_entry(name, arguments)
+        arguments, weights = {}, weights or beside
+    else:
+        raise ValueError(f"unknown teacher '{name}'; known: {_KNOWN}{did_you_mean(name, TEACHERS)}")
+    entry = replace(
+        entry,
+        arguments={**entry.arguments, **arguments},
+        preprocessing=told_preprocessing(entry.name, entry.preprocessing, options),
+    )
+    logger.info("teacher '%s': licence: %s; source: %s", entry.name, entry.conditions, entry.source)
+    if weights is None:
+        if entry.hub is None:
+            raise ValueError(
+                f"the teacher '{name}' needs a checkpoint (--teacher_checkpoint FILE): a random teacher teaches "
+                f"nothing. Get {entry.file or 'it'} by hand: {entry.source}"
+            )
+        weights = fetch(entry.hub, entry.name)
+    tensors = read_weights(weights)
+    network = _build(entry, of_another_size="size" in options)
+    coverage = load_strictly(network, tensors, entry, str(weights))
+    logger.info("teacher '%s', %s: %s", entry.name, weights.name, coverage)
+    if entry.window is not None:
+        lower, upper = entry.window
+        logger.info(
+            "teacher '%s': its volumes are CT, 0 is %g HU and 1 is %g HU: --windows \"[[%g, %g]]\" (centre, width)",
+            entry.name,
+            lower,
+            upper,
+            (lower + upper) / 2,
+            upper - lower,
+        )
+    kind: Literal["map", "vector"] = "vector" if tap == "vector" else entry.kind
+    level: Level | None = None
+    if tap not in ("map", "vector"):
+        image = entry.preprocessing(_noise(entry, entry.input_shape[1:]))
+        level, kind = named_level(network, entry, tap.removeprefix("network."), image), "map"
+    teacher = FrozenFoundationModel(
+        TeacherBackbone(network, entry.builder, kind, level),
+        channels=entry.channels if level is None else level.channels,
+        kind=kind,
+        preprocessing=entry.preprocessing,
+        name=entry.name,
+    )
+    if "size" in options:
+        _try_size(teacher, entry)
+    return teacher, entry, coverage
+
+
+def _build(entry: TeacherEntry, of_another_size: bool) -> nn.Module:
+    """Build an entry's network; a ViT of timm so that it takes images of another size than it was trained on."""
+    if of_another_size and entry.builder.startswith("timm:"):
+        with suppress(ValueError):  # other families take any size, or have no such argument
+            return build(entry.builder, {**entry.arguments, "dynamic_img_size": True})
+    return build(entry.builder, entry.arguments)
+
+
+def _noise(entry: TeacherEntry, sides: Sequence[int]) -> Tensor:
+    """An image or volume as a teacher is given it."""
+    channels = 3 if entry.preprocessing.spatial_dims == 2 else 1
+    return torch.rand(1, channels, *sides, generator=torch.Generator().manual_seed(0))
+
+
+def _try_size(teacher: FrozenFoundationModel, entry: TeacherEntry) -> None:
+    """Run a teacher once on an image of the size that was asked for; of any size, on one of an unlikely one.
+
+    Raises:
+        ValueError: it takes no such images.
+    """
+    size = entry.preprocessing.size
+    try:
+        teacher(_noise(entry, (160,) * teacher.spatial_dims if size is None else entry.input_shape[1:]))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        asked = "any size" if size is None else f"size {size}"
+        raise ValueError(f"teacher_options of '{entry.name}': it does not take images of {asked} ({error})") from error
+
+
+def load_teacher(
+    name: str,
+    checkpoint: str | Path | None = None,
+    tap: str = "map",
+    options: Options = None,
+    **arguments: Any,
+) -> FrozenFoundationModel:
+    """Load a frozen teacher, or several as one.
+
+    Args:
+        name: one of `TEACHERS`; "timm:NAME", "timm:hf-hub:ORG/NAME", "open_clip:NAME", "open_clip:hf-hub:ORG/NAME" or
+            "local-dir:FOLDER" for any network of timm or image tower of open_clip; a `.onnx` or `.tflite` file, which
+            is a whole network; or a `.safetensors` file that `save_teacher` wrote. Several are separated by commas;
+            `monai_rd.adapters.standardise` brings them to one scale before they are used.
+        checkpoint: local file with the weights. Without it they are what is shipped, lies in the folder, or can be
+            downloaded. Of several teachers the files in the same order, as "a.pth,,c.pth".
+        tap: "map" for the last feature map, "vector" for its average over positions; or the name of a module whose
+            output is a feature map, such as "layer3", of an ONNX or TFLite file that of a tensor.
+        options: how it wants its images, where that is not what its entry or library says or its file is taken to want:
+            fields of `Preprocessing` (of a teacher of volumes of `VolumePreprocessing`) by name; `tap` may be among
+            them. Of several teachers a list in the same order.
+        **arguments: of the network, over those of its entry, such as `final_relu=False` for radimagenet_densenet121.
+
+    Raises:
+        OSError: a file is not there, or could not be downloaded.
+        ImportError: an ONNX or TFLite file, and the package that runs it is not installed.
+        ValueError: an unknown name, tap, option or argument, a teacher without weights, weights that are damaged,
+            unsafe, changed since their first use, or do not fit; teachers of images and of volumes at once.
+    """
+    names = teacher_names(name)
+    if len(names) > 1:
+        if arguments:
+            raise ValueError(f"several teachers take no arguments of one network: {', '.join(arguments)}")
+        return join_teachers([load_teacher(*one[:2], tap, one[2]) for one in in_order(names, checkpoint, options)])
+    if options is not None and not isinstance(options, Mapping):
+        ((_, _, options),) = in_order(names, None, options)
+    told = dict(options or {})
+    tap = told.pop("tap", tap)
+    if not isinstance(tap, str):
+        raise ValueError(f"teacher_options of '{name}': tap must be 'map', 'vector' or a name, not {tap!r}")
+    if _file_kind(name, checkpoint) in _BLACK_BOXES:
+        if arguments:
+            raise ValueError(f"the teacher '{name}' is a whole network: it takes no {', '.join(arguments)}")
+        return _load_black_box(Path(name), tap, told)
+    return open_teacher(name, checkpoint, tap, arguments, told)[0]
+
+
+def save_teacher(path: str | Path, backbone: nn.Module, entry: TeacherEntry) -> None:
+    """Write a safetensors file that says by itself what it is, for `load_teacher(path)`.
+
+    Weights are stored in half precision. The file appears whole or not at all.
+
+    Args:
+        path: a `.safetensors` file.
+        backbone: the network that `entry.builder` builds, or the `backbone` of a loaded teacher.
+        entry: its description, of which the file holds what loading it takes, the licence and the source.
+
+    Raises:
+        ValueError: another suffix, a network other than the entry's, or a weight beyond half precision's range.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path}: a teacher is saved as .safetensors")
+    network = backbone.network if isinstance(backbone, TeacherBackbone) else backbone
+    weights = {
+        key: (tensor.half() if tensor.is_floating_point() else tensor).detach().cpu().contiguous().clone()
+        for key, tensor in network.state_dict().items()
+    }
+    for key, tensor in weights.items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{path}: {key} has values that half precision cannot hold")
+    plain = replace(entry, renamed={}, ignored={}, converter="", lookalikes={}, file="")
+    load_strictly(build(entry.builder, entry.arguments), weights, plain, f"{path} is not written: the backbone")
+    described = {key: value for key, value in asdict(entry).items() if key in _STORED}
+    described["preprocessing"] = entry.preprocessing.to_dict()
+    with atomic_path(path) as beside:
+        save_file(weights, beside, metadata={_METADATA_KEY: json.dumps(described, sort_keys=True)})

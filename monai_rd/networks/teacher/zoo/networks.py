@@ -1,0 +1,215 @@
+"""Building a network that an entry names, and reading its last feature map."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from monai_rd.nearest import did_you_mean
+from monai_rd.networks.levels import Level, LevelReader, find_levels
+from monai_rd.networks.stages import monai_stages, open_clip_stages, timm_stages
+from monai_rd.networks.teacher.zoo.entry import TeacherEntry
+
+__all__ = ["TeacherBackbone", "build", "named_level", "reach"]
+
+
+class _NoInitialisation(TorchFunctionMode):
+    """Skip what changes a parameter in place while a network is built: its values come from a file."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        target = args[0] if args else (kwargs or {}).get("tensor")  # torch.nn.init passes it by name
+        name = getattr(func, "__name__", "")
+        if isinstance(target, nn.Parameter) and name.endswith("_") and not name.startswith(("__", "requires")):
+            return target
+        return func(*args, **(kwargs or {}))
+
+
+def build(builder: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """Build the network that an entry's `builder` names: its weights are undefined, its buffers are not.
+
+    Args:
+        builder: "timm:NAME", "open_clip:visual" (the image tower that `embed_dim`, `vision_cfg` and `quick_gelu`
+            describe) or "monai:NAME".
+        arguments: of the constructor. Of timm's also `layer_norm_eps`; `final_relu=False`, which takes the last
+            activation off a DenseNet; `neck=False`, which takes SAM's off.
+
+    Raises:
+        ValueError: an unknown builder, name or argument.
+    """
+    library, _, name = builder.partition(":")
+    if library not in _BUILDERS:
+        raise ValueError(f"unknown builder '{builder}'; known: {', '.join(f'{known}:NAME' for known in _BUILDERS)}")
+    with _NoInitialisation():
+        try:
+            network = _BUILDERS[library](name, dict(arguments))
+        except TypeError as error:
+            raise ValueError(f"'{builder}' cannot be built with {dict(arguments)}: {error}") from error
+    return network.eval()
+
+
+def _timm(name: str, arguments: dict[str, Any]) -> nn.Module:
+    import timm
+
+    if not timm.is_model(name):
+        raise ValueError(f"timm {timm.__version__} has no model '{name}'; see timm.list_models()")
+    eps = arguments.pop("layer_norm_eps", None)
+    final_relu, neck = arguments.pop("final_relu", True), arguments.pop("neck", True)
+    network: Any = timm.create_model(name, pretrained=False, **arguments)
+    if eps is not None:
+        for module in network.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = eps
+    if not final_relu:
+        network.features.norm5.act = nn.Identity()
+    if not neck:
+        network.neck = nn.Identity()
+    return network
+
+
+def _open_clip(name: str, arguments: dict[str, Any]) -> nn.Module:
+    from open_clip.model import _build_vision_tower
+
+    if name != "visual":
+        raise ValueError(f"unknown builder 'open_clip:{name}'; known: open_clip:visual")
+    vision = {**arguments.pop("vision_cfg"), "timm_model_pretrained": False}
+    return _build_vision_tower(vision_cfg=vision, **arguments)
+
+
+def _monai(name: str, arguments: dict[str, Any]) -> nn.Module:
+    from monai.networks.nets import ViT
+    from monai.networks.nets.segresnet_ds import SegResEncoder
+    from monai.networks.nets.swin_unetr import SwinTransformer
+
+    classes = {"SegResEncoder": SegResEncoder, "SwinTransformer": SwinTransformer, "ViT": ViT}
+    if name not in classes:
+        raise ValueError(f"unknown builder 'monai:{name}'; known: {', '.join(f'monai:{known}' for known in classes)}")
+    network = classes[name](**arguments)
+    if name == "ViT":  # MONAI 1.4 gave every block a normalisation for cross attention, which runs in none of them
+        for block in network.blocks:
+            block.norm_cross_attn = nn.Identity()
+    return network
+
+
+def _read_timm(network: Any, image: Tensor) -> Tensor:
+    features = network.forward_features(image)
+    if features.dim() == 3:
+        patches = features[:, network.num_prefix_tokens :]
+        grid = network.patch_embed.dynamic_feat_size(image.shape[2:])
+        return patches.transpose(1, 2).unflatten(2, grid)
+    return features.permute(0, 3, 1, 2) if getattr(network, "output_fmt", "NCHW") == "NHWC" else features
+
+
+def _read_open_clip(network: Any, image: Tensor) -> Tensor:
+    read = network.forward_intermediates(
+        image, indices=1, normalize_intermediates=True, intermediates_only=True, output_fmt="NCHW"
+    )
+    return read["image_intermediates"][-1]
+
+
+def _read_monai(network: Any, image: Tensor) -> Tensor:
+    output = network(image)
+    if isinstance(output, list):  # a pyramid
+        return output[-1]
+    tokens = output[0]
+    strides = network.patch_embedding.patch_embeddings.stride
+    return tokens.transpose(1, 2).unflatten(
+        2, [n // stride for n, stride in zip(image.shape[2:], strides, strict=True)]
+    )
+
+
+_BUILDERS: dict[str, Callable[[str, dict[str, Any]], nn.Module]] = {
+    "timm": _timm,
+    "open_clip": _open_clip,
+    "monai": _monai,
+}
+_READERS: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "timm": _read_timm,
+    "open_clip": _read_open_clip,
+    "monai": _read_monai,
+}
+
+
+_STAGES: dict[str, Callable[[nn.Module], tuple[tuple[str, ...], int]]] = {
+    "timm": timm_stages,
+    "open_clip": open_clip_stages,
+    "monai": monai_stages,
+}
+
+
+class TeacherBackbone(nn.Module):
+    """A network read at its last feature map `[B, C, ...]`, at that map's average over positions `[B, C]`, or inside.
+
+    Args:
+        network: what `build` gave.
+        builder: that it was built with.
+        kind: "map" or "vector".
+        tap: the level of `network` whose map is read; None for the last one.
+
+    Attributes:
+        stages: paths of the modules whose outputs are its feature maps; see `FrozenFoundationModel.levels`.
+        prefix: tokens before those of the grid, of a ViT.
+    """
+
+    def __init__(
+        self, network: nn.Module, builder: str, kind: Literal["map", "vector"], tap: Level | None = None
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.kind, self.tap = kind, tap
+        library = builder.partition(":")[0]
+        self._read = _READERS[library]
+        stages, self.prefix = _STAGES[library](network)
+        self.stages = tuple(f"network.{stage}" for stage in stages)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Features of prepared images `[B, C, H, W]` or volumes `[B, 1, D, H, W]`."""
+        if self.tap is not None:
+            with LevelReader(self.network, [self.tap]) as reader:
+                self.network(image)
+                return reader.take()[0]
+        features = self._read(self.network, image)
+        return features.flatten(2).mean(dim=2) if self.kind == "vector" else features
+
+
+def reach(network: nn.Module, builder: str, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape `(C, ...)` of the feature map, found without computing it.
+
+    Args:
+        network: what `build` gave; it is moved to the meta device and of no further use.
+        builder: that it was built with.
+        input_shape: of one image, `(channels, ...)`.
+    """
+    with torch.no_grad():
+        return tuple(
+            TeacherBackbone(network, builder, "map").to("meta")(torch.empty(1, *input_shape, device="meta")).shape[1:]
+        )
+
+
+def named_level(network: nn.Module, entry: TeacherEntry, module: str, image: Tensor) -> Level:
+    """The level of a network that a module's name stands for.
+
+    Args:
+        network: what `build` gave for the entry, with its weights.
+        entry: of the teacher.
+        module: its path, such as "layer3" or "blocks.8".
+        image: a batch of one prepared image.
+
+    Raises:
+        ValueError: no such module, or one whose output is no feature map.
+    """
+    stages, prefix = _STAGES[entry.builder.partition(":")[0]](network)
+    known = dict(network.named_modules())
+    found = find_levels(network, [module], image, prefix) if module in known else ()
+    if not found:
+        wrong = "no feature map [B, C, h, w]" if module in known else "nothing in the network"
+        raise ValueError(
+            f"teacher_options of '{entry.name}': tap '{module}' is {wrong}: it is map, vector, or a module such as "
+            f"{', '.join(stages)}{did_you_mean(module, known)}"
+        )
+    return found[0]

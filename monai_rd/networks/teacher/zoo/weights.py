@@ -1,0 +1,160 @@
+"""Published weights under the network's names: loaded whole or not at all, recognised if they do not fit."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from monai_rd.finite import refuse_not_finite
+from monai_rd.networks.teacher.zoo.entry import TeacherEntry
+from monai_rd.networks.teacher.zoo.networks import build
+from monai_rd.networks.weights_file import GET_AGAIN, compare_shapes, shapes_of
+
+__all__ = ["CONVERTERS", "Coverage", "load_strictly"]
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What became of a file's tensors.
+
+    Args:
+        loaded: how many the network got, which is all it has.
+        ignored: what the others belong to, and how many each.
+    """
+
+    loaded: int
+    ignored: Mapping[str, int]
+
+    def __str__(self) -> str:
+        left = ", ".join(f"{count} of the {what}" for what, count in self.ignored.items())
+        return f"{self.loaded} of {self.loaded} tensors" + (f"; left out by rule: {left}" if left else "")
+
+
+def _huggingface_vit(weights: dict[str, Any]) -> dict[str, Any]:
+    """Join `attn.q`, `attn.k`, `attn.v` to timm's `attn.qkv`; give position embeddings `[N, C]` their batch axis.
+
+    What is not complete is left as it is, for the strict loader to name.
+    """
+    joined = dict(weights)
+    for key in weights:
+        if ".attn.q." in key:
+            three = [key.replace(".attn.q.", f".attn.{letter}.") for letter in "qkv"]
+            parts = [weights[name] for name in three if isinstance(weights.get(name), Tensor)]
+            if len(parts) == 3 and len({part.shape for part in parts}) == 1:
+                joined[key.replace(".attn.q.", ".attn.qkv.")] = torch.cat(parts)
+                for name in three:
+                    del joined[name]
+    positions = joined.get("pos_embed")
+    if isinstance(positions, Tensor) and positions.dim() == 2:
+        joined["pos_embed"] = positions[None]
+    return joined
+
+
+CONVERTERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"huggingface_vit": _huggingface_vit}
+
+
+def _renamed(key: str, entry: TeacherEntry) -> str:
+    for pattern, replacement in entry.renamed.items():
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+def _translated(weights: Mapping[str, Any], entry: TeacherEntry) -> tuple[dict[str, Any], dict[str, str], Counter[str]]:
+    """Give published weights the network's names.
+
+    Returns:
+        The weights; the published name of each renamed key; how many tensors were left out of what.
+
+    Raises:
+        ValueError: two tensors would get one name.
+    """
+    given: dict[str, Any] = {}
+    published: dict[str, str] = {}
+    ignored: Counter[str] = Counter()
+    for key, value in weights.items():
+        what = next((what for pattern, what in entry.ignored.items() if re.match(pattern, key)), None)
+        if what is not None:
+            ignored[what] += 1
+            continue
+        name = _renamed(key, entry)
+        if name in given:
+            raise ValueError(f"{published[name]} and {key} would both become {name} of {entry.name}")
+        given[name], published[name] = value, key
+    return (CONVERTERS[entry.converter](given) if entry.converter else given), published, ignored
+
+
+_layouts: dict[str, dict[str, Any]] = {}  # of every network built to recognise a file
+
+
+def _layout(entry: TeacherEntry) -> dict[str, Any]:
+    described = repr((entry.builder, entry.arguments))
+    if described not in _layouts:
+        _layouts[described] = shapes_of(build(entry.builder, entry.arguments).state_dict())
+    return _layouts[described]
+
+
+def _looks_like(weights: Mapping[str, Any]) -> list[str]:
+    """Names of the entries whose layout shares most tensors, by key and shape, with a file; none below a half."""
+    from monai_rd.networks.teacher.zoo.entries import TEACHERS
+
+    best: list[str] = []
+    most = 0.5
+    for entry in TEACHERS.values():
+        if _lookalike(weights, entry):
+            continue
+        try:
+            given, wanted = shapes_of(_translated(weights, entry)[0]), _layout(entry)
+        except ValueError:  # two tensors under one name, or a network that this version of its library lacks
+            continue
+        share = sum(given.get(key) == shape for key, shape in wanted.items()) / max(len(wanted), len(given))
+        if share > most:
+            best, most = [entry.name], share
+        elif best and share == most:
+            best.append(entry.name)
+    return best
+
+
+def load_strictly(network: nn.Module, weights: Mapping[str, Any], entry: TeacherEntry, origin: str) -> Coverage:
+    """Load every tensor or none. The network takes the file's tensors over, in its own precision.
+
+    Args:
+        network: what `entry.builder` built.
+        weights: under the keys that `entry` publishes.
+        entry: the teacher.
+        origin: where the weights come from, for the error.
+
+    Raises:
+        ValueError: with the number of missing, unexpected and misshapen tensors, the first of each by name, and what
+            the file looks like.
+        NotFiniteError: weights that are infinite or not a number.
+    """
+    given, published, ignored = _translated(weights, entry)
+    wanted, shapes = shapes_of(network.state_dict()), shapes_of(given)
+    fitting, wrong = compare_shapes(wanted, shapes, published)
+    lookalike = _lookalike(weights, entry)
+    if not (wrong or lookalike):
+        refuse_not_finite({published.get(key, key): given[key] for key in wanted}, origin, GET_AGAIN)
+        own = {key: given[key].to(tensor.dtype) for key, tensor in network.state_dict().items()}
+        network.load_state_dict(own, assign=True)
+        return Coverage(len(wanted), dict(ignored))
+    verdict = "does not fit" if wrong else "is another file than that of"
+    message = f"{origin} {verdict} {entry.name}: {fitting} of {len(wanted)} tensors fit{wrong}"
+    others = [name for name in _looks_like(weights) if name != entry.name] if fitting < len(wanted) / 2 else []
+    if lookalike:
+        message += f". It is {lookalike}"
+    elif others:
+        message += f". Its tensors are those of {' or '.join(others)}: --teacher {others[0]}"
+    if entry.file:
+        message += f". Wanted is {entry.file} of {entry.source}"
+    raise ValueError(message)
+
+
+def _lookalike(weights: Mapping[str, Any], entry: TeacherEntry) -> str:
+    """What a file is that an entry names as another of the same fame; "" if it is none of them."""
+    return next((what for key, what in entry.lookalikes.items() if any(re.match(key, k) for k in weights)), "")

@@ -1,0 +1,386 @@
+"""Answers about folders: by `Predictor`, and by `monai-rd predict` as a person types it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK
+import torch
+from monai.bundle import ConfigParser
+from pydicom.dataset import Dataset
+from pydicom.fileset import FileSet
+from typer.testing import CliRunner, Result
+
+from monai_rd.__main__ import app
+from monai_rd.bundle import bundle_root
+from monai_rd.datasets import DataListError, studies
+from monai_rd.finite import NotFiniteError
+from monai_rd.inference import Predictor, StudyClassifier, TrainedBundle
+from tests.dicom_files import CORONAL, NAME, PATIENT_ID, make_series
+
+Bundle = Callable[..., Path]
+SHAPE = (40, 44)
+# What no file may tell, but the SR and the SC, which carry what DICOM needs.
+SECRET = {
+    "PatientName": NAME,
+    "PatientID": PATIENT_ID,
+    "PatientBirthDate": "19310417",
+    "StudyDate": "20190823",
+    "AccessionNumber": "ACC-90817",
+    "InstitutionName": "St. Geheim Hospital",
+    "ReferringPhysicianName": "Verborgen^Otto",
+}
+WORDS = (*NAME.split("^"), PATIENT_ID, "19310417", "20190823", "ACC-90817", "Geheim", "Verborgen", "wardfolder")
+
+
+def secret(_: int, ds: Dataset) -> None:
+    for keyword, value in SECRET.items():
+        setattr(ds, keyword, value)
+
+
+def say(*words: object) -> Result:
+    return CliRunner().invoke(app, ["predict", *map(str, words)])
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "scores.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def ward(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """Two series in one folder, a localizer, a junk file, a damaged image and a series with a gap."""
+    root = tmp_path_factory.mktemp("ward") / f"wardfolder_{NAME}"
+    common: dict[str, Any] = {"shape": SHAPE, "change": secret}
+    one, _ = make_series(root / "mixed", **common)
+    for file in (root / "mixed").iterdir():
+        file.rename(file.with_name(f"first_{file.name}"))
+    two, _ = make_series(root / "mixed", **common, seed=1)
+    gap, _ = make_series(root / "gap", **common, slices=8, skip=(3,), seed=2)
+
+    def as_localizer(k: int, ds: Dataset) -> None:
+        secret(k, ds)
+        ds.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+
+    localizer, _ = make_series(root / "scout", shape=SHAPE, slices=1, orientation=CORONAL, change=as_localizer, seed=3)
+    (root / f"{PATIENT_ID}_junk.dcm").write_bytes(b"no image at all" * 100)
+    (root / "notes.txt").write_text("of no interest")
+    return root, {"one": one, "two": two, "gap": gap, "localizer": localizer}
+
+
+def test_a_ward_of_good_and_bad(ward: tuple[Path, dict[str, str]], bundle_of: Bundle, tmp_path: Path) -> None:
+    root, uids = ward
+    done = say("rd_ct", "--from", root, "--to", tmp_path / "out", "--", "--bundle_root", bundle_of(), "--device", "cpu")
+    assert done.exit_code == 3, done.output
+    rows = rows_of(tmp_path / "out")
+    codes = {row["series"]: row["problem"] for row in rows}
+    assert codes == {
+        uids["one"]: "",
+        uids["two"]: "",
+        uids["gap"]: "MISSING_SLICES",
+        uids["localizer"]: "LOCALIZER",
+        "": "UNREADABLE_IMAGE",
+    }
+    assert len(rows) == 5
+    for row in rows:
+        assert (row["class"] in ("clear", "opacity")) is (not row["problem"])
+        assert bool(row["message"]) is bool(row["problem"])
+    assert "2 studies scored, 3 left out" in done.output
+    assert all(f"1 {code}" in done.output for code in codes.values() if code)
+    written = {
+        path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()
+    }
+    reports = {f"dicom/{uids[name]}_sr.dcm" for name in ("one", "two")}
+    assert written == {"scores.csv", "scores.json", *reports}
+
+
+def test_what_cannot_be_opened_or_is_of_another_kind_has_its_row(
+    bundle_of: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And nobody else goes without a score, and no path is told: not even of what goes while others are read."""
+    root = tmp_path / "in"
+    uid, _ = make_series(root / "linked_from", shape=SHAPE)
+    (root / "linked_from").rename(tmp_path / "elsewhere")
+    (root / NAME).symlink_to(tmp_path / "elsewhere")
+    (root / f"{NAME}.png").symlink_to(tmp_path / "gone.png")
+    (root / f"{NAME}.nii.gz").symlink_to(root / f"{NAME}.nii.gz")
+    os.mkfifo(root / f"{NAME}.dcm")
+    for name in ("webp", "dcm.gz", "zip"):
+        (root / f"{NAME}.{name}").write_bytes(name.encode() * 20)
+    (root / f"._{NAME}.png").write_bytes(b"no image")
+    going = root / f"{NAME}.nii"
+    nib.save(nib.Nifti1Image(np.zeros((8, 8, 5), np.float32), np.eye(4)), going)
+    closed = root / f"closed_{NAME}"
+    closed.mkdir()
+    scandir, opened = os.scandir, studies.known_hash
+    refuse = PermissionError(13, "Permission denied", str(closed))
+    monkeypatch.setattr(os, "scandir", lambda path: _raise(refuse) if str(path) == str(closed) else scandir(path))
+
+    def hashed_and_gone(path: Path) -> str:
+        digest = opened(path)
+        if path == going:
+            going.unlink()
+        return digest
+
+    monkeypatch.setattr(studies, "known_hash", hashed_and_gone)
+    with caplog.at_level(logging.DEBUG):
+        done = say("rd_ct", "--from", root, "--to", tmp_path / "out", "--", "--bundle_root", bundle_of())
+    assert done.exit_code == 3, done.output
+    rows = rows_of(tmp_path / "out")
+    codes = [row["problem"] for row in rows if row["id"] != uid]
+    assert sorted(codes) == ["UNREADABLE_FILE"] * 5 + ["UNREADABLE_IMAGE"] * 3
+    assert [row["problem"] for row in rows if row["id"] == uid] == [""]
+    assert len({row["id"] for row in rows}) == len(rows)
+    told = done.output + caplog.text + (tmp_path / "out" / "scores.json").read_text()
+    assert NAME not in told
+
+
+def _raise(error: Exception) -> Any:
+    raise error
+
+
+def test_nothing_but_dicom_objects_names_anybody(
+    ward: tuple[Path, dict[str, str]], bundle_of: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of names, numbers, dates, institutions and folders; what is written, printed, logged, and file names."""
+    root, bundle = ward[0], bundle_of()
+    with caplog.at_level(logging.DEBUG):
+        done = say("rd_ct", "--from", root, "--to", tmp_path / "out", "--sc", "--", "--bundle_root", bundle)
+    assert done.exit_code == 3
+    told = done.output.replace(str(tmp_path), "") + caplog.text
+    files = [path for place in (tmp_path / "out", bundle) for path in place.rglob("*") if path.is_file()]
+    assert sum(path.suffix == ".dcm" for path in files) == 4
+    for word in WORDS:
+        assert word not in told
+        for path in files:
+            assert word not in path.relative_to(tmp_path.parent).as_posix()
+            assert path.suffix == ".dcm" or word.encode() not in path.read_bytes(), path
+
+
+def test_all_scored_is_exit_code_0_and_words_choose_the_objects(
+    bundle_of: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_series(tmp_path / "in", shape=SHAPE)
+    words = ["--from", tmp_path / "in", "--to", tmp_path / "out", "--", "--bundle_root", bundle_of()]
+    monkeypatch.setattr("monai_rd.cli.predict.find_spec", lambda name: None)
+    assert "monai_rd[dicom]" in str(say("rd_ct", *words).exception)
+    done = say("rd_ct", "--no-sr", *words)
+    assert done.exit_code == 0, done.output
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["scores.csv", "scores.json"]
+
+
+def test_a_study_without_what_dicom_needs_is_scored_and_told(
+    bundle_of: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def change(_: int, ds: Dataset) -> None:
+        secret(_, ds)
+        del ds.StudyInstanceUID
+
+    make_series(tmp_path / "in", shape=SHAPE, change=change)
+    done = say("rd_ct", "--from", tmp_path / "in", "--to", tmp_path / "out", "--", "--bundle_root", bundle_of())
+    assert done.exit_code == 3
+    assert "StudyInstanceUID" in caplog.text
+    assert [row["problem"] for row in rows_of(tmp_path / "out")] == [""]
+    assert not (tmp_path / "out" / "dicom").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--from", "nowhere", "--to", "out"), "no such folder"),
+        (("--from", "empty", "--to", "out"), "no DICOM series"),
+        (("--from", "empty", "--to", "empty/out"), "lies in --from"),
+        (("--from", "gopher://host", "--to", "out", "--modality", "CT"), "no archive"),
+    ],
+)
+def test_wrong_places_are_told(
+    words: tuple[str, ...], said: str, bundle_of: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    done = say("rd_ct", *words, "--", "--bundle_root", bundle_of())
+    assert isinstance(done.exception, (ValueError, OSError))  # main() makes a line and exit code 2 of them
+    assert said in str(done.exception)
+    assert not list(tmp_path.rglob("scores.*"))
+
+
+def test_it_is_inference_json_that_answers(predictor: Predictor, tmp_path: Path) -> None:
+    """The same rows as by MONAI's command, which writes them."""
+    make_series(tmp_path / "in" / "a", shape=SHAPE)
+    make_series(tmp_path / "in" / "b", shape=SHAPE, skip=(2,), seed=1)
+    nib.save(nib.Nifti1Image(np.zeros((8, 8, 5), np.float32) - 700, np.eye(4)), tmp_path / "in" / "c.nii.gz")
+    predictions = predictor(tmp_path / "in")
+    predictor.write(predictions, tmp_path / "ours" / "scores.csv")
+    content = ConfigParser.load_config_file(f"{bundle_root('rd_ct')}/configs/inference.json")
+    places = {
+        "bundle_root": str(predictor.student.root),
+        "output_dir": str(tmp_path / "out"),
+        "dataset_dir": str(tmp_path / "in"),
+    }
+    ConfigParser({**content, **places, "device": "cpu"}).get_parsed_content("evaluator").run()
+    ours, theirs = (json.loads((tmp_path / name / "scores.json").read_text()) for name in ("ours", "out"))
+    assert ours == theirs
+    assert (tmp_path / "ours" / "scores.csv").read_bytes() == (tmp_path / "out" / "scores.csv").read_bytes()
+    assert [one.problem for one in predictions] == ["MISSING_SLICES", "", ""]
+    assert {one.model for one in predictions} == {predictor.algorithm.sha256}
+    assert [len(one.files) for one in predictions] == [0, 1, 6]
+    assert str(tmp_path) not in repr(predictions)
+    assert predictor(tmp_path / "in") == predictions  # loaded once, asked twice
+
+
+def test_a_dicomdir(predictor: Predictor, tmp_path: Path) -> None:
+    uid, _ = make_series(tmp_path / "in", shape=SHAPE)
+    media = FileSet()
+    for file in sorted((tmp_path / "in").iterdir()):
+        media.add(file)
+    media.write(tmp_path / "media")
+    (tmp_path / "media" / "beside.dcm").write_bytes(b"not named by the directory")
+    assert [one.id for one in predictor(tmp_path / "media" / "DICOMDIR")] == [uid]
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")  # pydicom, of what the test writes
+def test_series_whose_uid_is_none_or_missing(bundle_of: Bundle, tmp_path: Path) -> None:
+    """A code is scored under its own name, a word under its hash; without any the policy decides."""
+
+    def named(uid: str | None) -> Callable[[int, Dataset], None]:
+        def change(_: int, ds: Dataset) -> None:
+            if uid is None:
+                del ds.SeriesInstanceUID
+            else:
+                ds.SeriesInstanceUID = uid
+
+        return change
+
+    for number, uid in enumerate(("ID_eba422961c", NAME, None)):
+        make_series(tmp_path / "in" / str(number), shape=SHAPE, change=named(uid), seed=number)
+    root = str(bundle_of())
+    found = {one.id: one.problem for one in Predictor(TrainedBundle("rd_ct", bundle_root=root))(tmp_path / "in")}
+    assert found.pop("ID_eba422961c") == ""
+    kinds = {one.partition("-")[0]: problem for one, problem in found.items()}
+    assert kinds == {"sha256": "", "files": "NO_SERIES_UID"}
+    assert NAME not in str(found)
+    policy = {"default": "skip", "NO_SERIES_UID": "warn"}
+    read = Predictor(TrainedBundle("rd_ct", bundle_root=root, policy=policy))(tmp_path / "in")
+    assert {one.id for one in read if not one.problem} == {"ID_eba422961c", *found}
+
+
+def test_a_diverged_network_says_nothing(bundle_of: Bundle, tmp_path: Path) -> None:
+    root = bundle_of()
+    state = torch.load(root / "models" / "model.pt", weights_only=True)
+    state["classifier.weight"].fill_(3e38)  # the logits overflow
+    torch.save(state, root / "models" / "model.pt")
+    make_series(tmp_path / "in", shape=SHAPE)
+    (one,) = Predictor(TrainedBundle("rd_ct", bundle_root=str(root)))(tmp_path / "in")
+    assert (one.problem, one.classes, dict(one.probabilities)) == ("NOT_FINITE", (), {})
+    state["classifier.bias"][0] = float("nan")
+    torch.save(state, root / "models" / "model.pt")
+    with pytest.raises(NotFiniteError, match=r"model\.pt: .* the first is classifier\.bias: .* train again"):
+        TrainedBundle("rd_ct", bundle_root=str(root))
+
+
+def test_a_study_that_breaks_the_program_stops_no_other(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(3):
+        make_series(tmp_path / "in" / str(number), shape=SHAPE, slices=6 + number, seed=number)
+    infer = StudyClassifier.infer
+
+    def broken(self: StudyClassifier, items: Any) -> Any:
+        if any(len(item["files"]) == 7 for item in items):
+            raise KeyError(f"/{NAME}/file")
+        return infer(self, items)
+
+    monkeypatch.setattr(StudyClassifier, "infer", broken)
+    found = predictor(tmp_path / "in")
+    assert sorted(one.problem for one in found) == ["", "", "UNEXPECTED"]
+    (message,) = (one.message for one in found if one.problem)
+    assert "KeyError" in message
+    assert NAME not in message + caplog.text
+
+
+def test_the_policy_of_the_bundle_holds(bundle_of: Bundle, tmp_path: Path) -> None:
+    strict = Predictor(
+        TrainedBundle("rd_ct", bundle_root=str(bundle_of()), policy={"UNREADABLE_IMAGE": "error", "default": "skip"})
+    )
+    make_series(tmp_path / "gap", shape=SHAPE, skip=(2,))
+    assert [one.problem for one in strict(tmp_path / "gap")] == ["MISSING_SLICES"]
+    (tmp_path / "junk.dcm").write_bytes(b"junk")
+    with pytest.raises(ValueError, match="UNREADABLE_IMAGE"):
+        strict(tmp_path)
+    headers = Predictor(TrainedBundle("rd_ct", bundle_root=str(strict.student.root), policy={}))
+    with pytest.raises(DataListError, match="MISSING_SLICES"):
+        headers(tmp_path / "gap")
+
+
+def test_the_folder_of_a_bundle(bundle_of: Bundle, tmp_path: Path) -> None:
+    root = bundle_of(class_names=["a", "b", "c"], slices=3)
+    shutil.copytree(Path(bundle_root("rd_ct")) / "configs", root / "configs")
+    predictor = Predictor(TrainedBundle(root))
+    make_series(tmp_path / "in", shape=SHAPE)
+    (one,) = predictor(tmp_path / "in")
+    assert list(one.probabilities) == ["a", "b", "c"]
+    assert len(one.slices) == 3
+    assert predictor.algorithm.parameters[0] == "student=resnet18"
+
+
+def test_what_is_no_trained_bundle(bundle_of: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no trained model"):
+        TrainedBundle("rd_ct", bundle_root=str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="no bundle 'rd_foot'"):
+        TrainedBundle("rd_foot")
+    root = bundle_of()
+    torch.save({"other": torch.zeros(2)}, root / "models" / "model.pt")
+    with pytest.raises(ValueError, match="not the weights of the student 'resnet18'"):
+        TrainedBundle("rd_ct", bundle_root=str(root))
+
+
+def test_image_files_are_scored_as_they_are_shown_or_have_a_row_with_a_code(
+    predictor: Predictor, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A pickle in a NumPy array under the name of a picture is not opened; what is no number is not the network's."""
+    folder, mark = tmp_path / f"wardfolder_{NAME}", tmp_path / "ran"
+    folder.mkdir()
+
+    class Marks:
+        def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
+            return Path.touch, (mark,)
+
+    def volume(name: str, array: np.ndarray, affine: np.ndarray) -> None:
+        nib.save(nib.Nifti1Image(array, affine), folder / f"{name}_{NAME}.nii.gz")
+
+    np.save(folder / "a.npy", np.array([Marks()], dtype=object), allow_pickle=True)
+    (folder / "a.npy").rename(folder / f"a_{NAME}.png")
+    np.save(folder / "b.npy", np.zeros((8, 8, 5), np.float32))
+    (folder / "b.npy").rename(folder / f"b_{NAME}.nii.gz")
+    lung = np.full((8, 8, 5), -700, np.float32)
+    lung[2:5, 2:4] = -200
+    volume("c", np.where(lung > -700, np.nan, lung), np.eye(4))
+    volume("d", lung, np.eye(4))
+    volume("e", np.zeros((8, 8, 5), [("R", "u1"), ("G", "u1"), ("B", "u1")]), np.eye(4))
+    zeros = nib.Nifti1Image(lung, None)
+    zeros.header["sform_code"] = 1
+    (folder / f"f_{NAME}.nii").write_bytes(zeros.to_bytes())
+    meta = SimpleITK.GetImageFromArray(lung.T)
+    meta.SetDirection([-1, 0, 0, 0, -1, 0, 0, 0, 1])  # ITK's axes point left and back, NIfTI's right and front
+    SimpleITK.WriteImage(meta, str(folder / f"g_{NAME}.mha"))
+    with caplog.at_level(logging.DEBUG):
+        found = predictor(folder)
+    problems = ["UNREADABLE_IMAGE", "UNREADABLE_IMAGE", "INVALID_VALUES", "", "UNREADABLE_IMAGE", "BAD_GEOMETRY", ""]
+    assert [one.problem for one in found] == problems
+    assert "holds 30 values of 320" in found[2].message
+    assert "colour (RGB)" in found[4].message
+    assert found[3].probabilities == found[6].probabilities
+    assert not mark.exists()
+    printed = capfd.readouterr()
+    told = caplog.text + printed.out + printed.err + repr([one.row() for one in found])
+    assert not [word for word in (*NAME.split("^"), "wardfolder") if word in told]
