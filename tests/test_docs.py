@@ -1,0 +1,85 @@
+"""What README and the pages of docs/ promise of themselves, and that they can be followed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/**/*.md"))]
+PAGES += [ROOT / "benchmarks" / "results" / "README.md", *sorted(ROOT.glob("bundles/*/docs/README.md"))]
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+def outside_code(text: str) -> Iterator[str]:
+    fenced = False
+    for line in text.splitlines():
+        if line.lstrip().startswith("```"):
+            fenced = not fenced
+        elif not fenced:
+            yield line
+
+
+def slug(heading: str) -> str:
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower().replace("`", "")).replace(" ", "-")
+
+
+def anchors(page: Path) -> set[str]:
+    return {slug(line.lstrip("#")) for line in outside_code(page.read_text(encoding="utf-8")) if line.startswith("#")}
+
+
+@every_page
+def test_no_line_is_long_but_those_of_tables(page: Path) -> None:
+    lines = page.read_text(encoding="utf-8").splitlines()
+    tables = [line for line in lines if line.lstrip().startswith(("|", "![", "<!--"))]
+    assert [line for line in lines if len(line) > 120 and line not in tables] == []
+
+
+@every_page
+def test_links_lead_somewhere(page: Path) -> None:
+    text = "\n".join(outside_code(page.read_text(encoding="utf-8")))
+    for target in re.findall(r"\]\(([^()\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        linked = Path(os.path.normpath(page.parent / path)) if path else page
+        assert linked.exists(), target
+        assert not anchor or anchor in anchors(linked), target
+        if (ROOT / "docs") in page.parents:
+            assert (ROOT / "docs") in linked.parents, f"{target} is not on the site"
+
+
+def test_first_pages_are_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 110
+    for page in (ROOT / "docs" / "start").glob("*.md"):
+        assert len(page.read_text(encoding="utf-8").splitlines()) <= 100, page.name
+
+
+def test_the_reference_says_what_the_code_says() -> None:
+    spec = importlib.util.spec_from_file_location("write_reference", ROOT / "tools" / "write_reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    for name, text in tool.pages().items():
+        assert (ROOT / "docs" / "reference" / name).read_text(encoding="utf-8") == text, "run tools/write_reference.py"
+
+
+def test_the_training_in_python_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (ROOT / "docs" / "start" / "methods.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(code.splitlines()) <= 30
+    monkeypatch.chdir(tmp_path)
+    sizes = {"training": 16, "validation": 8, "test": 4}
+    monkeypatch.setattr("monai_rd.data.phantoms.cohort.SPLIT", sizes)
+    assert "max_epochs=10" in code
+    exec(compile(code.replace("max_epochs=10", "max_epochs=1"), "methods.md", "exec"), {})
+    told = re.findall(r"^(\w+): ([\d.]+) of 8 validation studies right$", capsys.readouterr().out, re.MULTILINE)
+    assert [name for name, _ in told] == ["ce", "rd"]
