@@ -38,7 +38,7 @@ def keep_freed_memory() -> bool:
 
     By itself it gives a tensor of some MB back to the system as soon as it is freed. The next step asks for as much
     again, and the system fills each page of 4 kB with zeros anew, when it is first touched: a tenth to a quarter of the
-    time of a training step on a CPU. The peak grows by some percent (docs/speed.md).
+    time of a training step on a CPU. The peak grows by some percent (docs/guide/speed.md).
 
     Returns:
         Whether something was changed: not with another C library, nor where `MALLOC_MMAP_THRESHOLD_` or

@@ -55,7 +55,7 @@ HEADER = [
     *("RequestedProcedureDescription", "PerformedProcedureStepDescription", "ConvolutionKernel", "SequenceName"),
     *("ContrastBolusAgent", "DerivationDescription", "FilterType", "AcquisitionComments", "ViewPosition"),
 ]
-# Text that is shown (docs/data.md, docs/inference.md): without what it repeats of the names in the header.
+# Text that is shown (docs/guide/data.md, docs/guide/inference.md): without what it repeats of the names in the header.
 SHOWN = ("SeriesDescription", "BodyPartExamined", "Manufacturer", "ManufacturerModelName", "InstitutionName")
 WHO = (
     *("PatientName", "PatientID", "OtherPatientNames", "OtherPatientIDs", "PatientBirthName", "ResponsiblePerson"),

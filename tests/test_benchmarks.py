@@ -131,7 +131,7 @@ def test_what_lies_there_of_covid_ct_is_compared_as_the_docs_say(
     compare, results = script("compare"), str(BENCHMARKS / "results" / "covid_ct")
     monkeypatch.setattr("sys.argv", ["compare.py", results, "feature_views=8 max_epochs=60", "max_epochs=60"])
     compare.main()
-    told = (BENCHMARKS.parent / "docs" / "speed.md").read_text()
+    told = (BENCHMARKS.parent / "docs" / "guide" / "speed.md").read_text()
     lines = [line.split("│")[3:-1] for line in capsys.readouterr().out.splitlines() if "±" in line]
     assert len(lines) == 2
     for cell in (text.strip() for line in lines[1:] for text in line[:2]):

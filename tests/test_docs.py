@@ -78,7 +78,7 @@ def test_the_training_in_python_runs(
     assert len(code.splitlines()) <= 30
     monkeypatch.chdir(tmp_path)
     sizes = {"training": 16, "validation": 8, "test": 4}
-    monkeypatch.setattr("monai_rd.data.phantoms.cohort.SPLIT", sizes)
+    monkeypatch.setattr("monai_rd.phantoms.cohort.SPLIT", sizes)
     assert "max_epochs=10" in code
     exec(compile(code.replace("max_epochs=10", "max_epochs=1"), "methods.md", "exec"), {})
     told = re.findall(r"^(\w+): ([\d.]+) of 8 validation studies right$", capsys.readouterr().out, re.MULTILINE)

@@ -4,7 +4,8 @@ What may hold one, and why:
 
 - names of class folders, which are labels: none is planted there, but in folders that are no classes;
 - what a command echoes of the words that its user typed (`told_by` takes these very words out, no path below them);
-- a data list, which names plain images by their paths (docs/data.md); DICOM and images of known patients it does not;
+- a data list, which names plain images by their paths (docs/guide/lists.md); DICOM and images of known patients
+  it does not;
 - DICOM objects, which bear the patient and study that they belong to.
 """
 

@@ -8,6 +8,7 @@ A test compares them with the code.
 from __future__ import annotations
 
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ def commands() -> str:
                 default = getattr(one.default, "value", one.default)
                 told = "" if default in (None, False, "", ()) or callable(default) else f"`{default}`"
                 rows.append((f"`{' '.join([*one.opts, *one.secondary_opts])}`", one.help or "", told))
-        parts += [f"## {name}", " ".join((command.help or "").split()), f"    {' '.join(usage)}"]
+        told = re.split(r"(?<=[.!?]) (?=[A-Z])", " ".join((command.help or "").split()))
+        parts += [f"## {name}", "\n".join(textwrap.fill(one, 120) for one in told), f"    {' '.join(usage)}"]
         if rows:
             parts.append("\n".join(["| | | default |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]))
     return "\n\n".join(parts) + "\n"

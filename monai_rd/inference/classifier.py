@@ -35,7 +35,7 @@ Network = Callable[[Tensor], Tensor]
 class Inferred(NamedTuple):
     """Calibrated probabilities in [0, 1].
 
-    Args:
+    Attributes:
         study: `[B, classes]`, of one study `[classes]`.
         slices: of every slice alone `[B, S, classes]`, of one study `[S, classes]`; None of volumes. The logits of a
             study are the mean of its slices', exactly, as the classifier is linear.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from monai_rd.adapters import ADAPTERS
 
-PAGE = (Path(__file__).parents[2] / "docs" / "adapters.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "guide" / "adapters.md").read_text(encoding="utf-8")
 
 
 def _rows(heading: str) -> dict[str, list[str]]:

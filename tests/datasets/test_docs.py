@@ -11,7 +11,7 @@ from monai_rd.datasets.published import PUBLISHED
 from monai_rd.datasets.splits import SPLITS
 from monai_rd.errors import DicomSeriesError, OutOfScopeError, StudyError
 
-PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "guide" / "data.md").read_text(encoding="utf-8")
 
 
 def test_every_code_is_explained_and_no_other() -> None:

@@ -32,7 +32,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def label_python() -> str:
-    """Python of an environment with MONAI Label and this package (docs/monai_label.md)."""
+    """Python of an environment with MONAI Label and this package (docs/guide/monai_label.md)."""
     python = os.environ.get("MONAI_LABEL_PYTHON")
     if not python:
         pytest.skip("MONAI_LABEL_PYTHON does not name the Python of an environment with MONAI Label")
@@ -40,10 +40,10 @@ def label_python() -> str:
 
 
 def deploy_python() -> str:
-    """Python of an environment with MONAI Deploy's SDK and this package (docs/monai_deploy.md)."""
+    """Python of an environment with MONAI Deploy's SDK and this package (docs/guide/monai_deploy.md)."""
     python = os.environ.get("MONAI_DEPLOY_PYTHON")
     if not python:
-        pytest.skip("MONAI_DEPLOY_PYTHON names no Python with monai-deploy-app-sdk, see docs/monai_deploy.md")
+        pytest.skip("MONAI_DEPLOY_PYTHON names no Python with monai-deploy-app-sdk, see docs/guide/monai_deploy.md")
     return python
 
 

@@ -1,7 +1,7 @@
 """MONAI Deploy: the application's folder, and the same answers by it as by the bundle.
 
 The application itself runs where the environment variable MONAI_DEPLOY_PYTHON names a Python that has
-monai-deploy-app-sdk, see docs/monai_deploy.md.
+monai-deploy-app-sdk, see docs/guide/monai_deploy.md.
 """
 
 from __future__ import annotations

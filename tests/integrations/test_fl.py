@@ -118,7 +118,7 @@ def test_two_sites_train_a_student_together(tmp_path: Path, monkeypatch: pytest.
     assert all(torch.equal(evaluated[key], value) for key, value in shared.items())
     assert sum(value.nbytes for value in shared.values()) == pytest.approx(
         44.7e6, rel=0.01
-    )  # what docs/federated.md says
+    )  # what docs/guide/federated.md says
 
 
 @pytest.mark.slow
@@ -128,7 +128,7 @@ def test_the_script_of_the_docs_runs_as_it_stands(
 ) -> None:
     monkeypatch.setattr("monai_rd.phantoms.cohort.SPLIT", {"training": 4, "validation": 4, "test": 8})
     monkeypatch.chdir(tmp_path)
-    script, folder = ROOT / "docs" / "federated.py", Path("federation")
+    script, folder = ROOT / "docs" / "guide" / "federated.py", Path("federation")
     small = ("--local_epochs", "1", "--batch_size", "2", "--image_size", "32", "--report_page", "false")
     words = [str(script), str(folder), *small, "--device", "cpu"]
     monkeypatch.setattr(sys, "argv", words)

@@ -1,4 +1,4 @@
-"""The method that docs/methods.md adds, as if its file lay on the path."""
+"""The method that docs/guide/methods.md adds, as if its file lay on the path."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
+PAGE = Path(__file__).parents[2] / "docs" / "guide" / "methods.md"
 EXAMPLE, EXAMPLE_TEST = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
 ADDED = "cosine.CosineDistillation"
 

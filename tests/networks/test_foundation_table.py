@@ -1,4 +1,4 @@
-"""What `monai-rd teachers` prints, and docs/teachers.md beside it."""
+"""What `monai-rd teachers` prints, and docs/guide/teachers.md beside it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from monai_rd.networks.teacher.zoo.table import check_file, looks_untrained, tea
 from tests.networks import published
 from tests.networks.test_blackbox import tiny_tflite
 
-PAGE = Path(__file__).parents[2] / "docs" / "teachers.md"
+PAGE = Path(__file__).parents[2] / "docs" / "guide" / "teachers.md"
 
 
 def _command(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
@@ -132,7 +132,7 @@ def test_check_of_several_one_of_them_a_black_box(
 
 
 def test_the_page_holds_every_entry() -> None:
-    """The table of docs/teachers.md against the entries: sizes, licence, how to get it, what was verified."""
+    """The table of docs/guide/teachers.md against the entries: sizes, licence, how to get it, what was verified."""
     text = PAGE.read_text(encoding="utf-8")
     rows = {
         cells[0].strip("`"): cells

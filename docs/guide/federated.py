@@ -1,6 +1,6 @@
 """A federation of two sites on one machine, from the first weights to the common student on each site's test set.
 
-    python docs/federated.py FOLDER
+    python docs/guide/federated.py FOLDER
 
 FOLDER gets a site each in `site_a` and `site_b`: the bundle's configs, a list of its own patients, what it trains. The
 data are phantoms, or those of `--dataset_dir DIR` with a sheet `labels.csv` that has the columns image, label and
