@@ -19,10 +19,10 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from safetensors import SafetensorError
 
-from monai_rd.__main__ import main
 from monai_rd.adapters.stored import save_adapted
 from monai_rd.cache import items as cached_items
 from monai_rd.cache.feature_store import FeatureStore
+from monai_rd.cli.app import main
 from monai_rd.datasets.lists import DataList, write_datalist
 from monai_rd.errors import original_error
 from monai_rd.files import DiskFullError, atomic_path, atomic_write, no_room, told
@@ -204,7 +204,7 @@ def test_a_command_ends_with_our_words(monkeypatch: pytest.MonkeyPatch, capsys: 
         except OSError:
             raise RuntimeError("unexpected pos 704 vs 598")  # noqa: B904 - as PyTorch does
 
-    monkeypatch.setattr("monai_rd.__main__.app", full)
+    monkeypatch.setattr("monai_rd.cli.app.app", full)
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2

@@ -17,7 +17,7 @@ from monai.data import DataLoader, Dataset
 from PIL import Image
 from typer.testing import CliRunner
 
-from monai_rd.__main__ import app, main
+from monai_rd.cli.app import app, main
 from monai_rd.console import terminal
 from monai_rd.dicom import index_dicom
 from monai_rd.inference import Prediction, write_scores

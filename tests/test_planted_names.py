@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from monai_rd.__main__ import main
+from monai_rd.cli.app import main
 from tests.bundles.commands import BUNDLES, copied, monai
 from tests.integrations.trained import trained_bundle
 from tests.planted import (

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from monai_rd.__main__ import app
 from monai_rd.cache.fingerprints import item_key
+from monai_rd.cli.app import app
 from monai_rd.datasets import DataListError, find_studies, make_datalist
 from monai_rd.datasets.audit.look import default_loader, look
 from monai_rd.datasets.datalist import labelled_studies, read_datalist

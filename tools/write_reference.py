@@ -14,7 +14,7 @@ from typing import Any
 
 from typer.main import get_command
 
-from monai_rd.__main__ import app
+from monai_rd.cli.app import app
 from monai_rd.files import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]

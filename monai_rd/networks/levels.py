@@ -87,9 +87,9 @@ def some_levels(levels: Sequence[Level]) -> Sequence[Level]:
     """
     if not levels:
         raise ValueError(
-            f"the {getattr(levels, 'owner', 'network')} has no feature maps that can be read: take another one (almost "
-            "all have maps, see docs/guide/students.md and docs/guide/teachers.md; several teachers at once have none that "
-            "belong together), or a method that needs none, such as rd"
+            f"the {getattr(levels, 'owner', 'network')} has no feature maps that can be read: take another one "
+            "(almost all have maps, see docs/guide/students.md and docs/guide/teachers.md; several teachers at once "
+            "have none that belong together), or a method that needs none, such as rd"
         )
     return levels
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from monai_rd.__main__ import main
+from monai_rd.cli.app import main
 from monai_rd.protocol import paper
 from monai_rd.protocol.statistics import compare
 

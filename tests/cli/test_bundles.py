@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import monai_rd
-from monai_rd.__main__ import main
+from monai_rd.cli.app import main
 from tests.bundles.commands import BUNDLES, ROOT
 
 

@@ -14,8 +14,8 @@ import pytest
 from monai.bundle import run
 from PIL import Image
 
-from monai_rd.__main__ import main
 from monai_rd.cache import Teaching
+from monai_rd.cli.app import main
 
 Command = Callable[..., tuple[int, str]]
 

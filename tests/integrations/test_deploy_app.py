@@ -20,7 +20,7 @@ from monai.bundle import ConfigParser
 from pydicom.dataset import Dataset
 from typer.testing import CliRunner
 
-from monai_rd.__main__ import app
+from monai_rd.cli.app import app
 from monai_rd.files import sha256
 from monai_rd.inference import Predictor, TorchScriptFile, TrainedBundle
 from monai_rd.integrations.dicom_output import structured_report

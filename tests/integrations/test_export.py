@@ -18,7 +18,7 @@ from monai.bundle import ConfigParser
 from PIL import Image
 
 import monai_rd
-from monai_rd.__main__ import main
+from monai_rd.cli.app import main
 from monai_rd.export import FORMATS, export_formats
 from monai_rd.files import sha256
 from monai_rd.inference import TrainedBundle

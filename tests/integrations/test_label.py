@@ -16,7 +16,7 @@ from monai.transforms import Compose
 from pydicom.dataset import Dataset
 from typer.testing import CliRunner
 
-from monai_rd.__main__ import app as command
+from monai_rd.cli.app import app as command
 from monai_rd.files import sha256
 from monai_rd.integrations.archives.archive_url import open_archive
 from monai_rd.integrations.monai_label.application import write_label_app

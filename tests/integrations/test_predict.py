@@ -21,8 +21,8 @@ from pydicom.dataset import Dataset
 from pydicom.fileset import FileSet
 from typer.testing import CliRunner, Result
 
-from monai_rd.__main__ import app
 from monai_rd.bundle import bundle_root
+from monai_rd.cli.app import app
 from monai_rd.datasets import DataListError, studies
 from monai_rd.finite import NotFiniteError
 from monai_rd.inference import Predictor, StudyClassifier, TrainedBundle

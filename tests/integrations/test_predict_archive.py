@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 pytest.importorskip("requests", reason="the extra 'dicom' is not installed")
 pytest.importorskip("highdicom", reason="the extra 'dicom' is not installed")
 
-from monai_rd.__main__ import app
+from monai_rd.cli.app import app
 from monai_rd.inference import Prediction, Predictor, TrainedBundle, read_scores, write_scores
 from monai_rd.inference import prediction as written
 from monai_rd.integrations.archives.archive import Query

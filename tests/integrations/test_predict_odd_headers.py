@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from monai_rd.__main__ import app
+from monai_rd.cli.app import app
 from tests.dicom.test_text import ODD
 from tests.dicom_files import make_series, set_bytes
 

@@ -16,7 +16,7 @@ import pytest
 import SimpleITK
 from typer.testing import CliRunner
 
-from monai_rd.__main__ import app
+from monai_rd.cli.app import app
 from monai_rd.export import FORMATS, export_formats
 from monai_rd.inference import Predictor, TorchScriptFile, TrainedBundle
 from monai_rd.integrations.monai_deploy.application import write_application

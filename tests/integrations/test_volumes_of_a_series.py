@@ -10,7 +10,7 @@ import highdicom.sr
 from pydicom import dcmread
 from typer.testing import CliRunner
 
-from monai_rd.__main__ import app
+from monai_rd.cli.app import app
 from tests.dicom.test_classes import ROOT, write
 from tests.dicom_files import attributes, group, multi_frame, several
 

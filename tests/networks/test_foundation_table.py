@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
-from monai_rd.__main__ import main
+from monai_rd.cli.app import main
 from monai_rd.networks.reprogramming import Reprogrammer
 from monai_rd.networks.teacher.zoo import TEACHERS
 from monai_rd.networks.teacher.zoo.table import check_file, looks_untrained, teachers_table

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from monai_rd.__main__ import main
+from monai_rd.cli.app import main
 from monai_rd.networks import Student
 from monai_rd.networks.student.students import student_dims
 from monai_rd.networks.student.table import FOR_IMAGES, FOR_VOLUMES, count_macs, measure_students

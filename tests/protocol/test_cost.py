@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from monai_rd.__main__ import main
+from monai_rd.cli.app import main
 from monai_rd.protocol import cost
 from monai_rd.protocol.paper import TABLE_6
 

@@ -18,7 +18,7 @@ from pydicom.dataset import Dataset
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from monai_rd.__main__ import app, main
+from monai_rd.cli.app import app, main
 from monai_rd.datasets import make_datalist
 from monai_rd.pseudonyms import project_key
 from tests.dicom_files import NAME, PATIENT_ID, make_series
@@ -225,7 +225,7 @@ def test_the_command_is_installed(tmp_path: Path) -> None:
 
 
 def test_headers_do_not_wait_for_torch() -> None:
-    code = "import sys, monai_rd.dicom, monai_rd.__main__; print([n for n in ('torch', 'monai') if n in sys.modules])"
+    code = "import sys, monai_rd.dicom, monai_rd.cli.app; print([n for n in ('torch', 'monai') if n in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
 

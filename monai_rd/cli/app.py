@@ -1,0 +1,77 @@
+"""The console command `monai-rd`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+
+from monai_rd.cli import (
+    audit,
+    benchmark,
+    bundles,
+    datalist,
+    deploy_app,
+    export,
+    features,
+    index,
+    label_app,
+    predict,
+    teachers,
+)
+from monai_rd.cli import students as student_table
+from monai_rd.errors import words_of_the_system
+from monai_rd.files import no_room, told
+from monai_rd.streams import lasting_streams
+from monai_rd.text import printable
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.command()(index.index)
+app.command()(datalist.datalist)
+app.command()(audit.audit)
+for command in (bundles.train, bundles.evaluate, bundles.score):
+    app.command(context_settings=bundles.WORDS_FOLLOW)(command)
+app.command()(predict.predict)
+app.command("export")(export.export_command)
+app.command("label-app")(label_app.label_app)
+app.command("deploy-app")(deploy_app.deploy_app)
+app.add_typer(teachers.app, name="teachers")
+app.command()(student_table.students)
+app.add_typer(features.app, name="features", help="Compute a teacher's features beforehand, check, list, remove them.")
+app.add_typer(benchmark.app, name="benchmark", help="Run the paper's experiments and make its tables.")
+
+
+def main() -> None:
+    """Run the command; wrong input ends with one line that says what to do."""
+    lasting_streams()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("highdicom").setLevel(logging.WARNING)
+    logging.getLogger("urllib3").setLevel(logging.CRITICAL)  # what breaks our errors tell, its own hold addresses
+    try:
+        app()
+    except Exception as error:
+        if not isinstance(error, (ValueError, OSError)) and not no_room(error):
+            raise
+        print(f"monai-rd: {printable(_said(error, sys.argv[1:]))}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _said(error: Exception, words: Sequence[str]) -> str:
+    """Say an error; of a file that the system does not give only as much of the path as was typed.
+
+    What lies below may be named after a patient.
+    """
+    if not isinstance(error, OSError) or error.errno is None or error.filename is None or no_room(error):
+        return told(error)
+    file = os.path.abspath(os.fsdecode(error.filename))
+    typed = [part for word in words for part in {word, word.partition("=")[2]} if part]
+    known = [part for part in typed if Path(file).is_relative_to(os.path.abspath(part))]
+    if not known:
+        return f"{words_of_the_system(error)}: a file or folder below none of the paths typed"
+    nearest = max(known, key=lambda part: len(os.path.abspath(part)))
+    where = nearest if os.path.abspath(nearest) == file else f"something below {nearest}"
+    return f"{words_of_the_system(error)}: {where}"

@@ -1,0 +1,54 @@
+"""`monai-rd index`: the DICOM series below a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from monai_rd.cli.options import Description, Key, Modality, Orientation, Per, Pick, Policies, policy_of, series_rule
+from monai_rd.cli.predict import SOME_LEFT_OUT
+from monai_rd.console import terminal
+
+
+def index(
+    source: Annotated[Path, typer.Argument(help="A folder, nested and mixed as it may be, or a DICOMDIR.")],
+    csv: Annotated[Path | None, typer.Option(help="Write the table here too.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write it here as JSON.")] = None,
+    modality: Modality = None,
+    description: Description = None,
+    orientation: Orientation = None,
+    pick: Pick = None,
+    per: Per = None,
+    policy: Policies = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; one a core by default.")] = None,
+    key: Key = Path("monai_rd.key"),
+) -> None:
+    """List the DICOM series below a folder, from headers only, and which of them a rule takes.
+
+    Exit code 3 if anything there cannot be opened or parsed, so that it stands in no series.
+    """
+    from monai_rd.dicom import SeriesRule, choose_series, index_dicom
+    from monai_rd.errors import Policy, count_codes
+    from monai_rd.pseudonyms import project_key
+    from monai_rd.report.series import series_table, write_series
+
+    rule, actions = SeriesRule.of(series_rule(modality, description, orientation, pick, per)), Policy(policy_of(policy))
+    files = [path for path in (csv, json) if path is not None]
+    secret = project_key(key) if files else None  # nothing is kept: the keys need not outlive the command
+    unread: list[Path] = []
+    series = index_dicom(source, key=secret, workers=workers, progress=True, damaged=unread)
+    chosen = None if rule is None else {one.id for one in choose_series(series, rule, actions)}
+    for path in files:
+        write_series(series, path, chosen)
+    console = terminal()
+    console.print(series_table(series, chosen))
+    problems = count_codes(one.code for each in series for one in each.problems[:1])
+    if problems:
+        console.print(f"not read as they are: {problems}. What is wrong and what to do stands in --csv and --json.")
+    if chosen is not None:
+        console.print(f"{len(chosen)} of {len(series)} series taken: {rule}", soft_wrap=True)
+    if unread:
+        console.print(f"files and folders: {len(unread)} that cannot be opened or parsed, and stand in no series")
+        raise typer.Exit(SOME_LEFT_OUT)

@@ -1,0 +1,28 @@
+"""`monai-rd students`: what the students cost."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from monai_rd.console import terminal
+
+
+def students(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Such as resnet18 or timm:NAME; the recommended ones by default.")
+    ] = None,
+    volumes: Annotated[bool, typer.Option("--volumes", help="List those for volumes, 96 x 96 x 96.")] = False,
+    image_size: Annotated[int, typer.Option(min=1, help="Rows and columns of images.")] = 224,
+    seconds: Annotated[float, typer.Option(min=0, help="Measure so long; three rounds at least.")] = 15,
+) -> None:
+    """List students: parameters, multiply-accumulates, width, and latency measured on this CPU now."""
+    from monai_rd.networks.student.table import FOR_IMAGES, FOR_VOLUMES, measure_students, student_table
+
+    recommended = FOR_VOLUMES if volumes else FOR_IMAGES
+    console = terminal()
+    with console.status("") as status:
+        costs = measure_students(names or recommended, image_size, seconds, lambda name: status.update(Text(name)))
+    console.print(student_table(costs))

@@ -1,0 +1,49 @@
+"""`monai-rd teachers`: the foundation models known by name, and a look at a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from monai_rd.console import terminal
+
+app = typer.Typer(invoke_without_command=True)
+
+
+@app.callback()
+def list_teachers(context: typer.Context) -> None:
+    """List the foundation models that are known by name: size, features, licence and how to get the file."""
+    if context.invoked_subcommand is not None:
+        return
+    from monai_rd.networks.teacher.zoo.table import files_by_hand, teachers_table
+
+    console = terminal()
+    console.print(teachers_table())
+    console.print(
+        "\nBy hand, then --teacher_checkpoint FILE:", *files_by_hand(), sep="\n  ", highlight=False, soft_wrap=True
+    )
+
+
+@app.command()
+def check(
+    name: Annotated[str, typer.Argument(help="Of the list, timm:NAME, open_clip:NAME or a file; several with commas.")],
+    file: Annotated[str | None, typer.Argument(help="The weights; of several in the same order: a.pth,,c.pth.")] = None,
+    options: Annotated[str | None, typer.Option(help="How it wants its images, as --teacher_options.")] = None,
+) -> None:
+    """Load a file as a teacher and say what was loaded and how its features look; exit code 1 if they are useless."""
+    from monai_rd import bundle, overrides
+    from monai_rd.networks.teacher.zoo.loading import in_order, teacher_names
+    from monai_rd.networks.teacher.zoo.table import check_file
+
+    names = teacher_names(name)
+    told = None if options is None else overrides.settled({"teacher_options": overrides.parsed(options)}, {})
+    tables = None if told is None else bundle.options(told["teacher_options"])
+    usable = True
+    for one, weights, table in in_order(names, file, tables) if len(names) > 1 else [(name, file, tables)]:
+        found = check_file(one, weights, table)
+        print(*([Path(one).name] if len(names) > 1 else []), found, sep="\n")
+        usable = usable and found.usable
+    if not usable:
+        raise typer.Exit(1)
