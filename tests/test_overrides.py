@@ -203,7 +203,7 @@ def test_overrides_of_our_own_commands(overrides: dict[str, Any], said: str) -> 
 
 @pytest.mark.parametrize("words", [["--seed"], ["--dataset_dir", "--seed", "3"], ["seed", "3"]])
 def test_words_that_are_no_pairs(words: list[str]) -> None:
-    with pytest.raises(ValueError, match="as --ID VALUE"):
+    with pytest.raises(ValueError, match="words for the bundle are ids and values"):
         words_as_overrides(words)
 
 

@@ -286,7 +286,7 @@ def test_the_code_that_a_loading_transform_works_with_counts(monkeypatch: pytest
 
     before, of = code(), fingerprints._sha256_of_module
     assert code() == before
-    readers = [f"data.{name}" for name in ("dicom.pixels", "images.pictures", "images.nifti", "images.volumes")]
+    readers = ("dicom.pixels", "images.pictures", "images.nifti", "images.volumes")
     for module, counts in (*((name, True) for name in (*readers, "transforms.load")), ("losses.cka", False)):
         changed = f"monai_rd.{module}"
         monkeypatch.setattr(
