@@ -207,6 +207,7 @@ class Plain(nn.Module):
 
     name, spatial_dims, stages, prefix, fixed_size, patch = "plain", 2, ("0", "1", "2"), 0, (), 1
     feature_dim = 8
+    levels, last_map, _noise = Student.levels, Student.last_map, Student._noise
 
     def __init__(self) -> None:
         super().__init__()
