@@ -11,7 +11,8 @@ from monai_rd.datasets.published import PUBLISHED
 from monai_rd.datasets.splits import SPLITS
 from monai_rd.errors import DicomSeriesError, OutOfScopeError, StudyError
 
-PAGE = (Path(__file__).parents[2] / "docs" / "guide" / "data.md").read_text(encoding="utf-8")
+GUIDE = Path(__file__).parents[2] / "docs" / "guide"
+PAGE = "\n\n".join((GUIDE / f"{name}.md").read_text(encoding="utf-8") for name in ("data", "dicom", "lists"))
 
 
 def test_every_code_is_explained_and_no_other() -> None:
