@@ -30,9 +30,11 @@ Bundle = Annotated[
 def train(context: typer.Context, bundle: Bundle) -> None:
     """Train a student, such as: train rd_ct --dataset_dir DIR --teacher NAME."""
     root = _found(bundle)
-    if root.parent == Path(monai_rd.__file__).parent / "bundles":  # of an installed package, where nobody looks
+    package = Path(monai_rd.__file__).resolve().parent
+    # The project's own, where nobody looks for results; from inside a checkout it is the one that is meant.
+    if root.parent in (package / "bundles", package.parent / "bundles") and not root.is_relative_to(Path.cwd()):
         own = Path("bundles", root.name)
-        shutil.copytree(root, own, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(root, own, ignore=shutil.ignore_patterns("__pycache__", "eval", "models"))
         print(f"copied the bundle to {own}, where the trained student will be")
         root = own.resolve()
     _run(root, ["train.json"], context.args)

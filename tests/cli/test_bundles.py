@@ -72,14 +72,18 @@ def test_a_bundle_elsewhere_keeps_its_results(started: Callable[..., list[str]],
     assert command[4:] == [str(root / "configs" / "train.json"), "--bundle_root", str(root), "--seed", "1"]
 
 
-def test_an_installed_bundle_is_copied_before_it_is_trained(
+@pytest.mark.parametrize("place", ["site-packages/monai_rd", "checkout"])
+def test_the_projects_bundle_is_copied_before_it_is_trained(
+    place: str,
     started: Callable[..., list[str]],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    installed = tmp_path / "site-packages" / "monai_rd"
-    shutil.copytree(BUNDLES / "rd_ct", installed / "bundles" / "rd_ct", ignore=shutil.ignore_patterns("eval", "models"))
+    own = tmp_path / place / "bundles" / "rd_ct"
+    shutil.copytree(BUNDLES / "rd_ct", own, ignore=shutil.ignore_patterns("eval", "models"))
+    (own / "models").mkdir()  # of a training in the checkout itself
+    installed = tmp_path / place if place.endswith("monai_rd") else tmp_path / place / "monai_rd"
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
@@ -88,7 +92,10 @@ def test_an_installed_bundle_is_copied_before_it_is_trained(
     for again in (False, True):
         assert started("train", "rd_ct")[4:] == ["bundles/rd_ct/configs/train.json"]
         assert ("copied the bundle to bundles/rd_ct" in capsys.readouterr().out) is not again
-    assert (work / "bundles" / "rd_ct" / "docs" / "README.md").is_file()
+    assert sorted(path.name for path in (work / "bundles" / "rd_ct").iterdir()) == ["LICENSE", "configs", "docs"]
+    monkeypatch.chdir(tmp_path / place)
+    assert started("train", "rd_ct")[4:] == ["bundles/rd_ct/configs/train.json"]
+    assert "copied" not in capsys.readouterr().out
 
 
 def test_what_the_run_ends_with_is_the_exit_code(started: Callable[..., list[str]]) -> None:
