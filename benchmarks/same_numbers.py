@@ -26,6 +26,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 MODALITIES = ("ct", "mr", "us", "xray", "derm")
+_IMAGES = (".dcm", ".png", ".jpg")
 _TIMES = ("seconds",)
 _NOT_COMPARED = ("id", "series", "study", "message")
 
@@ -85,17 +86,18 @@ def _mixed_folder(out: Path, root: Path, modality: str) -> Path:
     other = out / ("mr_mixed" if modality == "ct" else "ct_mixed")
     mixed.mkdir()
     cohort = next(path for path in (root / "eval").iterdir() if path.name.startswith("phantoms_"))
-    studies = sorted({path.parent for path in cohort.rglob("*.dcm")})[:8]
-    files = [path for study in studies for path in sorted(study.glob("*.dcm"))]
+    files = sorted(path for path in cohort.rglob("*") if path.suffix in _IMAGES)
+    studies = sorted({path.parent for path in files})[:8]
+    files = [path for path in files if path.parent in studies][:100]
     for number, path in enumerate(files):  # all in one folder; of a series of slices the second one is missing
         if number != 1:
-            shutil.copy(path, mixed / f"{number:04d}.dcm")
+            shutil.copy(path, mixed / f"{number:04d}{path.suffix}")
     for path in sorted(other.rglob("*.dcm"))[:2] if other.is_dir() else []:
         shutil.copy(path, mixed / f"other_{path.name}")
     random = np.random.default_rng(0)
     Image.fromarray(random.integers(0, 256, (96, 80, 3), dtype=np.uint8)).save(mixed / "picture.png")
     (mixed / "notes.txt").write_text("no image")
-    (mixed / "cut.dcm").write_bytes(files[0].read_bytes()[:600])
+    (mixed / f"cut{files[0].suffix}").write_bytes(files[0].read_bytes()[:600])
     return mixed
 
 
