@@ -98,8 +98,8 @@ def _items(entry: Mapping[str, Any], reading: Reading, row: int, problems: Probl
     else:
         items = reading.at_path(entry["image"], row, problems)
     patient = _patient(entry.get("patient"), reading.key, row, problems)
-    more = ({"patient": patient} if patient else {}) | groups_of(entry, row, problems)
-    return [item | more for item in items]
+    more: Item = {"patient": patient} if patient else {}
+    return [item | more | groups_of(entry, row, problems) for item in items]
 
 
 def _json(path: Path) -> Any:

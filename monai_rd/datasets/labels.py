@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 from monai_rd.datasets.problems import Problems
-from monai_rd.datasets.studies import GROUPS
+from monai_rd.datasets.studies import GROUPS, Item
 from monai_rd.dicom.header import age_band
 from monai_rd.text import name_of
 
@@ -42,7 +42,7 @@ def classes_of_cell(cell: str, row: int, problems: Problems) -> tuple[str, ...]:
     return named
 
 
-def groups_of(entry: Mapping[str, Any], row: int, problems: Problems) -> dict[str, str]:
+def groups_of(entry: Mapping[str, Any], row: int, problems: Problems) -> Item:
     """What a row tells of its patient, which then counts more than the DICOM header; an age in years as its band."""
     told: dict[str, str] = {}
     for name in GROUPS:
@@ -53,7 +53,7 @@ def groups_of(entry: Mapping[str, Any], row: int, problems: Problems) -> dict[st
             told[name] = name_of(str(value))
     with suppress(KeyError, ValueError):  # no age, or a band already
         told["age"] = age_band(float(told["age"]))
-    return told
+    return cast(Item, told)
 
 
 def kind_of(value: Any) -> str:

@@ -194,7 +194,8 @@ def _label(item: Item, made: DataList) -> dict[str, Any]:
 
 
 def _entry(item: Item, root: Path, key: bytes) -> dict[str, Any]:
-    entry: dict[str, Any] = {name: item[name] for name in ("label", "patient", *GROUPS) if item.get(name, "") != ""}
+    told: dict[str, Any] = dict(item)
+    entry = {name: told[name] for name in ("label", "patient", *GROUPS) if told.get(name, "") != ""}
     if item["series"]:
         if item["volume"]:
             return {"series": item["series"], "series_volume": item["volume"], **entry}

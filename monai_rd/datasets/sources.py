@@ -173,7 +173,7 @@ def _located(
     else:
         items = []
     patient = patient_pseudonym(told.get("patient", ""), reading.key)
-    more = {"patient": patient} if patient else {}
+    more: Item = {"patient": patient} if patient else {}
     return [item | more | groups_of(cells, row, problems) for item in items], told
 
 

@@ -9,7 +9,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
 from monai_rd.datasets.problems import DataListError
 from monai_rd.dicom import SeriesInfo, SeriesRule, choose_series, index_dicom
@@ -48,7 +48,28 @@ logger = logging.getLogger(__name__)
 _RIGHTS = "Check rights, where links lead, and disk or network; or take it out of the data."
 _CONVERT = f"Unpack it or convert it to one of {', '.join(READ_SUFFIXES)}; or take it out of the data."
 
-Item = dict[str, Any]
+
+class Item(TypedDict, total=False):
+    """What an item of a data list holds."""
+
+    image: Any  # path of a file, or those of a DICOM series, in order
+    label: Any  # class name while lists are read, then class index; multi-label floats `[classes]`
+    id: str  # a UID of DICOM, or what stands for a file; holds no patient data
+    series: str  # SeriesInstanceUID
+    volume: str  # which of several volumes of the series
+    study: str  # StudyInstanceUID
+    patient: str  # pseudonym
+    lesion: str
+    modality: str
+    orientation: str
+    body_part: str
+    sex: str
+    age: str
+    scanner: str
+    site: str
+    index: int  # in the training list, unlabelled items after labelled ones
+
+
 GROUPS = ("sex", "age", "scanner", "site")  # of patients, that a student may serve unequally
 ABOUT = ("modality", "orientation", "body_part", *GROUPS)
 
@@ -74,7 +95,7 @@ class Studies:
 def item_of_image(path: Path) -> Item:
     """Return the item of an image or volume file, of which nothing more is known."""
     named = dict.fromkeys(("id", "series", "volume", "study", "patient", *ABOUT), "")
-    return {"image": str(path), **named}
+    return cast(Item, {"image": str(path), **named})
 
 
 def file_id(digest: str, number: int) -> str:
@@ -131,7 +152,8 @@ def id_of_file(one: SeriesInfo, number: int) -> str:
 
 def _whose(one: SeriesInfo) -> Item:
     about = {"modality": one.modality, "orientation": one.orientation, **asdict(one.origin)}
-    return {"series": one.series_uid, "volume": one.volume, "study": one.study_uid, "patient": one.patient_key, **about}
+    uids = {"series": one.series_uid, "volume": one.volume, "study": one.study_uid, "patient": one.patient_key}
+    return cast(Item, {**uids, **about})
 
 
 def find_studies(

@@ -19,7 +19,7 @@ from scipy import ndimage
 
 from monai_rd.datasets.near_duplicates import Fingerprint, Picture
 from monai_rd.datasets.prints import grey_picture, print_of
-from monai_rd.datasets.studies import files_of_item
+from monai_rd.datasets.studies import Item, files_of_item
 from monai_rd.dicom import is_dicom
 from monai_rd.dicom.quiet import quiet_headers
 from monai_rd.dicom.values import parts, uid
@@ -40,7 +40,6 @@ SHEET_PIXELS = 320
 _SCANNER_TAGS: list[Any] = [0x00080005, 0x00080070, 0x00081090, 0x0020000E, 0x00280301]
 _HEADER_BYTES = 1 << 20
 
-Item = dict[str, Any]
 Loader = Callable[[Item], "MetaTensor"]
 
 

@@ -13,9 +13,10 @@ from tqdm import tqdm
 from monai_rd.datasets.audit import checks
 from monai_rd.datasets.audit.copies import exact_copies, near_copies
 from monai_rd.datasets.audit.findings import PAIR_KINDS, AuditItem, AuditReport, Finding, SuspiciousPair, worst_first
-from monai_rd.datasets.audit.look import Item, Loader, default_loader, look, sheet_picture
+from monai_rd.datasets.audit.look import Loader, default_loader, look, sheet_picture
 from monai_rd.datasets.datalist import DataList
 from monai_rd.datasets.splits import SPLITS
+from monai_rd.datasets.studies import Item
 from monai_rd.errors import StudyError
 
 __all__ = ["audit", "fix"]

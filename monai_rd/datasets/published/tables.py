@@ -11,7 +11,7 @@ from monai_rd.datasets.published.layout import ALL, Published, images_in
 from monai_rd.datasets.reading import Found, Reading
 from monai_rd.datasets.sheets import read_table
 from monai_rd.datasets.splits import DEVELOPMENT
-from monai_rd.datasets.studies import item_of_image
+from monai_rd.datasets.studies import Item, item_of_image
 from monai_rd.pseudonyms import patient_pseudonym
 from monai_rd.text import read_text
 from monai_rd.walk import folders_in
@@ -234,7 +234,7 @@ def _read_nih(place: Path, reading: Reading, problems: Problems) -> Found:
     labels = [tuple(name for name in cell.split("|") if name != "No Finding") for cell in table["Finding Labels"]]
     # The numbers are the publisher's own; file names hold them with zeros before them.
     key_of = {number: patient_pseudonym(number.lstrip("0"), reading.key) for number in set(table["Patient ID"])}
-    rows = {
+    rows: dict[str, Item] = {
         image: {"label": label, "patient": key_of[number]}
         for image, label, number in zip(table["Image Index"], labels, table["Patient ID"], strict=True)
     }
