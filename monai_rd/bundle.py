@@ -39,9 +39,11 @@ __all__ = [
     "default_device",
     "default_workers",
     "explain_errors",
+    "is_bundle",
     "keep_freed_memory",
     "model_sha256",
     "options",
+    "own_bundles",
     "require_model",
     "switch",
     "trained_settings",
@@ -50,6 +52,17 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+
+def is_bundle(folder: Path) -> bool:
+    """Whether a bundle lies in this folder."""
+    return (folder / "configs" / "metadata.json").is_file()
+
+
+def own_bundles() -> tuple[Path, Path]:
+    """Where the project's own bundles may lie: in the checkout, and in the wheel."""
+    package = Path(__file__).resolve().parent
+    return package.parent / "bundles", package / "bundles"
 
 
 def bundle_root(name: str) -> str:
@@ -69,11 +82,11 @@ def bundle_root(name: str) -> str:
     Raises:
         FileNotFoundError: no such bundle in any of those places.
     """
-    package, here = Path(__file__).resolve().parent, Path.cwd()
+    here = Path.cwd()
     inside = [place for place in (here, here.parent) if place.name == name]
-    candidates = [*inside, here / "bundles" / name, package.parent / "bundles" / name, package / "bundles" / name]
+    candidates = [*inside, here / "bundles" / name, *(place / name for place in own_bundles())]
     for candidate in candidates:
-        if (candidate / "configs" / "metadata.json").is_file():
+        if is_bundle(candidate):
             return str(candidate.resolve())
     places = ", ".join(str(candidate) for candidate in candidates)
     raise FileNotFoundError(

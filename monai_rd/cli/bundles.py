@@ -13,8 +13,7 @@ from typing import Annotated
 
 import typer
 
-import monai_rd
-from monai_rd.bundle import bundle_root, word_pairs
+from monai_rd.bundle import bundle_root, is_bundle, own_bundles, word_pairs
 from monai_rd.nearest import did_you_mean
 from monai_rd.overrides import OF_RUN, ids_read, refuse_unread, unread_ids
 
@@ -30,30 +29,27 @@ Bundle = Annotated[
 def train(context: typer.Context, bundle: Bundle) -> None:
     """Train a student, such as: train rd_ct --dataset_dir DIR --teacher NAME."""
     root = _found(bundle)
-    package = Path(monai_rd.__file__).resolve().parent
-    # The project's own, where nobody looks for results; from inside a checkout it is the one that is meant.
-    if root.parent in (package / "bundles", package.parent / "bundles") and not root.is_relative_to(Path.cwd()):
+    # Where nobody looks for results; from inside a checkout it is the one that is meant.
+    if not is_bundle(Path(bundle)) and root.parent in own_bundles() and not root.is_relative_to(Path.cwd()):
         own = Path("bundles", root.name)
         shutil.copytree(root, own, ignore=shutil.ignore_patterns("__pycache__", "eval", "models"))
         print(f"copied the bundle to {own}, where the trained student will be")
-        root = own.resolve()
-    _run(root, ["train.json"], context.args)
+    _run(bundle, ["train.json"], context.args)
 
 
 def evaluate(context: typer.Context, bundle: Bundle) -> None:
     """Test the trained student again, on the test set of its training's data."""
-    _run(_found(bundle), ["train.json", "evaluate.json"], context.args)
+    _run(bundle, ["train.json", "evaluate.json"], context.args)
 
 
 def score(context: typer.Context, bundle: Bundle) -> None:
     """Score the studies of a folder by the trained student, such as: score rd_ct --dataset_dir NEW_STUDIES."""
-    _run(_found(bundle), ["inference.json"], context.args)
+    _run(bundle, ["inference.json"], context.args)
 
 
 def _found(bundle: str) -> Path:
-    named = Path(bundle)
-    if (named / "configs" / "metadata.json").is_file():
-        return named.resolve()
+    if is_bundle(Path(bundle)):
+        return Path(bundle).resolve()
     try:
         return Path(bundle_root(bundle))
     except FileNotFoundError:
@@ -68,10 +64,11 @@ def _short(path: Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
-def _run(root: Path, files: Sequence[str], words: Sequence[str]) -> None:
+def _run(bundle: str, files: Sequence[str], words: Sequence[str]) -> None:
+    root = _found(bundle)
     configs = [root / "configs" / file for file in files]
     _check(configs, words)
-    if bundle_root(root.name) != str(root):  # which the config itself would take
+    if is_bundle(Path(bundle)):  # of another name, or in another place, than the config itself looks for
         words = ["--bundle_root", str(root), *words]
     named = [_short(path) for path in configs]
     command = ["-m", "monai.bundle", "run", "--config_file", named[0] if len(named) == 1 else str(named), *words]

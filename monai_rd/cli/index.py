@@ -7,8 +7,18 @@ from typing import Annotated
 
 import typer
 
-from monai_rd.cli.options import Description, Key, Modality, Orientation, Per, Pick, Policies, policy_of, series_rule
-from monai_rd.cli.predict import SOME_LEFT_OUT
+from monai_rd.cli.options import (
+    SOME_LEFT_OUT,
+    Description,
+    Key,
+    Modality,
+    Orientation,
+    Per,
+    Pick,
+    Policies,
+    policy_of,
+    series_rule,
+)
 from monai_rd.console import terminal
 
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+SOME_LEFT_OUT = 3  # exit code
+
 Key = Annotated[Path, typer.Option(help="The project's key, which patients' pseudonyms depend on; made if absent.")]
 Policies = Annotated[
     list[str] | None,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from monai_rd.cli.options import SOME_LEFT_OUT
 from monai_rd.console import Words
 from monai_rd.dicom.quiet import quiet_headers
 from monai_rd.errors import count_codes
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["predict"]
 
 logger = logging.getLogger(__name__)
-
-SOME_LEFT_OUT = 3
 
 
 def predict(

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Inferred", "Preparation", "StudyClassifier", "infer", "infer_features"]
 
-Item = dict[str, Any]
+Prepared = dict[str, Any]
 Network = Callable[[Tensor], Tensor]
 
 
@@ -99,7 +99,7 @@ class Preparation:
     shape: Sequence[int]
     policy: Mapping[str, str] | None = None
 
-    def __call__(self, item: Mapping[str, Any]) -> Item:
+    def __call__(self, item: Mapping[str, Any]) -> Prepared:
         """Prepare an item.
 
         Args:
@@ -112,7 +112,7 @@ class Preparation:
         Raises:
             StudyError: a problem that the policy calls an error.
         """
-        prepared: Item = self.dataset([item])[0]
+        prepared: Prepared = self.dataset([item])[0]
         return prepared
 
     def steps(self, item: Mapping[str, Any]) -> Iterator[tuple[Transform, Any]]:
@@ -151,7 +151,7 @@ class StudyClassifier:
     device: torch.device | str = "cpu"
     amp: bool = False
 
-    def infer(self, items: Sequence[Item]) -> list[Inferred]:
+    def infer(self, items: Sequence[Prepared]) -> list[Inferred]:
         """Give the probabilities of each of some prepared items; of one with a problem they say nothing."""
         image = bag_collate([{"image": item["image"].as_subclass(Tensor)} for item in items])["image"]
         study, slices = infer(self.network, image.to(self.device), self.multi_label, self.amp)
@@ -160,7 +160,7 @@ class StudyClassifier:
         own = (one[: len(item["image"])] for item, one in zip(items, slices, strict=True))  # the rest are repetitions
         return [Inferred(*one) for one in zip(study, own, strict=True)]
 
-    def answer(self, item: Item, found: Inferred | None) -> Prediction:
+    def answer(self, item: Prepared, found: Inferred | None) -> Prediction:
         """Say what was found of a prepared item: class, probabilities and flags; or its problem.
 
         Args:
@@ -180,7 +180,7 @@ class StudyClassifier:
         slices = [] if found.slices is None else found.slices.tolist()
         return named.answered(found.study.tolist(), self.class_names, self.multi_label, item["flags"], slices)
 
-    def step(self, engine: Engine, items: Sequence[Item]) -> list[dict[str, Any]]:
+    def step(self, engine: Engine, items: Sequence[Prepared]) -> list[dict[str, Any]]:
         """Infer and answer, as one iteration of MONAI's `SupervisedEvaluator` (its `iteration_update`).
 
         Args:

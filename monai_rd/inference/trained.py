@@ -17,7 +17,7 @@ from monai.bundle import ConfigParser
 from torch import Tensor
 
 from monai_rd import __version__
-from monai_rd.bundle import bundle_root, require_model
+from monai_rd.bundle import bundle_root, is_bundle, require_model
 from monai_rd.errors import count_codes, original_error
 from monai_rd.finite import NotFiniteError
 from monai_rd.overrides import ids_read, refuse_unread, settled, written
@@ -98,8 +98,9 @@ class TrainedBundle:
     """
 
     def __init__(self, bundle: str | os.PathLike[str], **overrides: Any) -> None:
-        is_folder = (Path(bundle) / "configs" / "metadata.json").is_file()
-        root = Path(bundle).resolve() if is_folder or len(Path(bundle).parts) > 1 else Path(bundle_root(str(bundle)))
+        folder = Path(bundle)
+        by_path = is_bundle(folder) or len(folder.parts) > 1
+        root = folder.resolve() if by_path else Path(bundle_root(str(bundle)))
         if not (root / "configs" / "inference.json").is_file():
             raise FileNotFoundError(f"no bundle '{bundle}': a folder with configs/inference.json is needed")
         training = root / "configs" / "train.json"

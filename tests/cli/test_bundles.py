@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-import monai_rd
 from monai_rd.cli.app import main
 from tests.bundles.commands import BUNDLES, ROOT
 
@@ -66,10 +65,10 @@ def test_the_line_that_is_printed_is_the_one_that_runs(
 
 
 def test_a_bundle_elsewhere_keeps_its_results(started: Callable[..., list[str]], tmp_path: Path) -> None:
-    root = tmp_path / "mine" / "rd_ct"
-    shutil.copytree(BUNDLES / "rd_ct" / "configs", root / "configs")
-    command = started("train", str(root), "--seed", "1")
-    assert command[4:] == [str(root / "configs" / "train.json"), "--bundle_root", str(root), "--seed", "1"]
+    for root in (tmp_path / "mine" / "rd_ct", tmp_path / "of_another_name"):
+        shutil.copytree(BUNDLES / "rd_ct" / "configs", root / "configs")
+        command = started("train", str(root), "--seed", "1")
+        assert command[4:] == [str(root / "configs" / "train.json"), "--bundle_root", str(root), "--seed", "1"]
 
 
 @pytest.mark.parametrize("place", ["site-packages/monai_rd", "checkout"])
@@ -87,7 +86,6 @@ def test_the_projects_bundle_is_copied_before_it_is_trained(
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
-    monkeypatch.setattr(monai_rd, "__file__", str(installed / "__init__.py"))
     monkeypatch.setattr("monai_rd.bundle.__file__", str(installed / "bundle.py"))
     for again in (False, True):
         assert started("train", "rd_ct")[4:] == ["bundles/rd_ct/configs/train.json"]
