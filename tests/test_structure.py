@@ -16,6 +16,8 @@ import pytest
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
+from monai_rd.cache.fingerprints import READING
+
 ROOT = Path(__file__).parents[1]
 PLACES = {"monai_rd": "monai_rd", "monai_rd.transforms": "transforms"}
 MOST_LINES = 400
@@ -92,6 +94,17 @@ def test_no_circle_of_files_or_of_folders(types: bool) -> None:
     arrows = graph(types)
     assert len(arrows) > 200
     assert circles(arrows) + circles(rooms(arrows)) == []
+
+
+def test_what_decides_an_item_is_what_its_name_in_the_cache_counts() -> None:
+    arrows, reached = graph(types=False), set()
+    waiting = {name for name in arrows if name.startswith("monai_rd.transforms")}
+    while waiting:
+        reached.add(one := waiting.pop())
+        waiting |= arrows[one] - reached
+    assert {"monai_rd.dicom.pixels", "monai_rd.images.nifti", "monai_rd.walk"} <= reached
+    home = {name: name if files()[name].name == "__init__.py" else name.rpartition(".")[0] for name in reached}
+    assert {name for name in reached if home[name] not in READING} == set()
 
 
 def test_files_can_be_read_in_a_sitting() -> None:

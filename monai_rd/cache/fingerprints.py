@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import inspect
 import json
 import os
 import random
-import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from enum import Enum
@@ -18,7 +16,7 @@ from functools import cache, partial
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,11 +29,14 @@ from monai_rd.walk import walk
 if TYPE_CHECKING:
     from monai.data import Dataset
 
-__all__ = ["Source", "describe", "files_of", "fingerprint", "item_key", "transforms_fingerprint"]
+__all__ = ["READING", "Source", "describe", "files_of", "fingerprint", "item_key", "transforms_fingerprint"]
 
 Source = str | Path | Sequence[str]
 
 _OURS = __name__.partition(".")[0]
+
+# The packages whose files decide what an item is, without those below them.
+READING = (_OURS, f"{_OURS}.dicom", f"{_OURS}.images", f"{_OURS}.transforms")
 
 # What was drawn last, and what one thread keeps for itself, is no setting.
 _PASSING = (np.random.RandomState, np.random.Generator, torch.Generator, random.Random, threading.local)
@@ -132,16 +133,18 @@ def _name(kind: type) -> str:
 def _code_of(kind: type) -> str:
     """What tells one version of a class from another.
 
-    Of an installed package its version, of this one the code of the module and of those that it works with, as the
-    loading transforms do with the DICOM reader; of anything else the module's code.
+    Of an installed package its version, of this one the code of its module and of what reads and prepares images; of
+    anything else the module's code.
     """
     package = kind.__module__.partition(".")[0]
     if package == _OURS:
-        return hashlib.sha256(
-            "".join(sorted(map(_sha256_of_module, _works_with(kind.__module__)))).encode()
-        ).hexdigest()
+        return hashlib.sha256((_reading_code() + _sha256_of_module(kind)).encode()).hexdigest()
     with suppress(PackageNotFoundError):
         return version(package)
+    return _sha256_of_module(kind)
+
+
+def _sha256_of_module(kind: type) -> str:
     try:
         file = inspect.getsourcefile(kind)
     except TypeError:
@@ -150,34 +153,14 @@ def _code_of(kind: type) -> str:
 
 
 @cache
-def _sha256_of_module(name: str) -> str:
-    return sha256(Path(inspect.getfile(sys.modules[name])))
+def _reading_code() -> str:
+    """The SHA-256 (hex) of this package's code that an image passes through until it is an item.
 
-
-def _works_with(name: str) -> set[str]:
-    """A module of this package and those that it imports something of, and theirs, by name."""
-    found: set[str] = set()
-    waiting = {name}
-    while waiting:
-        module = import_module(waiting.pop())
-        found.add(module.__name__)
-        waiting |= set(_imported(ast.parse(inspect.getsource(module)))) - found
-    return found
-
-
-def _imported(tree: ast.AST) -> Iterator[str]:
-    """The modules of this package that hold what a piece of code imports, inside functions too; not for types alone."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-            continue
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == _OURS:
-            place = import_module(node.module)
-            for one in node.names:
-                value = getattr(place, one.name)
-                home = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", node.module)
-                if home.partition(".")[0] == _OURS and not hasattr(import_module(home), "__path__"):
-                    yield home  # packages only pass names on
-        yield from _imported(node)
+    The version's number alone would not do: whoever changes the code from a checkout would be given items that the code
+    of before made. `tests/test_structure.py` holds that transforms import nothing else of this package.
+    """
+    files = [file for room in READING for file in sorted(Path(import_module(room).__path__[0]).glob("*.py"))]
+    return hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()
 
 
 def item_key(source: Source) -> str:

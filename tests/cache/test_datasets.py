@@ -277,20 +277,22 @@ def test_another_version_of_a_library_is_a_miss(
     assert loads(images, tmp_path / "cache") == ITEMS
 
 
-def test_the_code_that_a_loading_transform_works_with_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_code_that_reads_and_prepares_images_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     from monai_rd.cache import fingerprints
 
     def code() -> Any:
         fingerprints._code_of.cache_clear()
+        fingerprints._reading_code.cache_clear()
         return describe(LoadImageOrSeriesd)["code"]
 
-    before, of = code(), fingerprints._sha256_of_module
+    before, of = code(), fingerprints.sha256
     assert code() == before
-    readers = ("dicom.pixels", "images.pictures", "images.nifti", "images.volumes")
-    for module, counts in (*((name, True) for name in (*readers, "transforms.load")), ("losses.cka", False)):
-        changed = f"monai_rd.{module}"
+    readers = ("dicom/pixels", "images/pictures", "images/nifti", "walk", "transforms/load", "transforms/ct")
+    for module, counts in (*((name, True) for name in readers), ("losses/cka", False), ("methods/rd", False)):
         monkeypatch.setattr(
-            fingerprints, "_sha256_of_module", lambda name, changed=changed: "another" if name == changed else of(name)
+            fingerprints,
+            "sha256",
+            lambda path, module=module: "another" if str(path).endswith(f"{module}.py") else of(path),
         )
         assert (code() != before) == counts
     monkeypatch.undo()
