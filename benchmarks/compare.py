@@ -1,9 +1,9 @@
-"""Two settings against each other in finished cells of `monai-rd benchmark`, paired by seed and image.
+"""Two settings against each other in finished runs of `monai-rd benchmark`, paired by seed and image.
 
     python benchmarks/compare.py benchmarks/results/covid_ct "feature_views=8" ""
     python benchmarks/compare.py benchmarks/results/covid_ct "method=rd" "method=ce"
 
-A setting is any of those that `cell.json` tells of a training, words for the bundle among them; what the first names
+A setting is any of those that `run.json` tells of a training, words for the bundle among them; what the first names
 and the second does not is one that the second's trainings do not have. All else must be equal: each line is one such
 set of trainings, with the seeds that both have.
 """
@@ -21,7 +21,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from monai_rd.protocol.cells import read_result
+from monai_rd.protocol.runs import read_result
 from monai_rd.protocol.statistics import compare, image_values
 from monai_rd.protocol.summary import COMPARED
 from monai_rd.protocol.tables import estimate_text, number_text, p_text
@@ -30,34 +30,34 @@ Settings = tuple[tuple[str, str], ...]
 Values = dict[int, dict[str, np.ndarray]]  # by seed, then by measure: of every image
 
 
-def settings(cell: Mapping[str, Any]) -> dict[str, str]:
-    """What a cell says of its training, as texts by name, words for the bundle among them; nothing of what is empty."""
-    words = [word.removeprefix("--") for word in cell["words"]]
-    named = {**cell, **dict(zip(words[::2], words[1::2], strict=True)), "words": None}
+def settings(run: Mapping[str, Any]) -> dict[str, str]:
+    """What a run says of its training, as texts by name, words for the bundle among them; nothing of what is empty."""
+    words = [word.removeprefix("--") for word in run["words"]]
+    named = {**run, **dict(zip(words[::2], words[1::2], strict=True)), "words": None}
     texts = {n: v if isinstance(v, str) else json.dumps(v, separators=(",", ":")) for n, v in named.items()}
     return {name: text for name, text in texts.items() if text not in ("null", "{}")}
 
 
 def found(folder: Path, wanted: Mapping[str, str], names: set[str]) -> dict[Settings, Values]:
-    """What the cells with these settings and no others of these names left, by the rest of their settings.
+    """What the runs with these settings and no others of these names left, by the rest of their settings.
 
     Raises:
-        ValueError: two cells differ by their teacher alone, which is not among the rest: cross entropy has none.
+        ValueError: two runs differ by their teacher alone, which is not among the rest: cross entropy has none.
     """
-    cells: dict[Settings, Values] = defaultdict(dict)
-    for path in sorted(folder.glob("cells/*/cell.json")):
+    runs: dict[Settings, Values] = defaultdict(dict)
+    for path in sorted(folder.glob("runs/*/run.json")):
         known = settings(json.loads(path.read_text())["cell"])
         if any(known.get(name) != wanted.get(name) for name in names):
             continue
         rest = tuple(sorted((n, v) for n, v in known.items() if n not in {*names, "seed", "teacher"}))
         seed = int(known["seed"])
-        if seed in cells[rest]:
-            raise ValueError(f"{path.parent}: another cell has another teacher alone; add teacher={known['teacher']}")
+        if seed in runs[rest]:
+            raise ValueError(f"{path.parent}: another run has another teacher alone; add teacher={known['teacher']}")
         arrays = read_result(path.parent)[1]
         probabilities, labels = arrays["probabilities"], arrays["labels"]
         values = image_values(probabilities[None], labels)
-        cells[rest][seed] = {name: each[0] for name, each in values.items()}
-    return cells
+        runs[rest][seed] = {name: each[0] for name, each in values.items()}
+    return runs
 
 
 def main() -> None:
@@ -72,13 +72,13 @@ def main() -> None:
     pairs = {key: sorted(ours[key].keys() & theirs[key].keys()) for key in ours.keys() & theirs.keys()}
     pairs = {key: seeds for key, seeds in sorted(pairs.items()) if seeds}
     if not pairs:
-        parser.error(f"{options.folder}: no two cells differ by this alone")
+        parser.error(f"{options.folder}: no two runs differ by this alone")
     names = dict.fromkeys(name for key in pairs for name, _ in key)
     told = [name for name in names if len({dict(key).get(name) for key in pairs}) > 1]
     table = Table(*told, "seeds", "measure", options.first, options.second or "without", "difference", "p")
     for key, seeds in pairs.items():
         for name in COMPARED:
-            one, other = (np.stack([cells[key][seed][name] for seed in seeds]) for cells in (ours, theirs))
+            one, other = (np.stack([runs[key][seed][name] for seed in seeds]) for runs in (ours, theirs))
             difference = compare(one, other)
             means = (_of_seeds(name, values) for values in (one, other))
             text = estimate_text(name, difference.estimate, "+").replace("[", "\\[")

@@ -139,4 +139,4 @@ def test_what_lies_there_of_covid_ct_is_compared_as_the_docs_say(
     monkeypatch.setattr("sys.argv", ["compare.py", results, "feature_views=9", ""])
     with pytest.raises(SystemExit):
         compare.main()
-    assert "no two cells differ by this alone" in capsys.readouterr().err
+    assert "no two runs differ by this alone" in capsys.readouterr().err

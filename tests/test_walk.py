@@ -21,7 +21,7 @@ from monai_rd.datasets.datalist import labelled_studies, read_datalist
 from monai_rd.datasets.published.layout import images_in
 from monai_rd.dicom import index_dicom, load_series
 from monai_rd.errors import StudyError, UnreadableFileError
-from monai_rd.protocol.cells import data_fingerprint
+from monai_rd.protocol.runs import data_fingerprint
 from monai_rd.transforms import LoadImageOrSeriesd
 from monai_rd.walk import folders_in, is_system_name, walk
 from tests.dicom_files import NAME, make_series

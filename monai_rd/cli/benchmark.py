@@ -16,9 +16,9 @@ from rich.text import Text
 from monai_rd.console import Words, terminal
 
 if TYPE_CHECKING:
-    from monai_rd.protocol.cells import Cell
     from monai_rd.protocol.experiments import Experiment
-    from monai_rd.protocol.grid import Failure
+    from monai_rd.protocol.runs import Run
+    from monai_rd.protocol.scheduler import Failure
     from monai_rd.protocol.tables import Report
 
 app = typer.Typer(no_args_is_help=True)
@@ -105,26 +105,26 @@ def _laid_out(
 
 def _run(made: Experiment, out: Path, jobs: int | None, console: Console) -> list[Failure]:
     """Run what is not finished, and say what failed."""
-    from monai_rd.protocol.grid import default_jobs, run_cells
+    from monai_rd.protocol.scheduler import default_jobs, run_all
 
-    failures = run_cells(list(made.cells.values()), out, jobs or default_jobs(), console)
+    failures = run_all(list(made.runs.values()), out, jobs or default_jobs(), console)
     for failure in failures:
-        print(f"FAILED {failure.cell.name}: {failure.cause}\n  {failure.log}", file=sys.stderr)
+        print(f"FAILED {failure.run.name}: {failure.cause}\n  {failure.log}", file=sys.stderr)
     if failures:
-        print("Start the same command again to go on; remove a cell's folder to begin it anew.", file=sys.stderr)
+        print("Start the same command again to go on; remove a run's folder to begin it anew.", file=sys.stderr)
     return failures
 
 
 def _make_table(
     name: str, made: Experiment, dataset: Path | None, select: Select, on: On, jobs: int | None, out: Path
 ) -> None:
-    """Run what is not finished of a table's grid, then make the table of what is; exit code 1 if a cell failed."""
+    """Run what is not finished of a table's grid, then make the table of what is; exit code 1 if a run failed."""
     from monai_rd.protocol import paper, tables
     from monai_rd.protocol.summary import summarise
 
     console = terminal()
     failures = _run(made, out, jobs, console)
-    if settings := _settings(made.cells.values(), out):
+    if settings := _settings(made.runs.values(), out):
         known = None if dataset is None else paper.published_name(str(dataset))
         _publish(
             tables.training_report(name, summarise(made, out, on.value), _typed(), settings, known, select.value),
@@ -143,9 +143,9 @@ def _publish(report: Report, out: Path, console: Console) -> None:
         print(path)
 
 
-def _settings(cells: Iterable[Cell], out: Path) -> dict[str, Any]:
-    """What all finished cells have in common of the settings that their runs wrote down; nothing if none is."""
-    found = [result.metrics["settings"] for cell in cells if (result := cell.result(out)) is not None]
+def _settings(runs: Iterable[Run], out: Path) -> dict[str, Any]:
+    """What all finished runs have in common of the settings that they wrote down; nothing if none is."""
+    found = [result.metrics["settings"] for run in runs if (result := run.result(out)) is not None]
     first: dict[str, Any] = found[0] if found else {}
     return {key: value for key, value in first.items() if all(one.get(key) == value for one in found)}
 

@@ -14,7 +14,7 @@ from monai_rd.bundle import bundle_config, word_pairs, words_as_overrides
 from monai_rd.datasets import DataList, write_datalist
 from monai_rd.files import content_hash
 from monai_rd.phantoms import phantom_cohort
-from monai_rd.protocol.cells import Cell, data_fingerprint
+from monai_rd.protocol.runs import Run, data_fingerprint
 from monai_rd.pseudonyms import project_key
 
 __all__ = [
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 SHARES = (0.1, 0.25, 0.5, 1.0)
-SPLIT_SEED = 0  # of data without a split of their own: one for all cells, whatever their seed
+SPLIT_SEED = 0  # of data without a split of their own: one for all runs, whatever their seed
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ class Experiment:
         rows: in order.
         columns: in order.
         seeds: how many.
-        cells: by row, column and seed. A method without a teacher has the same cell in the columns of all teachers.
+        runs: by row, column and seed. A method without a teacher has the same run in the columns of all teachers.
         data: the data list as a sentence.
     """
 
@@ -192,7 +192,7 @@ class Experiment:
     rows: tuple[Row, ...]
     columns: tuple[Column, ...]
     seeds: int
-    cells: dict[tuple[Row, Column, int], Cell]
+    runs: dict[tuple[Row, Column, int], Run]
     data: str
 
 
@@ -210,7 +210,7 @@ def experiment(
     words: Sequence[str] = (),
     shares: Sequence[float] = (),
 ) -> Experiment:
-    """Lay out the grid of a table; writes the data lists that its cells share into `out`.
+    """Lay out the grid of a table; writes the data lists that its runs share into `out`.
 
     Args:
         table: one of `TABLES`.
@@ -264,7 +264,7 @@ def experiment(
     made: DataList = config.get_parsed_content("data")
     common: dict[str, Any] = {"bundle": bundle, "dataset_dir": dataset, "data": data, "max_epochs": max_epochs}
     rows = tuple(row for row in table.rows if not methods or row.name in methods)
-    cells: dict[tuple[Row, Column, int], Cell] = {}
+    runs: dict[tuple[Row, Column, int], Run] = {}
     columns = tuple(
         Column(teacher, student, share, len(part_of(made, share, 0, table.labels).training))
         for teacher in teachers or (str(config["teacher"]),)
@@ -275,7 +275,7 @@ def experiment(
         for seed in range(seeds):
             listed = _write_list(part_of(made, column.share, seed, table.labels), dataset, out, key)
             for row in rows:
-                cells[row, column, seed] = Cell(
+                runs[row, column, seed] = Run(
                     **common,
                     model_selection=model_selection,
                     teacher=column.teacher if row.adapter or method_class(row.method).needs_teacher else None,
@@ -286,7 +286,7 @@ def experiment(
                     seed=seed,
                     words=(*_without(words, "data_list"), *row.words, "--data_list", str(listed)),
                 )
-    return Experiment(table.title, rows, columns, seeds, cells, str(made))
+    return Experiment(table.title, rows, columns, seeds, runs, str(made))
 
 
 def _without(words: Sequence[str], name: str) -> list[str]:

@@ -18,8 +18,8 @@ from torch import Tensor
 from monai_rd.adapters import load_adapted
 from monai_rd.bundle import bundle_config, words_as_overrides
 from monai_rd.networks import DeployedStudent, Reads
-from monai_rd.protocol.cells import Cell
 from monai_rd.protocol.experiments import TABLES, Column, Experiment
+from monai_rd.protocol.runs import Run
 from monai_rd.protocol.statistics import compare, estimate
 from monai_rd.protocol.tables import Grid, Report, estimate_text, p_text
 from monai_rd.report.decision_plane import Plane, decision_plane, plot_planes
@@ -41,7 +41,7 @@ def planes_of(
     """Compute the planes of a column's networks: the fully tuned teacher, and each row's student.
 
     Args:
-        experiment: of "figure2", its cells finished.
+        experiment: of "figure2", its runs finished.
         column: which.
         out: the benchmark's folder.
         triples: how many planes; each goes through three test images drawn by its number.
@@ -54,8 +54,8 @@ def planes_of(
     Raises:
         ValueError: fewer than three test images can be read.
     """
-    any_cell = experiment.cells[experiment.rows[0], column, 0]
-    config = _config(any_cell, column)
+    any_run = experiment.runs[experiment.rows[0], column, 0]
+    config = _config(any_run, column)
     names, device = list(config.get_parsed_content("data").class_names), config.get_parsed_content("device")
     base = config.get_parsed_content("teacher_def")
     images = _triples(config.get_parsed_content("test#dataset"), triples)
@@ -82,7 +82,7 @@ def figure_report(
     """Compute and draw the planes of all columns (PNG and SVG, those of seed 0, three at most), and make the report.
 
     Args:
-        experiment: of "figure2", its cells finished.
+        experiment: of "figure2", its runs finished.
         out: the benchmark's folder, where pictures go.
         triples: planes for each training.
         resolution: points along a side of a plane.
@@ -132,9 +132,9 @@ def figure_report(
     return Report("figure2", "Figure 2: Decision boundaries", grids, notes, content, records, figures)
 
 
-def _config(cell: Cell, column: Column) -> Any:
-    overrides = {**words_as_overrides(cell.words), "student": column.student, "teacher": column.teacher}
-    return bundle_config(cell.bundle, {**overrides, "dataset_dir": cell.dataset_dir})
+def _config(run: Run, column: Column) -> Any:
+    overrides = {**words_as_overrides(run.words), "student": column.student, "teacher": column.teacher}
+    return bundle_config(run.bundle, {**overrides, "dataset_dir": run.dataset_dir})
 
 
 def _triples(dataset: Any, count: int) -> list[Tensor]:
@@ -158,7 +158,7 @@ def _networks(
     experiment: Experiment, column: Column, seed: int, out: Path, classes: int, base: Any, device: torch.device
 ) -> dict[str, Callable[[Tensor], Tensor]]:
     """The tuned teacher first, then the students."""
-    tuned_by = experiment.cells[_TUNED, column, seed]
+    tuned_by = experiment.runs[_TUNED, column, seed]
     teacher = load_adapted(tuned_by.folder(out) / "teacher_full.safetensors", base).to(device)
 
     def taught(image: Tensor) -> Tensor:
@@ -166,7 +166,7 @@ def _networks(
 
     networks: dict[str, Callable[[Tensor], Tensor]] = {_TEACHER: taught}
     for row in experiment.rows:
-        state = experiment.cells[row, column, seed].folder(out) / "models" / "model.pt"
+        state = experiment.runs[row, column, seed].folder(out) / "models" / "model.pt"
         student = DeployedStudent(column.student, classes)
         student.load_state_dict(torch.load(state, map_location="cpu", weights_only=True))
         networks[row.name] = student.to(device).eval()

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from monai_rd.protocol.cells import Result
 from monai_rd.protocol.experiments import Column, Experiment, Row
+from monai_rd.protocol.runs import Result
 from monai_rd.protocol.statistics import Difference, Estimate, compare, estimate, handed_over, holm, image_values
 
 __all__ = ["MEASURES", "Comparison", "Summary", "summarise"]
@@ -51,16 +51,16 @@ class Summary:
         experiment: the grid.
         columns: of the grid, and for each teacher and share of several students one more, in which a measure is the
             mean over the students; its seeds are those that every student has.
-        estimates: by row and column, then by measure; what has no finished cell is left out.
+        estimates: by row and column, then by measure; what has no finished run is left out.
         also: what else a run scored on the test set (RD's reprogrammed teacher): mean by name, then by measure.
         comparisons: of "rd", or of the best row where there is none.
         handed_over: by row and column, of rows with a teacher path where there is "ce", see `handed_over`: of the lead
             in ROC AUC.
         images: number of images that were looked at.
         on: which they are, "test" or "validation".
-        made: the versions that cells were made with, each once.
-        seconds: mean time of a cell, by row.
-        missing: names of cells that are not finished.
+        made: the versions that runs were made with, each once.
+        seconds: mean time of a run, by row.
+        missing: names of runs that are not finished.
     """
 
     experiment: Experiment
@@ -83,22 +83,22 @@ class Summary:
 
 
 def summarise(experiment: Experiment, out: Path, on: str = "test") -> Summary:
-    """Read the finished cells and compute what the table shows, on the images "test" or "validation".
+    """Read the finished runs and compute what the table shows, on the images "test" or "validation".
 
     Raises:
-        ValueError: no cell is finished, or cells of a column were tested on different images.
+        ValueError: no run is finished, or runs of a column were tested on different images.
     """
-    results = {place: cell.result(out, on) for place, cell in experiment.cells.items()}
+    results = {place: run.result(out, on) for place, run in experiment.runs.items()}
     finished = {place: result for place, result in results.items() if result is not None}
     if not finished:
-        raise ValueError("no cell is finished: there is no table to make")
+        raise ValueError("no run is finished: there is no table to make")
     values: _Values = {}
     paths: _Values = {}
     seconds: dict[str, list[float]] = {}
     labels = next(iter(finished.values())).labels
     for (row, column, seed), result in finished.items():
         if not np.array_equal(result.labels, labels):
-            raise ValueError(f"{experiment.cells[row, column, seed].name} was measured on other images than the others")
+            raise ValueError(f"{experiment.runs[row, column, seed].name} was measured on other images than the others")
         _add(values, result.probabilities, labels, (row, column), seed)
         if result.path is not None:
             _add(paths, result.path, labels, (row, column), seed)
@@ -124,7 +124,7 @@ def summarise(experiment: Experiment, out: Path, on: str = "test") -> Summary:
         on,
         _distinct(result.made for result in finished.values()),
         {name: float(np.mean(times)) for name, times in seconds.items()},
-        sorted({experiment.cells[place].name for place in results.keys() - finished.keys()}),
+        sorted({experiment.runs[place].name for place in results.keys() - finished.keys()}),
     )
 
 

@@ -138,11 +138,11 @@ def training_report(
         f"Command: `{command}`",
         f"Settings: `{json.dumps(settings)}`",
         *(f"Made with: {', '.join(f'{key} {value}' for key, value in made.items())}." for made in _shown(summary.made)),
-        "Seconds a cell: " + ", ".join(f"{row} {seconds:.0f}" for row, seconds in summary.seconds.items()) + ".",
+        "Seconds a run: " + ", ".join(f"{row} {seconds:.0f}" for row, seconds in summary.seconds.items()) + ".",
         *facts_of(name, data),
     ]
     if len(summary.made) > 1:
-        notes.append("**These cells were not all made with the same code, versions and settings of the bundle.**")
+        notes.append("**These runs were not all made with the same code, versions and settings of the bundle.**")
     if summary.missing:
         notes.append(f"**Not finished: {', '.join(summary.missing)}.**")
     records = _records(summary, data)

@@ -1,4 +1,4 @@
-"""Cells whose trainings are not real: seconds become milliseconds."""
+"""Runs whose trainings are not real: seconds become milliseconds."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from monai_rd.protocol.cells import Cell, data_fingerprint
+from monai_rd.protocol.runs import Run, data_fingerprint
 
 FAKE = Path(__file__).with_name("fake_bundle.py")
 
 
-def fake_command(cell: Cell, out: Path) -> list[str]:
-    """As `Cell.command`, for the fake."""
-    folder = cell.folder(out)
-    words = {"output_dir": folder, "student": cell.student, "method": cell.method, "seed": cell.seed}
-    words["method_options"] = dict(cell.method_options)
+def fake_command(run: Run, out: Path) -> list[str]:
+    """As `Run.command`, for the fake."""
+    folder = run.folder(out)
+    words = {"output_dir": folder, "student": run.student, "method": run.method, "seed": run.seed}
+    words["method_options"] = dict(run.method_options)
     if (folder / "last.pt").is_file():
         words["resume"] = True
     return [sys.executable, str(FAKE), *(str(text) for name, value in words.items() for text in (f"--{name}", value))]
@@ -25,8 +25,8 @@ def fake_command(cell: Cell, out: Path) -> list[str]:
 
 @pytest.fixture
 def fake_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every cell runs the fake."""
-    monkeypatch.setattr(Cell, "command", fake_command)
+    """Every run is of the fake."""
+    monkeypatch.setattr(Run, "command", fake_command)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
 
 
@@ -40,7 +40,7 @@ def data(tmp_path: Path) -> Path:
     return folder
 
 
-def a_cell(data: Path, **fields: Any) -> Cell:
-    """A cell; `fields` are its own."""
+def a_run(data: Path, **fields: Any) -> Run:
+    """A run; `fields` are its own."""
     given = {"bundle": "rd_ct", "student": "resnet18", "method": "ce", "seed": 0, **fields}
-    return Cell(dataset_dir=str(data), data=data_fingerprint(data), **given)
+    return Run(dataset_dir=str(data), data=data_fingerprint(data), **given)

@@ -1,7 +1,7 @@
 """Stands for a bundle's training: writes what one leaves, in a moment. Words as for `monai.bundle run`.
 
 Of the environment: FAKE_SECONDS, how long it takes; FAKE_FAILS, a method that fails; each start is a line of
-`starts.txt` in the cell's folder.
+`starts.txt` in the run's folder.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def test_table3(
     words += ["--seeds", 2, "--max-epochs", 2, "--jobs", 2, "--out", out, "--", "--image_size", "32"]
     assert typed(monkeypatch, *words) == 0
     shown = capsys.readouterr().out
-    assert "8 cells, 0 finished before" in shown
+    assert "8 runs, 0 finished before" in shown
     text, content = (out / "table3.md").read_text(), json.loads((out / "table3.json").read_text())
     with open(out / "table3.csv", newline="") as file:
         records = list(csv.DictReader(file))
@@ -68,8 +68,8 @@ def test_table3(
 
     places = {(one["method"], one["student"], one["measure"]): one for one in records}
     assert len(places) == len(records) == 2 * 3 * 4
-    cells = list((out / "cells").glob("rd_resnet18_*"))
-    accuracies = [json.loads((c / "metrics.json").read_text())["test"]["student"]["accuracy"]["value"] for c in cells]
+    runs = list((out / "runs").glob("rd_resnet18_*"))
+    accuracies = [json.loads((c / "metrics.json").read_text())["test"]["student"]["accuracy"]["value"] for c in runs]
     mean, sd = np.mean(accuracies), np.std(accuracies, ddof=1)
     ours = places["rd", "resnet18", "accuracy"]
     assert (float(ours["mean"]), float(ours["sd"])) == pytest.approx((mean, sd))
@@ -89,10 +89,10 @@ def test_table3(
     pooled = [float(places["rd", student, "roc_auc"]["mean"]) for student in ("resnet18", "mobilenet_v2")]
     assert float(places["rd", "mean of the students", "roc_auc"]["mean"]) == pytest.approx(np.mean(pooled))
 
-    before = {path: path.stat().st_mtime_ns for path in out.rglob("cell.json")}
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("run.json")}
     assert typed(monkeypatch, *words) == 0
-    assert "8 cells, 8 finished before" in capsys.readouterr().out
-    assert {path: path.stat().st_mtime_ns for path in out.rglob("cell.json")} == before
+    assert "8 runs, 8 finished before" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("run.json")} == before
     assert (out / "table3.md").read_text() == text
 
 
@@ -111,7 +111,7 @@ def test_over_the_students(images: Path, tmp_path: Path, monkeypatch: pytest.Mon
 
     def values(method: str) -> np.ndarray:
         def one(student: str, seed: int) -> np.ndarray:
-            (file,) = out.glob(f"cells/{method}_{student}_seed_{seed}_*/predictions.npz")
+            (file,) = out.glob(f"runs/{method}_{student}_seed_{seed}_*/predictions.npz")
             with np.load(file) as saved:
                 return np.asarray(saved["probabilities"].argmax(1) == saved["labels"], dtype=float)
 

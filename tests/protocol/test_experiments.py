@@ -1,4 +1,4 @@
-"""Which cells a table has, and the lists they share."""
+"""Which runs a table needs, and the lists they share."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from monai_rd.bundle import options, words_as_overrides
 from monai_rd.datasets import make_datalist
 from monai_rd.methods import METHODS, build_method
 from monai_rd.networks import Student, load_teacher
-from monai_rd.protocol.cells import Cell
 from monai_rd.protocol.experiments import TABLES, Experiment, Row, Table, experiment
+from monai_rd.protocol.runs import Run
 
 PAIR = Table("Two", (Row("ce", "ce"), Row("rd", "rd")))
 
@@ -37,9 +37,9 @@ def images(tmp_path: Path) -> Path:
 
 def lists(made: Experiment, row: str, seed: int) -> list[dict]:
     found = []
-    for (one, _, number), cell in made.cells.items():
+    for (one, _, number), run in made.runs.items():
         if (one.name, number) == (row, seed):
-            path = Path(dict(zip(cell.words[::2], cell.words[1::2], strict=True))["--data_list"])
+            path = Path(dict(zip(run.words[::2], run.words[1::2], strict=True))["--data_list"])
             found.append(json.loads(path.read_text()))
     return found
 
@@ -49,13 +49,13 @@ def test_one_split_for_all_seeds(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     made = experiment(PAIR, out, str(images), seeds=3)
     again = experiment(PAIR, out, str(images), seeds=3)
-    assert [cell.key for cell in made.cells.values()] == [cell.key for cell in again.cells.values()]
+    assert [run.key for run in made.runs.values()] == [run.key for run in again.runs.values()]
     assert len(list((out / "lists").iterdir())) == 1
     one = lists(made, "ce", 0)[0]
     assert all(lists(made, row, seed) == [one] for row in ("ce", "rd") for seed in range(3))
     expected = make_datalist(images, seed=0)
     assert [Path(item["image"]).name for item in expected.test] == [item["image"] for item in one["test"]]
-    read = make_datalist(images, made.cells[made.rows[0], made.columns[0], 0].words[-1])
+    read = make_datalist(images, made.runs[made.rows[0], made.columns[0], 0].words[-1])
     assert [item["image"] for item in read.test] == [item["image"] for item in expected.test]
 
 
@@ -63,9 +63,9 @@ def test_a_method_without_teacher_is_trained_once(images: Path, tmp_path: Path) 
     made = experiment(
         PAIR, tmp_path / "out", str(images), "rd_derm", ["pmc_clip", "lvm_med_vit_b"], ["resnet18"], seeds=2
     )
-    ce, rd = ({cell.key for (row, _, _), cell in made.cells.items() if row.name == name} for name in ("ce", "rd"))
+    ce, rd = ({run.key for (row, _, _), run in made.runs.items() if row.name == name} for name in ("ce", "rd"))
     assert (len(ce), len(rd)) == (2, 4)
-    assert {cell.teacher for (row, _, _), cell in made.cells.items() if row.name == "ce"} == {None}
+    assert {run.teacher for (row, _, _), run in made.runs.items() if row.name == "ce"} == {None}
 
 
 def test_shares_of_the_training_list(images: Path, tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_shares_of_the_labels_leave_the_rest_unlabelled(images: Path, tmp_path: 
     names = {Path(item["image"]).name for item in whole.training}
     assert {item["image"] for split in ("training", "unlabeled") for item in own[split]} == names
     assert len(own["training"]) + len(own["unlabeled"]) == len(names)
-    words = {row.name: cell.words for (row, _, _), cell in made.cells.items()}
+    words = {row.name: run.words for (row, _, _), run in made.runs.items()}
     assert words["rd_labelled"][:4] == ("--batch_size", "4", "--unlabelled_share", "0")
     assert words["rd"][:3] == ("--batch_size", "4", "--data_list")
     for wrong in (0.0, 1.5):
@@ -142,10 +142,10 @@ def test_rows_are_methods_that_exist() -> None:
 @pytest.mark.parametrize(
     "row", [row for table in TABLES.values() for row in table.rows if row.options], ids=attrgetter("name")
 )
-def test_options_of_rows_pass_the_command_line_and_what_a_cell_writes(row: Row, tmp_path: Path) -> None:
-    cell = Cell("rd_ct", "data", "-", "resnet18", row.method, 0, method_options=row.options)
-    assert json.loads(json.dumps(cell.description)) == cell.description
-    words = cell.command(tmp_path)
+def test_options_of_rows_pass_the_command_line_and_what_a_run_writes(row: Row, tmp_path: Path) -> None:
+    run = Run("rd_ct", "data", "-", "resnet18", row.method, 0, method_options=row.options)
+    assert json.loads(json.dumps(run.description)) == run.description
+    words = run.command(tmp_path)
     read = options(words_as_overrides(words[words.index("--bundle_root") :])["method_options"])
     assert read == row.options
     network = Student("resnet18")

@@ -23,8 +23,8 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Experiment:
     words = ["--image_size", "32", "--slices", "2", "--device", "cpu"]
     made = experiment(TABLES["figure2"], tmp_path / "out", phantom_cohort(tmp_path), seeds=2, words=words)
     base = load_teacher("phantom_ct")
-    for (row, _, seed), cell in made.cells.items():
-        folder = cell.folder(tmp_path / "out")
+    for (row, _, seed), run in made.runs.items():
+        folder = run.folder(tmp_path / "out")
         (folder / "models").mkdir(parents=True)
         torch.manual_seed(100 * seed if row.name == "kd_full" else 100 * seed + (row.name == "rd" or not seed))
         torch.save(Student("resnet18", 2).state_dict(), folder / "models" / "model.pt")

@@ -27,20 +27,20 @@ def test_killed_and_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with open(tmp_path / "log.txt", "w") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
         end = time.monotonic() + 240
-        while not list(out.glob("cells/rd_*/last.pt")):  # the first cell is finished, the second has an epoch
+        while not list(out.glob("runs/rd_*/last.pt")):  # the first run is finished, the second has an epoch
             assert process.poll() is None, (tmp_path / "log.txt").read_text()
             assert time.monotonic() < end
             time.sleep(0.02)
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) != 0
-    (first,), (second,) = out.glob("cells/ce_*"), out.glob("cells/rd_*")
-    before = (first / "cell.json").stat().st_mtime_ns
-    assert not (second / "cell.json").exists()
+    (first,), (second,) = out.glob("runs/ce_*"), out.glob("runs/rd_*")
+    before = (first / "run.json").stat().st_mtime_ns
+    assert not (second / "run.json").exists()
 
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 cells, 1 finished before, 1 to run" in done.stdout
-    assert (first / "cell.json").stat().st_mtime_ns == before
+    assert "2 runs, 1 finished before, 1 to run" in done.stdout
+    assert (first / "run.json").stat().st_mtime_ns == before
     log_text = (second / "log.txt").read_text()
     assert "resume: going on after epoch" in log_text
     assert log_text.count("epoch   1/3") == 1  # in the part before the kill

@@ -1,0 +1,278 @@
+"""Starts the runs of a benchmark: each once, several at a time; a stop at any moment loses nothing that is finished."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+
+from monai_rd.protocol.runs import Run
+
+__all__ = ["Failure", "default_jobs", "gpus", "run_all"]
+
+_LOOK = 0.1  # seconds between two looks at what runs
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that did not end well.
+
+    Args:
+        run: the run.
+        cause: the line of its log that says why.
+        log: the log.
+    """
+
+    run: Run
+    cause: str
+    log: Path
+
+
+@dataclass
+class _Running:
+    run: Run
+    process: subprocess.Popen[bytes]
+    lock: IO[str]
+    slot: int
+    since: float
+
+
+def gpus() -> list[str]:
+    """The CUDA devices that may be used, as `CUDA_VISIBLE_DEVICES` names them."""
+    import torch
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name for name in named.split(",") if name.strip()] if torch.cuda.is_available() else []
+    return [str(index) for index in range(torch.cuda.device_count())]
+
+
+def default_jobs() -> int:
+    """One job a GPU; without any, one."""
+    return max(len(gpus()), 1)
+
+
+def run_all(
+    runs: Sequence[Run],
+    out: Path,
+    jobs: int,
+    console: Console,
+) -> list[Failure]:
+    """Start the runs that are not finished yet, and wait for them.
+
+    Two of these may work on one folder: a run is locked by who runs it, and the lock ends with its process, however
+    that ends. When this process is interrupted or terminated, what it runs is ended too.
+
+    Args:
+        runs: the runs; equal ones are run once.
+        out: the benchmark's folder.
+        jobs: how many at a time; each has a GPU of its own where there are some, and cores / jobs threads.
+        console: where progress is shown.
+
+    Returns:
+        the runs that failed; the others are finished.
+
+    Raises:
+        ValueError: fewer than one job, or a folder that an earlier version began.
+    """
+    if jobs < 1:
+        raise ValueError(f"--jobs {jobs}: at least one is needed")
+    if (out / "cells").is_dir():
+        raise ValueError(
+            f"{out / 'cells'} holds trainings of an earlier version: to go on with them, rename that folder to 'runs' "
+            "and each 'cell.json' in it to 'run.json'; or give another --out"
+        )
+    different = {run.key: run for run in runs}.values()
+    waiting = deque(run for run in different if run.result(out) is None)
+    progress = _Progress(console, len(different), len(different) - len(waiting), jobs)
+    running: list[_Running] = []
+    failures: list[Failure] = []
+    devices = gpus()
+    with progress, _ended_with_us(running):
+        while waiting or running:
+            _start(waiting, running, out, jobs, devices, progress)
+            for one in [one for one in running if one.process.poll() is not None]:
+                running.remove(one)
+                failure = _end(one, out)
+                one.lock.close()
+                failures += [failure] if failure else []
+                progress.ended(one.run, time.monotonic() - one.since, failure)
+            time.sleep(_LOOK)
+    return failures
+
+
+def _start(
+    waiting: deque[Run],
+    running: list[_Running],
+    out: Path,
+    jobs: int,
+    devices: Sequence[str],
+    progress: _Progress,
+) -> None:
+    """Fill the free slots; a run that another process runs goes to the end of the queue."""
+    for _ in range(len(waiting)):
+        if len(running) == jobs:
+            return
+        run = waiting.popleft()
+        folder = run.folder(out)
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = _lock(folder / "lock")
+        if lock is None:
+            waiting.append(run)
+            continue
+        if run.result(out) is not None:  # another process was faster
+            lock.close()
+            progress.ended(run, 0.0, None)
+            continue
+        slot = min(set(range(jobs)) - {one.slot for one in running})
+        (folder / "run.json").unlink(missing_ok=True)
+        environment = {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // jobs, 1)), **os.environ}
+        if devices:
+            environment["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
+        words = run.command(out)
+        with open(folder / "log.txt", "a" if "--resume" in words else "w") as log:
+            process = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,  # its data loaders end with it
+                pass_fds=(lock.fileno(),),  # locked for as long as it lives, even where we are killed
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            )
+        running.append(_Running(run, process, lock, slot, time.monotonic()))
+        progress.started(run)
+
+
+def _end(one: _Running, out: Path) -> Failure | None:
+    log = one.run.folder(out) / "log.txt"
+    if one.process.returncode != 0:
+        return Failure(one.run, _cause(log, one.process.returncode), log)
+    try:
+        one.run.finish(out, time.monotonic() - one.since)
+    except ValueError as error:
+        return Failure(one.run, str(error), log)
+    for name in ("last.pt", "best_method.pt"):  # to go on with: hundreds of megabytes of each run
+        (one.run.folder(out) / name).unlink(missing_ok=True)
+    return None
+
+
+def _cause(log: Path, code: int) -> str:
+    """The line of a log that says why: what the bundle names as the cause, else the last one."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    if code < 0:
+        return f"ended by signal {signal.Signals(-code).name}" + (" (out of memory?)" if code == -9 else "")
+    named = [line for line in lines if line.startswith("The cause: ")]
+    return (named or lines or [f"exit code {code} and nothing said"])[-1].removeprefix("The cause: ")
+
+
+def _lock(path: Path) -> IO[str] | None:
+    """Lock a file; None where another process has it. The system frees it when its last holder ends."""
+    file = open(path, "w")  # noqa: SIM115 - held for as long as the run lasts
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        return None
+    return file
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to terminate this process when its parent ends, also where the parent is killed outright."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+@contextmanager
+def _ended_with_us(running: list[_Running]) -> Iterator[None]:
+    """End what runs when the block is left, by whatever way; a termination leaves it as an interrupt does."""
+
+    def leave(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        for wanted in (signal.SIGTERM, signal.SIGKILL):
+            for one in running:
+                if one.process.poll() is None:
+                    os.killpg(one.process.pid, wanted)
+            end = time.monotonic() + 10
+            while any(one.process.poll() is None for one in running) and time.monotonic() < end:
+                time.sleep(_LOOK / 4)
+        for one in running:
+            one.lock.close()
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Progress:
+    """A bar on a terminal, a line for each run elsewhere, each with rate and time left."""
+
+    def __init__(self, console: Console, total: int, finished: int, jobs: int) -> None:
+        self.console, self.total, self.jobs = console, total, jobs
+        self.finished, self.failed = finished, 0
+        self.seconds: list[float] = []
+        self._now: list[str] = []
+        self._bar = Progress(
+            SpinnerColumn(),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}", markup=False),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=total, completed=finished)
+
+    def __enter__(self) -> _Progress:
+        self._bar.start()
+        todo = self.total - self.finished
+        self.console.print(f"{self.total} runs, {self.finished} finished before, {todo} to run, {self.jobs} at a time")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def started(self, run: Run) -> None:
+        self._now.append(run.name)
+        self._show()
+
+    def ended(self, run: Run, seconds: float, failure: Failure | None) -> None:
+        if run.name in self._now:
+            self._now.remove(run.name)
+        if seconds:
+            self.seconds.append(seconds)
+        self.finished, self.failed = self.finished + (failure is None), self.failed + (failure is not None)
+        how = f"FAILED: {failure.cause}" if failure else (f"{seconds:.0f} s" if seconds else "by another process")
+        done = self.finished + self.failed
+        self.console.print(f"{done}/{self.total} {run.name}: {how}{self._left()}", markup=False, soft_wrap=True)
+        self._show()
+
+    def _left(self) -> str:
+        left = self.total - self.finished - self.failed
+        if not left or not self.seconds:
+            return ""
+        mean = sum(self.seconds) / len(self.seconds)
+        return f"; {3600 * self.jobs / mean:.3g} runs an hour, about {_duration(left * mean / self.jobs)} left"
+
+    def _show(self) -> None:
+        self._bar.update(self._task, completed=self.finished + self.failed, description=", ".join(self._now))
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{seconds:.0f} s" if seconds < 90 else f"{minutes} min" if minutes < 90 else f"{minutes / 60:.1f} h"
