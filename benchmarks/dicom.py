@@ -40,7 +40,7 @@ from rich.table import Table
 
 from monai_rd.dicom import load_series
 
-ENCODERS: dict[str, Callable[[np.ndarray], bytes] | None] = {
+ENCODERS: dict[str, Callable[[np.ndarray], bytes | bytearray] | None] = {
     "1.2.840.10008.1.2.1": None,
     str(RLELossless): None,
     "1.2.840.10008.1.2.4.70": lambda image: imagecodecs.jpeg8_encode(image, lossless=True, predictor=1),

@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 from monai_rd.bundle import bundle_root
 from monai_rd.export import FORMATS, export_formats
-from monai_rd.export.program import Probabilities, taken_for
+from monai_rd.export.program import Probabilities, Run, taken_for
 from monai_rd.inference import TrainedBundle
 from monai_rd.networks import FrozenFoundationModel, Student, channels_last
 
@@ -79,7 +79,7 @@ def compare(
 ) -> Table:
     """Time a student's formats and a teacher on one image with so many threads."""
     torch.set_num_threads(threads)
-    runs = {"PyTorch": Probabilities(trained.network, trained.multi_label).eval()}
+    runs: dict[str, Run] = {"PyTorch": Probabilities(trained.network, trained.multi_label).eval()}
     with tempfile.TemporaryDirectory() as place:
         for name in FORMATS:
             try:

@@ -25,91 +25,28 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from monai.data import DataLoader, Dataset
+from monai.data import Dataset
 from monai.engines import SupervisedTrainer
+from other_loops import plain_loop, timm_task, torchdistill_box
 from parts import random_teacher, transforms, write_images
 from rich.console import Console
 from rich.table import Table
 from timing import arguments, in_child, in_turn, machine, middle, ratios
-from torch import Tensor, nn
-from torch.nn import functional as F
+from work import Turn, Work, optimizer
 
-from monai_rd.bundle import default_workers
 from monai_rd.cache import SkippingCacheDataset, taught_dataset
 from monai_rd.handlers import CoTrainingHandler, CPUAutocast, EpochSeedHandler, amp_settings
 from monai_rd.handlers.speed import peak_memory
 from monai_rd.losses import ClassificationLoss
 from monai_rd.memory import keep_freed_memory
-from monai_rd.methods import build_method, parameter_groups
-from monai_rd.methods.rd import ReprogrammingDistillation
-from monai_rd.networks import FrozenFoundationModel, Reads, Student, channels_last
-from monai_rd.transforms import bag_collate
+from monai_rd.methods import parameter_groups
+from monai_rd.networks import Reads, Student
 
-# Constant weights, so that every step is the first epoch's.
-RD = {"alpha": (1.0, 1.0), "beta": (1.0, 1.0)}
 VIEWS = 2
-
-Turn = Callable[[], object]
-
-
-@dataclass
-class Work:
-    """What all variants share."""
-
-    student: str
-    teacher: FrozenFoundationModel | None
-    device: torch.device
-    amp: bool
-    batch: int
-    step_only: bool
-    grid: int
-
-    def network(self) -> Student:
-        """The student, with the same random weights for everybody."""
-        torch.manual_seed(0)
-        return channels_last(Student(self.student)).to(self.device)
-
-    def method(self, network: Student) -> ReprogrammingDistillation:
-        """RD with phi, with the same random weights for everybody."""
-        torch.manual_seed(0)
-        method = build_method("rd", network, self.teacher, [0, 1], {**RD, "grid": self.grid})
-        assert isinstance(method, ReprogrammingDistillation)
-        return method.to(self.device)
-
-    def loader(self, dataset: Dataset) -> Iterable[dict[str, Any]]:
-        """The batches of an epoch, as the bundles load them, or ready on the device."""
-        cuda = self.device.type == "cuda"
-        loader = DataLoader(
-            dataset,
-            batch_size=self.batch,
-            shuffle=True,
-            drop_last=True,
-            num_workers=0 if self.step_only else default_workers(self.device),
-            pin_memory=cuda and not self.step_only,
-            collate_fn=bag_collate,
-        )
-        return [_moved(batch, self.device) for batch in loader] if self.step_only else loader
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """The precision of those that do not go through MONAI's trainer."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp)
-
-
-def _moved(value: Any, device: torch.device) -> Any:
-    if isinstance(value, dict):
-        return {key: _moved(one, device) for key, one in value.items()}
-    return value.to(device) if isinstance(value, Tensor) else value
-
-
-def optimizer(groups: Any) -> torch.optim.Optimizer:
-    """The bundles' optimizer."""
-    return torch.optim.AdamW(groups, lr=1e-3, fused=True)
 
 
 def by_monai(work: Work, network: Student, loader: Any, groups: Any, *handlers: Any) -> Turn:
@@ -169,124 +106,6 @@ def in_the_loop(work: Work, plain: Dataset) -> Turn:
     method = work.method(network)
     handler = CoTrainingHandler(network, method, work.teacher)
     return by_monai(work, network, work.loader(plain), parameter_groups(network, method), handler)
-
-
-def by_hand(
-    work: Work, plain: Dataset, step: Callable[[Tensor, Tensor], Tensor], update: Callable[[Tensor], object]
-) -> Turn:
-    """Training by a loop over batches: `step` gives the loss of images and labels, `update` does the rest."""
-    loader = work.loader(plain)
-
-    def turn() -> None:
-        for batch in loader:
-            image, target = (batch[key].to(work.device, non_blocking=True) for key in ("image", "label"))
-            with work.autocast():
-                loss = step(image, target)
-            update(loss)
-
-    return turn
-
-
-def rd_loss(
-    network: Student, method: ReprogrammingDistillation, f_s: Tensor, z_s: Tensor, tap: Tensor, y: Tensor
-) -> Tensor:
-    """Eq. 3 of the paper with alpha = beta = 1."""
-    f_t = method.phi(tap)
-    z_t = network.classifier(f_t)
-    return F.cross_entropy(z_s, y) + F.cross_entropy(z_t, y) + method.kl(z_s, z_t) + method.cka(f_s, f_t)
-
-
-def plain_loop(work: Work, plain: Dataset) -> Turn:
-    """The same by PyTorch alone."""
-    network = work.network()
-    method, teacher = work.method(network), work.teacher
-    assert teacher is not None
-    adam = optimizer(parameter_groups(network, method))
-
-    def step(image: Tensor, target: Tensor) -> Tensor:
-        f_s = network.features(image)
-        return rd_loss(network, method, f_s, network.classifier(f_s), teacher(image), target)
-
-    def update(loss: Tensor) -> None:
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
-
-    return by_hand(work, plain, step, update)
-
-
-def torchdistill_box(work: Work, plain: Dataset) -> Turn:
-    """The same by torchdistill's distillation box, which trains whatever belongs to its student: phi is put there."""
-    from torchdistill.core.distillation import get_distillation_box
-
-    class StudentAndPhi(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.student = work.network()
-            self.method = work.method(self.student)
-
-        def forward(self, image: Tensor) -> Tensor:
-            return self.student(image)
-
-    both = StudentAndPhi()
-
-    class Loss(nn.Module):
-        def forward(self, student: Any, teacher: Any, target: Tensor) -> Tensor:
-            f_s, z_s, tap = student["student.classifier"]["input"], student["."]["output"], teacher["."]["output"]
-            return rd_loss(both.student, both.method, f_s, z_s, tap, target)
-
-    box = get_distillation_box(
-        work.teacher,
-        both,
-        {},
-        {
-            "num_epochs": 1,
-            "teacher": {"forward_proc": "forward_batch_only", "requires_grad": False},
-            "student": {"forward_proc": "forward_batch_only", "forward_hook": {"input": ["student.classifier"]}},
-            "criterion": {
-                "key": "WeightedSumLoss",
-                "kwargs": {"sub_terms": {"rd": {"criterion": Loss(), "weight": 1.0}}},
-            },
-            "optimizer": {"key": "AdamW", "kwargs": {"lr": 1e-3, "fused": True}},
-        },
-        work.device,
-        None,
-        False,
-        1,
-    )
-    box.pre_epoch_process()
-    return by_hand(work, plain, box.forward_process, box.post_forward_process)
-
-
-def timm_task(work: Work, plain: Dataset) -> Turn:
-    """Distillation of logits by timm's task, from the teacher's own head."""
-    from timm.task import DistillationTeacher, LogitDistillationTask
-
-    assert work.teacher is not None
-    network: Any = work.network()
-    # What the task asks a student of timm's; ours normalises its images itself.
-    network.num_classes, network.in_chans = 2, 3
-    network.pretrained_cfg = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
-    vit: Any = work.teacher.backbone
-    task = LogitDistillationTask(
-        network,
-        DistillationTeacher(vit.network, device=work.device),
-        nn.CrossEntropyLoss(),
-        device=work.device,
-        verbose=False,
-    )
-    adam = optimizer(network.parameters())
-
-    def step(image: Tensor, target: Tensor) -> Tensor:
-        return task(image[:, 0], target)["loss"]  # a bag of one is an image
-
-    def update(loss: Tensor) -> None:
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
-
-    task.train()
-    return by_hand(work, plain, step, update)
 
 
 def teacher_forward(work: Work, plain: Dataset) -> Turn:

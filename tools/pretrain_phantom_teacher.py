@@ -173,7 +173,7 @@ def main() -> None:
     images, findings, heights, shares = slices_of(modality, range(studies, studies + 200))
     with torch.no_grad():
         parts = [predict(batch) for batch in images.split(100)]
-    found, height = (torch.cat([part[index] for part in parts]) for index in (0, 1))
+    found, height = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
     for index, name in enumerate(names):
         print(f"{name:14s} AUC {roc_auc_score(findings[:, index], found[:, index]):.3f}")
     if heights.shape[1]:

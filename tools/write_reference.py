@@ -47,8 +47,8 @@ def commands() -> str:
                 default = getattr(one.default, "value", one.default)
                 told = "" if default in (None, False, "", ()) or callable(default) else f"`{default}`"
                 rows.append((f"`{' '.join([*one.opts, *one.secondary_opts])}`", one.help or "", told))
-        told = re.split(r"(?<=[.!?]) (?=[A-Z])", " ".join((command.help or "").split()))
-        parts += [f"## {name}", "\n".join(textwrap.fill(one, 120) for one in told), f"    {' '.join(usage)}"]
+        sentences = re.split(r"(?<=[.!?]) (?=[A-Z])", " ".join((command.help or "").split()))
+        parts += [f"## {name}", "\n".join(textwrap.fill(one, 120) for one in sentences), f"    {' '.join(usage)}"]
         if rows:
             parts.append("\n".join(["| | | default |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]))
     return "\n\n".join(parts) + "\n"

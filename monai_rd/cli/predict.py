@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
+from contextlib import ExitStack, closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
     from monai_rd.inference import Prediction, Predictor
+    from monai_rd.integrations.archives.archive import Archive
     from monai_rd.integrations.archives.archive_places import State
     from monai_rd.integrations.archives.places import Sink, Source
 
@@ -74,8 +74,12 @@ def predict(
     if folder is not None and not _is_archive(to) and Path(to).resolve().is_relative_to(folder.path.resolve()):
         raise ValueError(f"--to {to} lies in --from, and would be scored the next time: give another --to")
     predictor = Predictor(TrainedBundle(bundle, **words_as_overrides(words or ())))
-    with quiet_headers(), _remembering(state if _is_archive(source) or _is_archive(to) else None) as memory:
-        connect = partial(open_archive, ae_title=ae_title, listen=listen)
+    remembers = _is_archive(source) or _is_archive(to)
+    with ExitStack() as opened, quiet_headers(), _remembering(state if remembers else None) as memory:
+
+        def connect(url: str) -> Archive:
+            return opened.enter_context(closing(open_archive(url, ae_title, listen)))
+
         studies: Source
         if folder is None:
             assert memory is not None

@@ -25,6 +25,10 @@ class Shelf:
     def __init__(self, root: Path) -> None:
         self.root, self.stored, self.fail = root, {}, []  # type: ignore[var-annotated]
         self.calls: list[str] = []
+        self.closed = 0
+
+    def close(self) -> None:
+        self.closed += 1
 
     def _called(self, name: str) -> None:
         self.calls.append(name)

@@ -183,6 +183,7 @@ def test_a_killed_run_leaves_no_study_in_two_files(
     assert sorted(rows) == expected
     assert [row["series"] for row in json.loads(file.with_suffix(".json").read_text())["studies"]] == rows
     assert not (state / "running").exists()  # the next run has a file of its own
+    assert shelf.closed == {"folder": 2, "archive": 4}[to]  # of the killed run too
 
 
 def test_scores_are_read_back_as_they_were_written(predictor: Predictor, tmp_path: Path) -> None:

@@ -56,6 +56,9 @@ class Archive(Protocol):
     def store(self, files: Sequence[Path]) -> None:
         """Send DICOM files; one that is there already is no error."""
 
+    def close(self) -> None:
+        """End the connections that are open; another request opens one anew."""
+
 
 _UID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")  # some archives hold hashes for UIDs
 
