@@ -24,6 +24,15 @@ class ClassificationLoss(nn.Module):
 
     Raises:
         ValueError: (when called) targets that are not of this kind.
+
+    Example:
+        The second image has no label (-100) and does not count.
+
+        >>> import torch
+        >>> from monai_rd.losses import ClassificationLoss
+        >>> logits = torch.tensor([[2.0, 0.0], [0.0, 5.0]])
+        >>> round(ClassificationLoss()(logits, torch.tensor([0, -100])).item(), 3)
+        0.127
     """
 
     def __init__(self, multi_label: bool = False) -> None:

@@ -24,6 +24,16 @@ class KLDistillationLoss(nn.Module):
 
     Raises:
         ValueError: temperature not above 0, or (when called) logits of different shapes.
+
+    Example:
+        >>> import torch
+        >>> from monai_rd.losses import KLDistillationLoss
+        >>> teacher = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+        >>> kl = KLDistillationLoss(temperature=4.0)
+        >>> kl(teacher, teacher).item()
+        0.0
+        >>> round(kl(torch.zeros(2, 2), teacher).item(), 3)
+        0.304
     """
 
     def __init__(self, temperature: float = 1.0, multi_label: bool = False) -> None:

@@ -1,0 +1,37 @@
+"""Every public class shows in its docstring how it is used, and what it shows is what happens."""
+
+from __future__ import annotations
+
+import doctest
+import inspect
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+# Packages whose classes show how they are used: those that their `__init__` names, but errors.
+PACKAGES = ["monai_rd.losses"]
+
+
+def classes() -> dict[str, type]:
+    """The public classes by the name that users import them by."""
+    found = {}
+    for package in PACKAGES:
+        module = import_module(package)
+        found |= {f"{package}.{name}": getattr(module, name) for name in module.__all__}
+    return {
+        name: one
+        for name, one in found.items()
+        if inspect.isclass(one) and one.__module__.startswith("monai_rd") and not issubclass(one, BaseException)
+    }
+
+
+@pytest.mark.parametrize("name", classes())
+def test_the_docstring_has_an_example_that_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # examples write where they are
+    shown = classes()[name]
+    (example,) = doctest.DocTestFinder(recurse=False).find(shown, name, globs={})
+    assert example.examples, f"{name} shows no example"
+    said: list[str] = []
+    doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example, out=said.append)
+    assert said == []
