@@ -28,7 +28,7 @@ from monai_rd.integrations.archives.archive_places import ArchiveSource, State
 from monai_rd.integrations.archives.archive_url import open_archive
 from monai_rd.phantoms import ct
 from tests.dicom_files import make_series
-from tests.integrations.servers import running_orthanc
+from tests.servers import running_orthanc
 
 
 def all_studies(archive: Archive, folder: Path, expected: int) -> Callable[[], None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 
 if TYPE_CHECKING:
+    from monai_rd.inference import Predictor
+    from tests.servers import Orthanc
     from tests.tiny_run import TinyRun
 
 
@@ -25,3 +27,28 @@ def tiny_run(tmp_path: Path) -> Callable[..., TinyRun]:
         return TinyRun(tmp_path / folder, **options)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def bundle_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Give a bundle_root for CT whose student has random weights and these settings."""
+    from tests.trained import trained_files
+
+    return lambda **settings: trained_files(tmp_path_factory.mktemp("bundle"), **settings)
+
+
+@pytest.fixture(scope="session")
+def predictor(bundle_of: Callable[..., Path]) -> Predictor:
+    """CT, two classes that exclude each other."""
+    from monai_rd.inference import Predictor, TrainedBundle
+
+    return Predictor(TrainedBundle("rd_ct", bundle_root=str(bundle_of()), device="cpu"))
+
+
+@pytest.fixture(scope="module")
+def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
+    """Orthanc on this machine alone, empty at first; skips where it is not installed."""
+    from tests.servers import running_orthanc
+
+    with running_orthanc(tmp_path_factory.mktemp("orthanc")) as one:
+        yield one

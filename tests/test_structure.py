@@ -1,4 +1,4 @@
-"""The structure of the code: files that know each other in one direction, and that one can read in a sitting.
+"""The structure of the code: files that know each other in one direction, and that one can read in a sitting; tests.
 
 An import inside a function is an arrow like any other: it runs, and only later. One under `TYPE_CHECKING` never runs;
 but whoever reads the file has to know the other one too. So the two graphs are looked at one by one.
@@ -17,6 +17,8 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 from monai_rd.cache.fingerprints import READING
+from monai_rd.datasets.audit import checks, copies
+from monai_rd.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
 PLACES = {"monai_rd": "monai_rd", "monai_rd.transforms": "transforms"}
@@ -110,6 +112,24 @@ def test_what_decides_an_item_is_what_its_name_in_the_cache_counts() -> None:
 def test_files_can_be_read_in_a_sitting() -> None:
     lines = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in files().items()}
     assert {name: count for name, count in lines.items() if count > MOST_LINES} == {}
+
+
+def test_tests_mirror_the_tree() -> None:
+    """A folder of tests is named as the package that it is about, and every room has one."""
+    places = {Path(*name.split(".")[1:]) for name, path in files().items() if path.name == "__init__.py"}
+    folders = {path.parent.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")}
+    assert folders - places == {Path("bundles")}
+    assert {place for place in places if len(place.parts) == 1} - folders == set()
+
+
+LOSSES = [f"losses/test_{path.stem}.py" for path in (ROOT / "monai_rd" / "losses").glob("[!_]*.py")]
+OF_METHODS = [f"methods/test_{one.__module__.rpartition('.')[2]}.py" for one in METHODS.values()]
+OF_AUDITS = [f"datasets/audit/test_{check}.py" for check in (*checks.__all__, *copies.__all__)]
+
+
+@pytest.mark.parametrize("file", [*LOSSES, *OF_METHODS, *OF_AUDITS])
+def test_every_loss_method_and_audit_check_has_a_test_file_of_its_own(file: str) -> None:
+    assert "\ndef test_" in (ROOT / "tests" / file).read_text(encoding="utf-8")
 
 
 LAZY = [name for name, path in files().items() if "lazy_names(" in path.read_text(encoding="utf-8")]

@@ -6,13 +6,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from monai.data import load_decathlon_datalist
-from PIL import Image
 
 from monai_rd.datasets import DataList, DataListError, make_datalist, make_folds, write_datalist
-from monai_rd.datasets.audit import audit, fix
 from monai_rd.datasets.splits import SPLITS
 from tests.datasets.test_datalist import KEY, picture, table
 
@@ -163,55 +160,3 @@ def test_wrong_labels_in_json(multi_label: bool, label: object, said: str, image
     (tmp_path / "list.json").write_text(json.dumps(content))
     with pytest.raises(DataListError, match=said):
         make_datalist(images, tmp_path / "list.json")
-
-
-# -------------------------------------------------------------------------------------------------------------- audits
-
-
-def lists(folder: Path, count: int = 48) -> DataList:
-    """Images that differ, wide where they have the second class."""
-    made: dict[str, list[dict]] = {split: [] for split in SPLITS}
-    for number in range(count):
-        label = [float(number % 3 == 0), float(number // 3 % 2), float(number % 5 == 0)]
-        size = (64, 96 if label[1] else 64)
-        grey = np.random.default_rng(number).integers(0, 256, (8, 8), np.uint8)
-        path = folder / f"{number}.png"
-        Image.fromarray(grey).resize(size[::-1], Image.Resampling.BICUBIC).save(path)
-        item = {"image": str(path), "id": "", "series": "", "patient": "", "label": label}
-        made[SPLITS[(0, 0, 1, 2)[number % 4]]].append(item)
-    return DataList(("a", "b", "c"), **made, multi_label=True)
-
-
-def test_an_audit_reads_multi_label_lists(tmp_path: Path) -> None:
-    made = lists(tmp_path)
-    for number, label in ((0, [1.0, 0.0, 1.0]), (1, [0.0, 0.0, 0.0])):
-        copy = made.training[0] | {"image": str(tmp_path / f"copy{number}.png"), "label": label}
-        Image.open(made.training[0]["image"]).save(copy["image"])
-        made.test.append(copy)
-    report = audit(made)
-    assert report.counts == {s: dict(zip("abc", made.class_counts(s), strict=True)) for s in SPLITS}
-    (conflict,) = [finding for finding in report.findings if finding.kind == "LABEL_CONFLICT"]
-    assert {item.label for item in conflict.items} == {"a | c", "none"}
-    (risk,) = [finding for finding in report.findings if finding.kind == "SHORTCUT_RISK"]
-    assert "The size of the images tells class 'b'" in risk.message
-    assert not [finding for finding in report.findings if finding.kind == "CLASS_BALANCE"]
-    cleaned, removed = fix(made, report)
-    assert cleaned.multi_label
-    gone = [(one["split"], one["label"]) for one in removed]
-    assert sorted(gone) == [("test", "a | c"), ("test", "none"), ("training", "a | c")]
-
-
-def test_an_audit_compares_the_shares_of_each_class(tmp_path: Path) -> None:
-    made = lists(tmp_path)
-    for item in made.test:
-        item["label"][0] = 1.0
-    for item in made.validation:
-        item["label"][2] = 0.0
-    report = audit(made, workers=1)
-    said = {(f.severity, f.message) for f in report.findings if f.kind == "CLASS_BALANCE"}
-    a = "; ".join(f"{split} {made.class_counts(split)[0]} of {len(made[split])}" for split in SPLITS)
-    assert said == {
-        ("error", "Class 'a': every item of test has it."),
-        ("error", "Class 'c': no item of validation has it."),
-        ("warning", f"The share of class 'a' differs between splits: {a}."),
-    }

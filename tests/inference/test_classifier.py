@@ -19,7 +19,7 @@ from monai_rd.inference import Predictor, Preparation, StudyClassifier, TrainedB
 from monai_rd.losses import class_probabilities
 from monai_rd.networks import Student
 from tests.dicom_files import make_series
-from tests.integrations.trained import CLASS_NAMES, trained_bundle
+from tests.trained import CLASS_NAMES, trained_bundle
 
 
 def student(name: str, classes: int = 3) -> Student:

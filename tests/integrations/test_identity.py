@@ -29,7 +29,7 @@ from monai_rd.integrations.dicom_output import secondary_capture, structured_rep
 from monai_rd.integrations.monai_deploy.application import write_application
 from monai_rd.integrations.monai_label.application import write_label_app
 from tests.dicom_files import make_series
-from tests.integrations.trained import CLASS_NAMES, trained_bundle
+from tests.trained import CLASS_NAMES, trained_bundle
 
 SHAPE = (40, 44)
 
@@ -94,9 +94,15 @@ def by_label_app(bundle: Path, export: Path, place: Path) -> dict[str, list[list
     return by_predict(copy, export)
 
 
+@pytest.fixture(scope="module")
+def expected(bundle: Path, export: Path) -> dict[str, list[list[str]]]:
+    return by_predict(bundle, export)
+
+
 @pytest.mark.parametrize("way", [by_deploy_app, by_export, by_label_app])
-def test_every_way_gives_the_uids_of_predict(way: Any, bundle: Path, export: Path, tmp_path: Path) -> None:
-    expected = by_predict(bundle, export)
+def test_every_way_gives_the_uids_of_predict(
+    way: Any, expected: dict[str, list[list[str]]], bundle: Path, export: Path, tmp_path: Path
+) -> None:
     assert len(expected) == 3
     reports = [made[0] for made in expected.values()]
     assert len({tuple(one) for one in reports}) == 3
@@ -158,23 +164,26 @@ def of_an_override(root: Path) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("other", [of_other_weights, of_other_classes, of_another_window, of_an_override])
-def test_another_student_gives_other_uids(other: Any, bundle: Path, export: Path, tmp_path: Path) -> None:
+def test_another_student_gives_other_uids(
+    other: Any, expected: dict[str, list[list[str]]], bundle: Path, export: Path, tmp_path: Path
+) -> None:
     root = tmp_path / bundle.name
     shutil.copytree(bundle, root)
     words = other(root)
-    expected, found = by_predict(bundle, export), by_predict(root, export, **words)
+    found = by_predict(root, export, **words)
     for series, (report, picture) in expected.items():
         own = {one for one in (*found[series][0], *found[series][1]) if one in (*report, *picture)}
         assert {one for one in own if "(0008,0018)" in one or "(0020,000e)" in one} == set()  # SOP instance, series
     assert TrainedBundle(root, **words).algorithm.identity != TrainedBundle(bundle).algorithm.identity
 
 
-def test_what_does_not_change_an_answer_changes_no_uid(bundle: Path, export: Path, tmp_path: Path) -> None:
+def test_what_does_not_change_an_answer_changes_no_uid(
+    expected: dict[str, list[list[str]]], bundle: Path, export: Path, tmp_path: Path
+) -> None:
     """A teacher's name in the settings, other copies of the same images, another folder."""
     root = tmp_path / bundle.name
     shutil.copytree(bundle, root)
     changed_settings(root, teacher="another")
-    expected = by_predict(bundle, export)
     assert by_predict(root, export) == expected
     predictor = Predictor(TrainedBundle(bundle, device="cpu"))
     copies = [replace(one, files=one.files * 2) for one in predictor(export)]

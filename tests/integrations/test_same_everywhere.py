@@ -23,8 +23,8 @@ from monai_rd.integrations.monai_deploy.application import write_application
 from monai_rd.integrations.monai_label.application import write_label_app
 from tests.bundles.commands import score
 from tests.dicom_files import make_series, oblique
-from tests.integrations.servers import deploy, deploy_python, label_python, label_server, running_orthanc
-from tests.integrations.trained import CLASS_NAMES, trained_bundle
+from tests.servers import deploy, deploy_python, label_python, label_server, running_orthanc
+from tests.trained import CLASS_NAMES, trained_bundle
 
 SHAPE = (40, 56)
 Answers = dict[str, dict[str, float]]  # by series and class
@@ -184,7 +184,10 @@ def test_the_student_tells_the_series_apart(cohort: Cohort) -> None:
     assert max(abs(axial[name] - oblique_one[name]) for name in CLASS_NAMES) > 1e-3
 
 
-@pytest.mark.parametrize("way", WAYS)
+# Slowly: tests/export holds these two to the network, on images.
+@pytest.mark.parametrize(
+    "way", [pytest.param(way, marks=[pytest.mark.slow] * (way in ("ONNX", "torch.export"))) for way in WAYS]
+)
 def test_the_probabilities_are_those_of_the_bundle(way: str, cohort: Cohort, tmp_path: Path) -> None:
     found = WAYS[way](cohort, tmp_path)
     assert found.keys() == cohort.expected.keys()

@@ -20,7 +20,7 @@ from monai_rd.networks.levels import Level, LevelReader
 from monai_rd.no_label import NO_LABEL
 from tests.methods.page import ADDED
 from tests.methods.steps import step, tiny_teacher
-from tests.networks import published
+from tests.networks.teacher.zoo import published
 from tests.processes import in_two_processes
 
 STUDENTS = ("resnet18", "mobilenet_v2", "shufflenet_v2_x1_0")

@@ -8,7 +8,7 @@ import torch
 from monai_rd.methods import build_method
 from monai_rd.networks import FrozenFoundationModel, Student, load_teacher
 from tests.methods.steps import step
-from tests.networks import published
+from tests.networks.teacher.zoo import published
 
 
 @pytest.fixture(scope="module")

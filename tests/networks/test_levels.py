@@ -24,7 +24,7 @@ from monai_rd.networks.stages import timm_stages
 from monai_rd.networks.student.table import FOR_IMAGES
 from monai_rd.networks.teacher.zoo import TeacherEntry
 from monai_rd.networks.teacher.zoo.networks import TeacherBackbone, build
-from tests.networks.test_blackbox import MOBILENET, export
+from tests.networks.teacher.test_blackbox import MOBILENET, export
 
 # channels x side at 224 pixels, by stride; True: may be negative
 PAPER = {

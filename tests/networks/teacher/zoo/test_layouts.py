@@ -21,7 +21,7 @@ from monai_rd.networks.preprocessing import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, 
 from monai_rd.networks.teacher.zoo import TEACHERS, TeacherEntry, load_teacher
 from monai_rd.networks.teacher.zoo.loading import open_teacher
 from monai_rd.networks.teacher.zoo.networks import TeacherBackbone, build
-from tests.networks import literal, published
+from tests.networks.teacher.zoo import literal, published
 
 IGNORED = {
     ("pmc_clip", "checkpoint.pt"): {"text encoder": 6, "fusion module": 2},

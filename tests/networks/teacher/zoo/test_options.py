@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from monai_rd.adapters import build_adapter
 from monai_rd.networks import FrozenFoundationModel, Preprocessing, Reads, VolumePreprocessing, load_teacher
-from tests.networks.test_blackbox import classifier, export, tiny_tflite
+from tests.networks.teacher.test_blackbox import classifier, export, tiny_tflite
 
 ARGUMENTS = {"channels": [4, 4, 8, 8], "num_classes": 0}
 NAME = "timm:resnet10t"

@@ -23,7 +23,7 @@ from monai_rd.networks.teacher.several import SeveralTeachers, join_teachers
 from monai_rd.networks.teacher.zoo.loading import in_order, teacher_names
 from tests.cache.test_feature_store import dataset
 from tests.methods.steps import small_student, step, tiny_teacher
-from tests.networks.test_blackbox import classifier, export, tiny_tflite
+from tests.networks.teacher.test_blackbox import classifier, export, tiny_tflite
 
 LABELS = [0, 1] * 4
 

@@ -22,8 +22,8 @@ from monai_rd.integrations.archives.archive_url import open_archive
 from monai_rd.integrations.monai_label.application import write_label_app
 from tests.bundles.commands import MODALITIES, config
 from tests.dicom_files import make_series
-from tests.integrations.servers import label_python, label_server, running_orthanc
-from tests.integrations.trained import trained_bundle
+from tests.servers import label_python, label_server, running_orthanc
+from tests.trained import trained_bundle
 
 TASK = "rd_ct_classification"
 

@@ -17,10 +17,10 @@ from monai_rd.cli.app import main
 from monai_rd.networks.reprogramming import Reprogrammer
 from monai_rd.networks.teacher.zoo import TEACHERS
 from monai_rd.networks.teacher.zoo.table import check_file, looks_untrained, teachers_table
-from tests.networks import published
-from tests.networks.test_blackbox import tiny_tflite
+from tests.networks.teacher.test_blackbox import tiny_tflite
+from tests.networks.teacher.zoo import published
 
-PAGE = Path(__file__).parents[2] / "docs" / "guide" / "teachers.md"
+PAGE = Path(__file__).parents[4] / "docs" / "guide" / "teachers.md"
 
 
 def _command(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:

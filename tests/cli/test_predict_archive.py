@@ -23,8 +23,8 @@ from monai_rd.integrations.archives.archive_places import ArchiveSink, State
 from monai_rd.integrations.archives.archive_url import open_archive
 from monai_rd.integrations.archives.places import FolderSink, Scores
 from tests.dicom_files import NAME, PATIENT_ID, make_series
-from tests.integrations.servers import Orthanc
-from tests.integrations.test_archive_places import Shelf
+from tests.integrations.archives.test_archive_places import Shelf
+from tests.servers import Orthanc
 
 SERIES = {"good": {}, "gap": {"skip": (2,)}, "other": {"modality": "MR"}}
 

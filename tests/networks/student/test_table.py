@@ -70,7 +70,7 @@ def test_every_recommended_student_exists() -> None:
 
 
 def test_the_page_shows_them_all() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "guide" / "students.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "guide" / "students.md").read_text(encoding="utf-8")
     shown = [line.split()[0] for line in page.splitlines() if re.match(r"     \S+ +\d+x\d+", line)]
     assert shown == [*FOR_IMAGES, *FOR_VOLUMES]
 

@@ -27,7 +27,7 @@ from monai_rd.phantoms import phantom_cohort
 from monai_rd.transforms.ct import WINDOWS
 from tests.bundles.commands import score
 from tests.dicom_files import make_series
-from tests.integrations.trained import trained_bundle
+from tests.trained import trained_bundle
 
 SIZE, SLICES = 32, 3
 
@@ -275,7 +275,12 @@ def test_what_differs_is_not_written(
     bundle: Path, cohort: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     true = FORMATS["torchscript"]
-    wrong = replace(true, load=lambda *given: lambda image: true.load(*given)(image) + 2e-4)
+
+    def load(*given: Any) -> Any:
+        run = true.load(*given)
+        return lambda image: run(image) + 2e-4
+
+    wrong = replace(true, load=load)
     monkeypatch.setitem(FORMATS, "torchscript", wrong)
     (tmp_path / "model.ts").write_text("the last one")
     assert command(bundle, "--format", "torchscript", "--out", tmp_path, "--", "--dataset_dir", cohort) == 1

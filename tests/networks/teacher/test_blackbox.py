@@ -13,7 +13,7 @@ from monai_rd.networks.teacher.blackbox import OnnxBackbone, TFLiteBackbone
 from monai_rd.networks.teacher.graph import is_channels_last
 from monai_rd.networks.teacher.zoo import load_teacher
 
-MOBILENET = Path(__file__).parents[2].parent / "shared" / "data" / "weights" / "tf2_mobilenet_v2_1.0_224_ptq.tflite"
+MOBILENET = Path(__file__).parents[3].parent / "shared" / "data" / "weights" / "tf2_mobilenet_v2_1.0_224_ptq.tflite"
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,16 @@ def test_a_bag_is_the_mean_over_its_slices(name: str) -> None:
         torch.testing.assert_close(one.features(bag), expected, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", [*STUDENTS, "timm:efficientvit_b0", "timm:deit_tiny_distilled_patch16_224"])
+SLOWLY_SCRIPTED = ("resnet18_3d", "densenet121_3d", "efficientnet_b0_3d", "timm:efficientvit_b0")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name in SLOWLY_SCRIPTED))
+        for name in (*STUDENTS, "timm:efficientvit_b0", "timm:deit_tiny_distilled_patch16_224")
+    ],
+)
 def test_torchscript_gives_the_same(name: str) -> None:
     one = student(name)
     scripted = torch.jit.script(one)
@@ -280,7 +289,9 @@ def test_fold_and_unfold_are_inverse() -> None:
     assert fold(folded)[1] == 1
 
 
-@pytest.mark.parametrize("name", ["resnet18", "timm:repvit_m0_9", "timm:mobileone_s0"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "timm:repvit_m0_9", pytest.param("timm:mobileone_s0", marks=pytest.mark.slow)]
+)
 def test_a_trained_students_file_fills_the_deployed_form(name: str) -> None:
     trained, deployed = student(name), DeployedStudent(name, 3)
     deployed.load_state_dict(trained.state_dict())

@@ -1,4 +1,4 @@
-"""A bundle as a training leaves it, without the training."""
+"""Bundles as a training leaves them, without the training."""
 
 from __future__ import annotations
 
@@ -35,4 +35,21 @@ def trained_bundle(to: Path, modality: str = "ct", **settings: Any) -> Path:
     (root / "models").mkdir()
     torch.save(student.state_dict(), root / "models" / "model.pt")
     (root / "models" / "settings.json").write_text(json.dumps(settings))
+    return root
+
+
+def trained_files(root: Path, **settings: Any) -> Path:
+    """What CT inference reads, in a folder to be given as its bundle_root; the student's weights are random.
+
+    Args:
+        root: the folder, which is there and empty.
+        settings: of the training, where they are not two classes, one window, 32 pixels and 2 slices.
+    """
+    names = settings.get("class_names", ["clear", "opacity"])
+    own = {"student": "resnet18", "class_names": names, "multi_label": False, "windows": ["lung"]}
+    own |= {"image_size": 32, "slices": 2, "scope": None, **settings}
+    (root / "models").mkdir()
+    torch.manual_seed(0)
+    torch.save(Student(own["student"], len(names)).state_dict(), root / "models" / "model.pt")
+    (root / "models" / "settings.json").write_text(json.dumps(own))
     return root

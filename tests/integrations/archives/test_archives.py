@@ -18,7 +18,7 @@ from monai_rd.integrations.archives.archive import Archive, Query
 from monai_rd.integrations.archives.archive_url import open_archive
 from monai_rd.integrations.archives.failures import ArchiveError, Failure
 from tests.dicom_files import NAME, PATIENT_ID, make_series
-from tests.integrations.servers import Orthanc, running_orthanc
+from tests.servers import Orthanc, running_orthanc
 
 
 def delete_study(orthanc: Orthanc, uid: str) -> None:

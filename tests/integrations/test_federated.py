@@ -127,6 +127,7 @@ def test_the_script_of_the_docs_runs_as_it_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("monai_rd.phantoms.cohort.SPLIT", {"training": 4, "validation": 4, "test": 8})
+    monkeypatch.setattr("monai_rd.phantoms.cohort.POOL", 4)
     monkeypatch.chdir(tmp_path)
     script, folder = ROOT / "docs" / "guide" / "federated.py", Path("federation")
     small = ("--local_epochs", "1", "--batch_size", "2", "--image_size", "32", "--report_page", "false")

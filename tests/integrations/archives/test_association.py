@@ -32,7 +32,7 @@ from monai_rd.integrations.archives.failures import ArchiveError
 from monai_rd.integrations.archives.pdu import Broken
 from monai_rd.integrations.archives.receiving import Box, Receiver
 from tests.dicom_files import make_series
-from tests.integrations.servers import free_ports
+from tests.servers import free_ports
 
 WAITS = (5.0, 5.0, 5.0)
 CT = str(CTImageStorage)

@@ -28,8 +28,8 @@ from monai_rd.integrations.monai_deploy.application import selection_rules, writ
 from monai_rd.transforms.scope import image_levels
 from tests.bundles.commands import copied, score
 from tests.dicom_files import NAME, PATIENT_ID, make_series
-from tests.integrations.servers import deploy
-from tests.integrations.trained import trained_bundle
+from tests.servers import deploy
+from tests.trained import trained_bundle
 
 CLASSES = ["cold", "warm", "hot"]
 
