@@ -28,13 +28,7 @@ Bundle = Annotated[
 
 def train(context: typer.Context, bundle: Bundle) -> None:
     """Train a student, such as: train rd_ct --dataset_dir DIR --teacher NAME."""
-    root = _found(bundle)
-    # Where nobody looks for results; from inside a checkout it is the one that is meant.
-    if not is_bundle(Path(bundle)) and root.parent in own_bundles() and not root.is_relative_to(Path.cwd()):
-        own = Path("bundles", root.name)
-        shutil.copytree(root, own, ignore=shutil.ignore_patterns("__pycache__", "eval", "models"))
-        print(f"copied the bundle to {own}, where the trained student will be")
-    _run(bundle, ["train.json"], context.args)
+    _run(bundle, ["train.json"], context.args, copies=True)
 
 
 def evaluate(context: typer.Context, bundle: Bundle) -> None:
@@ -64,10 +58,12 @@ def _short(path: Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
-def _run(bundle: str, files: Sequence[str], words: Sequence[str]) -> None:
+def _run(bundle: str, files: Sequence[str], words: Sequence[str], copies: bool = False) -> None:
     root = _found(bundle)
+    _check([root / "configs" / file for file in files], words)
+    if copies:
+        root = _in_the_open(bundle, root)
     configs = [root / "configs" / file for file in files]
-    _check(configs, words)
     if is_bundle(Path(bundle)):  # of another name, or in another place, than the config itself looks for
         words = ["--bundle_root", str(root), *words]
     named = [_short(path) for path in configs]
@@ -76,6 +72,17 @@ def _run(bundle: str, files: Sequence[str], words: Sequence[str]) -> None:
     code = subprocess.run([sys.executable, *command], check=False).returncode
     if code:
         raise typer.Exit(code)
+
+
+def _in_the_open(bundle: str, root: Path) -> Path:
+    """A bundle of the installed package copied to ./bundles; one that the user has a folder of as it is."""
+    # In the package nobody looks for results; from inside a checkout the bundle there is the one that is meant.
+    if is_bundle(Path(bundle)) or root.parent not in own_bundles() or root.is_relative_to(Path.cwd()):
+        return root
+    own = Path("bundles", root.name)
+    shutil.copytree(root, own, ignore=shutil.ignore_patterns("__pycache__", "eval", "models"))
+    print(f"copied the bundle to {own}, where the trained student will be")
+    return own.resolve()
 
 
 def _check(configs: Sequence[Path], words: Sequence[str]) -> None:

@@ -87,6 +87,8 @@ def test_the_projects_bundle_is_copied_before_it_is_trained(
     work.mkdir()
     monkeypatch.chdir(work)
     monkeypatch.setattr("monai_rd.bundle.__file__", str(installed / "bundle.py"))
+    assert "nothing reads --studentt" in refused(["train", "rd_ct", "--studentt", "x"], monkeypatch, capsys)
+    assert list(work.iterdir()) == []
     for again in (False, True):
         assert started("train", "rd_ct")[4:] == ["bundles/rd_ct/configs/train.json"]
         assert ("copied the bundle to bundles/rd_ct" in capsys.readouterr().out) is not again
