@@ -16,7 +16,6 @@ from monai_rd.errors import original_error
 from monai_rd.files import no_room, sha256, told
 from monai_rd.memory import keep_freed_memory
 from monai_rd.overrides import (
-    JSON_WORDS,
     ids_read,
     overridden,
     parsed,
@@ -42,9 +41,9 @@ __all__ = [
     "is_bundle",
     "keep_freed_memory",
     "model_sha256",
-    "options",
     "own_bundles",
     "require_model",
+    "start",
     "switch",
     "trained_settings",
     "word_pairs",
@@ -153,17 +152,6 @@ def require_model(path: str | Path) -> None:
         raise FileNotFoundError(f"no trained model '{path}': run the bundle's train.json first")
 
 
-def options(values: Any) -> Any:
-    """Read options from a command line: JSON's words true, false and null among them are strings until here.
-
-    Args:
-        values: options by name, a list of such tables, or None.
-    """
-    if isinstance(values, Mapping):
-        return {key: JSON_WORDS.get(value, value) if isinstance(value, str) else value for key, value in values.items()}
-    return [options(one) for one in values] if isinstance(values, (list, tuple)) else values
-
-
 def words_as_overrides(words: Sequence[str]) -> dict[str, Any]:
     """Read words for a bundle ("--id value", "--id=value") as its own command does, see `monai_rd.overrides`.
 
@@ -241,6 +229,23 @@ def _calling_config() -> tuple[Any, list[str]]:
     if parser is None:
         raise RuntimeError("check_overrides is for expressions of a bundle's config")
     return parser, entries
+
+
+def start(name: str, file: str) -> None:
+    """What a training does first of all in `initialize`: errors that say their cause, settings checked, memory kept.
+
+    See `explain_errors`, `check_overrides`, `keep_freed_memory`.
+
+    Args:
+        name: of the bundle.
+        file: the bundle's own config.
+
+    Raises:
+        OverrideError: see `check_overrides`.
+    """
+    explain_errors()
+    check_overrides(name, file)
+    keep_freed_memory()
 
 
 def explain_errors() -> None:

@@ -249,8 +249,14 @@ def _table(key: str, value: Any, word: str | None) -> dict[str, Any]:
     return dict(value)
 
 
+def _options(key: str, value: Any, word: str | None) -> dict[str, Any]:
+    """A table in which JSON's words true, false and null, which a command line leaves as strings, are read."""
+    given = _table(key, value, word)
+    return {name: JSON_WORDS.get(one, one) if isinstance(one, str) else one for name, one in given.items()}
+
+
 def _tables(key: str, value: Any, word: str | None) -> dict[str, Any] | list[dict[str, Any]]:
-    return [_table(key, one, None) for one in value] if isinstance(value, (list, tuple)) else _table(key, value, word)
+    return [_options(key, o, None) for o in value] if isinstance(value, (list, tuple)) else _options(key, value, word)
 
 
 def _switch(key: str, value: Any, word: str | None) -> bool:
@@ -317,7 +323,8 @@ _KINDS: dict[str, Callable[[str, Any, str | None], Any]] = {
     **dict.fromkeys(_SWITCHES, _switch),
     **dict.fromkeys(_COUNTS, _count(1)),
     **dict.fromkeys(("feature_views", "num_workers", "seed"), _count(0)),
-    **dict.fromkeys(_EXAMPLES, _table),
+    **dict.fromkeys(("policy", "series_rule"), _table),
+    **dict.fromkeys(("method_options", "adapter_options"), _options),
     "teacher_options": _tables,
     **dict.fromkeys(("num_classes", "cross_fit"), _count(2)),
     "learning_rate": _number,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from monai_rd.bundle import bundle_root, default_workers, options, require_model, switch, trained_settings
+from monai_rd.bundle import bundle_root, default_workers, require_model, switch, trained_settings
 from monai_rd.files import atomic_path, atomic_write, second_name
 
 BUNDLE = Path(__file__).parents[1] / "bundles" / "rd_ct"
@@ -105,11 +105,6 @@ def test_a_switch_of_the_command_line(given: object, read: bool) -> None:
 def test_a_word_that_is_no_switch_is_refused() -> None:
     with pytest.raises(ValueError, match="true or false is needed, got 'no'"):
         switch("no")
-
-
-def test_options_of_the_command_line_know_the_words_of_json() -> None:
-    given = {"a": "true", "b": "false", "c": "null", "d": "channels", "e": 0.5}
-    assert options(given) == {"a": True, "b": False, "c": None, "d": "channels", "e": 0.5}
 
 
 @pytest.mark.parametrize(

@@ -139,10 +139,16 @@ def test_values_are_read_as_they_are_meant(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_teacher_options_are_a_table_or_one_for_each_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
-    table = {"mean": [0.1, 0.2, 0.3], "size": "null", "turn": "RAS"}  # which `bundle.options` reads
-    for value in (table, [{}, table]):
-        assert command(monkeypatch, "--teacher_options", str(value)).get_parsed_content("teacher_options") == value
+    table, read = ({"mean": [0.1, 0.2, 0.3], "size": size, "turn": "RAS"} for size in ("null", None))
+    for value, wanted in ((table, read), ([{}, table], [{}, read])):
+        assert command(monkeypatch, "--teacher_options", str(value)).get_parsed_content("teacher_options") == wanted
     assert command(monkeypatch, "--teacher_options", "None").get_parsed_content("teacher_options") is None
+
+
+@pytest.mark.parametrize("key", ["method_options", "adapter_options"])
+def test_options_know_the_words_of_json(key: str) -> None:
+    given = {"a": "true", "b": "false", "c": "null", "d": "channels", "e": 0.5}
+    assert settled({key: given}, {}) == {key: {"a": True, "b": False, "c": None, "d": "channels", "e": 0.5}}
 
 
 def test_in_python_a_path_may_be_a_path_and_no_number(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

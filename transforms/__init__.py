@@ -7,6 +7,7 @@ from monai_rd.transforms.display import DisplayIntensityd
 from monai_rd.transforms.load import LoadDicomSeriesd, LoadImageOrSeriesd
 from monai_rd.transforms.mr import MRAugmentation, MRIntensityd
 from monai_rd.transforms.scope import HeaderInScoped, IntensitiesInScoped, scope_of
+from monai_rd.transforms.sizes import ResizeForBothd, Sizes, chain
 from monai_rd.transforms.us import RandGaind, SpeckleNoised, UltrasoundRegiond, USAugmentation
 from monai_rd.transforms.xray import CollimationCropd, XrayAugmentation
 
@@ -26,11 +27,14 @@ __all__ = [
     "MRIntensityd",
     "RandColourJitterd",
     "RandGaind",
+    "ResizeForBothd",
+    "Sizes",
     "SliceStackd",
     "SpeckleNoised",
     "USAugmentation",
     "UltrasoundRegiond",
     "XrayAugmentation",
     "bag_collate",
+    "chain",
     "scope_of",
 ]

@@ -97,7 +97,7 @@ def tuned_teacher(
         reads_features: the method reads more of the teacher than its logits.
 
     Returns:
-        The fitted teacher on `device`, with `head` set.
+        The teacher on `device`; one that was fitted has its `head` set.
 
     Raises:
         ValueError: see `build_adapter`; an empty training loader; a data set without `data`; folds, of items without a
@@ -107,10 +107,12 @@ def tuned_teacher(
     """
     if teacher is not None:
         standardise(teacher, train_loader, output_dir, device, shared_dir)
-    if teacher is None or adapter is None:
-        return teacher
+    if teacher is None:
+        return None
     device, stem = torch.device(device), Path(output_dir) / f"teacher_{adapter}"
     teacher.to(device)
+    if adapter is None:
+        return teacher
 
     def fitted(loader: DataLoader, path: Path) -> FrozenFoundationModel:
         if len(loader) == 0:
@@ -152,7 +154,7 @@ def tuned_teacher(
             seen = len(loader.dataset)
             logger.info("teacher %d of %d is fitted to %d of %d images", number, count, seen, len(own))
             made.append(fitted(loader, stem.with_name(f"{stem.name}_{number}_of_{count}.safetensors")))
-        return CrossFittedTeacher(made, torch.as_tensor(folds))
+        return CrossFittedTeacher(made, torch.as_tensor(folds)).to(device)
 
 
 def _made_by(path: Path, run: str) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from monai_rd.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from monai_rd.cache.batches import TrainingBatches, TrainingItems
+    from monai_rd.cache.batches import Loaders, TrainingBatches, TrainingItems, training_items
     from monai_rd.cache.datasets import DiskCacheDataset, SkippingCacheDataset, cached_dataset, is_on_device
     from monai_rd.cache.teaching import Teaching, taught_dataset
     from monai_rd.cache.tolerant import TolerantDataset
@@ -17,8 +17,10 @@ __getattr__ = lazy_names(
     __name__,
     {
         "batches": (
+            "Loaders",
             "TrainingBatches",
             "TrainingItems",
+            "training_items",
         ),
         "datasets": (
             "DiskCacheDataset",
@@ -37,6 +39,7 @@ __getattr__ = lazy_names(
 
 __all__ = [
     "DiskCacheDataset",
+    "Loaders",
     "ReplayedViews",
     "SkippingCacheDataset",
     "Teaching",
@@ -46,4 +49,5 @@ __all__ = [
     "cached_dataset",
     "is_on_device",
     "taught_dataset",
+    "training_items",
 ]

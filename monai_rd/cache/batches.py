@@ -1,17 +1,20 @@
-"""Which items make the training batches: labelled ones, and beside them a number of unlabelled ones."""
+"""Which items make the training batches, labelled ones and beside them unlabelled ones, and the loaders of all sets."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from monai.data import Dataset
+from monai.data import DataLoader, Dataset, DistributedSampler
 from torch.utils.data import Sampler
 
+from monai_rd.cache.datasets import DiskCacheDataset, cached_dataset, is_on_device
 from monai_rd.processes import derived_seed, rank, world_size
+from monai_rd.transforms import bag_collate
 
-__all__ = ["Shown", "TrainingBatches", "TrainingItems"]
+__all__ = ["Lists", "Loaders", "Shown", "TrainingBatches", "TrainingItems", "training_items"]
 
 
 class Shown(NamedTuple):
@@ -46,6 +49,17 @@ class TrainingItems(Dataset):
         self.transform_fingerprint: str = labelled.transform_fingerprint
         self.device: torch.device = getattr(labelled, "device", torch.device("cpu"))
 
+    # No attributes: MONAI seeds the random transforms of each attribute that it finds, in turn.
+    @property
+    def labelled(self) -> Any:
+        """The data set of the labelled items alone."""
+        return self.parts[0]
+
+    @property
+    def unlabelled(self) -> Any:
+        """That of the others, None where there are none."""
+        return self.parts[1] if len(self.parts) > 1 else None
+
     @property
     def item_keys(self) -> list[str]:
         """Those of the parts."""
@@ -56,6 +70,57 @@ class TrainingItems(Dataset):
         place = index.place if isinstance(index, Shown) else index
         labelled = self.sizes[0]
         return self.parts[0][place] if place < labelled else self.parts[1][place - labelled]
+
+
+class Lists(Protocol):
+    """What is asked of a data list; `DataList` is one."""
+
+    @property
+    def unlabelled(self) -> Sequence[Any]:
+        """Its items without a label."""
+
+    def numbered(self, split: str) -> list[Any]:
+        """The items of a split, each with its place in the training list as `index`."""
+
+
+def training_items(
+    data: Lists,
+    transform: Callable[[Any], Any],
+    policy: Mapping[str, str] | None = None,
+    *,
+    cache_dir: str | Path,
+    takes_unlabelled: bool = True,
+    augment_on_device: bool = False,
+    device: torch.device | str = "cpu",
+) -> TrainingItems:
+    """The items that a training learns from, numbered as in the data list.
+
+    Labelled items are cached in memory where they fit, see `cached_dataset`; unlabelled ones, which may be very many,
+    on disk, and those of them that cannot be read are left out unless the policy says otherwise.
+
+    Args:
+        data: the lists.
+        transform: of both kinds of items.
+        policy: see `Policy`.
+        cache_dir: see `cached_dataset`.
+        takes_unlabelled: whether the method makes use of unlabelled items.
+        augment_on_device: keep labelled items on the device, and transform them at random there; not beside unlabelled
+            ones.
+        device: of the training.
+
+    Raises:
+        ValueError: see `cached_dataset`, as for the rest.
+        StudyError: likewise.
+        OSError: likewise.
+    """
+    there = device if augment_on_device and not data.unlabelled else "cpu"
+    labelled = cached_dataset(data.numbered("training"), transform, policy, cache_dir=cache_dir, device=there)
+    if not (takes_unlabelled and data.unlabelled):
+        return TrainingItems(labelled)
+    tolerant = {"default": "skip", **(policy or {})}
+    return TrainingItems(
+        labelled, DiskCacheDataset(data.numbered("unlabelled"), transform, tolerant, cache_dir=cache_dir)
+    )
 
 
 class TrainingBatches(Sampler[list[Shown]]):
@@ -143,3 +208,60 @@ class _Orders:
             seed = derived_seed(self.seed, turn, kind)
             self._last[kind] = turn, torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
         return self._last[kind][1]
+
+
+class Loaders:
+    """Makes MONAI's `DataLoader`s, alike in all that does not depend on what they are for.
+
+    Batches are collated by `bag_collate`, and pinned where they go to a GPU. Items that lie on the GPU itself are
+    loaded by this process, as no other can.
+
+    Args:
+        batch_size: items in a batch of each process.
+        num_workers: processes that load data.
+        device: where batches go.
+
+    Example:
+        >>> import torch
+        >>> from monai.data import Dataset
+        >>> from monai_rd.cache import Loaders
+        >>> items = Dataset([{"image": torch.rand(1, 3, 8, 8), "label": 0}] * 5)
+        >>> [len(batch["image"]) for batch in Loaders(batch_size=2).whole(items)]
+        [2, 2, 1]
+    """
+
+    def __init__(self, batch_size: int, num_workers: int = 0, device: torch.device | str = "cpu") -> None:
+        self.batch_size, self.num_workers = batch_size, num_workers
+        self._cuda = torch.device(device).type == "cuda"
+
+    def batched(self, dataset: Dataset, batches: TrainingBatches) -> DataLoader:
+        """The training's batches."""
+        return self._loader(dataset, batch_sampler=batches)
+
+    def shuffled(self, dataset: Dataset) -> DataLoader:
+        """Whole batches in a new order in each epoch, of which each process has its share."""
+        if world_size() == 1:
+            return self._loader(dataset, batch_size=self.batch_size, shuffle=True, drop_last=True)
+        sampler = DistributedSampler(dataset, even_divisible=True, shuffle=True)
+        return self._loader(dataset, batch_size=self.batch_size, sampler=sampler, drop_last=True)
+
+    def shared(self, dataset: Dataset) -> DataLoader:
+        """All items in their order, of which each process has its share."""
+        sampler = None
+        if world_size() > 1:
+            sampler = DistributedSampler(dataset, even_divisible=False, shuffle=False)
+        return self._loader(dataset, batch_size=self.batch_size, sampler=sampler)
+
+    def whole(self, dataset: Dataset) -> DataLoader:
+        """All items in their order, in every process."""
+        return self._loader(dataset, batch_size=self.batch_size)
+
+    def _loader(self, dataset: Dataset, **settings: Any) -> DataLoader:
+        there = is_on_device(dataset)
+        return DataLoader(
+            dataset,
+            num_workers=0 if there else self.num_workers,
+            pin_memory=self._cuda and not there,
+            collate_fn=bag_collate,
+            **settings,
+        )

@@ -118,7 +118,7 @@ class Teaching:
         seed: of the views.
         new_views: whether every second epoch shows new views, without the teacher.
         batch_size: images (or studies) that the teacher is shown at once.
-        num_workers: processes that load and transform.
+        num_workers: processes that load and transform; none where the items lie on a GPU.
         device: of the teacher.
         amp: whether it runs in mixed precision.
         amp_kwargs: of `torch.autocast`, such as the type.
@@ -241,12 +241,13 @@ class Teaching:
 
     def _rows(self, pairs: Sequence[tuple[int, int]]) -> Iterator[dict[str, Tensor]]:
         """Parts in half precision for each (item, view), on the CPU; the device is waited for once a batch."""
+        there = is_on_device(self.views)
         loader = DataLoader(
             _Pairs(self.views, pairs),
             batch_size=self._batch_size,
-            num_workers=self._workers,
+            num_workers=0 if there else self._workers,
             collate_fn=list,
-            pin_memory=self.device.type == "cuda" and not is_on_device(self.views.dataset),
+            pin_memory=self.device.type == "cuda" and not there,
         )
         for batch in loader:
             for _, alike in groupby(batch, key=lambda view: view["image"].shape):  # studies, and images of one slice

@@ -68,6 +68,7 @@ class ReplayedViews(Dataset):
         self.keys = item_keys([item["image"] for item in dataset.data]) if known is None else known
         if "" in self.keys:
             raise UnreadableFileError(f"{self.keys.count('')} of the items have files that cannot be read any more.")
+        self.device: torch.device = getattr(dataset, "device", torch.device("cpu"))
         self.store: FeatureStore | None = None
         self._random, self._seeded = _random_parts(dataset.transform)
         self._state = np.random.RandomState()

@@ -33,13 +33,14 @@ def check(
     options: Annotated[str | None, typer.Option(help="How it wants its images, as --teacher_options.")] = None,
 ) -> None:
     """Load a file as a teacher and say what was loaded and how its features look; exit code 1 if they are useless."""
-    from monai_rd import bundle, overrides
+    from monai_rd import overrides
     from monai_rd.networks.teacher.zoo.loading import in_order, teacher_names
     from monai_rd.networks.teacher.zoo.table import check_file
 
     names = teacher_names(name)
-    told = None if options is None else overrides.settled({"teacher_options": overrides.parsed(options)}, {})
-    tables = None if told is None else bundle.options(told["teacher_options"])
+    tables = None
+    if options is not None:
+        tables = overrides.settled({"teacher_options": overrides.parsed(options)}, {})["teacher_options"]
     usable = True
     for one, weights, table in in_order(names, file, tables) if len(names) > 1 else [(name, file, tables)]:
         found = check_file(one, weights, table)

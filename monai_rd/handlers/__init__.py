@@ -8,8 +8,10 @@ from monai_rd.handlers.metrics import additional_metrics, key_metric
 from monai_rd.handlers.precision import CPUAutocast, amp_settings, default_amp
 from monai_rd.handlers.progress import ProgressHandler
 from monai_rd.handlers.run_lock import RunLock
+from monai_rd.handlers.run_log import RunLog
 from monai_rd.handlers.scores import ScoreWriter
 from monai_rd.handlers.seeding import EpochSeedHandler
+from monai_rd.handlers.settings import run_settings
 from monai_rd.handlers.speed import SpeedHandler
 from monai_rd.handlers.watch import TeacherPathWatch
 
@@ -22,6 +24,7 @@ __all__ = [
     "ProgressHandler",
     "RunCheckpoint",
     "RunLock",
+    "RunLog",
     "ScoreWriter",
     "SpeedHandler",
     "TeacherPathWatch",
@@ -30,4 +33,5 @@ __all__ = [
     "default_amp",
     "key_metric",
     "read_history",
+    "run_settings",
 ]

@@ -11,19 +11,22 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys
 from torch import nn
 
-from monai_rd.datasets.lists import compare_identities
+from monai_rd.datasets.lists import DataList, compare_identities
 from monai_rd.files import atomic_path, atomic_write
 from monai_rd.finite import NotFiniteError
 from monai_rd.handlers.run_lock import RunLock
 from monai_rd.methods.base import unwrapped
 from monai_rd.processes import rank
+
+if TYPE_CHECKING:
+    from monai_rd.networks import FrozenFoundationModel
 
 __all__ = ["RunCheckpoint", "save_atomically"]
 
@@ -49,8 +52,8 @@ class RunCheckpoint:
         settings: what must be equal for a run to be continued: plain numbers, strings, None.
         resume: continue the run in `output_dir` if there is one; otherwise an older `last.pt` is removed at the start.
         selection: "best" keeps the student of the evaluator's best epoch, "last" that of the last one.
-        data: what must be equal too, see `DataList.identity`; None is not compared.
-        also: more that must be equal, which no reader of the settings needs.
+        data: the data list, which must be equal too, see `DataList.identity`; None is not compared.
+        teacher: the frozen teacher, whose weights must be equal; None for a method without one.
         lock: held while it trains; None: one of its own for both folders.
 
     Raises:
@@ -70,8 +73,8 @@ class RunCheckpoint:
         settings: Mapping[str, Any],
         resume: bool = False,
         selection: Literal["best", "last"] = "best",
-        data: Mapping[str, Any] | None = None,
-        also: Mapping[str, Any] | None = None,
+        data: DataList | None = None,
+        teacher: FrozenFoundationModel | None = None,
         lock: RunLock | None = None,
     ) -> None:
         if selection not in ("best", "last"):
@@ -81,7 +84,8 @@ class RunCheckpoint:
         self.last = Path(output_dir) / "last.pt"
         self.network, self.method, self.stateful = network, method, dict(stateful)
         self.evaluator, self.settings, self.resume = evaluator, dict(settings), resume
-        self.data, self.also = dict(data or {}), dict(also or {})
+        self.data: dict[str, Any] = {} if data is None else dict(data.identity())
+        self.also = {"teacher_weights": None if teacher is None else teacher.fingerprint()}
         self._lock = lock or RunLock([self.model_path.parent, output_dir])
         self._diverged = torch.tensor(False)
 

@@ -34,13 +34,19 @@ class CPUAutocast:
 
     The backward pass is left out, as PyTorch's documentation asks; there is no gradient scaling, because bfloat16 has
     float32's range. Parameters and their gradients stay in float32.
+
+    Args:
+        enabled: False: do nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, enabled: bool = True) -> None:
+        self.enabled = enabled
         self._within: Any = None
 
     def attach(self, engine: Engine) -> None:
-        """Attach to a trainer on the CPU."""
+        """Attach to a trainer; to one of a GPU, which has MONAI's own mixed precision, nothing is attached."""
+        if not self.enabled or torch.device(engine.state.device).type != "cpu":
+            return
         engine.add_event_handler(Events.ITERATION_STARTED, self._enter)
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._leave)
         on_failure(engine, lambda engine, error: self._leave(engine))

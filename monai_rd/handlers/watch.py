@@ -56,7 +56,6 @@ class TeacherPathWatch:
         method: the method, bare or wrapped likewise.
         teacher: the frozen foundation model; without one there are no numbers of the validation set.
         evaluator: the evaluator that `ValidationHandler` runs.
-        multi_label: an image may have any number of the classes.
     """
 
     def __init__(
@@ -65,11 +64,10 @@ class TeacherPathWatch:
         method: nn.Module,
         teacher: FrozenFoundationModel | None,
         evaluator: Engine,
-        multi_label: bool = False,
     ) -> None:
         self._method, network = cast(Method, unwrapped(method)), cast("Student", unwrapped(network))
         self._path, self._classes = self._method.teacher_path(network), network.classifier.out_features
-        self.evaluator, self.multi_label = evaluator, multi_label
+        self.evaluator = evaluator
         reads = Reads(tap=True, grid=self._method.reads.grid)
         self._known = None if teacher is None else _Known(teacher, reads)
         self._trained = self._tally(torch.device("cpu"))
@@ -86,7 +84,7 @@ class TeacherPathWatch:
             self._known.attach(self.evaluator)
 
     def _tally(self, device: torch.device) -> _Tally:
-        return _Tally(self._classes, self.multi_label, device)
+        return _Tally(self._classes, self._method.multi_label, device)
 
     def _begin(self, engine: Engine) -> None:
         self._trained = self._tally(torch.device(engine.state.device))

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
+from monai_rd.bundle import bundle_config
 from monai_rd.cache.feature_store import list_stores
 from monai_rd.networks.teacher.several import SeveralTeachers
-from tests.bundles.commands import MODALITIES, config, copied, train
+from tests.bundles.commands import MODALITIES, copied, train
 
 
 @pytest.mark.slow
@@ -38,8 +39,8 @@ def test_two_teachers_are_one_in_store_settings_report_and_after_a_stop(
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_every_bundle_hands_names_and_options_on(modality: str, tmp_path: Path) -> None:
     options = [{"size": "null"}, {"turn": "LPS"}]
-    parser = config(modality, "train.json", teacher="phantom_ct,phantom_mr", teacher_options=options, phantom=False)
-    parser["dataset_dir"] = str(tmp_path)
+    given = {"teacher": "phantom_ct,phantom_mr", "teacher_options": options, "phantom": False}
+    parser = bundle_config(f"rd_{modality}", {**given, "dataset_dir": str(tmp_path)})
     backbone = parser.get_parsed_content("teacher_def").backbone
     assert isinstance(backbone, SeveralTeachers)
     assert [one.preprocessing.size for one in backbone.teachers] == [None, 96]

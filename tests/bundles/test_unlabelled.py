@@ -121,11 +121,11 @@ def test_every_bundle_fits_its_teacher_in_folds(modality: str, cohort_of: Any, t
     settings: dict[str, Any] = {"dataset_dir": cohort_of(modality), "output_dir": str(tmp_path), "unlabelled": None}
     for method, cross_fit, wanted in (("kd", 4, {0, 1, 2, 3}), ("kd", None, None), ("rd", 4, None)):
         parser = config(modality, "train.json", **settings, method=method, cross_fit=cross_fit)
-        folds = parser.get_parsed_content("tuned_teacher#folds")
+        folds = parser.get_parsed_content("teacher_network#folds")
         assert (None if folds is None else set(folds)) == wanted
         assert folds is None or len(folds) == len(parser.get_parsed_content("data").training)
         assert parser.get_parsed_content("settings#cross_fit") == cross_fit
-        assert parser.get_parsed_content("tuned_teacher#reads_features") == (method == "rd")
+        assert parser.get_parsed_content("teacher_network#reads_features") == (method == "rd")
 
 
 @pytest.mark.slow

@@ -55,6 +55,14 @@ def test_an_error_in_a_step_leaves_no_autocast_behind(tiny_run: Run) -> None:
     assert not torch.is_autocast_enabled("cpu")
 
 
+@pytest.mark.parametrize(("device", "enabled"), [("cpu", False), ("meta", True)])
+def test_nothing_is_attached_where_it_is_off_or_the_trainer_is_not_on_the_cpu(device: str, enabled: bool) -> None:
+    trainer = Engine(lambda engine, batch: torch.is_autocast_enabled("cpu"))
+    trainer.state.device = torch.device(device)
+    CPUAutocast(enabled).attach(trainer)
+    assert trainer.run([0]).output is False
+
+
 def test_what_is_done_when_a_run_fails_is_done_for_all(tiny_run: Run) -> None:
     run, seen = tiny_run(max_epochs=1), []
     on_failure(run.trainer, lambda engine, error: seen.append(str(error)))

@@ -1,0 +1,40 @@
+"""What a training was set to: kept with the student, compared when a run is resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from monai_rd.datasets.lists import DataList
+from monai_rd.transforms import scope_of
+
+if TYPE_CHECKING:
+    from monai_rd.networks import FrozenFoundationModel
+
+__all__ = ["run_settings"]
+
+
+def run_settings(
+    data: DataList,
+    teacher: FrozenFoundationModel | None,
+    validation: Sequence[Mapping[str, Any]],
+    **settings: Any,
+) -> dict[str, Any]:
+    """The settings of a run, with those that follow from its data and its teacher.
+
+    Args:
+        data: the lists.
+        teacher: the frozen teacher, None for a method without one.
+        validation: the items of the validation set, as the student sees them.
+        settings: all others: numbers, strings, tables of them, None.
+
+    Returns:
+        The settings, with `class_names`, `multi_label`, `teacher` (its name) and `scope` (see `scope_of`).
+    """
+    return {
+        "class_names": list(data.class_names),
+        "multi_label": data.multi_label,
+        "teacher": None if teacher is None else teacher.name,
+        **settings,
+        "scope": scope_of(data.training + data.validation, validation),
+    }
