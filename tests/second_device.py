@@ -36,7 +36,8 @@ def _there(_: int, folder: Path, work: Callable[..., None], *args: Any) -> None:
 
 def _appear(folder: Path) -> None:
     """Let this process have the device."""
-    made: Any = cpp_extension.load("second_device", [str(_SOURCE)], build_directory=str(folder), extra_cflags=["-O0"])
+    how: Any = {"build_directory": str(folder), "extra_cflags": ["-O0"], "is_python_module": False}
+    cpp_extension.load("second_device", [str(_SOURCE)], **how)
     torch.utils.rename_privateuse1_backend(NAME)
     module = types.ModuleType(f"torch.{NAME}")
     for name, answer in {
@@ -50,7 +51,7 @@ def _appear(folder: Path) -> None:
         "get_rng_state": lambda device: torch.get_rng_state(),
         "set_rng_state": lambda state, device: None,
         "get_amp_supported_dtype": lambda: [torch.bfloat16, torch.float16],
-        "waits": made.waits,
+        "waits": torch.ops.second.waits,
     }.items():
         setattr(module, name, answer)
     torch._register_device_module(NAME, module)

@@ -134,7 +134,8 @@ def figure_report(
 
 def _config(run: Run, column: Column) -> Any:
     overrides = {**words_as_overrides(run.words), "student": column.student, "teacher": column.teacher}
-    return bundle_config(run.bundle, {**overrides, "dataset_dir": run.dataset_dir})
+    # Of the images those of the test set alone are looked at: none without labels is searched for, or drawn.
+    return bundle_config(run.bundle, {**overrides, "dataset_dir": run.dataset_dir, "unlabelled": None})
 
 
 def _triples(dataset: Any, count: int) -> list[Tensor]:

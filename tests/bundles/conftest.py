@@ -94,3 +94,13 @@ def trained_of(
         return own[modality], printed
 
     return of
+
+
+@pytest.fixture(scope="session")
+def cohort(cohort_of: Callable[[str], str]) -> str:
+    return cohort_of("ct")
+
+
+@pytest.fixture(scope="session")
+def trained(trained_of: Callable[[str], tuple[Path, str]]) -> tuple[Path, str]:
+    return trained_of("ct")

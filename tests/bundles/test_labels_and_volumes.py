@@ -76,6 +76,7 @@ def test_a_teacher_and_a_student_of_volumes(
 ) -> None:
     root = copied("ct", tmp_path)
     words = ["--slices", "32", "--max_epochs", "1", "--teacher", str(volume_teacher), "--student", "resnet10_3d"]
+    words += ["--epoch_steps", "3"]
     unlabelled = ["--unlabelled", pool_of("ct"), "--cutmix", "true", "--feature_views", "1"]
     printed = train(root, cohort_of("ct"), *words, *unlabelled)
     assert "epoch   1/1" in printed

@@ -100,7 +100,7 @@ def test_a_published_layout_is_all_a_bundle_needs(
     modality: str, layout: Callable[[Path], int], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     test = layout(tmp_path / "data")
-    quick = {"max_epochs": 1, "image_size": 32, "batch_size": 8}
+    quick = {"max_epochs": 1, "image_size": 32, "batch_size": 8, "report_page": False}
     places = {"bundle_root": str(tmp_path), "output_dir": str(tmp_path / "eval"), "dataset_dir": str(tmp_path / "data")}
     parser = config(modality, "train.json", **places, **quick)
     with caplog.at_level(logging.WARNING):

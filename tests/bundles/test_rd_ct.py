@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 import shutil
-import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,26 +17,14 @@ from monai.bundle import ConfigParser
 from pydicom import dcmread
 from pydicom.uid import generate_uid
 
-from monai_rd.cache.feature_store import list_stores
 from monai_rd.datasets import find_studies
 from monai_rd.errors import original_error
 from monai_rd.handlers import RunLock
-from tests.bundles.commands import BUNDLES, PLANTED, QUICK, ROOT, config, copied, infer, monai, score, train
+from tests.bundles.commands import BUNDLES, QUICK, ROOT, config, infer, monai, score, train
 from tests.handlers.test_run_lock import holding
 
-REAL = ROOT.parent / "shared" / "data"
 BUNDLE = BUNDLES / "rd_ct"
 CONFIGS = BUNDLE / "configs"
-
-
-@pytest.fixture(scope="session")
-def cohort(cohort_of: Callable[[str], str]) -> str:
-    return cohort_of("ct")
-
-
-@pytest.fixture(scope="session")
-def trained(trained_of: Callable[[str], tuple[Path, str]]) -> tuple[Path, str]:
-    return trained_of("ct")
 
 
 def test_inference_scores_every_series(trained: tuple[Path, str], cohort: str, tmp_path: Path) -> None:
@@ -69,10 +53,7 @@ def test_inference_scores_every_series(trained: tuple[Path, str], cohort: str, t
         assert float(row["p_clear"]) + float(row["p_opacity"]) == pytest.approx(1, abs=1e-5)
         assert float(row["probability"]) == max(float(row["p_clear"]), float(row["p_opacity"]))
     assert {row["class"] for row in rows[2:]} == {""}
-    alone = tmp_path / "alone"
-    infer(trained[0], str(folder / "study_0001"), alone)
-    with open(alone / "scores.csv", newline="") as file:
-        (row,) = csv.DictReader(file)
+    (row,) = score(trained[0], str(folder / "study_0001"), tmp_path / "alone")
     (same,) = (one for one in rows if one["id"] == row["id"])
     assert float(row["p_clear"]) == pytest.approx(float(same["p_clear"]), abs=1e-5)
 
@@ -178,77 +159,7 @@ def evaluate_alike(root: Path, cohort: str) -> None:
     assert not [word for word in ("fitted", "saved") if word in printed]
 
 
-@pytest.mark.slow
-def test_resume_after_a_kill_ends_at_the_same_numbers(trained: tuple[Path, str], cohort: str, tmp_path: Path) -> None:
-    """Killed by the system (SIGKILL) after the first epoch was saved; then the same command with --resume true."""
-    root = copied("ct", tmp_path)
-    places = ["--bundle_root", str(root), "--output_dir", str(root / "eval"), "--dataset_dir", cohort]
-    words = ["run", "--config_file", str(CONFIGS / "train.json"), *places, *QUICK]
-    command = [sys.executable, "-m", "monai.bundle", *words]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("epoch   1/2"):
-            process.kill()
-            break
-    process.wait()
-    assert not (root / "eval" / "metrics.json").exists()
-    printed = train(root, cohort, "--resume", "true")
-    assert "going on after epoch 1 of 2" in printed
-    for file in ("eval/metrics.json", "models/settings.json"):
-        assert json.loads((root / file).read_text()) == json.loads((trained[0] / file).read_text())
-    first, second = (torch.load(r / "models" / "model.pt", weights_only=True) for r in (trained[0], root))
-    for key, value in first.items():
-        assert torch.equal(value, second[key]), key
-
-
-@pytest.mark.slow
-def test_students_share_a_tuned_teacher(cohort: str, tmp_path: Path) -> None:
-    words = ["--method", "kd", "--max_epochs", "1", "--adapters_dir", str(tmp_path / "adapters")]
-    printed = [
-        train(copied("ct", tmp_path / student), cohort, *words, "--student", student)
-        for student in ("resnet18", "mobilenet_v2")
-    ]
-    assert ["epoch 1 of 1" in one for one in printed] == [True, False]
-    assert ["was tuned before" in one for one in printed] == [False, True]
-    for line in (line for one in printed for line in one.splitlines() if line.startswith("epoch   1/1")):
-        assert re.search(r"= 1\.00\*[\d.]+ ce \+ 1\.00\*[\d.]+ kd  \|", line)
-
-
-@pytest.mark.slow
-def test_two_processes(cohort: str, tmp_path: Path) -> None:
-    root = copied("ct", tmp_path)
-    files = str([str(CONFIGS / name) for name in ("train.json", "multi_gpu_train.json")])
-    places = ["--bundle_root", str(root), "--output_dir", str(root / "eval"), "--dataset_dir", cohort]
-    words = [*QUICK, "--batch_size", "8", "--feature_views", "2"]
-    printed = monai("run", "--config_file", files, *places, *words, processes=2)
-    assert printed.count("epoch   2/2") == 1
-    assert printed.count("50 % of the items with stored teacher features") == 1
-    assert [info.views for info in list_stores(root / "eval" / "features")] == [2]
-    assert json.loads((root / "eval" / "metrics.json").read_text())["test"]["student"]["n"] == 20
-    state = torch.load(root / "models" / "model.pt", weights_only=True)
-    assert not any(key.startswith("module.") for key in state)
-
-
-def test_mlflow_keeps_the_numbers_and_no_names(cohort: str, tmp_path: Path) -> None:
-    pytest.importorskip("mlflow")
-    root, data = copied("ct", tmp_path), tmp_path / "MUELLER_HANS"
-    shutil.copytree(cohort, data)
-    train(root, str(data), "--tracking", str(CONFIGS / "mlflow.json"))
-    with closing(sqlite3.connect(root / "eval" / "mlruns.db")) as database:
-        kept = {(name, step) for name, step in database.execute("select key, step from metrics")}
-        settings = dict(database.execute("select key, value from params"))
-        assert database.execute("select name, status from runs").fetchall() == [("rd resnet18 seed 3", "FINISHED")]
-    named = ["loss", "student_ce", "teacher_ce", "kl", "cka", "val_accuracy", "val_auc"]
-    named += [f"teacher_path_{name}" for name in ("train_accuracy", "train_confidence", "cka", "validation_accuracy")]
-    assert kept == {(name, epoch) for name in named for epoch in (1, 2)}
-    assert settings["image_size"] == "32"
-    for path in (one for one in (root / "eval").rglob("*") if one.is_file()):
-        for word in ("MUELLER", "PHANTOM-", *PLANTED.values()):
-            assert word.encode() not in path.read_bytes(), path
-
-
-@pytest.mark.parametrize("form", ["ckpt_export", "onnx_export"])
+@pytest.mark.parametrize("form", ["ckpt_export", pytest.param("onnx_export", marks=pytest.mark.slow)])
 def test_exports_agree_with_the_network(form: str, trained: tuple[Path, str], tmp_path: Path) -> None:
     root = trained[0]
     file = tmp_path / ("model.ts" if form == "ckpt_export" else "model.onnx")
@@ -320,6 +231,7 @@ def test_wrong_words_of_a_command_are_refused(words: list[str], said: str, tmp_p
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_refusal_is_the_last_line_and_has_no_traceback(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(CONFIGS / "train.json"), "--epochs=1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -338,21 +250,3 @@ def test_inference_before_training_says_so(cohort: str, tmp_path: Path) -> None:
 def test_the_bundle_is_found_from_anywhere(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     assert Path(config("ct", "inference.json").get_parsed_content("bundle_root")) == BUNDLE
-
-
-@pytest.mark.slow
-def test_covid_ct_with_a_black_box_teacher(tmp_path: Path) -> None:
-    """Real images and a real int8 network, one short epoch on the official split."""
-    data, teacher = REAL / "COVID-CT", REAL / "weights" / "tf2_mobilenet_v2_1.0_224_ptq.tflite"
-    if not data.is_dir() or not teacher.is_file():
-        pytest.skip("needs COVID-CT and the int8 MobileNetV2, which the project does not ship")
-    pytest.importorskip("ai_edge_litert")
-    words = ["--bundle_root", str(tmp_path), "--output_dir", str(tmp_path / "eval"), "--dataset_dir", str(data)]
-    words += ["--teacher", str(teacher), "--max_epochs", "1", "--image_size", "64", "--student", "shufflenet_v2_x1_0"]
-    printed = monai("run", "--config_file", str(CONFIGS / "train.json"), *words)
-    assert "training 425 (234 NonCOVID, 191 COVID); validation 118 (58 NonCOVID, 60 COVID); test 203" in printed
-    result = json.loads((tmp_path / "eval" / "metrics.json").read_text())
-    assert result["test"]["student"]["n"] == 203
-    assert result["phantom"] is False
-    assert "PHANTOMS" not in printed
-    assert np.isfinite(result["test"]["reprogrammed teacher"]["roc_auc"]["value"])

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,13 +15,9 @@ from monai_rd.cache.feature_store import list_stores
 from monai_rd.no_label import NO_LABEL
 from monai_rd.phantoms import is_phantom
 from tests.bundles.commands import BUNDLES, MODALITIES, QUICK, ROOT, config, copied, monai, train
+from tests.processes import kill_module_at
 
 CONFIGS = BUNDLES / "rd_ct" / "configs"
-
-
-@pytest.fixture(scope="session")
-def cohort(cohort_of: Callable[[str], str]) -> str:
-    return cohort_of("ct")
 
 
 @pytest.fixture(scope="session")
@@ -79,15 +72,8 @@ def test_resume_after_a_kill_ends_at_the_same_numbers(cohort: str, pool: str, tm
     assert "unlabelled: 12 of 12 images" in printed
     assert [(info.items, info.views) for info in list_stores(roots[0] / "eval" / "features")] == [(44, 2)]
     places = ["--bundle_root", str(roots[1]), "--output_dir", str(roots[1] / "eval"), "--dataset_dir", cohort]
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(CONFIGS / "train.json")]
-    with subprocess.Popen(
-        [*command, *places, *mixed], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("epoch   1/2"):
-                process.send_signal(signal.SIGKILL)
-                break
+    typed = ["run", "--config_file", str(CONFIGS / "train.json"), *places, *mixed]
+    kill_module_at("epoch   1/2", "monai.bundle", *typed, cwd=ROOT, output=tmp_path / "printed.txt")
     assert "going on after epoch 1 of 2" in train(roots[1], cohort, *mixed, "--resume", "true", quick=False)
     found = [json.loads((root / "eval" / "metrics.json").read_text()) for root in roots]
     assert found[0] == found[1]

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from monai_rd.phantoms import phantom_cohort
+from tests.processes import run_module, start_module
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,23 +21,22 @@ def test_killed_and_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     out = tmp_path / "out"
     words = ["table3", "--dataset", phantom_cohort(tmp_path), "--methods", "ce,rd", "--seeds", "1", "--max-epochs", "3"]
     words += ["--out", str(out), "--", "--image_size", "32", "--slices", "2", "--device", "cpu", "--unlabelled", "None"]
-    command = [sys.executable, "-m", "monai_rd", "benchmark", *words]
-    with open(tmp_path / "log.txt", "w") as log:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
-        end = time.monotonic() + 240
-        while not list(out.glob("runs/rd_*/last.pt")):  # the first run is finished, the second has an epoch
-            assert process.poll() is None, (tmp_path / "log.txt").read_text()
-            assert time.monotonic() < end
-            time.sleep(0.02)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) != 0
+    command, log = ["monai_rd", "benchmark", *words], tmp_path / "log.txt"
+    process = start_module(*command, cwd=ROOT, output=log)
+    end = time.monotonic() + 240
+    while not list(out.glob("runs/rd_*/last.pt")):  # the first run is finished, the second has an epoch
+        assert process.is_alive(), log.read_text()
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    process.terminate()
+    process.join(30)
+    assert process.exitcode
     (first,), (second,) = out.glob("runs/ce_*"), out.glob("runs/rd_*")
     before = (first / "run.json").stat().st_mtime_ns
     assert not (second / "run.json").exists()
 
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 runs, 1 finished before, 1 to run" in done.stdout
+    assert run_module(*command, cwd=ROOT, output=log) == [0], log.read_text()
+    assert "2 runs, 1 finished before, 1 to run" in log.read_text()
     assert (first / "run.json").stat().st_mtime_ns == before
     log_text = (second / "log.txt").read_text()
     assert "resume: going on after epoch" in log_text
