@@ -65,7 +65,9 @@ class Student(nn.Module):
         OSError: weights that are not there or could not be downloaded.
     """
 
-    __jit_unused_properties__: ClassVar[list[str]] = ["levels", "last_map"]  # of which TorchScript knows nothing
+    # TorchScript neither compiles these nor asks for their values, each of which is a run of the backbone.
+    __jit_unused_properties__: ClassVar[list[str]] = ["levels", "last_map"]
+    __jit_ignored_attributes__: ClassVar[list[str]] = __jit_unused_properties__
 
     mean: Tensor
     std: Tensor
@@ -183,6 +185,8 @@ class DeployedStudent(Student):
     Raises:
         ValueError: see `Student`.
     """
+
+    levels, last_map = Student.levels, Student.last_map  # TorchScript ignores a class's own properties alone
 
     def __init__(self, name: str = "resnet18", num_classes: int = 2) -> None:
         from timm.utils import reparameterize_model

@@ -148,6 +148,20 @@ def test_torchscript_gives_the_same(name: str) -> None:
         scripted(torch.rand(1, 1, 64, 64))
 
 
+@pytest.mark.parametrize("kind", [Student, DeployedStudent])
+def test_scripting_runs_no_backbone_to_find_levels(kind: type[Student], monkeypatch: pytest.MonkeyPatch) -> None:
+    one = kind("shufflenet_v2_x1_0", 3).eval()
+    assert len(one.levels) > 2
+
+    def asked(self: Student) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(Student, "_noise", asked)
+    with pytest.raises(AssertionError):
+        _ = one.levels
+    torch.jit.script(one)
+
+
 @pytest.mark.parametrize("name", ["timm:repvgg_a0", *SLOWLY_EXPORTED])
 def test_onnx_gives_the_same(name: str) -> None:
     pytest.importorskip("onnxscript", reason="needs the extra 'onnx'")
