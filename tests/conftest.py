@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,17 @@ if TYPE_CHECKING:
     from monai_rd.inference import Predictor
     from tests.servers import Orthanc
     from tests.tiny_run import TinyRun
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_before() -> Iterator[None]:
+    """A bundle's logging.conf, which MONAI's command reads, sets these for the whole process."""
+    loggers = [logging.getLogger(name) for name in ("monai_rd", "monai.bundle.scripts", "pydicom")]
+    before = [(one.level, one.propagate, one.handlers[:]) for one in loggers]
+    yield
+    for one, (level, propagate, handlers) in zip(loggers, before, strict=True):
+        one.setLevel(level)
+        one.propagate, one.handlers[:] = propagate, handlers
 
 
 @pytest.fixture
