@@ -31,8 +31,8 @@ from rich.table import Table
 from timing import arguments, in_child, in_turn, machine, middle, ratios
 from torch import nn
 
-from monai_rd.cache import ReplayedViews, SkippingCacheDataset, Teaching
-from monai_rd.cache.batches import Shown
+from monai_rd.cache import FeatureExtractor, ReplayedViews, SkippingCacheDataset
+from monai_rd.cache.batches import ItemView
 from monai_rd.handlers.speed import peak_memory
 from monai_rd.networks import FrozenFoundationModel, Preprocessing, Reads
 from monai_rd.transforms import ChannelsToBagd, HounsfieldWindowsd, LoadImageOrSeriesd, SliceStackd, bag_collate
@@ -55,14 +55,14 @@ def real_fill(options: argparse.Namespace, place: Path, console: Console) -> Non
     places = iter(range(1000))
 
     def fill() -> None:
-        Teaching(dataset, teacher, READS, views, directory=place / str(next(places)), **settings).fill()
+        FeatureExtractor(dataset, teacher, READS, views, directory=place / str(next(places)), **settings).fill()
 
     def loop() -> None:
         replayed = ReplayedViews(dataset, views, 0)
         kept = []
         for number in range(views):
             # The second time each item is in a view of its own.
-            order = [Shown(place, 2 * number) for place in range(len(items))]
+            order = [ItemView(place, 2 * number) for place in range(len(items))]
             for batch in DataLoader(replayed, sampler=order, batch_size=BATCH, collate_fn=bag_collate):
                 with torch.inference_mode():
                     kept.append(teacher.read(batch["image"].to(options.device), READS).tap.half().cpu())
@@ -77,13 +77,13 @@ def real_fill(options: argparse.Namespace, place: Path, console: Console) -> Non
         table.add_row(title, rate, middle(ratios(times[key], times["loop"])))
     console.print(table)
     console.print(f"the teacher's fingerprint alone: {name_of_teacher:.2f} s, once a training")
-    reading(Teaching(dataset, teacher, READS, views, directory=place / "0", **settings), console)
+    reading(FeatureExtractor(dataset, teacher, READS, views, directory=place / "0", **settings), console)
 
 
-def reading(teaching: Teaching, console: Console) -> None:
+def reading(extraction: FeatureExtractor, console: Console) -> None:
     """Print what it costs to read rows that are there."""
-    teaching.fill()
-    views, store = teaching.views, teaching.store
+    extraction.fill()
+    views, store = extraction.views, extraction.store
     row = sum(2 * part.numel() for part in store.read(views.keys[0], 0).values())
     every = range(len(views.keys))
 
@@ -121,7 +121,7 @@ def small_teacher() -> FrozenFoundationModel:
     )
 
 
-def small_teaching(place: Path, items: int, views: int) -> Teaching:
+def small_extraction(place: Path, items: int, views: int) -> FeatureExtractor:
     """A training set of small images that are read anew each time, and its store."""
     listed = [{"image": str(place / "small" / f"{number}.png"), "label": number % 2} for number in range(items)]
     chain = Compose(
@@ -134,7 +134,7 @@ def small_teaching(place: Path, items: int, views: int) -> Teaching:
             EnsureTyped("image", track_meta=False),
         ]
     )
-    return Teaching(
+    return FeatureExtractor(
         Dataset(listed, chain), small_teacher(), READS, views, directory=place / f"store{items}", batch_size=BATCH
     )
 
@@ -142,19 +142,19 @@ def small_teaching(place: Path, items: int, views: int) -> Teaching:
 def fill_job(place: Path, items: int, views: int) -> dict[str, float]:
     """Fill a store, or what other processes leave of it."""
     began = time.time()
-    teaching = small_teaching(place, items, views)
-    teaching.fill()
-    size = sum(path.stat().st_size for path in teaching.store.folder.glob("*.safetensors"))
+    extraction = small_extraction(place, items, views)
+    extraction.fill()
+    size = sum(path.stat().st_size for path in extraction.store.folder.glob("*.safetensors"))
     return {"began": began, "ended": time.time(), "bytes": size, "memory": peak_memory()}
 
 
 def read_job(place: Path, items: int, views: int) -> dict[str, float]:
     """Read an epoch out of a store that is full."""
-    teaching = small_teaching(place, items, views)
-    teaching.fill()
-    teaching.views.store = teaching.store
+    extraction = small_extraction(place, items, views)
+    extraction.fill()
+    extraction.views.store = extraction.store
     began = time.time()
-    for batch in DataLoader(teaching.views, batch_size=BATCH, collate_fn=bag_collate):
+    for batch in DataLoader(extraction.views, batch_size=BATCH, collate_fn=bag_collate):
         assert "tap" in batch["teacher_features"]
     return {"began": began, "ended": time.time(), "memory": peak_memory()}
 

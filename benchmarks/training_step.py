@@ -38,7 +38,7 @@ from rich.table import Table
 from timing import arguments, in_child, in_turn, machine, middle, ratios
 from work import Turn, Work, optimizer
 
-from monai_rd.cache import SkippingCacheDataset, taught_dataset
+from monai_rd.cache import SkippingCacheDataset, feature_dataset
 from monai_rd.handlers import CoTrainingHandler, CPUAutocast, EpochSeedHandler, amp_settings
 from monai_rd.handlers.speed import peak_memory
 from monai_rd.losses import ClassificationLoss
@@ -193,7 +193,7 @@ def remember(options: argparse.Namespace, work: Work, plain: Dataset, place: Pat
 def taught(work: Work, plain: Dataset, place: Path) -> Dataset:
     """The training set with the teacher's features, which are computed where they are not there yet."""
     reads = Reads(tap=True, grid=work.grid)
-    return taught_dataset(
+    return feature_dataset(
         plain, work.teacher, reads, VIEWS, directory=place / "features", device=work.device, amp=work.amp
     )
 

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from timing import arguments, in_turn, machine, middle
 
-from monai_rd.cache import Teaching
+from monai_rd.cache import FeatureExtractor
 from monai_rd.handlers import default_amp
 from monai_rd.memory import keep_freed_memory
 from monai_rd.networks import Reads
@@ -58,7 +58,7 @@ def main() -> None:
             words |= {"amp": amp}
             teacher = random_teacher(options.teacher, 224)
             loop = ours(student, {**words, "feature_views": 0}, teacher)
-            with timed(Teaching, "fill") as fills:
+            with timed(FeatureExtractor, "fill") as fills:
                 store = ours(student, {**words, "feature_views": options.views}, teacher, epochs=2)
             fill = sum(fills)
             alone = ours(student, {**words, "method": "ce", "feature_views": 0}, None)

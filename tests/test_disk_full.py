@@ -139,7 +139,7 @@ def test_a_feature_store_and_a_resting_teacher(tmp_path: Path) -> None:
     teacher = FrozenFoundationModel(backbone, channels=512, kind="map", preprocessing=plain, name="tiny")
     before = backbone.weight.clone()
     with pytest.raises(OSError, match="the weights of teacher 'tiny' could not be written: the file would be larger"):
-        limited(teacher.rest, tmp_path)
+        limited(teacher.offload, tmp_path)
     assert torch.equal(backbone.weight, before)
     assert [path.name for path in tmp_path.iterdir()] == ["features"]
 

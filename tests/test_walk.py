@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from monai_rd.cache.fingerprints import item_key
 from monai_rd.cli.app import app
 from monai_rd.datasets import DataListError, find_studies, make_datalist
-from monai_rd.datasets.audit.look import default_loader, look
+from monai_rd.datasets.audit.examine import default_loader, examine
 from monai_rd.datasets.datalist import labelled_studies, read_datalist
 from monai_rd.datasets.published.layout import images_in
 from monai_rd.dicom import index_dicom, load_series
@@ -325,6 +325,6 @@ def test_the_others_see_the_same_files(tmp_path: Path) -> None:
     assert (data_fingerprint(tmp_path / "data"), item_key(tmp_path / "data" / "in")) == before
     assert [len(one.files) for one in index_dicom(tmp_path / "data")] == [3]
     assert load_series(tmp_path / "data" / "in").array.shape[-1] == 3
-    seen = look(default_loader(), {"image": str(tmp_path / "data" / "in")})
+    seen = examine(default_loader(), {"image": str(tmp_path / "data" / "in")})
     assert (seen.id, seen.problem) == (uid, "")
     assert folders_in(tmp_path / "data") == [tmp_path / "data" / "in"]

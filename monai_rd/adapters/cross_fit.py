@@ -113,10 +113,10 @@ class CrossFittedTeacher(FrozenFoundationModel):
         fold = self.folds[indices.clamp(0, len(self.folds) - 1)]
         return (fold[:, None] == torch.arange(len(self.teachers))) | ~among[:, None]
 
-    def rest(self, folder: str | Path) -> None:
-        """Give the memory of all backbones back, see `FrozenFoundationModel.rest`."""
+    def offload(self, folder: str | Path) -> None:
+        """Give the memory of all backbones back, see `FrozenFoundationModel.offload`."""
         for teacher in self.teachers[:1] if self.one_backbone else self.teachers:
-            teacher.rest(folder)
+            teacher.offload(folder)
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) of the teachers' fingerprints and the folds."""

@@ -9,7 +9,7 @@ from monai_rd.lazy import lazy_names
 if TYPE_CHECKING:
     from monai_rd.cache.batches import Loaders, TrainingBatches, TrainingItems, training_items
     from monai_rd.cache.datasets import DiskCacheDataset, SkippingCacheDataset, cached_dataset, is_on_device
-    from monai_rd.cache.teaching import Teaching, taught_dataset
+    from monai_rd.cache.feature_extraction import FeatureExtractor, feature_dataset
     from monai_rd.cache.tolerant import TolerantDataset
     from monai_rd.cache.views import ReplayedViews
 
@@ -28,9 +28,9 @@ __getattr__ = lazy_names(
             "cached_dataset",
             "is_on_device",
         ),
-        "teaching": (
-            "Teaching",
-            "taught_dataset",
+        "feature_extraction": (
+            "FeatureExtractor",
+            "feature_dataset",
         ),
         "tolerant": ("TolerantDataset",),
         "views": ("ReplayedViews",),
@@ -39,15 +39,15 @@ __getattr__ = lazy_names(
 
 __all__ = [
     "DiskCacheDataset",
+    "FeatureExtractor",
     "Loaders",
     "ReplayedViews",
     "SkippingCacheDataset",
-    "Teaching",
     "TolerantDataset",
     "TrainingBatches",
     "TrainingItems",
     "cached_dataset",
+    "feature_dataset",
     "is_on_device",
-    "taught_dataset",
     "training_items",
 ]

@@ -14,19 +14,19 @@ from monai_rd.cache.datasets import DiskCacheDataset, cached_dataset, is_on_devi
 from monai_rd.processes import derived_seed, rank, world_size
 from monai_rd.transforms import bag_collate
 
-__all__ = ["Lists", "Loaders", "Shown", "TrainingBatches", "TrainingItems", "training_items"]
+__all__ = ["ItemView", "Lists", "Loaders", "TrainingBatches", "TrainingItems", "training_items"]
 
 
-class Shown(NamedTuple):
+class ItemView(NamedTuple):
     """An item that is shown in a batch.
 
     Attributes:
-        place: in the data set.
-        time: how often it was shown before.
+        item: its index in the data set.
+        visit: how often it was shown before.
     """
 
-    place: int
-    time: int
+    item: int
+    visit: int
 
 
 class TrainingItems(Dataset):
@@ -65,9 +65,9 @@ class TrainingItems(Dataset):
         """Those of the parts."""
         return [key for part in self.parts for key in part.item_keys]
 
-    def __getitem__(self, index: int | Shown) -> Any:
+    def __getitem__(self, index: int | ItemView) -> Any:
         """The item at a place, in a new random view."""
-        place = index.place if isinstance(index, Shown) else index
+        place = index.item if isinstance(index, ItemView) else index
         labelled = self.sizes[0]
         return self.parts[0][place] if place < labelled else self.parts[1][place - labelled]
 
@@ -123,7 +123,7 @@ def training_items(
     )
 
 
-class TrainingBatches(Sampler[list[Shown]]):
+class TrainingBatches(Sampler[list[ItemView]]):
     """Batches of B labelled and U unlabelled items, in epochs of a stated number of steps.
 
     The labelled items are shown in rounds: every round shuffles them anew and leaves out those that fill no batch, as
@@ -161,8 +161,8 @@ class TrainingBatches(Sampler[list[Shown]]):
         self.labelled, self.unlabelled = dataset.sizes
         self.batch_size, self.seed = batch_size, seed
         share = unlabelled_share / (1 - unlabelled_share)
-        self.beside = max(round(batch_size * share), 1) if self.unlabelled and unlabelled_share else 0
-        self.size = batch_size + self.beside
+        self.unlabelled_size = max(round(batch_size * share), 1) if self.unlabelled and unlabelled_share else 0
+        self.size = batch_size + self.unlabelled_size
         self.round = self.labelled // (batch_size * world_size())
         self.steps = (steps or self.round) if self.round else 0
         self._epoch = 1
@@ -174,24 +174,24 @@ class TrainingBatches(Sampler[list[Shown]]):
     def __len__(self) -> int:
         return self.steps
 
-    def __iter__(self) -> Iterator[list[Shown]]:
+    def __iter__(self) -> Iterator[list[ItemView]]:
         """The batches of this process in the epoch."""
         processes, first = world_size(), (self._epoch - 1) * self.steps
         orders = _Orders(self.seed)
         for step in range(first, first + self.steps):
             turn, place = divmod(step, self.round)
             labelled = [
-                Shown(orders.of(0, self.labelled, turn)[at], turn)
-                for at in _own(place * self.batch_size * processes, self.batch_size)
+                ItemView(orders.of(0, self.labelled, turn)[at], turn)
+                for at in _share_of_process(place * self.batch_size * processes, self.batch_size)
             ]
             others = []
-            for at in _own(step * self.beside * processes, self.beside):
+            for at in _share_of_process(step * self.unlabelled_size * processes, self.unlabelled_size):
                 turn, place = divmod(at, self.unlabelled)
-                others.append(Shown(self.labelled + orders.of(1, self.unlabelled, turn)[place], turn))
+                others.append(ItemView(self.labelled + orders.of(1, self.unlabelled, turn)[place], turn))
             yield labelled + others
 
 
-def _own(first: int, count: int) -> range:
+def _share_of_process(first: int, count: int) -> range:
     """This process's places of those that all take in a step, from `first` on."""
     return range(first + rank() * count, first + (rank() + 1) * count)
 

@@ -23,7 +23,7 @@ import torch
 from monai.data import CacheDataset, Dataset
 from monai.transforms import Compose
 
-from monai_rd.cache.file_hashes import HASHES, item_keys
+from monai_rd.cache.file_hashes import HASHES_FILE, item_keys
 from monai_rd.cache.fingerprints import fingerprint, item_key
 from monai_rd.cache.items import fill, first_random, joined, moved, name_of, prepared, read, size, write
 from monai_rd.errors import Policy
@@ -143,7 +143,7 @@ class SkippingCacheDataset(CacheDataset):
     ) -> None:
         # Before they run: some transforms keep what they drew last.
         self.transform_fingerprint = fingerprint(transform)
-        self._hashes = Path(cache_dir) / HASHES if cache_dir is not None else None
+        self._hashes = Path(cache_dir) / HASHES_FILE if cache_dir is not None else None
         super().__init__(data, transform, cache_num=0)
         self.device = torch.device(device)
         found = dict(loaded or {})
@@ -207,7 +207,7 @@ class DiskCacheDataset(Dataset):
         self._start = first_random(self.transform)
         self.folder = Path(cache_dir) / name_of(self.transform)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.item_keys = item_keys([item["image"] for item in data], Path(cache_dir) / HASHES)
+        self.item_keys = item_keys([item["image"] for item in data], Path(cache_dir) / HASHES_FILE)
         there = self._there()
         missing = [index for index, key in enumerate(self.item_keys) if key not in there]
         self._refuse_too_large(item_bytes * len({self.item_keys[index] for index in missing}))

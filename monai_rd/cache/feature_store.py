@@ -71,7 +71,7 @@ class FeatureStore:
     def __len__(self) -> int:
         return len(self._places)
 
-    def look(self, check: bool = False) -> list[Path]:
+    def refresh(self, check: bool = False) -> list[Path]:
         """Take in the shards that came since the last look.
 
         Args:
@@ -210,7 +210,7 @@ def list_stores(directory: str | Path) -> list[StoreInfo]:
     for path in sorted(Path(directory).glob(f"*/{_ABOUT}")):
         about = json.loads(path.read_text())
         store = FeatureStore(directory, about["decided_by"], about["notes"])
-        store.look()
+        store.refresh()
         size = sum(one.stat().st_size for one in path.parent.iterdir() if one.is_file())
         found.append(StoreInfo(path.parent, about["notes"], about["decided_by"]["views"], len(store), size))
     return found

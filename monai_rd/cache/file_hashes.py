@@ -1,4 +1,4 @@
-"""Hashes of files that are remembered, so that a data set larger than memory is not read anew at every start."""
+"""Hashes of files, kept in a database, so that a data set larger than memory is not read anew at every start."""
 
 from __future__ import annotations
 
@@ -17,48 +17,48 @@ from monai_rd.cache.fingerprints import Source, files_of, item_key
 from monai_rd.errors import UnreadableFileError
 from monai_rd.processes import own_cores
 
-__all__ = ["HASHES", "item_keys"]
+__all__ = ["HASHES_FILE", "item_keys"]
 
 logger = logging.getLogger(__name__)
 
-HASHES = "hashes.sqlite"  # the name of a memory in a cache's folder
+HASHES_FILE = "hashes.sqlite"  # in a cache folder
 
 _YOUNG = 2_000_000_000  # ns: a file may change again without its times changing, where a system counts them coarsely
 _WRITE_EVERY = 10.0  # s: what a killed run hashes again at most
 
 
-def item_keys(sources: Sequence[Source], memory: Path | None = None) -> list[str]:
-    """`item_key` of many items, in threads, with a memory of files that have not changed.
+def item_keys(sources: Sequence[Source], database: Path | None = None) -> list[str]:
+    """`item_key` of many items, in threads, with a database of files that have not changed.
 
-    The memory is an SQLite file. It maps the SHA-256 of device, inode, size, modification and change time of all files
-    of an item to the item's key, and holds no path. As in git's index, files that changed within 2 s before they were
-    hashed are not remembered. Several processes may use one at once; a damaged one is begun anew.
+    The database is an SQLite file. It maps the SHA-256 of device, inode, size, modification and change time of all
+    files of an item to the item's key, and holds no path. As in git's index, files that changed within 2 s before they
+    were hashed are not kept. Several processes may use one at once; a damaged one is begun anew.
 
     Args:
         sources: see `item_key`.
-        memory: its file; None remembers nothing. Not used on Windows, which has no change time.
+        database: its file; None keeps nothing. Not used on Windows, which has no change time.
 
     Returns:
         The keys, "" for an item of which a file cannot be read: loading it says why.
 
     Raises:
-        OSError: the memory cannot be written, or another process keeps it locked.
+        OSError: the database cannot be written, or another process keeps it locked.
     """
-    if memory is None or os.name != "posix":
+    if database is None or os.name != "posix":
         return [found.key for found in _hashed(sources)]
-    memory.parent.mkdir(parents=True, exist_ok=True)
+    database.parent.mkdir(parents=True, exist_ok=True)
     try:
-        return _remembered(sources, memory)
+        return _through_database(sources, database)
     except sqlite3.OperationalError as error:
-        raise OSError(f"'{memory}': {error}; give a --cache_dir that can be written to") from error
+        raise OSError(f"'{database}': {error}; give a --cache_dir that can be written to") from error
     except sqlite3.DatabaseError:
-        logger.warning("the memory of hashes is damaged and begun anew")
-        memory.unlink(missing_ok=True)
-        return _remembered(sources, memory)
+        logger.warning("the database of hashes is damaged and begun anew")
+        database.unlink(missing_ok=True)
+        return _through_database(sources, database)
 
 
-def _remembered(sources: Sequence[Source], memory: Path) -> list[str]:
-    with closing(sqlite3.connect(memory, timeout=60)) as connection:
+def _through_database(sources: Sequence[Source], database: Path) -> list[str]:
+    with closing(sqlite3.connect(database, timeout=60)) as connection:
         connection.execute(
             "CREATE TABLE IF NOT EXISTS hashes (stamp BLOB PRIMARY KEY, key BLOB NOT NULL) WITHOUT ROWID"
         )

@@ -14,7 +14,7 @@ from monai.data import Dataset
 from monai.transforms import Randomizable
 from torch import Tensor
 
-from monai_rd.cache.batches import Shown
+from monai_rd.cache.batches import ItemView
 from monai_rd.cache.file_hashes import item_keys
 from monai_rd.errors import UnreadableFileError
 from monai_rd.teacher_features import TEACHER_FEATURES, UNSEEN
@@ -93,9 +93,9 @@ class ReplayedViews(Dataset):
         assert isinstance(item, Mapping)
         return dict(item)
 
-    def __getitem__(self, index: int | Shown) -> Any:
+    def __getitem__(self, index: int | ItemView) -> Any:
         """An item in the view whose turn it is; one asked for by its place alone, as it is shown first."""
-        place, time = index if isinstance(index, Shown) else (index, 0)
+        place, time = index if isinstance(index, ItemView) else (index, 0)
         number = self.turn(place, time)
         item = self.view(place, number)
         if self.store is None:

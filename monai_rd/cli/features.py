@@ -18,14 +18,14 @@ Bundle = Annotated[str, typer.Option(help="Name of the bundle whose train.json s
 Directory = Annotated[Path, typer.Argument(help="The features_dir of a training, such as bundles/rd_ct/eval/features.")]
 
 
-def _teaching(bundle: str, words: list[str]) -> Any:
+def _extraction(bundle: str, words: list[str]) -> Any:
     """The training set of a bundle, its teacher and the store between them, as a training would make them."""
     from monai_rd.bundle import bundle_config, words_as_overrides
 
     parser = bundle_config(bundle, words_as_overrides(words))
     if not parser.get_parsed_content("feature_views"):
         raise ValueError("give the number of views after --, as in: -- --feature_views 8 --dataset_dir DIR")
-    parser["train#taught#_target_"] = "monai_rd.cache.Teaching"
+    parser["train#taught#_target_"] = "monai_rd.cache.FeatureExtractor"
     if parser.get_parsed_content("teacher_network") is None:
         raise ValueError("the method needs no teacher: there is nothing to compute")
     return parser.get_parsed_content("train#taught")
@@ -37,9 +37,9 @@ def fill(words: Words = None, bundle: Bundle = "rd_ct") -> None:
 
     Several may be at it at once, each with a GPU of its own, and any of them may be stopped and started again.
     """
-    teaching = _teaching(bundle, words or [])
-    teaching.fill()
-    print(f"{teaching.store.folder}: {len(teaching.store)} items, {teaching.views.views} views each")
+    extraction = _extraction(bundle, words or [])
+    extraction.fill()
+    print(f"{extraction.store.folder}: {len(extraction.store)} items, {extraction.views.views} views each")
 
 
 @app.command()
@@ -49,10 +49,10 @@ def verify(
     sample: Annotated[int, typer.Option(min=1, help="How many views the teacher looks at again.")] = 64,
 ) -> None:
     """Compare the features with their checksums, and a sample with the teacher; exit code 1 if anything is wrong."""
-    teaching = _teaching(bundle, words or [])
-    found = teaching.verify(sample)
-    print(f"{teaching.store.folder}: {len(teaching.store)} items, {teaching.views.views} views each")
-    print(f"{found.missing} of {len(teaching.views.keys)} training items are not there")
+    extraction = _extraction(bundle, words or [])
+    found = extraction.verify(sample)
+    print(f"{extraction.store.folder}: {len(extraction.store)} items, {extraction.views.views} views each")
+    print(f"{found.missing} of {len(extraction.views.keys)} training items are not there")
     print(f"{found.damaged} damaged files were removed; fill computes them again")
     if found.views:
         print(

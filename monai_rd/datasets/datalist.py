@@ -13,7 +13,7 @@ from monai_rd.datasets.collecting import Collected, collect, names_file
 from monai_rd.datasets.lists import DataList, write_datalist
 from monai_rd.datasets.splits import DEVELOPMENT, SPLITS, group, split_development, split_folds, split_once
 from monai_rd.datasets.studies import Item, Studies, file_id
-from monai_rd.datasets.unlabelled import apart, find_unlabelled
+from monai_rd.datasets.unlabelled import exclude_leaks, find_unlabelled
 from monai_rd.errors import StudyError
 from monai_rd.files import known_hash
 
@@ -32,7 +32,7 @@ def make_datalist(
     series_rule: Mapping[str, str] | None = None,
     key: bytes | None = None,
     unlabelled: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
-    memory: str | os.PathLike[str] | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
 ) -> DataList:
     """Make training, validation and test lists of a data set, and a list of unlabelled images to train on.
 
@@ -69,7 +69,7 @@ def make_datalist(
         key: of the patients' pseudonyms, see `project_key`; None makes one that holds for this call.
         unlabelled: a folder or a list of unlabelled images, or several. The data list itself may be among them: then
             its rows without a label are unlabelled images, and no mistake.
-        memory: a folder in which hashes and fingerprints of files are remembered; None remembers nothing.
+        cache_dir: a folder in which hashes and fingerprints of files are kept; None keeps nothing.
 
     Raises:
         FileNotFoundError: no such folder or file.
@@ -82,7 +82,7 @@ def make_datalist(
     made = _split(read, seed)
     _check_leaks(read)
     _check_classes(read, made)
-    read.problems.take(read.leaks)
+    read.problems.extend(read.leaks)
     read.problems.refuse()
     if read.published is not None:
         read.published.tell(read.found, made)
@@ -90,7 +90,9 @@ def make_datalist(
     if read.sheet is not None and read.sheet.suffix.lower() == ".json" and not names_file(others, read.sheet):
         others.append(read.sheet)
     found = find_unlabelled(others, read.reading, class_names)
-    return replace(made, unlabelled=apart(found, made, read.reading.key, None if memory is None else Path(memory)))
+    return replace(
+        made, unlabelled=exclude_leaks(found, made, read.reading.key, None if cache_dir is None else Path(cache_dir))
+    )
 
 
 def read_datalist(
@@ -188,7 +190,7 @@ def make_folds(
     """
     read = collect(dataset_dir, data_list, class_names, None, policy, series_rule, key)
     parts = split_folds(read.labels, read.groups, read.told, folds, seed, read.problems) if len(read.order) > 1 else []
-    read.problems.take(read.leaks)
+    read.problems.extend(read.leaks)
     read.problems.refuse()
     return [_datalist(read, part) for part in parts]
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "IMAGES",
     "VOLUMES",
-    "Alike",
+    "Criterion",
     "Fingerprint",
     "Picture",
     "copies_of",
@@ -56,23 +56,23 @@ HASH_BITS, COARSE_CORRELATION = 12, 0.75
 
 
 @dataclass(frozen=True)
-class Alike:
+class Criterion:
     """When two thumbnails show the same: one laid over the other, their fine structure correlates.
 
     Attributes:
         side: of the thumbnails, in pixels.
         detail: fine is what is smaller than the side of the thumbnail divided by this.
         correlation: at least so much.
-        unmoved: so much at half the side already as they lie, where copies are not shifted; None where they may be.
+        unshifted_correlation: at least so much at half the side, without a shift; None where copies may be shifted.
     """
 
     side: int
     detail: int
     correlation: float
-    unmoved: float | None = None
+    unshifted_correlation: float | None = None
 
 
-IMAGES, VOLUMES = Alike(64, 12, 0.96), Alike(128, 48, 0.955, unmoved=0.9)
+IMAGES, VOLUMES = Criterion(64, 12, 0.96), Criterion(128, 48, 0.955, unshifted_correlation=0.9)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,14 +97,14 @@ def digest_of(values: NDArray[np.generic]) -> str:
     return hashlib.sha256(str(values.shape).encode() + values.tobytes()).hexdigest()
 
 
-def fingerprint(picture: Picture, digest: str, alike: Alike = IMAGES) -> Fingerprint:
+def fingerprint(picture: Picture, digest: str, criterion: Criterion = IMAGES) -> Fingerprint:
     """Return the fingerprint of a grey picture `[rows, columns]` of an image with this digest."""
     shown, mirrored = Image.fromarray(picture), Image.fromarray(np.ascontiguousarray(picture[:, ::-1]))
     return Fingerprint(
         digest=digest,
         bits=imagehash.phash(shown).hash.ravel(),
         mirrored_bits=imagehash.phash(mirrored).hash.ravel(),
-        thumbnail=np.asarray(shown.resize((alike.side, alike.side), Image.Resampling.LANCZOS)),
+        thumbnail=np.asarray(shown.resize((criterion.side, criterion.side), Image.Resampling.LANCZOS)),
     )
 
 
@@ -116,26 +116,29 @@ def copy_groups(prints: Sequence[Fingerprint]) -> list[int]:
     return linked(len(prints), pairs)
 
 
-def near_pairs(prints: Sequence[Fingerprint], alike: Alike) -> Iterator[tuple[int, int, float, bool]]:
+def near_pairs(prints: Sequence[Fingerprint], criterion: Criterion) -> Iterator[tuple[int, int, float, bool]]:
     """Find pairs alike but not equal: saved again, scaled, brightened, cropped a little, mirrored.
 
     Yields:
         the two places i < j, the correlation of their fine structure, and whether one is mirrored.
     """
-    yield from _near(prints, prints, alike, lambda i, j: i < j)
+    yield from _near(prints, prints, criterion, lambda i, j: i < j)
 
 
-def copies_of(originals: Sequence[Fingerprint], prints: Sequence[Fingerprint], alike: Alike) -> set[int]:
+def copies_of(originals: Sequence[Fingerprint], prints: Sequence[Fingerprint], criterion: Criterion) -> set[int]:
     """Find which of the images (by their places in `prints`) are equal to one of the originals, or alike."""
     digests = {one.digest for one in originals}
     equal = {place for place, one in enumerate(prints) if one.digest in digests}
     rest = [place for place in range(len(prints)) if place not in equal]
-    near = _near([prints[place] for place in rest], originals, alike, lambda i, j: True)
+    near = _near([prints[place] for place in rest], originals, criterion, lambda i, j: True)
     return equal | {rest[i] for i, *_ in near}
 
 
 def _near(
-    prints: Sequence[Fingerprint], others: Sequence[Fingerprint], alike: Alike, wanted: Callable[[int, int], bool]
+    prints: Sequence[Fingerprint],
+    others: Sequence[Fingerprint],
+    criterion: Criterion,
+    wanted: Callable[[int, int], bool],
 ) -> Iterator[tuple[int, int, float, bool]]:
     """Pairs of one and another image, alike but not equal, as `near_pairs` yields them, of those that are wanted."""
     if not prints or not others:
@@ -148,33 +151,33 @@ def _near(
         other_thumbnails = np.stack([one.thumbnail for one in others])[..., :: -1 if mirrored else 1]
         pairs = [
             (i, j)
-            for i, j in _candidates(bits, other_bits, thumbnails, other_thumbnails, alike)
+            for i, j in _candidates(bits, other_bits, thumbnails, other_thumbnails, criterion)
             if wanted(i, j) and prints[i].digest != others[j].digest and (i, j) not in seen
         ]
         for start in range(0, len(pairs), 512):
             block = pairs[start : start + 512]
             first, second = (list(side) for side in zip(*block, strict=True))
-            similarities = _similarity(thumbnails[first], other_thumbnails[second], alike)
+            similarities = _similarity(thumbnails[first], other_thumbnails[second], criterion)
             for (i, j), similarity in zip(block, similarities, strict=True):
-                if similarity >= alike.correlation:
+                if similarity >= criterion.correlation:
                     seen.add((i, j))
                     yield i, j, similarity, mirrored
 
 
 def _candidates(
-    bits: NDArray[np.bool_], other_bits: NDArray[np.bool_], thumbnails: Picture, others: Picture, alike: Alike
+    bits: NDArray[np.bool_], other_bits: NDArray[np.bool_], thumbnails: Picture, others: Picture, criterion: Criterion
 ) -> Iterator[tuple[int, int]]:
     """Pairs alike at a first glance: products of matrices, in blocks."""
     signs, other_signs = (np.where(one, 1, -1).astype(np.float32) for one in (bits, other_bits))
     coarse, other_coarse = (_coarse(one) for one in (thumbnails, others))
-    if alike.unmoved is not None:
-        fine, other_fine = (_fine_rows(one, alike) for one in (thumbnails, others))
+    if criterion.unshifted_correlation is not None:
+        fine, other_fine = (_fine_rows(one, criterion) for one in (thumbnails, others))
     for start in range(0, len(signs), 1024):
         block = slice(start, start + 1024)
         near = signs[block] @ other_signs.T >= signs.shape[1] - 2 * HASH_BITS
         near &= coarse[block] @ other_coarse.T >= COARSE_CORRELATION
-        if alike.unmoved is not None:
-            near &= fine[block] @ other_fine.T >= alike.unmoved
+        if criterion.unshifted_correlation is not None:
+            near &= fine[block] @ other_fine.T >= criterion.unshifted_correlation
         for row, column in np.argwhere(near):
             yield int(start + row), int(column)
 
@@ -186,13 +189,13 @@ def _coarse(thumbnails: Picture) -> NDArray[np.float32]:
     return _normed(small.reshape(len(small), -1))
 
 
-def _fine_rows(thumbnails: Picture, alike: Alike) -> NDArray[np.float32]:
+def _fine_rows(thumbnails: Picture, criterion: Criterion) -> NDArray[np.float32]:
     """Their fine structure at half the side as rows whose products are correlations."""
     import torch
     from torch.nn.functional import avg_pool2d
 
     halves = avg_pool2d(torch.from_numpy(np.ascontiguousarray(thumbnails)).float()[:, None], 2)
-    return _normed(_fine_structure(halves, alike.detail).flatten(1).numpy())
+    return _normed(_fine_structure(halves, criterion.detail).flatten(1).numpy())
 
 
 def _normed(rows: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -200,7 +203,7 @@ def _normed(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
 
 
-def _similarity(first: Picture, second: Picture, alike: Alike) -> list[float]:
+def _similarity(first: Picture, second: Picture, criterion: Criterion) -> list[float]:
     """Correlation of the fine structure of thumbnails `[N, side, side]`, the second laid over the first.
 
     Copies out of two papers are cropped differently: without laying one over the other they correlate no better than
@@ -211,12 +214,12 @@ def _similarity(first: Picture, second: Picture, alike: Alike) -> list[float]:
 
     a, b = (torch.from_numpy(np.ascontiguousarray(one)).float()[:, None] for one in (first, second))
     similarity, place, near = torch.zeros(len(a)), torch.zeros(len(a), 4), torch.arange(len(a))
-    for side in (side for side in _SIDES if side <= alike.side):
-        pooled, laid = (avg_pool2d(one[near], alike.side // side) for one in (a, b))
-        found, place[near] = _laid_over(pooled, laid, place[near], alike)
+    for side in (side for side in _SIDES if side <= criterion.side):
+        pooled, laid = (avg_pool2d(one[near], criterion.side // side) for one in (a, b))
+        found, place[near] = _laid_over(pooled, laid, place[near], criterion)
         similarity[near] = found
-        if side < alike.side:
-            far = found <= alike.correlation - _MARGIN
+        if side < criterion.side:
+            far = found <= criterion.correlation - _MARGIN
             similarity[near[far]] = 0
             near = near[~far]
         if not len(near):
@@ -224,7 +227,7 @@ def _similarity(first: Picture, second: Picture, alike: Alike) -> list[float]:
     return similarity.tolist()
 
 
-def _laid_over(a: Tensor, b: Tensor, place: Tensor, alike: Alike) -> tuple[Tensor, Tensor]:
+def _laid_over(a: Tensor, b: Tensor, place: Tensor, criterion: Criterion) -> tuple[Tensor, Tensor]:
     """Scale and shift of `b` `[N, 1, side, side]` along both axes by Gauss-Newton steps from `place` `[N, 4]`.
 
     Returns:
@@ -234,7 +237,7 @@ def _laid_over(a: Tensor, b: Tensor, place: Tensor, alike: Alike) -> tuple[Tenso
     from torch.nn.functional import grid_sample
 
     side = a.shape[-1]
-    a, b = (_fine_structure(one, alike.detail) for one in (a, b))
+    a, b = (_fine_structure(one, criterion.detail) for one in (a, b))
     y, x = torch.meshgrid(*[torch.linspace(-1 + 1 / side, 1 - 1 / side, side)] * 2, indexing="ij")
     dy, dx = torch.gradient(a, spacing=2 / side, dim=(2, 3))
     slopes = torch.stack([dx * x, dy * y, dx, dy], dim=-1).flatten(1, 3)

@@ -25,7 +25,7 @@ class Problems:
         """Note a problem, and the rows it is true of, if it has any."""
         self._rows.setdefault(message, []).extend(rows)
 
-    def take(self, other: Problems) -> None:
+    def extend(self, other: Problems) -> None:
         """Add the problems of another."""
         for message, rows in other._rows.items():
             self.add(message, *rows)

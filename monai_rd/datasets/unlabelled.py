@@ -1,8 +1,8 @@
 """Images to train on whose class nobody told: where they come from, and which of them must stay out.
 
 A student that has seen an image of a test patient, even without its label, is not tested on it any more. So what
-belongs to a patient or a study of validation or test is left out, and what is a copy of one of their images, equal or
-alike (see `monai_rd.datasets.near_duplicates`).
+belongs to a patient or a study of validation or test is left out, and what is a copy of one of their images, equal
+or a near duplicate (see `monai_rd.datasets.near_duplicates`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from monai_rd.datasets.studies import Item, find_studies
 from monai_rd.errors import StudyError, count_codes
 from monai_rd.pseudonyms import patient_pseudonym
 
-__all__ = ["apart", "find_unlabelled"]
+__all__ = ["exclude_leaks", "find_unlabelled"]
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def find_unlabelled(
     return found
 
 
-def apart(items: Sequence[Item], made: DataList, key: bytes, memory: Path | None = None) -> list[Item]:
+def exclude_leaks(items: Sequence[Item], made: DataList, key: bytes, cache_dir: Path | None = None) -> list[Item]:
     """Leave out what belongs to validation or test, what is in the training list, and what is there twice.
 
     The log counts what was left out, and why.
@@ -77,23 +77,23 @@ def apart(items: Sequence[Item], made: DataList, key: bytes, memory: Path | None
         items: unlabelled ones.
         made: the labelled lists.
         key: of the patients' pseudonyms.
-        memory: a folder in which hashes and fingerprints of files are remembered; None remembers nothing.
+        cache_dir: a folder in which hashes and fingerprints of files are kept; None keeps nothing.
 
     Returns:
         The others, without a label as in these lists.
 
     Raises:
         DataListError: nothing is left.
-        OSError: the memory cannot be used.
+        OSError: the folder cannot be used.
     """
-    from monai_rd.cache.file_hashes import HASHES, item_keys
+    from monai_rd.cache.file_hashes import HASHES_FILE, item_keys
 
     if not items:
         return []
     why: Counter[str] = Counter()
     held = [*made.validation, *made.test]
-    hashes = None if memory is None else memory / HASHES
-    first = _told_apart(items, held, key, why)
+    hashes = None if cache_dir is None else cache_dir / HASHES_FILE
+    first = _of_other_patients(items, held, key, why)
     keys = dict(zip(first, item_keys([items[place]["image"] for place in first], hashes), strict=True))
     held_keys = item_keys([item["image"] for item in held], hashes)
     known = dict.fromkeys(held_keys, "equal to an image of validation or test")
@@ -106,7 +106,7 @@ def apart(items: Sequence[Item], made: DataList, key: bytes, memory: Path | None
             continue
         known[keys[place]] = "there twice"
         second.append(place)
-    kept = _unlike([(items[place], keys[place]) for place in second], held, held_keys, memory, why)
+    kept = _without_copies([(items[place], keys[place]) for place in second], held, held_keys, cache_dir, why)
     left_out = "".join(f"; {count} {reason}" for reason, count in why.items())
     if not kept:
         raise DataListError(f"no unlabelled image of {len(items)} is left; left out: {left_out[2:]}")
@@ -114,7 +114,7 @@ def apart(items: Sequence[Item], made: DataList, key: bytes, memory: Path | None
     return made.without_label(kept)
 
 
-def _told_apart(items: Sequence[Item], held: Sequence[Item], key: bytes, why: Counter[str]) -> list[int]:
+def _of_other_patients(items: Sequence[Item], held: Sequence[Item], key: bytes, why: Counter[str]) -> list[int]:
     """The places of items that neither their headers nor their paths give to a patient or study of `held`."""
     patients, studies = ({item[name] for item in held if item.get(name)} for name in ("patient", "study"))
     kept = []
@@ -138,42 +138,42 @@ def _ids_in_path(item: Item, key: bytes) -> Iterator[str]:
                 yield patient_pseudonym(text, key)
 
 
-def _unlike(
+def _without_copies(
     items: Sequence[tuple[Item, str]],
     held: Sequence[Item],
     held_keys: Sequence[str],
-    memory: Path | None,
+    cache_dir: Path | None,
     why: Counter[str],
 ) -> list[Item]:
-    """The items (with what they are) of which no image of `held` is a copy; in blocks, as there may be very many."""
-    from monai_rd.datasets.prints import Verdicts, prints_of
+    """The items (with their keys) of which no image of `held` is a copy; in blocks, as there may be very many."""
+    from monai_rd.datasets.image_fingerprints import CopyCache, image_fingerprints
 
-    prints = None if memory is None else memory / "prints.sqlite"
-    verdicts = Verdicts(prints, held_keys)
-    known = verdicts.known([key for _, key in items])
+    database = None if cache_dir is None else cache_dir / "image_fingerprints.sqlite"
+    copy_cache = CopyCache(database, held_keys)
+    known = copy_cache.known([key for _, key in items])
     new = [one for one in items if one[1] not in known]
-    originals = _by_size(enumerate(prints_of(held, held_keys, prints))) if new else {}
+    originals = _by_size(enumerate(image_fingerprints(held, held_keys, database))) if new else {}
     unread: Counter[str] = Counter()
     for start in range(0, len(new), _BLOCK):
         block = new[start : start + _BLOCK]
-        looked = list(prints_of([item for item, _ in block], [key for _, key in block], prints))
+        looked = list(image_fingerprints([item for item, _ in block], [key for _, key in block], database))
         unread.update(one.code for one in looked if isinstance(one, StudyError))
         found: dict[str, bool] = {}
         for side, own in _by_size(enumerate(looked)).items():
             theirs = [one for _, one in originals.get(side, ())]
             copies = copies_of(theirs, [one for _, one in own], IMAGES if side == IMAGES.side else VOLUMES)
             found |= {block[place][1]: at in copies for at, (place, _) in enumerate(own)}
-        verdicts.remember(found)
+        copy_cache.add(found)
         known |= found
-    why["alike to an image of validation or test"] += sum(known.values())
+    why["near duplicate of an image of validation or test"] += sum(known.values())
     why += Counter({f"not readable ({count_codes(unread.elements())})": unread.total()} if unread else {})
     return [item for item, key in items if known.get(key) is False]
 
 
-def _by_size(prints: Iterable[tuple[int, Fingerprint | StudyError]]) -> dict[int, list[tuple[int, Fingerprint]]]:
+def _by_size(fingerprints: Iterable[tuple[int, Fingerprint | StudyError]]) -> dict[int, list[tuple[int, Fingerprint]]]:
     """Places and fingerprints by the side of their thumbnails, which tells images from volumes."""
     found: dict[int, list[tuple[int, Fingerprint]]] = {}
-    for place, one in prints:
+    for place, one in fingerprints:
         if not isinstance(one, StudyError):
             found.setdefault(len(one.thumbnail), []).append((place, one))
     return found

@@ -77,7 +77,7 @@ class CoTrainingHandler:
         engine.add_event_handler(Events.EPOCH_STARTED, self._move_weights)
         engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._compute_terms)
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._add_terms)
-        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._rest)
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._drop_frozen_gradients)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._mean_terms)
         on_failure(engine, explain_small_batch)
 
@@ -153,8 +153,8 @@ class CoTrainingHandler:
         if wrong := self._sums.add(output["terms"]):
             self._refuse(engine, wrong, (engine.state.iteration - 1) % engine.state.epoch_length + 1)
 
-    def _rest(self, engine: Engine) -> None:
-        for parameter in self._bare_method.resting(self._network):
+    def _drop_frozen_gradients(self, engine: Engine) -> None:
+        for parameter in self._bare_method.frozen_parameters(self._network):
             parameter.grad = None
 
     def _mean_terms(self, engine: Engine) -> None:

@@ -69,7 +69,7 @@ class AttentionTransfer(Method):
     def forward(self, step: Step) -> dict[str, Tensor]:
         """Term `at`, of one map `[N, C, h, w]` of each level."""
         losses = []
-        for ours, theirs, stride in zip(step.student.maps, step.taught.maps, self.strides, strict=True):
+        for ours, theirs, stride in zip(step.student.maps, step.teacher_features.maps, self.strides, strict=True):
             mine, wanted = shrink_to_common(ours, theirs)
             loss = attention_loss(mine, wanted, form=self.form)
             if self.form == "mean":

@@ -46,7 +46,7 @@ class Step(NamedTuple):
     indices: Tensor | None = None
 
     @property
-    def taught(self) -> TeacherFeatures:
+    def teacher_features(self) -> TeacherFeatures:
         """What the teacher made of the batch, for a method that needs one."""
         assert self.teacher is not None
         return self.teacher
@@ -86,8 +86,9 @@ class Method(nn.Module, ABC):
     Attributes:
         needs_teacher: whether there must be a teacher.
         needs_logits: whether the teacher must have been fitted to the task, so that it gives logits.
-        learns_alone: whether the student learns in every epoch, so that one of labels alone is not lost.
-        in_stages: whether some epochs leave out a part of what the method trains; see `start_epoch` and `resting`.
+        always_trains_student: whether the student learns in every epoch, so that an epoch of labels alone is not lost.
+        in_stages: whether some epochs leave out a part of what the method trains; see `start_epoch` and
+            `frozen_parameters`.
         takes_unlabelled: whether it makes use of items without a label.
         needs_unlabelled: whether it is nothing without them.
         takes_mixed: whether an item of a batch may be a mixture of two, see `CutMixHandler`.
@@ -101,7 +102,7 @@ class Method(nn.Module, ABC):
 
     needs_teacher: bool = True
     needs_logits: bool = False
-    learns_alone: bool = True
+    always_trains_student: bool = True
     in_stages: bool = False
     takes_unlabelled: bool = True
     needs_unlabelled: bool = False
@@ -130,7 +131,7 @@ class Method(nn.Module, ABC):
     def start_epoch(self, progress: float, student: Student) -> None:
         """Change what another epoch needs, before its first step and nowhere else; most methods change nothing."""
 
-    def resting(self, student: Student) -> list[nn.Parameter]:
+    def frozen_parameters(self, student: Student) -> list[nn.Parameter]:
         """Those parameters, its own and the student's, that this epoch does not teach, so that no optimizer moves them.
 
         Nothing but a gradient that is None keeps momentum and weight decay away from a parameter.

@@ -104,7 +104,7 @@ class ContrastiveDistillation(Method):
             )
         with torch.autocast(step.student.pooled.device.type, enabled=False):
             mine = F.normalize(self.student_embedding(step.student.pooled.float()), dim=1)
-            theirs = F.normalize(self.teacher_embedding(step.taught.pooled.float()), dim=1)
+            theirs = F.normalize(self.teacher_embedding(step.teacher_features.pooled.float()), dim=1)
             compared = torch.cat([step.indices[:, None], self._draw(step.indices)], dim=1)
             # A copy: the banks are written below, before the backward pass wants what was read.
             scores = torch.stack(

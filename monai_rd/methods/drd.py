@@ -152,7 +152,7 @@ class DeepReprogrammingDistillation(Method):
         batch = len(step.student.logits)
         terms: dict[str, list[Tensor]] = {"hybrid_ce": [], "kl": [], "cka": []}
         for level, mine, wanted, projector in zip(
-            self.student_levels, step.student.maps, step.taught.maps, self.projectors, strict=True
+            self.student_levels, step.student.maps, step.teacher_features.maps, self.projectors, strict=True
         ):
             weight = next(projector.parameters())
             reprogrammed = projector(wanted.to(weight.dtype), mine.shape[2:])

@@ -66,7 +66,7 @@ class Hint(Method):
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """Term `hint`, of one map `[N, C, h, w]` of each."""
-        ours, theirs = shrink_to_common(step.student.maps[0], step.taught.maps[0])
+        ours, theirs = shrink_to_common(step.student.maps[0], step.teacher_features.maps[0])
         answer = self.regressor(ours)
         with torch.autocast(device_type=answer.device.type, enabled=False):
             return {"hint": F.mse_loss(answer.float(), self.standardise(theirs))}

@@ -53,4 +53,4 @@ class KnowledgeDistillation(Method):
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """Term `kd`, of the logits `[B, classes]` of both."""
-        return {"kd": self.kl(step.student.logits, step.taught.logits)}
+        return {"kd": self.kl(step.student.logits, step.teacher_features.logits)}

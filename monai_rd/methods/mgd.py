@@ -73,7 +73,7 @@ class MaskedGenerativeDistillation(Method):
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """The term `mgd`, a sum of squares for each image. The mask is drawn from torch's global random state."""
-        wanted = fold_slices(step.taught.tap, self.spatial_dims)
+        wanted = fold_slices(step.teacher_features.tap, self.spatial_dims)
         seen, wanted = shrink_to_common(step.student.maps[0], wanted)
         aligned = self.align(seen)
         shape = list(aligned.shape)

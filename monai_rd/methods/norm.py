@@ -146,7 +146,7 @@ class NToOneMatching(Method):
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """The term `norm`."""
-        (expanded,), wanted = step.student.maps, fold_slices(step.taught.tap, self.spatial_dims)
+        (expanded,), wanted = step.student.maps, fold_slices(step.teacher_features.tap, self.spatial_dims)
         with torch.autocast(expanded.device.type, enabled=False):
             sides = [min(pair) for pair in zip(expanded.shape[2:], wanted.shape[2:], strict=True)]
             expanded, wanted = average_pool(expanded.float(), sides), wanted.float()

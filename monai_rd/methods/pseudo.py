@@ -55,7 +55,9 @@ class PseudoLabels(Method):
     def forward(self, step: Step) -> dict[str, Tensor]:
         """Term `pseudo_ce`, of the logits of the unlabelled items."""
         with torch.autocast(device_type=step.target.device.type, enabled=False):
-            student, teacher = (z.float() / self.temperature for z in (step.student.logits, step.taught.logits))
+            student, teacher = (
+                z.float() / self.temperature for z in (step.student.logits, step.teacher_features.logits)
+            )
             target = class_probabilities(teacher, self.multi_label)
             if self.multi_label:
                 losses = F.binary_cross_entropy_with_logits(student, target, reduction="none").mean(1)

@@ -83,7 +83,7 @@ class ReprogrammingDistillation(Method):
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """Terms of Eq. 3 beside CE(y, z_s): `teacher_ce` CE(y, z_t), `kl` KL(z_t || z_s), `cka` L_CKA(f_t, f_s)."""
-        f_t = self.phi(step.taught.tap)
+        f_t = self.phi(step.teacher_features.tap)
         z_t = step.network.classifier(f_t)
         self.keep_path(step, f_t, z_t)
         terms: dict[str, Tensor] = {}

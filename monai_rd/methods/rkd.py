@@ -41,7 +41,7 @@ class RelationalDistillation(Method):
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """Terms `distance` and `angle`, of the pooled features `[B, D]` and `[B, C]`."""
-        ours, theirs = gather_batch(step.student.pooled), gather_batch(step.taught.pooled)
+        ours, theirs = gather_batch(step.student.pooled), gather_batch(step.teacher_features.pooled)
         if self.normalise:
             ours, theirs = F.normalize(ours.float(), dim=1), F.normalize(theirs.float(), dim=1)
         return {"distance": distance_loss(ours, theirs), "angle": angle_loss(ours, theirs)}

@@ -112,7 +112,7 @@ class SemanticCalibration(Method):
                 f"the method 'semckd' was built for batches of {self.batch_size}, got {batch}: set its option "
                 "batch_size to that of the training, and leave incomplete batches out (drop_last)"
             )
-        teaching = step.taught.maps
+        teaching = step.teacher_features.maps
         errors = []
         for maps, row in zip(step.student.maps, self.projectors, strict=True):
             for wanted, projector in zip(teaching, row, strict=True):  # type: ignore[call-overload]  # a ModuleList

@@ -48,6 +48,7 @@ class SimilarityPreserving(Method):
         """Term `sp`, of the map `[B * S, C, h, w]` and the teacher's tap."""
         ours = step.student.maps[0] if step.student.maps else step.student.pooled
         mine, theirs = (
-            gather_batch(features.reshape(len(step.student.pooled), -1)) for features in (ours, step.taught.tap)
+            gather_batch(features.reshape(len(step.student.pooled), -1))
+            for features in (ours, step.teacher_features.tap)
         )
         return {"sp": similarity_loss(mine, theirs) * len(mine) / _BATCH}

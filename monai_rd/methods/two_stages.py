@@ -45,7 +45,7 @@ class TwoStages(Method):
         ValueError: what `Reprogrammer`, `CKALoss` and `KLDistillationLoss` refuse.
     """
 
-    learns_alone = False
+    always_trains_student = False
     in_stages = True
     handed_over: Tensor
 
@@ -79,7 +79,7 @@ class TwoStages(Method):
             student.classifier.load_state_dict(self.classifier.state_dict())
             self.handed_over.fill_(True)
 
-    def resting(self, student: Student) -> list[nn.Parameter]:
+    def frozen_parameters(self, student: Student) -> list[nn.Parameter]:
         """The student in the first stage, phi and g_t in the second."""
         return list((self if self.second else student).parameters())
 
@@ -99,7 +99,7 @@ class TwoStages(Method):
         learning = torch.is_grad_enabled()
         self.phi.train(self.training and not self.second)
         with torch.set_grad_enabled(learning and not self.second):
-            f_t = self.phi(step.taught.tap)
+            f_t = self.phi(step.teacher_features.tap)
             z_t = self.classifier(f_t)
             terms = {"teacher_ce": self.ce(z_t, step.target)}
         self.keep_path(step, f_t, z_t)

@@ -74,7 +74,7 @@ class VariationalInformationDistillation(Method):
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """Term `vid`, of one map `[N, C, h, w]` of each level."""
-        levels = zip(self.gaussians, step.student.maps, step.taught.maps, strict=True)
+        levels = zip(self.gaussians, step.student.maps, step.teacher_features.maps, strict=True)
         return {"vid": torch.stack([gaussian(ours, theirs) for gaussian, ours, theirs in levels]).sum()}
 
     def no_weight_decay(self) -> list[nn.Parameter]:

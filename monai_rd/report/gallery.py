@@ -18,13 +18,13 @@ from monai_rd.report.page import part, picture
 if TYPE_CHECKING:
     from monai_rd.networks import Student
 
-__all__ = ["Shown", "choose", "gallery", "overlay", "rgb", "slices_and_place"]
+__all__ = ["GalleryItem", "choose", "gallery", "overlay", "rgb", "slices_and_place"]
 
 EACH = 2  # items of a kind
 MOST_CLASSES = 5
 
 
-class Shown(NamedTuple):
+class GalleryItem(NamedTuple):
     """An item of the gallery.
 
     Args:
@@ -36,7 +36,7 @@ class Shown(NamedTuple):
     kind: str
 
 
-def choose(probabilities: np.ndarray, labels: np.ndarray, multi_label: bool) -> list[Shown]:
+def choose(probabilities: np.ndarray, labels: np.ndarray, multi_label: bool) -> list[GalleryItem]:
     """Choose two items each: surely right, barely right, barely wrong, surely wrong.
 
     Multi-label items, of which hardly one is right in every class, are chosen by their mean error over the classes: the
@@ -50,18 +50,18 @@ def choose(probabilities: np.ndarray, labels: np.ndarray, multi_label: bool) -> 
     if multi_label:
         order = np.argsort(np.abs(probabilities - labels).mean(axis=1), kind="stable").tolist()
         near, far = order[: 2 * EACH], order[::-1][: 2 * EACH]
-        return [Shown(i, "near the truth") for i in near] + [
-            Shown(i, "far from the truth") for i in far if i not in near
+        return [GalleryItem(i, "near the truth") for i in near] + [
+            GalleryItem(i, "far from the truth") for i in far if i not in near
         ]
     order = np.argsort(-probabilities.max(axis=1), kind="stable")
     right = probabilities.argmax(axis=1)[order] == labels[order]
-    found: list[Shown] = []
+    found: list[GalleryItem] = []
     for true, sure_first in ((True, True), (True, False), (False, False), (False, True)):
         side = order[right == true].tolist()
         side = side if sure_first else side[::-1]
         kind = f"{'right' if true else 'wrong'}, {'surest' if sure_first else 'least sure'}"
         taken = {shown.row for shown in found}
-        found += [Shown(index, kind) for index in [i for i in side if i not in taken][:EACH]]
+        found += [GalleryItem(index, kind) for index in [i for i in side if i not in taken][:EACH]]
     return found
 
 

@@ -9,7 +9,7 @@ import pytest
 from monai.data import DataLoader
 
 from monai_rd.cache import TrainingBatches, TrainingItems
-from monai_rd.cache.batches import Shown
+from monai_rd.cache.batches import ItemView
 
 
 class Items:
@@ -32,7 +32,7 @@ def items(labelled: int, unlabelled: int = 0) -> TrainingItems:
     return TrainingItems(Items("labelled ", labelled), Items("unlabelled ", unlabelled) if unlabelled else None)
 
 
-def epoch(batches: TrainingBatches, number: int) -> list[list[Shown]]:
+def epoch(batches: TrainingBatches, number: int) -> list[list[ItemView]]:
     batches.set_epoch(number)
     return list(batches)
 
@@ -98,7 +98,7 @@ def test_a_loader_gives_the_items_of_the_batches(workers: int) -> None:
         [data[one]["image"] for one in batch] for batch in epoch(batches, 1)
     ]
     assert data[12]["image"] == "unlabelled 2"
-    assert data[Shown(3, 9)]["image"] == "labelled 3"
+    assert data[ItemView(3, 9)]["image"] == "labelled 3"
     assert data.item_keys[9:11] == ["key of labelled 9", "key of unlabelled 0"]
 
 

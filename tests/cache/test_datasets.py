@@ -18,7 +18,7 @@ from monai.data import DataLoader, Dataset, MetaTensor
 from monai.transforms import Compose, MapTransform, RandFlipd, Resized
 from PIL import Image
 
-from monai_rd.cache import DiskCacheDataset, SkippingCacheDataset, cached_dataset, is_on_device, taught_dataset
+from monai_rd.cache import DiskCacheDataset, SkippingCacheDataset, cached_dataset, feature_dataset, is_on_device
 from monai_rd.cache.fingerprints import describe, item_key
 from monai_rd.errors import UnreadableImageError
 from monai_rd.memory import available_memory
@@ -191,7 +191,7 @@ def test_teacher_features_are_the_same_over_both(images: list[Path], tmp_path: P
     for left in (10**9, 0):
         memory(left)
         data: Any = cached_dataset(items(images), chain(32, last=[Bag("image")]), cache_dir=tmp_path / "cache")
-        taught: Any = taught_dataset(data, tiny_teacher(), Reads(tap=True), 2, directory=tmp_path / "features")
+        taught: Any = feature_dataset(data, tiny_teacher(), Reads(tap=True), 2, directory=tmp_path / "features")
         assert taught.keys is data.item_keys
         shown.append([taught[index]["teacher_features"]["tap"] for index in range(ITEMS)])
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(*shown, strict=True))

@@ -24,10 +24,10 @@ from PIL import Image
 from torch import Tensor
 
 from monai_rd.adapters import CrossFittedTeacher
-from monai_rd.cache import SkippingCacheDataset, Teaching, taught_dataset
-from monai_rd.cache.batches import Shown
+from monai_rd.cache import FeatureExtractor, SkippingCacheDataset, feature_dataset
+from monai_rd.cache.batches import ItemView
+from monai_rd.cache.feature_extraction import Agreement
 from monai_rd.cache.feature_store import FeatureStore, clear_stores, list_stores
-from monai_rd.cache.teaching import Agreement
 from monai_rd.networks import FrozenFoundationModel, Reads
 from monai_rd.teacher_features import UNSEEN
 from monai_rd.teacher_image import TEACHER_IMAGE
@@ -49,8 +49,8 @@ class Counting:
     def fingerprint(self) -> str:
         return self.teacher.fingerprint()
 
-    def rest(self, folder: Path) -> None:
-        self.teacher.rest(folder)
+    def offload(self, folder: Path) -> None:
+        self.teacher.offload(folder)
 
     def rows(self, image: Tensor, reads: Any, indices: Tensor | None = None) -> dict[str, Tensor]:
         self.seen += len(image)
@@ -89,18 +89,18 @@ def dataset(paths: Sequence[Path], transform: Compose | None = None) -> Dataset:
     return SkippingCacheDataset(items, transform or transforms())
 
 
-def teaching(
+def extraction(
     paths: Sequence[Path], store: Path, teacher: Any = None, reads: Reads = TAP, transform: Any = None, **changed: Any
-) -> Teaching:
+) -> FeatureExtractor:
     settings: dict[str, Any] = {"views": VIEWS, "seed": 0, "batch_size": 4} | changed
     views = settings.pop("views")
-    return Teaching(dataset(paths, transform), teacher or Counting(), reads, views, directory=store, **settings)
+    return FeatureExtractor(dataset(paths, transform), teacher or Counting(), reads, views, directory=store, **settings)
 
 
 def filled(paths: Sequence[Path], store: Path, **changed: Any) -> int:
     """Fill, and say how many views the teacher was shown (beside the one that tells the size)."""
     teacher = changed.pop("teacher", Counting())
-    made = teaching(paths, store, teacher, **changed)
+    made = extraction(paths, store, teacher, **changed)
     made.fill()
     assert made._missing(range(len(paths))) == []
     return max(teacher.seen - 1, 0)
@@ -111,11 +111,11 @@ def filled(paths: Sequence[Path], store: Path, **changed: Any) -> int:
 
 def test_the_student_sees_the_views_that_the_teacher_saw(images: list[Path], tmp_path: Path) -> None:
     teacher = tiny_teacher()
-    taught = taught_dataset(dataset(images), teacher, TAP, VIEWS, directory=tmp_path / "store")
+    taught = feature_dataset(dataset(images), teacher, TAP, VIEWS, directory=tmp_path / "store")
     shown, new = set(), set()
     for time in range(4 * VIEWS):
         for index in range(ITEMS):
-            item: Any = taught[Shown(index, time)]  # type: ignore[call-overload]
+            item: Any = taught[ItemView(index, time)]  # type: ignore[call-overload]
             if time % 2:
                 assert item["teacher_features"] == UNSEEN
                 new.add(float(item["image"].sum()))
@@ -136,9 +136,9 @@ def test_views_do_not_depend_on_process_order_or_place_in_the_list(images: list[
 
     one, other = ReplayedViews(dataset(images), VIEWS, 7), ReplayedViews(dataset(images[::-1]), VIEWS, 7)
     for time in (0, 1):
-        order: Any = [Shown(index, time) for index in range(ITEMS)]
+        order: Any = [ItemView(index, time) for index in range(ITEMS)]
         loader: Any = DataLoader(other, batch_size=None, sampler=order, num_workers=workers)
-        expected: list[Any] = [one[Shown(index, time)] for index in (3, 1, 0, 4, 2)]
+        expected: list[Any] = [one[ItemView(index, time)] for index in (3, 1, 0, 4, 2)]
         by_index = {int(item["index"]): item["image"] for item in loader}
         assert len(by_index) == ITEMS
         for item in expected:
@@ -146,13 +146,13 @@ def test_views_do_not_depend_on_process_order_or_place_in_the_list(images: list[
 
 
 def test_no_new_views_where_labels_alone_teach_nothing(images: list[Path], tmp_path: Path) -> None:
-    taught: Any = taught_dataset(
+    taught: Any = feature_dataset(
         dataset(images), tiny_teacher(), TAP, VIEWS, directory=tmp_path / "store", new_views=False
     )
     shown = set()
     for time in range(VIEWS):
         shown |= {(index, taught.turn(index, time)) for index in range(ITEMS)}
-        assert all(taught[Shown(index, time)]["teacher_features"] for index in range(ITEMS))
+        assert all(taught[ItemView(index, time)]["teacher_features"] for index in range(ITEMS))
     assert shown == {(index, view) for index in range(ITEMS) for view in range(VIEWS)}
 
 
@@ -162,7 +162,7 @@ def test_every_part_comes_back_as_it_was_read(images: list[Path], tmp_path: Path
 
     teacher = tiny_teacher()
     reads = Reads(tap=True, grid=2, pooled=True, levels=teacher.levels)
-    taught: Any = taught_dataset(dataset(images), teacher, reads, VIEWS, directory=tmp_path / "store", batch_size=2)
+    taught: Any = feature_dataset(dataset(images), teacher, reads, VIEWS, directory=tmp_path / "store", batch_size=2)
     batch = bag_collate([taught[index] for index in range(ITEMS)])
     found = from_rows(batch["teacher_features"], 2)
     wanted = teacher.read(batch["image"].as_tensor(), reads)
@@ -181,7 +181,7 @@ def test_a_teacher_in_folds_answers_in_the_store_as_in_the_loop(images: list[Pat
         fitted.append(FrozenFoundationModel(base.backbone, **known, name="fitted", head=head))
     made = CrossFittedTeacher(fitted, torch.tensor([2, 0, 1]))
     folder = tmp_path / "store"
-    taught: Any = taught_dataset(dataset(images), made, reads, VIEWS, directory=folder, batch_size=2)
+    taught: Any = feature_dataset(dataset(images), made, reads, VIEWS, directory=folder, batch_size=2)
     for place in range(ITEMS):
         item = taught[place]
         image = item["image"].as_tensor()[None]
@@ -191,7 +191,7 @@ def test_a_teacher_in_folds_answers_in_the_store_as_in_the_loop(images: list[Pat
         in_the_loop = made.read(image, reads, torch.tensor([place])).logits[0]
         torch.testing.assert_close(in_the_loop, wanted)
     other = CrossFittedTeacher(fitted, torch.tensor([2, 1, 0]))
-    taught_dataset(dataset(images), other, reads, VIEWS, directory=folder)
+    feature_dataset(dataset(images), other, reads, VIEWS, directory=folder)
     assert len(list_stores(folder)) == 2
 
 
@@ -204,7 +204,7 @@ def test_the_teacher_is_shown_its_own_image(images: list[Path], tmp_path: Path) 
     chain = transforms()
     chain.transforms = (*chain.transforms, Larger("image"))
     data = dataset(images, chain)
-    taught: Any = taught_dataset(data, teacher, TAP, VIEWS, directory=tmp_path / "store")
+    taught: Any = feature_dataset(data, teacher, TAP, VIEWS, directory=tmp_path / "store")
     for index in range(ITEMS):
         item = taught[index]
         assert TEACHER_IMAGE not in item
@@ -227,7 +227,7 @@ def test_studies_and_single_images_in_one_list(images: list[Path], tmp_path: Pat
     teacher = tiny_teacher()
     reads = Reads(tap=True, pooled=True, levels=teacher.levels)
     chain = transforms(more=[ThreeOfThem("image")])
-    taught: Any = taught_dataset(dataset(images, chain), teacher, reads, VIEWS, directory=tmp_path / "store")
+    taught: Any = feature_dataset(dataset(images, chain), teacher, reads, VIEWS, directory=tmp_path / "store")
     for chosen in ([0, 2], [1], [0, 1, 4]):
         batch = bag_collate([taught[index] for index in chosen])
         found, wanted = from_rows(batch["teacher_features"], 2), teacher.read(batch["image"].as_tensor(), reads)
@@ -237,19 +237,19 @@ def test_studies_and_single_images_in_one_list(images: list[Path], tmp_path: Pat
 
 def test_no_views_or_no_teacher_leave_the_data_set_alone(images: list[Path], tmp_path: Path) -> None:
     plain = dataset(images)
-    assert taught_dataset(plain, tiny_teacher(), TAP, 0, directory=tmp_path / "store") is plain
-    assert taught_dataset(plain, None, TAP, 4, directory=tmp_path / "store") is plain
-    assert taught_dataset(plain, tiny_teacher(), Reads(), 4, directory=tmp_path / "store") is plain
+    assert feature_dataset(plain, tiny_teacher(), TAP, 0, directory=tmp_path / "store") is plain
+    assert feature_dataset(plain, None, TAP, 4, directory=tmp_path / "store") is plain
+    assert feature_dataset(plain, tiny_teacher(), Reads(), 4, directory=tmp_path / "store") is plain
     assert not (tmp_path / "store").exists()
     with pytest.raises(ValueError, match="feature_views"):
-        taught_dataset(plain, tiny_teacher(), TAP, -1, directory=tmp_path / "store")
+        feature_dataset(plain, tiny_teacher(), TAP, -1, directory=tmp_path / "store")
 
 
 def test_filling_leaves_the_random_state_alone(images: list[Path], tmp_path: Path) -> None:
     drawn = []
     for _ in range(2):  # fills, then finds all there
         torch.manual_seed(3)
-        taught_dataset(dataset(images), tiny_teacher(), TAP, VIEWS, directory=tmp_path / "store")
+        feature_dataset(dataset(images), tiny_teacher(), TAP, VIEWS, directory=tmp_path / "store")
         drawn.append(torch.rand(4))
     assert torch.equal(*drawn)
 
@@ -306,7 +306,7 @@ def test_an_images_bytes_are_a_miss_of_that_image(images: list[Path], tmp_path: 
 
 
 def test_a_file_that_changes_during_the_training_is_found(images: list[Path], tmp_path: Path) -> None:
-    taught: Any = taught_dataset(
+    taught: Any = feature_dataset(
         Dataset([{"image": str(path)} for path in images], transforms()),
         tiny_teacher(),
         TAP,
@@ -325,7 +325,7 @@ def test_random_numbers_that_cannot_be_replayed_are_found(images: list[Path], tm
             return {**data, "image": data["image"] + torch.rand(1) * 0.1}
 
     chain = transforms(more=[Noise("image")])
-    taught: Any = taught_dataset(dataset(images, chain), tiny_teacher(), TAP, VIEWS, directory=tmp_path / "store")
+    taught: Any = feature_dataset(dataset(images, chain), tiny_teacher(), TAP, VIEWS, directory=tmp_path / "store")
     with pytest.raises(ValueError, match="draws random numbers that MONAI's set_random_state does not reach"):
         list(taught)
 
@@ -347,10 +347,10 @@ def test_a_transform_that_is_seeded_in_its_own_way_is_replayed(images: list[Path
             return {**data, "image": data["image"] + torch.rand(1, generator=self.generator) * 0.1}
 
     chain = transforms(more=[Noise()])
-    taught: Any = taught_dataset(dataset(images, chain), tiny_teacher(), TAP, VIEWS, directory=tmp_path / "store")
+    taught: Any = feature_dataset(dataset(images, chain), tiny_teacher(), TAP, VIEWS, directory=tmp_path / "store")
     shown = set()
     for time in range(0, 4 * VIEWS, 2):
-        shown |= {float(taught[Shown(index, time)]["image"].sum()) for index in range(ITEMS)}
+        shown |= {float(taught[ItemView(index, time)]["image"].sum()) for index in range(ITEMS)}
     assert len(shown) == ITEMS * VIEWS
 
 
@@ -360,7 +360,7 @@ def test_a_transform_that_is_seeded_in_its_own_way_is_replayed(images: list[Path
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """An item a shard."""
-    monkeypatch.setattr("monai_rd.cache.teaching._SHARD", 1)
+    monkeypatch.setattr("monai_rd.cache.feature_extraction._SHARD", 1)
 
 
 @pytest.mark.usefixtures("small_shards")
@@ -391,10 +391,10 @@ def test_a_flipped_byte_is_found_and_mended(
 
 
 def test_verify_counts_what_is_wrong(images: list[Path], tmp_path: Path) -> None:
-    made = teaching(images, tmp_path / "store")
+    made = extraction(images, tmp_path / "store")
     assert made.verify() == Agreement(0, 0, ITEMS, 0.0, 1.0)
     filled(images, tmp_path / "store")
-    found = teaching(images, tmp_path / "store").verify(sample=7)
+    found = extraction(images, tmp_path / "store").verify(sample=7)
     assert (found.views, found.damaged, found.missing) == (7, 0, 0)
     assert found.difference < 1e-3
     assert found.cosine > 0.999
@@ -404,7 +404,7 @@ def test_verify_counts_what_is_wrong(images: list[Path], tmp_path: Path) -> None
         content = bytearray(shard.read_bytes())
         content[-1] ^= 1
         shard.write_bytes(content)
-    assert teaching(images, tmp_path / "store").verify() == Agreement(0, len(shards), ITEMS, 0.0, 1.0)
+    assert extraction(images, tmp_path / "store").verify() == Agreement(0, len(shards), ITEMS, 0.0, 1.0)
 
 
 def test_verify_sees_features_of_another_teacher(images: list[Path], tmp_path: Path) -> None:
@@ -417,12 +417,12 @@ def test_verify_sees_features_of_another_teacher(images: list[Path], tmp_path: P
     other = tiny_teacher()
     for parameter in other.backbone.parameters():  # type: ignore[union-attr]
         parameter.data.normal_()
-    assert teaching(images, tmp_path / "store", Renamed(other)).verify().cosine < 0.99
+    assert extraction(images, tmp_path / "store", Renamed(other)).verify().cosine < 0.99
 
 
 def _fill(paths: list[Path], store: Path, queue: Any) -> None:
     teacher = Counting()
-    made = teaching(paths, store, teacher)
+    made = extraction(paths, store, teacher)
     made.fill()
     queue.put((teacher.seen, len(made.store)))
 
@@ -447,7 +447,7 @@ def test_processes_share_the_work(images: list[Path], tmp_path: Path) -> None:
 def test_a_store_that_does_not_fit_is_refused_before_it_is_begun(
     images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("monai_rd.cache.teaching.free_space", lambda folder: 1000)
+    monkeypatch.setattr("monai_rd.cache.feature_extraction.free_space", lambda folder: 1000)
     with pytest.raises(OSError, match=r"11\.5 kB for 5 items in 3 views.*fewer --feature_views"):
         filled(images, tmp_path / "store")
     assert not (tmp_path / "store").exists()
@@ -496,7 +496,7 @@ def test_parts_of_several_shapes_and_items(tmp_path: Path) -> None:
     }
     store.write("first", {"a": given["a"], "b": given["b"]})
     store.write("second", {"c": given["c"], "a": {"tap": torch.zeros(2, 1, 3), "logits": torch.zeros(2, 2)}})
-    store.look(check=True)
+    store.refresh(check=True)
     assert len(store) == 3
     for key, view in itertools.product("abc", range(2)):
         found = store.read(key, view)

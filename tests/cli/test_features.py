@@ -14,7 +14,7 @@ import pytest
 from monai.bundle import run
 from PIL import Image
 
-from monai_rd.cache import Teaching
+from monai_rd.cache import FeatureExtractor
 from monai_rd.cli.app import main
 
 Command = Callable[..., tuple[int, str]]
@@ -103,7 +103,7 @@ def test_a_training_takes_what_fill_left_and_says_so(
     words = [text for name, value in places.items() for text in (f"--{name}", value)]
     assert monai_rd("features", "fill", "--", *words, *WORDS)[0] == 0
     asked: list[Any] = []
-    monkeypatch.setattr(Teaching, "_taught", lambda self, *_: asked.append(self))
+    monkeypatch.setattr(FeatureExtractor, "_features_of", lambda self, *_: asked.append(self))
     run(config_file="bundles/rd_ct/configs/train.json", **places, **SETTINGS)
     assert asked == []
     speed = json.loads((tmp_path / "speed.json").read_text())

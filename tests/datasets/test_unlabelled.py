@@ -114,27 +114,27 @@ def test_no_copy_of_validation_or_test(
     for number in range(100, 104):
         save(pool / f"other_{number}.png", scene(number))
     copied(scene(held), pool / "copy.png")
-    made = listed(data, pool, memory=tmp_path / "cache")
+    made = listed(data, pool, cache_dir=tmp_path / "cache")
     assert names(made) == {f"other_{number}" for number in range(100, 104)}
     assert [item["label"] for item in made.unlabelled] == [NO_LABEL] * 4
-    assert names(listed(data, pool, memory=tmp_path / "cache")) == names(made)  # as it is remembered
+    assert names(listed(data, pool, cache_dir=tmp_path / "cache")) == names(made)  # as it is remembered
 
 
 def test_what_was_compared_is_not_compared_again(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(100, 103):
         save(tmp_path / "pool" / f"{number}.png", scene(number))
     jpeg(scene(9), tmp_path / "pool" / "copy.jpg")
-    first = names(listed(data, tmp_path / "pool", memory=tmp_path / "cache"))
+    first = names(listed(data, tmp_path / "pool", cache_dir=tmp_path / "cache"))
     compared: list[int] = []
     plain = unlabelled.copies_of
     monkeypatch.setattr(unlabelled, "copies_of", lambda *given: compared.append(len(given[1])) or plain(*given))
-    assert names(listed(data, tmp_path / "pool", memory=tmp_path / "cache")) == first == {"100", "101", "102"}
+    assert names(listed(data, tmp_path / "pool", cache_dir=tmp_path / "cache")) == first == {"100", "101", "102"}
     assert compared == []
     save(tmp_path / "pool" / "103.png", scene(103))
-    assert names(listed(data, tmp_path / "pool", memory=tmp_path / "cache")) == {*first, "103"}
+    assert names(listed(data, tmp_path / "pool", cache_dir=tmp_path / "cache")) == {*first, "103"}
     assert compared == [1]
     save(data / "11.png", scene(102))  # a test image that is another one now
-    assert names(listed(data, tmp_path / "pool", memory=tmp_path / "cache")) == {"100", "101", "103"}
+    assert names(listed(data, tmp_path / "pool", cache_dir=tmp_path / "cache")) == {"100", "101", "103"}
     assert compared == [1, 4]  # of all that was not told by its file
 
 

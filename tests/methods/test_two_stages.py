@@ -36,7 +36,7 @@ def test_the_loss_of_each_stage() -> None:
     method = TwoStages(*ends(5, 7, classifier=g), width=8, beta=(2.0, 1.0)).eval()
     torch.testing.assert_close(method.classifier(f_s), g(f_s))
     nn.init.normal_(method.classifier.weight)
-    assert not method.learns_alone  # labels alone would teach the first half nothing
+    assert not method.always_trains_student  # labels alone would teach the first half nothing
     assert method.weights(0.0) == method.weights(0.49) == {"student_ce": 0, "teacher_ce": 1, "kl": 0, "cka": 0}
     assert method.weights(0.5) == {"student_ce": 1, "teacher_ce": 0, "kl": 2, "cka": 2}
     assert method.weights(0.75) == {"student_ce": 1, "teacher_ce": 0, "kl": 1.5, "cka": 1.5}
@@ -141,7 +141,7 @@ def _train(rank: int, folder: Path) -> None:
             terms = wrapped(Step(seen, taught(teacher), student, target))
             loss = weights["student_ce"] * F.cross_entropy(logits, target)
             (loss + sum(weights[name] * term for name, term in terms.items())).backward()
-            for parameter in method.resting(student):
+            for parameter in method.frozen_parameters(student):
                 parameter.grad = None
             optimizer.step()
         states.append([_state(student), _state(method)])

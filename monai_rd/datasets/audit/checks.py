@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from scipy.stats import chi2_contingency
 
+from monai_rd.datasets.audit.examine import Examined, Measured
 from monai_rd.datasets.audit.findings import AuditItem, Finding, crosses
-from monai_rd.datasets.audit.look import Look, Measured
 from monai_rd.datasets.splits import SPLITS
 from monai_rd.errors import NotAnImageError, StudyError
 
 __all__ = ["burned_in_text", "class_balance", "multi_label_balance", "outliers", "patients", "shortcuts", "unreadable"]
 
-# Robust z-score of an outlier. Far above the usual 3.5 (Iglewicz and Hoaglin): what a person should look at only.
+# Robust z-score of an outlier. Far above the usual 3.5 (Iglewicz and Hoaglin): what a person should one at only.
 OUTLIER_Z = 8.0
 # Cramer's V and p of a shortcut; 0.3 is a medium effect (Cohen). Values with fewer items than this are counted as one.
 SHORTCUT_V, SHORTCUT_P, FEW = 0.3, 0.001, 10
@@ -36,16 +36,18 @@ def patients(items: Sequence[AuditItem], keys: Sequence[str | None]) -> Iterator
             yield Finding("PATIENT_LEAK", "error", f"A patient with {len(own)} items stands in {splits}.", tuple(own))
 
 
-def unreadable(items: Sequence[AuditItem], looks: Sequence[Look], left_out: Sequence[StudyError]) -> Iterator[Finding]:
+def unreadable(
+    items: Sequence[AuditItem], examined: Sequence[Examined], left_out: Sequence[StudyError]
+) -> Iterator[Finding]:
     """Find what could not be read, by its header or when it was loaded."""
     for problem in left_out:
         if isinstance(problem, NotAnImageError):  # which lie beside the images of every study
             continue
         what = f"Series {problem.series_uid} is not in the lists" if problem.series_uid else str(problem)
         yield Finding("UNREADABLE", "error", f"{what}: {problem.code}.")
-    for item, look in zip(items, looks, strict=True):
-        if look.measured is None:
-            yield Finding("UNREADABLE", "error", f"It cannot be read: {look.problem}.", (item,))
+    for item, one in zip(items, examined, strict=True):
+        if one.measured is None:
+            yield Finding("UNREADABLE", "error", f"It cannot be read: {one.problem}.", (item,))
 
 
 def class_balance(counts: dict[str, dict[str, int]]) -> Iterator[Finding]:
@@ -81,16 +83,16 @@ def _differs(rows: Sequence[Sequence[int]]) -> bool:
     return bool(np.abs(shares - overall).max() > BALANCE_SHARE and chi2_contingency(table).pvalue < BALANCE_P)
 
 
-def shortcuts(targets: Mapping[str, Sequence[str]], looks: Sequence[Look]) -> Iterator[Finding]:
+def shortcuts(targets: Mapping[str, Sequence[str]], examined: Sequence[Examined]) -> Iterator[Finding]:
     """What a network could read the label from without looking at the patient.
 
     Args:
         targets: what it could read, by name: of each item its value.
-        looks: at the same items.
+        examined: at the same items.
     """
-    plain = [look.measured if look.scanner is None else None for look in looks]
+    plain = [one.measured if one.scanner is None else None for one in examined]
     traits: dict[str, list[Hashable]] = {
-        "scanner (Manufacturer, ManufacturerModelName)": [look.scanner for look in looks],
+        "scanner (Manufacturer, ManufacturerModelName)": [one.scanner for one in examined],
         "size of the images": [one and one.size for one in plain],
         "number of channels": [one and one.channels for one in plain],
     }

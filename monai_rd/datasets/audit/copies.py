@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
+from monai_rd.datasets.audit.examine import Measured
 from monai_rd.datasets.audit.findings import AuditItem, Finding, crosses
-from monai_rd.datasets.audit.look import Measured
 from monai_rd.datasets.near_duplicates import IMAGES, VOLUMES, near_pairs
 
 __all__ = ["exact_copies", "near_copies"]

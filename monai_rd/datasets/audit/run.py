@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from monai_rd.datasets.audit import checks
 from monai_rd.datasets.audit.copies import exact_copies, near_copies
+from monai_rd.datasets.audit.examine import Loader, default_loader, examine, sheet_picture
 from monai_rd.datasets.audit.findings import PAIR_KINDS, AuditItem, AuditReport, Finding, SuspiciousPair, worst_first
-from monai_rd.datasets.audit.look import Loader, default_loader, look, sheet_picture
 from monai_rd.datasets.datalist import DataList
 from monai_rd.datasets.splits import SPLITS
 from monai_rd.datasets.studies import Item
@@ -40,10 +40,10 @@ def audit(
     """
     load = loader or default_loader()
     entries = [(split, index, item) for split in SPLITS for index, item in enumerate(datalist[split])]
-    looks = _in_parallel(partial(look, load), [item for _, _, item in entries], workers, "reading")
+    examined = _in_parallel(partial(examine, load), [item for _, _, item in entries], workers, "reading")
     items = [
         AuditItem(split, index, one.id, _label(datalist, item))
-        for (split, index, item), one in zip(entries, looks, strict=True)
+        for (split, index, item), one in zip(entries, examined, strict=True)
     ]
     names = datalist.class_names
     counts = {split: dict(zip(names, datalist.class_counts(split), strict=True)) for split in SPLITS}
@@ -55,14 +55,14 @@ def audit(
     else:
         targets = {"the label": [item.label for item in items]}
         balance = checks.class_balance(counts)
-    read = [(item, one.measured) for item, one in zip(items, looks, strict=True) if one.measured is not None]
+    read = [(item, one.measured) for item, one in zip(items, examined, strict=True) if one.measured is not None]
     copies = [*exact_copies(read), *near_copies(read)]
     findings = [
         *copies,
         *checks.patients(items, [item.get("patient") for _, _, item in entries]),
-        *checks.unreadable(items, looks, left_out),
+        *checks.unreadable(items, examined, left_out),
         *balance,
-        *checks.shortcuts(targets, looks),
+        *checks.shortcuts(targets, examined),
         *checks.burned_in_text(read),
         *checks.outliers(read),
     ]

@@ -207,7 +207,7 @@ class FrozenFoundationModel(nn.Module):
                 "a number: its file is damaged or its weights overflow; get it again, or try --amp false"
             )
 
-    def rest(self, folder: str | Path) -> None:
+    def offload(self, folder: str | Path) -> None:
         """Give the memory of weights on the CPU back until they are used again, when they are read from a file.
 
         Nothing else changes. The file lies in `folder` without a name, and goes with the teacher.
@@ -215,8 +215,8 @@ class FrozenFoundationModel(nn.Module):
         Raises:
             OSError: the file could not be written.
         """
-        if (rest := getattr(self.backbone, "rest", None)) is not None:  # of several
-            rest(folder)
+        if (offload := getattr(self.backbone, "offload", None)) is not None:  # of several
+            offload(folder)
             return
         if not isinstance(self.backbone, nn.Module) or any(
             one.device.type != "cpu" for one in self.backbone.parameters()

@@ -90,10 +90,10 @@ class SeveralTeachers(nn.Module):
         add_weights(digest, self.scales)
         return digest.hexdigest()
 
-    def rest(self, folder: str | Path) -> None:
-        """Let each of them rest, see `FrozenFoundationModel.rest`."""
+    def offload(self, folder: str | Path) -> None:
+        """Let each of them rest, see `FrozenFoundationModel.offload`."""
         for teacher in self.teachers:
-            teacher.rest(folder)
+            teacher.offload(folder)
 
 
 def join_teachers(teachers: Sequence[FrozenFoundationModel]) -> FrozenFoundationModel:

@@ -138,7 +138,7 @@ def test_a_teacher_at_rest_takes_no_memory_and_gives_the_same(tmp_path):
     model = teacher(network, channels=width, kind="vector")
     image = torch.rand(2, 3, 8, 8)
     expected, name, before = model(image), model.fingerprint(), resident()
-    model.rest(tmp_path)
+    model.offload(tmp_path)
     assert before - resident() > 0.8 * 4 * width**2
     assert list(tmp_path.iterdir()) == []
     assert torch.equal(model(image), expected)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_rd.adapters import build_adapter, load_adapted, save_adapted, standardise
-from monai_rd.cache import taught_dataset
-from monai_rd.cache.batches import Shown
+from monai_rd.cache import feature_dataset
+from monai_rd.cache.batches import ItemView
 from monai_rd.methods import METHODS, build_method
 from monai_rd.networks import FrozenFoundationModel, Preprocessing, Reads, VolumePreprocessing, load_teacher
 from monai_rd.networks.teacher.several import SeveralTeachers, join_teachers
@@ -130,7 +130,7 @@ def test_they_rest_like_one(tmp_path: Path) -> None:
     image = torch.rand(2, 3, 24, 24)
     joined = counted([teacher(4), teacher(5)], image)
     before, print_before = joined(image), joined.fingerprint()
-    joined.rest(tmp_path)
+    joined.offload(tmp_path)
     assert torch.equal(joined(image), before)
     assert joined.fingerprint() == print_before
 
@@ -179,9 +179,9 @@ def test_the_store_holds_what_they_give(images: list[Path], tmp_path: Path) -> N
     joined = join_teachers([tiny_teacher(), teacher(4), teacher(6, "vector")])
     data, reads = dataset(images), Reads(tap=True, grid=4, pooled=True)
     standardise(joined, DataLoader(data), tmp_path / "out", "cpu")
-    taught = taught_dataset(data, joined, reads, 2, directory=tmp_path / "store")
+    taught = feature_dataset(data, joined, reads, 2, directory=tmp_path / "store")
     for index in range(5):
-        item: Any = taught[Shown(index, 0)]  # type: ignore[call-overload]
+        item: Any = taught[ItemView(index, 0)]  # type: ignore[call-overload]
         wanted = joined.rows(item["image"].as_tensor()[None], reads)
         assert wanted["tap"].shape == (1, 1, 18, 4, 4)  # a bag of one slice
         for part, one in wanted.items():

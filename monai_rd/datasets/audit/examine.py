@@ -17,8 +17,8 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import read_partial
 from scipy import ndimage
 
+from monai_rd.datasets.image_fingerprints import grey_picture, image_fingerprint
 from monai_rd.datasets.near_duplicates import Fingerprint, Picture
-from monai_rd.datasets.prints import grey_picture, print_of
 from monai_rd.datasets.studies import Item, files_of_item
 from monai_rd.dicom import is_dicom
 from monai_rd.dicom.quiet import quiet_headers
@@ -31,7 +31,7 @@ from monai_rd.walk import walk
 if TYPE_CHECKING:
     from monai.data import MetaTensor
 
-__all__ = ["Loader", "Look", "Measured", "default_loader", "look", "sheet_picture"]
+__all__ = ["Examined", "Loader", "Measured", "default_loader", "examine", "sheet_picture"]
 
 # Longer side of a picture on the contact sheet.
 SHEET_PIXELS = 320
@@ -56,7 +56,7 @@ class Measured:
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class Examined:
     """One item looked at: its id, its scanner if it is DICOM, and what was measured, or the code of why not."""
 
     id: str
@@ -76,7 +76,7 @@ def _load_with(transform: Callable[[Item], Item], item: Item) -> MetaTensor:
     return transform({"image": item["image"]})["image"]
 
 
-def look(load: Loader, item: Item) -> Look:
+def examine(load: Loader, item: Item) -> Examined:
     """Read one item; never raises for what is wrong with its files."""
     first = files_of_item(item)[0]
     if os.path.isdir(first):
@@ -90,8 +90,12 @@ def look(load: Loader, item: Item) -> Look:
         reason = original_error(error)
         if not isinstance(reason, (StudyError, OSError)):
             raise
-        return Look(name, scanner, None, reason.code if isinstance(reason, StudyError) else UnreadableFileError.code)
-    return Look(name, scanner, replace(measured, text=measured.text or parts(header, "BurnedInAnnotation") == ("YES",)))
+        return Examined(
+            name, scanner, None, reason.code if isinstance(reason, StudyError) else UnreadableFileError.code
+        )
+    return Examined(
+        name, scanner, replace(measured, text=measured.text or parts(header, "BurnedInAnnotation") == ("YES",))
+    )
 
 
 @quiet_headers()
@@ -110,7 +114,7 @@ def _measure(image: MetaTensor) -> Measured:
     display = image.meta.get("intensity") == "display"
     spacing = np.linalg.norm(np.asarray(image.affine)[:3, :3], axis=0)
     return Measured(
-        fingerprint=print_of(image),
+        fingerprint=image_fingerprint(image),
         intensity=None if image.meta.get("intensity") == "arbitrary" else (float(values.mean()), float(values.std())),
         size=values.shape[1:],
         spacing=None if display else tuple(float(mm) for mm in spacing),

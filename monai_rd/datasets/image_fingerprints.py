@@ -1,4 +1,4 @@
-"""Fingerprints of items, by which copies are found: made once, and remembered by the content of their files."""
+"""Fingerprints of images, by which copies are found: made once, and kept in a database by the content of the files."""
 
 from __future__ import annotations
 
@@ -20,19 +20,18 @@ from monai_rd.processes import own_cores
 if TYPE_CHECKING:
     from monai.data import MetaTensor
 
-__all__ = ["Verdicts", "grey_picture", "print_of", "prints_of"]
+__all__ = ["CopyCache", "grey_picture", "image_fingerprint", "image_fingerprints"]
 
 _FORMAT = 1  # another one for every change of what a fingerprint is, or of when two are alike
 _TABLES = (
-    "CREATE TABLE IF NOT EXISTS prints (key TEXT, format INTEGER, digest TEXT, bits BLOB, mirrored BLOB, side INTEGER, "
-    "thumbnail BLOB, PRIMARY KEY (key, format)) WITHOUT ROWID",
-    "CREATE TABLE IF NOT EXISTS verdicts (others TEXT, key TEXT, copy INTEGER, PRIMARY KEY (others, key)) "
-    "WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS fingerprints (key TEXT, format INTEGER, digest TEXT, bits BLOB, mirrored BLOB, "
+    "side INTEGER, thumbnail BLOB, PRIMARY KEY (key, format)) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS copies (others TEXT, key TEXT, copy INTEGER, PRIMARY KEY (others, key)) WITHOUT ROWID",
 )
-_WRITE_EVERY = 256  # items: what a killed run looks at again at most
+_WRITE_EVERY = 256  # items: what a killed run reads again at most
 
 
-def print_of(image: MetaTensor) -> Fingerprint:
+def image_fingerprint(image: MetaTensor) -> Fingerprint:
     """The fingerprint of an image `[C, X, Y]` or a volume `[C, X, Y, Z]`, as `LoadImageOrSeriesd` gives it."""
     values = image.as_tensor().numpy()
     return fingerprint(grey_picture(image), digest_of(values), VOLUMES if values.ndim == 4 else IMAGES)
@@ -51,40 +50,40 @@ def grey_picture(image: MetaTensor) -> Picture:
     return stack[0].clip(0, 255).round().astype(np.uint8)
 
 
-def prints_of(
-    items: Sequence[Mapping[str, Any]], keys: Sequence[str], memory: Path | None = None
+def image_fingerprints(
+    items: Sequence[Mapping[str, Any]], keys: Sequence[str], database: Path | None = None
 ) -> Iterator[Fingerprint | StudyError]:
-    """Look at items, in threads; those that were looked at before are not loaded again.
+    """Fingerprints of many items, in threads; an item whose fingerprint is in the database is not loaded again.
 
     Args:
         items: with `image`.
-        keys: what they are, see `item_key`; "" is not remembered.
-        memory: an SQLite file that several processes may use; None remembers nothing.
+        keys: hashes of their files, see `item_key`; of "" nothing is kept.
+        database: an SQLite file that several processes may use; None keeps nothing.
 
     Yields:
         Of each item its fingerprint, or why it cannot be read.
 
     Raises:
-        OSError: the memory cannot be used.
+        OSError: the database cannot be used.
     """
-    if memory is None:
-        yield from _looked_at(items)
+    if database is None:
+        yield from _fingerprinted(items)
         return
-    with _open(memory) as connection:
+    with _open(database) as connection:
         for start in range(0, len(items), _WRITE_EVERY):
             block = slice(start, start + _WRITE_EVERY)
-            yield from _remembered(connection, items[block], keys[block])
+            yield from _through_database(connection, items[block], keys[block])
 
 
-def _remembered(
+def _through_database(
     connection: sqlite3.Connection, items: Sequence[Mapping[str, Any]], keys: Sequence[str]
 ) -> list[Fingerprint | StudyError]:
-    look = "SELECT digest, bits, mirrored, side, thumbnail FROM prints WHERE key = ? AND format = ?"
+    look = "SELECT digest, bits, mirrored, side, thumbnail FROM fingerprints WHERE key = ? AND format = ?"
     rows = [connection.execute(look, (key, _FORMAT)).fetchone() for key in keys]
     found: list[Any] = [row and _of_row(*row) for row in rows]
     unknown = [place for place, one in enumerate(found) if one is None]
     new = []
-    for place, one in zip(unknown, _looked_at([items[place] for place in unknown]), strict=True):
+    for place, one in zip(unknown, _fingerprinted([items[place] for place in unknown]), strict=True):
         found[place] = one
         if isinstance(one, Fingerprint) and keys[place]:
             bits, mirrored = (np.packbits(bits).tobytes() for bits in (one.bits, one.mirrored_bits))
@@ -92,54 +91,54 @@ def _remembered(
             new.append((keys[place], _FORMAT, one.digest, bits, mirrored, side, thumbnail))
     if new:
         with connection:
-            connection.executemany("INSERT OR REPLACE INTO prints VALUES (?, ?, ?, ?, ?, ?, ?)", new)
+            connection.executemany("INSERT OR REPLACE INTO fingerprints VALUES (?, ?, ?, ?, ?, ?, ?)", new)
     return found
 
 
-class Verdicts:
-    """What was found of items beside a set of others, remembered, as comparing takes longer than reading.
+class CopyCache:
+    """Which items are copies of one of a set of others, kept in a database: comparing takes longer than reading.
 
     Args:
-        memory: as of `prints_of`.
-        others: what these are, in any order.
+        database: as of `image_fingerprints`.
+        others: keys of the others, in any order.
     """
 
-    def __init__(self, memory: Path | None, others: Sequence[str]) -> None:
+    def __init__(self, database: Path | None, others: Sequence[str]) -> None:
         text = " ".join(sorted(others)) + f" {_FORMAT}"
-        self._others, self._memory = hashlib.sha256(text.encode()).hexdigest(), memory
+        self._others, self._database = hashlib.sha256(text.encode()).hexdigest(), database
 
     def known(self, keys: Sequence[str]) -> dict[str, bool]:
         """Which of the items are copies of one of the others, of those that are known."""
-        if self._memory is None:
+        if self._database is None:
             return {}
-        with _open(self._memory) as connection:
-            rows = connection.execute("SELECT key, copy FROM verdicts WHERE others = ?", (self._others,))
+        with _open(self._database) as connection:
+            rows = connection.execute("SELECT key, copy FROM copies WHERE others = ?", (self._others,))
             found = {key: bool(copy) for key, copy in rows}
         return {key: found[key] for key in keys if key in found}
 
-    def remember(self, found: Mapping[str, bool]) -> None:
-        """Take in what was found."""
-        if self._memory is not None:
-            with _open(self._memory) as connection, connection:
+    def add(self, found: Mapping[str, bool]) -> None:
+        """Keep which items are copies, by their keys."""
+        if self._database is not None:
+            with _open(self._database) as connection, connection:
                 rows = [(self._others, key, int(copy)) for key, copy in found.items() if key]
-                connection.executemany("INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?)", rows)
+                connection.executemany("INSERT OR REPLACE INTO copies VALUES (?, ?, ?)", rows)
 
 
 @contextmanager
-def _open(memory: Path) -> Iterator[sqlite3.Connection]:
-    """The memory, made where there is none.
+def _open(database: Path) -> Iterator[sqlite3.Connection]:
+    """Open the database, made where there is none.
 
     Raises:
         OSError: it cannot be used.
     """
-    memory.parent.mkdir(parents=True, exist_ok=True)
+    database.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with closing(sqlite3.connect(memory, timeout=60)) as connection:
+        with closing(sqlite3.connect(database, timeout=60)) as connection:
             for table in _TABLES:
                 connection.execute(table)
             yield connection
     except sqlite3.Error as error:
-        raise OSError(f"the memory of fingerprints in cache_dir: {error}; remove it, or give another") from error
+        raise OSError(f"the database of fingerprints in cache_dir: {error}; remove it, or give another") from error
 
 
 def _of_row(digest: str, bits: bytes, mirrored: bytes, side: int, thumbnail: bytes) -> Fingerprint:
@@ -147,7 +146,7 @@ def _of_row(digest: str, bits: bytes, mirrored: bytes, side: int, thumbnail: byt
     return Fingerprint(digest, first, second, np.frombuffer(thumbnail, np.uint8).reshape(side, side))
 
 
-def _looked_at(items: Sequence[Mapping[str, Any]]) -> Iterator[Fingerprint | StudyError]:
+def _fingerprinted(items: Sequence[Mapping[str, Any]]) -> Iterator[Fingerprint | StudyError]:
     from monai_rd.transforms import LoadImageOrSeriesd
 
     mine = threading.local()
@@ -156,7 +155,7 @@ def _looked_at(items: Sequence[Mapping[str, Any]]) -> Iterator[Fingerprint | Stu
         if not hasattr(mine, "load"):
             mine.load = LoadImageOrSeriesd("image")
         try:
-            return print_of(mine.load({"image": item["image"]})["image"])
+            return image_fingerprint(mine.load({"image": item["image"]})["image"])
         except Exception as error:
             reason = original_error(error)
             if isinstance(reason, OSError):  # a library's: the system's is an UnreadableFileError already

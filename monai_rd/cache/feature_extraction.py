@@ -30,7 +30,7 @@ from monai_rd.files import free_space, size_in_words
 from monai_rd.processes import rank, world_size
 from monai_rd.teacher_image import teacher_image
 
-__all__ = ["Agreement", "Teacher", "Teaching", "taught_dataset"]
+__all__ = ["Agreement", "FeatureExtractor", "Teacher", "feature_dataset"]
 
 logger = logging.getLogger(__name__)
 
@@ -53,11 +53,11 @@ class Teacher(Protocol):
         `indices` are those of the items in the training list, as far as the items tell them by `index`.
         """
 
-    def rest(self, folder: Path) -> None:
+    def offload(self, folder: Path) -> None:
         """Give back what memory it can until it is asked again; `folder` is there to put things aside."""
 
 
-def taught_dataset(dataset: Dataset, teacher: Teacher | None, reads: Any, views: int, **settings: Any) -> Dataset:
+def feature_dataset(dataset: Dataset, teacher: Teacher | None, reads: Any, views: int, **settings: Any) -> Dataset:
     """Give the items of a training set what the teacher makes of them, computed beforehand.
 
     Args:
@@ -65,27 +65,27 @@ def taught_dataset(dataset: Dataset, teacher: Teacher | None, reads: Any, views:
         teacher: None where the method needs none.
         reads: what the method reads of it.
         views: K, how many random views of each item; 0 leaves the data set as it is and the teacher in the loop.
-        settings: of `Teaching`.
+        settings: of `FeatureExtractor`.
 
     Returns:
         `ReplayedViews` with `teacher_features`, all of which are in the store; the data set itself where there is
         nothing to compute.
 
     Raises:
-        ValueError: fewer than 0 views; see `Teaching`.
-        OSError: see `Teaching.fill`.
+        ValueError: fewer than 0 views; see `FeatureExtractor`.
+        OSError: see `FeatureExtractor.fill`.
     """
     if views < 0:
         raise ValueError(f"feature_views is 0 (the teacher in every step) or the number of views, got {views}")
     if views == 0 or teacher is None or not reads:
         return dataset
-    teaching = Teaching(dataset, teacher, reads, views, **settings)
+    extraction = FeatureExtractor(dataset, teacher, reads, views, **settings)
     # What comes after must not depend on whether the store was there already.
-    with torch.random.fork_rng(devices=[teaching.device] if teaching.device.type == "cuda" else []):
-        teaching.fill()
-    teacher.rest(teaching.store.folder)  # the training does not need it
-    teaching.views.store = teaching.store
-    return teaching.views
+    with torch.random.fork_rng(devices=[extraction.device] if extraction.device.type == "cuda" else []):
+        extraction.fill()
+    teacher.offload(extraction.store.folder)  # the training does not need it
+    extraction.views.store = extraction.store
+    return extraction.views
 
 
 class Agreement(NamedTuple):
@@ -106,7 +106,7 @@ class Agreement(NamedTuple):
     cosine: float
 
 
-class Teaching:
+class FeatureExtractor:
     """A training set, a teacher, and the store between them.
 
     Args:
@@ -171,7 +171,7 @@ class Teaching:
             OSError: the disk has not the room, which is found out before anything is computed.
             ValueError: features that half precision does not hold.
         """
-        self.store.look(check=True)
+        self.store.refresh(check=True)
         missing = self._missing(range(len(self.views.keys)))
         if not missing:
             return
@@ -207,12 +207,12 @@ class Teaching:
                 before = len(self._missing(piece))
                 try:
                     with self.store.lock(name) as lock:
-                        self.store.look()  # another process may have done it meanwhile
+                        self.store.refresh()  # another process may have done it meanwhile
                         todo = self._missing(piece)
                         tick((before - len(todo)) * self.views.views)
                         if todo:
-                            self.store.write(name, self._taught(todo, tick))
-                            self.store.look()
+                            self.store.write(name, self._features_of(todo, tick))
+                            self.store.refresh()
                         with suppress(OSError):  # Windows keeps a file that is open
                             Path(lock.lock_file).unlink()
                 except Timeout:
@@ -221,7 +221,7 @@ class Teaching:
                 time.sleep(0.5)  # the others are at work
             waiting = left
 
-    def _taught(self, indices: Sequence[int], tick: Callable[[int], Any]) -> dict[str, dict[str, Tensor]]:
+    def _features_of(self, indices: Sequence[int], tick: Callable[[int], Any]) -> dict[str, dict[str, Tensor]]:
         """What the teacher makes of all views of some items: parts `[views, ...]` by item."""
         items = {self.views.keys[index]: index for index in indices}  # the same file may stand in a list twice
         times = Counter(self.views.keys[index] for index in indices)
@@ -287,7 +287,7 @@ class Teaching:
             sample: how many views are computed again at most.
             seed: of the sample.
         """
-        damaged = self.store.look(check=True)
+        damaged = self.store.refresh(check=True)
         there = [index for index, key in enumerate(self.views.keys) if key in self.store]
         every = [(index, number) for index in there for number in range(self.views.views)]
         pairs = random.Random(seed).sample(every, min(sample, len(every)))
