@@ -24,7 +24,7 @@ from timing import in_turn, machine, middle, ratios
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from monai_rd.integrations.archives.archive import Archive, Query
-from monai_rd.integrations.archives.archive_places import ArchiveSource, State
+from monai_rd.integrations.archives.archive_endpoints import ArchiveSource, State
 from monai_rd.integrations.archives.archive_url import open_archive
 from monai_rd.phantoms import ct
 from tests.dicom_files import make_series

@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 from monai_rd.bundle import bundle_root
 from monai_rd.export import FORMATS, export_formats
-from monai_rd.export.program import Probabilities, Run, taken_for
+from monai_rd.export.program import Classify, Probabilities, predicted_labels
 from monai_rd.inference import TrainedBundle
 from monai_rd.networks import FrozenFoundationModel, Student, channels_last
 
@@ -79,7 +79,7 @@ def compare(
 ) -> Table:
     """Time a student's formats and a teacher on one image with so many threads."""
     torch.set_num_threads(threads)
-    runs: dict[str, Run] = {"PyTorch": Probabilities(trained.network, trained.multi_label).eval()}
+    runs: dict[str, Classify] = {"PyTorch": Probabilities(trained.network, trained.multi_label).eval()}
     with tempfile.TemporaryDirectory() as place:
         for name in FORMATS:
             try:
@@ -96,7 +96,7 @@ def compare(
         turns = {name: lambda run=run: run(one) for name, run in runs.items()}
         times = in_turn({"teacher": lambda: teacher(one[:, 0]), **turns}, rounds)
     expected = torch.cat(answers["PyTorch"])
-    label = partial(taken_for, multi_label=trained.multi_label)
+    label = partial(predicted_labels, multi_label=trained.multi_label)
     title = f"{trained.network.name}, an image of {one.shape[-1]} pixels, {threads} thread(s), n = {rounds} rounds"
     table = Table(title=f"{title}; {len(expected)} images compared")
     for column in ("", "ms an image", "times as fast as the teacher", "largest difference", "same label"):
@@ -115,7 +115,7 @@ def compare(
 
 
 def main() -> None:
-    """Run and print."""
+    """Classify and print."""
     parser = arguments(__doc__, rounds=9, size=224)
     parser.add_argument("--students", nargs="+", default=["resnet18", "mobilenet_v2", "shufflenet_v2_x1_0"])
     parser.add_argument("--bundles", nargs="+", default=[], help="bundle folders that hold models/model.pt")

@@ -13,7 +13,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from monai_rd.errors import original_error
-from monai_rd.files import no_room, sha256, told
+from monai_rd.files import error_text, no_room, sha256
 from monai_rd.memory import keep_freed_memory
 from monai_rd.overrides import (
     ids_read,
@@ -22,16 +22,17 @@ from monai_rd.overrides import (
     refuse_unread,
     settled,
     switch,
-    typed_words,
+    typed_arguments,
     unread_ids,
     written,
 )
-from monai_rd.streams import lasting_streams
+from monai_rd.streams import make_streams_robust
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "argument_pairs",
     "bundle_config",
     "bundle_root",
     "check_overrides",
@@ -42,12 +43,11 @@ __all__ = [
     "keep_freed_memory",
     "model_sha256",
     "own_bundles",
+    "parse_overrides",
     "require_model",
     "start",
     "switch",
     "trained_settings",
-    "word_pairs",
-    "words_as_overrides",
 ]
 
 logger = logging.getLogger(__name__)
@@ -152,13 +152,13 @@ def require_model(path: str | Path) -> None:
         raise FileNotFoundError(f"no trained model '{path}': run the bundle's train.json first")
 
 
-def words_as_overrides(words: Sequence[str]) -> dict[str, Any]:
+def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
     """Read words for a bundle ("--id value", "--id=value") as its own command does, see `monai_rd.overrides`.
 
     Raises:
         ValueError: a word that is no such pair, or a value that does not fit its key.
     """
-    pairs = dict(word_pairs(words))
+    pairs = dict(argument_pairs(words))
     read = {name: parsed(value) for name, value in pairs.items()}
     return {**read, **settled(read, pairs)}
 
@@ -172,7 +172,7 @@ def bundle_config(bundle: str, overrides: Mapping[str, Any]) -> Any:
     return overridden(json.loads(Path(bundle_root(bundle), "configs", "train.json").read_text()), overrides)
 
 
-def word_pairs(words: Sequence[str]) -> list[tuple[str, str]]:
+def argument_pairs(words: Sequence[str]) -> list[tuple[str, str]]:
     """Take words for a bundle ("--id value", "--id=value") apart; "-" in an id is "_".
 
     Raises:
@@ -205,7 +205,7 @@ def check_overrides(name: str, file: str) -> None:
     own = json.loads(Path(bundle_root(name), "configs", file).read_text(encoding="utf-8"))
     read = ids_read([parser.config, own])
     refuse_unread(unread_ids(parser.config, entries, own), read)
-    for key, value in settled(parser.config, typed_words()).items():
+    for key, value in settled(parser.config, typed_arguments()).items():
         parser.config[key] = written(value)
     parser.parse(reset=True)
 
@@ -249,12 +249,12 @@ def start(name: str, file: str) -> None:
 
 
 def explain_errors() -> None:
-    """Say the cause of a failed run last, and alone where it says all; and outlive a console, see `lasting_streams`.
+    """Say the cause of a failed run last, and alone where it says all; see also `make_streams_robust`.
 
     MONAI wraps what goes wrong in a config as "Failed to evaluate ConfigExpression", and the reason stands many lines
     above. What this package refuses by an error of its own needs no traceback.
     """
-    lasting_streams()
+    make_streams_robust()
     ordinary = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -263,7 +263,7 @@ def explain_errors() -> None:
         if not refused:
             ordinary(kind, error, trace)
         if refused or cause is not error:
-            print(f"\nThe cause: {told(cause)}", file=sys.stderr)
+            print(f"\nThe cause: {error_text(cause)}", file=sys.stderr)
 
     sys.excepthook = hook
 

@@ -49,7 +49,7 @@ __all__ = [
     "count_codes",
     "original_error",
     "reading_files",
-    "words_of_the_system",
+    "system_message",
 ]
 
 
@@ -346,11 +346,11 @@ def reading_files() -> Iterator[None]:
         if error.errno is None:
             raise
         raise UnreadableFileError(
-            f"A file or folder cannot be read ({words_of_the_system(error)}). Check rights, where links lead, and disk "
+            f"A file or folder cannot be read ({system_message(error)}). Check rights, where links lead, and disk "
             "or network; or take it out of the data."
         ) from None
 
 
-def words_of_the_system(error: OSError) -> str:
+def system_message(error: OSError) -> str:
     """Say what the system says of a file, such as "Permission denied", without the file."""
     return os.strerror(error.errno) if error.errno is not None else type(error).__name__

@@ -28,15 +28,15 @@ __all__ = [
     "atomic_write",
     "content_hash",
     "data_file",
+    "error_text",
     "existing_file",
     "free_space",
     "known_hash",
+    "link_or_copy",
     "no_room",
     "open_file",
-    "second_name",
     "sha256",
     "size_in_words",
-    "told",
     "unread_kind",
 ]
 
@@ -159,7 +159,7 @@ def no_room(error: BaseException | None) -> str:
     return ""
 
 
-def told(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """What to tell people of an error: its own words, but where the disk is full, ours."""
     reason = "" if isinstance(error, DiskFullError) else no_room(error)
     return f"{reason}: a file could not be written; make room, and start again" if reason else str(error)
@@ -171,7 +171,7 @@ def atomic_write(text: str, path: Path, others: bool = True) -> None:
         beside.write_text(text, encoding="utf-8", newline="")
 
 
-def second_name(file: Path, path: Path) -> None:
+def link_or_copy(file: Path, path: Path) -> None:
     """Let `path` be the same file, or a copy where the disk cannot do that, at once or not at all."""
     with atomic_path(path) as beside:
         try:

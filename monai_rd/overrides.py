@@ -28,7 +28,7 @@ __all__ = [
     "refuse_unread",
     "settled",
     "switch",
-    "typed_words",
+    "typed_arguments",
     "unread_ids",
     "written",
 ]
@@ -106,7 +106,7 @@ def refuse_unread(unread: Sequence[str], read: Iterable[str]) -> None:
 # --------------------------------------------------------------------------------------------------------- the values
 
 
-def typed_words(words: Sequence[str] | None = None) -> dict[str, str]:
+def typed_arguments(words: Sequence[str] | None = None) -> dict[str, str]:
     """The values of a command of MONAI, as they were typed, by key.
 
     Args:
@@ -160,7 +160,7 @@ def settled(config: Mapping[str, Any], typed: Mapping[str, str]) -> dict[str, An
 
     Args:
         config: values by key; what is no known setting, or an expression, is left to MONAI.
-        typed: see `typed_words`.
+        typed: see `typed_arguments`.
 
     Returns:
         The settings that have a value, read.

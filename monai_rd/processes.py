@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from torch import distributed as dist
 
-__all__ = ["cores", "derived_seed", "first_decides", "local_world_size", "own_cores", "rank", "world_size"]
+__all__ = ["cores", "decided_by_rank_zero", "derived_seed", "local_world_size", "own_cores", "rank", "world_size"]
 
 
 def rank() -> int:
@@ -35,7 +35,7 @@ def own_cores() -> int:
     return max(cores() // local_world_size(), 1)
 
 
-def first_decides(decide: Callable[[], bool]) -> bool:
+def decided_by_rank_zero(decide: Callable[[], bool]) -> bool:
     """What the first process decides: each sees another part of the data, and all must do the same."""
     answer = [rank() == 0 and decide()]
     if world_size() > 1:

@@ -9,10 +9,10 @@ import os
 import sys
 from typing import Any
 
-__all__ = ["lasting", "lasting_streams"]
+__all__ = ["make_streams_robust", "robust_stream"]
 
 
-class _Lasting:
+class _RobustStream:
     """A stream that goes on where nobody can or will read it any more; in all else the one that it stands for."""
 
     def __init__(self, stream: Any) -> None:
@@ -43,25 +43,25 @@ class _Lasting:
             os.dup2(nowhere.fileno(), self._stream.fileno())
 
 
-def lasting(stream: Any) -> Any:
+def robust_stream(stream: Any) -> Any:
     """Give a stream that shows what its encoding lacks by its code, and outlives its reader.
 
     The end of `| head`, a terminal that is closed and a full disk are the end of what is shown, not of the work.
     """
-    if isinstance(stream, _Lasting) or stream is None:
+    if isinstance(stream, _RobustStream) or stream is None:
         return stream
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")
-    return _Lasting(stream)
+    return _RobustStream(stream)
 
 
-def lasting_streams() -> None:
+def make_streams_robust() -> None:
     """Make the streams of this process so, and those of the log; what a host (a notebook, a server) put there stays."""
     for name in ("stdout", "stderr"):
         old = getattr(sys, name)
         if old is None or old is not getattr(sys, f"__{name}__"):
             continue
-        setattr(sys, name, new := lasting(old))
+        setattr(sys, name, new := robust_stream(old))
         for logger in (logging.root, *logging.root.manager.loggerDict.values()):
             for handler in getattr(logger, "handlers", ()):
                 if isinstance(handler, logging.StreamHandler) and handler.stream is old:

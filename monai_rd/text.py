@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["alike", "comparable", "csv_of", "decode", "name_of", "printable", "read_text"]
+__all__ = ["comparable", "csv_of", "decode", "name_key", "name_of", "printable", "read_text"]
 
 _JOINERS = "\u200c\u200d"
 # What a spreadsheet takes for the start of a formula.
@@ -62,7 +62,7 @@ def name_of(value: str) -> str:
     return " ".join("".join(c for c in word if c.isprintable() or c in _JOINERS) for word in words).strip()
 
 
-def alike(name: str) -> str:
+def name_key(name: str) -> str:
     """Return what names share that people take for one: without case, blanks, underscores, the width of letters, .0."""
     folded = unicodedata.normalize("NFKC", comparable(name).casefold())
     joined = re.sub(r"(?<=[^\W\d_])(?:[\s_]+|-)(?=\w)|(?<=\w)(?:[\s_]+|-)(?=[^\W\d_])|^[\s_]+|[\s_]+$", "", folded)

@@ -25,12 +25,12 @@ class Walk(NamedTuple):
 
     Attributes:
         files: sorted by path, each once, however many links lead to it. Paths can carry names: keep them out of logs.
-        closed: what is there by name alone, sorted: folders that cannot be opened, links that lead nowhere or in a
+        unreadable: what is there by name alone, sorted: folders that cannot be opened, links that lead nowhere or in a
             circle, and pipes, sockets and devices, which are never opened.
     """
 
     files: list[Path]
-    closed: list[Path]
+    unreadable: list[Path]
 
 
 def is_system_name(name: str) -> bool:
@@ -53,12 +53,12 @@ def walk(folder: str | os.PathLike[str], below: bool = True) -> Walk:
         below: whether its subfolders are walked too; else links to folders and folders are passed over.
 
     Returns:
-        What lies there. It never raises: a folder that cannot be opened is among the closed, `folder` too.
+        What lies there. It never raises: a folder that cannot be opened is among the unreadable, `folder` too.
     """
     start = os.path.realpath(folder)
     found: dict[str, Path] = {}  # by their real paths
     linked: list[tuple[str, Path]] = []
-    closed: list[Path] = []
+    unreadable: list[Path] = []
     entered: set[str] = set()
     folders, links = [(os.fspath(folder), start)], deque[tuple[str, str]]()
     while folders or links:
@@ -70,7 +70,7 @@ def walk(folder: str | os.PathLike[str], below: bool = True) -> Walk:
             with os.scandir(where) as entries:
                 inside = sorted(entries, key=lambda entry: entry.name)
         except OSError:
-            closed.append(Path(where))
+            unreadable.append(Path(where))
             continue
         for entry in inside:
             if is_system_name(entry.name):
@@ -83,14 +83,14 @@ def walk(folder: str | os.PathLike[str], below: bool = True) -> Walk:
                 elif below and os.path.commonpath([start, target]) != target:
                     links.append((entry.path, target))
             elif not is_file:
-                closed.append(Path(entry.path))
+                unreadable.append(Path(entry.path))
             elif link:
                 linked.append((target, Path(entry.path)))
             else:
                 found[target] = Path(entry.path)
     for target, path in sorted(linked):
         found.setdefault(target, path)
-    return Walk(sorted(found.values()), sorted(closed))
+    return Walk(sorted(found.values()), sorted(unreadable))
 
 
 def _kind(entry: os.DirEntry[str]) -> tuple[bool, bool]:

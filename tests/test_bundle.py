@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from monai_rd.bundle import bundle_root, default_workers, require_model, switch, trained_settings
-from monai_rd.files import atomic_path, atomic_write, second_name
+from monai_rd.files import atomic_path, atomic_write, link_or_copy
 
 BUNDLE = Path(__file__).parents[1] / "bundles" / "rd_ct"
 
@@ -93,7 +93,7 @@ def test_several_may_write_one_file_at_once(tmp_path: Path) -> None:
         assert file.read_text() == "second"
     assert file.read_text() == "first"
     assert list(tmp_path.iterdir()) == [file]
-    second_name(file, tmp_path / "other.txt")
+    link_or_copy(file, tmp_path / "other.txt")
     assert (tmp_path / "other.txt").samefile(file)
 
 

@@ -25,10 +25,10 @@ from monai_rd.cache.feature_store import FeatureStore
 from monai_rd.cli.app import main
 from monai_rd.datasets.lists import DataList, write_datalist
 from monai_rd.errors import original_error
-from monai_rd.files import DiskFullError, atomic_path, atomic_write, no_room, told
+from monai_rd.files import DiskFullError, atomic_path, atomic_write, error_text, no_room
 from monai_rd.handlers.checkpoint import save_atomically
 from monai_rd.inference import write_scores
-from monai_rd.integrations.archives.places import write_object
+from monai_rd.integrations.archives.endpoints import write_object
 from monai_rd.networks import FrozenFoundationModel, Preprocessing
 from monai_rd.pseudonyms import project_key
 from monai_rd.report import save_figure
@@ -177,7 +177,7 @@ def test_how_it_is_known(error: Exception, said: str) -> None:
     wrapped = RuntimeError("unexpected pos 704 vs 598")  # PyTorch's
     wrapped.__context__ = error
     assert no_room(wrapped) == no_room(error)
-    assert "MUELLER" not in told(wrapped)
+    assert "MUELLER" not in error_text(wrapped)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limits of files")

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from monai.bundle import ConfigWorkflow
 
-from monai_rd.bundle import words_as_overrides
+from monai_rd.bundle import parse_overrides
 from monai_rd.dicom import SeriesRule
 from monai_rd.errors import Policy, original_error
-from monai_rd.overrides import OverrideError, overridden, settled, typed_words, unread_ids
+from monai_rd.overrides import OverrideError, overridden, settled, typed_arguments, unread_ids
 
 BUNDLES = Path(__file__).parents[1] / "bundles"
 TRAIN = json.loads((BUNDLES / "rd_ct" / "configs" / "train.json").read_text())
@@ -51,7 +51,7 @@ def words_of_fire(words: tuple[str, ...]) -> dict[str, Any]:
 def test_paths_and_names_stay_as_they_are_typed(key: str, word: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert command(monkeypatch, f"--{key}", word).get_parsed_content(key) == word
     assert command(monkeypatch, f"--{key.replace('_', '-')}={word}").get_parsed_content(key) == word
-    read = words_as_overrides([f"--{key}", word])
+    read = parse_overrides([f"--{key}", word])
     assert overridden(TRAIN, read).get_parsed_content(key) == word
 
 
@@ -210,12 +210,12 @@ def test_overrides_of_our_own_commands(overrides: dict[str, Any], said: str) -> 
 @pytest.mark.parametrize("words", [["--seed"], ["--dataset_dir", "--seed", "3"], ["seed", "3"]])
 def test_words_that_are_no_pairs(words: list[str]) -> None:
     with pytest.raises(ValueError, match="words for the bundle are ids and values"):
-        words_as_overrides(words)
+        parse_overrides(words)
 
 
 def test_only_monais_own_command_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["monailabel", "--dataset_dir", "3"])
-    assert typed_words() == {}
+    assert typed_arguments() == {}
     assert settled({"dataset_dir": "x", "unknown": 3}, {}) == {"dataset_dir": "x"}
 
 

@@ -19,16 +19,18 @@ from tqdm.auto import tqdm
 
 from monai_rd.console import terminal
 from monai_rd.handlers import HistoryHandler, ProgressHandler
-from monai_rd.streams import lasting
+from monai_rd.streams import robust_stream
 
 NAMES = "Läsion ± ☃ \ud800"
 ENCODINGS = ["ascii", "latin-1", "cp1252", "cp437", "utf-8"]
 
 
 def narrow(encoding: str, monkeypatch: pytest.MonkeyPatch) -> io.BytesIO:
-    """Give this process a console of an encoding, as `lasting_streams` makes it."""
+    """Give this process a console of an encoding, as `make_streams_robust` makes it."""
     shown = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", lasting(io.TextIOWrapper(shown, encoding, errors="strict", write_through=True)))
+    monkeypatch.setattr(
+        sys, "stdout", robust_stream(io.TextIOWrapper(shown, encoding, errors="strict", write_through=True))
+    )
     return shown
 
 
@@ -76,10 +78,10 @@ def test_a_reader_who_goes(error: OSError) -> None:
         def write(self, text: str) -> int:
             raise error
 
-    stream = lasting(Gone())
+    stream = robust_stream(Gone())
     assert [stream.write("abc"), stream.write("abc")] == [3, 3]
     stream.flush()
-    assert lasting(stream) is stream
+    assert robust_stream(stream) is stream
     assert stream.isatty() is False
 
 

@@ -53,7 +53,7 @@ def test_what_belongs_to_a_system_is_passed_over_at_every_depth(name: str, tmp_p
         png(folder / name, 1)
     found = walk(tmp_path)
     assert names(found.files, tmp_path) == ["1.png", "a/b/1.png"]
-    assert found.closed == []
+    assert found.unreadable == []
     assert names(walk(tmp_path, below=False).files, tmp_path) == names(images_in(tmp_path), tmp_path) == ["1.png"]
 
 
@@ -95,7 +95,7 @@ def test_links_are_followed_and_every_file_is_there_once(kind: str, tmp_path: Pa
     found = walk(root)
     assert sorted(Path(os.path.realpath(path)).name for path in found.files) == ["1.png", "2.png", "3.png"]
     assert root / "a" / "1.png" in found.files, "a file's own path comes before a link's"
-    assert found.closed == []
+    assert found.unreadable == []
     assert found == walk(root)
 
 
@@ -111,7 +111,7 @@ def test_what_is_there_by_name_alone_is_told_and_never_opened(tmp_path: Path, mo
         found = walk(tmp_path)
         assert names(found.files, tmp_path) == ["1.png"]
         closed = ["circle.png", "dead.png", "device.tif", "pipe.dcm", "socket.nii"]
-        assert names(found.closed, tmp_path) == closed
+        assert names(found.unreadable, tmp_path) == closed
         studies = find_studies(tmp_path)
         assert [item["id"].split("-")[1] for item in studies.items].count("closed") == 5
         for name in closed:
@@ -180,7 +180,7 @@ def test_a_path_longer_than_the_system_takes_is_told(tmp_path: Path) -> None:
         os.chdir(here)
     found = walk(tmp_path)
     assert names(found.files, tmp_path) == ["1.png"]
-    assert len(found.closed) == 1
+    assert len(found.unreadable) == 1
     shutil.rmtree(tmp_path / ("d" * 250))
 
 

@@ -22,7 +22,7 @@ from monai.bundle import run
 from monai.fl.utils.constants import ExtraItems, WeightType
 from monai.fl.utils.exchange_object import ExchangeObject
 
-from monai_rd.bundle import bundle_root, words_as_overrides
+from monai_rd.bundle import bundle_root, parse_overrides
 from monai_rd.integrations.federated import SiteClient
 from monai_rd.phantoms import phantom_cohort
 
@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--local_epochs", type=int, default=10)
     given, words = parser.parse_known_args()
     data = given.dataset_dir or Path(phantom_cohort(given.folder, given.bundle.removeprefix("rd_")))
-    federate(given.folder, given.bundle, data, given.rounds, given.local_epochs, words_as_overrides(words))
+    federate(given.folder, given.bundle, data, given.rounds, given.local_epochs, parse_overrides(words))
 
 
 if __name__ == "__main__":

@@ -13,10 +13,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from monai_rd.cache.fingerprints import fingerprint, item_key, transforms_fingerprint
-from monai_rd.files import atomic_path, second_name
+from monai_rd.files import atomic_path, link_or_copy
 from monai_rd.networks.bag import fold
 from monai_rd.networks.teacher.several import SeveralTeachers
-from monai_rd.processes import first_decides, rank
+from monai_rd.processes import decided_by_rank_zero, rank
 from monai_rd.teacher_image import teacher_image
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def standardise(
     run = fingerprint([teacher.fingerprint(), transforms_fingerprint(dataset), keys])
     shared = None if shared_dir is None else Path(shared_dir) / f"{path.stem}_{run[:16]}{path.suffix}"
     teacher.to(device)
-    if first_decides(lambda: _taken_before(path, shared, run)):
+    if decided_by_rank_zero(lambda: _taken_before(path, shared, run)):
         several.scales.load_state_dict(load_file(path))
         return
     with torch.random.fork_rng(devices=[torch.device(device)] if torch.device(device).type == "cuda" else []):
@@ -75,13 +75,13 @@ def standardise(
         set_rnd(dataset, 0)
         for place in chosen:
             image = teacher_image(dataset[place])[None].to(device)
-            several.count_in(fold(image)[0] if teacher.spatial_dims == 2 else image)
+            several.update(fold(image)[0] if teacher.spatial_dims == 2 else image)
     if rank() == 0:
         tensors = {name: one.cpu().contiguous() for name, one in several.scales.state_dict().items()}
         with atomic_path(path) as beside:
             save_file(tensors, beside, metadata={"run": run})
         if shared is not None:
-            second_name(path, shared)
+            link_or_copy(path, shared)
     logger.info("teachers %s: brought to one scale by %d training items", teacher.name, len(chosen))
 
 
@@ -91,7 +91,7 @@ def _taken_before(path: Path, shared: Path | None, run: str) -> bool:
         return True
     if shared is None or not _is_of(shared, run):
         return False
-    second_name(shared, path)
+    link_or_copy(shared, path)
     return True
 
 

@@ -29,12 +29,12 @@ from monai_rd.adapters.standardised import standardise
 from monai_rd.adapters.stored import load_adapted, read_description, save_adapted
 from monai_rd.adapters.whole import LINEAR_PROBE
 from monai_rd.cache.fingerprints import transforms_fingerprint
-from monai_rd.files import second_name
+from monai_rd.files import link_or_copy
 from monai_rd.finite import NotFiniteError, TermSums
 from monai_rd.handlers.cotraining import explain_small_batch
 from monai_rd.handlers.failing import on_failure
 from monai_rd.handlers.precision import CPUAutocast, amp_settings
-from monai_rd.processes import derived_seed, first_decides, rank, world_size
+from monai_rd.processes import decided_by_rank_zero, derived_seed, rank, world_size
 from monai_rd.teacher_image import teacher_image
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def tuned_teacher(
         settings = [adapter, dict(options or {}), num_classes, max_epochs, amp, multi_label, learning_rate, seed]
         run = _fingerprint(teacher, [*settings, repr(network.adapter.recipe)], loader, val_loader)
         shared = None if shared_dir is None else Path(shared_dir) / f"{path.stem}_{run[:16]}{path.suffix}"
-        if first_decides(lambda: _made_by(path, run) or _taken_over(shared, path, run)):
+        if decided_by_rank_zero(lambda: _made_by(path, run) or _taken_over(shared, path, run)):
             logger.info("'%s' was tuned before: %s is used again", network.name, path.name)
             return load_adapted(path, teacher)
         trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
@@ -134,7 +134,7 @@ def tuned_teacher(
         if rank() == 0:
             save_adapted(path, network, teacher, run)
             if shared is not None:
-                second_name(path, shared)
+                link_or_copy(path, shared)
         if world_size() > 1:
             dist.barrier()
         return load_adapted(path, teacher)
@@ -170,7 +170,7 @@ def _taken_over(shared: Path | None, path: Path, run: str) -> bool:
     """Whether another run left a file of this training; then it is at `path` too."""
     if shared is None or not _made_by(shared, run):
         return False
-    second_name(shared, path)
+    link_or_copy(shared, path)
     return True
 
 

@@ -24,9 +24,9 @@ from monai_rd.cli import (
     teachers,
 )
 from monai_rd.cli import students as student_table
-from monai_rd.errors import words_of_the_system
-from monai_rd.files import no_room, told
-from monai_rd.streams import lasting_streams
+from monai_rd.errors import system_message
+from monai_rd.files import error_text, no_room
+from monai_rd.streams import make_streams_robust
 from monai_rd.text import printable
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -47,7 +47,7 @@ app.add_typer(benchmark.app, name="benchmark", help="Run the paper's experiments
 
 def main() -> None:
     """Run the command; wrong input ends with one line that says what to do."""
-    lasting_streams()
+    make_streams_robust()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("highdicom").setLevel(logging.WARNING)
     logging.getLogger("urllib3").setLevel(logging.CRITICAL)  # what breaks our errors tell, its own hold addresses
@@ -66,12 +66,12 @@ def _said(error: Exception, words: Sequence[str]) -> str:
     What lies below may be named after a patient.
     """
     if not isinstance(error, OSError) or error.errno is None or error.filename is None or no_room(error):
-        return told(error)
+        return error_text(error)
     file = os.path.abspath(os.fsdecode(error.filename))
     typed = [part for word in words for part in {word, word.partition("=")[2]} if part]
     known = [part for part in typed if Path(file).is_relative_to(os.path.abspath(part))]
     if not known:
-        return f"{words_of_the_system(error)}: a file or folder below none of the paths typed"
+        return f"{system_message(error)}: a file or folder below none of the paths typed"
     nearest = max(known, key=lambda part: len(os.path.abspath(part)))
     where = nearest if os.path.abspath(nearest) == file else f"something below {nearest}"
-    return f"{words_of_the_system(error)}: {where}"
+    return f"{system_message(error)}: {where}"

@@ -226,11 +226,11 @@ def figure2(
     out: Out = Path("benchmark"),
 ) -> None:
     """Decision boundaries of the students (ce, kd, rd) beside those of the fully tuned teacher, and their agreement."""
-    from monai_rd.bundle import words_as_overrides
+    from monai_rd.bundle import parse_overrides
     from monai_rd.protocol.figure2 import figure_report
     from monai_rd.versions import versions
 
-    if words_as_overrides(words or ()).get("cross_fit"):
+    if parse_overrides(words or ()).get("cross_fit"):
         raise ValueError("--cross_fit fits several teachers, and figure 2 looks at the one that taught: leave it out")
     console = terminal()
     made = _laid_out("figure2", dataset, bundle, teachers, students, "", seeds, max_epochs, select, out, words)

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from monai_rd.bundle import bundle_root, is_bundle, own_bundles, word_pairs
+from monai_rd.bundle import argument_pairs, bundle_root, is_bundle, own_bundles
 from monai_rd.nearest import did_you_mean
 from monai_rd.overrides import OF_RUN, ids_read, refuse_unread, unread_ids
 
@@ -91,7 +91,7 @@ def _check(configs: Sequence[Path], words: Sequence[str]) -> None:
     Raises:
         ValueError: words that are no "--ID VALUE", or an id that nothing reads.
     """
-    typed = dict(word_pairs(words))
+    typed = dict(argument_pairs(words))
     own = {key: value for path in configs for key, value in json.loads(path.read_text(encoding="utf-8")).items()}
     new = {key: value for key, value in typed.items() if "#" not in key and key not in own}
     refuse_unread([key for key in unread_ids(new, own=own) if key not in OF_RUN], ids_read(own))

@@ -29,14 +29,14 @@ def export_command(
 
     It is compared with PyTorch on the test images of the bundle's data; exit code 1, and no file, if it differs.
     """
-    from monai_rd.bundle import words_as_overrides
+    from monai_rd.bundle import parse_overrides
     from monai_rd.export.formats import FORMATS, check_formats, export_formats
     from monai_rd.export.parity import IMAGES, TOLERANCE, parity, parity_table
     from monai_rd.inference import TrainedBundle
 
     names = list(dict.fromkeys(name.strip() for one in formats for name in one.split(",")))
     check_formats(names)
-    trained = TrainedBundle(bundle, **words_as_overrides(words or ()))
+    trained = TrainedBundle(bundle, **parse_overrides(words or ()))
     targets = _targets(names, trained.model_path.parent if out is None else out)
     folder = next(iter(targets.values())).parent
     folder.mkdir(parents=True, exist_ok=True)

@@ -20,9 +20,9 @@ Directory = Annotated[Path, typer.Argument(help="The features_dir of a training,
 
 def _extraction(bundle: str, words: list[str]) -> Any:
     """The training set of a bundle, its teacher and the store between them, as a training would make them."""
-    from monai_rd.bundle import bundle_config, words_as_overrides
+    from monai_rd.bundle import bundle_config, parse_overrides
 
-    parser = bundle_config(bundle, words_as_overrides(words))
+    parser = bundle_config(bundle, parse_overrides(words))
     if not parser.get_parsed_content("feature_views"):
         raise ValueError("give the number of views after --, as in: -- --feature_views 8 --dataset_dir DIR")
     parser["train#taught#_target_"] = "monai_rd.cache.FeatureExtractor"

@@ -13,7 +13,7 @@ import typer
 
 from monai_rd.cli.options import SOME_LEFT_OUT
 from monai_rd.console import Words
-from monai_rd.dicom.quiet import quiet_headers
+from monai_rd.dicom.header_warnings import log_warnings_once
 from monai_rd.errors import count_codes
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from monai_rd.inference import Prediction, Predictor
     from monai_rd.integrations.archives.archive import Archive
-    from monai_rd.integrations.archives.archive_places import State
-    from monai_rd.integrations.archives.places import Sink, Source
+    from monai_rd.integrations.archives.archive_endpoints import State
+    from monai_rd.integrations.archives.endpoints import Sink, Source
 
 __all__ = ["predict"]
 
@@ -61,21 +61,21 @@ def predict(
     A study of an archive is answered once. Words after -- are for the bundle's inference.json, such as
     -- --bundle_root DIR.
     """
-    from monai_rd.bundle import words_as_overrides
+    from monai_rd.bundle import parse_overrides
     from monai_rd.inference import Predictor, TrainedBundle
     from monai_rd.integrations.archives.archive import Query
-    from monai_rd.integrations.archives.archive_places import ArchiveSink, ArchiveSource
+    from monai_rd.integrations.archives.archive_endpoints import ArchiveSink, ArchiveSource
     from monai_rd.integrations.archives.archive_url import open_archive
-    from monai_rd.integrations.archives.places import FolderSink, FolderSource, Scores
+    from monai_rd.integrations.archives.endpoints import FolderSink, FolderSource, Scores
 
     if (sr or sc) and find_spec("highdicom") is None:
         raise ValueError('DICOM objects need highdicom: pip install "monai_rd[dicom]", or leave them out by --no-sr')
     folder = None if _is_archive(source) else FolderSource(Path(source))
     if folder is not None and not _is_archive(to) and Path(to).resolve().is_relative_to(folder.path.resolve()):
         raise ValueError(f"--to {to} lies in --from, and would be scored the next time: give another --to")
-    predictor = Predictor(TrainedBundle(bundle, **words_as_overrides(words or ())))
+    predictor = Predictor(TrainedBundle(bundle, **parse_overrides(words or ())))
     remembers = _is_archive(source) or _is_archive(to)
-    with ExitStack() as opened, quiet_headers(), _remembering(state if remembers else None) as memory:
+    with ExitStack() as opened, log_warnings_once(), _remembering(state if remembers else None) as memory:
 
         def connect(url: str) -> Archive:
             return opened.enter_context(closing(open_archive(url, ae_title, listen)))
@@ -131,7 +131,7 @@ def _remembering(folder: Path | None) -> Iterator[State | None]:
     if folder is None:
         yield None
         return
-    from monai_rd.integrations.archives.archive_places import State
+    from monai_rd.integrations.archives.archive_endpoints import State
 
     memory = State(folder)
     try:

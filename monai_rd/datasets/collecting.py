@@ -18,7 +18,7 @@ from monai_rd.datasets.reading import Found, Reading
 from monai_rd.datasets.splits import Classes, group
 from monai_rd.dicom import SeriesRule
 from monai_rd.errors import Policy, StudyError, count_codes
-from monai_rd.text import alike, name_of
+from monai_rd.text import name_key, name_of
 
 __all__ = ["Collected", "collect", "names_file"]
 
@@ -34,7 +34,7 @@ class Collected:
     Attributes:
         found: items of known classes.
         order: the class names.
-        told: what a refusal calls the classes, by their index.
+        class_titles: what a refusal calls the classes, by their index.
         problems: why rows cannot be used.
         leaks: what is wrong with rows that can be used.
         left_out: why the policy left out what is not in the lists.
@@ -45,7 +45,7 @@ class Collected:
 
     found: Found
     order: tuple[str, ...]
-    told: tuple[str, ...]
+    class_titles: tuple[str, ...]
     problems: Problems
     leaks: Problems
     left_out: list[StudyError]
@@ -122,18 +122,20 @@ def collect(
     order = _class_order(found, class_names, problems)
     # Folders that nothing but their place calls classes could be those of patients.
     of_folders = sheet is None and published is None and class_names is None and found.splits is None
-    told = tuple(
+    class_titles = tuple(
         f"class folder {number} of {len(order)} (sorted by name)" if of_folders else f"class '{name}'"
         for number, name in enumerate(order, start=1)
     )
     if num_classes is not None and num_classes != len(order):
-        problems.add(f"num_classes is {num_classes}, but the data have {len(order)}: {', '.join(told)}")
+        problems.add(f"num_classes is {num_classes}, but the data have {len(order)}: {', '.join(class_titles)}")
     if sheet is not None:
         _check_duplicates(found, leaks)
     known = set(order)
     labelled = [found.multi_label or item["label"] for item in found.items]
     usable = [i for i, item in enumerate(found.items) if labelled[i] and known.issuperset(found.classes(item))]
-    return Collected(found.picked(usable), order, told, problems, leaks, reading.left_out, published, reading, sheet)
+    return Collected(
+        found.picked(usable), order, class_titles, problems, leaks, reading.left_out, published, reading, sheet
+    )
 
 
 def names_file(paths: Sequence[str | os.PathLike[str]], file: Path) -> bool:
@@ -150,11 +152,11 @@ def _class_order(found: Found, class_names: Sequence[str] | None, problems: Prob
         return [row for item, row in zip(found.items, found.rows, strict=True) if label in found.classes(item)]
 
     for label in sorted(present - set(order)):
-        meant = next((f"; is {name!r} meant?" for name in order if alike(name) == alike(label)), "")
+        meant = next((f"; is {name!r} meant?" for name in order if name_key(name) == name_key(label)), "")
         problems.add(f"label {label!r} is not among the class names {list(order)}{meant}", *rows_of(label))
     same: dict[str, list[str]] = {}
     for name in order if named is None else ():
-        same.setdefault(alike(name), []).append(name)
+        same.setdefault(name_key(name), []).append(name)
     for names in (names for names in same.values() if len(names) > 1):
         *rarer, most = sorted(names, key=lambda name: len(rows_of(name)))
         problems.add(

@@ -85,7 +85,7 @@ def make_datalist(
     read.problems.extend(read.leaks)
     read.problems.refuse()
     if read.published is not None:
-        read.published.tell(read.found, made)
+        read.published.log(read.found, made)
     logger.info("data: %s", made)
     if read.sheet is not None and read.sheet.suffix.lower() == ".json" and not names_file(others, read.sheet):
         others.append(read.sheet)
@@ -189,7 +189,11 @@ def make_folds(
         DataListError: see `make_datalist`.
     """
     read = collect(dataset_dir, data_list, class_names, None, policy, series_rule, key)
-    parts = split_folds(read.labels, read.groups, read.told, folds, seed, read.problems) if len(read.order) > 1 else []
+    parts = (
+        split_folds(read.labels, read.groups, read.class_titles, folds, seed, read.problems)
+        if len(read.order) > 1
+        else []
+    )
     read.problems.extend(read.leaks)
     read.problems.refuse()
     return [_datalist(read, part) for part in parts]
@@ -199,13 +203,13 @@ def _split(read: Collected, seed: int) -> DataList:
     """Follow the splits of the source, or make them; a class too small is noted in the problems."""
     splits, enough = read.found.splits, len(read.order) > 1
     if splits is None:
-        made = split_once(read.labels, read.groups, read.told, seed, read.problems) if enough else {}
+        made = split_once(read.labels, read.groups, read.class_titles, seed, read.problems) if enough else {}
         return _datalist(read, made)
     chosen: dict[str, Iterable[int]] = {s: [i for i, name in enumerate(splits) if name == s] for s in SPLITS}
     development = [i for i, name in enumerate(splits) if name == DEVELOPMENT]
     if development and enough:
         labels, groups = [read.labels[i] for i in development], group([str(read.groups[i]) for i in development])
-        parts = split_development(labels, groups, read.told, seed, read.problems)
+        parts = split_development(labels, groups, read.class_titles, seed, read.problems)
         chosen |= {name: [development[i] for i in part] for name, part in parts.items()}
     return _datalist(read, chosen)
 
@@ -251,7 +255,7 @@ def _check_classes(read: Collected, made: DataList) -> None:
         return
     hint = "; the data are too few for their classes, or another seed splits them better" if given is None else ""
     for split in SPLITS if not made.multi_label else ("training", "test"):
-        for name, count in zip(read.told, made.class_counts(split), strict=True):
+        for name, count in zip(read.class_titles, made.class_counts(split), strict=True):
             if count == 0:
                 read.leaks.add(f"{name} has no item in {split}{hint}")
             elif made.multi_label and count == len(made[split]):

@@ -19,7 +19,7 @@ from monai_rd.datasets.studies import GROUPS, Item, find_studies, images_among
 from monai_rd.dicom import is_dicom
 from monai_rd.errors import UnreadableFileError
 from monai_rd.pseudonyms import patient_pseudonym
-from monai_rd.text import alike, comparable, name_of
+from monai_rd.text import comparable, name_key, name_of
 from monai_rd.walk import folders_in, walk
 
 __all__ = ["from_folders", "from_sheet", "unlabelled_of_sheet"]
@@ -255,7 +255,7 @@ def _of_split_folders(split_of: Mapping[Path, str], reading: Reading, class_name
 def _folders(place: Path, reading: Reading) -> list[Path]:
     """The folders in a folder; of what cannot be opened beside them, the policy decides: a class could be among it."""
     found = walk(place, below=False)
-    closed = len(found.closed)
+    closed = len(found.unreadable)
     if closed:
         problem = UnreadableFileError(
             f"{closed} of what lies beside the class folders cannot be opened, as a link that leads nowhere: a class "
@@ -273,7 +273,7 @@ def _folders(place: Path, reading: Reading) -> list[Path]:
 def _of_class(folder: Path, reading: Reading, class_names: Sequence[str] | None) -> list[Item]:
     name = name_of(folder.name)
     if class_names is not None and name not in class_names:
-        meant = [other for other in class_names if alike(other) == alike(name)]
+        meant = [other for other in class_names if name_key(other) == name_key(name)]
         if meant:
             raise DataListError(f"the folder {name!r} is not among the class names: is {meant[0]!r} meant? Rename it")
         logger.warning("data: a folder that is none of the classes named is not read")

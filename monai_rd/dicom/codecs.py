@@ -18,7 +18,7 @@ import numpy.typing as npt
 from pydicom.pixels import convert_color_space
 from pydicom.uid import RLELossless
 
-from monai_rd.dicom.ends import ended_jpeg, ended_jpeg_2000, ended_jpeg_ls
+from monai_rd.dicom.end_markers import complete_jpeg, complete_jpeg_2000, complete_jpeg_ls
 
 __all__ = ["MOST_SAMPLES", "STARTS", "FrameShape", "decoder"]
 
@@ -131,7 +131,7 @@ def _jpeg(frame: bytes, shape: FrameShape) -> npt.NDArray[Any]:
     def decode(stream: bytes) -> npt.NDArray[Any]:
         return imagecodecs.jpeg8_decode(stream + _AFTER_THE_END, **colours)
 
-    decoded = _shaped(decode(ended_jpeg(frame, scan, decode)), shape)
+    decoded = _shaped(decode(complete_jpeg(frame, scan, decode)), shape)
     return _rgb(decoded, shape) if lossless and shape.samples == 3 else decoded
 
 
@@ -144,7 +144,7 @@ def _jpeg_ls(frame: bytes, shape: FrameShape) -> npt.NDArray[Any]:
     def decode(stream: bytes) -> npt.NDArray[Any]:
         return imagecodecs.jpegls_decode(stream + _AFTER_THE_END)
 
-    return _rgb(_shaped(decode(ended_jpeg_ls(frame, decode)), shape), shape)
+    return _rgb(_shaped(decode(complete_jpeg_ls(frame, decode)), shape), shape)
 
 
 def _jpeg_2000(frame: bytes, shape: FrameShape) -> npt.NDArray[Any]:
@@ -165,7 +165,7 @@ def _jpeg_2000(frame: bytes, shape: FrameShape) -> npt.NDArray[Any]:
     if tiles > max(1, len(frame) // 14):  # the headers of one tile take 14 bytes
         raise ValueError("more JPEG 2000 tiles than there can be")
     _check(shape, (y1 - y0, x1 - x0, components), len(frame))
-    ended = ended_jpeg_2000(frame, start, tiles)
+    ended = complete_jpeg_2000(frame, start, tiles)
     decoded = _shaped(imagecodecs.jpeg2k_decode(ended + _AFTER_THE_END, numthreads=1), shape)
     # The codec's own colour transforms, RCT and ICT, are undone by the codec.
     return decoded if shape.photometric in ("YBR_RCT", "YBR_ICT") else _rgb(decoded, shape)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from monai_rd.dicom.header import Header
 from monai_rd.dicom.planes import Plane
 
-__all__ = ["ORIENTATION_TOLERANCE", "SAME_PLANE_MM", "Frame", "SeriesFiles", "depths", "normal", "places"]
+__all__ = ["ORIENTATION_TOLERANCE", "SAME_PLANE_MM", "Frame", "SeriesFiles", "depths", "normal", "stacks_and_planes"]
 
 # Direction cosines are written with about six digits; a larger difference is another orientation.
 ORIENTATION_TOLERANCE = 1e-4
@@ -58,7 +58,7 @@ def depths(frames: Sequence[Frame]) -> npt.NDArray[np.float64]:
     return np.array([plane.position for plane in planes]) @ normal(planes[0])
 
 
-def places(frames: Sequence[Frame]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def stacks_and_planes(frames: Sequence[Frame]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Number the stacks and the planes that frames lie in.
 
     Returns:

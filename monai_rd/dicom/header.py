@@ -14,12 +14,12 @@ from dataclasses import dataclass, field, replace
 from pydicom.dataset import Dataset
 
 from monai_rd.dicom.classes import no_image
+from monai_rd.dicom.header_warnings import log_warnings_once
 from monai_rd.dicom.marks import Marks, frame_marks
 from monai_rd.dicom.mosaic import Tiles, is_tiled, tiles_of
 from monai_rd.dicom.planes import Plane, functional_groups, macro, nuclear_kind, nuclear_planes, plane_of, why_no_planes
-from monai_rd.dicom.quiet import quiet_headers
+from monai_rd.dicom.redaction import Identity, decoded, identity_of, redacted, redacted_code
 from monai_rd.dicom.values import has, integer, items, known_uid, numbers, parts, text, uid, uid_or_code
-from monai_rd.dicom.words import Identity, decoded, identity_of, redacted, redacted_code
 from monai_rd.errors import (
     DicomSeriesError,
     LocalizerError,
@@ -193,7 +193,7 @@ def _is_localizer(dataset: Dataset) -> bool:
     return any(part.upper() in ("LOCALIZER", "SCOUT") for part in parts(dataset, "ImageType")[2:])
 
 
-@quiet_headers()
+@log_warnings_once()
 def describe(dataset: Dataset, key: bytes, words: bool = True) -> Header:
     """Extract what the checks of a series need from a parsed file.
 

@@ -20,9 +20,9 @@ from monai_rd.dicom.classes import is_directory
 from monai_rd.dicom.frames import Frame, SeriesFiles
 from monai_rd.dicom.geometry import arrange, axis_name, lps_affine
 from monai_rd.dicom.header import Header, Origin, describe
+from monai_rd.dicom.header_warnings import log_kinds, log_warnings_once, take_warnings
 from monai_rd.dicom.media import Media, is_directory_name, read_directory
 from monai_rd.dicom.parsing import read_file
-from monai_rd.dicom.quiet import quiet_headers, take_found, tell
 from monai_rd.dicom.syntaxes import syntax_name
 from monai_rd.dicom.unnamed import named, problem_of_unnamed
 from monai_rd.dicom.volumes import volumes
@@ -234,10 +234,10 @@ def _headers(paths: Sequence[Path], key: bytes, workers: int | None, progress: b
     for headers, kinds in done:
         odd |= kinds
         yield from headers
-    tell(odd)
+    log_kinds(odd)
 
 
-@quiet_headers(say=False)
+@log_warnings_once(log=False)
 def _scan(paths: Sequence[str], key: bytes) -> _Scanned:
     """Read some headers; with them goes what pydicom found odd in them, as nobody reads the log of another process."""
     found: list[Header | str | None] = []
@@ -251,7 +251,7 @@ def _scan(paths: Sequence[str], key: bytes) -> _Scanned:
             found.append("" if path.lower().endswith(DICOM_SUFFIXES) else None)
         else:
             found.append(None if is_directory(dataset) else describe(dataset, key))
-    return found, take_found()
+    return found, take_warnings()
 
 
 def _volumes(uid: str, name: str, entries: Sequence[tuple[Path, Header]], lost: int) -> list[SeriesInfo]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from monai_rd.dicom.quiet import quiet_headers
+from monai_rd.dicom.header_warnings import log_warnings_once
 from monai_rd.dicom.values import integer, known_uid, parts, text, uid_or_code
 from monai_rd.files import open_file
 
@@ -47,7 +47,7 @@ def _plain(name: str) -> str:
     return name.partition(";")[0].rstrip(".").lower()
 
 
-@quiet_headers()
+@log_warnings_once()
 def read_directory(path: Path) -> Directory | None:
     """Read which images a DICOMDIR names; None where it is none, or damaged.
 

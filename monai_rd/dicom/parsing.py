@@ -25,11 +25,11 @@ from pydicom.uid import (
 
 from monai_rd.dicom.classes import CLASS_TAGS
 from monai_rd.dicom.elements import BLOCK, PIXELS, ordinary_elements
+from monai_rd.dicom.header_warnings import log_warnings_once
 from monai_rd.dicom.marks import MARK_TAGS
 from monai_rd.dicom.mosaic import MOSAIC_TAGS, TILED_TAGS, is_tiled
-from monai_rd.dicom.quiet import quiet_headers
+from monai_rd.dicom.redaction import IDENTIFYING
 from monai_rd.dicom.values import uid
-from monai_rd.dicom.words import IDENTIFYING
 from monai_rd.errors import UnreadableFileError, UnreadablePixelsError, reading_files
 from monai_rd.files import open_file
 
@@ -74,7 +74,7 @@ class _AnonymousReader(io.BufferedReader):
         return "(name withheld)"
 
 
-@quiet_headers()
+@log_warnings_once()
 def is_dicom(path: str | os.PathLike[str]) -> bool:
     """Tell cheaply whether a file is DICOM, by its first bytes.
 
@@ -115,7 +115,7 @@ def _starts_as_dicom(stream: io.BufferedReader) -> bool:
         stream.seek(0)
 
 
-@quiet_headers()
+@log_warnings_once()
 def read_file(path: str | os.PathLike[str], *, pixels: bool) -> Dataset | None:
     """Parse one file with a single pass.
 

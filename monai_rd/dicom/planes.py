@@ -9,7 +9,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from monai_rd.dicom.values import all_numbers, items, numbers, parts
-from monai_rd.edges import LONGEST, SHORTEST
+from monai_rd.spacing_limits import MAX_SPACING_MM, MIN_SPACING_MM
 
 __all__ = ["Plane", "functional_groups", "macro", "nuclear_kind", "nuclear_planes", "plane_of", "why_no_planes"]
 
@@ -57,7 +57,7 @@ def _stated_plane(place: Dataset, turn: Dataset, measures: Dataset) -> Plane | N
     spacing = numbers(measures, "PixelSpacing", 2)
     if position is None or orientation is None or spacing is None:
         return None
-    if not SHORTEST <= min(spacing) <= max(spacing) <= LONGEST:
+    if not MIN_SPACING_MM <= min(spacing) <= max(spacing) <= MAX_SPACING_MM:
         return None
     a, b, c, d, e, f = orientation  # two orthogonal unit vectors?
     if max(abs(a * a + b * b + c * c - 1), abs(d * d + e * e + f * f - 1), abs(a * d + b * e + c * f)) > 1e-3:

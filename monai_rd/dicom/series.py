@@ -26,8 +26,8 @@ from monai_rd.dicom.classes import is_image
 from monai_rd.dicom.frames import Frame, SeriesFiles
 from monai_rd.dicom.geometry import arrange, lps_affine
 from monai_rd.dicom.header import Header, Region, describe, regions
+from monai_rd.dicom.header_warnings import log_warnings_once
 from monai_rd.dicom.parsing import read_file
-from monai_rd.dicom.quiet import quiet_headers
 from monai_rd.dicom.unnamed import named
 from monai_rd.dicom.values import numbers
 from monai_rd.errors import NoDicomError, NoHounsfieldError, Policy, UnreadableFileError
@@ -71,7 +71,7 @@ class SeriesVolume:
     regions: tuple[Region, ...] = ()
 
 
-@quiet_headers()
+@log_warnings_once()
 def load_series(
     source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,

@@ -21,7 +21,7 @@ from pydicom.uid import UID, ExplicitVRBigEndian, RLELossless
 
 from monai_rd.dicom import codecs
 from monai_rd.dicom.elements import FilePart
-from monai_rd.dicom.ends import CutOffError
+from monai_rd.dicom.end_markers import TruncatedError
 from monai_rd.dicom.header import Header
 from monai_rd.dicom.mosaic import tiles_apart
 from monai_rd.dicom.syntaxes import syntax_hint, syntax_name
@@ -197,7 +197,7 @@ def stored_values(dataset: Dataset, header: Header) -> npt.NDArray[Any]:
         return values if whole is header else tiles_apart(values[0], header.mosaic, header.frames)
     except (DicomSeriesError, UnreadableFileError):
         raise
-    except CutOffError:
+    except TruncatedError:
         raise unreadable(header, "a frame ends before its last pixel", TruncatedPixelsError) from None
     except Exception as error:  # decoders fail in their own ways, and their text can hold header values
         raise unreadable(header, f"decoding failed with {type(error).__name__}") from None

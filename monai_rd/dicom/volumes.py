@@ -10,7 +10,7 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
-from monai_rd.dicom.frames import Frame, places
+from monai_rd.dicom.frames import Frame, stacks_and_planes
 from monai_rd.dicom.marks import Key, Marks, named
 
 __all__ = ["Volume", "largest", "one_of_each_plane", "volumes", "without_copies"]
@@ -48,7 +48,7 @@ def volumes(frames: Sequence[Frame]) -> list[Volume]:
         tells the frames apart.
     """
     single = without_copies(frames)
-    stack, plane = places(single)
+    stack, plane = stacks_and_planes(single)
     full = {int(n): int(np.bincount(plane[stack == n]).max()) for n in np.unique(stack)}
     crowded = [(stack == n, count) for n, count in full.items() if count > 1]
     marks = [_marks(frame) for frame in single]
@@ -120,7 +120,7 @@ def one_of_each_plane(frames: Sequence[Frame]) -> list[Frame] | None:
     It cannot where all that is left out comes after all that is taken, or where the images of each plane follow upon
     each other, equally many in each.
     """
-    _, plane = places(frames)
+    _, plane = stacks_and_planes(frames)
     order = [(frame.header.instance_number, frame.number) for frame in frames]
     ranked = sorted(range(len(frames)), key=order.__getitem__)
     first: dict[int, int] = {}

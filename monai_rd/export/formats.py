@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from monai_rd.export.int8 import write_int8
 from monai_rd.export.onnx_file import load_onnx, write_onnx
-from monai_rd.export.program import Run, quietly
+from monai_rd.export.program import Classify, quiet_exporters
 from monai_rd.export.tensorrt import load_tensorrt, write_tensorrt
 from monai_rd.export.torch_export_file import load_torch_export, write_torch_export
 from monai_rd.export.torchscript_file import load_torchscript, write_torchscript
@@ -40,7 +40,7 @@ class Format:
 
     file: str
     write: Callable[[TrainedBundle, Path], None]
-    load: Callable[[TrainedBundle, Path, int], Run]
+    load: Callable[[TrainedBundle, Path, int], Classify]
     exact: bool = True
 
 
@@ -54,7 +54,7 @@ def export_formats(trained: TrainedBundle, formats: Sequence[str], folder: Path)
     check_formats(formats)
     files = {name: folder / FORMATS[name].file for name in formats}
     for name, path in files.items():
-        with quietly():
+        with quiet_exporters():
             FORMATS[name].write(trained, path)
     return files
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from monai_rd.export.manifest import manifest
 from monai_rd.export.onnx_file import describe_onnx, needed, onnx_model, open_onnx
-from monai_rd.export.program import Run
+from monai_rd.export.program import Classify
 
 if TYPE_CHECKING:
     from monai_rd.inference import TrainedBundle
@@ -69,7 +69,7 @@ def quantise(whole: Path, to: Path, images: Sequence[Tensor]) -> dict[str, float
             image = next(self._images, None)
             return None if image is None else {"image": image.numpy()}
 
-    def answers(run: Run) -> Tensor:
+    def answers(run: Classify) -> Tensor:
         return torch.cat([run(image) for image in images])
 
     expected = answers(open_onnx(whole))

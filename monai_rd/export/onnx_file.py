@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from monai_rd.export.manifest import manifest
-from monai_rd.export.program import Run, exported_program
+from monai_rd.export.program import Classify, exported_program
 
 if TYPE_CHECKING:
     from monai_rd.inference import TrainedBundle
@@ -64,7 +64,7 @@ def describe_onnx(path: Path, described: dict[str, Any]) -> None:
     onnx.save(model, path)
 
 
-def open_onnx(path: Path, threads: int = 0) -> Run:
+def open_onnx(path: Path, threads: int = 0) -> Classify:
     """What turns an image into probabilities by an ONNX file on the CPU; 0 threads: one a core."""
     onnxruntime = needed("onnxruntime")[0]
     settings = onnxruntime.SessionOptions()
@@ -76,7 +76,7 @@ def open_onnx(path: Path, threads: int = 0) -> Run:
     return lambda image: torch.from_numpy(session.run(None, {"image": image.numpy()})[0])
 
 
-def load_onnx(trained: TrainedBundle, path: Path, threads: int) -> Run:
+def load_onnx(trained: TrainedBundle, path: Path, threads: int) -> Classify:
     """`open_onnx`, as a `Format` asks for it."""
     return open_onnx(path, threads)
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from torch import Tensor
 
 from monai_rd.export.formats import FORMATS
-from monai_rd.export.program import Probabilities, Run, quietly, taken_for
+from monai_rd.export.program import Classify, Probabilities, predicted_labels, quiet_exporters
 from monai_rd.files import size_in_words
 from monai_rd.inference import TrainedBundle
 
@@ -52,8 +52,8 @@ def parity(trained: TrainedBundle, files: Mapping[str, Path], images: Iterable[T
         images: as the network takes them, batches of one; the first serves for the latency.
     """
     threads = torch.get_num_threads()
-    runs: dict[str, Run] = {"PyTorch": Probabilities(trained.network, trained.multi_label).eval()}
-    with quietly():
+    runs: dict[str, Classify] = {"PyTorch": Probabilities(trained.network, trained.multi_label).eval()}
+    with quiet_exporters():
         runs |= {name: FORMATS[name].load(trained, path, threads) for name, path in files.items()}
     answers: dict[str, list[Tensor]] = {name: [] for name in runs}
     first: Tensor | None = None
@@ -67,7 +67,7 @@ def parity(trained: TrainedBundle, files: Mapping[str, Path], images: Iterable[T
     expected = torch.cat(answers["PyTorch"])
 
     def label(probabilities: Tensor) -> Tensor:
-        return taken_for(probabilities, trained.multi_label)
+        return predicted_labels(probabilities, trained.multi_label)
 
     return {
         name: Parity(
@@ -81,7 +81,7 @@ def parity(trained: TrainedBundle, files: Mapping[str, Path], images: Iterable[T
     }
 
 
-def latencies(runs: Mapping[str, Run], image: Tensor, rounds: int = ROUNDS) -> dict[str, list[float]]:
+def latencies(runs: Mapping[str, Classify], image: Tensor, rounds: int = ROUNDS) -> dict[str, list[float]]:
     """Seconds of every round, in which all take turns; one round before warms up and does not count."""
     taken: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds + 1):

@@ -17,9 +17,9 @@ from monai_rd.losses import class_probabilities
 if TYPE_CHECKING:
     from monai_rd.inference import TrainedBundle
 
-__all__ = ["Probabilities", "Run", "example", "exported_program", "quietly", "taken_for"]
+__all__ = ["Classify", "Probabilities", "example", "exported_program", "predicted_labels", "quiet_exporters"]
 
-Run = Callable[[Tensor], Tensor]  # an image to probabilities
+Classify = Callable[[Tensor], Tensor]  # an image to probabilities
 
 
 class Probabilities(nn.Module):
@@ -39,7 +39,7 @@ class Probabilities(nn.Module):
         return class_probabilities(self.student(image), self.multi_label)
 
 
-def taken_for(probabilities: Tensor, multi_label: bool) -> Tensor:
+def predicted_labels(probabilities: Tensor, multi_label: bool) -> Tensor:
     """Labels: the most probable class `[B]`; of multi-label students each class from 0.5 on `[B, classes]`."""
     return probabilities >= 0.5 if multi_label else probabilities.argmax(dim=1)
 
@@ -68,7 +68,7 @@ def exported_program(trained: TrainedBundle, device: str = "cpu") -> torch.expor
 
 
 @contextmanager
-def quietly() -> Iterator[None]:
+def quiet_exporters() -> Iterator[None]:
     """Exporters warn of their own future, and tell what they do, at length."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

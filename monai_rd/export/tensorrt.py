@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from monai_rd.export.manifest import manifest
-from monai_rd.export.program import Run, exported_program
+from monai_rd.export.program import Classify, exported_program
 
 if TYPE_CHECKING:
     from monai_rd.inference import TrainedBundle
@@ -37,7 +37,7 @@ def write_tensorrt(trained: TrainedBundle, path: Path) -> None:
     torch_tensorrt.save(compiled, str(path), arg_inputs=[sizes], extra_files=described)
 
 
-def load_tensorrt(trained: TrainedBundle, path: Path, threads: int) -> Run:
+def load_tensorrt(trained: TrainedBundle, path: Path, threads: int) -> Classify:
     """What turns an image into probabilities by such a file, on the GPU.
 
     Raises:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from monai_rd.export.manifest import manifest
-from monai_rd.export.program import Run, exported_program
+from monai_rd.export.program import Classify, exported_program
 
 if TYPE_CHECKING:
     from monai_rd.inference import TrainedBundle
@@ -25,7 +25,7 @@ def write_torch_export(trained: TrainedBundle, path: Path) -> None:
     torch.export.save(program, path, extra_files={"manifest.json": json.dumps(manifest(trained))})
 
 
-def load_torch_export(trained: TrainedBundle, path: Path, threads: int) -> Run:
+def load_torch_export(trained: TrainedBundle, path: Path, threads: int) -> Classify:
     """What turns an image into probabilities by such a file; the number of threads is PyTorch's own."""
     program = torch.export.load(path).module()
     return lambda image: program(image)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from monai_rd.export.manifest import manifest, network_metadata
-from monai_rd.export.program import Run
+from monai_rd.export.program import Classify
 from monai_rd.losses import class_probabilities
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def _of_logits(described: dict[str, Any]) -> dict[str, Any]:
     return {**described, "output": {**output, "name": "logits", "activation": activation}}
 
 
-def load_torchscript(trained: TrainedBundle, path: Path, threads: int) -> Run:
+def load_torchscript(trained: TrainedBundle, path: Path, threads: int) -> Classify:
     """What turns an image into probabilities by such a file; the number of threads is PyTorch's own."""
     network = torch.jit.load(str(path)).eval()
     return lambda image: class_probabilities(network(image), trained.multi_label)

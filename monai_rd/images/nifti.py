@@ -17,7 +17,7 @@ from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
 
 from monai_rd.errors import UnreadableImageError
-from monai_rd.images.border import checked_affine, checked_size, checked_values, is_coordinate_system, volume_shape
+from monai_rd.images.validation import checked_affine, checked_size, checked_values, is_coordinate_system, volume_shape
 
 __all__ = ["read_nifti"]
 

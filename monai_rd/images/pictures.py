@@ -17,9 +17,9 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import SAMPLEFORMAT, TiffImageFile
 
-from monai_rd.dicom.ends import ended_jpeg
+from monai_rd.dicom.end_markers import complete_jpeg
 from monai_rd.errors import TooLargeError, UnreadableImageError
-from monai_rd.images.border import checked_size, checked_values
+from monai_rd.images.validation import checked_size, checked_values
 
 __all__ = ["picture_values", "shown_picture"]
 
@@ -68,7 +68,7 @@ def shown_picture(path: Path, kind: str) -> Image.Image:
                 raise
             file.seek(0)
             content = file.read()
-    with JpegImageFile(io.BytesIO(ended_jpeg(content, start, _pixels))) as image:  # where only its end mark is missing
+    with JpegImageFile(io.BytesIO(complete_jpeg(content, start, _pixels))) as image:  # only its end mark may be missing
         return _flat(ImageOps.exif_transpose(image))
 
 

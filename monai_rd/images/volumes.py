@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_rd.errors import UnreadableImageError
-from monai_rd.images.border import checked_affine, checked_size, checked_values, volume_shape
+from monai_rd.images.validation import checked_affine, checked_size, checked_values, volume_shape
 
 __all__ = ["HEADER_BYTES", "Stored", "affine_of", "read_stored"]
 

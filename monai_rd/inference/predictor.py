@@ -106,7 +106,7 @@ class Predictor:
         known = self.classifier
         return write_scores(path, predictions, known.class_names, self.algorithm.model, known.multi_label)
 
-    def could_say(self, prediction: Prediction) -> bool:
+    def could_have_made(self, prediction: Prediction) -> bool:
         """Whether an answer may be one of this student, by its file and its classes."""
         named = bool(prediction.problem) or list(prediction.probabilities) == list(self.classifier.class_names)
         return named and prediction.model == self.classifier.model_sha256

@@ -34,7 +34,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGLSLossless, generate_uid
 
-from monai_rd.dicom.quiet import quiet_headers
+from monai_rd.dicom.header_warnings import log_warnings_once
 
 if TYPE_CHECKING:
     from monai_rd.inference import Prediction
@@ -65,7 +65,7 @@ class NoObjectError(ValueError):
     """Of this answer no DICOM object can be made; the message says why and names no patient and no path."""
 
 
-@quiet_headers()
+@log_warnings_once()
 def structured_report(prediction: Prediction, algorithm: Algorithm) -> ComprehensiveSR:
     """Make a Comprehensive SR by TID 1500 of one answer.
 
@@ -132,7 +132,7 @@ def structured_report(prediction: Prediction, algorithm: Algorithm) -> Comprehen
     return _filed(made, sources[0])
 
 
-@quiet_headers()
+@log_warnings_once()
 def secondary_capture(prediction: Prediction, algorithm: Algorithm, pixels: np.ndarray) -> SCImage:
     """Make a secondary capture of a picture of one answer, see `explanation_picture`; without loss (JPEG-LS).
 

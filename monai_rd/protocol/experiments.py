@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from monai_rd.bundle import bundle_config, word_pairs, words_as_overrides
+from monai_rd.bundle import argument_pairs, bundle_config, parse_overrides
 from monai_rd.datasets import DataList, write_datalist
 from monai_rd.files import content_hash
 from monai_rd.phantoms import phantom_cohort
@@ -244,7 +244,7 @@ def experiment(
         raise ValueError(f"--methods {','.join(unknown)}: there are {', '.join(row.name for row in table.rows)}")
     if not all(0 < share <= 1 for share in shares):
         raise ValueError(f"--shares {','.join(map(str, shares))}: a share is above 0 and at most 1")
-    overrides = words_as_overrides(words)
+    overrides = parse_overrides(words)
     own = {"bundle_root", "output_dir", "dataset_dir", "student", "teacher", "method", "method_options", "adapter"}
     own |= {"seed", "max_epochs", "model_selection", "resume", "report_page"}
     if own & set(overrides):
@@ -290,7 +290,7 @@ def experiment(
 
 
 def _without(words: Sequence[str], name: str) -> list[str]:
-    return [text for one, value in word_pairs(words) if one != name for text in (f"--{one}", value)]
+    return [text for one, value in argument_pairs(words) if one != name for text in (f"--{one}", value)]
 
 
 def part_of(made: DataList, share: float, seed: int, labels: bool = False) -> DataList:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from monai_rd.adapters import load_adapted
-from monai_rd.bundle import bundle_config, words_as_overrides
+from monai_rd.bundle import bundle_config, parse_overrides
 from monai_rd.networks import DeployedStudent, Reads
 from monai_rd.protocol.experiments import TABLES, Column, Experiment
 from monai_rd.protocol.runs import Run
@@ -133,7 +133,7 @@ def figure_report(
 
 
 def _config(run: Run, column: Column) -> Any:
-    overrides = {**words_as_overrides(run.words), "student": column.student, "teacher": column.teacher}
+    overrides = {**parse_overrides(run.words), "student": column.student, "teacher": column.teacher}
     # Of the images those of the test set alone are looked at: none without labels is searched for, or drawn.
     return bundle_config(run.bundle, {**overrides, "dataset_dir": run.dataset_dir, "unlabelled": None})
 

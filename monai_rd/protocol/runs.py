@@ -226,7 +226,7 @@ def data_fingerprint(dataset_dir: str | os.PathLike[str]) -> str:
     for path in found.files:
         content = _hash_of(path) if path.suffix.lower() in _LISTS else ""
         digest.update(os.fsencode(f"{path.relative_to(root).as_posix()}\0{path.stat().st_size}\0{content}\n"))
-    for path in found.closed:
+    for path in found.unreadable:
         digest.update(os.fsencode(f"{path.relative_to(root).as_posix()}\0closed\n"))
     return digest.hexdigest()
 

@@ -105,7 +105,11 @@ class FinalReport:
             self.method.load_state_dict(best)
         answered: dict[str, Any] = {} if self.validation is None else self._calibrate(self.validation)
         scores = self._score()
-        answered |= {"probabilities": scores.probabilities["student"], "labels": scores.labels, "places": scores.places}
+        answered |= {
+            "probabilities": scores.probabilities["student"],
+            "labels": scores.labels,
+            "places": scores.indices,
+        }
         for row in scores.probabilities.keys() - {"student"}:  # one at most
             answered["path_probabilities"] = scores.probabilities[row]
         with atomic_path(self.output_dir / "predictions.npz") as beside, open(beside, "wb") as file:

@@ -71,7 +71,7 @@ def gallery(
     device: torch.device,
     probabilities: np.ndarray,
     labels: np.ndarray,
-    places: np.ndarray,
+    indices: np.ndarray,
     class_names: Sequence[str],
     multi_label: bool,
 ) -> tuple[Markup, tuple[int, ...]]:
@@ -83,7 +83,7 @@ def gallery(
         device: where to run.
         probabilities: `[N, classes]`.
         labels: `[N]`, multi-label `[N, classes]`.
-        places: of the N items in the test list, from 0.
+        indices: of the N items in the test list, from 0.
         class_names: by class index.
         multi_label: an image may have any number of the classes.
 
@@ -95,7 +95,7 @@ def gallery(
     level = None
     grid: tuple[int, ...] = ()
     for shown in choose(probabilities, labels, multi_label):
-        place = int(places[shown.row])
+        place = int(indices[shown.row])
         batch = loader.collate_fn([loader.dataset[place]])
         image = batch["image"].as_subclass(torch.Tensor).to(device)
         level = level if items else grad_cam_level(network, image)

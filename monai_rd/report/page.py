@@ -100,13 +100,13 @@ def table(rows: Sequence[Sequence[str]], header: Sequence[str] = (), kind: str =
     return part("table", rows=rows, header=header, kind=kind)
 
 
-def figure_block(svg: str, name: str, told: str, wide: bool = False) -> Markup:
+def figure_block(svg: str, name: str, caption: str, wide: bool = False) -> Markup:
     """A figure in the page's font and colours.
 
     Args:
         svg: what `save_figure` wrote.
         name: unlike that of any other figure of the page.
-        told: what it shows, for the caption and for those who cannot see it.
+        caption: what it shows, for the caption and for those who cannot see it.
         wide: scrolls on a narrow screen, so that its text stays readable.
     """
     box = re.search(r'viewBox="([^"]*)"', svg)
@@ -119,15 +119,15 @@ def figure_block(svg: str, name: str, told: str, wide: bool = False) -> Markup:
     body = re.sub(r'font-family: [^;"]*', "font-family: var(--font)", body)
     body = re.sub(r"(font: [^;'\"]*?px)[^;\"]*", r"\1 var(--font)", body)  # as older matplotlib writes it
     body = re.sub(r'(\bid="|url\(#|href="#)', rf"\1{name}-", body)  # ids are of the whole page
-    return part("figure", body=Markup(body), box=box[1], width=width, told=told, wide=wide)
+    return part("figure", body=Markup(body), box=box[1], width=width, caption=caption, wide=wide)
 
 
-def picture(pixels: np.ndarray, told: str) -> Markup:
+def picture(pixels: np.ndarray, caption: str) -> Markup:
     """A small picture inside the page: at most 320 pixels a side.
 
     Args:
         pixels: uint8 `[H, W, 3]`.
-        told: for those who cannot see it.
+        caption: for those who cannot see it.
     """
     image = Image.fromarray(pixels)
     image.thumbnail((320, 320), Image.Resampling.LANCZOS)
@@ -135,4 +135,4 @@ def picture(pixels: np.ndarray, told: str) -> Markup:
     with io.BytesIO() as data:
         image.save(data, format=kind, **options)
         code = b64encode(data.getvalue()).decode()
-    return part("picture", source=f"data:image/{kind};base64,{code}", told=told)
+    return part("picture", source=f"data:image/{kind};base64,{code}", caption=caption)

@@ -246,7 +246,7 @@ class RunPage:
 
     def _gallery(self) -> list[Markup]:
         run, scores = self.run, self.scores
-        given = (run.network, run.loader, run.device, self.probabilities, scores.labels, scores.places)
+        given = (run.network, run.loader, run.device, self.probabilities, scores.labels, scores.indices)
         markup, grid = gallery(*given, self.names, self.multi_label)
         notes = ["Items are numbered by their place in the test list. Left: the image as the student saw it."]
         if grid:

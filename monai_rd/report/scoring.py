@@ -36,7 +36,7 @@ class TestScores:
     Attributes:
         probabilities: by row of the table, "student" first, `[N, classes]` float32.
         labels: `[N]`, multi-label `[N, classes]`.
-        places: of the N items in the test list, from 0; those that could not be read are missing.
+        indices: of the N items in the test list, from 0; those that could not be read are missing.
         unread: codes of the problems of those.
         slices: probabilities by slice `[S, classes]` of the first 512 items; empty where items have no slices.
         cka: between the layers of student and teacher, from the first 256 items; None without a teacher whose layers
@@ -47,7 +47,7 @@ class TestScores:
 
     probabilities: dict[str, np.ndarray]
     labels: np.ndarray
-    places: np.ndarray
+    indices: np.ndarray
     unread: list[str] = field(default_factory=list)
     slices: list[np.ndarray] = field(default_factory=list)
     cka: LayerCKA | None = None
@@ -82,14 +82,14 @@ def score_test_set(
     network.to(device).eval()
     path = method.teacher_path(network) if method is not None and teacher is not None else None
     pass_ = _Pass(network, teacher, None if path is None else path.to(device).eval(), multi_label, layers)
-    labels, unread, places, start = [], [], [], 0
+    labels, unread, indices, start = [], [], [], 0
     with torch.inference_mode(), pass_.reader:
         for batch in loader:
             image = batch["image"].as_subclass(torch.Tensor)
             problems = batch.get("problem", [""] * len(image))
             unread += [code for code in problems if code]
             read = torch.tensor([not code for code in problems])
-            places.append(start + read.nonzero()[:, 0])
+            indices.append(start + read.nonzero()[:, 0])
             start += len(image)
             labels.append(torch.as_tensor(batch["label"]).as_subclass(torch.Tensor).cpu()[read])
             slices = image.shape[1] if network.spatial_dims == 2 and image.dim() == 5 else 1
@@ -102,7 +102,7 @@ def score_test_set(
     return TestScores(
         {row: torch.cat(found).numpy() for row, found in pass_.probabilities.items()},
         torch.cat(labels).numpy(),
-        torch.cat(places).numpy(),
+        torch.cat(indices).numpy(),
         unread,
         pass_.slices,
         pass_.cka.compute() if pass_.cka is not None and pass_.seen >= 4 else None,

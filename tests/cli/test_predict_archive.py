@@ -19,11 +19,11 @@ from monai_rd.cli.app import app
 from monai_rd.inference import Prediction, Predictor, TrainedBundle, read_scores, write_scores
 from monai_rd.inference import prediction as written
 from monai_rd.integrations.archives.archive import Query
-from monai_rd.integrations.archives.archive_places import ArchiveSink, State
+from monai_rd.integrations.archives.archive_endpoints import ArchiveSink, State
 from monai_rd.integrations.archives.archive_url import open_archive
-from monai_rd.integrations.archives.places import FolderSink, Scores
+from monai_rd.integrations.archives.endpoints import FolderSink, Scores
 from tests.dicom_files import NAME, PATIENT_ID, make_series
-from tests.integrations.archives.test_archive_places import Shelf
+from tests.integrations.archives.test_archive_endpoints import Shelf
 from tests.servers import Orthanc
 
 SERIES = {"good": {}, "gap": {"skip": (2,)}, "other": {"modality": "MR"}}

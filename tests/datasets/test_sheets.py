@@ -18,7 +18,7 @@ from monai_rd.datasets import DataListError, make_datalist, write_datalist
 from monai_rd.datasets.datalist import read_datalist
 from monai_rd.datasets.near_matches import near_ids, near_paths
 from monai_rd.datasets.sheets import read_table
-from monai_rd.text import alike
+from monai_rd.text import name_key
 from tests.dicom_files import make_series
 
 
@@ -301,9 +301,9 @@ def test_a_class_that_is_nearly_named_is_pointed_to(images: Path, tmp_path: Path
 
 def test_what_is_alike_and_what_is_not() -> None:
     for same in (("Mass", " MASS"), ("1", "1.0", "01"), ("Ä", "A\u0308", "ä"), ("no-tumor", "No tumor", "no_tumor")):
-        assert len(set(map(alike, same))) == 1
+        assert len(set(map(name_key, same))) == 1
     for name, other in (("grade 1", "grade -1"), ("HER2+", "HER2-"), ("1-2", "12"), ("0.5", "5"), ("a", "b")):
-        assert alike(name) != alike(other)
+        assert name_key(name) != name_key(other)
 
 
 # ------------------------------------------------------------------------------------------------- what would match

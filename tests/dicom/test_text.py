@@ -16,8 +16,8 @@ from rich.console import Console
 
 from monai_rd.datasets.datalist import make_datalist
 from monai_rd.dicom import SeriesRule, choose_series, index_dicom, load_series
-from monai_rd.dicom.quiet import quiet_headers
-from monai_rd.dicom.words import Identity, redacted
+from monai_rd.dicom.header_warnings import log_warnings_once
+from monai_rd.dicom.redaction import Identity, redacted
 from monai_rd.errors import DicomSeriesError
 from monai_rd.pseudonyms import patient_pseudonym
 from monai_rd.report.series import series_table, write_series
@@ -286,7 +286,7 @@ def test_nothing_of_a_header_reaches_the_terminal(odd: Path) -> None:
 
 def test_overlapping_guards_leave_things_as_they_were(caplog: pytest.LogCaptureFixture) -> None:
     before = (warnings.showwarning, list(warnings.filters), logging.getLogger("pydicom").filters[:])
-    first, second = quiet_headers(), quiet_headers()
+    first, second = log_warnings_once(), log_warnings_once()
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)
@@ -294,5 +294,5 @@ def test_overlapping_guards_leave_things_as_they_were(caplog: pytest.LogCaptureF
     second.__exit__(None, None, None)
     assert (warnings.showwarning, list(warnings.filters), logging.getLogger("pydicom").filters[:]) == before
     assert "Planted" not in caplog.text
-    with quiet_headers(), pytest.warns(UserWarning, match="of others"):
+    with log_warnings_once(), pytest.warns(UserWarning, match="of others"):
         warnings.warn("of others", stacklevel=1)

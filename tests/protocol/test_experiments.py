@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from monai_rd.bundle import words_as_overrides
+from monai_rd.bundle import parse_overrides
 from monai_rd.datasets import make_datalist
 from monai_rd.methods import METHODS, build_method
 from monai_rd.networks import Student, load_teacher
@@ -126,7 +126,7 @@ def test_what_is_refused(images: Path, tmp_path: Path) -> None:
 
 
 def test_words() -> None:
-    assert words_as_overrides(["--image_size", "32", "--windows=['lung']", "--train#loss", "x"]) == {
+    assert parse_overrides(["--image_size", "32", "--windows=['lung']", "--train#loss", "x"]) == {
         "image_size": 32,
         "windows": ["lung"],
         "train#loss": "x",
@@ -146,7 +146,7 @@ def test_options_of_rows_pass_the_command_line_and_what_a_run_writes(row: Row, t
     run = Run("rd_ct", "data", "-", "resnet18", row.method, 0, method_options=row.options)
     assert json.loads(json.dumps(run.description)) == run.description
     words = run.command(tmp_path)
-    read = words_as_overrides(words[words.index("--bundle_root") :])["method_options"]
+    read = parse_overrides(words[words.index("--bundle_root") :])["method_options"]
     assert read == row.options
     network = Student("resnet18")
     build_method(row.method, network, load_teacher("phantom_ct"), [0, 1], read)

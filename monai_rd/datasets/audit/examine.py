@@ -21,9 +21,9 @@ from monai_rd.datasets.image_fingerprints import grey_picture, image_fingerprint
 from monai_rd.datasets.near_duplicates import Fingerprint, Picture
 from monai_rd.datasets.studies import Item, files_of_item
 from monai_rd.dicom import is_dicom
-from monai_rd.dicom.quiet import quiet_headers
+from monai_rd.dicom.header_warnings import log_warnings_once
+from monai_rd.dicom.redaction import decoded
 from monai_rd.dicom.values import parts, uid
-from monai_rd.dicom.words import decoded
 from monai_rd.errors import StudyError, UnreadableFileError, original_error
 from monai_rd.files import known_hash, open_file
 from monai_rd.walk import walk
@@ -98,7 +98,7 @@ def examine(load: Loader, item: Item) -> Examined:
     )
 
 
-@quiet_headers()
+@log_warnings_once()
 def _scanner_header(path: Path) -> Dataset:
     """The attributes that are looked at; pydicom gets no file, whose name it could tell."""
     try:

@@ -72,7 +72,7 @@ class Published:
             if split in self.sizes and sizes[split] != self.sizes[split]:
                 yield f"{sizes[split]} items in {split} (published {self.sizes[split]})"
 
-    def tell(self, found: Found, made: DataList) -> None:
+    def log(self, found: Found, made: DataList) -> None:
         """Log what was recognised, and how the lists follow from the published splits."""
         training, validation, test = (len(made[split]) for split in SPLITS)
         if found.splits is None:
@@ -90,4 +90,4 @@ def images_in(folder: Path) -> list[Path]:
     Those that cannot be opened are among them: loading them says why.
     """
     found = walk(folder, below=False)
-    return sorted(path for path in (*found.files, *found.closed) if path.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(path for path in (*found.files, *found.unreadable) if path.suffix.lower() in IMAGE_SUFFIXES)

@@ -109,7 +109,7 @@ def different_images(files: Sequence[Path], study: str, series: str) -> int:
                 header = read_partial(stream, lambda tag, vr, length: tag > max(named), specific_tags=named)
             uids = [str(header[tag].value) for tag in named]
         except Exception:  # pydicom's reader has an exception for each way to be damaged
-            raise ArchiveError("something came for an image that is no DICOM", Failure.SPOILT) from None
+            raise ArchiveError("something came for an image that is no DICOM", Failure.DAMAGED) from None
         if uids[:2] != [study, series]:
             raise ArchiveError("an image of another series came", Failure.IMPOSSIBLE)
         found.add(uids[2])

@@ -88,7 +88,7 @@ class DicomWeb:
             for one in query.studies or ("",):
                 found |= set(self._search("studies", asked | ({"StudyInstanceUID": one} if one else {}), _STUDY))
         except ArchiveError as error:
-            likely = None if error.kind.passing else self._elsewhere()
+            likely = None if error.kind.transient else self._elsewhere()
             raise (
                 error if likely is None else ArchiveError(f"{error}. DICOMweb answers at {likely}", error.kind)
             ) from None
@@ -150,7 +150,7 @@ class DicomWeb:
             unnamed = [one for one in sent if one.SOPInstanceUID not in stored | failed.keys()]
             for one in unnamed:
                 if not self._is_there(one):
-                    kind_ = Failure.IMPOSSIBLE if conflict else Failure.SPOILT
+                    kind_ = Failure.IMPOSSIBLE if conflict else Failure.DAMAGED
                     raise ArchiveError(f"DICOMweb: {what} (the answer tells of no storing)", kind_)
 
     def close(self) -> None:
@@ -202,7 +202,7 @@ class DicomWeb:
                 try:
                     other._page("studies", {"limit": "1"}, _STUDY)
                 except ArchiveError as error:
-                    if error.kind is Failure.AWAY:
+                    if error.kind is Failure.UNAVAILABLE:
                         return None
                 else:
                     if other._is_dicom_json:

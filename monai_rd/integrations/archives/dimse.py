@@ -241,7 +241,7 @@ class Dimse:
             if service in self._answered:
                 raise of_status(what, None) from None
             hint = f"it broke off: does it know our AE title '{self.own_title}', and let it do this?"
-            kind = Failure.AWAY if self._answered else Failure.REFUSED
+            kind = Failure.UNAVAILABLE if self._answered else Failure.REFUSED
             raise ArchiveError(f"{what} ({hint})", kind) from None
         except BaseException:
             made.abort()
@@ -343,7 +343,7 @@ def _decoded(data: bytes, syntax: str, what: str) -> Dataset:
     try:
         return read_dataset(BytesIO(data), syntax == ImplicitVRLittleEndian, True)
     except Exception:  # pydicom's reader has an exception for each way to be damaged
-        raise ArchiveError(f"{what} (an answer is no DICOM)", Failure.SPOILT) from None
+        raise ArchiveError(f"{what} (an answer is no DICOM)", Failure.DAMAGED) from None
 
 
 def _identifier(level: str, **keys: str) -> Dataset:

@@ -27,17 +27,17 @@ class Failure(Enum):
     """Kinds of failures.
 
     Attributes:
-        passing: another attempt may succeed.
-        everywhere: it is not about one study or report, but about the archive.
+        transient: another attempt may succeed.
+        affects_all: it is not about one study or report, but about the archive.
     """
 
-    AWAY = True, True  # nothing answers, or it says that it cannot now
+    UNAVAILABLE = True, True  # nothing answers, or it says that it cannot now
     REFUSED = False, True  # nothing will be had until somebody changes something: an address, a password, a title
-    SPOILT = True, False  # an answer about one study or report was bad
+    DAMAGED = True, False  # an answer about one study or report was bad
     IMPOSSIBLE = False, False  # this study cannot be had now, this report is not taken
 
-    def __init__(self, passing: bool, everywhere: bool) -> None:
-        self.passing, self.everywhere = passing, everywhere
+    def __init__(self, transient: bool, affects_all: bool) -> None:
+        self.transient, self.affects_all = transient, affects_all
 
 
 class ArchiveError(OSError):
@@ -49,7 +49,7 @@ class ArchiveError(OSError):
         wait: seconds after which the archive asks to be tried again.
     """
 
-    def __init__(self, message: str, kind: Failure = Failure.AWAY, wait: float = 0.0) -> None:
+    def __init__(self, message: str, kind: Failure = Failure.UNAVAILABLE, wait: float = 0.0) -> None:
         super().__init__(message)
         self.kind, self.wait = kind, wait
 
@@ -62,16 +62,16 @@ _HTTP: dict[int, tuple[Failure, str]] = {
     403: (Failure.IMPOSSIBLE, _CREDENTIALS),
     404: (Failure.IMPOSSIBLE, ": is it the address of its DICOMweb, as in http://HOST/dicom-web?"),
     407: (Failure.REFUSED, ": a proxy wants a password, see HTTPS_PROXY and NO_PROXY"),
-    408: (Failure.AWAY, _BUSY),
-    425: (Failure.AWAY, _BUSY),
-    429: (Failure.AWAY, _BUSY),
+    408: (Failure.UNAVAILABLE, _BUSY),
+    425: (Failure.UNAVAILABLE, _BUSY),
+    429: (Failure.UNAVAILABLE, _BUSY),
     501: (Failure.IMPOSSIBLE, ": it does not know how"),
-    502: (Failure.AWAY, ": a server before the archive does not reach it"),
-    503: (Failure.AWAY, _BUSY),
-    504: (Failure.AWAY, ": a server before the archive does not reach it"),
+    502: (Failure.UNAVAILABLE, ": a server before the archive does not reach it"),
+    503: (Failure.UNAVAILABLE, _BUSY),
+    504: (Failure.UNAVAILABLE, ": a server before the archive does not reach it"),
     505: (Failure.IMPOSSIBLE, ": it does not know how"),
 }
-_HTTP_ELSE = {4: Failure.IMPOSSIBLE, 5: Failure.SPOILT}
+_HTTP_ELSE = {4: Failure.IMPOSSIBLE, 5: Failure.DAMAGED}
 
 
 def of_http(what: str, status: int, wait: float = 0.0) -> ArchiveError:
@@ -114,26 +114,29 @@ def of_connection(what: str, error: BaseException) -> ArchiveError:
         kind = Failure.REFUSED
         why = "its certificate is not trusted: REQUESTS_CA_BUNDLE names the file of your own authority's"
     elif any(isinstance(one, ssl.SSLEOFError | ssl.SSLZeroReturnError) for one in causes):
-        kind, why = Failure.AWAY, "the connection broke"
+        kind, why = Failure.UNAVAILABLE, "the connection broke"
     elif any(isinstance(one, ssl.SSLError | exceptions.SSLError) for one in causes):
         kind, why = Failure.REFUSED, "no secure connection: does it speak https at this port?"
     elif tunnel is not None:
         kind, why = Failure.REFUSED, "a proxy refuses, see HTTPS_PROXY and NO_PROXY"
     elif any(isinstance(one, exceptions.ProxyError) for one in causes):
-        kind, why = Failure.AWAY, "a proxy does not answer, see HTTPS_PROXY and NO_PROXY"
+        kind, why = Failure.UNAVAILABLE, "a proxy does not answer, see HTTPS_PROXY and NO_PROXY"
     elif no_name is not None or any(isinstance(one, NameResolutionError) for one in causes):
         unknown = no_name is not None and no_name.errno == socket.EAI_NONAME
-        kind, why = Failure.REFUSED if unknown else Failure.AWAY, "no connection: there is no machine of that name"
+        kind, why = (
+            Failure.REFUSED if unknown else Failure.UNAVAILABLE,
+            "no connection: there is no machine of that name",
+        )
     elif any(isinstance(one, exceptions.Timeout | TimeoutError) for one in causes):
-        kind, why = Failure.AWAY, "no answer in time"
+        kind, why = Failure.UNAVAILABLE, "no answer in time"
     elif isinstance(error, exceptions.ChunkedEncodingError):
-        kind, why = Failure.AWAY, "the connection broke"
+        kind, why = Failure.UNAVAILABLE, "the connection broke"
     elif isinstance(error, exceptions.ConnectionError):
-        kind, why = Failure.AWAY, "no connection: does it run, is its address right?"
+        kind, why = Failure.UNAVAILABLE, "no connection: does it run, is its address right?"
     elif isinstance(error, exceptions.TooManyRedirects):
         kind, why = Failure.REFUSED, "it sends us round in circles: is it the address of its DICOMweb?"
     elif isinstance(error, exceptions.ContentDecodingError):
-        kind, why = Failure.SPOILT, "a damaged answer"
+        kind, why = Failure.DAMAGED, "a damaged answer"
     else:
         kind, why = Failure.REFUSED, f"{type(error).__name__}: is its address right?"
     return ArchiveError(f"DICOMweb: {what} ({why})", kind)
@@ -154,7 +157,7 @@ def of_rejection(result: int, source: int, reason: int, title: str, own: str) ->
     elif source == 1 and reason == 3:
         kind, why = Failure.REFUSED, f"it does not know our AE title '{own}': enter it there, or give --ae-title"
     elif result == 2 or source == 3:
-        kind, why = Failure.AWAY, "it is busy"
+        kind, why = Failure.UNAVAILABLE, "it is busy"
     else:
         kind, why = Failure.REFUSED, f"it refused us: does it know our AE title '{own}'?"
     return ArchiveError(f"DICOM: the archive '{title}' cannot be reached ({why})", kind)
@@ -189,7 +192,7 @@ def of_status(what: str, status: int | None) -> ArchiveError:
         return ArchiveError(f"{what} (the connection broke)")
     if status & 0xFF00 == 0xA900:  # it does not match the SOP class, and never will
         return ArchiveError(f"{what} (status {status:#06x})", Failure.IMPOSSIBLE)
-    kind, hint = _STATUS.get(status, (Failure.SPOILT, ""))
+    kind, hint = _STATUS.get(status, (Failure.DAMAGED, ""))
     return ArchiveError(f"{what} (status {status:#06x}{hint})", kind)
 
 

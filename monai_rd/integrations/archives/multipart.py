@@ -44,7 +44,7 @@ def save_parts(chunks: Iterable[bytes], boundary: str, media_type: str, file_of:
                     end = data.find(b"\r\n\r\n")
                     if end < 0:
                         if len(data) > _MOST_HEADERS:
-                            raise ArchiveError("DICOMweb: a part of an answer has no end of headers", Failure.SPOILT)
+                            raise ArchiveError("DICOMweb: a part of an answer has no end of headers", Failure.DAMAGED)
                         break
                     _require(bytes(data[:end]), media_type)
                     del data[: end + 4]
@@ -64,11 +64,11 @@ def save_parts(chunks: Iterable[bytes], boundary: str, media_type: str, file_of:
     finally:
         if out is not None:
             out.close()
-    raise ArchiveError("DICOMweb: an answer was cut off, or is no multipart one", Failure.SPOILT)
+    raise ArchiveError("DICOMweb: an answer was cut off, or is no multipart one", Failure.DAMAGED)
 
 
 def _require(headers: bytes, media_type: str) -> None:
     """Raise an error about a part of another media type."""
     said = BytesHeaderParser().parsebytes(headers.lstrip() + b"\r\n\r\n")
     if "content-type" in said and said.get_content_type() != media_type:
-        raise ArchiveError(f"DICOMweb: a part of an answer is no {media_type}", Failure.SPOILT)
+        raise ArchiveError(f"DICOMweb: a part of an answer is no {media_type}", Failure.DAMAGED)

@@ -28,11 +28,11 @@ from pydicom import dcmread
 
 from monai_rd.datasets import Studies
 from monai_rd.datasets.studies import files_of_item
-from monai_rd.dicom.quiet import quiet_headers
+from monai_rd.dicom.header_warnings import log_warnings_once
 from monai_rd.errors import count_codes, reading_files
 from monai_rd.inference import Predictor
 from monai_rd.inference.predictor import without_paths
-from monai_rd.integrations.archives.places import write_object
+from monai_rd.integrations.archives.endpoints import write_object
 from monai_rd.integrations.dicom_output import structured_report
 from monai_rd.integrations.monai_deploy.app_log import keep_log_to_ourselves
 
@@ -111,7 +111,7 @@ class StudyIndexOperator(DICOMDataLoaderOperator):
         op_output.emit(studies, "studies")
         op_output.emit(self._domain_objects(studies), self.output_name)
 
-    @quiet_headers()
+    @log_warnings_once()
     def _domain_objects(self, studies: Studies) -> list[DICOMStudy]:
         by_study: dict[str, DICOMStudy] = {}
         by_series: dict[str, DICOMSeries] = {}

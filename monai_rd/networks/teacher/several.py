@@ -23,7 +23,7 @@ _FINEST = 16  # positions a side: SAM's 64 x 64 beside others would be thousands
 class SeveralTeachers(nn.Module):
     """The backbone of several teachers at once: images or volumes as they are to the features of all.
 
-    Each channel is standardised by its mean and standard deviation over images and positions, which `count_in` takes
+    Each channel is standardised by its mean and standard deviation over images and positions, which `update` takes
     from training images. Maps are averaged, or repeated, to the finest grid among them (at most 16 positions a side); a
     vector is a map of one position.
 
@@ -58,10 +58,10 @@ class SeveralTeachers(nn.Module):
         self._known = False
         self.eval()
 
-    def count_in(self, images: Tensor) -> None:
+    def update(self, images: Tensor) -> None:
         """Add images `[B, 3, H, W]` or volumes `[B, 1, D, H, W]` in [0, 1] to the statistics of the channels."""
         for teacher, scale in zip(self.teachers, self.scales, strict=True):
-            scale.count_in(self._as_map(teacher(images)))
+            scale.update(self._as_map(teacher(images)))
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps `[B, C, ...]` or vectors `[B, C]` of images `[B, 3, H, W]` or volumes `[B, 1, D, H, W]` in [0, 1].

@@ -36,13 +36,13 @@ class RunningStandardisation(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """Standardise maps `[N, C, ...]`, in float32; in training mode count them first."""
         if self.training:
-            self.count_in(maps)
+            self.update(maps)
         column = (1, -1) + (1,) * (maps.dim() - 2)
         floor = 1e-4 * self.variance.mean() + torch.finfo(torch.float32).tiny
         return (maps.float() - self.mean.view(column)) / self.variance.clamp(min=floor).sqrt().view(column)
 
     @torch.no_grad()
-    def count_in(self, maps: Tensor) -> None:
+    def update(self, maps: Tensor) -> None:
         """Add maps `[N, C, ...]` to the statistics: mean and variance about a shifted centre (Chan et al., 1979)."""
         positions = maps.float().flatten(2)
         shifted = positions - self.mean.view(-1, 1)

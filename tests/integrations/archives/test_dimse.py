@@ -94,9 +94,9 @@ ARCHIVES: dict[str, tuple[Handlers, dict[str, Any], str, Failure]] = {
     "no C-FIND": ({}, {"kinds": (GET,)}, "does not offer it", Failure.REFUSED),
     "nothing we know": ({}, {"kinds": (Verification,)}, "nor|does not offer it", Failure.REFUSED),
     "aborts": ({evt.EVT_C_FIND: aborts}, {}, "does it know our AE title 'MONAI_RD'", Failure.REFUSED),
-    "aborts at once": ({evt.EVT_ACCEPTED: refused}, {}, "AE title", Failure.AWAY),
-    "out of resources": ({evt.EVT_C_FIND: found(last=0xA700)}, {}, "status 0xa700", Failure.SPOILT),
-    "cannot": ({evt.EVT_C_FIND: found(last=0xC001)}, {}, "status 0xc001", Failure.SPOILT),
+    "aborts at once": ({evt.EVT_ACCEPTED: refused}, {}, "AE title", Failure.UNAVAILABLE),
+    "out of resources": ({evt.EVT_C_FIND: found(last=0xA700)}, {}, "status 0xa700", Failure.DAMAGED),
+    "cannot": ({evt.EVT_C_FIND: found(last=0xC001)}, {}, "status 0xc001", Failure.DAMAGED),
     "does not match": ({evt.EVT_C_FIND: found(last=0xA900)}, {}, "status 0xa900", Failure.IMPOSSIBLE),
     "may not": ({evt.EVT_C_FIND: found(last=0x0124)}, {}, "we may not", Failure.REFUSED),
 }
@@ -175,7 +175,7 @@ def test_images_are_written_as_they_came_over_one_association(files: list[Path],
 
 @pytest.mark.parametrize(
     ("status", "told", "kind"),
-    [(0xA701, "0xa701", Failure.SPOILT), (0xC000, "0xc000", Failure.SPOILT), (0xA900, "0xa900", Failure.IMPOSSIBLE)],
+    [(0xA701, "0xa701", Failure.DAMAGED), (0xC000, "0xc000", Failure.DAMAGED), (0xA900, "0xa900", Failure.IMPOSSIBLE)],
 )
 def test_a_series_that_cannot_be_had_is_told(
     status: int, told: str, kind: Failure, files: list[Path], tmp_path: Path
@@ -220,7 +220,7 @@ def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "kind"), [(0x0000, None), (0xB000, None), (0x0111, None), (0x0122, "IMPOSSIBLE"), (0xA700, "SPOILT")]
+    ("status", "kind"), [(0x0000, None), (0xB000, None), (0x0111, None), (0x0122, "IMPOSSIBLE"), (0xA700, "DAMAGED")]
 )
 def test_what_an_archive_says_of_a_storing(status: int, kind: str | None, files: list[Path]) -> None:
     with scp({evt.EVT_C_STORE: lambda event: status}) as url:
@@ -310,7 +310,7 @@ def test_what_speaks_no_dicom_is_told(said: bytes, monkeypatch: pytest.MonkeyPat
         threading.Thread(target=serve, args=(listener,), daemon=True).start()
         with pytest.raises(ArchiveError, match="cannot be reached") as raised:
             open_archive(f"dimse://A@127.0.0.1:{listener.getsockname()[1]}").studies(Query("CT"))
-    assert raised.value.kind is Failure.AWAY
+    assert raised.value.kind is Failure.UNAVAILABLE
 
 
 @pytest.mark.parametrize("place", ["127.0.0.1:9", "no-such-machine.invalid:104", "localhost:9"])
@@ -372,4 +372,4 @@ def test_an_answer_that_is_no_dicom_is_told() -> None:
     cut_off = bytes.fromhex("20000d00") + b"SQ" + bytes.fromhex("0000ffffffff0102")
     with pytest.raises(ArchiveError, match="no DICOM") as raised:
         dimse._decoded(cut_off, ExplicitVRLittleEndian, "DICOM: the archive could not be searched")
-    assert raised.value.kind is Failure.SPOILT
+    assert raised.value.kind is Failure.DAMAGED

@@ -23,19 +23,19 @@ from monai_rd.integrations.archives.failures import (
     of_status,
     seconds_to_wait,
 )
-from monai_rd.integrations.archives.patience import ATTEMPTS, Patience
+from monai_rd.integrations.archives.retries import ATTEMPTS, RetryPolicy
 
-AWAY, REFUSED, SPOILT, IMPOSSIBLE = Failure.AWAY, Failure.REFUSED, Failure.SPOILT, Failure.IMPOSSIBLE
+UNAVAILABLE, REFUSED, DAMAGED, IMPOSSIBLE = Failure.UNAVAILABLE, Failure.REFUSED, Failure.DAMAGED, Failure.IMPOSSIBLE
 HTTP = {
-    AWAY: (408, 425, 429, 502, 503, 504),
+    UNAVAILABLE: (408, 425, 429, 502, 503, 504),
     REFUSED: (300, 304, 401, 407, 999),
-    SPOILT: (500, 507, 599),
+    DAMAGED: (500, 507, 599),
     IMPOSSIBLE: (400, 403, 404, 405, 406, 410, 413, 415, 501, 505),
 }
 STATUS = {
-    AWAY: (None,),
+    UNAVAILABLE: (None,),
     REFUSED: (0x0118, 0x0124, 0x0211, 0xA801),
-    SPOILT: (0x0110, 0xA700, 0xA701, 0xA702, 0xB000, 0xC000, 0xFE00),
+    DAMAGED: (0x0110, 0xA700, 0xA701, 0xA702, 0xB000, 0xC000, 0xFE00),
     IMPOSSIBLE: (0x0117, 0x0122, 0xA900, 0xA9FF),
 }
 
@@ -59,9 +59,9 @@ def test_statuses_of_dimse(kind: Failure, status: int | None) -> None:
         ((1, 1, 3), REFUSED, "does not know our AE title 'WE'"),
         ((1, 1, 1), REFUSED, "does it know our AE title 'WE'"),
         ((1, 1, 2), REFUSED, "AE title"),
-        ((1, 3, 1), AWAY, "busy"),
-        ((2, 3, 2), AWAY, "busy"),
-        ((2, 1, 1), AWAY, "busy"),
+        ((1, 3, 1), UNAVAILABLE, "busy"),
+        ((2, 3, 2), UNAVAILABLE, "busy"),
+        ((2, 1, 1), UNAVAILABLE, "busy"),
         ((1, 9, 99), REFUSED, "AE title"),
     ],
 )
@@ -77,20 +77,20 @@ def caused(error: BaseException, cause: BaseException) -> BaseException:
 
 
 CONNECTIONS = [
-    (requests.ConnectionError(), AWAY),
-    (requests.ConnectionError(urllib3.exceptions.ProtocolError("x", ConnectionResetError())), AWAY),
-    (requests.ConnectTimeout(), AWAY),
-    (requests.ReadTimeout(), AWAY),
-    (requests.ConnectionError(urllib3.exceptions.ReadTimeoutError(None, "u", "x")), AWAY),
-    (requests.exceptions.ChunkedEncodingError(), AWAY),
-    (requests.ConnectionError(caused(OSError(), socket.gaierror(socket.EAI_AGAIN, "x"))), AWAY),
+    (requests.ConnectionError(), UNAVAILABLE),
+    (requests.ConnectionError(urllib3.exceptions.ProtocolError("x", ConnectionResetError())), UNAVAILABLE),
+    (requests.ConnectTimeout(), UNAVAILABLE),
+    (requests.ReadTimeout(), UNAVAILABLE),
+    (requests.ConnectionError(urllib3.exceptions.ReadTimeoutError(None, "u", "x")), UNAVAILABLE),
+    (requests.exceptions.ChunkedEncodingError(), UNAVAILABLE),
+    (requests.ConnectionError(caused(OSError(), socket.gaierror(socket.EAI_AGAIN, "x"))), UNAVAILABLE),
     (requests.ConnectionError(caused(OSError(), socket.gaierror(socket.EAI_NONAME, "x"))), REFUSED),
     (requests.exceptions.SSLError(ssl.SSLCertVerificationError("x")), REFUSED),
     (requests.exceptions.SSLError(ssl.SSLError("WRONG_VERSION_NUMBER")), REFUSED),
-    (requests.exceptions.SSLError(ssl.SSLEOFError("x")), AWAY),
-    (requests.exceptions.ProxyError(), AWAY),
+    (requests.exceptions.SSLError(ssl.SSLEOFError("x")), UNAVAILABLE),
+    (requests.exceptions.ProxyError(), UNAVAILABLE),
     (requests.exceptions.ProxyError(OSError("Tunnel connection failed: 407 Proxy")), REFUSED),
-    (requests.exceptions.ContentDecodingError(), SPOILT),
+    (requests.exceptions.ContentDecodingError(), DAMAGED),
     (requests.TooManyRedirects(), REFUSED),
     (requests.exceptions.InvalidURL("Secretname"), REFUSED),
     (requests.exceptions.InvalidHeader("Secretname"), REFUSED),
@@ -125,22 +125,22 @@ def test_retry_after() -> None:
 @pytest.mark.parametrize(
     ("failures", "attempts", "gone"),
     [
-        ((AWAY,), 1, False),
-        ((AWAY, AWAY), 1, True),
-        ((SPOILT, AWAY), 1, False),
-        ((SPOILT, SPOILT, SPOILT), 1, False),
+        ((UNAVAILABLE,), 1, False),
+        ((UNAVAILABLE, UNAVAILABLE), 1, True),
+        ((DAMAGED, UNAVAILABLE), 1, False),
+        ((DAMAGED, DAMAGED, DAMAGED), 1, False),
         ((REFUSED,), ATTEMPTS, True),
         ((IMPOSSIBLE, IMPOSSIBLE), ATTEMPTS, False),
-        ((AWAY, IMPOSSIBLE, AWAY), 1, False),
-        ((AWAY, SPOILT, AWAY, AWAY), 1, True),
-        ((AWAY, AWAY, None), ATTEMPTS, False),
+        ((UNAVAILABLE, IMPOSSIBLE, UNAVAILABLE), 1, False),
+        ((UNAVAILABLE, DAMAGED, UNAVAILABLE, UNAVAILABLE), 1, True),
+        ((UNAVAILABLE, UNAVAILABLE, None), ATTEMPTS, False),
     ],
 )
 def test_patience(failures: tuple[Failure | None, ...], attempts: int, gone: bool) -> None:
-    patience = Patience()
+    retry_policy = RetryPolicy()
     for kind in failures:
         if kind is None:
-            patience.succeeded()
+            retry_policy.succeeded()
         else:
-            patience.failed(ArchiveError("x", kind))
-    assert (patience.attempts, patience.gone) == (attempts, gone)
+            retry_policy.failed(ArchiveError("x", kind))
+    assert (retry_policy.attempts, retry_policy.gone) == (attempts, gone)

@@ -22,7 +22,7 @@ pytest.importorskip("requests", reason="the extra 'dicom' is not installed")
 
 from monai_rd.integrations.archives import dicomweb
 from monai_rd.integrations.archives.archive import Query
-from monai_rd.integrations.archives.archive_places import ArchiveSource, State
+from monai_rd.integrations.archives.archive_endpoints import ArchiveSource, State
 from monai_rd.integrations.archives.archive_url import open_archive
 from monai_rd.integrations.archives.failures import ArchiveError, Failure
 from tests.dicom_files import NAME, make_series
@@ -213,7 +213,7 @@ def test_where_something_else_answers_the_address_of_dicomweb_is_named(place: st
         for given in (url, f"{url}/", f"{url}/ui"):
             with pytest.raises(ArchiveError, match=f"DICOMweb answers at {url}{place}") as raised:
                 open_archive(given).studies(Query("CT"))
-            assert not raised.value.kind.passing
+            assert not raised.value.kind.transient
         assert open_archive(url + place).studies(Query("CT")) == []
     assert {method for method, _ in asked} == {"GET"}
 
@@ -355,14 +355,14 @@ STORED = {
     "named with a charset": Stow(lambda uid: Answer(stored(uid), f"{DICOM_JSON}; charset=utf-8"), False, None),
     "there already": Stow(lambda uid: Answer(failed(uid, 0x0111), status=409), True, None),
     "refused": Stow(lambda uid: Answer(failed(uid, 0x0122), status=409), False, "0x0122", Failure.IMPOSSIBLE),
-    "refused by 202": Stow(lambda uid: Answer(failed(uid, 0xA700), status=202), False, "0xa700", Failure.SPOILT),
+    "refused by 202": Stow(lambda uid: Answer(failed(uid, 0xA700), status=202), False, "0xa700", Failure.DAMAGED),
     "refused by 200 with a charset": Stow(
         lambda uid: Answer(failed(uid, 0xA900), f"{DICOM_JSON}; charset=utf-8"), False, "0xa900", Failure.IMPOSSIBLE
     ),
     "refused without a reason": Stow(lambda uid: Answer(failed(uid, None), status=409), False, "0x0110"),  # type: ignore[arg-type]
     "another one named": Stow(lambda uid: Answer(stored("1.9")), False, "tells of no storing"),
     "no word, and there": Stow(lambda uid: Answer(b""), True, None),
-    "no word, and not there": Stow(lambda uid: Answer(b""), False, "tells of no storing", Failure.SPOILT),
+    "no word, and not there": Stow(lambda uid: Answer(b""), False, "tells of no storing", Failure.DAMAGED),
     "XML, and there": Stow(lambda uid: Answer(b"<NativeDicomModel/>", "application/dicom+xml"), True, None),
     "a login page": Stow(lambda uid: Answer(PAGE, "text/html"), False, "tells of no storing"),
     "409 and a page": Stow(lambda uid: Answer(PAGE, "text/html", 409), False, "no storing", Failure.IMPOSSIBLE),
@@ -374,7 +374,7 @@ STORED = {
     ),
     "too large": Stow(lambda uid: Answer(status=413), False, "HTTP 413", Failure.IMPOSSIBLE),
     "not allowed": Stow(lambda uid: Answer(status=401), False, "HTTP 401", Failure.REFUSED),
-    "busy": Stow(lambda uid: Answer(status=503, headers={"Retry-After": "7"}), False, "HTTP 503", Failure.AWAY),
+    "busy": Stow(lambda uid: Answer(status=503, headers={"Retry-After": "7"}), False, "HTTP 503", Failure.UNAVAILABLE),
 }
 
 
@@ -430,7 +430,7 @@ def test_a_service_that_says_nothing_is_not_waited_for() -> None:
     began = time.monotonic()
     with listener, pytest.raises(ArchiveError, match="no answer in time") as raised:
         open_archive(f"http://127.0.0.1:{listener.getsockname()[1]}").studies(Query("CT"))
-    assert raised.value.kind is Failure.AWAY
+    assert raised.value.kind is Failure.UNAVAILABLE
     assert time.monotonic() - began < 30
 
 
@@ -453,7 +453,7 @@ def test_a_proxy_that_refuses_is_told(proxy: str, monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("no_proxy", raising=False)
     with listener, pytest.raises(ArchiveError, match="proxy") as raised:
         open_archive("https://pacs.example.org/dicom-web").studies(Query("CT"))
-    assert raised.value.kind is (Failure.AWAY if "502" in proxy else Failure.REFUSED)
+    assert raised.value.kind is (Failure.UNAVAILABLE if "502" in proxy else Failure.REFUSED)
 
 
 @pytest.mark.parametrize("url", ["http://u:p@host/x", "http://host/x?y=1", "http://host/x#y", "http://[::1"])

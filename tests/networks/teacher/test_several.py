@@ -50,7 +50,7 @@ def counted(teachers: Sequence[FrozenFoundationModel], images: Tensor) -> Frozen
     joined = join_teachers(teachers)
     assert isinstance(joined.backbone, SeveralTeachers)
     for part in images.split(3):
-        joined.backbone.count_in(part)
+        joined.backbone.update(part)
     return joined
 
 
@@ -102,7 +102,7 @@ def test_black_boxes_beside_networks(tmp_path: Path) -> None:
     options = [{}, {"channel_order": "BGR"}, {"mean": 0.5, "std": 0.5}]
     joined, image = load_teacher(names, options=options), torch.rand(3, 3, 64, 64)
     assert isinstance(joined.backbone, SeveralTeachers)
-    joined.backbone.count_in(image)
+    joined.backbone.update(image)
     assert joined.name == "phantom_ct,n.onnx,n.tflite"
     assert [one.preprocessing.channel_order for one in joined.backbone.teachers] == ["RGB", "BGR", "RGB"]
     assert joined(image).shape == (3, 256 + 16 + 4, 8, 8)
@@ -151,8 +151,8 @@ def test_the_scale_is_taken_once_and_found_again(
         return joined.fingerprint()
 
     counts = []
-    plain = SeveralTeachers.count_in
-    monkeypatch.setattr(SeveralTeachers, "count_in", lambda self, image: (counts.append(1), plain(self, image))[0])
+    plain = SeveralTeachers.update
+    monkeypatch.setattr(SeveralTeachers, "update", lambda self, image: (counts.append(1), plain(self, image))[0])
     first = fitted("a")
     assert len(counts) == 5
     assert fitted("a") == fitted("b") == first  # here, and by way of `shared`

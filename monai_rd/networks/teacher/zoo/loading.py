@@ -27,7 +27,7 @@ from monai_rd.networks.teacher.zoo.entry import TeacherEntry
 from monai_rd.networks.teacher.zoo.generic import FORMS, generic_entry
 from monai_rd.networks.teacher.zoo.hub import fetch
 from monai_rd.networks.teacher.zoo.networks import TeacherBackbone, build, named_level
-from monai_rd.networks.teacher.zoo.options import told_preprocessing
+from monai_rd.networks.teacher.zoo.options import preprocessing_with_options
 from monai_rd.networks.teacher.zoo.weights import Coverage, load_strictly
 from monai_rd.networks.weights_file import read_weights
 
@@ -107,7 +107,7 @@ def _load_black_box(path: Path, tap: str, options: Mapping[str, Any]) -> FrozenF
     else:
         mean, std = ((0.449,), (0.226,)) if grey else (IMAGENET_MEAN, IMAGENET_STD)
     assumed = Preprocessing(backbone.size, mean, std, channel_order="GRAY" if grey else "RGB")
-    preprocessing = told_preprocessing(path.name, assumed, options)
+    preprocessing = preprocessing_with_options(path.name, assumed, options)
     logger.info(
         "%s does not say how it wants its images; %s: %s, %d x %d, %s (others: --teacher_options)",
         path.name,
@@ -127,7 +127,7 @@ def _asked_size(name: str, options: Mapping[str, Any]) -> tuple[int, int] | None
     """Rows and columns that a black box is asked to take."""
     if "size" not in options:
         return None
-    size = told_preprocessing(name, Preprocessing(None, (0.0,), (1.0,), "GRAY"), {"size": options["size"]}).size
+    size = preprocessing_with_options(name, Preprocessing(None, (0.0,), (1.0,), "GRAY"), {"size": options["size"]}).size
     if size is None:
         raise ValueError(f"teacher_options of '{name}': a size is needed, as such a file takes images of one size")
     return (size, size) if isinstance(size, int) else size
@@ -229,7 +229,7 @@ def open_teacher(
     entry = replace(
         entry,
         arguments={**entry.arguments, **arguments},
-        preprocessing=told_preprocessing(entry.name, entry.preprocessing, options),
+        preprocessing=preprocessing_with_options(entry.name, entry.preprocessing, options),
     )
     logger.info("teacher '%s': licence: %s; source: %s", entry.name, entry.conditions, entry.source)
     if weights is None:

@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 from monai_rd.nearest import did_you_mean
 from monai_rd.networks.preprocessing import Preprocessing, VolumePreprocessing
 
-__all__ = ["told_preprocessing"]
+__all__ = ["preprocessing_with_options"]
 
-Wanted = TypeVar("Wanted", bound=Preprocessing | VolumePreprocessing)
+AnyPreprocessing = TypeVar("AnyPreprocessing", bound=Preprocessing | VolumePreprocessing)
 
 
-def told_preprocessing(teacher: str, plain: Wanted, options: Mapping[str, Any]) -> Wanted:
+def preprocessing_with_options(teacher: str, plain: AnyPreprocessing, options: Mapping[str, Any]) -> AnyPreprocessing:
     """Change some of the fields of a teacher's preprocessing.
 
     Args:
@@ -27,12 +27,12 @@ def told_preprocessing(teacher: str, plain: Wanted, options: Mapping[str, Any]) 
         ValueError: an unknown field, a value that does not fit it, or another number of channels.
     """
     try:
-        return _told(plain, options)
+        return _with_options(plain, options)
     except ValueError as error:
         raise ValueError(f"teacher_options of '{teacher}': {error}") from error
 
 
-def _told(plain: Wanted, options: Mapping[str, Any]) -> Wanted:
+def _with_options(plain: AnyPreprocessing, options: Mapping[str, Any]) -> AnyPreprocessing:
     known = [field.name for field in fields(plain)]
     for name in options:
         if name not in known:

@@ -10,7 +10,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_at
 
 from monai_rd.integrations.archives.failures import ArchiveError
 
-__all__ = ["ATTEMPTS", "Patience", "retried"]
+__all__ = ["ATTEMPTS", "RetryPolicy", "with_retries"]
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ ATTEMPTS = 5
 _LONGEST = 60.0  # s that an archive may ask us to wait for
 
 
-def retried(action: Callable[[], T], attempts: int = ATTEMPTS, wait: float = 1.0) -> T:
+def with_retries(action: Callable[[], T], attempts: int = ATTEMPTS, wait: float = 1.0) -> T:
     """Do something that a network may spoil, again after 1, 2, 4, ... times `wait` seconds.
 
     What does not pass (`Failure`) is not tried again; nor is an archive that asks for a longer pause than a minute.
@@ -41,7 +41,7 @@ def retried(action: Callable[[], T], attempts: int = ATTEMPTS, wait: float = 1.0
         said = (_error(state), state.upcoming_sleep, state.attempt_number + 1, attempts)
         logger.warning("%s; again in %.0f s (attempt %d of %d)", *said)
 
-    again = retry_if_exception(lambda e: isinstance(e, ArchiveError) and e.kind.passing and e.wait <= _LONGEST)
+    again = retry_if_exception(lambda e: isinstance(e, ArchiveError) and e.kind.transient and e.wait <= _LONGEST)
     tries = Retrying(stop=stop_after_attempt(attempts), wait=pause, retry=again, before_sleep=tell, reraise=True)
     return tries(action)
 
@@ -52,7 +52,7 @@ def _error(state: RetryCallState) -> ArchiveError:
     return error
 
 
-class Patience:
+class RetryPolicy:
     """How often an archive is tried: five times, until it has failed so often; then once, until it succeeds again.
 
     Attributes:
@@ -66,9 +66,9 @@ class Patience:
 
     def failed(self, error: ArchiveError) -> None:
         """Learn that all attempts of something failed."""
-        self.gone = error.kind.everywhere and (self._was_away or not error.kind.passing)
-        self._was_away = error.kind.everywhere
-        if error.kind.passing:
+        self.gone = error.kind.affects_all and (self._was_away or not error.kind.transient)
+        self._was_away = error.kind.affects_all
+        if error.kind.transient:
             self.attempts = 1
 
     def succeeded(self) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["quiet_headers", "take_found", "tell"]
+__all__ = ["log_kinds", "log_warnings_once", "take_warnings"]
 
 logger = logging.getLogger(__name__)
 
@@ -52,13 +52,13 @@ _TAKE = _Take()
 
 
 @contextmanager
-def quiet_headers(*, say: bool = True) -> Iterator[None]:
+def log_warnings_once(*, log: bool = True) -> Iterator[None]:
     """Keep what pydicom says of the files that are read within; each kind of it is logged once in a run.
 
     Threads may overlap: what is changed for the process stays so until the last one leaves.
 
     Args:
-        say: log it when the last one leaves; False leaves that to the caller of `take_found`, as in a pool's process.
+        log: when the last one leaves; False leaves that to the caller of `take_warnings`, as in a process of a pool.
     """
     global _inside, _before
     with _lock:
@@ -78,8 +78,8 @@ def quiet_headers(*, say: bool = True) -> Iterator[None]:
                 for name in _LOGGERS:
                     logging.getLogger(name).removeFilter(_TAKE)
         # A loader's process has a parent that has read the same headers, and said it.
-        if last and say and multiprocessing.parent_process() is None:
-            tell(take_found())
+        if last and log and multiprocessing.parent_process() is None:
+            log_kinds(take_warnings())
 
 
 def _listen() -> None:
@@ -98,14 +98,14 @@ def _listen() -> None:
         logging.getLogger(name).addFilter(_TAKE)
 
 
-def take_found() -> set[str]:
+def take_warnings() -> set[str]:
     """Return the kinds found in this process since the last call."""
     found = set(_found)
     _found.difference_update(found)
     return found
 
 
-def tell(kinds: Iterable[str]) -> None:
+def log_kinds(kinds: Iterable[str]) -> None:
     """Log each kind that this process has not logged before."""
     for kind in sorted(set(kinds) - _told):
         _told.add(kind)

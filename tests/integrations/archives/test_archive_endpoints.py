@@ -12,10 +12,10 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from monai_rd.integrations.archives.archive import Query
-from monai_rd.integrations.archives.archive_places import ArchiveSink, ArchiveSource, State
+from monai_rd.integrations.archives.archive_endpoints import ArchiveSink, ArchiveSource, State
 from monai_rd.integrations.archives.archive_url import open_archive
 from monai_rd.integrations.archives.failures import ArchiveError, Failure
-from monai_rd.integrations.archives.patience import retried
+from monai_rd.integrations.archives.retries import with_retries
 from tests.dicom_files import make_series
 
 
@@ -158,12 +158,12 @@ class Many:
 @pytest.mark.parametrize(
     ("kind", "call", "wait", "calls", "pauses"),
     [
-        (Failure.AWAY, "series", 0.0, 6, 4),  # five of one study, one of the next, and the end
-        (Failure.AWAY, "fetch", 0.0, 6, 4),
-        (Failure.AWAY, "fetch", 3600.0, 2, 0),  # who asks for an hour gets it
+        (Failure.UNAVAILABLE, "series", 0.0, 6, 4),  # five of one study, one of the next, and the end
+        (Failure.UNAVAILABLE, "fetch", 0.0, 6, 4),
+        (Failure.UNAVAILABLE, "fetch", 3600.0, 2, 0),  # who asks for an hour gets it
         (Failure.REFUSED, "series", 0.0, 1, 0),
         (Failure.REFUSED, "fetch", 0.0, 1, 0),
-        (Failure.SPOILT, "fetch", 0.0, 5 + 36, 4),  # one of each of the others
+        (Failure.DAMAGED, "fetch", 0.0, 5 + 36, 4),  # one of each of the others
         (Failure.IMPOSSIBLE, "fetch", 0.0, 37, 0),
     ],
 )
@@ -199,7 +199,10 @@ def test_a_place_for_reports_that_fails_is_not_asked_for_each_of_them(
     for number in range(30):
         sink.store([f"{number}"], [(f"{number:02d}.dcm", an_object(shelf))])
     assert sink.waiting == 30
-    assert len(many.calls) <= {Failure.AWAY: 7, Failure.REFUSED: 1, Failure.SPOILT: 63, Failure.IMPOSSIBLE: 30}[kind]
+    assert (
+        len(many.calls)
+        <= {Failure.UNAVAILABLE: 7, Failure.REFUSED: 1, Failure.DAMAGED: 63, Failure.IMPOSSIBLE: 30}[kind]
+    )
     assert sum("waits in the outbox" in record.message for record in caplog.records) == 1
 
 
@@ -245,7 +248,7 @@ def test_attempts_end_with_the_last_error(monkeypatch: pytest.MonkeyPatch) -> No
         raise ArchiveError("no")
 
     with pytest.raises(ArchiveError):
-        retried(action, attempts=4, wait=0.5)
+        with_retries(action, attempts=4, wait=0.5)
     assert waited == [0.5, 1.0, 2.0]
 
 

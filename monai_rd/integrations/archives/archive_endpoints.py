@@ -32,9 +32,9 @@ from tqdm.auto import tqdm
 from monai_rd.files import atomic_write
 from monai_rd.inference import read_scores
 from monai_rd.integrations.archives.archive import Archive, Query, require_uid
+from monai_rd.integrations.archives.endpoints import Scores, write_object
 from monai_rd.integrations.archives.failures import ArchiveError, Failure
-from monai_rd.integrations.archives.patience import Patience, retried
-from monai_rd.integrations.archives.places import Scores, write_object
+from monai_rd.integrations.archives.retries import RetryPolicy, with_retries
 
 if TYPE_CHECKING:
     from monai_rd.inference import Prediction, Predictor
@@ -78,7 +78,7 @@ class State:
         running, new = self.folder / "running", f"scores_{datetime.now(timezone.utc):%Y%m%dT%H%M%S%fZ}.csv"
         name = running.read_text(encoding="utf-8") if running.is_file() else new
         before = read_scores(folder / name) if (folder / name).with_suffix(".json").is_file() else []
-        if not all(predictor.could_say(one) for one in before):
+        if not all(predictor.could_have_made(one) for one in before):
             name, before = new, []
         atomic_write(name, running)
         return Scores(folder / name, predictor, before)
@@ -96,7 +96,7 @@ class ArchiveSource:
     """The studies of an archive that were not answered yet, as a folder each.
 
     A study that could not be fetched is left, and the next ones are tried once each until one succeeds. It ends where
-    the archive is gone (`Patience`).
+    the archive is gone (`RetryPolicy`).
 
     Args:
         archive: where they are.
@@ -115,54 +115,54 @@ class ArchiveSource:
 
     def __iter__(self) -> Iterator[Path]:
         self.left = 0
-        studies = retried(lambda: self.archive.studies(self.query))
+        studies = with_retries(lambda: self.archive.studies(self.query))
         logger.info("studies that the archive has of these: %d", len(studies))
-        patience, told = Patience(), set[str]()
+        retry_policy, told = RetryPolicy(), set[str]()
         for number, study in enumerate(tqdm(studies, unit="study", disable=None), start=1):  # only on a screen
             try:
-                yield from self._study(study, patience)
+                yield from self._study(study, retry_policy)
             except ArchiveError as error:
                 self.left += 1
-                patience.failed(error)
+                retry_policy.failed(error)
                 if str(error) not in told:
                     logger.warning("a study is left for the next run: %s", error)
                 told.add(str(error))
-            if patience.gone:
+            if retry_policy.gone:
                 self.left += len(studies) - number
                 logger.warning("the archive is gone: %d of %d studies are left", self.left, len(studies))
                 return
 
-    def _study(self, study: str, patience: Patience) -> Iterator[Path]:
+    def _study(self, study: str, retry_policy: RetryPolicy) -> Iterator[Path]:
         require_uid(study)
-        there = self._series(study, patience)
+        there = self._series(study, retry_policy)
         key = hashlib.sha256(json.dumps([study, there, self.model]).encode()).hexdigest()
         answered = self.state.folder / "answered" / key
         if not there or answered.exists():
             return
         with TemporaryDirectory(dir=self.state.folder / "incoming") as folder:
             for number, (series, images) in enumerate(there.items()):
-                self._fetch(study, series, images, Path(folder) / str(number), patience)
-            if self._series(study, patience) != there:
+                self._fetch(study, series, images, Path(folder) / str(number), retry_policy)
+            if self._series(study, retry_policy) != there:
                 raise ArchiveError("its images are still arriving", Failure.IMPOSSIBLE)
-            patience.succeeded()
+            retry_policy.succeeded()
             yield Path(folder)
         answered.touch()  # whoever asks for the next study has stored the answer about this one
 
-    def _series(self, study: str, patience: Patience) -> dict[str, int | None]:
-        found = retried(lambda: self.archive.series(study, self.query.modality), patience.attempts)
+    def _series(self, study: str, retry_policy: RetryPolicy) -> dict[str, int | None]:
+        found = with_retries(lambda: self.archive.series(study, self.query.modality), retry_policy.attempts)
         for series in found:
             require_uid(series)
         return found
 
-    def _fetch(self, study: str, series: str, images: int | None, folder: Path, patience: Patience) -> None:
+    def _fetch(self, study: str, series: str, images: int | None, folder: Path, retry_policy: RetryPolicy) -> None:
         def whole() -> None:
             shutil.rmtree(folder, ignore_errors=True)  # of an attempt that broke off
             folder.mkdir()
             came = self.archive.fetch(study, series, folder)
             if came != images if images is not None else not came:
-                raise ArchiveError(f"{came} of {images or 'all'} images of a series came", Failure.SPOILT)
+                raise ArchiveError(f"{came} of {images or 'all'} images of a series came", Failure.DAMAGED)
 
-        retried(whole, patience.attempts)
+        with_retries(whole, retry_policy.attempts)
 
 
 class ArchiveSink:
@@ -180,7 +180,7 @@ class ArchiveSink:
     def __init__(self, archive: Archive, state: State, predictor: Predictor) -> None:
         self.archive, self.state = archive, state
         self.scores = state.scores(state.folder, predictor)
-        self._patience, self._rests_until = Patience(), 0.0
+        self._retry_policy, self._rests_until = RetryPolicy(), 0.0
         self._not_taken: set[Path] = set()
         self._told: set[str] = set()
         self._send()
@@ -210,18 +210,18 @@ class ArchiveSink:
                 return
             if file in self._not_taken:
                 continue
-            attempts = max(2, self._patience.attempts)  # a moment's break is not worth a rest
+            attempts = max(2, self._retry_policy.attempts)  # a moment's break is not worth a rest
             try:
-                retried(lambda file=file: self.archive.store([file]), attempts)  # type: ignore[misc]
+                with_retries(lambda file=file: self.archive.store([file]), attempts)  # type: ignore[misc]
             except ArchiveError as error:
                 if str(error) not in self._told:
                     logger.warning("a report waits in the outbox: %s", error)
                 self._told.add(str(error))
-                self._patience.failed(error)
-                if self._patience.gone:
-                    self._rests_until = time.monotonic() + _REST if error.kind.passing else float("inf")
-                elif not error.kind.everywhere:
+                self._retry_policy.failed(error)
+                if self._retry_policy.gone:
+                    self._rests_until = time.monotonic() + _REST if error.kind.transient else float("inf")
+                elif not error.kind.affects_all:
                     self._not_taken.add(file)
             else:
-                self._patience.succeeded()
+                self._retry_policy.succeeded()
                 file.unlink()

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CutOffError", "ended_jpeg", "ended_jpeg_2000", "ended_jpeg_ls"]
+__all__ = ["TruncatedError", "complete_jpeg", "complete_jpeg_2000", "complete_jpeg_ls"]
 
 _END = b"\xff\xd9"  # EOI of JPEG and JPEG-LS, EOC of JPEG 2000
 _SEQUENTIAL, _PROGRESSIVE, _LOSSLESS = (0xC0, 0xC1), 0xC2, 0xC3
@@ -30,7 +30,7 @@ _CONTINUATIONS = (
 Decode = Callable[[bytes], npt.NDArray[Any]]
 
 
-class CutOffError(ValueError):
+class TruncatedError(ValueError):
     """The codestream ends before its last pixel."""
 
 
@@ -48,7 +48,7 @@ class _Scan:
     interval: int
 
 
-def ended_jpeg(frame: bytes, scan: int, decode: Decode) -> bytes:
+def complete_jpeg(frame: bytes, scan: int, decode: Decode) -> bytes:
     """Return a JPEG codestream with its end marker.
 
     Where the marker is missing, all scans must be there, the last of them with all its restarts, and its pixels must
@@ -61,7 +61,7 @@ def ended_jpeg(frame: bytes, scan: int, decode: Decode) -> bytes:
         decode: the decoder.
 
     Raises:
-        CutOffError: pixels are missing.
+        TruncatedError: pixels are missing.
         ValueError: no marker, and no codestream of which this can be told.
     """
     if frame.rfind(_END, scan) > 0:
@@ -83,13 +83,13 @@ def ended_jpeg(frame: bytes, scan: int, decode: Decode) -> bytes:
         if whole is not None:
             break
     else:
-        raise CutOffError("pixels are missing")
+        raise TruncatedError("pixels are missing")
     if data.endswith(bytes(3)) and pixels(data[:-3]) is not None:
-        raise CutOffError("zeros stand where pixels are missing")
+        raise TruncatedError("zeros stand where pixels are missing")
     if data.endswith(b"\0") and not data.endswith(b"\xff\0"):
         other = pixels(data[:-1] + b"\1")  # what is left of the last byte is ones (F.1.2.3), else it is no data
         if other is not None and np.array_equal(other, whole):
-            raise CutOffError("a zero stands where pixels are missing")
+            raise TruncatedError("a zero stands where pixels are missing")
     return data + _END
 
 
@@ -166,7 +166,7 @@ def _end_of_scan(data: bytes, place: int) -> tuple[int, int]:
 # ---------------------------------------------------------------------------------------------------- other codecs
 
 
-def ended_jpeg_ls(frame: bytes, decode: Decode) -> bytes:
+def complete_jpeg_ls(frame: bytes, decode: Decode) -> bytes:
     """Return a JPEG-LS codestream with its end marker; the decoder tells by itself whether pixels are missing.
 
     Args:
@@ -174,7 +174,7 @@ def ended_jpeg_ls(frame: bytes, decode: Decode) -> bytes:
         decode: a decoder that takes neither fewer nor more bytes than there are.
 
     Raises:
-        CutOffError: pixels are missing.
+        TruncatedError: pixels are missing.
     """
     if frame.rfind(_END) > 0:
         return frame
@@ -185,10 +185,10 @@ def ended_jpeg_ls(frame: bytes, decode: Decode) -> bytes:
         except Exception:  # too few bytes, or too many
             continue
         return ended
-    raise CutOffError("pixels are missing")
+    raise TruncatedError("pixels are missing")
 
 
-def ended_jpeg_2000(frame: bytes, start: int, tiles: int) -> bytes:
+def complete_jpeg_2000(frame: bytes, start: int, tiles: int) -> bytes:
     """Return a JPEG 2000 codestream with its end marker; the lengths of its tile-parts tell whether any is missing.
 
     Args:
@@ -197,7 +197,7 @@ def ended_jpeg_2000(frame: bytes, start: int, tiles: int) -> bytes:
         tiles: how many there are.
 
     Raises:
-        CutOffError: tile-parts are missing, or their lengths are not stated.
+        TruncatedError: tile-parts are missing, or their lengths are not stated.
     """
     if frame.rfind(_END, frame.find(b"\xff\x90", start)) > 0:
         return frame
@@ -209,7 +209,7 @@ def ended_jpeg_2000(frame: bytes, start: int, tiles: int) -> bytes:
         seen[tile] += 1
         stated[tile] = parts or stated[tile]
     if frame[end:] not in _BEHIND or end > len(frame) or 0 in seen or seen != stated:
-        raise CutOffError("tile-parts are missing")
+        raise TruncatedError("tile-parts are missing")
     return frame[:end] + _END
 
 
@@ -221,7 +221,7 @@ def _tile_parts(frame: bytes, start: int) -> Iterator[tuple[int, int, int]]:
         if marker == 0xFF90:
             tile, size, _, parts = struct.unpack_from(">HIBB", frame, place + 4)
             if size < 14:  # 0 means up to the end marker
-                raise CutOffError("the length of a tile-part is not stated")
+                raise TruncatedError("the length of a tile-part is not stated")
             place += size
             yield place, tile, parts
         elif marker > 0xFF00:  # a segment of the main header

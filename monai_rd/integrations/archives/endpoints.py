@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pydicom.dataset import Dataset
 
-from monai_rd.dicom.quiet import quiet_headers
+from monai_rd.dicom.header_warnings import log_warnings_once
 from monai_rd.files import atomic_path
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class FolderSink:
         self.scores.add(predictions)
 
 
-@quiet_headers()
+@log_warnings_once()
 def write_object(made: Dataset, path: Path) -> None:
     """Write a DICOM object as a file, whole or not at all."""
     with atomic_path(path) as beside:

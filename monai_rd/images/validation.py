@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from monai_rd.edges import LONGEST, SHORTEST
 from monai_rd.errors import BadGeometryError, InvalidValuesError, TooLargeError, UnreadableImageError
 from monai_rd.files import size_in_words
 from monai_rd.memory import available_memory
+from monai_rd.spacing_limits import MAX_SPACING_MM, MIN_SPACING_MM
 
 __all__ = ["checked_affine", "checked_size", "checked_values", "is_coordinate_system", "volume_shape"]
 
@@ -96,7 +96,7 @@ def is_coordinate_system(affine: NDArray[Any]) -> bool:
     if not np.isfinite(affine).all():
         return False
     edges = np.linalg.norm(affine[:3, :3], axis=0)
-    if (edges < SHORTEST).any() or (edges > LONGEST).any():
+    if (edges < MIN_SPACING_MM).any() or (edges > MAX_SPACING_MM).any():
         return False
     return bool(abs(np.linalg.det(affine[:3, :3] / edges)) >= FLATTEST)
 
