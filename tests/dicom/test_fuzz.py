@@ -11,7 +11,7 @@ import pydicom
 import pytest
 from pydicom.data import get_testdata_file
 
-from tests.dicom.test_ends import frames_of, load
+from tests.dicom.test_end_markers import frames_of, load
 from tests.dicom.test_mosaic import mosaic
 from tests.dicom_files import enhanced, make_series
 from tests.fuzzing import PATIENT, damaged, outcomes_of, try_all

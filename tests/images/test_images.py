@@ -33,7 +33,7 @@ from monai_rd.errors import (
     UnreadableImageError,
 )
 from monai_rd.files import content_hash
-from monai_rd.images import border, read_image
+from monai_rd.images import read_image, validation
 
 PATIENT = "DOE_JANE_19500101"
 AFFINE = nibabel.affines.from_matvec([[-0.7, 0.02, 0.1], [0.03, 0.8, -0.2], [0.1, 0.2, 2.5]], [10, -20, 30])
@@ -357,7 +357,7 @@ def test_bombs_are_refused_before_they_take_memory(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".mha", ".nrrd"])
 def test_an_image_for_which_there_is_no_memory(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = volume(voxels(), suffix, tmp_path)
-    monkeypatch.setattr(border, "available_memory", lambda: 500)
+    monkeypatch.setattr(validation, "available_memory", lambda: 500)
     refusal(path, TooLargeError, "needs 0.6 kB of memory, and 0.5 kB are left")
 
 
