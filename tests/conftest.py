@@ -21,13 +21,17 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def loggers_as_before() -> Iterator[None]:
-    """A bundle's logging.conf, which MONAI's command reads, sets these for the whole process."""
+    """A command, or a bundle's logging.conf, sets them for the whole process: to write into this test's own console."""
+    root = logging.getLogger()
+    of_root = root.handlers[:]
     loggers = [logging.getLogger(name) for name in ("monai_rd", "monai.bundle.scripts", "pydicom")]
     before = [(one.level, one.propagate, one.handlers[:]) for one in loggers]
     yield
     for one, (level, propagate, handlers) in zip(loggers, before, strict=True):
         one.setLevel(level)
         one.propagate, one.handlers[:] = propagate, handlers
+    for added in [one for one in root.handlers if one not in of_root and not type(one).__module__.startswith("_pytest")]:
+        root.removeHandler(added)
 
 
 @pytest.fixture

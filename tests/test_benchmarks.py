@@ -74,7 +74,7 @@ def test_all_variants_train_and_those_of_rd_do_the_same_work(
     fixed = Compose([one for one in parts.transforms(32).transforms if not isinstance(one, CTAugmentation)])
     plain = SkippingCacheDataset(parts.write_images(tmp_path / "images", 8, 32), fixed)  # a batch
     said: list[str] = []
-    turns = step.turns_of(work, step.DEFAULT, plain, step.teacher_features(work, plain, tmp_path), said.append)
+    turns = step.turns_of(work, step.DEFAULT, plain, step.taught(work, plain, tmp_path), said.append)
     assert {*step.DEFAULT} - {*turns} <= {"torchdistill"}, said
     before = step.Work.network(work)
     for turn in turns.values():
@@ -94,7 +94,7 @@ def test_a_step_out_of_memory(script: Any, tmp_path: Path) -> None:
     teacher = parts.random_teacher("vit_tiny_patch16_224", 32)
     work = step.Work("shufflenet_v2_x1_0", teacher, torch.device("cpu"), True, 4, True, grid=2)
     plain = SkippingCacheDataset(parts.write_images(tmp_path / "images", 4, 32), parts.transforms(32))
-    turn = step.with_store(work, step.teacher_features(work, plain, tmp_path))
+    turn = step.with_store(work, step.taught(work, plain, tmp_path))
     for path in tmp_path.rglob("*.safetensors"):
         path.unlink()
     turn()

@@ -42,8 +42,8 @@ def test_an_epoch_without_unlabelled_items_is_a_round_that_drops_what_fills_no_b
     assert (len(batches), batches.size) == (2, 4)
     for number in (1, 2, 3):
         shown = [one for batch in epoch(batches, number) for one in batch]
-        assert len({one.place for one in shown}) == 8
-        assert {one.time for one in shown} == {number - 1}
+        assert len({one.item for one in shown}) == 8
+        assert {one.visit for one in shown} == {number - 1}
     assert epoch(batches, 1) != epoch(batches, 2)
 
 
@@ -52,15 +52,15 @@ def test_every_batch_brings_its_share_of_unlabelled_items(share: float, beside: 
     batches = TrainingBatches(items(10, 7), 4, share)
     assert batches.size == 4 + beside
     for batch in epoch(batches, 1):
-        assert [one.place < 10 for one in batch] == [True] * 4 + [False] * beside
+        assert [one.item < 10 for one in batch] == [True] * 4 + [False] * beside
 
 
 def test_all_unlabelled_items_are_shown_equally_often_over_epochs() -> None:
     batches = TrainingBatches(items(10, 7), 4, 0.5)
-    shown = [one for number in range(1, 8) for batch in epoch(batches, number) for one in batch if one.place >= 10]
-    assert set(Counter(one.place for one in shown).values()) == {8}
+    shown = [one for number in range(1, 8) for batch in epoch(batches, number) for one in batch if one.item >= 10]
+    assert set(Counter(one.item for one in shown).values()) == {8}
     for place in range(10, 17):
-        assert sorted(one.time for one in shown if one.place == place) == list(range(8))
+        assert sorted(one.visit for one in shown if one.item == place) == list(range(8))
 
 
 def test_stated_steps_go_over_rounds_and_go_on_where_the_last_epoch_ended() -> None:
@@ -68,7 +68,7 @@ def test_stated_steps_go_over_rounds_and_go_on_where_the_last_epoch_ended() -> N
     stated = TrainingBatches(items(10, 7), 4, 0.5, steps=3, seed=3)
     assert [batch for number in (1, 2) for batch in epoch(stated, number)] == whole
     for batch in whole:  # which `ReplayedViews` builds on
-        assert len({one.time for one in batch if one.place < 10}) == 1
+        assert len({one.visit for one in batch if one.item < 10}) == 1
 
 
 def test_an_epoch_follows_from_its_number_and_the_seed() -> None:
