@@ -30,8 +30,8 @@ def loggers_as_before() -> Iterator[None]:
     for one, (level, propagate, handlers) in zip(loggers, before, strict=True):
         one.setLevel(level)
         one.propagate, one.handlers[:] = propagate, handlers
-    for added in [one for one in root.handlers if one not in of_root and not type(one).__module__.startswith("_pytest")]:
-        root.removeHandler(added)
+    for one in [one for one in root.handlers if one not in of_root and not type(one).__module__.startswith("_pytest")]:
+        root.removeHandler(one)
 
 
 @pytest.fixture
