@@ -282,12 +282,12 @@ def test_a_training_and_what_follows(command: Command, classes: Path, hospital: 
     written = {path.relative_to(out).parts[0] for path in out.rglob("*") if path.is_file()}
     assert written >= {"report.html", "history.json", "metrics.json", "tensorboard", "features", "cache"}, written
     assert names_below(root) == {}
-    run(str([str(configs / name) for name in ("train.json", "evaluate.json")]), *words, "--report_page", "false")
+    run(str([str(configs / name) for name in ("train.json", "evaluate.json")]), *words)
     run(str(configs / "inference.json"), "--labelled", "true")
     for one in (
         ["features", "verify", "--", *places, *words],
         ["features", "info", out / "features"],
-        ["export", root, "--format", "torchscript", "--out", "exports", "--", *places[4:]],
+        ["export", root, "--format", "torchscript,onnx,torch.export", "--out", "exports", "--", *places[4:]],
         ["predict", root, "--from", classes, "--to", "scores"],
     ):
         code, told = command(*one)
