@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from monai_rd.adapters import load_adapted
 from monai_rd.bundle import bundle_config, parse_overrides
@@ -23,8 +24,10 @@ from monai_rd.protocol.runs import Run
 from monai_rd.protocol.statistics import compare, estimate
 from monai_rd.protocol.tables import Grid, Report, estimate_text, p_text
 from monai_rd.report.decision_plane import Plane, decision_plane, plot_planes
+from monai_rd.teacher_image import teacher_image
+from monai_rd.transforms import Sizes
 
-__all__ = ["figure_report", "planes_of"]
+__all__ = ["at_size", "figure_report", "planes_of"]
 
 _TUNED = next(row for row in TABLES["figure2"].rows if row.adapter == "full")
 _TEACHER = "tuned teacher"
@@ -57,11 +60,11 @@ def planes_of(
     any_run = experiment.runs[experiment.rows[0], column, 0]
     config = _config(any_run, column)
     names, device = list(config.get_parsed_content("data").class_names), config.get_parsed_content("device")
-    base = config.get_parsed_content("teacher_def")
+    base, sizes = config.get_parsed_content("teacher_def"), config.get_parsed_content("sizes")
     images = _triples(config.get_parsed_content("test#dataset"), triples)
     found = []
     for seed in range(experiment.seeds):
-        networks = _networks(experiment, column, seed, out, len(names), base, device)
+        networks = _networks(experiment, column, seed, out, len(names), base, sizes, device)
         planes = []
         for number, triple in enumerate(images, start=1):
             progress(f"{column.student}, seed {seed}, plane {number} of {triples}")
@@ -139,14 +142,18 @@ def _config(run: Run, column: Column) -> Any:
 
 
 def _triples(dataset: Any, count: int) -> list[Tensor]:
-    """Three different test images `[3, ...]` for each number; those that cannot be read are passed over."""
+    """Three different test images `[3, ...]` for each number, each at the larger of the sizes of student and teacher.
+
+    Images that cannot be read are skipped.
+    """
     drawn = []
     for number in range(count):
         chosen: list[Tensor] = []
         for index in np.random.default_rng(number).permutation(len(dataset)):
             item = dataset[int(index)]
             if not item.get("problem"):
-                chosen.append(torch.as_tensor(item["image"]).as_subclass(Tensor))
+                both = torch.as_tensor(item["image"]).as_subclass(Tensor), teacher_image(item)
+                chosen.append(max(both, key=Tensor.numel))
             if len(chosen) == 3:
                 break
         if len(chosen) < 3:
@@ -156,22 +163,48 @@ def _triples(dataset: Any, count: int) -> list[Tensor]:
 
 
 def _networks(
-    experiment: Experiment, column: Column, seed: int, out: Path, classes: int, base: Any, device: torch.device
+    experiment: Experiment,
+    column: Column,
+    seed: int,
+    out: Path,
+    classes: int,
+    base: Any,
+    sizes: Sizes,
+    device: torch.device,
 ) -> dict[str, Callable[[Tensor], Tensor]]:
-    """The tuned teacher first, then the students."""
+    """The tuned teacher first, then the students; each resizes the images of the plane to its own size."""
     tuned_by = experiment.runs[_TUNED, column, seed]
     teacher = load_adapted(tuned_by.folder(out) / "teacher_full.safetensors", base).to(device)
 
-    def taught(image: Tensor) -> Tensor:
+    def tuned(image: Tensor) -> Tensor:
         return teacher.read(image, Reads(logits=True)).logits
 
-    networks: dict[str, Callable[[Tensor], Tensor]] = {_TEACHER: taught}
+    networks: dict[str, Callable[[Tensor], Tensor]] = {_TEACHER: at_size(tuned, sizes.teacher or sizes.student)}
     for row in experiment.rows:
         state = experiment.runs[row, column, seed].folder(out) / "models" / "model.pt"
         student = DeployedStudent(column.student, classes)
         student.load_state_dict(torch.load(state, map_location="cpu", weights_only=True))
-        networks[row.name] = student.to(device).eval()
+        networks[row.name] = at_size(student.to(device).eval(), sizes.student)
     return networks
+
+
+def at_size(network: Callable[[Tensor], Tensor], size: list[int]) -> Callable[[Tensor], Tensor]:
+    """A network that is given images of any size, and sees them at its own.
+
+    Args:
+        network: bags `[B, S, 3, H, W]`, or volumes `[B, 1, D, H, W]`, to logits.
+        size: `[H, W]`, or `[D, H, W]`.
+    """
+
+    def resized(image: Tensor) -> Tensor:
+        if list(image.shape[-len(size) :]) == size:
+            return network(image)
+        if len(size) == 3:
+            return network(functional.interpolate(image, size, mode="trilinear"))
+        slices = functional.interpolate(image.flatten(0, 1), size, mode="bilinear", antialias=True)
+        return network(slices.unflatten(0, image.shape[:2]))
+
+    return resized
 
 
 def _agreements(planes: list[list[Plane]], name: str) -> np.ndarray:
