@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 # Packages whose classes show how they are used: those that their `__init__` names, but errors.
-PACKAGES = ["monai_rd.losses"]
+PACKAGES = ["monai_rd.images", "monai_rd.losses", "monai_rd.transforms"]
 
 
 def classes() -> dict[str, type]:

@@ -1,4 +1,4 @@
-"""Transforms on the way into a student: one entry for every format, slice bags or volumes, one scale a modality."""
+"""MONAI dictionary transforms: loading of every format, slice bags or volumes, one intensity scale per modality."""
 
 from monai_rd.transforms.bag import ChannelsToBagd, SliceStackd, bag_collate
 from monai_rd.transforms.ct import CTAugmentation, HounsfieldWindowsd

@@ -1,7 +1,7 @@
-"""What the augmentations of all modalities share.
+"""Base class and building blocks of the augmentations of all modalities.
 
-They act in the plane of the slices: a volume `[1, D, H, W]` is treated as the stack `[D, H, W]` of its slices, all
-alike, so that 2D and 3D networks of one modality are trained on the same views.
+Augmentations act in the plane of the slices: a volume `[1, D, H, W]` is treated as the stack `[D, H, W]` of its slices
+and all slices get the same random change, so 2D and 3D networks of one modality are trained on the same kind of views.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ __all__ = ["InPlaneAugmentation", "clip", "small_affine"]
 
 
 class InPlaneAugmentation(Compose):
-    """A chain of random transforms of stacks `[S * C, H, W]` that takes volumes `[1, D, H, W]` too.
+    """Compose random 2D transforms for stacks `[S * C, H, W]` and volumes `[1, D, H, W]`.
 
-    It gives plain tensors: keeping a MetaTensor's record of every transform costs as much as the transforms do.
+    Outputs are plain tensors of the same shape: recording every transform in a MetaTensor takes as much time as the
+    transforms themselves.
 
     Args:
         keys: keys of the item to transform.
-        transforms: the chain, for images of two spatial dimensions.
+        transforms: the chain, for images with two spatial dimensions.
     """
 
     def __init__(self, keys: KeysCollection, transforms: list[MapTransform]) -> None:
@@ -33,7 +34,7 @@ class InPlaneAugmentation(Compose):
         self.keys = keys if isinstance(keys, (list, tuple)) else (keys,)
 
     def __call__(self, data: Mapping[Hashable, Any], *args: Any, **kwargs: Any) -> dict[Hashable, Any]:
-        """Transform every key of the item; other arguments are those of `Compose`."""
+        """Transform every key of the item; further arguments are passed on to `Compose`."""
         volumes = [key for key in self.keys if data[key].ndim == 4]
         flat = dict(data) | {key: data[key].squeeze(0) for key in volumes}
         tracked = get_track_meta()
@@ -49,15 +50,15 @@ class InPlaneAugmentation(Compose):
 def small_affine(
     keys: KeysCollection, degrees: float, zoom: float, shift: float, prob: float = 0.5, padding: str = "border"
 ) -> RandAffined:
-    """A random in-plane affine map.
+    """Return a random in-plane affine transform (rotation, zoom, shift).
 
     Args:
         keys: keys of the item to transform.
-        degrees: largest rotation to either side.
-        zoom: largest relative change of size, of height and width each.
-        shift: largest translation in pixels, along height and width each.
-        prob: of doing anything.
-        padding: what lies outside: "border", "zeros" or "reflection".
+        degrees: largest rotation in either direction, in degrees.
+        zoom: largest relative change of height and of width.
+        shift: largest translation along height and along width, in pixels.
+        prob: probability that the transform is applied.
+        padding: padding outside the image: "border", "zeros" or "reflection".
     """
     return RandAffined(
         keys,
@@ -71,5 +72,5 @@ def small_affine(
 
 
 def clip(keys: KeysCollection) -> ScaleIntensityRanged:
-    """Clip values to [0, 1]."""
+    """Return a transform that clips values to [0, 1]."""
     return ScaleIntensityRanged(keys, a_min=0, a_max=1, b_min=0, b_max=1, clip=True)

@@ -1,11 +1,12 @@
-"""A study as a bag of slices, a single image as a bag of one, and a study as a whole for 3D networks.
+"""From a loaded image to network input: a bag of slices for 2D networks, the whole volume for 3D networks.
 
-Between loading and the last step an item is a MONAI 2D image whose channels are slices (times windows),
-`[S * C, H, W]`: every MONAI transform of 2D images then treats all slices of a study alike. The last step gives the bag
-`[S, C, H, W]`. For a 3D network an item is the volume `[1, D, H, W]` instead, in the same orientation, and stays it.
+Between loading and the last transform an item is a MONAI 2D image `[S * C, H, W]` whose channels are its slices (times
+windows or colours), so that MONAI's 2D transforms treat all slices of a study in the same way. The last transform makes
+the bag `[S, C, H, W]`; a single image is a bag of one slice. For a 3D network an item is the volume `[1, D, H, W]` all
+the way, in the same orientation.
 
-Orientation is one for all: rows run anterior to posterior, columns from the patient's right to left, slices from
-inferior to superior (the radiological view of an axial slice, and the way figures are printed).
+Every volume is brought to one orientation: rows run from anterior to posterior, columns from the patient's right to
+left, slices from inferior to superior (an axial slice is then seen as radiologists see it and as figures print it).
 """
 
 from __future__ import annotations
@@ -29,19 +30,29 @@ __all__ = ["ChannelsToBagd", "SliceStackd", "bag_collate", "luminance"]
 
 
 class SliceStackd(EachImaged):
-    """`[C, X, Y]` image or `[C, X, Y, Z]` volume to a stack of slices `[S, H, W]` in the one orientation.
+    """Turn an image `[C, X, Y]` or volume `[C, X, Y, Z]` into a stack of slices `[S, H, W]` in a fixed orientation.
+
+    Rows run from anterior to posterior, columns from the patient's right to left, slices from inferior to superior.
 
     Args:
         keys: keys of the item to transform.
-        slices: how many slices stand for a volume: spread evenly over it, at the middle of equal parts; a volume of
-            fewer slices repeats some. An image gives one. The frames of a picture are its slices.
-        colour: whether a slice keeps its colours: RGB slices one after the other, `[S * 3, H, W]`, grey ones three
-            times the same. Otherwise colours become their luminance (ITU-R BT.601). An alpha channel is dropped.
-        spatial_dims: 3 for the whole volume `[1, D, H, W]` in grey, whatever `slices` says.
+        slices: number S of slices taken from a volume, at the centres of S equal parts of it; a volume with fewer
+            slices repeats some. A single image gives one slice. The frames of a cine are its slices.
+        colour: keep colours: S RGB slices one after the other, `[S * 3, H, W]`; grey slices are repeated three times.
+            By default colours become luminance (ITU-R BT.601). An alpha channel is dropped.
+        spatial_dims: 2 for the stack; 3 for the whole volume `[1, D, H, W]` in grey, where `slices` is ignored.
 
     Raises:
         ValueError: slices below 1, other spatial dimensions, colour in 3D, or another shape.
-        UnsupportedImageError: an image where a volume is wanted.
+        UnsupportedImageError: a single image was given, but `spatial_dims` is 3.
+
+    Example:
+        >>> import torch
+        >>> from monai.data import MetaTensor
+        >>> from monai_rd.transforms import SliceStackd
+        >>> volume = MetaTensor(torch.rand(1, 64, 48, 30), affine=torch.eye(4))  # [C, X, Y, Z]
+        >>> SliceStackd("image", slices=5)({"image": volume})["image"].shape  # [S, H, W]
+        torch.Size([5, 48, 64])
     """
 
     def __init__(self, keys: KeysCollection, slices: int, colour: bool = False, spatial_dims: int = 2) -> None:
@@ -77,7 +88,7 @@ class SliceStackd(EachImaged):
 
 
 def luminance(image: torch.Tensor) -> torch.Tensor:
-    """Grey `[1, ...]` of a grey, grey-alpha, RGB or RGBA image `[C, ...]`."""
+    """Return the luminance `[1, ...]` (ITU-R BT.601) of a grey, grey-alpha, RGB or RGBA image `[C, ...]`."""
     if image.shape[0] in (1, 2):
         return image[:1]
     weights = image.new_tensor([0.299, 0.587, 0.114]).view(3, *[1] * (image.ndim - 1))
@@ -85,12 +96,12 @@ def luminance(image: torch.Tensor) -> torch.Tensor:
 
 
 def _rgb(image: torch.Tensor) -> torch.Tensor:
-    """RGB `[3, ...]` of a grey, grey-alpha, RGB or RGBA image `[C, ...]`."""
+    """Return a grey, grey-alpha, RGB or RGBA image `[C, ...]` as RGB `[3, ...]`."""
     return image[:1].expand(3, *image.shape[1:]) if image.shape[0] in (1, 2) else image[:3]
 
 
 def _as_long(features: Mapping[str, torch.Tensor], slices: int) -> dict[str, torch.Tensor]:
-    """Repeat what the teacher made of a single slice; what has no slices, vectors of an item, stays as it is."""
+    """Repeat teacher features of a single slice to `slices` slices; vectors of the whole item stay as they are."""
     return {
         name: part.expand(slices, *part.shape[1:]) if part.dim() > 1 and len(part) == 1 else part
         for name, part in features.items()
@@ -98,16 +109,23 @@ def _as_long(features: Mapping[str, torch.Tensor], slices: int) -> dict[str, tor
 
 
 class ChannelsToBagd(MapTransform):
-    """`[S * C, H, W]` to the bag `[S, 3, H, W]`: 3 windows a slice stay channels, a single one is repeated.
+    """Turn a stack `[S * C, H, W]` into the bag of three-channel slices `[S, 3, H, W]`.
 
-    A volume `[1, D, H, W]` stays as it is.
+    Three windows (or colours) of a slice become its channels, a single one is repeated three times. A volume
+    `[1, D, H, W]` stays as it is.
 
     Args:
-        keys: keys of the item to transform; those that it has not are passed over.
-        windows: C, how many windows, or colours, a slice has: 1 or 3.
+        keys: keys of the item to transform; missing keys are ignored.
+        windows: number C of windows or colours per slice: 1 or 3.
 
     Raises:
         ValueError: another number of windows.
+
+    Example:
+        >>> import torch
+        >>> from monai_rd.transforms import ChannelsToBagd
+        >>> ChannelsToBagd("image")({"image": torch.rand(5, 64, 64)})["image"].shape
+        torch.Size([5, 3, 64, 64])
     """
 
     def __init__(self, keys: KeysCollection, windows: int = 1) -> None:
@@ -127,14 +145,17 @@ class ChannelsToBagd(MapTransform):
 
 
 def bag_collate(items: Sequence[Mapping[str, Any]]) -> Any:
-    """MONAI's collate function for items of which some are studies and some single images.
+    """Collate items into a batch, as MONAI's `list_data_collate`, also where studies and single images are mixed.
 
-    Studies all have one number of slices; where a batch has both kinds, a single image is repeated to that number,
-    which leaves the mean over its slices what it was. Volumes `[1, D, H, W]` are collated as they are. A multi-label
-    item's list of labels becomes a row of `[B, classes]`.
+    All studies have the same number of slices. In a mixed batch a single image is repeated to that number, which does
+    not change its mean over slices. Volumes `[1, D, H, W]` are collated as they are. The list of labels of a
+    multi-label item becomes one row of `[B, classes]`.
+
+    Args:
+        items: items with an `image` `[S, 3, H, W]` or `[1, D, H, W]` each.
 
     Raises:
-        ValueError: bags of several sizes above one.
+        ValueError: bags of different sizes above one.
     """
     sizes = {len(item["image"]) for item in items}
     largest, shown = max(sizes), [name for name in ("image", TEACHER_IMAGE) if name in items[0]]
@@ -145,7 +166,7 @@ def bag_collate(items: Sequence[Mapping[str, Any]]) -> Any:
         if TEACHER_FEATURES in items[0]:
             items = [{**item, TEACHER_FEATURES: _as_long(item[TEACHER_FEATURES], largest)} for item in items]
     for name in shown:
-        if len({type(item[name]) for item in items}) > 1:  # the black image of a `TolerantDataset` and plain ones
+        if len({type(item[name]) for item in items}) > 1:  # the black image of a `TolerantDataset` is of another type
             items = [{**item, name: item[name].as_subclass(torch.Tensor)} for item in items]
     if isinstance(items[0].get("label"), list):
         items = [{**item, "label": torch.tensor(item["label"])} for item in items]

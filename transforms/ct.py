@@ -1,11 +1,13 @@
-"""CT: Hounsfield windows to one intensity definition, and augmentation.
+"""CT: display windows in Hounsfield units, and augmentation.
 
-One definition for all CT the project sees: a value in [0, 1] is the grey of a display window, 0 at its lower and 1 at
-its upper edge. HU are clipped to the window; NIfTI, which does not say what its values are, is taken to be in HU. Below
--1024 HU is nothing: scanners mark with such values (-2000, -3024) what lies outside the field of view, where the DICOM
-loader puts -1024; a NIfTI of the same series still has them, so they are raised to it and both give the same image. An
-8-bit image is such a display already (a figure of a chest CT shows the lung window) and is divided by 255. So a student
-trained on figures may be asked about DICOM, as far as the figures' windows were the one configured.
+All CT images get the same intensity scale: a value in [0, 1] is the grey of a display window, 0 at its lower and 1 at
+its upper edge, and HU outside the window are clipped. NIfTI does not state its unit and is taken to be in HU.
+
+Values below -1024 HU are raised to -1024: scanners mark pixels outside the field of view with such values (-2000,
+-3024), and the DICOM loader sets these pixels to -1024. A NIfTI file of the same series then gives the same image.
+
+An 8-bit image already shows a window (a figure of a chest CT the lung window) and is divided by 255. A student trained
+on figures can therefore be used on DICOM, provided that the figures show the configured window.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from monai_rd.transforms.each import EachImaged
 
 __all__ = ["WINDOWS", "CTAugmentation", "HounsfieldWindowsd"]
 
-# Centre and width in HU. "full" is -1024 to 2048 HU, what CT foundation models that want all of it are trained on.
+# Centre and width in HU. "full" is -1024 to 2048 HU, the range used by CT foundation models trained without a window.
 WINDOWS = {
     "lung": (-600.0, 1500.0),
     "mediastinum": (40.0, 400.0),
@@ -36,16 +38,27 @@ LOWEST_HU = -1024.0  # in 12 bits with the usual intercept; air is -1000
 
 
 class HounsfieldWindowsd(EachImaged):
-    """A stack of slices `[S, H, W]` to `[S * windows, H, W]` in [0, 1], or a volume `[1, D, H, W]` in one window.
+    """Map HU to [0, 1] by display windows: a stack `[S, H, W]` becomes `[S * windows, H, W]`.
+
+    A volume `[1, D, H, W]` keeps its shape and takes a single window. An 8-bit image is divided by 255.
 
     Args:
         keys: keys of the item to transform; each a MetaTensor with `meta["intensity"]` "HU", "unstated" or "display".
-        windows: names of `WINDOWS`, or (centre, width) pairs in HU; each becomes a channel of every slice.
+        windows: names ("lung", "mediastinum", "bone", "full") or (centre, width) pairs in HU; each window becomes one
+            channel of every slice.
 
     Raises:
-        ValueError: an unknown window, a width not above 0, or several windows of a volume.
-        WrongIntensityError: DICOM of another modality; values that are neither HU nor a display image; several windows
-            asked of an 8-bit image, which holds only the one it was shown in.
+        ValueError: an unknown window, a width not above 0, or several windows for a volume.
+        WrongIntensityError: DICOM of another modality; values that are neither HU nor 8-bit; several windows for an
+            8-bit image, which holds only the window it was saved in.
+
+    Example:
+        >>> import torch
+        >>> from monai.data import MetaTensor
+        >>> from monai_rd.transforms import HounsfieldWindowsd
+        >>> slices = MetaTensor(torch.tensor([[[-600.0, -225.0, 150.0]]]), meta={"intensity": "HU"})
+        >>> HounsfieldWindowsd("image", windows=["lung"])({"image": slices})["image"].tolist()
+        [[[0.5, 0.75, 1.0]]]
     """
 
     def __init__(self, keys: KeysCollection, windows: Sequence[str | tuple[float, float]] = ("lung",)) -> None:
@@ -80,14 +93,18 @@ class HounsfieldWindowsd(EachImaged):
 
 
 class CTAugmentation(InPlaneAugmentation):
-    """Random views of a stack `[S * C, H, W]` or volume `[1, D, H, W]` in [0, 1].
+    """Augment a CT stack `[S * C, H, W]` or volume `[1, D, H, W]` in [0, 1].
 
-    Mirror, small rotation and zoom, brightness and contrast.
-
-    All slices of a study are treated alike.
+    Left-right mirror, small rotation and zoom, brightness and contrast; the same for all slices of a study.
 
     Args:
         keys: keys of the item to transform.
+
+    Example:
+        >>> import torch
+        >>> from monai_rd.transforms import CTAugmentation
+        >>> CTAugmentation("image")({"image": torch.rand(1, 8, 32, 32)})["image"].shape
+        torch.Size([1, 8, 32, 32])
     """
 
     def __init__(self, keys: KeysCollection) -> None:

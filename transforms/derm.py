@@ -1,6 +1,7 @@
 """Dermoscopy and clinical photographs: colour constancy, augmentation.
 
-One intensity definition: RGB 0 to 1 as a screen shows it (values / 255), after the light of the lamp was divided out.
+All images get the same intensity scale: RGB as shown on a screen (values / 255), in [0, 1], after the colour of the
+illumination has been divided out.
 """
 
 from __future__ import annotations
@@ -21,30 +22,39 @@ from monai_rd.transforms.each import EachImaged
 
 __all__ = ["ColourConstancyd", "DermAugmentation", "RandColourJitterd"]
 
-# Screen values: a pixel all of whose channels lie below the first is the black surround of a dermatoscope, one that has
-# a channel at or above the second is clipped (a reflection); neither tells of the light.
+# Screen values, 0 to 255. A pixel with all channels below the first is the black surround of a dermatoscope, a pixel
+# with a channel at or above the second is clipped (a reflection). Neither is used to estimate the illumination.
 _BLACK, _CLIPPED = 20, 250
-# The least share of an image from which its light is estimated.
+# The smallest fraction of an image's pixels from which its illumination is estimated.
 _LEAST_SHARE = 0.01
 
 
 class ColourConstancyd(EachImaged):
-    """RGB picture `[3, X, Y]` or `[4, X, Y]`, 0 to 255, to `[3, X, Y]` in [0, 1] as under white light.
+    """Correct the colours of an RGB(A) image `[3 or 4, X, Y]`, 0 to 255, to white light: `[3, X, Y]` in [0, 1].
 
-    Shades of Gray (Finlayson and Trezzi 2004): the light's colour is the Minkowski mean of each channel,
-    `e_c = mean(I_c ** 6) ** (1 / 6)`; each channel is divided by `sqrt(3) * e_c / |e|` (von Kries), which leaves a
-    picture under white light as it is. Values are taken as the screen shows them: the encoding of a screen is close to
-    a power law, under which a gain of the light stays a gain of the value.
+    Shades of Gray (Finlayson and Trezzi 2004): the colour of the illumination is the Minkowski mean of each channel,
+    `e_c = mean(I_c ** 6) ** (1 / 6)`, and each channel is divided by `sqrt(3) * e_c / |e|` (von Kries), which leaves an
+    image taken under white light unchanged. Screen values are used without linearisation: the encoding of a screen is
+    close to a power law, under which a gain of the light remains a gain of the value.
 
-    Black and clipped pixels, the round vignette of a dermatoscope and reflections, do not count in the mean.
+    Black and clipped pixels (the round vignette of a dermatoscope, reflections) are left out of the mean.
 
     Args:
         keys: keys of the item to transform; each a MetaTensor whose `meta["intensity"]` is "display".
-        modalities: what a DICOM image may be.
+        modalities: the modalities that a DICOM image may have.
 
     Raises:
-        WrongIntensityError: a grey image; DICOM of another modality; values that are no screen values.
+        WrongIntensityError: a grey image; DICOM of another modality; values that are not screen values.
         EmptyImageError: nearly all pixels are black or clipped.
+
+    Example:
+        >>> import torch
+        >>> from monai.data import MetaTensor
+        >>> from monai_rd.transforms import ColourConstancyd
+        >>> yellowish = torch.tensor([200.0, 180.0, 120.0]).view(3, 1, 1).expand(3, 8, 8)
+        >>> item = {"image": MetaTensor(yellowish, meta={"intensity": "display"})}
+        >>> ColourConstancyd("image")(item)["image"][:, 0, 0].tolist()  # grey: three equal channels
+        [0.667..., 0.667..., 0.667...]
     """
 
     def __init__(self, keys: KeysCollection, modalities: Sequence[str] = ("XC", "DMS")) -> None:
@@ -69,14 +79,21 @@ class ColourConstancyd(EachImaged):
 
 
 class RandColourJitterd(RandomizableTransform, MapTransform):
-    """Random brightness, contrast and saturation of RGB stacks `[S * 3, H, W]` in [0, 1], all slices alike.
+    """Randomly change brightness, contrast and saturation of RGB stacks `[S * 3, H, W]` in [0, 1].
 
-    MONAI has none for RGB; the maps are torchvision's.
+    All slices get the same change. MONAI has no such transform for RGB; the three changes are torchvision's.
 
     Args:
         keys: keys of the item to transform.
-        amount: each of the three factors is drawn from 1 - amount to 1 + amount.
-        prob: of doing anything.
+        amount: each of the three factors is drawn uniformly from 1 - amount to 1 + amount.
+        prob: probability that the transform is applied.
+
+    Example:
+        >>> import torch
+        >>> from monai_rd.transforms import RandColourJitterd
+        >>> jitter = RandColourJitterd("image", amount=0.2, prob=1.0).set_random_state(seed=0)
+        >>> jitter({"image": torch.full((3, 4, 4), 0.5)})["image"].shape
+        torch.Size([3, 4, 4])
     """
 
     def __init__(self, keys: KeysCollection, amount: float = 0.1, prob: float = 0.5) -> None:
@@ -102,13 +119,19 @@ class RandColourJitterd(RandomizableTransform, MapTransform):
 
 
 class DermAugmentation(InPlaneAugmentation):
-    """Random views in [0, 1] of an RGB stack `[S * 3, H, W]`: skin has no up and no left.
+    """Augment an RGB skin image stack `[S * 3, H, W]` in [0, 1].
 
-    Mirrors in both axes, any rotation, zoom, small changes of brightness, contrast and saturation; what a rotation
-    brings in from outside is the reflected picture.
+    Mirrors along both axes and rotation by any angle (skin images have no preferred orientation), zoom, small changes
+    of brightness, contrast and saturation. Outside its edges a rotated image is continued by reflection.
 
     Args:
         keys: keys of the item to transform.
+
+    Example:
+        >>> import torch
+        >>> from monai_rd.transforms import DermAugmentation
+        >>> DermAugmentation("image")({"image": torch.rand(3, 32, 32)})["image"].shape
+        torch.Size([3, 32, 32])
     """
 
     def __init__(self, keys: KeysCollection) -> None:

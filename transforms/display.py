@@ -1,8 +1,8 @@
-"""Pictures that are looked at (ultrasound, radiographs, photographs): the grey or colour of the screen, 0 to 1.
+"""Intensities of images made for viewing (ultrasound, radiographs, photographs): screen values in [0, 1].
 
-One definition: a value is what a screen shows divided by 255, from an 8-bit image or from DICOM after its VOI LUT or
-window, white on black. Nothing is stretched: brightness is a choice that a vendor or a radiographer made, augmentation
-covers its spread, and a stretch by percentiles would make an image depend on how it was cropped.
+A value is the screen value (0 to 255) divided by 255, from an 8-bit image or from DICOM after its VOI LUT or window,
+white on black. Contrast is not stretched: vendors and radiographers choose the brightness and augmentation covers its
+spread, whereas a stretch by percentiles would make an image depend on how it was cropped.
 """
 
 from __future__ import annotations
@@ -19,14 +19,22 @@ __all__ = ["DisplayIntensityd", "check_display"]
 
 
 class DisplayIntensityd(EachImaged):
-    """Screen values 0 to 255 of any shape to [0, 1].
+    """Scale screen values 0 to 255 of an image of any shape to [0, 1].
 
     Args:
         keys: keys of the item to transform; each a MetaTensor whose `meta["intensity"]` is "display".
-        modalities: what a DICOM image may be, such as `["US"]` or `["CR", "DX"]`.
+        modalities: the modalities that a DICOM image may have, such as `["US"]` or `["CR", "DX"]`.
 
     Raises:
-        WrongIntensityError: DICOM of another modality; values that are no screen values.
+        WrongIntensityError: DICOM of another modality; values that are not screen values.
+
+    Example:
+        >>> import torch
+        >>> from monai.data import MetaTensor
+        >>> from monai_rd.transforms import DisplayIntensityd
+        >>> image = MetaTensor(torch.tensor([[[0.0, 51.0, 255.0]]]), meta={"intensity": "display"})
+        >>> DisplayIntensityd("image", modalities=["CR", "DX"])({"image": image})["image"].tolist()
+        [[[0.0, 0.20000000298023224, 1.0]]]
     """
 
     def __init__(self, keys: KeysCollection, modalities: Sequence[str]) -> None:
@@ -39,14 +47,14 @@ class DisplayIntensityd(EachImaged):
 
 
 def check_display(image: MetaTensor, modalities: Sequence[str]) -> None:
-    """Refuse what is no picture of one of the modalities.
+    """Check that an image holds screen values and, if it was DICOM, has an accepted modality.
 
     Args:
         image: with `meta["intensity"]`, and `meta["modality"]` where it was DICOM.
-        modalities: those of DICOM that are wanted.
+        modalities: the accepted modalities.
 
     Raises:
-        WrongIntensityError: it is none.
+        WrongIntensityError: it does not.
     """
     modality, intensity = image.meta.get("modality"), image.meta.get("intensity")
     if modality is not None and modality not in modalities:

@@ -1,4 +1,4 @@
-"""What the transforms of single images share."""
+"""Base class of transforms that change each key of an item on its own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["EachImaged"]
 
 
 class EachImaged(MapTransform):
-    """A transform that changes every key of an item by itself, and the item it is given not at all."""
+    """Apply `_transform` to every key of an item; the given item itself is not changed."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Transform every key of the item."""
@@ -21,4 +21,4 @@ class EachImaged(MapTransform):
 
     @abstractmethod
     def _transform(self, value: Any) -> MetaTensor:
-        """What one key's value becomes."""
+        """Return the transformed value of one key."""

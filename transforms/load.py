@@ -1,10 +1,10 @@
-"""One entry for everything that a data list may name: DICOM series, volume files, pictures.
+"""Loading transforms for everything that a data list may name: DICOM series, volume files, pictures.
 
-What comes out is MONAI's own layout, a `MetaTensor` `[C, X, Y]` (image) or `[1, X, Y, Z]` (volume) with its affine in
-mm, RAS+. `meta["intensity"]` says what the values are: "HU" (CT series), "display" (0 to 255, grey or colour, as shown
-on a screen), "arbitrary" (other series) or "unstated" (NIfTI, MetaImage and NRRD, which do not tell; a CT bundle takes
-it to be HU). Of DICOM it also says `modality` and `series_uid`, of ultrasound the `regions` of the picture (`Region`),
-and nothing else: no file name, no patient.
+They return MONAI's layout: a `MetaTensor` `[C, X, Y]` (image) or `[1, X, Y, Z]` (volume) with its affine in mm, RAS+.
+`meta["intensity"]` states what the values are: "HU" (CT series), "display" (0 to 255, grey or colour, as shown on a
+screen), "arbitrary" (other series) or "unstated" (NIfTI, MetaImage and NRRD, which do not state it; a CT bundle assumes
+HU). For DICOM, `meta` also holds `modality` and `series_uid`, and for ultrasound `regions` (see `Region`). It holds
+nothing else: no file name, nothing about the patient.
 """
 
 from __future__ import annotations
@@ -29,17 +29,27 @@ __all__ = ["LoadDicomSeriesd", "LoadImageOrSeriesd"]
 
 
 class LoadDicomSeriesd(EachImaged):
-    """Load one DICOM series or picture: a folder, a file, or a list of files; see `load_series`.
+    """Load one DICOM series or picture from a folder, a file or a list of files, by `load_series`.
 
-    A volume becomes `[1, X, Y, Z]`, CT in HU; a picture `[C, X, Y]`, one of several frames `[C, X, Y, frames]`.
+    A volume becomes `[1, X, Y, Z]`, CT in HU; a picture becomes `[C, X, Y]`, or `[C, X, Y, frames]` with several
+    frames. Axes are those of nibabel: X columns, Y rows, Z slices.
 
     Args:
-        keys: keys of the item that hold them.
-        window: whether volumes of other modalities than CT, PT and NM come in the window of their files.
-        policy: codes that are "warn" in it are read all the same, see `Policy`.
+        keys: keys of the item that hold the path or the list of paths.
+        window: apply the window of the files to volumes of modalities other than CT, PT and NM (grey 0 to 255).
+        policy: action for each error code; problems whose code is set to "warn" are read anyway, see `Policy`.
 
     Raises:
-        DicomSeriesError: the series cannot stand for one volume; the error names it by UID and says what to do.
+        DicomSeriesError: the series is not one regular volume; the error names it by UID and says what to do.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from monai_rd.phantoms import ct
+        >>> from monai_rd.transforms import LoadDicomSeriesd
+        >>> ct.write_study(Path("series"), ct.CLASS_NAMES[0], seed=0, number=0)  # a synthetic CT series
+        >>> image = LoadDicomSeriesd("image")({"image": "series"})["image"]
+        >>> image.meta["modality"], image.meta["intensity"], image.ndim
+        ('CT', 'HU', 4)
     """
 
     def __init__(self, keys: KeysCollection, window: bool = True, policy: Mapping[str, str] | None = None) -> None:
@@ -59,9 +69,9 @@ class LoadDicomSeriesd(EachImaged):
 
 
 class LoadImageOrSeriesd(LoadDicomSeriesd):
-    """Load whatever the item names: a DICOM series, a volume file or a picture, see `read_image`.
+    """Load a DICOM series (see `LoadDicomSeriesd`), a volume file or a picture (see `read_image`), whichever is named.
 
-    MONAI Deploy brings its own images and removes transforms with "LoadImage" in their name: hence this one's.
+    The name contains "LoadImage" because MONAI Deploy loads images itself and removes transforms of such names.
 
     Args:
         keys: keys of the item that hold paths, or lists of the files of one DICOM series.
@@ -69,8 +79,16 @@ class LoadImageOrSeriesd(LoadDicomSeriesd):
         policy: see `LoadDicomSeriesd`.
 
     Raises:
-        UnreadableFileError: a file that the system does not give.
+        UnreadableFileError: a file that cannot be opened.
         StudyError: see `read_image` and `LoadDicomSeriesd`.
+
+    Example:
+        >>> from PIL import Image
+        >>> from monai_rd.transforms import LoadImageOrSeriesd
+        >>> Image.new("RGB", (40, 30)).save("photo.png")
+        >>> image = LoadImageOrSeriesd("image")({"image": "photo.png"})["image"]
+        >>> image.shape, image.meta["intensity"]
+        (torch.Size([3, 40, 30]), 'display')
     """
 
     def _transform(self, source: str | Path | Sequence[str]) -> MetaTensor:
@@ -85,6 +103,6 @@ class LoadImageOrSeriesd(LoadDicomSeriesd):
 
 
 def _meta_tensor(array: Any, affine: Any, meta: dict[str, Any]) -> MetaTensor:
-    """A float32 MetaTensor that carries `meta` and its affine and nothing of the file it came from."""
+    """Return a float32 MetaTensor with this affine and `meta`, and nothing else about its file."""
     values = torch.as_tensor(np.asarray(array), dtype=torch.float32)
     return MetaTensor(values, affine=torch.as_tensor(np.asarray(affine), dtype=torch.float64), meta=dict(meta))

@@ -1,11 +1,10 @@
-"""MR: arbitrary units to one intensity definition, bias field, augmentation.
+"""MR: intensity normalisation, bias field correction, augmentation.
 
-The numbers of an MR image mean nothing by themselves: coil, sequence and vendor scale them. One definition for all MR
-the project sees, volumes and 8-bit figures alike: 0 is the `lower` percentile of all values (the air, or what is
-darkest), 1 the `upper` percentile of the foreground, values outside are clipped. The foreground is what exceeds the
-mean of all values. So the white end does not depend on how much air surrounds the patient, and dark tissue, such as
-fluid in T1, which no threshold tells from air, is not lost at the black end. A linear change of the units changes
-nothing.
+MR intensities have arbitrary units that depend on coil, sequence and vendor. All MR images, volumes and 8-bit figures,
+get the same scale: 0 is the `lower` percentile of all values (air, or the darkest tissue), 1 is the `upper` percentile
+of the foreground, and values outside are clipped. The foreground is every value above the mean of all values. The upper
+end therefore does not depend on how much air surrounds the patient, and dark tissue (such as fluid in T1), which no
+threshold separates from air, is not lost at the lower end. The result is invariant to linear changes of the unit.
 """
 
 from __future__ import annotations
@@ -26,27 +25,36 @@ __all__ = ["MRAugmentation", "MRIntensityd"]
 
 # N4 estimates the field on an image shrunk to at most this many voxels along each axis: a bias field is smooth.
 _N4_VOXELS = {2: 128, 3: 32}
-# Iterations at each of the levels, the spline's mesh being doubled from one to the next.
+# Iterations at each level; the spline's mesh is doubled from one level to the next.
 _N4_ITERATIONS = (50, 50, 50)
 
 
 class MRIntensityd(EachImaged):
-    """Image `[C, X, Y]` or volume `[C, X, Y, Z]` of any units to grey `[1, ...]` in [0, 1].
+    """Scale an MR image `[C, X, Y]` or volume `[C, X, Y, Z]` in any unit to grey `[1, ...]` in [0, 1], by percentiles.
 
-    To stand between loading and `SliceStackd`, so that one scale serves all slices of a volume. Load with
-    `window=False`: the window of a DICOM file would clip what the percentiles should see.
+    Use it between loading and `SliceStackd`, so that all slices of a volume get the same scale. Load with
+    `window=False`: the window of a DICOM file would clip values before the percentiles are computed.
 
     Args:
         keys: keys of the item to transform.
         lower: percentile of all values that becomes 0.
-        upper: percentile of the foreground that becomes 1.
-        n4: whether to divide by the bias field first, as N4 estimates it (Tustison et al. 2010, N4ITK; SimpleITK),
-            in 2D for images and in 3D for volumes.
+        upper: percentile of the foreground (values above the mean) that becomes 1.
+        n4: divide by the bias field first, as estimated by N4 (Tustison et al. 2010, N4ITK; SimpleITK), in 2D for
+            images and in 3D for volumes.
 
     Raises:
         ValueError: not 0 <= lower < upper <= 100.
         WrongIntensityError: DICOM of another modality; CT values; values that are not finite.
-        EmptyImageError: all values are equal, or nearly all.
+        EmptyImageError: all or nearly all values are equal.
+
+    Example:
+        >>> import torch
+        >>> from monai.data import MetaTensor
+        >>> from monai_rd.transforms import MRIntensityd
+        >>> image = MetaTensor(torch.arange(100.0).reshape(1, 10, 10))
+        >>> scaled = MRIntensityd("image")({"image": image})["image"]
+        >>> MRIntensityd("image")({"image": 7 * image + 40})["image"].allclose(scaled)  # units do not matter
+        True
     """
 
     def __init__(self, keys: KeysCollection, lower: float = 1, upper: float = 99, n4: bool = False) -> None:
@@ -71,7 +79,7 @@ class MRIntensityd(EachImaged):
         return MetaTensor(np.clip(scaled, 0, 1)[None].astype(np.float32), meta=meta)
 
     def _rescale(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Map the percentiles to 0 and 1; nothing below 0 is left, so that the rest can be a product with a field."""
+        """Map the percentiles to 0 and 1 and clip below 0, because N4 models an image as a non-negative product."""
         foreground = values[values > values.mean()]
         low = np.percentile(values, self.lower)
         high = np.percentile(foreground, self.upper) if foreground.size else low
@@ -85,17 +93,17 @@ class MRIntensityd(EachImaged):
 def bias_field(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Estimate the multiplicative bias field by N4 (Tustison et al. 2010, IEEE TMI 29(6)).
 
-    On an image shrunk to at most 128 (picture) or 32 (volume) voxels an axis, within what exceeds a tenth of its mean,
-    3 levels of at most 50 iterations, convergence at 0.001, other parameters ITK's own; one thread, so that the result
-    is the same everywhere. The spline's mesh divides the field of view, so the voxel spacing makes no difference.
-    Along an axis of fewer than 4 voxels the cubic spline has nothing to fit: such a thin volume is corrected slice by
-    slice.
+    N4 runs on an image shrunk to at most 128 (2D) or 32 (3D) voxels per axis, within the mask of values above a tenth
+    of the mean, with 3 levels of at most 50 iterations, a convergence threshold of 0.001, and ITK's defaults otherwise.
+    It uses one thread, so that the result is the same on every machine. The spline's mesh divides the field of view, so
+    voxel spacing has no influence. A cubic spline cannot be fitted along an axis of fewer than 4 voxels: a volume with
+    fewer than 4 slices is corrected slice by slice.
 
     Args:
         values: image `[X, Y]` or volume `[X, Y, Z]`, not negative.
 
     Returns:
-        The field, above 0, of the same shape and of mean 1 within the mask.
+        The field, of the same shape, positive, with mean 1 within the mask.
     """
     if values.ndim == 3 and values.shape[-1] < 4:
         return np.stack([bias_field(part) for part in np.moveaxis(values, -1, 0)], axis=-1)
@@ -111,12 +119,18 @@ def bias_field(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 class MRAugmentation(InPlaneAugmentation):
-    """Random views in [0, 1] of a stack `[S, H, W]` or a volume `[1, D, H, W]`.
+    """Augment an MR stack `[S, H, W]` or volume `[1, D, H, W]` in [0, 1].
 
-    Mirror left and right, small affine map, gamma, and a polynomial bias field as a coil leaves one.
+    Left-right mirror, small affine transform, gamma, and a polynomial bias field like that of a receive coil.
 
     Args:
         keys: keys of the item to transform.
+
+    Example:
+        >>> import torch
+        >>> from monai_rd.transforms import MRAugmentation
+        >>> MRAugmentation("image")({"image": torch.rand(4, 32, 32)})["image"].shape
+        torch.Size([4, 32, 32])
     """
 
     def __init__(self, keys: KeysCollection) -> None:

@@ -1,4 +1,4 @@
-"""What a student was trained on, and whether a study is anything like it."""
+"""Out-of-scope checks: does a study resemble the data that a student was trained on?"""
 
 from __future__ import annotations
 
@@ -27,19 +27,21 @@ _HEADERS = {
     "orientation": WrongOrientationError,
 }
 _LEVELS = {"dark end (5 %)": 0.05, "median": 0.5, "bright end (95 %)": 0.95}
-_VALUES = 1 << 16  # of an image that are looked at
+_VALUES = 1 << 16  # about this many values of an image are sampled
 
 
 def scope_of(items: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Say what a training's data are, for the two transforms.
+    """Summarise training data for `HeaderInScoped` and `IntensitiesInScoped`.
 
     Args:
-        items: of the data list, with what their DICOM headers tell; `""` is what is not known.
+        items: of the data list, with `modality`, `body_part` and `orientation` from their DICOM headers; `""` or a
+            missing key means unknown.
         images: items as the network sees them without augmentation, such as the validation set: `image` in [0, 1].
 
     Returns:
-        JSON: for "modality", "body_part" and "orientation" the values that occur; under "levels" the lowest and highest
-        5, 50 and 95 % quantile and standard deviation of an image.
+        A JSON-serialisable dictionary: under "modality", "body_part" and "orientation" the sorted values that occur;
+        under "levels" the smallest and largest value over all images of their 5, 50 and 95 % quantiles and standard
+        deviation.
     """
     scope: dict[str, Any] = {name: sorted({item.get(name, "") for item in items} - {""}) for name in _HEADERS}
     levels = [image_levels(torch.as_tensor(one["image"])) for one in images]
@@ -48,7 +50,7 @@ def scope_of(items: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str, A
 
 
 def image_levels(image: torch.Tensor) -> dict[str, float]:
-    """Quantiles and standard deviation of an image's values, or of some 65,000 of them."""
+    """Return quantiles and standard deviation of an image's values; of large images about 65,000 values are sampled."""
     values = image.as_subclass(torch.Tensor).flatten()
     values = values[:: max(1, len(values) // _VALUES)].float()
     quantiles = torch.quantile(values, torch.tensor(list(_LEVELS.values()))).tolist()
@@ -57,12 +59,13 @@ def image_levels(image: torch.Tensor) -> dict[str, float]:
 
 
 class _InScoped(MapTransform):
-    """Refuses or flags an item that is unlike all that the student was trained on.
+    """Refuse or flag an item that does not resemble the training data.
 
     Args:
         keys: key of the image.
-        scope: see `scope_of`; None checks nothing.
-        policy: see `Policy`. The codes of what it lets pass ("warn") are added to the item's `flags`, joined by "|".
+        scope: as returned by `scope_of`; None checks nothing.
+        policy: action for each error code, see `Policy`; under "warn" the code is appended to the item's `flags`
+            (joined by "|") instead of raising.
     """
 
     def __init__(
@@ -82,23 +85,33 @@ class _InScoped(MapTransform):
 
     @abstractmethod
     def _problems(self, data: Mapping[Hashable, Any], scope: Mapping[str, Any]) -> Iterator[OutOfScopeError]:
-        """What speaks against the item."""
+        """Yield an error for each way in which the item is out of scope."""
 
 
 class HeaderInScoped(_InScoped):
-    """Modality, body part or orientation must be one that the headers of the training data told; goes first.
+    """Check that modality, body part and orientation of an item occur in the training data.
 
-    Where a header says nothing, or none of the training data's did, nothing is concluded.
+    It needs headers only, so use it before loading. A value that is unknown, in the item or in all of the training
+    data, is not checked.
 
     Args:
         keys: key of the image.
-        scope: see `scope_of`; None checks nothing.
-        policy: see `Policy`. The codes of what it lets pass ("warn") are added to the item's `flags`, joined by "|".
+        scope: as returned by `scope_of`; None checks nothing.
+        policy: action for each error code, see `Policy`; under "warn" the code is appended to the item's `flags`
+            (joined by "|") instead of raising.
 
     Raises:
-        WrongModalityError: and the policy does not let it pass; likewise the others.
+        WrongModalityError: the modality does not occur, and the policy is not "warn"; likewise the others.
         WrongBodyPartError: see above.
         WrongOrientationError: see above.
+
+    Example:
+        >>> import torch
+        >>> from monai_rd.transforms import HeaderInScoped, scope_of
+        >>> scope = scope_of([{"modality": "CT", "body_part": "CHEST"}], [{"image": torch.rand(1, 8, 8)}])
+        >>> check = HeaderInScoped("image", scope, policy={"WRONG_BODY_PART": "warn"})
+        >>> check({"image": "series", "modality": "CT", "body_part": "KNEE"})["flags"]
+        'WRONG_BODY_PART'
     """
 
     def _problems(self, data: Mapping[Hashable, Any], scope: Mapping[str, Any]) -> Iterator[OutOfScopeError]:
@@ -110,18 +123,28 @@ class HeaderInScoped(_InScoped):
 
 
 class IntensitiesInScoped(_InScoped):
-    """Brightness and contrast must not be far from all of the training's images; goes last.
+    """Check that brightness and contrast of an image are similar to those of the training images.
 
-    Far: a quantile or the standard deviation of the image lies further outside the range of the training's images than
-    that range is wide (at least 0.1 of the scale from 0 to 1).
+    An image is refused where its 5, 50 or 95 % quantile or its standard deviation lies further outside the range of the
+    training images than that range is wide (at least 0.1 on the scale from 0 to 1). Use it last, on the image that the
+    network sees.
 
     Args:
         keys: key of the image.
-        scope: see `scope_of`; None checks nothing.
-        policy: see `Policy`. The codes of what it lets pass ("warn") are added to the item's `flags`, joined by "|".
+        scope: as returned by `scope_of`; None checks nothing.
+        policy: action for each error code, see `Policy`; under "warn" the code is appended to the item's `flags`
+            (joined by "|") instead of raising.
 
     Raises:
-        UnusualIntensitiesError: and the policy does not let it pass.
+        UnusualIntensitiesError: the image is refused, and the policy is not "warn".
+
+    Example:
+        >>> import torch
+        >>> from monai_rd.transforms import IntensitiesInScoped, scope_of
+        >>> scope = scope_of([{}], [{"image": torch.linspace(0, 1, 64).reshape(1, 8, 8)}])
+        >>> check = IntensitiesInScoped("image", scope, policy={"UNUSUAL_INTENSITIES": "warn"})
+        >>> check({"image": torch.full((1, 8, 8), 0.9)})["flags"]
+        'UNUSUAL_INTENSITIES'
     """
 
     def _problems(self, data: Mapping[Hashable, Any], scope: Mapping[str, Any]) -> Iterator[OutOfScopeError]:

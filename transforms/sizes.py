@@ -1,4 +1,4 @@
-"""The sizes at which student and teacher see the same view of an item."""
+"""Image sizes of student and teacher, and resizing of one view to both."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["ResizeForBothd", "Sizes", "chain"]
 
 @dataclass(frozen=True)
 class Sizes:
-    """Rows and columns of what a student and its teacher see, and of volumes the slices.
+    """Image sizes of student and teacher, in pixels; images are square.
 
     Args:
-        image_size: of the student, in pixels.
-        teacher_size: of the teacher; None: that of the student.
-        slices: of a volume.
+        image_size: rows and columns of the student's image.
+        teacher_size: rows and columns of the teacher's image; None: those of the student.
+        slices: number of slices of a volume.
         spatial_dims: 2 for stacks of slices `[S, H, W]`, 3 for volumes `[1, D, H, W]`.
 
     Example:
@@ -38,17 +38,17 @@ class Sizes:
 
     @property
     def student(self) -> list[int]:
-        """`[H, W]`, or `[D, H, W]` of a volume."""
+        """Spatial size of the student's image: `[H, W]`, or `[D, H, W]` of a volume."""
         return self._of(self.image_size)
 
     @property
     def teacher(self) -> list[int] | None:
-        """Likewise; None where the teacher sees the student's image."""
+        """Spatial size of the teacher's image; None where the teacher sees the student's image."""
         return None if self.teacher_size is None else self._of(self.teacher_size)
 
     @property
     def view(self) -> list[int]:
-        """That of the random view of which both get theirs: the larger of the two."""
+        """Spatial size of the augmented view that is resized for both: the larger of the two."""
         return self._of(max(self.image_size, self.teacher_size or 0))
 
     @property
@@ -58,7 +58,7 @@ class Sizes:
 
     @property
     def mode(self) -> str:
-        """The linear interpolation of MONAI's `Resized`."""
+        """Name of the linear interpolation for MONAI's `Resized`."""
         return "bilinear" if self.spatial_dims == 2 else "trilinear"
 
     def _of(self, size: int) -> list[int]:
@@ -66,13 +66,13 @@ class Sizes:
 
 
 class ResizeForBothd(MapTransform):
-    """Resize the image to the student's size, and a copy of it, `teacher_image`, to the teacher's where it has its own.
+    """Resize the image to the student's size, and a copy of it, `teacher_image`, to the teacher's size if that differs.
 
-    By MONAI's `Resized`, which smooths what it makes smaller.
+    Uses MONAI's `Resized` with anti-aliasing.
 
     Args:
-        keys: key of the image.
-        sizes: of the two.
+        keys: key of the image (one).
+        sizes: image sizes of student and teacher.
 
     Example:
         >>> import torch
@@ -96,12 +96,12 @@ class ResizeForBothd(MapTransform):
         item, image = dict(data), data[self._key]
         if self._teacher is not None:
             item = self._teacher({**item, TEACHER_IMAGE: image.clone()})
-        elif list(image.shape[1:]) == self._size:  # a view, which needs no second transform in every epoch
+        elif list(image.shape[1:]) == self._size:  # a cached view already has its size; resizing would cost time
             return item
         return dict(self._student(item))
 
 
 def chain(transforms: Iterable[Any]) -> Compose:
-    """MONAI's `Compose` of transforms and lists of transforms, one after the other, for configs that share some."""
+    """Return MONAI's `Compose` of transforms and (flattened) lists of transforms, for configs that share such lists."""
     parts = [part if isinstance(part, (list, tuple)) else [part] for part in transforms]
     return Compose([transform for part in parts for transform in part])

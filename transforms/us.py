@@ -1,11 +1,11 @@
-"""Ultrasound: the image region without its surroundings, speckle and gain.
+"""Ultrasound: cropping to the image region, augmentation by speckle and gain.
 
-One intensity definition: the grey of the screen, 0 to 1 (`DisplayIntensityd`, modality "US"). A cine stays a stack of
-frames until `SliceStackd`, which spreads `slices` of them evenly over the loop; one slice is the middle frame.
+All images get the same intensity scale: screen values in [0, 1] (`DisplayIntensityd`, modality "US"). A cine keeps all
+of its frames until `SliceStackd`, which takes `slices` of them, evenly spread; a single slice is the middle frame.
 
-The random changes follow how a B-mode image comes about. The scanner shows the logarithm of the echo's envelope over a
-dynamic range of R dB, so that a factor g on the echo's intensity is an offset of 10 log10(g) / R on the grey. Pixels
-that are 0 stay 0: nothing is shown there.
+The augmentations follow the formation of a B-mode image. A scanner shows the logarithm of the echo's envelope over a
+dynamic range of R dB, so a factor g on the echo's intensity adds 10 log10(g) / R to the grey value in [0, 1]. Pixels
+of value 0, where nothing is shown, stay 0.
 """
 
 from __future__ import annotations
@@ -32,35 +32,45 @@ __all__ = ["RandGaind", "SpeckleNoised", "USAugmentation", "UltrasoundRegiond"]
 
 logger = logging.getLogger(__name__)
 
-DYNAMIC_RANGE = 60.0  # dB, a usual setting
-# Screen value up to which a pixel counts as black: JPEG leaves grey around letters.
+DYNAMIC_RANGE = 60.0  # R in dB, a common setting
+# Screen value up to which a pixel counts as black: JPEG compression leaves grey pixels around letters.
 _BLACK = 20
-# Share of bright pixels from which on a place is image and not text.
+# Local fraction of bright pixels above which a pixel belongs to the image and not to text.
 _DENSE = 0.6
-# Patches below this share of the largest are annotations, not image.
+# Patches with less than this fraction of the largest patch's area are annotations, not image.
 _ANNOTATION_SHARE = 0.2
 
 
 class UltrasoundRegiond(EachImaged):
-    """Crop a picture `[C, X, Y]` or a cine `[C, X, Y, frames]` to its B-mode image.
+    """Crop an ultrasound picture `[C, X, Y]` or cine `[C, X, Y, frames]` to its B-mode image.
 
-    A DICOM file says where that is, in its Sequence of Ultrasound Regions (PS3.3 C.8.5.5): the largest 2D tissue region
-    is taken, exactly; Doppler spectra, M-mode and ECG strips are others. What a scanner burns in beside the image,
-    often the patient's name, is thereby gone.
+    DICOM files state the position of the B-mode image in their Sequence of Ultrasound Regions (PS3.3 C.8.5.5): the
+    image is cropped to the largest 2D tissue region (other regions are Doppler spectra, M-mode and ECG strips). This
+    also removes text that the scanner burned in outside the region, often the patient's name.
 
-    An image without regions is cropped to the box around what is not black: patches of more than 20 of 255, of which
-    those below a fifth of the largest, and letters, which are thin, are taken for annotations. Text inside that box
-    stays: of DICOM this is said in the log. An image without black borders stays as it is.
+    An image without regions is cropped to the bounding box of its bright patches (values above 20 of 255). Letters,
+    which are thin, and patches smaller than a fifth of the largest are taken for annotations and ignored. Text inside
+    the box remains; for DICOM a warning says so. An image without black borders is not changed.
 
     Args:
-        keys: keys of the item to transform, as the loading transforms give them.
-        modalities: what a DICOM image may be.
+        keys: keys of the item to transform, as the loading transforms return them.
+        modalities: the modalities that a DICOM image may have.
 
     Raises:
-        WrongIntensityError: DICOM of another modality; values that are no screen values.
-        UnsupportedImageError: there are regions, but none is 2D tissue, or they do not lie in the image (it was scaled
-            after they were written).
-        EmptyImageError: all is black.
+        WrongIntensityError: DICOM of another modality; values that are not screen values.
+        UnsupportedImageError: no region is 2D tissue, or a region lies outside the image (the image was scaled after
+            the regions were written).
+        EmptyImageError: the image is black.
+
+    Example:
+        >>> import torch
+        >>> from monai.data import MetaTensor
+        >>> from monai_rd.transforms import UltrasoundRegiond
+        >>> screen = torch.zeros(1, 640, 480)
+        >>> screen[:, 100:500, 40:440] = 120
+        >>> item = {"image": MetaTensor(screen, meta={"intensity": "display"})}
+        >>> UltrasoundRegiond("image")(item)["image"].shape  # the bright square but for a thin rim
+        torch.Size([1, 394, 394])
     """
 
     def __init__(self, keys: KeysCollection, modalities: Sequence[str] = ("US",)) -> None:
@@ -80,7 +90,7 @@ class UltrasoundRegiond(EachImaged):
                     series,
                 )
             region = max(tissue, key=lambda r: (r.x1 - r.x0 + 1) * (r.y1 - r.y0 + 1))
-            if region.x1 > sizes[0] or region.y1 > sizes[1]:  # some write 1 beyond the last pixel
+            if region.x1 > sizes[0] or region.y1 > sizes[1]:  # some scanners write the last pixel + 1
                 raise UnsupportedImageError(
                     f"Series {series}: its ultrasound region does not lie in the image, which was scaled or cropped "
                     "after the region was written. Export the original.",
@@ -100,9 +110,10 @@ class UltrasoundRegiond(EachImaged):
 
 
 def _bright_box(image: torch.Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
-    """First column and row, and those after the last, of the bright patches of an image `[C, X, Y, ...]`.
+    """Return the bounding box, (x, y) of its start and of its end (exclusive), of an image's `[C, X, Y, ...]` patches.
 
-    A patch is where 3 pixels of 5 are bright, counted in squares of a twentieth of the shorter side: letters are thin.
+    A pixel belongs to a patch if 60 % of the pixels around it are bright, in a square of a twentieth of the image's
+    shorter side: letters are thinner than that.
     """
     grey = luminance(image)[0].numpy()
     bright = (grey if grey.ndim == 2 else grey.max(axis=2)) > _BLACK
@@ -117,7 +128,7 @@ def _bright_box(image: torch.Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
 
 
 class _RandEchoGain(RandomizableTransform, MapTransform):
-    """A random factor on the intensity of the echoes of stacks `[S, H, W]` in [0, 1], as an offset of the grey."""
+    """Multiply the echo intensity of stacks `[S, H, W]` in [0, 1] by a random factor (an offset of the grey value)."""
 
     def __init__(self, keys: KeysCollection, prob: float) -> None:
         MapTransform.__init__(self, keys)
@@ -136,25 +147,34 @@ class _RandEchoGain(RandomizableTransform, MapTransform):
         return item
 
     def draw_decibel(self, shape: tuple[int, ...]) -> torch.Tensor:
-        """Draw 10 log10 of the factor, for a stack `[S, H, W]`; of a shape that fits it."""
+        """Draw 10 log10 of the factor, in dB, of a shape that broadcasts to the stack's `[S, H, W]`."""
         raise NotImplementedError
 
 
 class SpeckleNoised(_RandEchoGain):
-    """Random multiplicative speckle on log-compressed stacks `[S, H, W]` in [0, 1], other in each slice.
+    """Add random multiplicative speckle to log-compressed stacks `[S, H, W]` in [0, 1], different in each slice.
 
-    The echo's intensity is multiplied by the mean of L independent speckle patterns of mean 1. One pattern is the
-    squared magnitude of a complex Gaussian field, as many scatterers in one cell give it: its magnitude has a Rayleigh,
-    its square an exponential distribution, the mean of L a Gamma distribution of shape L (Wagner et al. 1983; Goodman
-    1975). So the grey gets an offset of mean `10 / (R ln 10) * (digamma(L) - ln L)` and standard deviation
-    `10 / (R ln 10) * sqrt(trigamma(L))` for a dynamic range of R dB: for L = 1, 5.57 dB. The fields are Gaussian
-    filtered, so that speckle has a size.
+    The echo intensity is multiplied by the mean of L independent speckle patterns of mean 1. A pattern is the squared
+    magnitude of a complex Gaussian field, the model of many scatterers per resolution cell: the magnitude is Rayleigh
+    distributed, its square exponentially, and the mean of L squares has a Gamma distribution of shape L (Wagner et al.
+    1983; Goodman 1975). With a dynamic range of R dB the grey value gets an offset of mean
+    `10 / (R ln 10) * (digamma(L) - ln L)` and standard deviation `10 / (R ln 10) * sqrt(trigamma(L))`, which is 5.57 dB
+    for L = 1. The fields are filtered by a Gaussian, which sets the size of the speckle.
 
     Args:
         keys: keys of the item to transform.
-        looks: smallest and largest L, one of which is drawn; an image has its own speckle, so more than 1.
-        grain: standard deviation in pixels of the filter, 0 for none.
-        prob: of doing anything.
+        looks: smallest and largest L; L is drawn between them. The default leaves out L = 1, full speckle, because
+            images already have speckle of their own.
+        grain: standard deviation of the Gaussian filter in pixels, 0 for no filter.
+        prob: probability that the transform is applied.
+
+    Example:
+        >>> import torch
+        >>> from monai_rd.transforms import SpeckleNoised
+        >>> speckle = SpeckleNoised("image", prob=1.0).set_random_state(seed=0)
+        >>> noisy = speckle({"image": torch.full((1, 64, 64), 0.5)})["image"]
+        >>> noisy.shape, bool(noisy.std() > 0.01)
+        (torch.Size([1, 64, 64]), True)
     """
 
     def __init__(
@@ -166,14 +186,14 @@ class SpeckleNoised(_RandEchoGain):
         self.looks, self.grain = looks, grain
 
     def draw_decibel(self, shape: tuple[int, ...]) -> torch.Tensor:
-        """Draw 10 log10 of the speckle."""
+        """Draw 10 log10 of the speckle, in dB, of shape `[S, H, W]`."""
         looks = int(self.R.randint(self.looks[0], self.looks[1] + 1))
         generator = torch.Generator().manual_seed(int(self.R.randint(1 << 31)))
         frequency = torch.fft.fftfreq(shape[1])[:, None] ** 2 + torch.fft.fftfreq(shape[2]) ** 2
-        filtered = torch.exp(-2 * (torch.pi * self.grain) ** 2 * frequency)  # a Gaussian, seen from its spectrum
+        filtered = torch.exp(-2 * (torch.pi * self.grain) ** 2 * frequency)  # spectrum of the Gaussian filter
         filtered = (filtered / (2 * looks * filtered.square().mean()).sqrt())[..., None].repeat(1, 1, 2)
         intensity = torch.zeros(shape)  # of mean 1
-        for _ in range(looks):  # parts apart: drawing complex numbers takes twice as long
+        for _ in range(looks):  # real and imaginary parts are drawn as reals: drawing complex numbers is twice as slow
             parts = torch.randn(*shape, 2, generator=generator).mul_(filtered)
             fields = torch.fft.ifft2(torch.view_as_complex(parts), norm="ortho")
             intensity += torch.view_as_real(fields).square_().sum(dim=-1)
@@ -181,14 +201,22 @@ class SpeckleNoised(_RandEchoGain):
 
 
 class RandGaind(_RandEchoGain):
-    """Random gain and depth gain (TGC) of stacks `[S, H, W]` in [0, 1], the top row being the shallowest.
+    """Apply random gain and depth gain (TGC) to stacks `[S, H, W]` in [0, 1] whose top row is the shallowest.
 
     Args:
         keys: keys of the item to transform.
-        gain: largest gain to either side in dB.
-        depth_gain: largest setting to either side in dB of each of 6 sliders, evenly spread over the depth; linear
-            between them.
-        prob: of doing anything.
+        gain: the gain is drawn from -gain to gain, in dB.
+        depth_gain: each of 6 sliders, evenly spread over the depth and linearly interpolated, is drawn from -depth_gain
+            to depth_gain, in dB.
+        prob: probability that the transform is applied.
+
+    Example:
+        >>> import torch
+        >>> from monai_rd.transforms import RandGaind
+        >>> gain = RandGaind("image", gain=6.0, depth_gain=0.0, prob=1.0).set_random_state(seed=0)
+        >>> image = gain({"image": torch.tensor([[[0.0, 0.5], [0.0, 0.5]]])})["image"]
+        >>> image[..., 0].tolist(), bool((image[..., 1] != 0.5).all())  # black stays black
+        ([[0.0, 0.0]], True)
     """
 
     def __init__(self, keys: KeysCollection, gain: float = 5.0, depth_gain: float = 3.0, prob: float = 0.5) -> None:
@@ -196,18 +224,24 @@ class RandGaind(_RandEchoGain):
         self.gain, self.depth_gain = gain, depth_gain
 
     def draw_decibel(self, shape: tuple[int, ...]) -> torch.Tensor:
-        """Draw the gain of each row."""
+        """Draw the gain of each row, in dB, of shape `[H, 1]`."""
         sliders = self.R.uniform(-self.gain, self.gain) + self.R.uniform(-self.depth_gain, self.depth_gain, 6)
         return torch.from_numpy(np.interp(np.linspace(0, 5, shape[1]), np.arange(6), sliders))[:, None]
 
 
 class USAugmentation(InPlaneAugmentation):
-    """Random views in [0, 1] of a stack `[S, H, W]`: mirror, small affine map, gain, depth gain, speckle.
+    """Augment an ultrasound stack `[S, H, W]` in [0, 1]: mirror, small affine transform, gain, depth gain, speckle.
 
-    Left and right may change places (a probe can be turned), top and bottom not (depth).
+    Images are mirrored left-right (a probe can be turned) but not top-bottom (rows are depth).
 
     Args:
         keys: keys of the item to transform.
+
+    Example:
+        >>> import torch
+        >>> from monai_rd.transforms import USAugmentation
+        >>> USAugmentation("image")({"image": torch.rand(4, 32, 32)})["image"].shape
+        torch.Size([4, 32, 32])
     """
 
     def __init__(self, keys: KeysCollection) -> None:

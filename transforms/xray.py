@@ -1,7 +1,8 @@
-"""Radiographs: collimation borders, augmentation.
+"""Radiographs: cropping of collimation borders, augmentation.
 
-One intensity definition: the grey of the screen, 0 to 1 (`DisplayIntensityd`, such as modalities "CR", "DX", "DR").
-The loading transforms give DICOM as it is shown: VOI LUT or window applied, MONOCHROME1 inverted: bone is white.
+All images get the same intensity scale: screen values in [0, 1] (`DisplayIntensityd`, modalities such as "CR", "DX" and
+"DR"). The loading transforms return DICOM as shown on a screen: VOI LUT or window applied and MONOCHROME1 inverted, so
+that bone is white.
 """
 
 from __future__ import annotations
@@ -19,33 +20,44 @@ from monai_rd.transforms.each import EachImaged
 
 __all__ = ["CollimationCropd", "XrayAugmentation"]
 
-# Grey levels of 255: pixels this near to a border's level are the border (JPEG is not exact), this far are image.
+# Differences in grey level (of 255): pixels within the first of the border's level are border (JPEG is not exact),
+# pixels beyond the second are image.
 _LIKE, _UNLIKE = 8, 20
-# A line is border while less than the first share of it, in terms of a line that crosses the image, is unlike; the edge
-# is straight if the second share is reached within `_SLANT` of the image's height or width.
+# A line belongs to the border while less than the first fraction of it differs from the border's level. The edge is
+# straight if the second fraction is reached within `_SLANT` of the image's height or width. Both are fractions of the
+# part of a line that is image where the line crosses the image.
 _MARKER, _INSIDE, _SLANT = 0.1, 0.5, 0.04
 
 
 class CollimationCropd(EachImaged):
-    """Cut the uniform frame that collimator blades or a digital shutter leave off a picture `[C, X, Y]`.
+    """Crop the uniform border that collimator blades or a digital shutter leave around a radiograph `[C, X, Y]`.
 
-    Line by line from each side: lines belong to the border while at most a tenth of them (a marker, say) differs by
-    more than 8 of 255 from the grey of the outermost one, whatever grey that is. The border must end in a straight and
-    sharp edge: within 4 % of the image (a frame turned by 2 degrees or so, or one with round corners) half of a line
-    must differ by more than 20. "A tenth" and "half" are meant of a line through the image, so that wide borders at the
-    other sides do not matter. It is cut where the edge begins: thin wedges of a turned frame stay, no image is lost.
+    Lines are examined from each side. A line belongs to the border while at most a tenth of it (a marker, for example)
+    differs by more than 8 (of 255) from the median grey of the outermost line. The border must end in a straight, sharp
+    edge: within 4 % of the image's height or width (which allows round corners and a frame rotated by about 2 degrees)
+    half of a line must differ by more than 20. "A tenth" and "half" refer to the part of a line inside the image, so
+    that wide borders on the other sides have no influence. The image is cropped where the edge begins: thin wedges of a
+    rotated frame remain and no part of the image is lost.
 
-    The dark air beside a body ends in the body's outline and is no border; where that outline is straight, the air is
-    cut off and nothing of the body. Lungs are not at the edge. Round masks, and borders wider than `most`, are left
-    alone; the shutter attributes of DICOM are not read.
+    Dark air next to the body ends in the body's curved outline and is kept; where that outline is straight, only air
+    is cropped. Round masks and borders wider than `most` are kept. The shutter attributes of DICOM are not used.
 
     Args:
         keys: keys of the item to transform; values 0 to 255.
-        most: largest share of the height or width that is cut off at each side, below 0.5.
+        most: largest fraction of the height or width that is cropped on each side, 0 to below 0.5.
 
     Raises:
-        ValueError: a share that is not possible.
+        ValueError: `most` out of range.
         UnsupportedImageError: a volume.
+
+    Example:
+        >>> import torch
+        >>> from monai.data import MetaTensor
+        >>> from monai_rd.transforms import CollimationCropd
+        >>> picture = torch.zeros(1, 200, 300)
+        >>> picture[:, 20:180, 30:280] = 150
+        >>> CollimationCropd("image")({"image": MetaTensor(picture)})["image"].shape
+        torch.Size([1, 160, 250])
     """
 
     def __init__(self, keys: KeysCollection, most: float = 0.3) -> None:
@@ -64,9 +76,9 @@ class CollimationCropd(EachImaged):
 
 
 def collimation_box(grey: npt.NDArray[np.float32], most: float) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Where the exposed part of a picture `[X, Y]` starts and ends (exclusive) along both axes.
+    """Return start and end (exclusive) of the exposed part of a picture `[X, Y]` along both axes.
 
-    Each side is looked at again within what the others have left, as a border of another grey hides its neighbour.
+    Sides are examined again after another side was cropped, because a border of another grey hides its neighbours.
     """
     box = [[0, grey.shape[0]], [0, grey.shape[1]]]
     limits = [int(size * most) for size in grey.shape]
@@ -86,10 +98,10 @@ def collimation_box(grey: npt.NDArray[np.float32], most: float) -> tuple[tuple[i
 
 
 def _border(lines: npt.NDArray[np.float32], slant: int) -> int:
-    """How many of the first lines are border, 0 where there is none."""
+    """Return how many of the first lines are border, 0 if there is none."""
     distance = np.abs(lines - np.median(lines[0]))
     near, far = (distance > _LIKE).mean(axis=1), (distance > _UNLIKE).mean(axis=1)
-    crossing = np.percentile(far, 90)  # the share of a line that is not border, where it crosses the image
+    crossing = np.percentile(far, 90)  # fraction of a line that is not border, where the line crosses the image
     if crossing == 0:
         return 0
     leaves, inside = np.argmax(near > _MARKER * crossing), np.argmax(far >= _INSIDE * crossing)
@@ -97,12 +109,18 @@ def _border(lines: npt.NDArray[np.float32], slant: int) -> int:
 
 
 class XrayAugmentation(InPlaneAugmentation):
-    """Random views in [0, 1] of a stack `[S, H, W]`: small rotation, zoom and shift, brightness and contrast.
+    """Augment a radiograph stack `[S, H, W]` in [0, 1]: small rotation, zoom and shift, brightness and contrast.
 
-    No mirror: on which side the heart lies is anatomy.
+    Images are not mirrored: the side of the heart is part of the anatomy.
 
     Args:
         keys: keys of the item to transform.
+
+    Example:
+        >>> import torch
+        >>> from monai_rd.transforms import XrayAugmentation
+        >>> XrayAugmentation("image")({"image": torch.rand(1, 32, 32)})["image"].shape
+        torch.Size([1, 32, 32])
     """
 
     def __init__(self, keys: KeysCollection) -> None:

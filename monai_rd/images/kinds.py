@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes, and whether its name says the same."""
+"""Detection of file formats by their first bytes, and comparison with the file's suffix."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NIFTI, METAIMAGE, NRRD = "NIfTI", "MetaImage", "NRRD"
 PICTURES = ("PNG", "JPEG", "BMP", "TIFF")  # as Pillow calls them
 _HEAD = 4096
 
-# What is read, and what else is found under its names.
+# Formats that are read, and others that occur under their suffixes.
 _BEGINNINGS = (
     (rb"(?s).{128}DICM", "DICOM"),  # first: its preamble may be the head of a TIFF
     (rb"\x89PNG\r\n\x1a\n", "PNG"),
@@ -38,20 +38,21 @@ _BEGINNINGS = (
     (rb"\s*<(?:\?xml|svg)", "XML or SVG"),
     (rb"7z\xbc\xaf\x27\x1c|Rar!|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd", "a compressed file of another kind than gzip"),
 )
-# By whose beginning a file of any name is surely an image; other things begin with BM, or are archives and films too.
+# Formats whose first bytes identify an image whatever the file's name; "BM", zip and "ftyp" also begin other files.
 _SURE = ("PNG", "JPEG", "TIFF", "JPEG-LS", "JPEG 2000", "GIF", "WebP", NIFTI, METAIMAGE, NRRD)
 _META_FIELD = rb"(?m)^[ \t]*NDims[ \t]*[=:][ \t]*\d+[ \t]*\r?$"
 
 
 def kind_of(path: Path) -> str:
-    """Return NIFTI, METAIMAGE, NRRD or one of PICTURES: what the file is, where its name says so too.
+    """Return the format of a file, NIFTI, METAIMAGE, NRRD or one of PICTURES, if its suffix agrees with its content.
 
-    A picture may bear the suffix of another of the formats of pictures, and NIfTI be compressed or not, as often they
-    are; nothing else is read under a name that is not its own.
+    Common mistakes are accepted: a picture with the suffix of another picture format, NIfTI whose suffix is wrong about
+    compression. Any other mismatch is refused.
 
     Raises:
-        OSError: it cannot be opened.
-        UnreadableImageError: it is something else, or of no kind that is read; the message lacks the name.
+        OSError: the file cannot be opened.
+        UnreadableImageError: content and suffix do not agree, or the format is not supported; the message does not name
+            the file.
     """
     with open_file(path) as file:
         found = _seems(file.read(_HEAD))
@@ -79,19 +80,19 @@ def kind_of(path: Path) -> str:
 
 
 def misnamed_kind(path: Path) -> str:
-    """Return what image a file is whose name has none of the suffixes of images that are read; "" where it is none."""
+    """Return the image format of a file whose suffix is not that of a supported image, "" if it is not an image."""
     if path.name.lower().endswith((*IMAGE_SUFFIXES, *VOLUME_SUFFIXES)):
         return ""
     try:
         with open_file(path) as file:
             found = _seems(file.read(_HEAD))
-    except OSError:  # which is told of it elsewhere
+    except OSError:  # unreadable files are reported elsewhere
         return ""
     return found if found in _SURE else ""
 
 
 def _seems(head: bytes) -> str:
-    """What a file seems to be by its first bytes; "" where they tell nothing."""
+    """Return the format that a file seems to have by its first bytes, "" if unknown."""
     if not head:
         return "an empty file"
     if head.startswith(b"\x1f\x8b"):

@@ -1,4 +1,4 @@
-"""The header of MetaImage: `Key = value` lines, of which the last says where the voxels are (itk.org, MetaIO)."""
+"""MetaImage headers: `Key = value` lines, the last of which names the place of the voxels (itk.org, MetaIO)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["read_metaimage"]
 _TYPES = {"MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4"}
 _TYPES |= {"MET_LONG": "i4", "MET_ULONG": "u4", "MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8"}
 _TYPES |= {"MET_FLOAT": "f4", "MET_DOUBLE": "f8"}
-# Other names of fields.
+# Alternative names of fields.
 _ALSO: Mapping[str, tuple[str, ...]] = {
     "TransformMatrix": ("Rotation", "Orientation"),
     "Offset": ("Position", "Origin"),
@@ -28,14 +28,18 @@ _SCALING = {"ElementToIntensityFunctionSlope": 1.0, "ElementToIntensityFunctionO
 
 
 def read_metaimage(path: Path, beside: Path | None) -> Stored:
-    """Read it.
+    """Read a MetaImage header.
 
     Args:
-        path: of the header.
-        beside: the file with the voxels; None where they follow the header.
+        path: path of the header.
+        beside: path of the separate file with the voxels; None if they follow the header.
+
+    Returns:
+        Where and how the voxels are stored.
 
     Raises:
-        UnreadableImageError: several values a voxel, of an unknown type, or to be scaled; see also `border`.
+        UnreadableImageError: several values per voxel, an unknown type, or values that need rescaling.
+        BadGeometryError: the header does not define a valid coordinate system.
         Exception: a damaged header.
     """
     with open(path, "rb") as file:
@@ -68,7 +72,7 @@ def read_metaimage(path: Path, beside: Path | None) -> Stored:
     turn = numbers("TransformMatrix", " ".join(map(str, np.eye(count).ravel())))
     if len(spacing) != count or len(corner) != count:
         raise ValueError("numbers of dimensions")
-    # An axis is a row of the matrix. A distance that is not above 0 is none.
+    # An axis is a row of the matrix. A spacing that is not above 0 is invalid.
     axes = turn.reshape(count, count)[:taken, :taken].T * np.where(spacing > 0, spacing, np.nan)[:taken]
     skipped = int(field("HeaderSize", "0"))
     return Stored(

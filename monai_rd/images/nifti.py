@@ -1,4 +1,4 @@
-"""NIfTI-1 and NIfTI-2 in one file, compressed or not: nibabel reads the header, and scales the values."""
+"""NIfTI-1 and NIfTI-2 volumes in single files, compressed or not; nibabel reads the header and scales the values."""
 
 from __future__ import annotations
 
@@ -21,27 +21,28 @@ from monai_rd.images.validation import checked_affine, checked_size, checked_val
 
 __all__ = ["read_nifti"]
 
-# nibabel logs what it mends of a header, with its values, and raises what it cannot mend.
+# nibabel logs its repairs of a header with the header's values (not wanted in a log), and raises what it cannot repair.
 _SILENT = logging.Logger("nibabel, unheard", logging.CRITICAL + 1)
 _CANNOT_BE_MENDED = 40
 
 
 def read_nifti(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Read a volume.
+    """Read a NIfTI volume.
 
-    Where a header has two valid coordinate systems the sform counts, as in nibabel; one that is none (zeros, NaN) is
-    passed over for the other. A header that names neither (both codes 0) has its voxels' sizes alone, and nibabel's
-    orientation for it, left and right as in Analyze. Units are taken to be mm.
+    If both sform and qform are valid, the sform is used, as in nibabel; if only one is valid (the other holds zeros or
+    NaN), that one is used. If both codes are 0, only the voxel sizes are known: the orientation is nibabel's default
+    for that case, with left and right as in Analyze. Units are assumed to be mm.
 
     Args:
-        path: of the file.
+        path: path of the file.
 
     Returns:
-        Values `[X, Y, Z]` after scaling, and the affine `[4, 4]` in mm, RAS+.
+        float32 values `[X, Y, Z]` after scaling, and the float64 affine `[4, 4]` in mm, RAS+.
 
     Raises:
-        StudyError: no 3D volume of one number a voxel, or see `border`; its message lacks the name.
-        Exception: of nibabel, gzip and others, where the file is damaged.
+        StudyError: not a 3D volume with one number per voxel, or a check of `images.validation` failed; the message
+            does not name the file.
+        Exception: from nibabel, gzip and others, if the file is damaged.
     """
     with open(path, "rb") as file:
         compressed = file.read(2) == b"\x1f\x8b"
@@ -59,14 +60,14 @@ def read_nifti(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         content = stream.read(voxels * dtype.itemsize)
         if len(content) < voxels * dtype.itemsize:
             raise EOFError
-        stream.read(1)  # at the end gzip looks at its checksum
+        stream.read(1)  # makes gzip verify its checksum at the end
     with np.errstate(over="ignore", invalid="ignore"):
         values = apply_read_scaling(np.frombuffer(content, dtype).reshape(shape, order="F"), slope, inter)
     return checked_values(values).reshape((*shape, 1)[:3], order="F"), affine
 
 
 def _header(block: bytes) -> tuple[Any, NDArray[np.float64]]:
-    """The header, mended where nibabel can, and the sizes of voxels as they stand in it. Extensions are not read."""
+    """Return the header, repaired where nibabel can, and the unrepaired voxel sizes. Extensions are not read."""
     kind = Nifti2Header if block[4:8] == b"n+2\0" else Nifti1Header
     header = kind(block[: kind.sizeof_hdr], check=False)
     pixdim = header["pixdim"][1:4].astype(np.float64)
@@ -91,7 +92,7 @@ def _affine(header: Any, pixdim: NDArray[np.float64]) -> NDArray[np.float64]:
     if header["sform_code"] > 0:
         named.append(header.get_sform())
     if header["qform_code"] > 0:
-        with suppress(HeaderDataError, ValueError):  # rotations that are none
+        with suppress(HeaderDataError, ValueError):  # invalid rotations
             named += [header.get_qform()] if sized else []
     elif not named:
         named += [header.get_base_affine()] if sized else []

@@ -1,4 +1,4 @@
-"""The header of NRRD: `field: value` lines up to an empty one (teem.sourceforge.net/nrrd/format.html)."""
+"""NRRD headers: `field: value` lines up to an empty line (teem.sourceforge.net/nrrd/format.html)."""
 
 from __future__ import annotations
 
@@ -28,20 +28,24 @@ _TYPES = {name: kind for kind, names in _NAMES.items() for name in names.split("
 _ENCODINGS = {"raw": "raw", "gzip": "deflate", "gz": "deflate", "hex": "hex"} | dict.fromkeys(
     ("txt", "text", "ascii"), "text"
 )
-# What turns a space into LPS+, by its name without the time; others are taken as they are, as ITK does.
+# Signs that convert a space to LPS+, by its name without the time axis; other spaces are left unchanged, as in ITK.
 _RAS, _LAS = [-1.0, -1.0, 1.0], [1.0, -1.0, 1.0]
 _SPACES = {"right-anterior-superior": _RAS, "ras": _RAS, "left-anterior-superior": _LAS, "las": _LAS}
 
 
 def read_nrrd(path: Path, beside: Path | None) -> Stored:
-    """Read it.
+    """Read an NRRD header.
 
     Args:
-        path: of the header.
-        beside: the file with the voxels; None where they follow the header.
+        path: path of the header.
+        beside: path of the separate file with the voxels; None if they follow the header.
+
+    Returns:
+        Where and how the voxels are stored.
 
     Raises:
-        UnreadableImageError: several values a voxel, of an unknown type or encoding; see also `border`.
+        UnreadableImageError: several values per voxel, or an unknown type or encoding.
+        BadGeometryError: the header does not define a valid coordinate system.
         Exception: a damaged header.
     """
     with open(path, "rb") as file:
@@ -67,7 +71,7 @@ def read_nrrd(path: Path, beside: Path | None) -> Stored:
     else:
         spacings = [float(one) for one in fields.get("spacings", "nan " * len(sizes)).split()]
         known = [1.0 if np.isnan(one) else one for one, place in zip(spacings, placed, strict=True) if place][:3]
-        # A distance that is not above 0 is none.
+        # A spacing that is not above 0 is invalid.
         vectors = list(np.diag([one if one > 0 else np.nan for one in known]))
     corner = _vector(fields["space origin"])[:3] if "space origin" in fields else []
     flip = np.array(_SPACES.get(fields.get("space", "").lower().removesuffix("-time").removesuffix("t"), [1.0] * 3))

@@ -1,4 +1,4 @@
-"""PNG, JPEG, BMP and TIFF as a viewer shows them, by Pillow."""
+"""PNG, JPEG, BMP and TIFF pictures as a viewer shows them, read by Pillow."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from monai_rd.images.validation import checked_size, checked_values
 
 __all__ = ["picture_values", "shown_picture"]
 
-MOST_PIXELS = 89_478_485  # above which Pillow would warn of a decompression bomb; a mammogram has 30 million at most
+MOST_PIXELS = 89_478_485  # Pillow's limit for its decompression bomb warning; a mammogram has at most 30 million
 
 _READERS: Mapping[str, Callable[[BinaryIO], ImageFile]] = {
     "PNG": PngImageFile,
@@ -32,31 +32,31 @@ _READERS: Mapping[str, Callable[[BinaryIO], ImageFile]] = {
     "TIFF": TiffImageFile,
 }
 
-logging.getLogger("PIL.TiffImagePlugin").setLevel(logging.INFO)  # at DEBUG it tells every tag, a patient's name as well
+logging.getLogger("PIL.TiffImagePlugin").setLevel(logging.INFO)  # DEBUG logs every tag, which may name the patient
 
-# What the stored samples of a picture mean, by Pillow's modes (docs "Concepts"): palettes are looked up, not judged by
-# their numbers, and what is not here has more than the 256 levels of a screen or no defined look.
+# Pillow's modes (docs "Concepts") by the meaning of the stored samples: palette indices are looked up. Modes not listed
+# here have more than the 256 levels of a screen, or no defined appearance.
 _GREY, _COLOUR, _PALETTE = ("1", "L", "LA", "La"), ("RGB", "RGBA", "RGBX", "CMYK", "YCbCr"), ("P", "PA")
-# Pillow would read signed bytes as if they had no sign.
+# Names of other modes for error messages. (Signed bytes are refused too: Pillow would read them as unsigned.)
 _NOT_SHOWN = {"I": "32-bit", "F": "floating-point", "LAB": "CIELAB"}
 
 
 def shown_picture(path: Path, kind: str) -> Image.Image:
-    """Read a picture as it is shown: upright, with its palette, in 8 bits.
+    """Read a picture as a viewer shows it: upright, with its palette applied, in 8 bits.
 
-    Turned and mirrored as its Exif or TIFF orientation says; CMYK and YCbCr as RGB; 16-bit colours by their upper 8
-    bits; TIFF's white-is-zero as it is meant. What is transparent shows white, as on paper. Colour profiles are not
-    applied. Of a JPEG with further pictures behind it (a camera's previews), the first.
+    Exif or TIFF orientation is applied; CMYK and YCbCr become RGB; 16-bit colours keep their upper 8 bits; TIFF's
+    white-is-zero is inverted. Transparent pixels are put on a white background. Colour profiles are not applied. Of a
+    JPEG file with several pictures (a camera's previews) the first is read.
 
     Args:
-        path: of the file.
-        kind: PNG, JPEG, BMP or TIFF, see `kind_of`; Pillow's reader of this format gets the opened file, no other does.
+        path: path of the file.
+        kind: PNG, JPEG, BMP or TIFF, see `kind_of`; only Pillow's reader of this format is used.
 
     Returns:
-        Of mode "L", or "RGB" where it is stored in colour; a palette of greys gives "L".
+        Image of mode "L", or of "RGB" if it is stored in colour; a palette that holds only greys gives "L".
 
     Raises:
-        StudyError: more than 8 bits a grey value, several pages, or too large; its message lacks the name.
+        StudyError: grey values of more than 8 bits, several pages, or too large; the message does not name the file.
     """
     with open(path, "rb") as file, _READERS[kind](file) as image:
         _check(image, path.stat().st_size)
@@ -68,7 +68,7 @@ def shown_picture(path: Path, kind: str) -> Image.Image:
                 raise
             file.seek(0)
             content = file.read()
-    with JpegImageFile(io.BytesIO(complete_jpeg(content, start, _pixels))) as image:  # only its end mark may be missing
+    with JpegImageFile(io.BytesIO(complete_jpeg(content, start, _pixels))) as image:  # perhaps only its EOI is missing
         return _flat(ImageOps.exif_transpose(image))
 
 
@@ -78,7 +78,7 @@ def _pixels(content: bytes) -> NDArray[np.uint8]:
 
 
 def picture_values(path: Path, kind: str) -> NDArray[np.float32]:
-    """`shown_picture` as values 0 to 255, `[1, X, Y]` or `[3, X, Y]`."""
+    """Return the values of `shown_picture`, float32 0 to 255, `[1, X, Y]` or `[3, X, Y]`."""
     shown = np.asarray(shown_picture(path, kind))
     return checked_values(shown.T[None] if shown.ndim == 2 else shown.transpose(2, 1, 0))
 
@@ -93,7 +93,7 @@ def _check(image: ImageFile, stored: int) -> None:
     if image.width * image.height > MOST_PIXELS:
         raise TooLargeError(f"has more than {MOST_PIXELS / 1e6:.0f} million pixels: save it smaller")
     samples = image.width * image.height * len(image.getbands())
-    if isinstance(image, PngImageFile):  # other formats may say "all alike" in a few bytes
+    if isinstance(image, PngImageFile):  # other formats may store a uniform image in a few bytes
         checked_size(samples, 1 if len(image.getbands()) > 1 else 1 / 8, stored, compressed=True)
     else:
         checked_size(samples, 1, samples, compressed=False)
@@ -103,7 +103,7 @@ def _check(image: ImageFile, stored: int) -> None:
 
 
 def _flat(image: Image.Image) -> Image.Image:
-    """On white paper, in grey or RGB."""
+    """Return the image on a white background, in grey or RGB."""
     grey = image.mode in _GREY
     palette = image.mode in _PALETTE
     if "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBA"):

@@ -1,4 +1,4 @@
-"""The one entry: an image file in, values and where they lie out, or an error that says what is wrong with it."""
+"""Entry point for image files: returns values and affine, or raises an error that says what is wrong with the file."""
 
 from __future__ import annotations
 
@@ -24,13 +24,24 @@ __all__ = ["Image", "read_image", "read_picture"]
 
 @dataclass(frozen=True, eq=False)
 class Image:
-    """An image that was read.
+    """Values and affine of an image file, as returned by `read_image`.
 
     Attributes:
-        values: float32, all finite: a volume `[1, X, Y, Z]`, a picture `[1, X, Y]` or `[3, X, Y]`.
-        affine: `[4, 4]` from voxels to mm, RAS+; of a picture, which lies nowhere, the identity.
+        values: float32, all finite: a volume `[1, X, Y, Z]`, a picture `[1, X, Y]` (grey) or `[3, X, Y]` (RGB).
+        affine: float64 `[4, 4]` from voxel indices to mm, RAS+; the identity for a picture, which has no position.
         intensity: "display" (a picture: 0 to 255, as shown on a screen) or "unstated" (a volume, whose file does not
-            say what its values are).
+            state its unit).
+
+    Example:
+        >>> import nibabel
+        >>> import numpy as np
+        >>> from pathlib import Path
+        >>> from monai_rd.images import read_image
+        >>> volume = np.zeros((8, 6, 4), dtype=np.float32)
+        >>> nibabel.save(nibabel.Nifti1Image(volume, np.diag([0.5, 0.5, 2.0, 1.0])), "volume.nii.gz")
+        >>> image = read_image(Path("volume.nii.gz"))
+        >>> image.values.shape, image.affine.diagonal().tolist(), image.intensity
+        ((1, 8, 6, 4), [0.5, 0.5, 2.0, 1.0], 'unstated')
     """
 
     values: NDArray[np.float32]
@@ -39,29 +50,32 @@ class Image:
 
 
 def read_image(path: Path) -> Image:
-    """Read a NIfTI, MetaImage or NRRD volume or a PNG, JPEG, BMP or TIFF picture, by its content.
+    """Read a NIfTI, MetaImage or NRRD volume or a PNG, JPEG, BMP or TIFF picture.
 
     Args:
-        path: of the file; its suffix must agree with its content, see `kind_of`.
+        path: path of the file; its suffix must agree with its content, see `kind_of`.
 
     Raises:
-        UnreadableFileError: the system does not give it.
-        UnreadableImageError: a file that is damaged, of another kind, or none of an image that is read.
-        TooLargeError: see `border`.
-        InvalidValuesError: see `border`.
-        BadGeometryError: see `border`.
+        UnreadableFileError: the file cannot be opened.
+        UnreadableImageError: the file is damaged, has another content than its suffix says, or is not supported.
+        TooLargeError: the image is larger than the limits or the available memory.
+        InvalidValuesError: some values are not finite.
+        BadGeometryError: the header does not define a valid coordinate system.
     """
     with _named(path):
         return _read(path)
 
 
 def read_picture(path: Path) -> Picture:
-    """Read a PNG, JPEG, BMP or TIFF picture for what looks at pictures: Pillow's image, see `shown_picture`.
+    """Read a PNG, JPEG, BMP or TIFF picture as a Pillow image (grey or RGB), see `shown_picture`.
+
+    Args:
+        path: path of the file.
 
     Raises:
-        UnreadableFileError: the system does not give it.
-        UnreadableImageError: see `read_image`; or it is no picture.
-        TooLargeError: see `border`.
+        UnreadableFileError: the file cannot be opened.
+        UnreadableImageError: see `read_image`; or the file is not a picture.
+        TooLargeError: see `read_image`.
     """
     from monai_rd.images.pictures import shown_picture
 
@@ -74,7 +88,7 @@ def read_picture(path: Path) -> Picture:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Let every error be one of a study, and say which file it is about without its name."""
+    """Turn every error into a `StudyError` that identifies the file by its hash instead of its name."""
     try:
         with reading_files():
             try:
@@ -82,7 +96,7 @@ def _named(path: Path) -> Iterator[None]:
             except OSError as error:
                 if error.errno != errno.EINVAL:
                     raise
-                raise EOFError from None  # a place that no file has, where a damaged one sends its reader
+                raise EOFError from None  # a damaged file made its reader seek to an impossible position
     except UnreadableFileError:
         raise
     except StudyError as error:

@@ -1,6 +1,6 @@
-"""What is checked of every image where it comes in: size before memory is taken, geometry, values.
+"""Checks of every image that is read: size (before memory is allocated), geometry, values.
 
-The messages lack the name of the image; `read_image` and `load_series` put it before them.
+The messages do not name the image; `read_image` and `load_series` prepend its name.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from monai_rd.spacing_limits import MAX_SPACING_MM, MIN_SPACING_MM
 
 __all__ = ["checked_affine", "checked_size", "checked_values", "is_coordinate_system", "volume_shape"]
 
-# Voxels of a volume: a whole body of 512 x 512 x 4000 has half as many.
+# Largest number of voxels of a volume: a whole body of 512 x 512 x 4000 has half as many.
 MOST_VOXELS = 1 << 31
-# The volume that the unit vectors of the axes span: that of a gantry tilted by 30 degrees is 0.87.
+# Smallest volume spanned by the unit vectors of the axes; for a gantry tilted by 30 degrees it is 0.87.
 FLATTEST = 1e-3
-# deflate cannot do better.
+# Largest possible compression ratio of deflate.
 _MOST_COMPRESSED = 1032
 
 
 def checked_size(voxels: int, itemsize: float, stored: int, compressed: bool) -> None:
-    """Check what a header announces against the file and the memory, before anything of that size is made.
+    """Check that the size stated in a header fits the file and the available memory, before memory is allocated.
 
     Args:
-        voxels: how many are announced; of a picture, samples.
-        itemsize: bytes of one in the file, at least.
-        stored: bytes that the file has for them.
-        compressed: whether they are deflated, or written in another way than as they are.
+        voxels: number of voxels that the header states; for a picture, of samples.
+        itemsize: bytes per voxel in the file, at least.
+        stored: bytes of the file that hold the voxels.
+        compressed: whether the voxels are deflated or encoded in another way than raw.
 
     Raises:
-        UnreadableImageError: the file cannot hold so many.
-        TooLargeError: more than are taken, or than there is memory for.
+        UnreadableImageError: the file is too small to hold the voxels.
+        TooLargeError: more voxels than the limit of 2**31, or than the available memory can hold.
     """
     if voxels > MOST_VOXELS:
         raise TooLargeError(
@@ -58,10 +58,10 @@ def checked_size(voxels: int, itemsize: float, stored: int, compressed: bool) ->
 
 
 def volume_shape(shape: Sequence[int]) -> tuple[int, ...]:
-    """The shape of a volume, or of one slice, without further axes of length 1.
+    """Return the shape of a volume or of one slice, without trailing axes of length 1 after the third.
 
     Raises:
-        UnreadableImageError: it is of several volumes, of less than a slice, or of nothing.
+        UnreadableImageError: the shape is of several volumes, has fewer than two axes, or is empty.
     """
     found = tuple(shape)
     while len(found) > 3 and found[-1] == 1:
@@ -75,10 +75,10 @@ def volume_shape(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def checked_values(values: NDArray[Any]) -> NDArray[np.float32]:
-    """Return a copy of values as float32, all of them finite.
+    """Return a float32 copy of an image's values, after checking that all are finite.
 
     Raises:
-        InvalidValuesError: some are not; it says how many.
+        InvalidValuesError: some values are NaN, infinite or beyond float32; the message states how many.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         single = np.array(values, dtype=np.float32)
@@ -92,7 +92,7 @@ def checked_values(values: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def is_coordinate_system(affine: NDArray[Any]) -> bool:
-    """Whether a matrix `[4, 4]` in mm places voxels: finite, with edges of a possible length, axes apart."""
+    """Return whether an affine `[4, 4]` in mm is valid: finite, plausible voxel sizes, linearly independent axes."""
     if not np.isfinite(affine).all():
         return False
     edges = np.linalg.norm(affine[:3, :3], axis=0)
@@ -102,10 +102,10 @@ def is_coordinate_system(affine: NDArray[Any]) -> bool:
 
 
 def checked_affine(affine: NDArray[Any]) -> NDArray[np.float64]:
-    """Return an affine `[4, 4]` in mm that places voxels.
+    """Return an affine `[4, 4]` in mm as float64, after checking it by `is_coordinate_system`.
 
     Raises:
-        BadGeometryError: it does not.
+        BadGeometryError: the affine is not valid.
     """
     if not is_coordinate_system(affine):
         raise BadGeometryError(

@@ -1,7 +1,8 @@
-"""MetaImage (.mha, .mhd) and NRRD (.nrrd, .nhdr): a header of words, and voxels behind or beside it.
+"""Voxels of MetaImage (.mha, .mhd) and NRRD (.nrrd, .nhdr): a text header, with voxels after it or in a separate file.
 
-Elsewhere ITK reads them, and the tests hold this to its values. It gets no file of unknown origin here: `NDims = 65535`
-in a header overruns the arrays of its MetaIO, and one damaged file in some thousands ends the process in its NrrdIO.
+ITK is the usual reader of these formats, and the tests compare the results with ITK's. It is not used here because it
+is not safe on files of unknown origin: `NDims = 65535` in a header overruns the arrays of its MetaIO, and one damaged
+file in some thousands crashes the process in its NrrdIO.
 """
 
 from __future__ import annotations
@@ -21,20 +22,20 @@ from monai_rd.images.validation import checked_affine, checked_size, checked_val
 
 __all__ = ["HEADER_BYTES", "Stored", "affine_of", "read_stored"]
 
-HEADER_BYTES = 1 << 16  # in which a header ends
+HEADER_BYTES = 1 << 16  # longest header that is read
 
 
 @dataclass(frozen=True)
 class Stored:
-    """What a header says.
+    """Where and how the voxels of a volume are stored, as stated by its header.
 
     Attributes:
-        path: of the file with the voxels.
-        offset: of their first byte there; below 0 they are the last ones of the file.
-        encoding: "raw", "deflate" (zlib's or gzip's format), "text" or "hex".
-        skip: bytes before them, once decoded.
-        dtype: of one, with its byte order.
-        shape: with the axis first along which they follow each other.
+        path: path of the file with the voxels.
+        offset: position of their first byte in the file; below 0, they are at the end of the file.
+        encoding: "raw", "deflate" (zlib or gzip format), "text" or "hex".
+        skip: number of decoded bytes before the first voxel.
+        dtype: data type of a voxel, with its byte order.
+        shape: shape of the volume, the fastest axis first.
         affine: `[4, 4]` in mm, RAS+.
     """
 
@@ -48,9 +49,15 @@ class Stored:
 
 
 def affine_of(axes: NDArray[np.float64], corner: Sequence[float]) -> NDArray[np.float64]:
-    """The affine in RAS+ of axes `[3, up to 3]`, one a column and a voxel long, and a first voxel, both in LPS+.
+    """Return the affine `[4, 4]` in mm, RAS+, from axes and origin in LPS+.
 
-    What there is of them counts: one slice is a voxel of 1 mm thick, and lies at 0 in the directions not told.
+    Args:
+        axes: `[2 or 3, 2 or 3]`, one axis per column, its length the voxel size in mm. A missing axis (a single slice)
+            is 1 mm long.
+        corner: centre of the first voxel in mm; missing coordinates are 0.
+
+    Raises:
+        BadGeometryError: the affine is not valid.
     """
     affine = np.eye(4)
     affine[: len(axes), : axes.shape[1]] = axes
@@ -59,13 +66,14 @@ def affine_of(axes: NDArray[np.float64], corner: Sequence[float]) -> NDArray[np.
 
 
 def read_stored(stored: Stored) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Read the voxels that a header tells of.
+    """Read the voxels that a header describes.
 
     Returns:
-        Values `[X, Y, Z]`, and the affine.
+        float32 values `[X, Y, Z]`, and the affine `[4, 4]` in mm, RAS+.
 
     Raises:
-        StudyError: no 3D volume, too few voxels, or see `border`; its message lacks the name.
+        StudyError: not a 3D volume, a file cut off, or a check of `images.validation` failed; the message does not name
+            the file.
         Exception: a damaged file.
     """
     shape = volume_shape(stored.shape)
@@ -92,7 +100,7 @@ def read_stored(stored: Stored) -> tuple[NDArray[np.float32], NDArray[np.float64
 
 
 def _inflated(content: bytes, most: int) -> bytes:
-    """So many bytes of a zlib or gzip stream; its checksum is looked at where they are all."""
+    """Return at most `most` bytes of a zlib or gzip stream; its checksum is verified if these are all of them."""
     inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)
     found = inflate.decompress(content, most)
     inflate.decompress(inflate.unconsumed_tail, 1)
