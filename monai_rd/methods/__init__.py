@@ -1,4 +1,4 @@
-"""Distillation methods, one a file; each owns its trainable parts. A new one is a file and its line in `METHODS`."""
+"""Distillation methods, one per file; each owns its trainable modules. A new one is a file and a line in `METHODS`."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ _READS = {2: "images or slices", 3: "volumes"}
 
 
 def method_class(name: str) -> type[Method]:
-    """Find a method by its name, or one that lies elsewhere by the path of its class, such as "file.Class".
+    """Look up a method class by its name in `METHODS`, or by the import path of a class, such as "file.Class".
 
     Raises:
-        ValueError: an unknown name, or a path that leads to no method.
+        ValueError: the name is unknown, or the path is not a `Method` subclass that can be imported.
     """
     if name in METHODS:
         return METHODS[name]
@@ -95,19 +95,18 @@ def build_method(
     """Build the method `name` for this student and teacher.
 
     Args:
-        name: one of `METHODS`, or the path of a class, see `method_class`.
+        name: one of `METHODS`, or the import path of a class, see `method_class`.
         student: the network to train.
         teacher: the frozen teacher; None only for a method that needs none.
-        labels: of the training list: class indices, or of a multi-label list rows of 0.0 and 1.0.
+        labels: the labels of the training list: class indices, or for multi-label data rows of 0.0 and 1.0.
         options: the method's own keyword arguments.
-        batch_size: items in each training batch (of one process), for a method that has this among its options.
-        unlabelled: how many unlabelled images there are; the log says if the method makes no use of them;
-            None where nothing is trained.
+        batch_size: number of items per training batch (in one process); passed on if the method has such an option.
+        unlabelled: number of unlabelled images, used to warn in the log if the method ignores them; None if nothing is
+            trained.
 
     Raises:
-        ValueError: an unknown name or option, no teacher where the method needs one, a teacher without logits or no
-            unlabelled images where it needs them, or a teacher of volumes with a student of images or the other way
-            round.
+        ValueError: the name or an option is unknown; the method needs a teacher, a teacher with logits or unlabelled
+            images and there are none; or only one of teacher and student takes volumes.
     """
     found = method_class(name)
     if found.needs_teacher and teacher is None:

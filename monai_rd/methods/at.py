@@ -1,14 +1,14 @@
 r"""Attention transfer: Zagoruyko & Komodakis, ICLR 2017, arXiv 1612.03928.
 
-With $\hat Q$ of `losses.attention`, the authors' code adds, of each pair $l$ of maps, the mean of
-$(\hat Q(A_s) - \hat Q(A_t))^2$ over its $h_l w_l$ positions, times 1000. As $\hat Q$ has length 1, whatever the sides,
-that is at most $2000 / (h_l w_l)$: the smaller the images, the stronger the method (all four maps of a ResNet at most
-54 together at 224 pixels, 664 at 64). Here it is
+With $\hat Q$ as defined in `losses.attention`, the authors' code adds, for each pair $l$ of maps, the mean of
+$(\hat Q(A_s) - \hat Q(A_t))^2$ over its $h_l w_l$ positions, times 1000. As $\hat Q$ has length 1 at any map size, this
+is at most $2000 / (h_l w_l)$: the smaller the images, the stronger the method (the four maps of a ResNet add up to at
+most 54 at 224 pixels, and 664 at 64). Here the loss is
 
 $$L_\mathrm{AT} = \sum_l \frac{1}{(224 / \tau_l)^2}\,\lVert \hat Q(A_s^l) - \hat Q(A_t^l) \rVert_2^2$$
 
-with $\tau_l$ the stride of the pair's coarser map: the authors' own at 224 pixels, and as strong as there at any other
-size, and in volumes.
+where $\tau_l$ is the stride of the coarser map of the pair. At 224 pixels it equals the authors' loss; at other image
+sizes, and for volumes, it is as strong as at 224 pixels.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ _SIDE = 224  # pixels of the images that the weight 1000 is for
 
 
 class AttentionTransfer(Method):
-    """AT on all paired levels, their losses summed; it trains nothing of its own.
+    """Attention transfer (AT): sum of the losses of all paired levels; it has no trainable parts of its own.
 
-    In the form "mean", the formula above, times 1000, levels of stride 4, 8, 16 and 32 add at most 0.64, 2.6, 10 and
-    41, so that the last ones decide. The form "paper", Eq. 2, adds at most sqrt(2) a level, whatever its size; its
-    weight is half of a beta of "about 0.1".
+    In the form "mean" (the formula above, times 1000), levels of stride 4, 8, 16 and 32 add at most 0.64, 2.6, 10 and
+    41, so the last ones dominate. The form "paper" (Eq. 2) adds at most sqrt(2) per level at any map size; its weight
+    is half of the paper's beta of "about 0.1".
 
-    Where the sides differ, the larger map is average-pooled before its attention is taken. The tokens of a ViT are a
-    map too, without the class token. They must not be normalised first, which would make their attention the same
-    everywhere; a few tokens of high norm may dominate it. Of bags every slice is a sample.
+    If the map sizes differ, the larger map is average-pooled before its attention is computed. The tokens of a ViT,
+    without the class token, are used as a map too. They must not be normalised first, which would make their attention
+    the same everywhere; a few tokens of high norm may dominate it. For bags, each slice is one sample.
 
     Args:
         form: "mean" or "paper".
-        weight: of the term, constant over the training; None for 1000 ("mean") or 0.05 ("paper").
+        weight: weight of the term, constant over the training; None for 1000 ("mean") or 0.05 ("paper").
 
     Raises:
-        ValueError: an unknown form, or a network without maps that could be read.
+        ValueError: an unknown form, or a network whose feature maps cannot be read.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class AttentionTransfer(Method):
         self.constant_weights = {"at": _WEIGHTS[form] if weight is None else weight}
 
     def forward(self, step: Step) -> dict[str, Tensor]:
-        """Term `at`, of one map `[N, C, h, w]` of each level."""
+        """Return the term `at`, computed from one map `[N, C, h, w]` per level."""
         losses = []
         for ours, theirs, stride in zip(step.student.maps, step.teacher_features.maps, self.strides, strict=True):
             mine, wanted = shrink_to_common(ours, theirs)

@@ -1,4 +1,4 @@
-"""What every distillation method is to the co-training handler."""
+"""Base class of the distillation methods: the interface that the co-training handler uses."""
 
 from __future__ import annotations
 
@@ -28,15 +28,25 @@ __all__ = [
 
 
 class Step(NamedTuple):
-    """One training step, as a method sees it.
+    """The data of one training step that a method computes its loss terms from.
 
     Attributes:
-        student: what the student made of the batch.
-        teacher: what the teacher made of it; None for a method that needs none.
-        network: the student itself, bare; its `classifier` is g.
-        target: class indices `[B]`, or of mixed items the shares of the classes `[B, classes]`; multi-label 0 to 1 for
-            each class, `[B, classes]`. Of unlabelled items `NO_LABEL`.
-        indices: of the items in the training list `[B]`; None where the data set does not tell them.
+        student: the student's features and logits for the batch.
+        teacher: the teacher's features for the batch; None for a method that needs no teacher.
+        network: the student itself, without a DDP wrapper; its `classifier` is g.
+        target: class indices `[B]`, or for mixed items the shares of the classes `[B, classes]`; for multi-label data
+            values from 0 to 1, `[B, classes]`. Unlabelled items have `NO_LABEL` (-100).
+        indices: indices of the items in the training list `[B]`; None if the data set does not provide them.
+
+    Example:
+        >>> import torch
+        >>> from monai_rd.methods import Step
+        >>> from monai_rd.networks import Student, StudentFeatures
+        >>> student, image = Student("resnet18", num_classes=2), torch.rand(4, 3, 64, 64)
+        >>> pooled = student.features(image)
+        >>> features = StudentFeatures(image, pooled, student.classifier(pooled), maps=())
+        >>> Step(features, None, student, target=torch.tensor([0, 1, 1, -100])).unlabelled
+        tensor([False, False, False,  True])
     """
 
     student: StudentFeatures
@@ -47,18 +57,18 @@ class Step(NamedTuple):
 
     @property
     def teacher_features(self) -> TeacherFeatures:
-        """What the teacher made of the batch, for a method that needs one."""
+        """The teacher's features for the batch, for a method that needs a teacher."""
         assert self.teacher is not None
         return self.teacher
 
     @property
     def unlabelled(self) -> Tensor:
-        """Which items have no label, bool `[B]`."""
+        """Mask of the items without a label, bool `[B]`."""
         return unlabelled_items(self.target)
 
 
 class PathOutput(NamedTuple):
-    """What a method's teacher path made of a batch, without a graph, beside the student's features.
+    """Detached output of a method's teacher path for one batch, with the student's features.
 
     Attributes:
         features: f_t `[B, D]`.
@@ -72,32 +82,45 @@ class PathOutput(NamedTuple):
 
 
 class Method(nn.Module, ABC):
-    """Gives named loss terms beside the student's own cross entropy, and owns whatever it trains for them.
+    """Base class of a distillation method: named loss terms added to the student's cross entropy, with their modules.
 
-    All methods are made alike, `Name(student, teacher, labels, option=...)`: the keyword-only arguments of a method are
-    its options, what a user may set by `--method_options`. A method keeps neither network: whatever needs the student
-    is handed it, and what the teacher makes of a batch comes with the `Step`.
+    Every method has the constructor `Name(student, teacher, labels, option=...)`. Its keyword-only arguments are its
+    options, which users set with `--method_options`. A method does not keep the student or the teacher: methods that
+    need the student get it as an argument, and the teacher's features come with the `Step`.
 
     Args:
         student: the network to train, as it is before `prepare`.
         teacher: the frozen teacher; None only for a method that needs none.
-        labels: of the training list: class indices `[n]`, multi-label rows of 0 and 1 `[n, classes]`.
+        labels: the labels of the training list: class indices `[n]`, or multi-label rows of 0 and 1 `[n, classes]`.
 
     Attributes:
-        needs_teacher: whether there must be a teacher.
-        needs_logits: whether the teacher must have been fitted to the task, so that it gives logits.
-        always_trains_student: whether the student learns in every epoch, so that an epoch of labels alone is not lost.
-        in_stages: whether some epochs leave out a part of what the method trains; see `start_epoch` and
-            `frozen_parameters`.
-        takes_unlabelled: whether it makes use of items without a label.
-        needs_unlabelled: whether it is nothing without them.
-        takes_mixed: whether an item of a batch may be a mixture of two, see `CutMixHandler`.
-        reads: what `forward` wants of the teacher; nothing unless the constructor says what.
-        student_levels: the student's maps that `forward` wants, in this order; likewise.
-        constant_weights: what `weights` gives in all epochs; likewise.
-        multi_label: whether an image may have any number of the classes.
-        spatial_dims: 2 for a student of images or bags of slices, 3 for one of volumes.
-        path_output: what the teacher path made of the last batch, for who watches it, and None once that was taken.
+        needs_teacher: a teacher is required.
+        needs_logits: the teacher must have been fitted to the task, so that it gives logits.
+        always_trains_student: the student is trained in every epoch, so an epoch with labels alone is useful.
+        in_stages: some epochs do not train all parts of the method; see `start_epoch` and `frozen_parameters`.
+        takes_unlabelled: items without a label are used.
+        needs_unlabelled: unlabelled items are required.
+        takes_mixed: an item of a batch may be a mixture of two, see `CutMixHandler`.
+        reads: the teacher's features that `forward` uses; set in the constructor, default none.
+        student_levels: the student's maps that `forward` uses, in this order; set in the constructor, default none.
+        constant_weights: the weights that `weights` returns in all epochs; set in the constructor, default none.
+        multi_label: an image may have any number of the classes.
+        spatial_dims: 2 for a student of images or bags of slices, 3 for a student of volumes.
+        path_output: the teacher path's output for the last batch, for monitoring; None after `take_path`.
+
+    Example:
+        A method with one term, which keeps the student's logits small.
+
+        >>> import torch
+        >>> from monai_rd.methods import Method
+        >>> from monai_rd.networks import Student
+        >>> class SmallLogits(Method):
+        ...     needs_teacher, constant_weights = False, {"small": 0.1}
+        ...     def forward(self, step):
+        ...         return {"small": step.student.logits.square().mean()}
+        >>> method = SmallLogits(Student("resnet18", num_classes=2), None, torch.tensor([0, 1]))
+        >>> method.weights(progress=0.0)
+        {'small': 0.1}
     """
 
     needs_teacher: bool = True
@@ -118,66 +141,70 @@ class Method(nn.Module, ABC):
         self.multi_label, self.spatial_dims = labels.dim() == 2, student.spatial_dims
 
     def weights(self, progress: float) -> dict[str, float]:
-        """Weight of each loss term at `progress`, from 0 in the first epoch to 1 in the last; `constant_weights`.
+        """Return the weight of each loss term; by default `constant_weights`.
 
-        The trainer's own term, the student's cross entropy, may be among them as `student_ce`; else its weight is 1.
+        The trainer's own term, the student's cross entropy, may be included as `student_ce`; otherwise its weight is 1.
+
+        Args:
+            progress: 0 in the first epoch to 1 in the last.
         """
         return dict(self.constant_weights)
 
     @abstractmethod
     def forward(self, step: Step) -> dict[str, Tensor]:
-        """Compute the unweighted loss terms of one batch: scalars by name, with the names of `weights`."""
+        """Return the unweighted loss terms of one batch: scalar tensors, with the same names as in `weights`."""
 
     def start_epoch(self, progress: float, student: Student) -> None:
-        """Change what another epoch needs, before its first step and nowhere else; most methods change nothing."""
+        """Update the method or the student at the start of an epoch; by default nothing changes."""
 
     def frozen_parameters(self, student: Student) -> list[nn.Parameter]:
-        """Those parameters, its own and the student's, that this epoch does not teach, so that no optimizer moves them.
+        """Return the parameters, of the method and of the student, that must not change in this epoch.
 
-        Nothing but a gradient that is None keeps momentum and weight decay away from a parameter.
+        Their gradients are set to None before the optimizer's step, because only then neither momentum nor weight decay
+        changes a parameter.
         """
         return []
 
     def teacher_path(self, student: Student) -> nn.Module | None:
-        """From the teacher's tap to logits of the task, of a method that has such a path; else None."""
+        """Return the module from the teacher's tap to the task's logits; None if the method has no such path."""
         return None
 
     def keep_path(self, step: Step, f_t: Tensor, z_t: Tensor) -> None:
-        """Keep what the teacher path made of this step; a method that has such a path calls it in `forward`."""
+        """Store the teacher path's output of this step; a method with a teacher path calls this in `forward`."""
         made = (one.detach().as_subclass(Tensor) for one in (f_t, z_t, step.student.pooled))
         self.path_output = PathOutput(*made)
 
     def take_path(self) -> PathOutput | None:
-        """What was kept since it was last taken; None where the step had no teacher, or the method has no path."""
+        """Return the stored output and clear it; None if the step had no teacher or the method has no teacher path."""
         made, self.path_output = self.path_output, None
         return made
 
     def prepare(self, student: Student) -> Student:
-        """Change the student, in place, as it has to be while it is trained; most methods leave it alone."""
+        """Modify the student in place for the training and return it; by default nothing changes."""
         return student
 
     def deployable(self, student: Student) -> dict[str, Tensor]:
-        """The state dict of the student as it is deployed, without what `prepare` put in."""
+        """Return the state dict of the deployed student, without the modules that `prepare` added."""
         return student.state_dict()
 
     def no_weight_decay(self) -> list[nn.Parameter]:
-        """Those of the method's parameters that no weight decay may pull at."""
+        """Return the method's parameters that are excluded from weight decay."""
         return []
 
 
 def linear(ends: tuple[float, float], progress: float) -> float:
-    """What a weight of this first and last value has come to at `progress`."""
+    """Interpolate linearly between the first and the last value; `progress` is 0 to 1."""
     first, last = ends
     return first + (last - first) * progress
 
 
 def trainable_parameters(network: nn.Module, method: nn.Module) -> list[nn.Parameter]:
-    """All parameters that one optimizer trains: the student's with its classifier, then the method's own."""
+    """Return all trainable parameters for one optimizer: the student's with its classifier, then the method's."""
     return [parameter for module in (network, method) for parameter in module.parameters() if parameter.requires_grad]
 
 
 def parameter_groups(network: nn.Module, method: nn.Module) -> list[dict[str, Any]]:
-    """`trainable_parameters` as an optimizer's groups: those that decay, then those that must not, if there are any."""
+    """Return `trainable_parameters` as optimizer groups: with weight decay, then (if any) without weight decay."""
     bare: Any = unwrapped(method)
     kept = {id(parameter) for parameter in bare.no_weight_decay()}
     every = trainable_parameters(network, method)
@@ -188,12 +215,12 @@ def parameter_groups(network: nn.Module, method: nn.Module) -> list[dict[str, An
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """The module itself, without the wrapper of DistributedDataParallel."""
+    """Return the module without its DistributedDataParallel wrapper, if it has one."""
     return module.module if isinstance(module, nn.parallel.DistributedDataParallel) else module
 
 
 def distributed(module: nn.Module, device: torch.device) -> nn.Module:
-    """Wrap a module in DistributedDataParallel; one that trains nothing, which DDP refuses, is returned as it is."""
+    """Wrap a module in DistributedDataParallel; return it unchanged if it has no trainable parameters (DDP fails)."""
     if not any(parameter.requires_grad for parameter in module.parameters()):
         return module
     return nn.parallel.DistributedDataParallel(
@@ -204,10 +231,16 @@ def distributed(module: nn.Module, device: torch.device) -> nn.Module:
 
 
 def gather_batch(features: Tensor) -> Tensor:
-    """Features of the global batch `[ranks * B, ...]` with gradient, or `features` itself in a single process.
+    """Gather features of all processes, with gradient; in a single process return `features` itself.
 
     Every rank then computes the same loss of the whole batch. The backward pass sums the ranks' gradients, which DDP's
-    averaging turns into the gradient of that one loss. All ranks must hold the same B (drop_last).
+    averaging turns into the gradient of that one loss. All ranks must have the same B (drop_last).
+
+    Args:
+        features: of this process's batch `[B, ...]`.
+
+    Returns:
+        Features of the global batch `[ranks * B, ...]`.
     """
     if world_size() == 1:
         return features

@@ -1,4 +1,4 @@
-"""The student trained alone with cross entropy: the baseline that every method is held against."""
+"""The student trained with cross entropy alone: the baseline for all methods."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ __all__ = ["CrossEntropyAlone"]
 
 
 class CrossEntropyAlone(Method):
-    """No teacher and no term beside the trainer's own cross entropy; it takes no options."""
+    """Trains the student with cross entropy alone, without a teacher; it has no options."""
 
     needs_teacher = False
     takes_unlabelled = False
 
     def forward(self, step: Step) -> dict[str, Tensor]:
-        """No terms."""
+        """Return no terms."""
         return {}

@@ -1,8 +1,9 @@
 r"""Contrastive representation distillation (CRD), arXiv 1910.10699.
 
-Student and teacher are embedded by a linear layer each into vectors $v$ of length 1. Two banks hold an embedding $u$ of
-every training item. An item's student embedding must tell the teacher's bank entry of the same item from those of K
-items of other classes, and the other way round. With $n$ items and $Z$ fixed by the first batch as $n$ times the mean,
+One linear layer each maps the student's and the teacher's features to embeddings $v$ of length 1. Two memory banks hold
+an embedding $u$ of every training item. The loss makes an item's student embedding distinguish the teacher's bank entry
+of the same item (positive) from those of K items of other classes (negatives), and vice versa. With $n$ items, and $Z$
+set once to $n$ times the mean of the first batch's exponentials,
 
 $$P(v, u) = \frac{e^{v \cdot u/\tau}}{Z},\qquad
 L(v, u) = -\log\frac{P(v, u^+)}{P(v, u^+) + K/n} - \sum_{k=1}^{K} \log\frac{K/n}{P(v, u_k^-) + K/n},\qquad
@@ -26,36 +27,36 @@ _EPS = 1e-7
 
 
 class ContrastiveDistillation(Method):
-    """CRD with an item itself as its positive ("exact") and negatives of other classes, drawn without replacement.
+    """CRD with the item itself as positive ("exact") and negatives of other classes, drawn without replacement.
 
-    So does the reference code where another class has K items (its data set draws them by `numpy.random.choice`; its
-    alias tables are for the case that nobody gives it negatives). Where it differs: K is 16,384 whatever the data set,
-    and drawn with replacement where there are fewer; here K is at most as many as every class has items outside it, so
-    that all items of a batch have equally many.
-    Of a multi-label list, in which "another class" means little, the negatives are any other items. Banks and Z are
-    buffers, so a resumed run goes on exactly. Embeddings and scores are computed in float32 (e^(1/0.07) is 1.6e6, past
+    The reference code does the same if there are K items of other classes (its data set draws them with
+    `numpy.random.choice`; its alias tables are for the case without given negatives). It differs in K: there K is
+    16,384 for any data set, drawn with replacement if there are fewer; here K is at most the number of items outside
+    the largest class, so all items of a batch have the same number of negatives.
+    For multi-label data, where "another class" means little, all other items can be negatives. Banks and Z are buffers,
+    so a resumed run continues exactly. Embeddings and scores are computed in float32 (e^(1/0.07) is 1.6e6, beyond
     float16's largest number).
 
-    Memory in float32, with n items and B of them in a batch: the banks 2 * n * `width`, a step about as much again and
-    8 * B * n for scores and draws: 30 MB for n = 10,000 and B = 32, where the reference gathers 537 MB of negatives
-    whatever n is.
+    Memory in float32, with n items and batches of B: 2 * n * `width` numbers for the banks, and in a step about as many
+    again and 8 * B * n for scores and draws: 30 MB for n = 10,000 and B = 32, where the reference gathers 537 MB of
+    negatives for any n.
 
-    Negatives are drawn from torch's global random state. Under DDP every process scores its own items against the
-    banks, which all processes fill with the items of all.
+    Negatives are drawn from torch's global random state. Under DDP every process scores its own items; the banks are
+    updated with the items of all processes.
 
     Args:
-        negatives: K at most.
-        width: of the embeddings.
+        negatives: largest K.
+        width: width of the embeddings.
         temperature: tau.
-        momentum: share of its old value that a bank's entry keeps when its item is seen.
-        weight: of the term.
+        momentum: share of the old value that a bank entry keeps when it is updated.
+        weight: weight of the term.
 
     Raises:
-        ValueError: items of one class only, or fewer than 1 negative, or a temperature not above 0.
+        ValueError: all items are of one class, `negatives` is below 1, or the temperature is not above 0.
     """
 
-    takes_unlabelled = False  # of which nobody knows what their negatives are
-    takes_mixed = False  # it keeps the features of every single image
+    takes_unlabelled = False  # an item without a label has no known negatives
+    takes_mixed = False  # the banks hold one embedding for each single image
 
     labels: Tensor
     student_bank: Tensor
@@ -87,15 +88,15 @@ class ContrastiveDistillation(Method):
         self.register_buffer("labels", labels, persistent=False)
         for side in ("student", "teacher"):
             self.register_buffer(f"{side}_bank", F.normalize(torch.randn(len(labels), width), dim=1))
-        self.register_buffer("normaliser", torch.zeros(2))  # Z of the student's items and of the teacher's; 0: not yet
-        self._normalised = False  # whether it is known not to be 0
+        self.register_buffer("normaliser", torch.zeros(2))  # Z of student and teacher; 0: not set yet
+        self._normalised = False  # whether the normaliser is known to be set
         self.temperature, self.momentum = temperature, momentum
 
     def forward(self, step: Step) -> dict[str, Tensor]:
-        """The term `crd`; in training mode the batch then enters the banks.
+        """Return the term `crd`; in training mode the banks are then updated with the batch.
 
         Raises:
-            ValueError: batches do not tell their items' indices in the training list.
+            ValueError: the batch has no indices of its items in the training list.
         """
         if step.indices is None:
             raise ValueError(
@@ -106,14 +107,14 @@ class ContrastiveDistillation(Method):
             mine = F.normalize(self.student_embedding(step.student.pooled.float()), dim=1)
             theirs = F.normalize(self.teacher_embedding(step.teacher_features.pooled.float()), dim=1)
             compared = torch.cat([step.indices[:, None], self._draw(step.indices)], dim=1)
-            # A copy: the banks are written below, before the backward pass wants what was read.
+            # A copy: the banks are changed below, before the backward pass needs the old values.
             scores = torch.stack(
                 [
                     (v @ bank.clone().T / self.temperature).gather(1, compared)
                     for v, bank in ((mine, self.teacher_bank), (theirs, self.student_bank))
                 ]
             ).exp()
-            if not self._normalised:  # looked at once: the device is waited for
+            if not self._normalised:  # checked once, as it synchronises with the device
                 if not self.normaliser.any():
                     self.normaliser.copy_(_mean_over_ranks(scores.detach().mean(dim=(1, 2)) * len(self.labels)))
                 self._normalised = True
@@ -123,14 +124,14 @@ class ContrastiveDistillation(Method):
         return {"crd": loss}
 
     def _draw(self, indices: Tensor) -> Tensor:
-        """Indices of K items for each of these, none twice, none of its own class `[B, K]`."""
+        """Draw K different items of other classes for each item; returns their indices `[B, K]`."""
         every = torch.arange(len(self.labels), device=indices.device)
         same = indices[:, None] == every if self.multi_label else self.labels[indices][:, None] == self.labels
         draws = torch.rand(same.shape, device=indices.device).masked_fill(same, -1.0)
         return draws.topk(self.negatives, dim=1).indices
 
     def _contrast(self, scores: Tensor) -> Tensor:
-        """The loss of both directions from P `[2, B, 1 + K]`, the positive first."""
+        """Compute the loss of both directions from P `[2, B, 1 + K]`, with the positive first."""
         noise = self.negatives / len(self.labels)
         positive, negative = scores[..., 0], scores[..., 1:]
         log_likelihood = (positive / (positive + noise + _EPS)).log() + (noise / (negative + noise + _EPS)).log().sum(

@@ -1,11 +1,11 @@
 r"""Deep Reprogramming Distillation (DRD), arXiv 2605.04447: RD at every stage of the student.
 
-Second-hand: of the paper only the abstract was read, and a reader's note on the rest. Known from the note: a projector
-of three convolutions for each of N coarse stages, the reprogrammed map put into the student's next stage, the hybrid
-logits that come of it, and the terms of the loss, with $\alpha$ and $\beta$ falling linearly from 1. What the note
-leaves open is decided here, and marked below as ours.
+Second-hand: only the paper's abstract and a reader's note on the rest were read. Known from the note: a projector of
+three convolutions for each of N coarse stages; the reprogrammed map is fed into the student's next stage, which gives
+"hybrid" logits; and the terms of the loss, with $\alpha$ and $\beta$ falling linearly from 1. What the note leaves open
+was decided here and is marked below as ours.
 
-With the student $F_s = h_i \circ l_i$ cut behind its stage $i$, and the teacher's map $T_i$ of the nearest stride,
+With the student $F_s = h_i \circ l_i$ cut after its stage $i$, and the teacher's map $T_i$ of the nearest stride,
 
 $$r_i = \phi_i(T_i),\quad z_i = g(h_i(r_i))$$
 $$L = \mathrm{CE}(y, z_s) + \alpha \sum_i \mathrm{CE}(y, z_i) + \beta \sum_i \mathrm{KL}(z_i \| z_s)
@@ -35,7 +35,7 @@ __all__ = ["DeepReprogrammingDistillation"]
 
 
 class _Projector(nn.Module):
-    """phi_i: a teacher's map with the channels, sides and sign of a student's."""
+    """phi_i: maps a teacher's feature map to the channels, size and value range (signed or not) of a student's map."""
 
     def __init__(self, teacher: Level, student: Level, width: int, dims: int) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class _Projector(nn.Module):
 
 
 def _as_output(maps: Tensor, level: Level, output: Tensor) -> Tensor:
-    """Maps `[N, C, ...]` in the form in which a level's module gave `output`; a copy: later layers may write to it."""
+    """Convert maps `[N, C, ...]` to the layout of `output`; always a copy, as later layers may write to it in place."""
     if level.layout == "channels last":
         return maps.movedim(1, -1).clone()
     if level.layout == "tokens":
@@ -66,11 +66,11 @@ def _as_output(maps: Tensor, level: Level, output: Tensor) -> Tensor:
 
 @contextmanager
 def _injected(backbone: nn.Module, level: Level, replacement: Tensor) -> Iterator[None]:
-    """Run a backbone as it is behind the module of a level, whose output is replaced.
+    """Replace the output of a level's module while a backbone runs.
 
-    What lies before runs in eval mode and without gradient, as its result is thrown away: it neither moves a statistic
-    nor draws a random number. What lies behind runs as the student's own pass did, with gradient and with the batch's
-    own statistics, but BatchNorm's running statistics, which the deployed student will use, do not see these maps.
+    The layers before it run in eval mode and without gradient, as their result is not used: they change no statistics
+    and draw no random numbers. The layers after it run as in the student's own forward pass, with gradient and batch
+    statistics, but BatchNorm's running statistics, which the deployed student uses, are not updated.
     """
     modes = {one: one.training for one in backbone.modules()}
     tracked = {one: one.track_running_stats for one in modes if isinstance(one, _BatchNorm)}
@@ -86,7 +86,7 @@ def _injected(backbone: nn.Module, level: Level, replacement: Tensor) -> Iterato
         backbone.eval()
         for norm in tracked:
             norm.track_running_stats = False
-        with torch.no_grad():  # which at its end restores what `replace` has set
+        with torch.no_grad():  # on exit it restores the grad mode that `replace` changed
             yield
     finally:
         handle.remove()
@@ -97,27 +97,29 @@ def _injected(backbone: nn.Module, level: Level, replacement: Tensor) -> Iterato
 
 
 class DeepReprogrammingDistillation(Method):
-    """DRD with a stage for each map of the student.
+    """Deep reprogramming distillation (DRD), with one stage for each feature map of the student.
 
-    The rest of the student behind a stage is found by running it again with that map replaced, so that any student
-    serves whose maps are known; each stage costs one more pass of the student, without gradient up to its map, and
-    nothing at inference. The gradient of a hybrid's cross entropy goes into the projector, the stages behind and g.
+    The student's layers after a stage are applied by running the student again with that map replaced, so any student
+    with known maps can be used. Each stage costs one more forward pass of the student in training (without gradient up
+    to its map) and nothing at inference. The gradient of a hybrid's cross entropy goes into the projector, the stages
+    after it and g.
 
-    Ours, where the note is silent: the width of the projectors (1x1, 3x3, 1x1 convolutions, BatchNorm and ReLU behind
-    the first two, ReLU behind the last where the student's map has no negative values); maps are brought to the
-    student's sides by average pooling or linear interpolation; CKA compares means over positions and slices, as in RD,
-    and keeps the weight 1; KL has T = 1 and gradient to both sides, as in RD.
+    Ours, where the note is silent: the projectors' width and layers (1x1, 3x3, 1x1 convolutions, BatchNorm and ReLU
+    after the first two, ReLU after the last if the student's map has no negative values); maps are resized to the
+    student's map size by average pooling or linear interpolation; CKA compares means over positions and slices, as in
+    RD, with the constant weight 1; KL has T = 1 and gradient to both sides, as in RD.
 
     Args:
-        alpha: weight of the hybrids' cross entropy in the first and in the last epoch, linear between.
-        beta: weight of KL, likewise.
+        alpha: weight of the hybrids' cross entropy in the first and in the last epoch, linear in between.
+        beta: weight of KL in the first and in the last epoch, linear in between.
         cka: weight of CKA.
-        temperature: of KL.
-        estimator: of CKA.
-        width: channels inside the projectors.
+        temperature: temperature T of KL.
+        estimator: CKA's estimator, "biased" or "unbiased".
+        width: number of channels inside the projectors.
 
     Raises:
-        ValueError: a network without maps that could be read, or what `CKALoss` and `KLDistillationLoss` refuse.
+        ValueError: a network whose feature maps cannot be read, or an invalid value for `CKALoss` or
+            `KLDistillationLoss`.
     """
 
     def __init__(
@@ -143,12 +145,12 @@ class DeepReprogrammingDistillation(Method):
         self.alpha, self.beta, self.cka_weight = alpha, beta, cka
 
     def weights(self, progress: float) -> dict[str, float]:
-        """Alpha and beta, linear between their first and last value, and the weight of CKA."""
+        """Return alpha and beta, interpolated linearly, and the weight of CKA."""
         alpha, beta = linear(self.alpha, progress), linear(self.beta, progress)
         return {"hybrid_ce": alpha, "kl": beta, "cka": self.cka_weight}
 
     def forward(self, step: Step) -> dict[str, Tensor]:
-        """The terms `hybrid_ce`, `kl` and `cka`, each a sum over the stages."""
+        """Return the terms `hybrid_ce`, `kl` and `cka`, each summed over the stages."""
         batch = len(step.student.logits)
         terms: dict[str, list[Tensor]] = {"hybrid_ce": [], "kl": [], "cka": []}
         for level, mine, wanted, projector in zip(
@@ -165,5 +167,5 @@ class DeepReprogrammingDistillation(Method):
 
 
 def _pooled(maps: Tensor, batch: int) -> Tensor:
-    """Mean over positions and slices, in float32: `[B * S, C, ...]` to `[B, C]`."""
+    """Average over positions and slices in float32: `[B * S, C, ...]` to `[B, C]`."""
     return maps.float().flatten(2).mean(dim=2).unflatten(0, (batch, -1)).mean(dim=1)

@@ -1,4 +1,4 @@
-r"""Hint: a small regressor makes one of the student's maps equal to one of the teacher's.
+r"""Hint: one of the student's maps, through a small regressor, is trained to predict one of the teacher's maps.
 
 Romero et al., "FitNets", ICLR 2015, arXiv 1412.6550, Eq. 3, with the student's map $A_s$, the teacher's $A_t$ and the
 regressor $r$:
@@ -23,28 +23,28 @@ __all__ = ["Hint"]
 
 
 class Hint(Method):
-    """Hint on one pair of levels, by default those of stride 16, where teachers and students have maps of 14 x 14.
+    """Hint on one pair of levels, by default those of stride 16 (maps of 14 x 14 at 224 pixels).
 
-    What differs from the reference code (RepDistiller), and why:
+    Differences from the reference code (RepDistiller), and why:
 
-    - Two maps of different sides are average-pooled to the smaller; the regressor is a 1x1 convolution and batch
-      normalisation. There it is a convolution whose kernel takes up the difference of the sides, 43 x 43 from 56 to 14.
-    - The target is standardised by each channel's running mean and variance (buffers, saved and resumed): teachers
-      differ by orders of magnitude. The best constant answer then has a loss of 1. The default weight is 10, at
-      which the term's gradient in the paper's three students began at 0.3 to 0.7 times that of the cross entropy (224
-      pixels, a random ResNet50), and not the 100 that was chosen for the raw maps of CIFAR.
-    - There is no ReLU after the regressor: it could not give the negative values of a standardised map.
+    - Maps of different size are average-pooled to the smaller size; the regressor is a 1x1 convolution and batch
+      normalisation. There it is a convolution whose kernel bridges the difference in size, 43 x 43 from 56 to 14.
+    - The target is standardised by each channel's running mean and variance (buffers, saved and resumed), because the
+      scales of teachers differ by orders of magnitude. The best constant prediction then has a loss of 1. The default
+      weight is 10, at which the term's gradient in the paper's three students began at 0.3 to 0.7 times that of the
+      cross entropy (224 pixels, a random ResNet50), and not the 100 that was chosen for the raw maps of CIFAR.
+    - There is no ReLU after the regressor, which could not predict the negative values of a standardised map.
 
-    Under DDP the target's statistics are those of all processes, the regressor's batch normalisation, like the
-    student's, is each process's own unless it is turned into SyncBatchNorm. Of bags every slice is a sample.
+    Under DDP the target's statistics are those of all processes; the regressor's batch normalisation, like the
+    student's, is separate in each process unless it is converted to SyncBatchNorm. For bags, each slice is one sample.
 
     Args:
-        stride: of the student's level, in input pixels a position, at least 1: the nearest that there is. The teacher's
-            is the one paired with it.
-        weight: of the term, constant over the training.
+        stride: stride of the student's level in input pixels per position, at least 1; the nearest existing level is
+            used, with the teacher's level that is paired with it.
+        weight: weight of the term, constant over the training.
 
     Raises:
-        ValueError: a stride below 1, or a network without maps that could be read.
+        ValueError: a stride below 1, or a network whose feature maps cannot be read.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Hint(Method):
         self.standardise = RunningStandardisation(theirs.channels)
 
     def forward(self, step: Step) -> dict[str, Tensor]:
-        """Term `hint`, of one map `[N, C, h, w]` of each."""
+        """Return the term `hint`, computed from one map `[N, C, h, w]` of student and teacher."""
         ours, theirs = shrink_to_common(step.student.maps[0], step.teacher_features.maps[0])
         answer = self.regressor(ours)
         with torch.autocast(device_type=answer.device.type, enabled=False):

@@ -1,4 +1,4 @@
-r"""Knowledge distillation on logits: the student is pulled to the softened answers of a teacher fitted to the task.
+r"""Knowledge distillation on logits: the student learns the softened predictions of a teacher fitted to the task.
 
 Hinton, Vinyals & Dean, NIPS 2014 workshop, arXiv 1503.02531:
 
@@ -18,21 +18,21 @@ __all__ = ["KnowledgeDistillation"]
 
 
 class KnowledgeDistillation(Method):
-    """KD; the KL is summed over classes and averaged over the batch ("batchmean"), and trains nothing of its own.
+    """KD: KL divergence summed over classes and averaged over the batch ("batchmean"); it has no trainable parts.
 
-    RepDistiller weighs 0.1 CE + 0.9 KD, SemCKD's code 1 + 1. The default is 1 + 1: every other method here leaves the
-    student's cross entropy at 1, so that they differ by the added term alone, and a teacher that was fitted to some
-    hundred labels knows them no better than the labels do.
+    RepDistiller weights 0.1 CE + 0.9 KD, SemCKD's code 1 + 1. The default is 1 + 1: every other method here keeps the
+    student's cross entropy at 1, so the methods differ only in the added term; and for the labelled images, a teacher
+    fitted to a few hundred labels knows no more than the labels themselves.
 
-    Of several classes an image each is a distribution of its own (Bernoulli KL), averaged over the classes.
+    For multi-label data, each class is its own distribution (Bernoulli KL), averaged over the classes.
 
     Args:
-        temperature: T > 0; 4 is RepDistiller's, 1 the one of RD's own KL.
+        temperature: T > 0; RepDistiller uses 4, RD's own KL term 1.
         ce_weight: w_CE, constant over the training.
-        kd_weight: w_KD, likewise.
+        kd_weight: w_KD, constant over the training.
 
     Raises:
-        ValueError: a temperature not above 0.
+        ValueError: the temperature is not above 0.
     """
 
     needs_logits = True
@@ -52,5 +52,5 @@ class KnowledgeDistillation(Method):
         self.kl = KLDistillationLoss(temperature, self.multi_label)
 
     def forward(self, step: Step) -> dict[str, Tensor]:
-        """Term `kd`, of the logits `[B, classes]` of both."""
+        """Return the term `kd`, computed from the logits `[B, classes]` of student and teacher."""
         return {"kd": self.kl(step.student.logits, step.teacher_features.logits)}

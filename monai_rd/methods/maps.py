@@ -1,4 +1,4 @@
-"""Feature maps as methods compare them: where they are, bags folded, sides made equal, layers for 2D and 3D."""
+"""Tools for methods that compare feature maps: finding, folding and resizing maps, and layers for 2D and 3D."""
 
 from __future__ import annotations
 
@@ -21,10 +21,14 @@ __all__ = [
 
 
 def last_student_map(student: Student, method: str) -> Level:
-    """The map whose mean over positions is f_s.
+    """Return the student's map whose mean over positions is f_s.
+
+    Args:
+        student: the student.
+        method: name of the method, for the error message.
 
     Raises:
-        ValueError: the student pools in another way.
+        ValueError: the student's features are not the mean of a map.
     """
     level = student.last_map
     if level is None:
@@ -36,10 +40,10 @@ def last_student_map(student: Student, method: str) -> Level:
 
 
 def teacher_map_channels(teacher: FrozenFoundationModel, method: str) -> int:
-    """Channels of the teacher's features.
+    """Return the number of channels of the teacher's feature map.
 
     Raises:
-        ValueError: they are no map.
+        ValueError: the teacher gives vectors.
     """
     if teacher.kind != "map":
         raise ValueError(
@@ -50,18 +54,18 @@ def teacher_map_channels(teacher: FrozenFoundationModel, method: str) -> int:
 
 
 def fold_slices(tap: Tensor, spatial_dims: int) -> Tensor:
-    """A teacher's maps as `[N, C, h, w]` (volumes `[N, C, d, h, w]`): slices of bags are laid into the batch."""
+    """Return a teacher's maps as `[N, C, h, w]` (volumes `[N, C, d, h, w]`), with a bag's slices in the batch axis."""
     return tap.flatten(0, 1) if tap.dim() == 3 + spatial_dims else tap
 
 
 def shrink_to_common(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Average-pool the larger of two maps to the sides of the smaller, axis by axis."""
+    """Average-pool two maps `[N, C, ...]` to the smaller size of the two along each axis."""
     sides = [min(pair) for pair in zip(first.shape[2:], second.shape[2:], strict=True)]
     return average_pool(first, sides), average_pool(second, sides)
 
 
 def average_pool(maps: Tensor, sides: Sequence[int]) -> Tensor:
-    """Average-pool maps to these sides; maps that have them are returned as they are."""
+    """Average-pool maps `[N, C, ...]` to the size `sides`; maps of that size are returned unchanged."""
     if list(maps.shape[2:]) == list(sides):
         return maps
     pool: Any = F.adaptive_avg_pool2d if len(sides) == 2 else F.adaptive_avg_pool3d
@@ -69,6 +73,6 @@ def average_pool(maps: Tensor, sides: Sequence[int]) -> Tensor:
 
 
 def convolution(inputs: int, outputs: int, size: int, spatial_dims: int, bias: bool = True) -> nn.Module:
-    """A convolution that keeps the sides."""
+    """Return a 2D or 3D convolution with an odd kernel size that keeps the map size."""
     kind = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
     return kind(inputs, outputs, size, padding=size // 2, bias=bias)

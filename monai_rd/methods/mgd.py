@@ -1,7 +1,7 @@
 r"""Masked generative distillation (MGD), arXiv 2205.01529.
 
-The student's last map $S$, some of its channels set to zero by a random mask $M$, must be enough to generate the
-teacher's map $T$ through a small network $G$:
+A random mask $M$ sets some channels of the student's last map $S$ to zero, and a small network $G$ learns to generate
+the teacher's map $T$ from the rest:
 
 $$L_\mathrm{MGD} = \frac{1}{N} \sum \bigl(T - G(M \odot \mathrm{align}(S))\bigr)^2,\qquad
 G = \mathrm{conv}_{3\times3} \circ \mathrm{ReLU} \circ \mathrm{conv}_{3\times3}$$
@@ -22,24 +22,25 @@ __all__ = ["MaskedGenerativeDistillation"]
 
 
 class MaskedGenerativeDistillation(Method):
-    """MGD on the last map of both, in the paper's setting for classification.
+    """MGD on the last map of student and teacher, with the paper's setting for classification.
 
-    The term is a sum over channels and positions, so `weight` times C * h * w is what weighs the mean square: 7.0 for a
-    ResNet-50 teacher (2048 x 7 x 7), 2.6 for a ViT-B at 7 x 7. A teacher of another width or an image of another size
-    changes how much it counts. As in the paper the kept entries are not scaled up for the masked ones. Slices of a bag
-    count as images of their own.
+    The term is a sum over channels and positions, so the weight of the mean square is `weight` * C * h * w: 7.0 for a
+    ResNet-50 teacher (2048 x 7 x 7), 2.6 for a ViT-B at 7 x 7. It changes with the teacher's width and the image size.
+    As in the paper, the kept entries are not scaled up to compensate for the masked ones. For bags, each slice counts
+    as one image.
 
-    Where the sides differ, the larger map is average-pooled to the smaller; the reference code refuses such pairs. The
-    teacher's map is its features themselves, so stored features serve.
+    If the map sizes differ, the larger map is average-pooled to the smaller size; the reference code rejects such
+    pairs. The teacher's map is its tap (its output features), so stored features can be used.
 
     Args:
         mask_ratio: share that is masked, in [0, 1).
-        mask: "channels" masks whole channels, the paper's choice for classification; "pixels" positions, its choice for
-            detection and segmentation (there with a ratio of 0.65 and 0.75 and a weight of 2e-5).
-        weight: of the term.
+        mask: "channels" masks whole channels, the paper's choice for classification; "pixels" masks positions, its
+            choice for detection and segmentation (there with a ratio of 0.65 and 0.75 and a weight of 2e-5).
+        weight: weight of the term.
 
     Raises:
-        ValueError: another mask, a ratio outside [0, 1), a student without such a map, or a teacher of vectors.
+        ValueError: an unknown mask, a ratio outside [0, 1), a student whose features are not the mean of a map, or a
+            teacher that gives vectors.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class MaskedGenerativeDistillation(Method):
         self.mask_ratio, self.mask = mask_ratio, mask
 
     def forward(self, step: Step) -> dict[str, Tensor]:
-        """The term `mgd`, a sum of squares for each image. The mask is drawn from torch's global random state."""
+        """Return the term `mgd`, a sum of squares per image. The mask is drawn from torch's global random state."""
         wanted = fold_slices(step.teacher_features.tap, self.spatial_dims)
         seen, wanted = shrink_to_common(step.student.maps[0], wanted)
         aligned = self.align(seen)

@@ -1,13 +1,13 @@
 r"""Knowledge distillation via N-to-one representation matching (NORM), arXiv 2305.13803.
 
-Two linear layers are put behind the student's last map $S$, one that widens it to N times the teacher's channels and
-one that brings it back, with a residual. In between every one of the N parts is to be the teacher's map $T$:
+Two linear layers are added after the student's last map $S$: one expands it to N times the teacher's channels, the
+other contracts it again, with a residual connection. Each of the N parts of the expanded map learns the teacher's map $T$:
 
 $$E = \mathrm{BN}(W_e S),\quad S' = S + \mathrm{BN}(W_c E),\quad
 L_\mathrm{NORM} = \sum_{n=1}^{N} \mathrm{MSE}(E_n, T)$$
 
-As all of it is linear, and so are the mean over positions and slices and the classifier $g(f) = Wf + b$ behind it, the
-paper merges the trained block into $g$, without a trace: with the block's $S' = (I + A) S + c$,
+The block is linear, and so are the mean over positions and slices and the classifier $g(f) = Wf + b$ after it. So the
+paper merges the trained block into $g$, at no cost at inference: with $S' = (I + A) S + c$,
 
 $$W' = W (I + A),\qquad b' = b + W c$$
 """
@@ -27,20 +27,20 @@ from monai_rd.networks.reprogramming import conv_norm
 
 __all__ = ["NToOneMatching"]
 
-_SCHEDULE = ((10 / 240, 0.1), (20 / 240, 0.5), (180 / 240, 1.0), (210 / 240, 0.5))  # before this progress: this factor
+_SCHEDULE = ((10 / 240, 0.1), (20 / 240, 0.5), (180 / 240, 1.0), (210 / 240, 0.5))  # factor up to this progress
 
 
 class _WithBlock(nn.Module):
-    """A backbone whose last map goes through NORM's block before it is pooled.
+    """A backbone with NORM's block between its last map and the pooling.
 
-    As the features are the mean of that map, those of $S'$ are the backbone's own plus the mean of what the block adds.
-    So nothing inside the backbone is touched.
+    The features are the mean of that map, so those of $S'$ are the backbone's own features plus the mean of what the
+    block adds. The backbone itself is not modified.
 
     Args:
-        network: the student's own backbone, to features `[B, C]`.
+        network: the student's own backbone, from images to features `[B, C]`.
         level: its last map.
-        wide: channels of E.
-        dims: 2 or 3.
+        wide: number of channels of E.
+        dims: number of spatial dimensions, 2 or 3.
     """
 
     def __init__(self, network: nn.Module, level: Level, wide: int, dims: int) -> None:
@@ -57,13 +57,13 @@ class _WithBlock(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         pooled = self.network(image)
-        last, self._map = self._map, None  # of a module that runs several times it is the last
+        last, self._map = self._map, None  # if a module runs several times, the last output is used
         assert last is not None
         return pooled + self.contract(self.expand(last)).flatten(2).mean(dim=2)
 
 
 def _affine(layer: nn.Sequential) -> tuple[Tensor, Tensor, Tensor]:
-    """A 1x1 convolution and its BatchNorm in eval mode as scale * (weight @ x) + shift, in float64."""
+    """Return a 1x1 convolution with its BatchNorm in eval mode as scale * (weight @ x) + shift, in float64."""
     convolved: Any = layer[0]
     norm: Any = layer[1]
     scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
@@ -71,29 +71,30 @@ def _affine(layer: nn.Sequential) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class NToOneMatching(Method):
-    """NORM: `prepare` puts the block into the student, `deployable` folds it into the classifier.
+    """NORM: `prepare` adds the block to the student, `deployable` merges it into the classifier.
 
-    The student that is trained, validated and kept in `last.pt` has the block; `model.pt` has the plain student with
-    the same logits, up to rounding. The method itself trains nothing. The reference code does not merge: with N = 8 and
-    a ResNet-50 teacher it leaves 17 M parameters in a ResNet-18 that has 11 M.
+    The student that is trained, validated and saved in `last.pt` has the block; `model.pt` has the plain student with
+    the same logits, up to rounding. The method itself has no trainable parts. The reference code does not merge: with
+    N = 8 and a ResNet-50 teacher it leaves 17 M parameters in a ResNet-18 that has 11 M.
 
-    Where the teacher's map is larger it is max-pooled as in the reference code's branch for CIFAR. Where the student's
-    is larger E is average-pooled; the reference max-pools it, in its branch for ImageNet, which also sums over all maps
-    that both sides hand over. The teacher's map is its features themselves, so stored features serve. Slices of a bag
-    count as images of their own.
+    If the teacher's map is larger, it is max-pooled as in the reference code's branch for CIFAR. If the student's is
+    larger, E is average-pooled; the reference max-pools it, in its branch for ImageNet, which also sums over all maps
+    given by both sides. The teacher's map is its tap (its output features), so stored features can be used. For bags,
+    each slice counts as one image.
 
     The reference code also normalises all logits over the classes and multiplies them by 2.5 before cross entropy, and
-    weighs cross entropy by 1/16 to 1/2 on CIFAR and by 1/8 for a MobileNet on ImageNet; neither is done here. Its
-    schedule of the term is offered. Away from that recipe NORM is fragile: RD's Table 3 has it as low as 54.8.
+    weights cross entropy by 1/16 to 1/2 on CIFAR and by 1/8 for a MobileNet on ImageNet; neither is done here. Its
+    schedule for the term is an option. Without that recipe NORM is fragile: RD's Table 3 has it as low as 54.8.
 
     Args:
         parts: N.
-        weight: of the term.
-        schedule: multiply the weight by 0.1, 0.5, 1, 0.5 and 0.1 up to the 10th, 20th, 180th, 210th and last of every
-            240 parts of the training, as the reference code does.
+        weight: weight of the term.
+        schedule: multiply the weight by 0.1, 0.5, 1, 0.5 and 0.1 up to 10/240, 20/240, 180/240, 210/240 and the end of
+            the training, as the reference code does.
 
     Raises:
-        ValueError: fewer than 1 part, a student without such a map, or a teacher of vectors.
+        ValueError: fewer than 1 part, a student whose features are not the mean of a map, or a teacher that gives
+            vectors.
     """
 
     def __init__(
@@ -115,14 +116,14 @@ class NToOneMatching(Method):
         self.parts, self.weight, self.schedule = parts, weight, schedule
 
     def prepare(self, student: Student) -> Student:
-        """Put the block behind the student's last map."""
+        """Add the block after the student's last map."""
         student.backbone = _WithBlock(student.backbone, self.level, self.student_levels[0].channels, self.spatial_dims)
         student.stages = [f"network.{path}" for path in student.stages]
         return student
 
     @torch.no_grad()
     def deployable(self, student: Student) -> dict[str, Tensor]:
-        """The plain student's state dict, the block as it is in eval mode folded into its classifier."""
+        """Return the plain student's state dict, with the block (in eval mode) merged into the classifier."""
         block, classifier = student.backbone, student.classifier
         assert isinstance(block, _WithBlock)
         widen, scale, shift = _affine(block.expand)
@@ -140,12 +141,12 @@ class NToOneMatching(Method):
         return state | {f"classifier.{name}": value.to(classifier.weight.dtype) for name, value in folded.items()}
 
     def weights(self, progress: float) -> dict[str, float]:
-        """The weight, with the reference code's schedule where it is asked for."""
+        """Return the weight, multiplied by the reference code's schedule if `schedule` is set."""
         factor = next((factor for end, factor in _SCHEDULE if progress < end), 0.1) if self.schedule else 1.0
         return {"norm": self.weight * factor}
 
     def forward(self, step: Step) -> dict[str, Tensor]:
-        """The term `norm`."""
+        """Return the term `norm`, the sum of the N parts' mean squared errors."""
         (expanded,), wanted = step.student.maps, fold_slices(step.teacher_features.tap, self.spatial_dims)
         with torch.autocast(expanded.device.type, enabled=False):
             sides = [min(pair) for pair in zip(expanded.shape[2:], wanted.shape[2:], strict=True)]

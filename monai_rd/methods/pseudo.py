@@ -1,7 +1,7 @@
-r"""Soft pseudo-labels: on unlabelled images the student learns what a teacher that was fitted to the task says of them.
+r"""Soft pseudo-labels: on unlabelled images the student learns the predictions of a teacher fitted to the task.
 
 With the unlabelled items $u$ of a batch and the fitted teacher's logits $z_t$ (distillation on unlabelled images as in
-Chen et al., NeurIPS 2020, arXiv 2006.10029, Eq. 2, where the student learns from them alone),
+Chen et al., NeurIPS 2020, arXiv 2006.10029, Eq. 2, where the student learns from unlabelled images alone),
 
 $$L = \mathrm{CE}(y, z_s) + w\,\Big(-\frac{1}{|u|}\sum_{i \in u} \sum_c
 \mathrm{softmax}(z_{t,i}/T)_c\,\log\mathrm{softmax}(z_{s,i}/T)_c\Big)$$
@@ -21,17 +21,17 @@ __all__ = ["PseudoLabels"]
 
 
 class PseudoLabels(Method):
-    """Cross entropy against the teacher's soft answers on the unlabelled images, and the labels on the others.
+    """Cross entropy with the teacher's soft predictions on unlabelled images, and with the labels on the others.
 
-    What a method that looks into the teacher has to be better than: all that it does with unlabelled images is to label
-    them. Of several classes an image it is the binary cross entropy of each, averaged over them.
+    It is the baseline for methods that use the teacher's features: it uses unlabelled images only by labelling them.
+    For multi-label data the term is the binary cross entropy of each class, averaged over the classes.
 
     Args:
-        temperature: T > 0, of both sides.
+        temperature: T > 0, for teacher and student.
         weight: w, constant over the training.
 
     Raises:
-        ValueError: a temperature not above 0.
+        ValueError: the temperature is not above 0.
     """
 
     needs_logits = True
@@ -53,7 +53,7 @@ class PseudoLabels(Method):
         self.temperature = temperature
 
     def forward(self, step: Step) -> dict[str, Tensor]:
-        """Term `pseudo_ce`, of the logits of the unlabelled items."""
+        """Return the term `pseudo_ce`, computed from the logits of the unlabelled items."""
         with torch.autocast(device_type=step.target.device.type, enabled=False):
             student, teacher = (
                 z.float() / self.temperature for z in (step.student.logits, step.teacher_features.logits)

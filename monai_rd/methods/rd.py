@@ -1,7 +1,7 @@
 r"""Reprogramming Distillation, arXiv 2407.06504.
 
 With the frozen teacher $F_t$, the student $F_s$, the reprogramming module $\phi$ and the shared classifier $g$, Eq. 3
-is as follows. Its first term is the trainer's own loss; this method gives the others.
+is as follows. Its first term is the trainer's own loss; this method adds the others.
 
 $$f_s = F_s(x),\quad z_s = g(f_s),\quad f_t = \phi(F_t(x)),\quad z_t = g(f_t)$$
 $$L = \mathrm{CE}(y, z_s) + \alpha\,\mathrm{CE}(y, z_t) + \beta\,(\mathrm{KL}(z_t \| z_s) + L_\mathrm{CKA}(f_t, f_s))$$
@@ -23,24 +23,39 @@ __all__ = ["ReprogrammingDistillation"]
 
 
 class ReprogrammingDistillation(Method):
-    """RD: co-trains phi and g on the frozen teacher's features and pulls the student towards them.
+    """RD: co-trains phi and g on the frozen teacher's features, and aligns the student with them by KL and CKA.
 
     Args:
-        alpha: weight of the teacher path's cross entropy in the first and in the last epoch, linear between.
-        beta: weight of KL and CKA, likewise.
-        temperature: of KL; 1 in the paper.
-        estimator: of CKA; "biased" in the paper.
-        detach_teacher: stop the gradient of KL and CKA into phi and, by way of z_t, into g: of all items, or of those
-            that are "unlabelled". The paper says only that the foundation model is fixed, so the default lets it flow.
-        width: channels inside phi.
-        blocks: residual blocks of phi.
-        grid: most positions along each side of the teacher's maps that phi sees; None for all.
-        co_training: False leaves CE(y, z_t) out: direct reprogramming, where phi is only pulled to the student.
-        kd: False leaves KL out.
-        cka: False leaves CKA out.
+        alpha: weight of the teacher path's cross entropy in the first and in the last epoch, linear in between.
+        beta: weight of KL and CKA in the first and in the last epoch, linear in between.
+        temperature: temperature of KL; 1 in the paper.
+        estimator: CKA's estimator, "biased" (the paper's) or "unbiased".
+        detach_teacher: stop the gradient of KL and CKA into phi and, through z_t, into g: True for all items,
+            "unlabelled" for the unlabelled ones. The paper says only that the foundation model is fixed, so the default
+            does not stop it.
+        width: number of channels inside phi.
+        blocks: number of residual blocks of phi.
+        grid: the teacher's maps are average-pooled to at most this many positions per side; None for no limit.
+        co_training: False omits CE(y, z_t) (direct reprogramming: phi is only aligned with the student).
+        kd: False omits KL.
+        cka: False omits CKA.
 
     Raises:
-        ValueError: all terms left out, another `detach_teacher`, or what phi and the losses refuse.
+        ValueError: all terms are omitted, `detach_teacher` is unknown, or a value is invalid for phi or a loss.
+
+    Example:
+        >>> import torch
+        >>> from monai_rd.methods import Step, build_method
+        >>> from monai_rd.networks import Student, StudentFeatures, load_teacher
+        >>> student, teacher = Student("resnet18", num_classes=2), load_teacher("phantom_ct")
+        >>> image, labels = torch.rand(4, 3, 64, 64), torch.tensor([0, 1, 0, 1])
+        >>> rd = build_method("rd", student, teacher, labels, options={"width": 32})
+        >>> pooled = student.features(image)
+        >>> features = StudentFeatures(image, pooled, student.classifier(pooled), maps=())
+        >>> list(rd(Step(features, teacher.read(image, rd.reads), student, labels)))
+        ['teacher_ce', 'kl', 'cka']
+        >>> rd.weights(progress=0.25)
+        {'teacher_ce': 0.75, 'kl': 0.75, 'cka': 0.75}
     """
 
     def __init__(
@@ -74,15 +89,15 @@ class ReprogrammingDistillation(Method):
         self.terms = [name for name, on in (("teacher_ce", co_training), ("kl", kd), ("cka", cka)) if on]
 
     def weights(self, progress: float) -> dict[str, float]:
-        """Alpha of `teacher_ce` and beta of the others, linear between their first and last value."""
+        """Return alpha for `teacher_ce` and beta for the other terms, interpolated linearly."""
         return {name: linear(self.alpha if name == "teacher_ce" else self.beta, progress) for name in self.terms}
 
     def teacher_path(self, student: Student) -> nn.Module:
-        """Phi, then g."""
+        """Return phi followed by g."""
         return nn.Sequential(self.phi, student.classifier)
 
     def forward(self, step: Step) -> dict[str, Tensor]:
-        """Terms of Eq. 3 beside CE(y, z_s): `teacher_ce` CE(y, z_t), `kl` KL(z_t || z_s), `cka` L_CKA(f_t, f_s)."""
+        """Return Eq. 3's terms without CE(y, z_s): `teacher_ce` CE(y, z_t), `kl` KL(z_t || z_s), `cka` L_CKA."""
         f_t = self.phi(step.teacher_features.tap)
         z_t = step.network.classifier(f_t)
         self.keep_path(step, f_t, z_t)

@@ -13,15 +13,15 @@ __all__ = ["RelationalDistillation"]
 
 
 class RelationalDistillation(Method):
-    """RKD: distances and angles between the pooled features of a batch; it trains nothing of its own.
+    """RKD: distances and angles between the pooled features of a batch; it has no trainable parts.
 
-    Pooled are the mean over positions and, of a study, over slices. The batch is that of all processes; memory grows
-    with its third power. Equal samples have the distance 0 and are left out of the mean distance, where RepDistiller's
-    clamp gives them 1e-6.
+    Pooled features are the mean over positions and, for a study, over slices. The batch is the global batch of all
+    processes; memory grows with the third power of its size. Equal samples have the distance 0 and are excluded from
+    the mean distance, where RepDistiller's clamp gives them 1e-6.
 
     Args:
-        distance_weight: of the term `distance`, constant over the training.
-        angle_weight: of the term `angle`, likewise.
+        distance_weight: weight of the term `distance`, constant over the training.
+        angle_weight: weight of the term `angle`, constant over the training.
         normalise: divide the features by their Euclidean length first, as mmrazor does; RepDistiller does not.
     """
 
@@ -40,7 +40,7 @@ class RelationalDistillation(Method):
         self.constant_weights = {"distance": distance_weight, "angle": angle_weight}
 
     def forward(self, step: Step) -> dict[str, Tensor]:
-        """Terms `distance` and `angle`, of the pooled features `[B, D]` and `[B, C]`."""
+        """Return the terms `distance` and `angle`, computed from pooled features `[B, D]` and `[B, C]`."""
         ours, theirs = gather_batch(step.student.pooled), gather_batch(step.teacher_features.pooled)
         if self.normalise:
             ours, theirs = F.normalize(ours.float(), dim=1), F.normalize(theirs.float(), dim=1)

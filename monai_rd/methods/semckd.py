@@ -1,8 +1,8 @@
 r"""Semantic calibration for cross-layer distillation (SemCKD), arXiv 2012.03236.
 
-Which of the teacher's maps teaches which of the student's is learnt, for each sample. With $G_i$ and $H_j$ the
-$B \times B$ Gram matrices of a batch's flattened maps $S_i$ of the student and $T_j$ of the teacher, one row a sample,
-and small networks $q_i$, $k_j$ whose outputs have length 1,
+An attention learns, for each sample, which of the teacher's maps teaches which of the student's maps. With $G_i$ and
+$H_j$ the $B \times B$ Gram matrices of a batch's flattened maps $S_i$ of the student and $T_j$ of the teacher (one row
+per sample), and small networks $q_i$, $k_j$ whose outputs have length 1,
 
 $$a_{bij} = \mathrm{softmax}_j\bigl(q_i(G_i[b]) \cdot k_j(H_j[b])\bigr),\qquad
 L_\mathrm{SemCKD} = \frac{1}{B\,|S|} \sum_{b,i,j} a_{bij}\,\mathrm{MSE}\bigl(T_j[b], P_{ij}(S_i[b])\bigr)$$
@@ -34,36 +34,35 @@ def _projector(inputs: int, middle: int, outputs: int, dims: int) -> nn.Sequenti
 
 
 def _embedding(batch_size: int) -> nn.Sequential:
-    """A row of a Gram matrix to a query or key."""
+    """Return the network from a row of a Gram matrix `[B]` to a query or key `[B / 4]`."""
     return nn.Sequential(
         nn.Linear(batch_size, batch_size // 2), nn.ReLU(inplace=True), nn.Linear(batch_size // 2, batch_size // 4)
     )
 
 
 class SemanticCalibration(Method):
-    """SemCKD between all maps of the student and all of the teacher.
+    """SemCKD between all maps of the student and all maps of the teacher.
 
-    There is a projector for every pair of maps, 1x1 - 3x3 - 1x1. The paper makes the middle twice as wide as the
-    teacher's map, which at the widths of networks for 224 pixels is hundreds of millions of parameters: to ResNet-18
-    854 M from a ResNet-50, 374 M from a DenseNet-121, 365 M from a ViT-B. Here the middle is a quarter of the teacher's
-    width (19, 9 and 8 M); `width_factor=2` gives the paper's.
+    Every pair of maps has a projector of 1x1, 3x3 and 1x1 convolutions. In the paper its hidden layers are twice as
+    wide as the teacher's map, which for networks for 224 pixels means hundreds of millions of parameters: with a
+    ResNet-18 student, 854 M for a ResNet-50 teacher, 374 M for a DenseNet-121, 365 M for a ViT-B. Here they are a
+    quarter of the teacher's width (19, 9 and 8 M); `width_factor=2` gives the paper's.
 
-    The authors train with KD beside it in all of their experiments (their script has `-r 1 -a 1 -b 400`, the weights of
-    cross entropy, KD and SemCKD). Here it stands beside cross entropy alone, as every method does, and its teacher
-    needs no logits.
+    The authors add KD in all of their experiments (their script has `-r 1 -a 1 -b 400`, the weights of cross entropy,
+    KD and SemCKD). Here it is added to cross entropy alone, like every method, so the teacher needs no logits.
 
-    The place of an item in its batch is an input of the attention, so every batch must have the size given here
-    (`drop_last`), also after a resume. Under DDP each process has the Gram matrices of its own batch. A bag of slices
-    is one sample: its row is over all its slices, its error their mean. The attention takes gradients into the student,
-    as the squared error does.
+    The attention depends on the position of an item in its batch, so every batch must have the size given here
+    (`drop_last`), also after resuming. Under DDP each process has the Gram matrices of its own batch. A bag of slices
+    is one sample: its row covers all its slices, and its error is their mean. The attention passes gradients to the
+    student, as the squared error does.
 
     Args:
-        batch_size: B of every training batch (of one process), at least 8; queries and keys have B / 4 numbers.
-        width_factor: width of a projector's middle as a multiple of the teacher's channels.
-        weight: of the term; 50 is the paper's for images of 224 pixels, 400 for those of 32.
+        batch_size: B of every training batch (in one process), at least 8; queries and keys have B / 4 numbers.
+        width_factor: width of a projector's hidden layers as a multiple of the teacher's channels.
+        weight: weight of the term; the paper has 50 for images of 224 pixels, 400 for those of 32.
 
     Raises:
-        ValueError: no batch size or one below 8, a factor not above 0, or a network without maps that could be read.
+        ValueError: no batch size or one below 8, a factor not above 0, or a network whose feature maps cannot be read.
     """
 
     def __init__(
@@ -101,10 +100,10 @@ class SemanticCalibration(Method):
         self.batch_size = batch_size
 
     def forward(self, step: Step) -> dict[str, Tensor]:
-        """The term `semckd`.
+        """Return the term `semckd`.
 
         Raises:
-            ValueError: a batch of another size than the method was built for.
+            ValueError: the batch size is not the one that the method was built for.
         """
         batch = len(step.student.logits)
         if batch != self.batch_size:
@@ -128,7 +127,7 @@ class SemanticCalibration(Method):
             }
 
     def _attention(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-        """How much each of the student's maps is taught by each of the teacher's: `[B, S, T]`, over T a sum of 1."""
+        """Attention of the S student maps over the T teacher maps `[B, S, T]`; it sums to 1 over T."""
         queries, keys = (
             torch.stack(
                 [F.normalize(embed(self._gram(one)), dim=1) for one, embed in zip(maps, embeddings, strict=True)], dim=1
@@ -138,6 +137,6 @@ class SemanticCalibration(Method):
         return (queries @ keys.transpose(1, 2)).softmax(dim=2)
 
     def _gram(self, maps: Tensor) -> Tensor:
-        """Inner products of a batch's maps `[B, B]`, in float32: their sums pass float16's largest number."""
+        """Gram matrix of a batch's maps `[B, B]`, in float32 because the sums exceed float16's largest number."""
         flat = maps.float().reshape(self.batch_size, -1)
         return flat @ flat.T

@@ -1,13 +1,13 @@
 r"""RD's ablation in two stages: first the teacher path, then the student, instead of both at once.
 
-With the parts of RD (`monai_rd.methods.rd`), in the first half of the epochs only $\phi$ and $g_t$ learn, in the second
-only $F_s$ and $g$, which begins as $g_t$ was left:
+With the parts of RD (`monai_rd.methods.rd`), the first half of the epochs trains only $\phi$ and $g_t$, the second half
+only $F_s$ and $g$, which starts as a copy of the trained $g_t$:
 
 $$L_1 = \mathrm{CE}(y, g_t(\phi(F_t(x)))),\qquad
 L_2 = \mathrm{CE}(y, z_s) + \beta\,(\mathrm{KL}(z_t \| z_s) + L_\mathrm{CKA}(f_t, f_s))$$
 
-It is the training in stages of TDMR (arXiv 2304.02263), reduced to two of them; its progressive distillation through
-intermediate networks is not built.
+It is the staged training of TDMR (arXiv 2304.02263) with two stages; TDMR's progressive distillation through
+intermediate networks is not implemented.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ __all__ = ["TwoStages"]
 
 
 class TwoStages(Method):
-    """Teaches phi and a classifier of its own first, then the student with both frozen.
+    """RD in two stages: trains phi with its own classifier g_t first, then the student with both of them frozen.
 
-    g_t begins as a copy of g. What a stage does not teach stands still: the optimizer gets no gradient of it and so
-    moves it by nothing, neither momentum nor weight decay; and what it teaches begins with an optimizer that knows
-    nothing of it. In the second stage phi runs in eval mode and without a graph. Both classifiers and the stage are in
-    the method's state.
+    g_t is initialised as a copy of g. Parameters that a stage does not train get no gradient, so neither momentum nor
+    weight decay changes them, and the optimizer has no state for them when their stage begins. In the second stage phi
+    runs in eval mode and without a graph. Both classifiers and the stage are in the method's state dict.
 
     Args:
-        beta: weight of KL and CKA in the first and in the last epoch of the second stage, linear between.
-        temperature: of the KL term.
-        estimator: of CKA.
-        width: channels inside phi.
-        blocks: residual blocks of phi.
-        grid: most positions along each side of the teacher's maps that phi sees, see `Reprogrammer`; None for all.
+        beta: weight of KL and CKA in the first and in the last epoch of the second stage, linear in between.
+        temperature: temperature of KL.
+        estimator: CKA's estimator, "biased" or "unbiased".
+        width: number of channels inside phi.
+        blocks: number of residual blocks of phi.
+        grid: the teacher's maps are average-pooled to at most this many positions per side, see `Reprogrammer`; None
+            for no limit.
 
     Raises:
-        ValueError: what `Reprogrammer`, `CKALoss` and `KLDistillationLoss` refuse.
+        ValueError: an invalid value for `Reprogrammer`, `CKALoss` or `KLDistillationLoss`.
     """
 
     always_trains_student = False
@@ -73,29 +73,29 @@ class TwoStages(Method):
         self.register_buffer("handed_over", torch.tensor(False))
 
     def start_epoch(self, progress: float, student: Student) -> None:
-        """Choose the stage; the first epoch of the second hands g_t to the student."""
+        """Choose the stage; at the start of the second stage copy g_t's weights to the student's classifier."""
         self.second = progress >= 0.5
         if self.second and not self.handed_over:
             student.classifier.load_state_dict(self.classifier.state_dict())
             self.handed_over.fill_(True)
 
     def frozen_parameters(self, student: Student) -> list[nn.Parameter]:
-        """The student in the first stage, phi and g_t in the second."""
+        """Return the student's parameters in the first stage, those of phi and g_t in the second."""
         return list((self if self.second else student).parameters())
 
     def weights(self, progress: float) -> dict[str, float]:
-        """Those of L_1, or of L_2 with beta linear over its stage."""
+        """Return the weights of L_1 or L_2, depending on the stage, with beta interpolated over the second stage."""
         if progress < 0.5:
             return {"student_ce": 0.0, "teacher_ce": 1.0, "kl": 0.0, "cka": 0.0}
         beta = linear(self.beta, 2 * progress - 1)
         return {"student_ce": 1.0, "teacher_ce": 0.0, "kl": beta, "cka": beta}
 
     def teacher_path(self, student: Student) -> nn.Module:
-        """Phi, then g_t."""
+        """Return phi followed by g_t."""
         return nn.Sequential(self.phi, self.classifier)
 
     def forward(self, step: Step) -> dict[str, Tensor]:
-        """Terms `teacher_ce`, `kl` and `cka`; those that this stage weighs with 0 have no graph."""
+        """Return the terms `teacher_ce`, `kl` and `cka`; those with weight 0 in this stage have no graph."""
         learning = torch.is_grad_enabled()
         self.phi.train(self.training and not self.second)
         with torch.set_grad_enabled(learning and not self.second):

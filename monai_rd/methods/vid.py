@@ -21,11 +21,11 @@ from monai_rd.networks.levels import pair_levels
 
 __all__ = ["VariationalInformationDistillation"]
 
-_LEAST, _FIRST = 1e-5, 5.0  # of the variance
+_LEAST, _FIRST = 1e-5, 5.0  # smallest and initial variance
 
 
 class _Gaussian(nn.Module):
-    """The model of one level; three 1x1 convolutions as wide as the teacher, without biases or normalisation."""
+    """Gaussian model of one level: three 1x1 convolutions of the teacher's width, without biases or normalisation."""
 
     def __init__(self, student: int, teacher: int, dims: int) -> None:
         super().__init__()
@@ -47,18 +47,18 @@ class _Gaussian(nn.Module):
 
 
 class VariationalInformationDistillation(Method):
-    """VID on all paired levels, their losses summed.
+    """Variational information distillation (VID): sum of the losses of all paired levels.
 
-    A level's loss is the mean over samples, channels and positions; it may be negative, and begins near 0.80, half of
-    log 5, plus a tenth of the teacher's mean square. The variances start at 5; they are trained and saved, without
-    weight decay. Where the sides differ, the larger map is average-pooled. Teachers with signed maps are fine. Of bags
-    every slice is a sample.
+    A level's loss is the mean over samples, channels and positions; it may be negative, and starts near 0.80 (half of
+    log 5) plus a tenth of the teacher's mean square. The variances start at 5; they are trained and saved, without
+    weight decay. If the map sizes differ, the larger map is average-pooled. Teachers with signed maps can be used. For
+    bags, each slice is one sample.
 
     Args:
-        weight: of the term, constant over the training.
+        weight: weight of the term, constant over the training.
 
     Raises:
-        ValueError: a network without maps that could be read.
+        ValueError: a network whose feature maps cannot be read.
     """
 
     def __init__(
@@ -73,10 +73,10 @@ class VariationalInformationDistillation(Method):
         )
 
     def forward(self, step: Step) -> dict[str, Tensor]:
-        """Term `vid`, of one map `[N, C, h, w]` of each level."""
+        """Return the term `vid`, computed from one map `[N, C, h, w]` per level."""
         levels = zip(self.gaussians, step.student.maps, step.teacher_features.maps, strict=True)
         return {"vid": torch.stack([gaussian(ours, theirs) for gaussian, ours, theirs in levels]).sum()}
 
     def no_weight_decay(self) -> list[nn.Parameter]:
-        """The rho of every level."""
+        """Return the parameter rho of every level."""
         return [parameter for name, parameter in self.named_parameters() if name.endswith("rho")]
