@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 
 # Packages whose classes show how they are used: those that their `__init__` names, but errors.
-PACKAGES = ["monai_rd.images", "monai_rd.losses", "monai_rd.transforms"]
+PACKAGES = [
+    "monai_rd.images",
+    "monai_rd.losses",
+    "monai_rd.methods",
+    "monai_rd.methods.rd",
+    "monai_rd.transforms",
+]
 
 
 def classes() -> dict[str, type]:
