@@ -1,7 +1,8 @@
 r"""Knowledge distillation via N-to-one representation matching (NORM), arXiv 2305.13803.
 
 Two linear layers are added after the student's last map $S$: one expands it to N times the teacher's channels, the
-other contracts it again, with a residual connection. Each of the N parts of the expanded map learns the teacher's map $T$:
+other contracts it again, with a residual connection. Each of the N parts of the expanded map learns the teacher's
+map $T$:
 
 $$E = \mathrm{BN}(W_e S),\quad S' = S + \mathrm{BN}(W_c E),\quad
 L_\mathrm{NORM} = \sum_{n=1}^{N} \mathrm{MSE}(E_n, T)$$
