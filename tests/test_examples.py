@@ -15,6 +15,8 @@ PACKAGES = [
     "monai_rd.losses",
     "monai_rd.methods",
     "monai_rd.methods.rd",
+    "monai_rd.networks",
+    "monai_rd.networks.teacher.zoo",
     "monai_rd.transforms",
 ]
 

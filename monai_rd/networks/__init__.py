@@ -1,4 +1,4 @@
-"""What is frozen and what is trained: teachers, students, and phi between them."""
+"""The networks of distillation: frozen teachers, trained students, and the reprogramming module phi between them."""
 
 from monai_rd.networks.features import Reads, StudentFeatures, TeacherFeatures
 from monai_rd.networks.levels import Level

@@ -1,4 +1,4 @@
-"""A study as a bag of slices: `[B, S, C, H, W]` folded into a batch of images and back."""
+"""Bags of slices: a study `[B, S, C, H, W]` is folded into a batch of images, and features are unfolded again."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ __all__ = ["fold", "unfold"]
 
 
 def fold(images: Tensor) -> tuple[Tensor, int]:
-    """Lay the slices of every bag into the batch.
+    """Move the slices of every bag into the batch axis.
 
     Args:
         images: single images `[B, C, H, W]` or bags of S slices `[B, S, C, H, W]`.
 
     Returns:
-        Images `[B * S, C, H, W]` and S; a single image is a bag of one.
+        Images `[B * S, C, H, W]`, and S (1 for single images).
 
     Raises:
-        ValueError: neither 4 nor 5 dimensions.
+        ValueError: the input has neither 4 nor 5 dimensions.
     """
     if images.dim() == 4:
         return images, 1
@@ -27,5 +27,5 @@ def fold(images: Tensor) -> tuple[Tensor, int]:
 
 
 def unfold(features: Tensor, slices: int) -> Tensor:
-    """Give features `[B * S, ...]` of folded slices their bag axis back: `[B, S, ...]`."""
+    """Undo `fold`: reshape features `[B * S, ...]` of the slices to `[B, S, ...]`, with `slices` = S."""
     return features.unflatten(0, (-1, slices))

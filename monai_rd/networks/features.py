@@ -1,4 +1,4 @@
-"""What a method sees of student and teacher in a training step, and what it asks of the teacher."""
+"""The student and teacher features that a distillation method receives in a training step."""
 
 from __future__ import annotations
 
@@ -16,14 +16,23 @@ __all__ = ["Reads", "StudentFeatures", "TeacherFeatures", "from_rows", "pool_fea
 
 
 class StudentFeatures(NamedTuple):
-    """What a method sees of the student in one training step.
+    """The student's outputs in one training step, as a method receives them.
 
     Attributes:
-        image: the batch, as the trainer gave it to the student.
-        pooled: f_s `[B, D]`, what the classifier read.
+        image: the input batch of the student: `[B, 3, H, W]`, bags `[B, S, 3, H, W]` or volumes `[B, 1, D, H, W]`.
+        pooled: f_s `[B, D]`, the input of the classifier.
         logits: z_s `[B, classes]`.
-        maps: of the levels that the method asked for, in its order, `[N, C, h, w]` (volumes `[N, C, d, h, w]`); N is B,
-            of bags B * S.
+        maps: feature maps of the levels that the method asked for, in the same order, `[N, C, h, w]` (volumes
+            `[N, C, d, h, w]`). N is B, or B * S for bags.
+
+    Example:
+        >>> import torch
+        >>> from monai_rd.networks import Student, StudentFeatures
+        >>> student, image = Student("resnet18", num_classes=2).eval(), torch.rand(1, 3, 64, 64)
+        >>> pooled = student.features(image)
+        >>> seen = StudentFeatures(image, pooled, student.logits(pooled))
+        >>> seen.pooled.shape, seen.logits.shape, seen.maps
+        (torch.Size([1, 512]), torch.Size([1, 2]), ())
     """
 
     image: Tensor
@@ -34,14 +43,20 @@ class StudentFeatures(NamedTuple):
 
 @dataclass(frozen=True)
 class Reads:
-    """What a method reads of the teacher; nothing else is kept of it, in memory or in a feature store.
+    """The teacher features that a method needs. No others are computed, kept in memory or written to a feature store.
 
     Args:
-        tap: F_t(x) as `FrozenFoundationModel.forward` gives it.
-        grid: most positions along each side of the tap's maps, which are averaged down to it; None for all.
-        pooled: the tap's mean over positions and slices.
-        logits: of a teacher that was fitted to the task.
-        levels: maps inside the teacher.
+        tap: whether F_t(x) is needed, the output of `FrozenFoundationModel.forward`.
+        grid: maximum number of positions along each side of the tap's maps; larger maps are average-pooled to it.
+            None keeps them as they are.
+        pooled: whether the mean of the tap over positions and slices is needed.
+        logits: whether logits are needed; only a teacher that was fitted to the task has them.
+        levels: feature maps inside the teacher that are needed.
+
+    Example:
+        >>> from monai_rd.networks import Reads
+        >>> bool(Reads()), bool(Reads(tap=True, grid=7))
+        (False, True)
     """
 
     tap: bool = False
@@ -51,16 +66,28 @@ class Reads:
     levels: tuple[Level, ...] = ()
 
     def __bool__(self) -> bool:
-        """Whether anything is read."""
+        """Whether any feature is needed."""
         return self.tap or self.pooled or self.logits or bool(self.levels)
 
 
 @dataclass(frozen=True)
 class TeacherFeatures:
-    """What was read of the frozen teacher for one batch. Asking for a part that was not read is a `KeyError`.
+    """The features of a frozen teacher for one batch.
 
-    Attributes:
-        parts: "tap", "pooled", "logits" and "maps.0", "maps.1", ... as far as they were read.
+    Args:
+        parts: the features by name: "tap", "pooled", "logits", "maps.0", "maps.1", ... Only those that were read.
+
+    Raises:
+        KeyError: (on access) a feature that was not read.
+
+    Example:
+        >>> import torch
+        >>> from monai_rd.networks import TeacherFeatures
+        >>> seen = TeacherFeatures.of(tap=torch.rand(2, 2048, 7, 7), maps=[torch.rand(2, 256, 56, 56)])
+        >>> seen.tap.shape, len(seen.maps)
+        (torch.Size([2, 2048, 7, 7]), 1)
+        >>> sorted(seen.parts)
+        ['maps.0', 'tap']
     """
 
     parts: Mapping[str, Tensor]
@@ -74,35 +101,40 @@ class TeacherFeatures:
         maps: Sequence[Tensor] = (),
         logits: Tensor | None = None,
     ) -> TeacherFeatures:
-        """Put them together from those that there are."""
+        """Make an instance from the features that were read; None is a feature that was not."""
         named = {"tap": tap, "pooled": pooled, "logits": logits, **{f"maps.{n}": one for n, one in enumerate(maps)}}
         return cls({name: part for name, part in named.items() if part is not None})
 
     @property
     def tap(self) -> Tensor:
-        """Maps `[B, C, h, w]` (volumes `[B, C, d, h, w]`) or vectors `[B, C]`; of bags with S after B."""
+        """F_t(x): maps `[B, C, h, w]` (volumes `[B, C, d, h, w]`) or vectors `[B, C]`; for bags S follows B."""
         return self.parts["tap"]
 
     @property
     def pooled(self) -> Tensor:
-        """The tap's mean over positions and slices `[B, C]`."""
+        """Mean of the tap over positions and slices `[B, C]`."""
         return self.parts["pooled"]
 
     @property
     def logits(self) -> Tensor:
-        """Of a teacher that was fitted to the task `[B, classes]`."""
+        """Logits `[B, classes]` of a teacher that was fitted to the task."""
         return self.parts["logits"]
 
     @property
     def maps(self) -> tuple[Tensor, ...]:
-        """Of the levels that were read, in their order; see `StudentFeatures`."""
+        """Feature maps of the levels that were read, in the order of `Reads.levels`; shapes as in `StudentFeatures`."""
         return tuple(self.parts[f"maps.{n}"] for n in range(sum(name.startswith("maps.") for name in self.parts)))
 
 
 def to_rows(features: TeacherFeatures, image: Tensor, spatial_dims: int) -> dict[str, Tensor]:
-    """The parts with the batch's items along the first axis of each, as a feature store keeps them.
+    """Return the features by name, each with the batch's items along its first axis, as a feature store needs them.
 
     Maps of bags `[B * S, C, h, w]` become `[B, S, C, h, w]`.
+
+    Args:
+        features: of one batch.
+        image: the batch that they belong to; it tells bags from images.
+        spatial_dims: 2 for images and bags, 3 for volumes.
     """
     bags = spatial_dims == 2 and image.dim() == 5
     return {
@@ -112,7 +144,7 @@ def to_rows(features: TeacherFeatures, image: Tensor, spatial_dims: int) -> dict
 
 
 def from_rows(rows: Mapping[str, Tensor], spatial_dims: int) -> TeacherFeatures:
-    """The inverse of `to_rows`."""
+    """Undo `to_rows`."""
     return TeacherFeatures(
         {
             name: part.flatten(0, 1) if name.startswith("maps.") and part.dim() == 3 + spatial_dims else part
@@ -122,15 +154,15 @@ def from_rows(rows: Mapping[str, Tensor], spatial_dims: int) -> TeacherFeatures:
 
 
 def pool_features(tap: Tensor, spatial_dims: int) -> Tensor:
-    """Mean over positions and slices `[B, C]` of a teacher's maps or vectors, of single images, bags or volumes."""
+    """Average a teacher's maps or vectors over positions and slices: `[B, C]` for images, bags and volumes."""
     pooled = tap.flatten(-spatial_dims).mean(dim=-1) if tap.dim() >= 2 + spatial_dims else tap
     return pooled.mean(dim=1) if pooled.dim() == 3 else pooled
 
 
 def pool_to_grid(maps: Tensor, grid: int | None, spatial_dims: int) -> Tensor:
-    """Average maps `[..., C, h, w]` (volumes `[..., C, d, h, w]`) down to at most `grid` positions a side.
+    """Average-pool maps `[..., C, h, w]` (volumes `[..., C, d, h, w]`) to at most `grid` positions along each side.
 
-    Sides that are no longer than that stay as they are, so doing it twice is doing it once.
+    Sides of at most `grid` positions are not changed, so pooling twice gives the same as pooling once.
     """
     if grid is None or max(maps.shape[-spatial_dims:]) <= grid:
         return maps

@@ -1,7 +1,7 @@
-"""Feature levels: what maps a backbone has inside, how they are read while it runs, and which belong together.
+"""Feature levels: finding the feature maps inside a backbone, reading them in a forward pass, and pairing them.
 
-By hand, because timm's `features_only` knows timm's networks alone, and torchvision's feature extractor traces a graph
-that a network with conditions in it does not have; neither tells the strides by which a ViT's tokens belong to maps.
+This is our own code because timm's `features_only` supports timm networks only, and torchvision's feature extractor
+traces a graph, which fails for networks with data-dependent control flow. Neither gives the stride of a ViT's tokens.
 """
 
 from __future__ import annotations
@@ -36,16 +36,23 @@ class Level:
     """A feature map inside a backbone.
 
     Args:
-        module: path of the submodule whose output it is; of a black box the tensor's name.
+        module: path of the submodule that outputs the map; for an ONNX or TFLite file, the name of the tensor.
         channels: C.
-        stride: pixels (voxels) of the input for a position; of a network that halves its maps a power of two, the
-            nearest where they are cropped.
-        depth: share of the network's depth that lies before it, in (0, 1]. Strides 4, 8, 16, 32 of a network that
-            halves its maps down to 32 have 0.25, 0.5, 0.75, 1; so have blocks 3, 6, 9, 12 of a ViT of 12, all of one
-            stride.
-        signed: whether it takes negative values.
-        layout: how the module gives it: "map" `[N, C, h, w]`, "channels last" `[N, h, w, C]`, "tokens" `[N, L, C]`.
-        prefix: tokens before those of the grid.
+        stride: input pixels (voxels) per position. For networks with several strides it is rounded to a power of two.
+        depth: relative depth in the network, in (0, 1]. Strides 4, 8, 16, 32 of a CNN have depths 0.25, 0.5, 0.75, 1.
+            Blocks 3, 6, 9, 12 of a ViT with 12 blocks have the same depths, and one stride.
+        signed: whether the map has negative values.
+        layout: layout of the module's output: "map" `[N, C, h, w]`, "channels last" `[N, h, w, C]` or "tokens"
+            `[N, L, C]`.
+        prefix: number of tokens before the grid's (class and register tokens).
+
+    Example:
+        The levels of a ResNet-18, from the input to the output.
+
+        >>> from monai_rd.networks import Student
+        >>> levels = Student("resnet18").levels
+        >>> [(level.module, level.channels, level.stride) for level in levels]
+        [('layer1', 64, 4), ('layer2', 128, 8), ('layer3', 256, 16), ('layer4', 512, 32)]
     """
 
     module: str
@@ -58,32 +65,32 @@ class Level:
 
 
 class Levels(tuple[Level, ...]):
-    """The levels of one network, from the input to the output; there may be none.
+    """The levels of one network, from the input to the output; may be empty.
 
     Attributes:
-        owner: how errors name the network: "student 'NAME'" or "teacher 'NAME'".
+        owner: the network's name in error messages: "student 'NAME'" or "teacher 'NAME'".
     """
 
     owner: str
 
     @classmethod
     def of(cls, owner: str, levels: Sequence[Level]) -> Levels:
-        """Make them."""
+        """Make an instance from the network's name in error messages and its levels."""
         made = cls(levels)
         made.owner = owner
         return made
 
 
 def depth_at(stride: float, deepest: float = 32) -> float:
-    """Share of the depth at which a network that halves its maps down to the stride `deepest` has another stride."""
+    """Relative depth in [0.25, 1] at which a CNN whose last stride is `deepest` reaches a stride."""
     return min(max(1 - math.log2(deepest / stride) / 4, 0.25), 1.0)
 
 
 def some_levels(levels: Sequence[Level]) -> Sequence[Level]:
-    """The levels themselves.
+    """Return the levels unchanged, or raise if there are none.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are no levels.
     """
     if not levels:
         raise ValueError(
@@ -95,15 +102,15 @@ def some_levels(levels: Sequence[Level]) -> Sequence[Level]:
 
 
 def nearest_level(levels: Sequence[Level], stride: int, depth: float | None = None) -> Level:
-    """Find the level of the nearest stride; of several, the one of the nearest depth, or the deepest.
+    """Find the level with the nearest stride; among equal strides, the one with the nearest depth, then the deepest.
 
     Args:
         levels: at least one.
-        stride: wanted.
-        depth: wanted, in (0, 1]; None for that of the stride in a network that halves its maps down to 32.
+        stride: the wanted stride, in pixels (voxels).
+        depth: the wanted relative depth in (0, 1]; None for the depth of this stride in a CNN whose last stride is 32.
 
     Raises:
-        ValueError: no levels.
+        ValueError: there are no levels.
     """
     wanted = depth_at(stride) if depth is None else depth
     return min(
@@ -113,27 +120,27 @@ def nearest_level(levels: Sequence[Level], stride: int, depth: float | None = No
 
 
 def pair_levels(student: Sequence[Level], teacher: Sequence[Level]) -> tuple[tuple[Level, Level], ...]:
-    """Pair each of the student's levels with the teacher's of the nearest stride, never by place in a list.
+    """Pair each level of the student with the teacher's level of the nearest stride.
 
-    Of several teacher levels of one stride, as a ViT has them, the one of the nearest depth is taken. A teacher level
-    may belong to several pairs.
+    Among several teacher levels of one stride (a ViT), the one with the nearest depth is taken. One teacher level may
+    be in several pairs.
 
     Raises:
-        ValueError: one of them has no levels.
+        ValueError: the student or the teacher has no levels.
     """
     return tuple((level, nearest_level(teacher, level.stride, level.depth)) for level in some_levels(student))
 
 
 class LevelReader:
-    """Keeps the maps of some levels whenever the network runs, until they are taken.
+    """Records the feature maps of some levels in each forward pass, by forward hooks.
 
-    It hooks the network's own modules, so a DistributedDataParallel around the network makes no difference. Of a
-    module that runs several times in one pass the last output counts. Maps are of the dtype that the network gave
-    them, autocast's where it is on, and as the pass left them: what a later layer did to one in place is in it.
+    The hooks are on the network's own modules, so it also works inside DistributedDataParallel. If a module runs
+    several times in one pass, its last output is kept. Maps keep the dtype of the module's output (autocast's if it is
+    on). They are not copied, so later in-place operations show in them.
 
     Args:
-        network: the backbone itself.
-        levels: what to keep, in this order.
+        network: the backbone.
+        levels: the levels to record.
     """
 
     def __init__(self, network: nn.Module, levels: Sequence[Level]) -> None:
@@ -150,10 +157,10 @@ class LevelReader:
         self._sides = tuple(inputs[0].shape[2:])
 
     def take(self) -> tuple[Tensor, ...]:
-        """The maps of the last run `[N, C, h, w]`, which are forgotten here.
+        """Return the maps of the last forward pass, `[N, C, h, w]` in the order of `levels`, and forget them.
 
         Raises:
-            RuntimeError: the network has not run since the maps were taken last, or not through all of these modules.
+            RuntimeError: the network has not run since the last call, or one of the modules did not run.
         """
         if missing := [level.module for level in self.levels if level.module not in self._outputs]:
             raise RuntimeError(f"no feature maps of {', '.join(missing)}: the network must run before they are taken")
@@ -162,11 +169,11 @@ class LevelReader:
         return maps
 
     def clear(self) -> None:
-        """Forget the maps of the last run."""
+        """Forget the maps of the last forward pass."""
         self._outputs.clear()
 
     def close(self) -> None:
-        """Take the hooks off."""
+        """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -182,7 +189,7 @@ class LevelReader:
 
 
 def _keep(network: nn.Module, path: str, outputs: dict[str, Tensor]) -> Any:
-    """Hook a module so that its output, or the first of several, is found under its path; gives the hook's handle."""
+    """Store a module's output (the first of several) under its path in each forward pass; returns the hook's handle."""
 
     def hook(_: nn.Module, __: Any, output: Any) -> None:
         outputs[path] = output[0] if isinstance(output, (tuple, list)) else output
@@ -191,17 +198,17 @@ def _keep(network: nn.Module, path: str, outputs: dict[str, Tensor]) -> Any:
 
 
 def as_map(output: Tensor, level: Level, sides: Sequence[int]) -> Tensor:
-    """Bring a module's output into the form `[N, C, h, w]`.
+    """Convert a module's output to `[N, C, h, w]`.
 
     Args:
-        output: of the module.
-        level: of this output.
-        sides: of the network's input, which tell the grid of tokens.
+        output: of the module, in the level's layout.
+        level: describes the output.
+        sides: spatial size of the network's input, from which the grid of tokens follows.
 
     Raises:
-        ValueError: tokens that make no grid in the proportions of the input.
+        ValueError: the tokens do not form a grid with the proportions of the input.
     """
-    output = output.as_subclass(Tensor)  # MONAI's MetaTensor would drag its metadata through every loss
+    output = output.as_subclass(Tensor)  # not a MetaTensor, which would carry its metadata through every loss
     if level.layout == "channels last":
         return output.movedim(-1, 1)
     if level.layout == "tokens":
@@ -216,7 +223,7 @@ def as_map(output: Tensor, level: Level, sides: Sequence[int]) -> Tensor:
 
 
 def _grid(positions: int, sides: Sequence[int]) -> list[int] | None:
-    """Rows and columns (of volumes planes before them) that so many positions make, in proportion to the sides."""
+    """The grid `[h, w]` (volumes `[d, h, w]`) of this many positions in proportion to the sides; None if none fits."""
     scale = (max(positions, 0) / math.prod(sides)) ** (1 / len(sides))
     grid = [round(side * scale) for side in sides]
     return grid if positions > 0 and math.prod(grid) == positions else None
@@ -224,7 +231,7 @@ def _grid(positions: int, sides: Sequence[int]) -> list[int] | None:
 
 @contextmanager
 def _looking(network: nn.Module) -> Iterator[None]:
-    """Eval mode for a while, in which no statistics move and nothing is drawn, and no gradient."""
+    """Set a network to eval mode without gradients, and restore the mode of every module at the end."""
     training, others = network.training, [one for one in network.modules() if one.training != network.training]
     network.eval()
     try:
@@ -237,17 +244,17 @@ def _looking(network: nn.Module) -> Iterator[None]:
 
 
 def find_levels(network: nn.Module, modules: Sequence[str], image: Tensor, prefix: int = 0) -> tuple[Level, ...]:
-    """Run a network once and see which maps some of its modules give.
+    """Run a network once and find out which of its modules output feature maps.
 
-    Where the maps have several strides, the last module of each is kept; a ViT, which has one, keeps all. A module
-    whose output is no map in the input's proportions is left out, and so is one that does not run. On the meta device
-    nothing is computed, and every map counts as signed.
+    If the maps have several strides, the last module of each stride is kept; if all have one stride (a ViT), all are
+    kept. Left out are modules that do not run or whose output is not a map with the proportions of the input. On the
+    meta device nothing is computed, and every map counts as signed.
 
     Args:
         network: the backbone.
-        modules: paths of the modules, from the input to the output.
-        image: a batch of one for it: `[1, C, H, W]`, of volumes `[1, C, D, H, W]`.
-        prefix: tokens before those of the grid, of a network that gives tokens; there may also be none.
+        modules: paths of the candidate modules, from the input to the output.
+        image: an input batch of one: `[1, C, H, W]`, or `[1, C, D, H, W]` for volumes.
+        prefix: number of tokens before the grid's in outputs of tokens; outputs without them are recognised too.
 
     Returns:
         The levels, from the input to the output.
@@ -281,9 +288,9 @@ def find_levels(network: nn.Module, modules: Sequence[str], image: Tensor, prefi
 
 
 def _form(output: Tensor, sides: Sequence[int], prefix: int) -> tuple[float, int, Layout, int] | None:
-    """Pixels a position, channels, layout and prefix of an output; None if it is no map of an input of these sides."""
+    """Stride, channels, layout and prefix of an output; None if it is not a map of an input with these sides."""
     shape, dims = output.shape, len(sides)
-    if shape[:1] != (1,):  # windows or patches in the place of the batch
+    if shape[:1] != (1,):  # the first axis is not the batch but windows or patches
         return None
     if len(shape) == 3:
         for before in dict.fromkeys((prefix, 0)):
@@ -301,20 +308,20 @@ def _form(output: Tensor, sides: Sequence[int], prefix: int) -> tuple[float, int
 
 
 def _distortion(own: Sequence[int], sides: Sequence[int]) -> float:
-    """How much more one side shrank than another, at least 1."""
+    """Largest ratio between the downsampling factors of two sides, at least 1."""
     scales = [side / length for side, length in zip(sides, own, strict=True)]
     return max(scales) / min(scales)
 
 
 def last_map(network: nn.Module, image: Tensor) -> Level | None:
-    """Find the map whose mean over positions is what a network gives; None if there is none.
+    """Find the map whose mean over positions is the network's output; None if there is none.
 
-    It is the output of a module that runs once in a pass, with nothing trainable behind it: a BatchNorm that has not
-    been trained yet would not show in the numbers.
+    The module that outputs it runs once in a pass, and no module with parameters or buffers runs after it. Comparing
+    the values alone would not be enough: an untrained BatchNorm hardly changes them.
 
     Args:
-        network: image to pooled features `[B, D]`.
-        image: a batch of one for it, of which the last map has more than one position.
+        network: maps images to pooled features `[B, D]`.
+        image: an input batch of one, large enough that the last map has more than one position.
     """
     outputs: list[tuple[str, nn.Module, Any]] = []
 

@@ -1,4 +1,4 @@
-"""How a network wants its input: published means and standard deviations, and what is done to a teacher's images."""
+"""Input preprocessing of teachers, and the published normalisation constants (mean, standard deviation)."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["AXES", "CLIP_MEAN", "CLIP_STD", "IMAGENET_MEAN", "IMAGENET_STD", "Pr
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-AXES = "SPL"  # the project's volumes: inferior to superior, anterior to posterior, right to left
+AXES = "SPL"  # axes of all volumes here: inferior to superior, anterior to posterior, right to left
 
-# ITU-R BT.601, what PIL and OpenCV call grey.
+# ITU-R BT.601 luma, as PIL and OpenCV convert RGB to grey.
 _LUMA = (0.299, 0.587, 0.114)
 _OPPOSITE = {"S": "I", "I": "S", "P": "A", "A": "P", "L": "R", "R": "L"}
-# Whether rows and columns change places, and which of them are flipped after that.
+# Whether rows and columns are transposed, and which axes are flipped after that.
 _TURNS: dict[str, tuple[bool, tuple[int, ...]]] = {
     "rotate90": (True, (-2,)),  # counter-clockwise, as np.rot90
     "rotate180": (False, (-2, -1)),
@@ -27,7 +27,7 @@ _TURNS: dict[str, tuple[bool, tuple[int, ...]]] = {
     "flip_left_right": (False, (-1,)),
     "transpose": (True, ()),
     "anti_transpose": (True, (-2, -1)),
-    # An axial slice of an array whose first axis runs to the right (left) and whose second to the front (back).
+    # An axial slice of an array whose first axis points to the right (left) and whose second to the front (back).
     "RAS": (True, (-2, -1)),
     "LPS": (True, ()),
 }
@@ -35,25 +35,33 @@ _TURNS: dict[str, tuple[bool, tuple[int, ...]]] = {
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a teacher wants its image. It is computed in float32 on the image's device.
+    """The input preprocessing of a 2D teacher, computed in float32 on the image's device.
 
-    The image is turned, which is exact, and resized (antialiased; its sides are not kept in proportion), its channels
-    are put in order, and then it becomes `(image - mean) / std`.
+    In this order: the image is turned (exactly, without interpolation), resized (antialiased, without keeping the
+    aspect ratio), converted to the channel order, and normalised: `(image - mean) / std`.
 
     Args:
-        size: rows and columns, one number for a square, or None to keep the image's own.
-        mean: one number a channel, in the teacher's channel order, for values in [0, 1].
+        size: rows and columns in pixels, one number for a square, or None to keep the image's size.
+        mean: one value per channel, in the teacher's channel order, for images in [0, 1].
         std: as `mean`, above 0.
-        channel_order: what the teacher was trained on; "GRAY" gives one channel of ITU-R BT.601 luma.
-        interpolation: "bilinear" or "bicubic" (cut to [0, 1], which it would overshoot).
-        turn: how an image as people are shown it is turned for a teacher that was trained on others: "rotate90",
+        channel_order: of the teacher's training images; "GRAY" gives one channel, the ITU-R BT.601 luma.
+        interpolation: "bilinear", or "bicubic" (clamped to [0, 1], because it overshoots).
+        turn: rotation or flip from the displayed orientation to that of the teacher's training images: "rotate90",
             "rotate180", "rotate270" (counter-clockwise), "flip_up_down", "flip_left_right", "transpose",
-            "anti_transpose" (about the other diagonal), or for axial slices what the arrays were oriented to: "RAS",
-            "LPS". None: not at all.
+            "anti_transpose" (about the other diagonal), or "RAS", "LPS" for axial slices of arrays in this
+            orientation. None: no change.
 
     Raises:
         ValueError: an unknown channel order, interpolation or turn, a wrong number of means or stds, or a std or size
             not above 0.
+
+    Example:
+        >>> import torch
+        >>> from monai_rd.networks import Preprocessing
+        >>> prepare = Preprocessing(size=224, mean=(0.5,) * 3, std=(0.5,) * 3, channel_order="BGR")
+        >>> images = prepare(torch.ones(2, 3, 512, 512))
+        >>> images.shape, round(images.max().item(), 3)
+        (torch.Size([2, 3, 224, 224]), 1.0)
     """
 
     spatial_dims: ClassVar[Literal[2]] = 2
@@ -85,10 +93,16 @@ class Preprocessing:
         return (size, size) if isinstance(size, int) else (size[0], size[1])
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Prepare images `[B, 3, H, W]`, RGB in [0, 1]: float32 `[B, 3, h, w]`, or `[B, 1, h, w]` for "GRAY".
+        """Preprocess images.
+
+        Args:
+            image: RGB `[B, 3, H, W]` in [0, 1].
+
+        Returns:
+            float32 `[B, 3, h, w]`, or `[B, 1, h, w]` for "GRAY".
 
         Raises:
-            ValueError: not `[B, 3, H, W]`.
+            ValueError: the shape is not `[B, 3, H, W]`.
         """
         if image.dim() != 4 or image.shape[1] != 3:
             raise ValueError(f"a teacher's images are [B, 3, H, W], got {list(image.shape)}")
@@ -108,7 +122,7 @@ class Preprocessing:
         return (image - _by_channel(self.mean, image)) / _by_channel(self.std, image)
 
     def back(self, maps: Tensor) -> Tensor:
-        """Maps `[B, C, h, w]` of prepared images as the images lay before they were turned."""
+        """Undo the turn for feature maps `[B, C, h, w]`: return them in the orientation of the original images."""
         if self.turn is None:
             return maps
         swapped, flipped = _TURNS[self.turn]
@@ -136,23 +150,32 @@ def _by_channel(values: tuple[float, ...], image: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class VolumePreprocessing:
-    """How a teacher of volumes wants them. It is computed in float32 on the volume's device.
+    """The input preprocessing of a 3D teacher, computed in float32 on the volume's device.
 
-    The axes are permuted and flipped, which is exact, the volume is resized trilinearly, and then it becomes
+    In this order: the axes are permuted and flipped (exactly), the volume is resized (trilinear), and normalised:
     `(volume - mean) / std`.
 
     Args:
-        size: voxels along the teacher's axes, one number for a cube, or None to keep the volume's own.
-        mean: of values in [0, 1], or None for the mean and the standard deviation of each volume's own voxels other
-            than 0, which stay 0 (MONAI's `NormalizeIntensity(nonzero=True)`: what MR models are trained with).
-        std: as `mean`, above 0; None together with it.
-        axcodes: where the teacher's axes run to, such as "RAS": its first axis to the patient's right, its second to
-            the front, its third to the head.
-        multiple: every side that the teacher sees is a multiple of it: sides of its own are rounded to the nearest.
+        size: voxels along the teacher's axes, one number for a cube, or None to keep the volume's size.
+        mean: for volumes in [0, 1]. None: the mean and standard deviation of each volume's nonzero voxels, and zero
+            voxels stay 0 (MONAI's `NormalizeIntensity(nonzero=True)`, common for MR models).
+        std: as `mean`, above 0; None if `mean` is None.
+        axcodes: orientation of the teacher's axes as in nibabel and MONAI. "RAS": the first axis points to the
+            patient's right, the second to the front (anterior), the third to the head (superior).
+        multiple: with `size=None`, every side is rounded to the nearest multiple of this number of voxels.
 
     Raises:
-        ValueError: axis codes that are none, a std, size or multiple not above 0, a size that is no multiple, or one of
-            mean and std without the other.
+        ValueError: invalid axis codes; a std, size or multiple not above 0; a size that is not a multiple of
+            `multiple`; or only one of mean and std is None.
+
+    Example:
+        A volume with the axes "SPL" (see `__call__`) for a teacher with the axes "RAS".
+
+        >>> import torch
+        >>> from monai_rd.networks import VolumePreprocessing
+        >>> prepare = VolumePreprocessing(size=None, axcodes="RAS", multiple=32)
+        >>> prepare(torch.rand(1, 1, 40, 64, 96)).shape
+        torch.Size([1, 1, 96, 64, 32])
     """
 
     spatial_dims: ClassVar[Literal[3]] = 3
@@ -179,17 +202,22 @@ class VolumePreprocessing:
         return (self.size,) * 3 if isinstance(self.size, int) else tuple(self.size)
 
     def _turn(self) -> tuple[list[int], list[int]]:
-        """The order of the axes 2, 3, 4, and which of them are flipped after that."""
+        """The permutation of the axes 2, 3, 4, and which axes are flipped after it."""
         axes = [2 + next(i for i, own in enumerate(AXES) if own in (code, _OPPOSITE[code])) for code in self.axcodes]
         return axes, [2 + i for i, code in enumerate(self.axcodes) if code not in AXES]
 
     def __call__(self, volume: Tensor) -> Tensor:
-        """Prepare volumes `[B, 1, D, H, W]` in [0, 1]: float32 `[B, 1, d, h, w]` along `axcodes`.
+        """Preprocess volumes.
 
-        D runs from the feet to the head, H from the front to the back, W from the patient's right to left ("SPL").
+        Args:
+            volume: `[B, 1, D, H, W]` in [0, 1]. D runs from feet to head, H from front to back, W from the patient's
+                right to left ("SPL").
+
+        Returns:
+            float32 `[B, 1, d, h, w]` with the axes of `axcodes`.
 
         Raises:
-            ValueError: not `[B, 1, D, H, W]`.
+            ValueError: the shape is not `[B, 1, D, H, W]`.
         """
         if volume.dim() != 5 or volume.shape[1] != 1:
             raise ValueError(f"a 3D teacher's volumes are [B, 1, D, H, W], got {list(volume.shape)}")
@@ -209,7 +237,7 @@ class VolumePreprocessing:
         return centred / torch.where(std > 0, std, 1.0)
 
     def back(self, maps: Tensor) -> Tensor:
-        """Maps `[B, C, d, h, w]` of prepared volumes along the project's axes again."""
+        """Return feature maps `[B, C, d, h, w]` of preprocessed volumes with the axes "SPL" of the original volumes."""
         axes, flipped = self._turn()
         return maps.flip(flipped).permute(0, 1, *(2 + axes.index(2 + own) for own in range(3)))
 

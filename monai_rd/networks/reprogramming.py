@@ -1,6 +1,6 @@
-"""phi, the reprogramming module: frozen teacher features into the student's feature space.
+"""phi, the reprogramming module: it maps frozen teacher features into the student's feature space.
 
-arXiv 2407.06504, Sec. 3.2: standard residual blocks, the only new trainable part beside the student and its classifier.
+arXiv 2407.06504, Sec. 3.2: standard residual blocks. It is trained together with the student and its classifier.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class _Residual(nn.Module):
 
 
 def conv_norm(inputs: int, outputs: int, size: int, dims: int, relu: bool = True) -> nn.Sequential:
-    """A convolution that keeps the sides, without bias, which the BatchNorm after it would cancel, and a ReLU."""
+    """Convolution that keeps the spatial size, BatchNorm, and ReLU; no bias, because BatchNorm would cancel it."""
     convolution, normalisation = (nn.Conv2d, nn.BatchNorm2d) if dims == 2 else (nn.Conv3d, nn.BatchNorm3d)
     layers: list[nn.Module] = [
         convolution(inputs, outputs, size, padding=size // 2, bias=False),
@@ -45,31 +45,37 @@ def _map_block(width: int, dims: int) -> nn.Module:
 
 
 def _vector_block(width: int) -> nn.Module:
-    """A residual MLP block, normalised first: batch statistics of a few vectors would be noise."""
+    """A residual MLP block with LayerNorm first; BatchNorm statistics of a few vectors would be noise."""
     body = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.ReLU(inplace=True), nn.Linear(width, width))
     return _Residual(body, nn.Identity())
 
 
 class Reprogrammer(nn.Module):
-    """phi: f_t = phi(F_t(x)).
+    """The reprogramming module phi: f_t = phi(F_t(x)) (arXiv 2407.06504, Sec. 3.2).
 
-    Spatial (`kind="map"`, the default of the project): 1x1 convolution to `width`, residual bottleneck blocks, global
-    average pooling, linear layer to the student's D. Vector (`kind="vector"`, for embeddings that have no map): linear
-    layer, residual MLP blocks, linear layer. Bags are averaged over their slices after the blocks.
-    Maps of more than `grid` positions a side are averaged down to it first: a ViT's 14 x 14 would make phi costlier
-    than a light student.
+    For maps (`kind="map"`): 1x1 convolution to `width` channels, residual bottleneck blocks, global average pooling,
+    linear layer to the student's D. For vectors (`kind="vector"`): linear layer, residual MLP blocks, linear layer.
+    Bags are averaged over their slices after the blocks. Maps with more than `grid` positions along a side are
+    average-pooled to it first: on a ViT's 14 x 14 positions phi would cost more than a small student.
 
     Args:
         channels: C of the teacher's features.
         feature_dim: D of the student's features.
-        kind: "map" or "vector", what the teacher gives.
-        width: channels inside phi. It bounds phi's cost, which every training step pays.
+        kind: kind of the teacher's features, "map" or "vector".
+        width: number of channels inside phi; it determines the cost of phi in every training step.
         blocks: number of residual blocks, at least 1.
-        spatial_dims: 2 for the maps of a teacher of images, 3 for those of a teacher of volumes.
-        grid: most positions along each side of a map that phi looks at; None for all.
+        spatial_dims: 2 for maps of images, 3 for maps of volumes.
+        grid: maximum number of positions along each side of a map; None for no limit.
 
     Raises:
-        ValueError: an unknown kind, a number below 1, or other dimensions than 2 and 3.
+        ValueError: an unknown kind, a number below 1, or `spatial_dims` other than 2 and 3.
+
+    Example:
+        >>> import torch
+        >>> from monai_rd.networks import Reprogrammer
+        >>> phi = Reprogrammer(channels=256, feature_dim=512, width=64)
+        >>> phi(torch.rand(4, 256, 7, 7)).shape
+        torch.Size([4, 512])
     """
 
     def __init__(
@@ -101,13 +107,13 @@ class Reprogrammer(nn.Module):
         self.output = nn.Linear(width, feature_dim)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Reprogram teacher features into `[B, D]`.
+        """Map teacher features to features `[B, D]` in the student's feature space.
 
         Args:
-            features: maps `[B, C, h, w]` (of volumes `[B, C, d, h, w]`) or vectors `[B, C]`; of bags with S after B.
+            features: maps `[B, C, h, w]` (volumes `[B, C, d, h, w]`) or vectors `[B, C]`; for bags S follows B.
 
         Raises:
-            ValueError: another number of dimensions.
+            ValueError: a wrong number of dimensions.
         """
         single = 2 + self.spatial_dims if self.kind == "map" else 2
         if features.ndim not in (single, single + 1):

@@ -1,4 +1,4 @@
-"""Where networks of timm, open_clip and MONAI have the feature maps that a method may read."""
+"""The modules of timm, open_clip and MONAI networks whose outputs are feature maps."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from typing import Any
 __all__ = ["monai_stages", "open_clip_stages", "timm_stages"]
 
 Stages = tuple[tuple[str, ...], int]
-"""Paths of modules, from the input to the output, and how many tokens stand before those of the grid."""
+"""Paths of the modules, from the input to the output, and the number of tokens before the grid's."""
 
 
 def _quarters(blocks: str, depth: int) -> tuple[str, ...]:
-    """The last block of each quarter of a transformer: 3, 6, 9 and 12 of 12."""
+    """Paths of the last block of each quarter of a transformer: blocks 3, 6, 9 and 12 of 12."""
     last = dict.fromkeys(math.ceil(depth * quarter / 4) - 1 for quarter in (1, 2, 3, 4))
     return tuple(f"{blocks}.{number}" for number in last)
 
 
-# Hiera keeps its tokens in the order of its windows; every stage of HRNet gives several maps, timm tells others.
+# Hiera's tokens are in the order of its windows, not of the grid. Each stage of HRNet outputs several maps, and timm
+# describes different ones.
 _WITHOUT = ("Hiera", "HighResolutionNet", "HighResolutionNetFeatures")
 
 
 def timm_stages(network: Any) -> Stages:
-    """Find a timm network's stages by what it tells of itself: all from stride 4 on, or the quarters of a ViT."""
+    """Find a timm network's stages from its `feature_info`: those with stride 4 or more, or the quarters of a ViT."""
     if type(network).__name__ in _WITHOUT:
         return (), 0
     described = getattr(network, "feature_info", [])
@@ -35,7 +36,7 @@ def timm_stages(network: Any) -> Stages:
 
 
 def open_clip_stages(network: Any) -> Stages:
-    """Find the stages of an image tower of open_clip: of a ModifiedResNet, a ViT, or of the timm network inside."""
+    """Find the stages of an open_clip image tower: a ModifiedResNet, a ViT, or a timm network."""
     if hasattr(network, "trunk"):
         stages, prefix = timm_stages(network.trunk)
         return tuple(f"trunk.{stage}" for stage in stages), prefix
@@ -45,7 +46,7 @@ def open_clip_stages(network: Any) -> Stages:
 
 
 def monai_stages(network: Any) -> Stages:
-    """Find the stages of a MONAI encoder: of a SegResEncoder, a SwinTransformer or a ViT."""
+    """Find the stages of a MONAI encoder: a SegResEncoder, a SwinTransformer or a ViT."""
     name = type(network).__name__
     if name == "SegResEncoder":
         return tuple(f"layers.{number}.blocks" for number in range(len(network.layers))), 0

@@ -1,4 +1,4 @@
-"""Weights from files: read without running code, and loaded all or not at all."""
+"""Reading weights from files safely (no code is run) and loading them strictly (all tensors or none)."""
 
 from __future__ import annotations
 
@@ -20,15 +20,17 @@ __all__ = ["GET_AGAIN", "compare_shapes", "load_strictly", "read_weights", "shap
 
 GET_AGAIN = "its training has diverged, or the file is damaged; get it again"
 _WRAPPERS = ("state_dict", "model", "net", "teacher")
-_COUNTER = "num_batches_tracked"  # BatchNorm's; older files lack it and nothing is computed from it
+_COUNTER = "num_batches_tracked"  # of BatchNorm: missing in older files, and not needed for inference
 
 
 def read_weights(path: str | Path) -> dict[str, Any]:
-    """Read a state dict of tensors; wrappers and DDP's prefix are taken off. No code of the file is run.
+    """Read a state dict from a .safetensors file or a PyTorch checkpoint, without running code from the file.
+
+    Nesting under a key such as "state_dict" or "model" and DDP's prefix "module." are removed.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it is damaged, needs code, or holds no state dict.
+        ValueError: the file is damaged, would need code to be run, or holds no state dict.
     """
     path = existing_file(path)
     _refuse_text(path)
@@ -38,7 +40,7 @@ def read_weights(path: str | Path) -> dict[str, Any]:
         except SafetensorError as error:
             raise ValueError(f"{path}: damaged, or no safetensors file ({error}); get it again") from error
     try:
-        # MAE's training script keeps its options in the checkpoint: a record of plain values, which runs nothing.
+        # MAE's training script stores its options in the checkpoint as a Namespace of plain values, which is safe.
         with torch.serialization.safe_globals([argparse.Namespace]):
             weights = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -61,10 +63,10 @@ def read_weights(path: str | Path) -> dict[str, Any]:
 
 
 def _refuse_text(path: Path) -> None:
-    """Refuse what a failed download leaves under the name of a file of weights.
+    """Refuse a text file, such as the web page or Git LFS pointer that a failed download leaves.
 
     Raises:
-        ValueError: the file begins as a text.
+        ValueError: the file begins with text.
     """
     with open(path, "rb") as file:
         head = file.read(64)
@@ -76,23 +78,23 @@ def _refuse_text(path: Path) -> None:
 
 
 def shapes_of(weights: Mapping[str, Any]) -> dict[str, Any]:
-    """Shape of each tensor by its key; of what is no tensor the name of its type."""
+    """Return the shape of each tensor by its key; for other values the name of their type."""
     return {key: list(v.shape) if isinstance(v, Tensor) else type(v).__name__ for key, v in weights.items()}
 
 
 def compare_shapes(
     wanted: Mapping[str, Any], given: Mapping[str, Any], published: Mapping[str, str] | None = None
 ) -> tuple[int, str]:
-    """Compare the shapes of a network's tensors with those that are given.
+    """Compare the shapes of a network's tensors with those of a file.
 
     Args:
-        wanted: of the network.
-        given: of a file, under the network's names.
-        published: names that tensors of the file have in the file, where they are others.
+        wanted: shapes of the network, by key.
+        given: shapes of the file, by the network's keys.
+        published: the file's own key of each tensor, where it differs from the network's.
 
     Returns:
-        How many fit, and the number of missing, unexpected and misshapen tensors with the first of each by name: "" if
-        there are none.
+        How many tensors fit; and a text with the numbers and first names of the missing, unexpected and misshapen
+        ones, "" if there are none.
     """
     problems = {
         "missing": [key for key in wanted if key not in given],
@@ -114,18 +116,18 @@ def compare_shapes(
 def load_strictly(
     network: nn.Module, weights: Mapping[str, Any], name: str, origin: str, ignored: Collection[str] = ()
 ) -> None:
-    """Load every tensor of a network or none.
+    """Load all tensors of a network, or none and raise.
 
     Args:
         network: filled in place.
-        weights: under the network's own keys.
-        name: of the network, for the error.
-        origin: where the weights come from, for the error.
-        ignored: keys that the weights may hold beside the network's, as those of a head.
+        weights: by the network's keys.
+        name: the network's name, for the error message.
+        origin: where the weights come from, for the error message.
+        ignored: keys of `weights` that are allowed but not loaded, such as those of a head.
 
     Raises:
-        ValueError: with the number of missing, unexpected and misshapen tensors and the first of each by name.
-        NotFiniteError: weights that are infinite or not a number.
+        ValueError: tensors are missing, unexpected or misshapen; the message has their numbers and first names.
+        NotFiniteError: weights are infinite or not a number.
     """
     given = {key: value for key, value in weights.items() if key not in ignored}
     wanted = shapes_of(network.state_dict())

@@ -1,1 +1,1 @@
-"""Small networks that are deployed."""
+"""Students: the small networks that are trained and deployed."""

@@ -1,4 +1,4 @@
-"""What a student's name stands for: a network of torchvision, timm or MONAI without its head, image to features."""
+"""Student backbones by name: networks of torchvision, timm or MONAI without their classification heads."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ __all__ = ["STUDENTS", "Backbone", "build_backbone", "student_dims"]
 
 @dataclass(frozen=True)
 class Backbone:
-    """A network without its head.
+    """A network without its classification head, and what is known of its input.
 
     Args:
-        network: `[B, C, ...]` to pooled features `[B, D]`; C is 3 in 2D and 1 in 3D.
+        network: maps inputs `[B, C, ...]` to pooled features `[B, D]`; C is 3 in 2D and 1 in 3D.
         width: D.
         dims: 2 for images, 3 for volumes.
-        mean: of each channel of an input in [0, 1].
-        std: likewise.
-        fixed_size: rows and columns, if the network takes no others; else empty.
-        patch: what rows and columns must be multiples of.
-        stages: paths of the modules whose outputs are its feature maps, from the input to the output.
-        prefix: tokens before those of the grid, of a ViT.
+        mean: normalisation mean of each channel, for inputs in [0, 1].
+        std: normalisation standard deviation of each channel.
+        fixed_size: rows and columns in pixels, if the network takes only this size; else empty.
+        patch: rows and columns must be multiples of this number of pixels.
+        stages: paths of the modules whose outputs are the feature maps, from the input to the output.
+        prefix: number of tokens before the grid's in a ViT (class and register tokens).
     """
 
     network: nn.Module
@@ -48,7 +48,7 @@ class Backbone:
 
 @dataclass(frozen=True)
 class _Named:
-    """A network of torchvision or MONAI, where it keeps its head, whose last layer is linear, and its stages."""
+    """How to build a network of torchvision or MONAI, the path of its head (last layer linear), and its stages."""
 
     dims: int
     build: Callable[[], nn.Module]
@@ -70,7 +70,7 @@ def _monai(name: str, **arguments: Any) -> nn.Module:
 
 _LAYERS = ("layer1", "layer2", "layer3", "layer4")
 
-# The paper's three (its Table 6 gives exactly their parameter counts), then MONAI's for volumes of one channel.
+# The paper's three students (with exactly the parameter counts of its Table 6), then MONAI's for one-channel volumes.
 STUDENTS = {
     "resnet18": _Named(2, partial(_torchvision, "resnet18"), "fc", _LAYERS),
     "mobilenet_v2": _Named(
@@ -80,14 +80,15 @@ STUDENTS = {
         ("features.3", "features.6", "features.13", "features.17"),
     ),
     "shufflenet_v2_x1_0": _Named(2, partial(_torchvision, "shufflenet_v2_x1_0"), "fc", ("stage2", "stage3", "stage4")),
-    # Without the bias it is MedicalNet's ResNet-10. Its ResNet-18 has shortcuts that TorchScript cannot compile.
+    # Without the bias it equals MedicalNet's ResNet-10. MedicalNet's ResNet-18 has shortcuts that TorchScript cannot
+    # compile.
     "resnet10_3d": _Named(3, partial(_monai, "resnet10", n_input_channels=1, bias_downsample=False), "fc", _LAYERS),
     "resnet18_3d": _Named(3, partial(_monai, "resnet18", n_input_channels=1), "fc", _LAYERS),
     "densenet121_3d": _Named(
         3,
         partial(_monai, "DenseNet121", in_channels=1, out_channels=2),
         "class_layers.out",
-        # The ReLU works in place on the last normalisation's output: before it there is no map to be read.
+        # Read after the ReLU: it works in place on the output of the last normalisation.
         ("features.denseblock1", "features.denseblock2", "features.denseblock3", "class_layers.relu"),
     ),
     "efficientnet_b0_3d": _Named(
@@ -101,7 +102,7 @@ _KNOWN = f"{', '.join(STUDENTS)}, timm:NAME"
 
 
 def _timm_name(name: str) -> str | None:
-    """Return timm's part of a student's name, None for one of `STUDENTS`.
+    """Return NAME of a student "timm:NAME", or None for one of `STUDENTS`.
 
     Raises:
         ValueError: an unknown name.
@@ -127,7 +128,7 @@ def _timm_name(name: str) -> str | None:
 
 
 def student_dims(name: str) -> int:
-    """Tell what a student takes, without building it: 2 for images and bags of slices, 3 for volumes.
+    """Return the spatial dimensions of a student's input, without building it: 2 for images and bags, 3 for volumes.
 
     Raises:
         ValueError: an unknown name.
@@ -136,7 +137,7 @@ def student_dims(name: str) -> int:
 
 
 def _headless(named: _Named) -> tuple[nn.Module, int]:
-    """Build one of `STUDENTS` with random weights, its head replaced by the identity; and the head's input width."""
+    """Build one of `STUDENTS` with random weights and the identity as head; return it and the head's input width."""
     network = named.build()
     parent, _, child = named.head.rpartition(".")
     owner = network.get_submodule(parent)
@@ -145,15 +146,15 @@ def _headless(named: _Named) -> tuple[nn.Module, int]:
     if not isinstance(last, nn.Linear):
         raise TypeError(f"{type(network).__name__} has no linear head at '{named.head}'")
     setattr(owner, child, nn.Identity())
-    if hasattr(network, "_dropout"):  # EfficientNet's, which in MobileNetV2 goes with the head: see `Student`
+    if hasattr(network, "_dropout"):  # of EfficientNet; MobileNetV2's is part of its head: see `Student`
         network._dropout = nn.Identity()
-        # Its last activation is a module that also runs elsewhere: give the map that is pooled a module of its own.
+        # Its last activation module also runs elsewhere, so the pooled map needs a module that runs only here.
         network._avg_pooling = nn.Sequential(nn.Identity(), network.get_submodule("_avg_pooling"))
     return network, last.in_features
 
 
 def _timm_headless(name: str, pretrained: bool) -> Any:
-    """Build a timm network without its head, for images of any size where timm can."""
+    """Build a timm network without its head, for images of any size if the family supports it."""
     import timm
 
     create = partial(timm.create_model, name, pretrained=pretrained, num_classes=0)
@@ -167,7 +168,7 @@ def _timm_headless(name: str, pretrained: bool) -> Any:
 
 @torch.no_grad()
 def _probe(network: nn.Module, size: Sequence[int]) -> Tensor:
-    """Show a network one black image and leave it as it was: in eval mode no statistics move, nothing is drawn."""
+    """Run a network on a black image in eval mode, then set it back to training mode."""
     network.eval()
     try:
         return network(torch.zeros(1, 3, *size))
@@ -176,10 +177,10 @@ def _probe(network: nn.Module, size: Sequence[int]) -> Tensor:
 
 
 def _timm_backbone(name: str, pretrained: bool) -> Backbone:
-    """Build a timm network, and find out by trying what timm's own description does not tell rightly.
+    """Build a timm network, and test its feature width and input size, which timm describes wrongly for some networks.
 
     Raises:
-        ValueError: no classifier of images with 3 channels.
+        ValueError: the network is not a classifier of images with 3 channels.
     """
     import timm
 
@@ -188,7 +189,7 @@ def _timm_backbone(name: str, pretrained: bool) -> Backbone:
     channels, *size = config.input_size
     if channels != 3:
         raise ValueError(f"timm:{name} takes {channels} channels, a student takes 3")
-    # `num_features` is not the width of what comes out where a convolution stands between pooling and head.
+    # timm's `num_features` is not the output width of networks with a convolution between pooling and head.
     features = _probe(network, size)
     if features.dim() != 2:
         raise ValueError(f"timm:{name} gives {list(features.shape)} without its head, not [B, D]: no classifier?")
@@ -197,7 +198,7 @@ def _timm_backbone(name: str, pretrained: bool) -> Backbone:
     if getattr(network, "dynamic_img_size", False):
         patch = network.patch_embed.patch_size[0]
     elif config.fixed_input_size:
-        try:  # some that timm marks as fixed are not
+        try:  # timm marks some networks as fixed that are not
             _probe(network, [side // 2 for side in size])
         except (AssertionError, RuntimeError, ValueError):
             fixed = tuple(size)
@@ -206,11 +207,11 @@ def _timm_backbone(name: str, pretrained: bool) -> Backbone:
 
 
 def _imagenet(name: str, timm_name: str | None) -> Backbone:
-    """Build a 2D network with the weights that its library publishes, downloaded by that library.
+    """Build a 2D network with the ImageNet weights of its library, which that library downloads.
 
     Raises:
-        ValueError: there are none.
-        OSError: they cannot be had.
+        ValueError: no weights are published.
+        OSError: the download failed.
     """
     if timm_name is None and STUDENTS[name].dims == 3:
         raise ValueError(f"there are no ImageNet weights for '{name}', which takes volumes: give a file, or none")
@@ -242,7 +243,7 @@ def _imagenet(name: str, timm_name: str | None) -> Backbone:
 
 
 def _fill(network: nn.Module, name: str, weights: dict[str, Any], origin: str) -> None:
-    """Load published weights; a head may be among them, which is known by building the network with its head."""
+    """Load published weights; tensors of the head are allowed, and known by building the network with its head."""
     with torch.random.fork_rng(devices=[]):
         timm_name = _timm_name(name)
         if timm_name is None:
@@ -255,17 +256,17 @@ def _fill(network: nn.Module, name: str, weights: dict[str, Any], origin: str) -
 
 
 def build_backbone(name: str, weights: str | Path | None = None) -> Backbone:
-    """Build what a student's name stands for.
+    """Build the backbone of a student by name.
 
     Args:
         name: one of `STUDENTS`, or "timm:NAME".
-        weights: None for random ones; "imagenet" for those torchvision (IMAGENET1K_V1) or timm (of the name's tag, or
-            of timm's default tag) publish; or a file with the backbone's tensors under the library's own keys, with
-            or without a head.
+        weights: None for random weights; "imagenet" for the published weights of torchvision (IMAGENET1K_V1) or timm
+            (of the tag in the name, else timm's default tag); or a file with the backbone's tensors by the library's
+            keys, with or without the head.
 
     Raises:
         ValueError: an unknown name, no published weights, or a file that is damaged, unsafe or does not fit.
-        OSError: a file that is not there, or weights that could not be downloaded.
+        OSError: the file does not exist, or the weights could not be downloaded.
     """
     timm_name = _timm_name(name)
     if weights == "imagenet":
@@ -275,7 +276,7 @@ def build_backbone(name: str, weights: str | Path | None = None) -> Backbone:
     else:
         named = STUDENTS[name]
         network, width = _headless(named)
-        # A volume's one channel has no published statistics: [0, 1] becomes [-1, 1].
+        # There are no published statistics for one-channel volumes: [0, 1] is mapped to [-1, 1].
         mean, std = (IMAGENET_MEAN, IMAGENET_STD) if named.dims == 2 else ((0.5,), (0.5,))
         backbone = Backbone(network, width, named.dims, mean, std, stages=named.stages)
     if weights is not None:

@@ -1,6 +1,6 @@
-"""Lightweight students by name: image or volume in [0, 1] to logits, with `features` and the shared `classifier`."""
+"""Students: lightweight classifiers of images, bags of slices or volumes in [0, 1]."""
 
-# No "from __future__ import annotations": TorchScript reads the class's annotations and knows no strings.
+# No "from __future__ import annotations": TorchScript reads the class's annotations and does not accept strings.
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -18,7 +18,7 @@ __all__ = ["STUDENTS", "DeployedStudent", "Student", "channels_last", "student_d
 
 
 def _forget_cached_biases(student: nn.Module, _: Any) -> None:
-    """Drop what LeViT, TinyViT and others computed of their old weights in eval mode and keep."""
+    """Clear the attention biases that LeViT, TinyViT and others cache in eval mode; new weights make them outdated."""
     for module in student.modules():
         cache = getattr(module, "attention_bias_cache", None)
         if isinstance(cache, dict):
@@ -26,46 +26,55 @@ def _forget_cached_biases(student: nn.Module, _: Any) -> None:
 
 
 def _refuse_not_finite(student: "Student", _: Any) -> None:
-    """Whatever fills a student: a file, a checkpoint, a server of a federation."""
+    """Refuse weights that are not finite, whether from a file, a checkpoint or a federated learning server."""
     remedy = "the training that made them has diverged; train again, with a smaller --learning_rate"
     refuse_not_finite(student.state_dict(), f"the weights of the student '{student.name}'", remedy)
 
 
 class Student(nn.Module):
-    """A lightweight network with the classifier g that RD shares between both paths (arXiv 2407.06504, Fig. 2).
+    """A lightweight network: a backbone and a linear classifier.
 
-    It is what `models/model.pt` holds and what is deployed. It normalises its input itself, so that every consumer
-    feeds the project's one intensity definition. A 2D student takes a study as a bag of slices: slices are folded into
-    the batch and their features averaged, so a single image is a bag of one. A 3D student takes it as a volume.
+    The classifier is g of arXiv 2407.06504, Fig. 2, which RD also applies to the reprogrammed teacher features. The
+    student is what `models/model.pt` holds and what is deployed. It normalises its input itself. A 2D student
+    takes a study as a bag of slices and averages the slices' features; a single image is a bag of one slice. A 3D
+    student takes a study as a volume.
 
     Args:
-        name: one of `STUDENTS`, the paper's three by torchvision and four for volumes by MONAI; or "timm:NAME", any
-            timm classifier. A dropout before the head is left out, because g is a single linear layer that also reads
-            the reprogrammed teacher's features.
+        name: one of `STUDENTS` (three 2D networks of torchvision, as in the paper, and four 3D networks of MONAI), or
+            "timm:NAME" for any timm classifier. A dropout layer before the head is left out: g is one linear layer.
         num_classes: number of classes, at least 2.
-        weights: of the backbone. None: random, as in the paper's preset. "imagenet": those torchvision or timm publish.
-            Or a local file with them. They change nothing of how the input is normalised, which `name` decides alone,
-            so that a trained student is rebuilt without them.
+        weights: initial weights of the backbone. None: random, as in the paper. "imagenet": those that torchvision or
+            timm publish. Or a local file. The normalisation of the input depends on `name` alone, not on the weights,
+            so a trained student is rebuilt without them.
 
     Attributes:
-        backbone: the normalised input to features `[B, D]`.
+        backbone: maps the normalised input to features `[B, D]`.
         classifier: g, `nn.Linear(D, num_classes)`.
         feature_dim: D, the width of the pooled features (512, 1280, 1024 for the paper's three).
         spatial_dims: 2 or 3.
-        fixed_size: rows and columns if no other image size works, else empty.
-        patch: what rows and columns must be multiples of.
+        fixed_size: rows and columns in pixels if the network takes only this size, else empty.
+        patch: rows and columns must be multiples of this number of pixels.
         stages: paths in `backbone` of the modules whose outputs are its feature maps; see `levels`.
-        prefix: tokens before those of the grid, of a ViT.
-        temperature: what the logits are divided by, so that their softmax can be taken for probabilities (Guo et al.
-            2017, arXiv 1706.04599); 1 while the student is trained, fitted on the validation set at the end. It is in
-            the state dict, and so in everything that is exported.
+        prefix: number of tokens before the grid's in a ViT (class and register tokens).
+        temperature: divides the logits, for calibrated probabilities (Guo et al. 2017, arXiv 1706.04599). It is 1 in
+            training and fitted on the validation set at the end. It is part of the state dict and of every export.
 
     Raises:
         ValueError: an unknown name, fewer than 2 classes, or weights that are damaged, unsafe or do not fit.
-        OSError: weights that are not there or could not be downloaded.
+        OSError: the weights do not exist or could not be downloaded.
+
+    Example:
+        Two studies, each a bag of four slices.
+
+        >>> import torch
+        >>> from monai_rd.networks import Student
+        >>> student = Student("shufflenet_v2_x1_0", num_classes=3).eval()
+        >>> studies = torch.rand(2, 4, 3, 64, 64)
+        >>> student.features(studies).shape, student(studies).shape
+        (torch.Size([2, 1024]), torch.Size([2, 3]))
     """
 
-    # TorchScript neither compiles these nor asks for their values, each of which is a run of the backbone.
+    # TorchScript must neither compile these properties nor evaluate them: each evaluation runs the backbone.
     __jit_unused_properties__: ClassVar[list[str]] = ["levels", "last_map"]
     __jit_ignored_attributes__: ClassVar[list[str]] = __jit_unused_properties__
 
@@ -85,7 +94,7 @@ class Student(nn.Module):
         self.spatial_dims, self.fixed_size, self.patch = built.dims, list(built.fixed_size), built.patch
         self.stages, self.prefix = list(built.stages), built.prefix
         self.classifier = nn.Linear(self.feature_dim, num_classes)
-        # Constants of the code, not of the training: not in the state dict.
+        # Constants, not results of the training: not in the state dict.
         shape = (1, -1) + (1,) * built.dims
         self.register_buffer("mean", torch.tensor(built.mean).view(shape), persistent=False)
         self.register_buffer("std", torch.tensor(built.std).view(shape), persistent=False)
@@ -94,18 +103,18 @@ class Student(nn.Module):
         self.register_load_state_dict_post_hook(_refuse_not_finite)
 
     def features(self, image: Tensor) -> Tensor:
-        """Features `[B, D]` of what `slice_features` takes: the mean of the slices' features."""
+        """Return features `[B, D]`: the mean of the slices' features; input as for `slice_features`."""
         return self.slice_features(image).mean(dim=1)
 
     def slice_features(self, image: Tensor) -> Tensor:
-        """Features of every slice `[B, S, D]`; an image and a volume are one.
+        """Return the features of every slice, `[B, S, D]`; S is 1 for single images and volumes.
 
         Args:
             image: values in [0, 1]. 2D: images `[B, 3, H, W]` or bags of S slices `[B, S, 3, H, W]`. 3D: volumes
-                `[B, 1, D, H, W]`, each side at least 32.
+                `[B, 1, D, H, W]`, each side at least 32 voxels.
 
         Raises:
-            ValueError: another shape, or an image size that the network cannot take.
+            ValueError: a wrong shape, or an image size that the network cannot take.
         """
         if self.spatial_dims == 3:
             if image.dim() != 5 or image.shape[1] != 1 or min(image.shape[2:]) < 32:  # halved five times
@@ -130,37 +139,37 @@ class Student(nn.Module):
         return unfold(self.backbone((images - self.mean) / self.std), slices)
 
     def logits(self, features: Tensor) -> Tensor:
-        """Logits `[..., num_classes]` of features `[..., D]`, calibrated where the student is."""
+        """Return logits `[..., num_classes]` of features `[..., D]`, divided by the temperature."""
         return self.classifier(features) / self.temperature
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits `[B, num_classes]` of what `features` takes, calibrated where the student is."""
+        """Return logits `[B, num_classes]`, divided by the temperature; input as for `slice_features`."""
         return self.logits(self.features(image))
 
     @property
     def levels(self) -> Levels:
-        """The maps inside the backbone at the end of each of its stages; empty where none are known.
+        """The feature maps at the end of the backbone's stages; empty if none are known.
 
-        They are found at every question, by one run on noise: a method may have changed the backbone.
+        Each access runs the backbone once on noise, because a method may have changed it.
         """
         found = find_levels(self.backbone, self.stages, self._noise(), self.prefix) if self.stages else ()
         return Levels.of(f"student '{self.name}'", found)
 
     @property
     def last_map(self) -> Level | None:
-        """The map whose mean over positions is f_s; None of a student that pools in another way."""
+        """The feature map whose mean over positions is f_s; None if the student pools in another way."""
         return last_map(self.backbone, self._noise())
 
     def _noise(self) -> Tensor:
-        """An image or volume for the backbone; the global random state is left alone."""
+        """Return a random image or volume for the backbone, without changing the global random state."""
         side = 224 // self.patch * self.patch
         shape = (1, 1, 64, 64, 64) if self.spatial_dims == 3 else (1, 3, *(self.fixed_size or (side, side)))
         return torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(self.mean.device)
 
     def deployed(self) -> "Student":
-        """Return a copy for inference: in eval mode, the training form's branches fused (FastViT, RepViT, ...).
+        """Return a copy for inference: in eval mode, with the training branches fused (FastViT, RepViT, ...).
 
-        It computes the same up to rounding. Its state dict may have other keys: `model.pt` keeps the training form.
+        Its outputs are the same up to rounding. Its state dict may have other keys; `model.pt` has those of training.
         """
         from timm.utils import reparameterize_model
 
@@ -170,13 +179,13 @@ class Student(nn.Module):
 
 
 def channels_last(network: Student) -> Student:
-    """Lay the weights of convolutions out with the channels last, in place: their results are the same, and sooner."""
+    """Set a student to the channels-last memory format, in place: the same results, computed faster."""
     formats = {2: torch.channels_last, 3: torch.channels_last_3d}
     return network.to(memory_format=formats[network.spatial_dims])
 
 
 class DeployedStudent(Student):
-    """A student for inference and export: in the form of `Student.deployed`, filled from a training's `model.pt`.
+    """A student for inference and export, with the training branches fused as by `Student.deployed`.
 
     Args:
         name: see `Student`.
@@ -184,9 +193,21 @@ class DeployedStudent(Student):
 
     Raises:
         ValueError: see `Student`.
+
+    Example:
+        It loads the weights of a trained student.
+
+        >>> import torch
+        >>> from monai_rd.networks import DeployedStudent, Student
+        >>> trained, deployed = Student("resnet18").eval(), DeployedStudent("resnet18").eval()
+        >>> deployed.load_state_dict(trained.state_dict())
+        <All keys matched successfully>
+        >>> image = torch.rand(1, 3, 64, 64)
+        >>> torch.allclose(trained(image), deployed(image), atol=1e-4)
+        True
     """
 
-    levels, last_map = Student.levels, Student.last_map  # TorchScript ignores a class's own properties alone
+    levels, last_map = Student.levels, Student.last_map  # TorchScript ignores only a class's own properties
 
     def __init__(self, name: str = "resnet18", num_classes: int = 2) -> None:
         from timm.utils import reparameterize_model
@@ -195,10 +216,10 @@ class DeployedStudent(Student):
         reparameterize_model(self.backbone, inplace=True)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load a student's state dict, in the form it was trained in or in this one.
+        """Load a student's state dict: of a trained `Student`, or of a deployed one.
 
         Raises:
-            RuntimeError: it is another network's; see `torch.nn.Module.load_state_dict`.
+            RuntimeError: the state dict is of another network; see `torch.nn.Module.load_state_dict`.
         """
         if state_dict.keys() != self.state_dict().keys():
             trained = Student(self.name, self.classifier.out_features)

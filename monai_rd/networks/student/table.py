@@ -1,4 +1,4 @@
-"""What students cost: parameters, multiply-accumulates, and latency measured on the CPU at hand."""
+"""The cost of students: parameters, multiply-accumulates, and latency measured on this machine's CPU."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _TIMM = (
     "tiny_vit_5m_224",
     "deit_tiny_patch16_224",
 )
-# The paper's three and today's small networks; and those for volumes.
+# For images the paper's three and current small networks; and the students for volumes.
 FOR_IMAGES = (*(name for name in STUDENTS if student_dims(name) == 2), *(f"timm:{name}" for name in _TIMM))
 FOR_VOLUMES = tuple(name for name in STUDENTS if student_dims(name) == 3)
 
@@ -44,15 +44,15 @@ _FEWEST_ROUNDS = 3
 
 @dataclass(frozen=True)
 class StudentCost:
-    """What one student costs in its deployed form (see `Student.deployed`), 2 classes, one image or volume.
+    """The cost of one student with 2 classes in its deployed form (see `Student.deployed`), for one image or volume.
 
     Args:
-        name: as `Student` takes it.
-        size: of the input, without batch and channels.
+        name: see `Student`.
+        size: spatial size of the input, in pixels or voxels.
         feature_dim: D.
-        parameters: their number.
+        parameters: number of parameters.
         macs: multiply-accumulates of convolutions and matrix products.
-        milliseconds: time of a forward pass in each round.
+        milliseconds: time of one forward pass, in each round.
     """
 
     name: str
@@ -64,13 +64,13 @@ class StudentCost:
 
 
 def count_macs(network: nn.Module, image: Tensor) -> int:
-    """Count the multiply-accumulates of convolutions and matrix products, attention's among them, in one forward pass.
+    """Count the multiply-accumulates of convolutions and matrix products (also in attention) in one forward pass.
 
     Nothing is computed: the network and the image are copied to PyTorch's meta device. Normalisation, activations and
-    pooling do not count.
+    pooling are not counted.
     """
     shadow = deepcopy(network).to("meta").eval()
-    # Fused attention is one operation, which older counters do not know on every device.
+    # Fused attention is one operation, which older counters do not count on every device.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         shadow(image.to("meta"))
     return counter.get_total_flops() // 2
@@ -89,15 +89,20 @@ def measure_students(
     seconds: float = 15,
     progress: Callable[[str], None] = lambda _: None,
 ) -> list[StudentCost]:
-    """Measure students, all of them once in every round, so that a busy moment of the machine hits none alone.
+    """Measure the cost of students.
 
-    A timed pass follows an untimed one, which brings the network's weights into the caches.
+    Each round times every student once, so that a short load on the machine does not affect one student only. Before
+    each timed pass, an untimed one brings the network's weights into the CPU caches.
 
     Args:
-        names: as `Student` takes them.
-        image_size: rows and columns for 2D students, but for those that take only one size; volumes are 96 x 96 x 96.
-        seconds: how long rounds go on; three are measured whatever they take.
-        progress: is told what comes next.
+        names: see `Student`.
+        image_size: rows and columns in pixels for 2D students, except those with a fixed size. Volumes have
+            96 x 96 x 96 voxels.
+        seconds: duration of the measurement; at least three rounds are measured.
+        progress: called with a message before each step.
+
+    Returns:
+        The costs, in the order of `names`.
 
     Raises:
         ValueError: an unknown name, or a size that a student cannot take.
@@ -135,7 +140,7 @@ def measure_students(
 
 
 def student_table(costs: Sequence[StudentCost]) -> Table:
-    """Make the table that `monai-rd students` prints."""
+    """Return the table that `monai-rd students` prints."""
     threads, rounds = torch.get_num_threads(), len(costs[0].milliseconds)
     table = Table(
         title="Students, deployed form, 2 classes",

@@ -1,1 +1,1 @@
-"""Frozen foundation models, of whatever kind."""
+"""Teachers: frozen foundation models."""

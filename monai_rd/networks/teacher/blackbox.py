@@ -1,4 +1,4 @@
-"""Whole networks in ONNX and TFLite files as teachers: RD needs their features, never a gradient."""
+"""Teachers in ONNX and TFLite files: inference only, because RD needs a teacher's features but not its gradients."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ __all__ = ["OnnxBackbone", "TFLiteBackbone"]
 
 logger = logging.getLogger(__name__)
 
-_DEFAULT_SIDE = 224  # for a network that leaves rows or columns open
+_DEFAULT_SIDE = 224  # pixels, for a file with a dynamic number of rows or columns
 _DTYPES = ("float32", "float16", "uint8", "int8")
 
 
 def _input_layout(
     path: Path, shape: Sequence[int | None], size: tuple[int, int] | None
 ) -> tuple[bool, int, tuple[int, int]]:
-    """Read an input's shape (None: left open): whether it is NHWC, its channels, its rows and columns."""
+    """From an input's shape (None: dynamic) return whether it is NHWC, its channels, and its rows and columns."""
     if len(shape) == 4:
         for axis, spatial in ((1, shape[2:4]), (3, shape[1:3])):
             channels = shape[axis]
@@ -56,19 +56,19 @@ def _sha256(files: Sequence[Path], *words: str) -> str:
 
 
 class _BlackBox(ABC):
-    """What the two formats share: from a float tensor to the network's input, from the tapped tensor to features.
+    """Common base of the two formats: converts images to the network's input, and the tapped tensor to features.
 
     Attributes:
         image_channels: 3 or 1.
-        size: rows and columns of the input.
-        integer: the input takes pixel values, so images come in [0, 1] without any normalisation.
-        kind: "map" or "vector".
+        size: rows and columns of the input, in pixels.
+        integer: whether the input has integer pixel values; images are then given in [0, 1] without normalisation.
+        kind: "map" or "vector", the kind of the features.
         channels: C of the features.
-        tensor: name of the tapped tensor.
+        tensor: name of the tapped tensor, from which the features are read.
     """
 
     kind: Literal["map", "vector"]
-    channels_last: bool  # how the format lays out its maps
+    channels_last: bool  # the format's default layout of maps is NHWC
 
     def __init__(self, path: Path, shape: Sequence[int | None], dtype: np.dtype, size: tuple[int, int] | None) -> None:
         if dtype.name not in _DTYPES:
@@ -77,7 +77,7 @@ class _BlackBox(ABC):
         self.dtype = dtype
         self.integer = dtype.kind in "iu"
         self.input_channels_last, self.image_channels, self.size = _input_layout(path, shape, size)
-        self.batch = shape[0]  # None: as many images as wanted at once
+        self.batch = shape[0]  # None: any batch size
         self.tensor = ""
         self.pool = False
 
@@ -87,20 +87,20 @@ class _BlackBox(ABC):
         return [batch, rows, columns, channels] if self.input_channels_last else [batch, channels, rows, columns]
 
     def _choose(self, nodes: Sequence[Node], image: str, shapes: Mapping[str, Sequence[int]], tap: str) -> None:
-        """Find the tensor to read, and the maps before it."""
+        """Choose the tensor to read, and find the maps before it."""
         self.tensor, self.pool = choose_tensor(self.path, nodes, image, shapes, tap, self.channels_last)
         self._maps = maps_by_stride(nodes, image, shapes, self.tensor, self.size, self.channels_last)
 
     @abstractmethod
     def _run(self, array: np.ndarray, tensors: Sequence[str]) -> list[np.ndarray]:
-        """Some tensors of one batch in the network's own layout, dequantised where the format tells how."""
+        """Run one batch and return some tensors in the network's layout, dequantised if the file has the scales."""
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of the file and of what is read from it."""
+        """SHA-256 (hex) of the file and of which features are read from it."""
 
     def _probe(self) -> None:
-        """See on a black image what the tapped tensor really is."""
+        """Run a black image to find the kind and the channels of the features."""
         features = self(torch.zeros(1, self.image_channels, *self.size))
         if features.dim() not in (2, 4) or len(features) != 1:
             raise ValueError(
@@ -115,10 +115,10 @@ class _BlackBox(ABC):
 
     @cached_property
     def levels(self) -> tuple[Level, ...]:
-        """The last map of each stride, the one that is read among them; see `maps_by_stride`."""
+        """The last feature map of each stride, up to the tapped tensor; see `maps_by_stride`."""
         noise = torch.rand(1, self.image_channels, *self.size, generator=torch.Generator().manual_seed(0))
         if not self.integer:
-            noise = 4 * noise - 2  # as a normalised image has them
+            noise = 4 * noise - 2  # about the range of a normalised image
         maps = self._tensors(noise, [self.tensor, *(name for name, _ in self._maps.values())])[1:]
         signed = [bool((seen < 0).any()) for seen in maps]
         return tuple(
@@ -127,10 +127,10 @@ class _BlackBox(ABC):
         )
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Features of images, float32 on the image's device.
+        """Compute the features of images, in float32 on the image's device.
 
         Args:
-            image: `[B, C, H, W]` with the input's C, H, W; in [0, 1] where `integer`, else already normalised.
+            image: `[B, C, H, W]` with the input's C, H, W; in [0, 1] if `integer`, else already normalised.
 
         Returns:
             Maps `[B, C, h, w]` or vectors `[B, C]`.
@@ -138,14 +138,14 @@ class _BlackBox(ABC):
         return self.read(image, ())[0]
 
     def read(self, image: Tensor, levels: Sequence[Level]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Features as a call gives them, and the maps `[B, C, h, w]` of some of `levels` from the same pass."""
+        """Return the features (see `__call__`) and the maps `[B, C, h, w]` of some of `levels`, from the same pass."""
         features, *maps = self._tensors(image, [self.tensor, *(level.module for level in levels)])
         if features.dim() == 4 and (self.pool or features.shape[2:] == (1, 1)):
             features = features.mean(dim=(2, 3))
         return features, tuple(maps)
 
     def _tensors(self, image: Tensor, names: Sequence[str]) -> list[Tensor]:
-        """Some tensors of the network, maps as `[B, C, h, w]`."""
+        """Run the network and return some of its tensors, maps as `[B, C, h, w]`."""
         pixels = image.detach().float()
         if self.integer:
             pixels = (pixels * 255).round_().clamp_(0, 255)
@@ -174,18 +174,19 @@ class _BlackBox(ABC):
 
 
 class OnnxBackbone(_BlackBox):
-    """A network in an ONNX file, run by onnxruntime on CUDA where its build has it, else on the CPU.
+    """A network in an ONNX file, run by onnxruntime on CUDA if its build supports it, else on the CPU.
 
     Args:
-        path: the `.onnx` file; weights in files beside it are found.
-        tap: "map" for the last 4-D activation with more than one position; "vector" for the tensor that pools it (its
-            mean over positions where the graph has none); or the name of a tensor.
-        size: rows and columns of the images, where the file leaves them open.
+        path: the `.onnx` file. External weight files are found in its folder.
+        tap: the tensor to read: "map" for the last 4-D activation with more than one position; "vector" for the output
+            of the pooling after it (its mean over positions if the graph has no pooling); or the name of a tensor.
+        size: rows and columns of the images in pixels, if they are dynamic in the file.
 
     Raises:
         FileNotFoundError: no such file.
         ImportError: onnx or onnxruntime is not installed.
-        ValueError: not an ONNX file, an input that is no image batch or of another size, or no such tensor.
+        ValueError: the file is not an ONNX file, its input is not an image batch of this size, or it has no such
+            tensor.
     """
 
     channels_last = False
@@ -215,7 +216,7 @@ class OnnxBackbone(_BlackBox):
         self.files = [path, *(path.parent / location for location in sorted(beside))]
         self._input = inputs[0].name
         nodes = [Node(node.op_type, list(node.input), list(node.output)) for node in graph.node]
-        # Static shape inference gives up on reshapes that exporters compute, so every activation is looked at once.
+        # Static shape inference fails on computed reshapes, so all activations are computed once to get their shapes.
         names = [name for node in nodes for name in node.outputs if name]
         batch = self.batch or 1
         seen = self._open(model, names).run(names, {self._input: np.zeros(self._input_shape(batch), self.dtype)})
@@ -230,7 +231,7 @@ class OnnxBackbone(_BlackBox):
         self._probe()
 
     def _open(self, model: Any, outputs: list[str]) -> Any:
-        """A session that gives these tensors and nothing else."""
+        """Open a session whose outputs are these tensors."""
         import onnx
         import onnxruntime
 
@@ -256,25 +257,26 @@ class OnnxBackbone(_BlackBox):
         return self._session.run(tensors, {self._input: array})
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of the file, of the weights beside it and of what is read from it."""
+        """SHA-256 (hex) of the file, of its external weight files and of which features are read from it."""
         return _sha256(self.files, self.tensor, str(self.pool))
 
 
 class TFLiteBackbone(_BlackBox):
-    """A network in a TFLite file, run by LiteRT on the CPU, quantised or not.
+    """A network in a TFLite file, quantised or not, run by LiteRT on the CPU.
 
-    Images go through one at a time unless the file fixes a larger batch: on a MobileNetV2 of 8-bit integers that was as
-    fast as a resized batch on one core and faster on two, and most files cannot be resized at all.
+    Images are run one at a time unless the file fixes a larger batch size. For an 8-bit MobileNetV2 this was as fast as
+    a resized batch on one core and faster on two, and most files do not support resizing.
 
     Args:
         path: the `.tflite` file.
-        tap: as in `OnnxBackbone`.
-        size: likewise.
+        tap: see `OnnxBackbone`.
+        size: see `OnnxBackbone`.
 
     Raises:
         FileNotFoundError: no such file.
         ImportError: ai_edge_litert is not installed.
-        ValueError: not a TFLite file, an input that is no image batch or of another size, or no such tensor.
+        ValueError: the file is not a TFLite file, its input is not an image batch of this size, or it has no such
+            tensor.
     """
 
     channels_last = True
@@ -289,7 +291,7 @@ class TFLiteBackbone(_BlackBox):
             ) from error
         try:
             with warnings.catch_warnings():
-                # It warns that keeping every tensor costs memory. It is how an inner one can be read.
+                # LiteRT warns that keeping all tensors costs memory, but inner tensors can only be read this way.
                 warnings.simplefilter("ignore", UserWarning)
                 self._interpreter = Interpreter(
                     str(path), num_threads=min(4, os.cpu_count() or 1), experimental_preserve_all_tensors=True
@@ -306,7 +308,7 @@ class TFLiteBackbone(_BlackBox):
         self._interpreter.resize_tensor_input(self._input, self._input_shape(self.batch))
         self._interpreter.allocate_tensors()
         self._interpreter.set_tensor(self._input, np.zeros(self._input_shape(self.batch), self.dtype))
-        self._interpreter.invoke()  # shapes that the graph computes are known only now
+        self._interpreter.invoke()  # dynamic shapes are known only after a run
         details = {detail["index"]: detail for detail in self._interpreter.get_tensor_details()}
         times = Counter(detail["name"] for detail in details.values())
         names = {i: d["name"] if times[d["name"]] == 1 else f"{d['name']}:{i}" for i, d in details.items()}
@@ -318,7 +320,7 @@ class TFLiteBackbone(_BlackBox):
                     [names[index] for index in node["outputs"] if index in names],
                 )
                 for node in self._interpreter._get_ops_details()
-                if node["op_name"] != "DELEGATE"  # the same nodes again, as the accelerated kernels see them
+                if node["op_name"] != "DELEGATE"  # repeats the nodes that an accelerator runs
             ],
             names[self._input],
             {
@@ -342,5 +344,5 @@ class TFLiteBackbone(_BlackBox):
         return (values.astype(np.float32) - zero_point) * scale if scale else values
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of the file and of what is read from it."""
+        """SHA-256 (hex) of the file and of which features are read from it."""
         return _sha256([self.path], self.tensor, str(self.pool))

@@ -1,4 +1,4 @@
-"""The frozen foundation model: a black-box teacher that gives features and takes no gradient."""
+"""The frozen foundation model: a teacher that computes features and is never trained."""
 
 from __future__ import annotations
 
@@ -27,27 +27,37 @@ __all__ = ["FrozenFoundationModel", "add_weights"]
 
 
 class FrozenFoundationModel(nn.Module):
-    """A teacher: images to features, never trained and in no checkpoint.
+    """A teacher: it maps images to features, is never trained and is in no checkpoint.
 
-    The backbone is kept out of PyTorch's register of submodules, so `parameters()`, `state_dict()`, optimizers, DDP and
-    checkpoints see nothing of it; `.to()` and `.cuda()` move it all the same. It stays in eval mode whatever `train()`
-    is told, and runs under `no_grad` in the caller's autocast.
+    The backbone is not registered as a submodule, so it is not in `parameters()`, `state_dict()`, optimizers, DDP or
+    checkpoints; `.to()` and `.cuda()` still move it. It is always in eval mode, and runs under `no_grad` and the
+    caller's autocast.
 
     Args:
-        backbone: from a preprocessed image batch to features. A module is frozen in place; any other callable, such as
-            an ONNX session, is taken as it is.
+        backbone: maps a preprocessed image batch to features. A module is frozen in place. It may also be any other
+            callable, such as an ONNX session.
         channels: C of the features.
-        kind: "map" for features `[B, C, h, w]`, of volumes `[B, C, d, h, w]`; "vector" for `[B, C]`.
-        preprocessing: how the backbone wants its images; a `VolumePreprocessing` makes it a teacher of volumes.
-        name: what errors and logs call it.
-        head: of a teacher that was fitted to the task the linear layer from its pooled features to logits, which is
-            frozen in place and kept out of the register like the backbone.
+        kind: "map" for features `[B, C, h, w]` (volumes `[B, C, d, h, w]`), "vector" for `[B, C]`.
+        preprocessing: input preprocessing of the backbone; with a `VolumePreprocessing` it is a teacher of volumes.
+        name: the teacher's name in errors and logs.
+        head: linear layer from pooled features to logits, if the teacher was fitted to the task. It is frozen in place
+            and not registered, like the backbone.
 
     Attributes:
-        spatial_dims: 2 for a teacher of images, 3 for one of volumes.
+        spatial_dims: 2 for a teacher of images, 3 for a teacher of volumes.
 
     Raises:
         ValueError: an unknown kind, or fewer than 1 channel.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from monai_rd.networks import FrozenFoundationModel, Preprocessing
+        >>> backbone = nn.Conv2d(3, 32, kernel_size=16, stride=16)
+        >>> prepare = Preprocessing(size=224, mean=(0.5,) * 3, std=(0.5,) * 3)
+        >>> teacher = FrozenFoundationModel(backbone, channels=32, kind="map", preprocessing=prepare, name="patches")
+        >>> teacher(torch.rand(2, 3, 512, 512)).shape, list(teacher.parameters())
+        (torch.Size([2, 32, 14, 14]), [])
     """
 
     backbone: nn.Module | Callable[[Tensor], Tensor]
@@ -82,13 +92,13 @@ class FrozenFoundationModel(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> FrozenFoundationModel:
-        """Stay in eval mode, whatever is asked: MONAI's trainer calls `train()` every iteration."""
+        """Stay in eval mode; `mode` has no effect, because MONAI's trainer calls `train()` in every iteration."""
         if isinstance(self.backbone, nn.Module):
             self.backbone.eval()
         return super().train(False)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> FrozenFoundationModel:
-        """Take the unregistered backbone along wherever `.to()`, `.cuda()` or `.half()` go."""
+        """Apply `.to()`, `.cuda()` or `.half()` also to the backbone and the head, which are not registered."""
         if isinstance(self.backbone, nn.Module):
             self.backbone._apply(fn, recurse)
         if self.head is not None:
@@ -97,11 +107,11 @@ class FrozenFoundationModel(nn.Module):
 
     @property
     def levels(self) -> Levels:
-        """The maps inside the backbone, from the input to the output; empty where none can be read.
+        """The feature maps inside the backbone, from the input to the output; empty if none can be read.
 
-        They are found at the first question, by one run on noise. A module says by `stages` (paths of submodules) and
-        `prefix` (tokens before the grid) where to look; another callable has `levels` of its own and
-        `read(image, levels)`, which gives its features and their maps.
+        The first access runs the backbone once on noise. A module names candidates by its attributes `stages` (paths of
+        submodules) and `prefix` (number of tokens before the grid's). Any other callable has its own attribute `levels`
+        and a method `read(image, levels)` that returns its features and the maps of these levels.
         """
         if self._levels is None:
             found: Sequence[Level] = getattr(self.backbone, "levels", ())
@@ -121,16 +131,16 @@ class FrozenFoundationModel(nn.Module):
 
     @torch.no_grad()
     def read(self, image: Tensor, reads: Reads, indices: Tensor | None = None) -> TeacherFeatures:
-        """What a method reads of images as `forward` takes them.
+        """Compute the features that a method needs.
 
         Args:
             image: see `forward`.
-            reads: what; its levels are of `levels`.
-            indices: of the images in the training list `[B]`, -1 for others. A teacher that was fitted in folds must
-                know them; to one alone all are alike.
+            reads: which features; its levels must be from `levels`.
+            indices: position `[B]` of each image in the training list, -1 for images that are not in it. Ignored here;
+                a teacher that was fitted in cross-fitting folds needs it.
 
         Raises:
-            ValueError: see `forward`, or logits of a teacher without a head.
+            ValueError: see `forward`; or logits are needed and the teacher has no head.
         """
         tap, maps = self._run(image, reads.levels)
         pooled = pool_features(tap, self.spatial_dims) if reads.pooled or reads.logits else None
@@ -146,26 +156,26 @@ class FrozenFoundationModel(nn.Module):
         )
 
     def rows(self, image: Tensor, reads: Reads, indices: Tensor | None = None) -> dict[str, Tensor]:
-        """What `read` reads, by part, as a feature store keeps it: see `to_rows`."""
+        """Compute features as `read` does, and return them by name as a feature store needs them: see `to_rows`."""
         return to_rows(self.read(image, reads, indices), image, self.spatial_dims)
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> Tensor:
-        """Features of images `[B, 3, H, W]` or bags `[B, S, 3, H, W]`, RGB in [0, 1].
+        """Compute the features F_t(x).
 
-        Maps lie as the images do, however the backbone wants them turned.
-
-        A teacher of volumes takes `[B, 1, D, H, W]` in [0, 1], along the feet to the head, the front to the back and
-        the patient's right to left.
+        Args:
+            image: RGB images `[B, 3, H, W]` or bags `[B, S, 3, H, W]` in [0, 1]. For a teacher of volumes
+                `[B, 1, D, H, W]` in [0, 1], with D from feet to head, H from front to back and W from the patient's
+                right to left.
 
         Returns:
-            Maps `[B, C, h, w]` or vectors `[B, C]`; of bags `[B, S, C, h, w]` or `[B, S, C]`; of volumes
-            `[B, C, d, h, w]` or `[B, C]`.
+            Maps `[B, C, h, w]` or vectors `[B, C]`; for bags `[B, S, C, h, w]` or `[B, S, C]`; for volumes
+            `[B, C, d, h, w]` or `[B, C]`. Maps have the orientation of the images, whatever the preprocessing.
 
         Raises:
-            ValueError: images of another shape, or features other than `kind` and `channels` state.
-            NotFiniteError: the first images or features are not finite; on another device than the CPU that is found by
-                the training's loss.
+            ValueError: a wrong shape of the images, or features that do not match `kind` and `channels`.
+            NotFiniteError: the first images or features are not finite. Checked on the CPU only; on other devices the
+                training's loss finds it.
         """
         return self._run(image, ())[0]
 
@@ -189,7 +199,7 @@ class FrozenFoundationModel(nn.Module):
                 f"teacher '{self.name}' states a {self.kind} [{', '.join(map(str, stated))}], but its backbone gave "
                 f"{list(features.shape)}"
             )
-        if not self._seen and features.device.type == "cpu":  # another device would be waited for in a training step
+        if not self._seen and features.device.type == "cpu":  # on other devices it would cost a synchronisation
             self._seen = True
             self._refuse_not_finite(image, features)
         if self.kind == "map":
@@ -208,14 +218,14 @@ class FrozenFoundationModel(nn.Module):
             )
 
     def offload(self, folder: str | Path) -> None:
-        """Give the memory of weights on the CPU back until they are used again, when they are read from a file.
+        """Free the memory of weights on the CPU, by mapping them from a file that is read when they are used again.
 
-        Nothing else changes. The file lies in `folder` without a name, and goes with the teacher.
+        Nothing else changes. The file is in `folder`, already unlinked, and vanishes with the teacher.
 
         Raises:
             OSError: the file could not be written.
         """
-        if (offload := getattr(self.backbone, "offload", None)) is not None:  # of several
+        if (offload := getattr(self.backbone, "offload", None)) is not None:  # several teachers joined into one
             offload(folder)
             return
         if not isinstance(self.backbone, nn.Module) or any(
@@ -225,25 +235,25 @@ class FrozenFoundationModel(nn.Module):
         handle, path = tempfile.mkstemp(dir=folder, suffix=".tmp")
         os.close(handle)
         try:
-            with open(path, "wb") as file:  # of Python's, whose error says why
+            with open(path, "wb") as file:  # Python's error says why writing failed, torch.save's does not
                 torch.save(self.backbone.state_dict(), file)
             self.backbone.load_state_dict(torch.load(path, mmap=True, weights_only=True), assign=True)
         except (OSError, RuntimeError) as error:
             reason = no_room(error) or str(error)
             raise OSError(f"{folder}: the weights of teacher '{self.name}' could not be written: {reason}") from error
         finally:
-            with suppress(PermissionError):  # Windows keeps a file that is open
+            with suppress(PermissionError):  # Windows does not delete open files
                 os.unlink(path)
         give_back_freed_memory()
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of all that decides features and logits: weights or file bytes, preprocessing, tap, kind, head.
+        """SHA-256 (hex) of everything that features and logits depend on: weights, preprocessing, tap, kind and head.
 
-        It is computed anew at every call, so that two calls show whether anything moved; keep the answer to use it as a
-        key.
+        For a network in a file, the file's bytes count as its weights. It is computed again in every call, so two
+        calls show whether something changed.
 
         Raises:
-            TypeError: the backbone is a callable that is neither a module nor has a `fingerprint()` of its own.
+            TypeError: the backbone is neither a module nor has a method `fingerprint()`.
         """
         described: list[Any] = [self.kind, self.channels, self.preprocessing.to_dict()]
         if getattr(self.preprocessing, "axcodes", AXES) != AXES:
@@ -265,7 +275,7 @@ class FrozenFoundationModel(nn.Module):
 
 
 def add_weights(digest: Any, module: nn.Module) -> None:
-    """Add all that a module's state dict holds to a hash of `hashlib`."""
+    """Update a `hashlib` hash with the contents of a module's state dict."""
     for key, tensor in sorted(module.state_dict().items()):
         digest.update(f"{key} {tensor.dtype} {list(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

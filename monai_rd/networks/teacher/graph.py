@@ -1,4 +1,4 @@
-"""What the graph of a network in a file tells: which of its tensors is the feature map, and what maps lie before it."""
+"""Finding the feature map to read, and the maps before it, in the graph of an ONNX or TFLite network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PADDING = ("Pad", "PAD", "PADV2", "MIRROR_PAD")
 
 
 class Node(NamedTuple):
-    """One operation of the graph, and the names of the tensors that it takes and makes."""
+    """One operation of the graph, with the names of its input and output tensors."""
 
     operator: str
     inputs: Sequence[str]
@@ -27,13 +27,13 @@ class Node(NamedTuple):
 
 
 def is_channels_last(shape: Sequence[int], default: bool) -> bool:
-    """Whether a 4-D activation is NHWC: two equal neighbours are rows and columns, else the format's default holds."""
+    """Whether a 4-D activation is NHWC: two equal adjacent sides are rows and columns; else the format's default."""
     first, last = shape[2] == shape[3], shape[1] == shape[2]
     return default if first == last else last
 
 
 def _is_map(shape: Sequence[int], channels_last: bool) -> bool:
-    """Whether an activation is a batch of one of maps with more than one position."""
+    """Whether an activation is 4-D, with batch size 1 and more than one position."""
     if len(shape) != 4 or shape[0] != 1:
         return False
     rows, columns = shape[1:3] if is_channels_last(shape, channels_last) else shape[2:4]
@@ -41,7 +41,7 @@ def _is_map(shape: Sequence[int], channels_last: bool) -> bool:
 
 
 def _producers(nodes: Sequence[Node], image: str) -> dict[str, Node]:
-    """The node that makes each tensor, of those that depend on the image: weights are no activations."""
+    """The node that outputs each activation; tensors that do not depend on the image (weights) are left out."""
     producer: dict[str, Node] = {}
     for node in nodes:
         if image in node.inputs or any(name in producer for name in node.inputs):
@@ -50,7 +50,7 @@ def _producers(nodes: Sequence[Node], image: str) -> dict[str, Node]:
 
 
 def _source(tensor: str, producer: Mapping[str, Node], passed: Sequence[str]) -> Node:
-    """The node that a tensor comes from, looking through operators that are passed over."""
+    """The node that outputs a tensor; nodes with an operator in `passed` are skipped towards the input."""
     source = producer[tensor]
     while source.operator in passed and source.inputs[0] in producer:
         source = producer[source.inputs[0]]
@@ -60,21 +60,21 @@ def _source(tensor: str, producer: Mapping[str, Node], passed: Sequence[str]) ->
 def choose_tensor(
     path: Path, nodes: Sequence[Node], image: str, shapes: Mapping[str, Sequence[int]], tap: str, channels_last: bool
 ) -> tuple[str, bool]:
-    """Find the tensor to read.
+    """Choose the tensor to read.
 
     Args:
         path: the file, for errors.
         nodes: the graph in the order of execution.
         image: name of the input.
-        shapes: of the activations of one image, where known.
-        tap: "map", "vector" or the name of a tensor.
-        channels_last: how the format lays out its maps.
+        shapes: shapes of the activations for one image, where known.
+        tap: "map", "vector" or the name of a tensor; see `OnnxBackbone`.
+        channels_last: whether the format's default layout of maps is NHWC.
 
     Returns:
-        The tensor's name, and whether it is a map whose mean is wanted.
+        The tensor's name, and whether its mean over positions is to be taken.
 
     Raises:
-        ValueError: the graph has no such tensor, or its last map is part of an attention.
+        ValueError: the graph has no such tensor, or its last map is part of an attention layer.
     """
     producer = _producers(nodes, image)
     if tap not in ("map", "vector"):
@@ -114,22 +114,22 @@ def maps_by_stride(
     size: tuple[int, int],
     channels_last: bool,
 ) -> dict[int, tuple[str, int]]:
-    """Find the last map of each stride up to the tensor that is read.
+    """Find the last feature map of each stride, up to the tensor that is read.
 
-    That map is whatever the graph computes last at this stride: where a block first expands its channels and then
-    halves the map, it is the expansion. The image itself, padded maps and parts of an attention are none; a network
-    whose last 4-D activation belongs to an attention has none at all.
+    It is the last one in the order of execution; in a block that first expands the channels and then downsamples, this
+    is the expanded map. The image, padded maps and activations of attention layers do not count. If the last 4-D
+    activation belongs to an attention layer, there are no maps.
 
     Args:
         nodes: the graph in the order of execution.
         image: name of the input.
-        shapes: of the activations of one image, where known.
-        tensor: that is read.
-        size: rows and columns of the input.
-        channels_last: how the format lays out its maps.
+        shapes: shapes of the activations for one image, where known.
+        tensor: name of the tensor that is read.
+        size: rows and columns of the input, in pixels.
+        channels_last: whether the format's default layout of maps is NHWC.
 
     Returns:
-        The tensor's name and its channels for each stride, a power of two, in the order of execution.
+        For each stride (a power of two) the name of the map and its channels, in the order of execution.
     """
     producer = _producers(nodes, image)
     names = list(producer)

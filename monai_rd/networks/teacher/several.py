@@ -1,4 +1,4 @@
-"""Several teachers as one: their features standardised by channel, on one grid, side by side along the channels."""
+"""Several teachers joined into one: their features are standardised, resized to one grid and concatenated."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from monai_rd.networks.teacher.standardisation import RunningStandardisation
 
 __all__ = ["SeveralTeachers", "join_teachers"]
 
-_FINEST = 16  # positions a side: SAM's 64 x 64 beside others would be thousands of channels at each
+_FINEST = 16  # positions along a side: else all channels would be repeated on SAM's 64 x 64 positions
 
 
 class SeveralTeachers(nn.Module):
-    """The backbone of several teachers at once: images or volumes as they are to the features of all.
+    """A backbone that concatenates the features of several teachers along the channels.
 
-    Each channel is standardised by its mean and standard deviation over images and positions, which `update` takes
-    from training images. Maps are averaged, or repeated, to the finest grid among them (at most 16 positions a side); a
-    vector is a map of one position.
+    Each channel is standardised by its mean and standard deviation over images and positions, which `update` computes
+    from training images. Maps are resized, by averaging or repetition, to the finest grid among them (at most 16
+    positions along each side); a vector counts as a map with one position.
 
     Args:
-        teachers: at least two, all of images or all of volumes.
+        teachers: at least two, all of images or all of volumes. Each preprocesses its input itself.
 
     Attributes:
-        kind: "vector" where all of them give vectors, else "map".
-        channels: of all together.
+        kind: "vector" if all teachers give vectors, else "map".
+        channels: total number of channels.
 
     Raises:
-        ValueError: images and volumes mixed.
+        ValueError: teachers of images and of volumes are mixed.
     """
 
     teachers: Any
@@ -59,21 +59,24 @@ class SeveralTeachers(nn.Module):
         self.eval()
 
     def update(self, images: Tensor) -> None:
-        """Add images `[B, 3, H, W]` or volumes `[B, 1, D, H, W]` in [0, 1] to the statistics of the channels."""
+        """Update the channels' statistics with images `[B, 3, H, W]` or volumes `[B, 1, D, H, W]` in [0, 1]."""
         for teacher, scale in zip(self.teachers, self.scales, strict=True):
             scale.update(self._as_map(teacher(images)))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Maps `[B, C, ...]` or vectors `[B, C]` of images `[B, 3, H, W]` or volumes `[B, 1, D, H, W]` in [0, 1].
+        """Compute maps `[B, C, ...]` or vectors `[B, C]`.
+
+        Args:
+            images: images `[B, 3, H, W]` or volumes `[B, 1, D, H, W]` in [0, 1].
 
         Raises:
-            RuntimeError: the channels' statistics are not known yet.
+            RuntimeError: `update` has not been called yet.
         """
         if not self._known and not all(float(scale.count) > 0 for scale in self.scales):
             raise RuntimeError(
                 "several teachers are brought to one scale by training images first: use monai_rd.adapters.standardise"
             )
-        self._known = True  # looked at once: a device would be waited for
+        self._known = True  # checked once only: reading a count synchronises with the device
         found = [scale(self._as_map(one(images))) for one, scale in zip(self.teachers, self.scales, strict=True)]
         if self.kind == "vector":
             return torch.cat(found, dim=1).flatten(1)
@@ -85,19 +88,19 @@ class SeveralTeachers(nn.Module):
         return features if features.dim() > 2 else features[(...,) + (None,) * self._dims]
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of all that decides the features: the teachers' and the statistics of their channels."""
+        """SHA-256 (hex) of everything that the features depend on: the teachers and the channels' statistics."""
         digest = hashlib.sha256("".join(teacher.fingerprint() for teacher in self.teachers).encode())
         add_weights(digest, self.scales)
         return digest.hexdigest()
 
     def offload(self, folder: str | Path) -> None:
-        """Let each of them rest, see `FrozenFoundationModel.offload`."""
+        """Offload each teacher, see `FrozenFoundationModel.offload`."""
         for teacher in self.teachers:
             teacher.offload(folder)
 
 
 def join_teachers(teachers: Sequence[FrozenFoundationModel]) -> FrozenFoundationModel:
-    """Several teachers as one, whose channels' statistics are not known yet.
+    """Join several teachers into one; the channels' statistics must be computed before it is used.
 
     Raises:
         ValueError: see `SeveralTeachers`.

@@ -1,4 +1,4 @@
-"""Standardising a frozen network's features by statistics of all that it has been shown."""
+"""Standardisation of a frozen network's features by running statistics."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["RunningStandardisation"]
 
 
 class RunningStandardisation(nn.Module):
-    """Standardises each channel of a frozen network's maps by its mean and variance over all that training has shown.
+    """Standardises each channel of a frozen network's maps by its mean and variance over all batches seen in training.
 
-    The network does not change, so the statistics are those of all batches so far, of all processes, and settle; a
-    batch is counted before it is standardised. A channel that hardly varies is divided by a hundredth of the root mean
-    square of all channels' deviations.
+    All batches of all processes have equal weight, because the network does not change. In training mode a batch
+    updates the statistics before it is standardised. The standard deviation of a channel is at least a hundredth of
+    the root mean square of all channels' standard deviations.
 
     Args:
         channels: C.
@@ -34,7 +34,7 @@ class RunningStandardisation(nn.Module):
 
     @torch.no_grad()
     def forward(self, maps: Tensor) -> Tensor:
-        """Standardise maps `[N, C, ...]`, in float32; in training mode count them first."""
+        """Standardise maps `[N, C, ...]` in float32; in training mode, update the statistics with them first."""
         if self.training:
             self.update(maps)
         column = (1, -1) + (1,) * (maps.dim() - 2)
@@ -43,7 +43,7 @@ class RunningStandardisation(nn.Module):
 
     @torch.no_grad()
     def update(self, maps: Tensor) -> None:
-        """Add maps `[N, C, ...]` to the statistics: mean and variance about a shifted centre (Chan et al., 1979)."""
+        """Update mean and variance with maps `[N, C, ...]`, by shifted sums (Chan et al., 1979)."""
         positions = maps.float().flatten(2)
         shifted = positions - self.mean.view(-1, 1)
         number = torch.full_like(self.mean, positions.shape[0] * positions.shape[2])

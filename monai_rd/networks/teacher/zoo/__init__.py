@@ -1,4 +1,4 @@
-"""The published teachers: builder, checkpoint layout, preprocessing, channels, licence and source of each, as data."""
+"""The teacher zoo: builder, checkpoint layout, preprocessing, channels, licence and source of published teachers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of a published teacher besides its weights, as data."""
+"""The description of a published teacher: all that is needed to load it, except its weights."""
 
 from __future__ import annotations
 
@@ -16,11 +16,16 @@ class Hub:
 
     Args:
         repo: "owner/name".
-        file: its path there.
+        file: path of the file in the repository.
         repo_type: "model" or "dataset".
-        revision: a commit, or a branch whose commit is written down at first use.
-        sha256: of the file, 64 hex digits; None: written down at first use.
-        alternatives: other names that the file may have there.
+        revision: a commit, or a branch; a branch's commit is recorded at the first download and used from then on.
+        sha256: of the file, 64 hex digits; None: recorded at the first download.
+        alternatives: other paths that the file may have in the repository.
+
+    Example:
+        >>> from monai_rd.networks.teacher.zoo import TEACHERS, Hub
+        >>> TEACHERS["ct_fm"].hub == Hub("project-lighter/ct_fm_feature_extractor", "model.safetensors")
+        True
     """
 
     repo: str
@@ -33,37 +38,45 @@ class Hub:
 
 @dataclass(frozen=True)
 class TeacherEntry:
-    """A teacher.
+    """The description of a published teacher.
 
     Args:
-        name: how users call it.
-        builder: the library and the network's name in it, such as "timm:densenet121".
-        arguments: keyword arguments of the builder. A user may change them: `load_teacher(name, file, key=value)`.
-        preprocessing: how the network wants its images.
-        channels: C of its features.
-        kind: "map" gives the last feature map, "vector" its average over positions.
+        name: the teacher's name in the zoo.
+        builder: library and name of the network, such as "timm:densenet121".
+        arguments: keyword arguments of the builder. They can be overridden: `load_teacher(name, file, key=value)`.
+        preprocessing: input preprocessing of the network.
+        channels: C of the features.
+        kind: "map" for the last feature map, "vector" for its mean over positions.
         licence: of the weights, in a word or two.
         source: where the weights are published.
-        renamed: regular expressions in published keys and what takes the place of every match, applied in this order.
-        ignored: regular expressions at the start of published keys that are not loaded, and what they belong to.
-        converter: name of a function in `weights.CONVERTERS`, for what renaming cannot say.
-        lookalikes: regular expressions at the start of keys that betray another file, and what that file is. It is
-            refused even where its tensors would fit.
-        terms: what else has to be known before its use.
-        modality: what it was trained on, in a few words.
+        renamed: regular expressions in published keys and their replacements, applied in this order (`re.sub`).
+        ignored: regular expressions of published keys that are not loaded (`re.match`), and what these belong to.
+        converter: name of a function in `weights.CONVERTERS`, for conversions beyond renaming.
+        lookalikes: regular expressions of keys (`re.match`) that identify a wrong file, and what that file is. It is
+            refused even if its tensors would fit.
+        terms: further conditions of use.
+        modality: the training data, in a few words.
         tap: where the features are read, in words.
-        grid: positions of the feature map, at the size that `preprocessing` gives; of teachers that keep a volume's own
-            size, for a cube of `OWN_SIZE` voxels.
-        params: millions of parameters that are loaded.
-        gmacs: multiplications and additions (10^9) of convolutions, linear layers and attention for one image.
-        gated: the source asks for an account and consent.
-        non_commercial: the licence forbids commercial use.
-        window: Hounsfield units that 0 and 1 of its volumes stand for.
+        grid: spatial size of the feature map for inputs of the size in `preprocessing`; if that is None, for a cube of
+            `OWN_SIZE` voxels.
+        params: number of loaded parameters, in millions.
+        gmacs: multiply-accumulates (10^9) of convolutions, linear layers and attention for one image or volume.
+        gated: whether the source requires an account and consent.
+        non_commercial: whether the licence forbids commercial use.
+        window: Hounsfield units that correspond to 0 and 1 in its input volumes.
         file: name of the published file.
-        hub: where it can be downloaded, None where it has to be fetched by hand.
+        hub: where the file can be downloaded; None if it must be fetched by hand.
         citation: the paper.
-        numerics: the independent construction whose features its own equal in the tests; "" where there is none.
-        unverified: what of all this nobody here could check.
+        numerics: the independent implementation that its features are compared with in the tests; "" if there is none.
+        unverified: which parts of this description could not be checked.
+
+    Example:
+        >>> from monai_rd.networks.teacher.zoo import TEACHERS
+        >>> entry = TEACHERS["retfound"]
+        >>> entry.builder, entry.input_shape, (entry.channels, *entry.grid)
+        ('timm:vit_large_patch16_224', (3, 224, 224), (1024, 14, 14))
+        >>> entry.licence
+        'CC BY-NC 4.0'
     """
 
     name: str
@@ -97,7 +110,7 @@ class TeacherEntry:
 
     @property
     def conditions(self) -> str:
-        """Licence and terms in a line."""
+        """Licence and terms of use, in one line."""
         special = (
             "no commercial use" if self.non_commercial else "",
             "its owner gives it to those who asked" if self.gated else "",
@@ -107,7 +120,7 @@ class TeacherEntry:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one prepared image: channels and sides."""
+        """Shape of one preprocessed image or volume: `(channels, ...)`."""
         size = self.preprocessing.size or self.OWN_SIZE
         sides = (size,) * self.preprocessing.spatial_dims if isinstance(size, int) else tuple(size)
         grey = isinstance(self.preprocessing, VolumePreprocessing) or self.preprocessing.channel_order == "GRAY"

@@ -1,4 +1,4 @@
-"""Teachers by the name that timm or open_clip have for them, or by a folder: described as their library does."""
+"""Teachers by their timm or open_clip name, or from a folder; the library's own description becomes the entry."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ _TEXT = {
 
 
 def generic_entry(name: str, arguments: Mapping[str, Any]) -> tuple[TeacherEntry, Path | None]:
-    """Describe a teacher of one of `FORMS`.
+    """Make the entry of a teacher with a generic name (one of `FORMS`).
 
     Args:
-        name: as the user gave it.
-        arguments: of the network, over those that its description has.
+        name: the teacher's name.
+        arguments: arguments of the network, which override those of its description.
 
     Returns:
-        The description, and the weights where they lie in a folder.
+        The entry, and for a folder the path of the weights in it (else None).
 
     Raises:
-        OSError: no such folder, or a description that could not be downloaded.
-        ValueError: an unknown name, a folder without a description or weights, or a network without a feature map.
+        OSError: the folder has no description or weights, or the description could not be downloaded.
+        ValueError: an unknown name, an unreadable description, or a network without a feature map.
     """
     library, _, rest = name.partition(":")
     hub, folder = rest.removeprefix("hf-hub:"), None
@@ -94,7 +94,7 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _timm_entry(name: str, model: str, arguments: Mapping[str, Any]) -> TeacherEntry:
-    """Any network of timm by timm's own name; the weights are those of its tag."""
+    """Make the entry of a timm network by its name; the weights are those of the name's tag."""
     import timm
 
     if not timm.is_model(model):
@@ -111,7 +111,7 @@ def _timm_entry(name: str, model: str, arguments: Mapping[str, Any]) -> TeacherE
 
 
 def _timm_folder_entry(name: str, config: Mapping[str, Any], arguments: Mapping[str, Any]) -> TeacherEntry:
-    """A network that timm's `config.json` describes."""
+    """Make the entry of a network that a timm `config.json` describes."""
     if "architecture" not in config:
         raise ValueError(f"'{name}': its config.json names no architecture of timm")
     described = config.get("pretrained_cfg", config)
@@ -151,7 +151,7 @@ def _of_timm(name: str, model: str, described: Mapping[str, Any], arguments: Map
 
 
 def _open_clip_entry(name: str, config: Mapping[str, Any], arguments: Mapping[str, Any]) -> TeacherEntry:
-    """The image tower of a network that `open_clip_config.json` describes."""
+    """Make the entry of the image tower of a network that an `open_clip_config.json` describes."""
     model = config.get("model_cfg", config)
     if not isinstance(model.get("vision_cfg"), dict) or "embed_dim" not in model:
         raise ValueError(f"'{name}': its description has no image tower (model_cfg with embed_dim and vision_cfg)")
@@ -180,11 +180,11 @@ def _open_clip_entry(name: str, config: Mapping[str, Any], arguments: Mapping[st
 
 
 def _probed(entry: TeacherEntry, network: nn.Module | None = None) -> TeacherEntry:
-    """The entry with the channels and the grid that its network really has: `num_features` of timm lies for some.
+    """Set an entry's channels and grid to those of its network's output; timm's `num_features` is wrong for some.
 
     Args:
-        entry: channels and grid are not looked at.
-        network: what its builder gave, if it is built already; of no further use.
+        entry: its channels and grid are ignored.
+        network: the network, if it is already built. It must not be used afterwards.
     """
     try:
         network = build(entry.builder, entry.arguments) if network is None else network

@@ -1,4 +1,4 @@
-"""Files from the Hugging Face Hub: one commit, one SHA-256, written down at first use and held to ever after."""
+"""Files from the Hugging Face Hub, pinned to the commit and SHA-256 that are recorded at the first download."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
-    """Folder of `downloads.json`: the environment variable MONAI_RD_CACHE, else `~/.cache/monai_rd`."""
+    """The folder of `downloads.json`: the environment variable MONAI_RD_CACHE, else `~/.cache/monai_rd`."""
     return Path(os.environ.get("MONAI_RD_CACHE") or Path.home() / ".cache" / "monai_rd")
 
 
@@ -31,17 +31,20 @@ def _known(ledger: Path) -> dict[str, dict[str, str]]:
 
 
 def fetch(hub: Hub, name: str) -> Path:
-    """Download a file, or find it in the Hub's own cache.
+    """Download a file, or find it in the Hub's local cache.
 
-    Where the revision is a branch, the commit that it stood for at first use is asked for ever after.
+    If the revision is a branch, its commit at the first download is used from then on.
 
     Args:
-        hub: which file.
+        hub: the file.
         name: the teacher's name, for errors.
 
+    Returns:
+        Path of the local file.
+
     Raises:
-        OSError: no network, no such file, or no right to it; it says how to get the file by hand.
-        ValueError: the file is not the one that was written down.
+        OSError: no network, no such file, or no access to it; the message says how to get the file by hand.
+        ValueError: the file's SHA-256 is not the recorded one.
     """
     ledger = cache_folder() / "downloads.json"
     known = _known(ledger)
@@ -68,7 +71,7 @@ def fetch(hub: Hub, name: str) -> Path:
 
 
 def _first_there(hub: Hub, files: list[str], name: str) -> tuple[str, Path]:
-    """The first of a file's names that the Hub has, and where it lies now."""
+    """Download the file under the first of its names that exists on the Hub; return this name and the local path."""
     for file in files[:-1]:
         try:
             return file, _download(hub, file, hub.revision, name)
@@ -102,6 +105,6 @@ def _download(hub: Hub, file: str, revision: str, name: str) -> Path:
 
 
 def _commit(path: Path, hub: Hub) -> str:
-    """The commit that a file of the Hub's cache belongs to: `.../models--ORG--NAME/snapshots/COMMIT/FILE`."""
+    """The commit of a file in the Hub's local cache: `.../models--ORG--NAME/snapshots/COMMIT/FILE`."""
     folder = f"{hub.repo_type}s--{hub.repo.replace('/', '--')}"
     return path.parts[path.parts.index(folder) + 2]

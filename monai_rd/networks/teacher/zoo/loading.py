@@ -1,4 +1,4 @@
-"""Loading a teacher by name or file, and saving one as a file that says what it is."""
+"""Loading teachers by name or file, and saving a teacher as a self-describing file."""
 
 from __future__ import annotations
 
@@ -56,21 +56,21 @@ _KNOWN = f"{', '.join((*TEACHERS, *FORMS))}, or a file: .onnx, .tflite, or .safe
 
 
 def is_shipped(name: str) -> bool:
-    """Whether the package holds the weights of a teacher of `TEACHERS`."""
+    """Whether the package contains the weights of a teacher of `TEACHERS`."""
     return (_SHIPPED / f"{name}.safetensors").is_file()
 
 
 def is_black_box(name: str) -> bool:
-    """Whether a teacher's name is a file that holds a whole network."""
+    """Whether a teacher's name is an ONNX or TFLite file, which contains the whole network."""
     return not name.startswith(_PREFIXES) and Path(name).suffix in _BLACK_BOXES
 
 
 def _described(path: Path) -> TeacherEntry | None:
-    """Read what a safetensors file says of itself; None if it says nothing.
+    """Read the description that `save_teacher` stored in a safetensors file; None if there is none.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a damaged file, or a description that is none.
+        ValueError: a damaged file, or an invalid description.
     """
     path = existing_file(path)
     if path.suffix != ".safetensors":
@@ -124,7 +124,7 @@ def _load_black_box(path: Path, tap: str, options: Mapping[str, Any]) -> FrozenF
 
 
 def _asked_size(name: str, options: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Rows and columns that a black box is asked to take."""
+    """Rows and columns that the options ask of an ONNX or TFLite file; None if they do not."""
     if "size" not in options:
         return None
     size = preprocessing_with_options(name, Preprocessing(None, (0.0,), (1.0,), "GRAY"), {"size": options["size"]}).size
@@ -134,10 +134,10 @@ def _asked_size(name: str, options: Mapping[str, Any]) -> tuple[int, int] | None
 
 
 def _file_kind(name: str, checkpoint: str | Path | None) -> str:
-    """Suffix of a teacher that is a file; "" for a name.
+    """Suffix of a teacher's name that is a file; "" for any other name.
 
     Raises:
-        ValueError: it is a file, and another one was given.
+        ValueError: the name is a file, and a checkpoint was given in addition.
     """
     suffix = Path(name).suffix
     if name.startswith(_PREFIXES) or suffix not in (*_BLACK_BOXES, *_WEIGHTS):
@@ -148,17 +148,17 @@ def _file_kind(name: str, checkpoint: str | Path | None) -> str:
 
 
 def teacher_names(text: str) -> list[str]:
-    """The teachers that a text names, separated by commas; what exists as a file or folder is one."""
+    """Split a text into the teachers' names at its commas; the path of an existing file or folder is one name."""
     if "," not in text or Path(text.removeprefix("local-dir:")).exists():
         return [text]
     return [name.strip() for name in text.split(",")]
 
 
 def check_teacher_name(name: str) -> None:
-    """Refuse what `load_teacher` would not find, before anything is loaded.
+    """Raise if `load_teacher` would not find a teacher, without loading anything.
 
     Raises:
-        FileNotFoundError: a file that is not there.
+        FileNotFoundError: the file does not exist.
         ValueError: an unknown name.
     """
     for one in teacher_names(name):
@@ -171,15 +171,15 @@ def check_teacher_name(name: str) -> None:
 def in_order(
     names: Sequence[str], checkpoint: str | Path | None, options: Options
 ) -> list[tuple[str, str | None, Mapping[str, Any] | None]]:
-    """For each of several teachers its name, checkpoint and options.
+    """Return the name, checkpoint and options of each of several teachers.
 
     Args:
-        names: of the teachers.
-        checkpoint: files in the same order, separated by commas, nothing between two for a teacher without; or None.
-        options: a list of tables in the same order; or None.
+        names: names of the teachers.
+        checkpoint: files in this order, separated by commas, such as "a.pth,,c.pth" if the second has none; or None.
+        options: a list of dictionaries in the same order; or None.
 
     Raises:
-        ValueError: another number of them than of teachers.
+        ValueError: the number of checkpoints or options is not that of the teachers.
     """
     files = [file.strip() or None for file in str(checkpoint).split(",")] if checkpoint else [None] * len(names)
     if len(files) != len(names):
@@ -203,7 +203,7 @@ def open_teacher(
     arguments: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> tuple[FrozenFoundationModel, TeacherEntry, Coverage]:
-    """`load_teacher` for everything that is no black box, with the entry and what became of the file's tensors."""
+    """`load_teacher` for all but ONNX and TFLite files; also returns the entry and which tensors were loaded."""
     is_weights = _file_kind(name, checkpoint) in _WEIGHTS
     arguments, options = dict(arguments or {}), dict(options or {})
     weights: Path | None = Path(checkpoint) if checkpoint is not None else None
@@ -271,24 +271,24 @@ def open_teacher(
 
 
 def _build(entry: TeacherEntry, of_another_size: bool) -> nn.Module:
-    """Build an entry's network; a ViT of timm so that it takes images of another size than it was trained on."""
+    """Build an entry's network; with `of_another_size`, a timm ViT accepts images of other sizes than in training."""
     if of_another_size and entry.builder.startswith("timm:"):
-        with suppress(ValueError):  # other families take any size, or have no such argument
+        with suppress(ValueError):  # other families have no such argument
             return build(entry.builder, {**entry.arguments, "dynamic_img_size": True})
     return build(entry.builder, entry.arguments)
 
 
 def _noise(entry: TeacherEntry, sides: Sequence[int]) -> Tensor:
-    """An image or volume as a teacher is given it."""
+    """A random image or volume in [0, 1], before the teacher's preprocessing."""
     channels = 3 if entry.preprocessing.spatial_dims == 2 else 1
     return torch.rand(1, channels, *sides, generator=torch.Generator().manual_seed(0))
 
 
 def _try_size(teacher: FrozenFoundationModel, entry: TeacherEntry) -> None:
-    """Run a teacher once on an image of the size that was asked for; of any size, on one of an unlikely one.
+    """Run a teacher once on an image of the requested size; if any size was requested (None), on one of 160 pixels.
 
     Raises:
-        ValueError: it takes no such images.
+        ValueError: the teacher does not accept such images.
     """
     size = entry.preprocessing.size
     try:
@@ -305,27 +305,27 @@ def load_teacher(
     options: Options = None,
     **arguments: Any,
 ) -> FrozenFoundationModel:
-    """Load a frozen teacher, or several as one.
+    """Load a frozen teacher, or several teachers joined into one.
 
     Args:
         name: one of `TEACHERS`; "timm:NAME", "timm:hf-hub:ORG/NAME", "open_clip:NAME", "open_clip:hf-hub:ORG/NAME" or
-            "local-dir:FOLDER" for any network of timm or image tower of open_clip; a `.onnx` or `.tflite` file, which
-            is a whole network; or a `.safetensors` file that `save_teacher` wrote. Several are separated by commas;
-            `monai_rd.adapters.standardise` brings them to one scale before they are used.
-        checkpoint: local file with the weights. Without it they are what is shipped, lies in the folder, or can be
-            downloaded. Of several teachers the files in the same order, as "a.pth,,c.pth".
-        tap: "map" for the last feature map, "vector" for its average over positions; or the name of a module whose
-            output is a feature map, such as "layer3", of an ONNX or TFLite file that of a tensor.
-        options: how it wants its images, where that is not what its entry or library says or its file is taken to want:
-            fields of `Preprocessing` (of a teacher of volumes of `VolumePreprocessing`) by name; `tap` may be among
-            them. Of several teachers a list in the same order.
-        **arguments: of the network, over those of its entry, such as `final_relu=False` for radimagenet_densenet121.
+            "local-dir:FOLDER" for any timm network or open_clip image tower; a `.onnx` or `.tflite` file with a whole
+            network; or a `.safetensors` file that `save_teacher` wrote. Several teachers are separated by commas, and
+            must be passed to `monai_rd.adapters.standardise` before use.
+        checkpoint: local file with the weights. Default: the shipped weights, those in the folder, or a download. For
+            several teachers, files in the same order, such as "a.pth,,c.pth".
+        tap: "map" for the last feature map, "vector" for its mean over positions; or the name of a module whose output
+            is a feature map, such as "layer3" (for an ONNX or TFLite file, the name of a tensor).
+        options: changes to the teacher's preprocessing: fields of `Preprocessing` (`VolumePreprocessing` for a teacher
+            of volumes) by name; may also contain `tap`. For several teachers, a list in the same order.
+        **arguments: arguments of the network that override those of its entry, such as `final_relu=False` for
+            radimagenet_densenet121.
 
     Raises:
-        OSError: a file is not there, or could not be downloaded.
-        ImportError: an ONNX or TFLite file, and the package that runs it is not installed.
-        ValueError: an unknown name, tap, option or argument, a teacher without weights, weights that are damaged,
-            unsafe, changed since their first use, or do not fit; teachers of images and of volumes at once.
+        OSError: a file does not exist or could not be downloaded.
+        ImportError: the package that runs ONNX or TFLite files is not installed.
+        ValueError: an unknown name, tap, option or argument; no weights; weights that are damaged, unsafe, changed
+            since their first download, or do not fit; teachers of images and of volumes together.
     """
     names = teacher_names(name)
     if len(names) > 1:
@@ -346,17 +346,17 @@ def load_teacher(
 
 
 def save_teacher(path: str | Path, backbone: nn.Module, entry: TeacherEntry) -> None:
-    """Write a safetensors file that says by itself what it is, for `load_teacher(path)`.
+    """Write a teacher to a self-describing safetensors file, for `load_teacher(path)`.
 
-    Weights are stored in half precision. The file appears whole or not at all.
+    Weights are stored in half precision. The file is written atomically.
 
     Args:
         path: a `.safetensors` file.
         backbone: the network that `entry.builder` builds, or the `backbone` of a loaded teacher.
-        entry: its description, of which the file holds what loading it takes, the licence and the source.
+        entry: its description. The file stores what is needed for loading, the licence and the source.
 
     Raises:
-        ValueError: another suffix, a network other than the entry's, or a weight beyond half precision's range.
+        ValueError: another suffix, a network that is not the entry's, or weights beyond the range of half precision.
     """
     path = Path(path)
     if path.suffix != ".safetensors":

@@ -1,4 +1,4 @@
-"""Building a network that an entry names, and reading its last feature map."""
+"""Building the network of a zoo entry, and reading its features."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["TeacherBackbone", "build", "named_level", "reach"]
 
 
 class _NoInitialisation(TorchFunctionMode):
-    """Skip what changes a parameter in place while a network is built: its values come from a file."""
+    """Skips in-place operations on parameters (their initialisation); the values are loaded from a file later."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -31,13 +31,13 @@ class _NoInitialisation(TorchFunctionMode):
 
 
 def build(builder: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """Build the network that an entry's `builder` names: its weights are undefined, its buffers are not.
+    """Build the network of an entry's `builder`; its parameters are uninitialised, its buffers are initialised.
 
     Args:
-        builder: "timm:NAME", "open_clip:visual" (the image tower that `embed_dim`, `vision_cfg` and `quick_gelu`
-            describe) or "monai:NAME".
-        arguments: of the constructor. Of timm's also `layer_norm_eps`; `final_relu=False`, which takes the last
-            activation off a DenseNet; `neck=False`, which takes SAM's off.
+        builder: "timm:NAME", "open_clip:visual" (an image tower) or "monai:NAME".
+        arguments: of the constructor; for open_clip `embed_dim`, `vision_cfg` and `quick_gelu`. In addition, for timm:
+            `layer_norm_eps`; `final_relu=False`, which removes the last ReLU of a DenseNet; `neck=False`, which removes
+            SAM's neck.
 
     Raises:
         ValueError: an unknown builder, name or argument.
@@ -90,7 +90,7 @@ def _monai(name: str, arguments: dict[str, Any]) -> nn.Module:
     if name not in classes:
         raise ValueError(f"unknown builder 'monai:{name}'; known: {', '.join(f'monai:{known}' for known in classes)}")
     network = classes[name](**arguments)
-    if name == "ViT":  # MONAI 1.4 gave every block a normalisation for cross attention, which runs in none of them
+    if name == "ViT":  # since MONAI 1.4 every block has a normalisation for cross-attention, which is not used
         for block in network.blocks:
             block.norm_cross_attn = nn.Identity()
     return network
@@ -143,17 +143,17 @@ _STAGES: dict[str, Callable[[nn.Module], tuple[tuple[str, ...], int]]] = {
 
 
 class TeacherBackbone(nn.Module):
-    """A network read at its last feature map `[B, C, ...]`, at that map's average over positions `[B, C]`, or inside.
+    """A network whose output is a feature map `[B, C, ...]` or its mean over positions `[B, C]`.
 
     Args:
-        network: what `build` gave.
-        builder: that it was built with.
-        kind: "map" or "vector".
-        tap: the level of `network` whose map is read; None for the last one.
+        network: made by `build`.
+        builder: the builder of `network`.
+        kind: "map" for the last feature map, "vector" for its mean over positions.
+        tap: the level of `network` to read instead of the last feature map; None for the last one.
 
     Attributes:
         stages: paths of the modules whose outputs are its feature maps; see `FrozenFoundationModel.levels`.
-        prefix: tokens before those of the grid, of a ViT.
+        prefix: number of tokens before the grid's in a ViT (class and register tokens).
     """
 
     def __init__(
@@ -168,7 +168,7 @@ class TeacherBackbone(nn.Module):
         self.stages = tuple(f"network.{stage}" for stage in stages)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Features of prepared images `[B, C, H, W]` or volumes `[B, 1, D, H, W]`."""
+        """Compute the features of preprocessed images `[B, C, H, W]` or volumes `[B, 1, D, H, W]`."""
         if self.tap is not None:
             with LevelReader(self.network, [self.tap]) as reader:
                 self.network(image)
@@ -178,12 +178,12 @@ class TeacherBackbone(nn.Module):
 
 
 def reach(network: nn.Module, builder: str, input_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape `(C, ...)` of the feature map, found without computing it.
+    """Return the shape `(C, ...)` of the feature map, without computing it.
 
     Args:
-        network: what `build` gave; it is moved to the meta device and of no further use.
-        builder: that it was built with.
-        input_shape: of one image, `(channels, ...)`.
+        network: made by `build`. It is moved to the meta device and must not be used afterwards.
+        builder: the builder of `network`.
+        input_shape: shape of one image, `(channels, ...)`.
     """
     with torch.no_grad():
         return tuple(
@@ -192,16 +192,16 @@ def reach(network: nn.Module, builder: str, input_shape: tuple[int, ...]) -> tup
 
 
 def named_level(network: nn.Module, entry: TeacherEntry, module: str, image: Tensor) -> Level:
-    """The level of a network that a module's name stands for.
+    """Return the level of a network at a module.
 
     Args:
-        network: what `build` gave for the entry, with its weights.
-        entry: of the teacher.
-        module: its path, such as "layer3" or "blocks.8".
-        image: a batch of one prepared image.
+        network: made by `build` for the entry, with its weights loaded.
+        entry: the teacher's entry.
+        module: path of the module, such as "layer3" or "blocks.8".
+        image: a batch of one preprocessed image.
 
     Raises:
-        ValueError: no such module, or one whose output is no feature map.
+        ValueError: there is no such module, or its output is not a feature map.
     """
     stages, prefix = _STAGES[entry.builder.partition(":")[0]](network)
     known = dict(network.named_modules())

@@ -1,4 +1,4 @@
-"""How a teacher wants its images, told by who uses it, in place of what its entry or its library says."""
+"""User options that change a teacher's preprocessing."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ AnyPreprocessing = TypeVar("AnyPreprocessing", bound=Preprocessing | VolumePrepr
 
 
 def preprocessing_with_options(teacher: str, plain: AnyPreprocessing, options: Mapping[str, Any]) -> AnyPreprocessing:
-    """Change some of the fields of a teacher's preprocessing.
+    """Change fields of a teacher's preprocessing.
 
     Args:
-        teacher: its name, for errors.
-        plain: as its entry, its library or its file has it.
-        options: fields by name; a number for `mean` or `std` holds for all channels.
+        teacher: the teacher's name, for errors.
+        plain: the preprocessing of its entry, its library or its file.
+        options: new values of fields by name; one number for `mean` or `std` is used for all channels.
 
     Raises:
-        ValueError: an unknown field, a value that does not fit it, or another number of channels.
+        ValueError: an unknown field, an invalid value, or a wrong number of channels.
     """
     try:
         return _with_options(plain, options)

@@ -1,4 +1,4 @@
-"""What `monai-rd teachers` prints: the zoo as a table, and what a file holds."""
+"""The output of `monai-rd teachers`: the zoo as a table, and the check of a file with weights."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _file(entry: TeacherEntry) -> str:
 
 
 def teachers_table() -> Table:
-    """The zoo, one teacher a row; sizes are those of one image, or of one volume of 96 x 96 x 96."""
+    """The zoo as a table, one row per teacher; GMACs and features are for one image or volume (96 x 96 x 96 voxels)."""
     table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for heading in ("teacher", "trained on", "params M", "GMACs", "features", "licence", "file"):
         number = heading in ("params M", "GMACs")
@@ -52,7 +52,7 @@ def teachers_table() -> Table:
 
 
 def files_by_hand() -> list[str]:
-    """For every teacher that is neither shipped nor downloaded, which file of which source it takes."""
+    """One line for each teacher whose file must be fetched by hand: the file and its source."""
     return [f"{entry.name}: {entry.file} of {entry.source}" for entry in TEACHERS.values() if _file(entry) == "by hand"]
 
 
@@ -61,16 +61,16 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.Group
 
 @dataclass(frozen=True)
 class FileCheck:
-    """What `check_file` found; `str()` says it.
+    """The result of `check_file`; `str()` gives it as text.
 
     Attributes:
-        coverage: what became of the file's tensors.
-        shape: of the features of one image.
-        mean: of the features.
-        std: of the features.
-        zeros: share of the features that are exactly 0.
-        finite: whether no weight and no feature is infinite or not a number; else the coverage names what is.
-        untrained: whether the weights look as they did before any training.
+        coverage: which of the file's tensors were loaded, as text.
+        shape: shape of the features of one image.
+        mean: mean of the features.
+        std: standard deviation of the features.
+        zeros: fraction of the features that are exactly 0.
+        finite: whether all weights and features are finite; if not, `coverage` names those that are not.
+        untrained: whether the weights look untrained, see `looks_untrained`.
     """
 
     coverage: str
@@ -83,7 +83,7 @@ class FileCheck:
 
     @property
     def usable(self) -> bool:
-        """Whether the features are worth anything."""
+        """Whether the features can be used: finite, not constant, and of a trained network."""
         return self.finite and self.std > 0 and not self.untrained
 
     def __str__(self) -> str:
@@ -100,9 +100,9 @@ class FileCheck:
 
 
 def looks_untrained(network: nn.Module) -> bool:
-    """Whether every normalisation layer is as a constructor leaves it: weights all 1 (or all 0), biases all 0.
+    """Whether every normalisation layer has its initial values: weights all 1 (or all 0), biases all 0.
 
-    A training moves them, and files were published in which nothing had. False where a network has none.
+    Training changes them, and some published files contain untrained weights. False if there are no such layers.
     """
     norms = [module for module in network.modules() if isinstance(module, _NORMS) and module.weight is not None]
     fresh = [
@@ -113,7 +113,7 @@ def looks_untrained(network: nn.Module) -> bool:
 
 
 def _fixed_image(teacher: FrozenFoundationModel) -> Tensor:
-    """One image or volume in [0, 1], the same on every machine: a soft disc in noise."""
+    """An image or volume in [0, 1] that is the same on every machine: a soft disc in noise."""
     size = teacher.preprocessing.size or TeacherEntry.OWN_SIZE
     sides = (size,) * teacher.spatial_dims if isinstance(size, int) else tuple(size)
     axes = torch.meshgrid(*(torch.linspace(-1, 1, side) for side in sides), indexing="ij")
@@ -124,16 +124,16 @@ def _fixed_image(teacher: FrozenFoundationModel) -> Tensor:
 
 
 def check_file(name: str, file: str | Path | None = None, options: Mapping[str, Any] | None = None) -> FileCheck:
-    """Load a teacher and look at its features.
+    """Load a teacher and check its features of a fixed image.
 
     Args:
-        name: as `load_teacher` takes it, one.
-        file: its weights, where the name is not a file itself.
-        options: how it wants its images, see `load_teacher`.
+        name: of one teacher, see `load_teacher`.
+        file: its weights, unless the name is itself a file.
+        options: changes to its preprocessing, see `load_teacher`.
 
     Raises:
         OSError: no such file.
-        ValueError: an unknown name or option, or a file that is not that teacher's.
+        ValueError: an unknown name or option, or a file of another teacher.
     """
     told = dict(options or {})
     try:

@@ -1,4 +1,4 @@
-"""Published weights under the network's names: loaded whole or not at all, recognised if they do not fit."""
+"""Loading published weights into a network: keys are translated, all tensors must fit, wrong files are recognised."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ __all__ = ["CONVERTERS", "Coverage", "load_strictly"]
 
 @dataclass(frozen=True)
 class Coverage:
-    """What became of a file's tensors.
+    """Which of a file's tensors were loaded.
 
     Args:
-        loaded: how many the network got, which is all it has.
-        ignored: what the others belong to, and how many each.
+        loaded: number of loaded tensors; all tensors of the network.
+        ignored: number of tensors that were left out, by what they belong to.
     """
 
     loaded: int
@@ -37,9 +37,9 @@ class Coverage:
 
 
 def _huggingface_vit(weights: dict[str, Any]) -> dict[str, Any]:
-    """Join `attn.q`, `attn.k`, `attn.v` to timm's `attn.qkv`; give position embeddings `[N, C]` their batch axis.
+    """Join `attn.q`, `attn.k`, `attn.v` to timm's `attn.qkv`; add the batch axis to position embeddings `[N, C]`.
 
-    What is not complete is left as it is, for the strict loader to name.
+    Incomplete triples are left unchanged, so that the strict loader reports them.
     """
     joined = dict(weights)
     for key in weights:
@@ -66,13 +66,14 @@ def _renamed(key: str, entry: TeacherEntry) -> str:
 
 
 def _translated(weights: Mapping[str, Any], entry: TeacherEntry) -> tuple[dict[str, Any], dict[str, str], Counter[str]]:
-    """Give published weights the network's names.
+    """Translate published keys to the network's keys.
 
     Returns:
-        The weights; the published name of each renamed key; how many tensors were left out of what.
+        The weights by the network's keys; the published key of each; and the numbers of ignored tensors by what they
+        belong to.
 
     Raises:
-        ValueError: two tensors would get one name.
+        ValueError: two tensors would get the same key.
     """
     given: dict[str, Any] = {}
     published: dict[str, str] = {}
@@ -89,7 +90,7 @@ def _translated(weights: Mapping[str, Any], entry: TeacherEntry) -> tuple[dict[s
     return (CONVERTERS[entry.converter](given) if entry.converter else given), published, ignored
 
 
-_layouts: dict[str, dict[str, Any]] = {}  # of every network built to recognise a file
+_layouts: dict[str, dict[str, Any]] = {}  # shapes of the networks that were built to recognise a file
 
 
 def _layout(entry: TeacherEntry) -> dict[str, Any]:
@@ -100,7 +101,7 @@ def _layout(entry: TeacherEntry) -> dict[str, Any]:
 
 
 def _looks_like(weights: Mapping[str, Any]) -> list[str]:
-    """Names of the entries whose layout shares most tensors, by key and shape, with a file; none below a half."""
+    """Names of the entries that share most tensors (by key and shape) with a file; empty if all share at most half."""
     from monai_rd.networks.teacher.zoo.entries import TEACHERS
 
     best: list[str] = []
@@ -110,7 +111,7 @@ def _looks_like(weights: Mapping[str, Any]) -> list[str]:
             continue
         try:
             given, wanted = shapes_of(_translated(weights, entry)[0]), _layout(entry)
-        except ValueError:  # two tensors under one name, or a network that this version of its library lacks
+        except ValueError:  # two tensors with the same key, or the installed library does not have this network
             continue
         share = sum(given.get(key) == shape for key, shape in wanted.items()) / max(len(wanted), len(given))
         if share > most:
@@ -121,18 +122,21 @@ def _looks_like(weights: Mapping[str, Any]) -> list[str]:
 
 
 def load_strictly(network: nn.Module, weights: Mapping[str, Any], entry: TeacherEntry, origin: str) -> Coverage:
-    """Load every tensor or none. The network takes the file's tensors over, in its own precision.
+    """Load all tensors of a network, converted to its own precision, or none and raise.
 
     Args:
-        network: what `entry.builder` built.
-        weights: under the keys that `entry` publishes.
-        entry: the teacher.
-        origin: where the weights come from, for the error.
+        network: made by `entry.builder`; filled in place.
+        weights: by their published keys.
+        entry: the teacher's entry.
+        origin: where the weights come from, for the error message.
+
+    Returns:
+        Which tensors were loaded and ignored.
 
     Raises:
-        ValueError: with the number of missing, unexpected and misshapen tensors, the first of each by name, and what
-            the file looks like.
-        NotFiniteError: weights that are infinite or not a number.
+        ValueError: tensors are missing, unexpected or misshapen; the message has their numbers and first names, and
+            what the file looks like.
+        NotFiniteError: weights are infinite or not a number.
     """
     given, published, ignored = _translated(weights, entry)
     wanted, shapes = shapes_of(network.state_dict()), shapes_of(given)
@@ -156,5 +160,5 @@ def load_strictly(network: nn.Module, weights: Mapping[str, Any], entry: Teacher
 
 
 def _lookalike(weights: Mapping[str, Any], entry: TeacherEntry) -> str:
-    """What a file is that an entry names as another of the same fame; "" if it is none of them."""
+    """The description of a wrong file that an entry knows (`TeacherEntry.lookalikes`); "" if it is not such a file."""
     return next((what for key, what in entry.lookalikes.items() if any(re.match(key, k) for k in weights)), "")

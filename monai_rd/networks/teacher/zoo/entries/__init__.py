@@ -1,4 +1,4 @@
-"""The published teachers, one group a file."""
+"""The entries of the teacher zoo, one group per file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Teachers of images that people take today, beside the paper's. Any other has a generic name: see `generic`."""
+"""Further common teachers of images. Other timm and open_clip networks are loaded by generic names, see `generic`."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ ENTRIES = (
         name="torchxrayvision_densenet121",
         builder="timm:densenet121",
         arguments={"num_classes": 0, "global_pool": "", "in_chans": 1, "final_relu": True},
-        # Values from -1024 to 1024.
+        # Maps [0, 1] to values from -1024 to 1024.
         preprocessing=Preprocessing(224, (0.5,), (1 / 2048,), channel_order="GRAY"),
         channels=1024,
         kind="map",

@@ -7,8 +7,8 @@ from monai_rd.networks.teacher.zoo.entry import Hub, TeacherEntry
 
 __all__ = ["ENTRIES"]
 
-# The authors' code: (x - 127.5) * 2 / 255 on OpenCV's channel order. The model card of the mirror says ImageNet's
-# mean and standard deviation instead.
+# As in the authors' code: (x - 127.5) * 2 / 255, with OpenCV's channel order. The model card of the mirror states
+# ImageNet's mean and standard deviation instead.
 _RADIMAGENET = Preprocessing(224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), channel_order="BGR")
 _RADIMAGENET_TERMS = "the data set has its own terms at radimagenet.com"
 _RADIMAGENET_SOURCE = "https://github.com/BMEII-AI/RadImageNet (RadImageNet_pytorch/{}) or its mirror on the Hub"
@@ -48,8 +48,8 @@ def _radimagenet(name: str, file: str, **other: object) -> TeacherEntry:
 ENTRIES = (
     TeacherEntry(
         name="pmc_clip",
-        # 64-dimensional heads: 32 of them in the attention pool, which is loaded and does not run. Public copies of the
-        # loading code say 8; the training code says 32.
+        # Head width 64 gives 32 heads in the attention pool, which is loaded but does not run. Public copies of the
+        # loading code say 8 heads; the training code says 32.
         builder="open_clip:visual",
         arguments={
             "embed_dim": 768,
@@ -85,8 +85,8 @@ ENTRIES = (
     _radimagenet(
         "radimagenet_densenet121",
         "DenseNet121.pt",
-        # timm's last normalisation ends in the ReLU that torchvision's classifier applies after `features`; the file
-        # itself ends before it. final_relu=False reads it there.
+        # timm's last normalisation includes the ReLU that torchvision applies after `features`. The features of the
+        # published file end before this ReLU; final_relu=False gives those.
         builder="timm:densenet121",
         arguments={"num_classes": 0, "global_pool": "", "final_relu": True},
         channels=1024,
@@ -122,7 +122,7 @@ ENTRIES = (
         builder="timm:inception_v3",
         arguments={"num_classes": 0, "global_pool": ""},
         channels=2048,
-        # Children of torchvision's network, in order: 3 and 6 are pools.
+        # The published keys number the children of torchvision's network; 3 and 6 are pooling layers.
         renamed={
             rf"^backbone\.{index}\.": f"{child}."
             for index, child in {
@@ -143,8 +143,8 @@ ENTRIES = (
     ),
     TeacherEntry(
         name="lvm_med_vit_b",
-        # SAM's image encoder for 1024 pixels without its absolute positions, which the authors run at 224: the windows
-        # are whole, the global blocks' relative positions are interpolated.
+        # SAM's image encoder for 1024 pixels without absolute position embeddings. The authors run it at 224 pixels:
+        # the attention windows fit, and the relative positions of the global blocks are interpolated.
         builder="timm:samvit_base_patch16",
         arguments={"num_classes": 0, "use_abs_pos": False, "img_size": 1024, "layer_norm_eps": 1e-6, "neck": False},
         preprocessing=Preprocessing(224, IMAGENET_MEAN, IMAGENET_STD),

@@ -1,4 +1,4 @@
-"""The small teachers that the package ships, trained on its own phantoms: they make every bundle run, and no more."""
+"""The small teachers shipped with the package and trained on its phantoms, for the bundles' default runs only."""
 
 from __future__ import annotations
 

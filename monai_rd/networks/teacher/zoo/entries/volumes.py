@@ -1,4 +1,4 @@
-"""Teachers of whole volumes."""
+"""Teachers of volumes."""
 
 from __future__ import annotations
 
