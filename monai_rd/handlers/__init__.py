@@ -1,4 +1,4 @@
-"""Ignite handlers that turn MONAI's `SupervisedTrainer` into a distillation that can be watched, killed and resumed."""
+"""Ignite handlers that add distillation, monitoring, checkpoints and resuming to MONAI's `SupervisedTrainer`."""
 
 from monai_rd.handlers.checkpoint import RunCheckpoint
 from monai_rd.handlers.cotraining import CoTrainingHandler

@@ -1,7 +1,8 @@
-"""What a run leaves on disk: the best student alone, and what a killed run needs to go on.
+"""Checkpoints of a run: the best student alone, and the state that a killed run needs to continue.
 
-MONAI's `CheckpointSaver` writes in place and does not save the evaluator's best metric; a run killed while it writes,
-or resumed by it, would lose or replace a better model. Here every file is written beside its target and then renamed.
+MONAI's `CheckpointSaver` writes in place and does not save the evaluator's best metric; a run that is killed while it
+writes, or that is resumed from such a checkpoint, could lose or replace a better model. Here every file is written to a
+temporary file next to its target and then renamed.
 """
 
 from __future__ import annotations
@@ -34,32 +35,46 @@ logger = logging.getLogger(__name__)
 
 
 class RunCheckpoint:
-    """Saves after every epoch, restores at the start when asked to. List it after `ValidationHandler`.
+    """Saves the student and the training state after every epoch, and restores them when a run is resumed.
 
-    Files: `model_path`, the state dict of the best student and nothing else; beside it `settings.json`;
-    `best_method.pt` in `output_dir`, the method's parts (phi) of the same epoch, for the report on the reprogrammed
-    teacher; `last.pt` in `output_dir`, all that a killed run needs. The student is saved when the evaluator names the
-    epoch its best, or after every epoch where the last one is to be kept; without what the method put into it for the
-    training (`Method.deployable`).
+    List it after `ValidationHandler`. It writes `model_path`, the state dict of the best student and nothing else;
+    `settings.json` in the same folder; `best_method.pt` in `output_dir`, the method's modules (phi) of the same epoch,
+    for the report on the reprogrammed teacher; and `last.pt` in `output_dir`, the state that a killed run needs. The
+    student is saved when the evaluator reports a best epoch, or with `selection="last"` after every epoch; without the
+    modules that the method added for the training (`Method.deployable`).
 
     Args:
-        model_path: where the best student goes, `BUNDLE/models/model.pt`.
-        output_dir: folder for the other two.
+        model_path: file for the best student, `BUNDLE/models/model.pt`.
+        output_dir: folder for `best_method.pt` and `last.pt`.
         network: the student.
         method: the distillation method.
-        stateful: further objects with `state_dict` and `load_state_dict`: optimizer, scheduler.
-        evaluator: MONAI evaluator whose `best_metric` decides.
-        settings: what must be equal for a run to be continued: plain numbers, strings, None.
-        resume: continue the run in `output_dir` if there is one; otherwise an older `last.pt` is removed at the start.
-        selection: "best" keeps the student of the evaluator's best epoch, "last" that of the last one.
-        data: the data list, which must be equal too, see `DataList.identity`; None is not compared.
-        teacher: the frozen teacher, whose weights must be equal; None for a method without one.
-        lock: held while it trains; None: one of its own for both folders.
+        stateful: further objects with `state_dict` and `load_state_dict`, such as optimizer and scheduler.
+        evaluator: MONAI evaluator whose `best_metric` selects the best epoch.
+        settings: settings that must be equal when a run is resumed: numbers, strings, None.
+        resume: continue the run in `output_dir` if there is one; if False, an older `last.pt` is removed at the start.
+        selection: "best" keeps the student of the evaluator's best epoch, "last" the student of the last epoch.
+        data: the data list, which must be equal when a run is resumed, see `DataList.identity`; None: not compared.
+        teacher: the frozen teacher, whose weights must be equal when a run is resumed; None for a method without one.
+        lock: lock that is held during the training; None for a new one on both folders.
 
     Raises:
-        ValueError: another selection; (at the start) the run in `output_dir` has other settings, or other data.
-        OSError: (at the start) another training is at work in one of the folders.
-        NotFiniteError: (in a validation) the student answers with what is no number.
+        ValueError: an unknown selection; (at the start) the run in `output_dir` has other settings or other data.
+        OSError: (at the start) another training is running in one of the folders.
+        NotFiniteError: (in a validation) the student's output has NaN or infinity.
+
+    Example:
+        >>> import torch
+        >>> from ignite.engine import Engine
+        >>> from monai_rd.handlers import RunCheckpoint
+        >>> from monai_rd.methods import build_method
+        >>> from monai_rd.networks import Student
+        >>> student, evaluator = Student("resnet18", num_classes=2), Engine(lambda engine, batch: None)
+        >>> evaluator.state.best_metric, evaluator.state.best_metric_epoch = 0.9, 1  # a MONAI evaluator sets them
+        >>> method, trainer = build_method("ce", student, None, [0, 1]), Engine(lambda engine, batch: None)
+        >>> RunCheckpoint("models/model.pt", "eval", student, method, {}, evaluator, {"seed": 0}).attach(trainer)
+        >>> _ = trainer.run([0], max_epochs=1)
+        >>> torch.load("models/model.pt")["classifier.weight"].shape
+        torch.Size([2, 512])
     """
 
     def __init__(
@@ -97,13 +112,13 @@ class RunCheckpoint:
         self.evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._look)
 
     def _look(self, evaluator: Engine) -> None:
-        """Count answers of the validation that are no numbers, of which no metric tells which epoch is best."""
+        """Stop the training if the validation output is not finite: no metric could select the best epoch then."""
         made = evaluator.state.output
         answers = [one[CommonKeys.PRED] for one in (made if isinstance(made, list) else [made])]
         within = (evaluator.state.iteration - 1) % evaluator.state.epoch_length + 1
         wrong = torch.stack([(~one.isfinite()).any() for one in answers]).any()
         self._diverged = wrong if within == 1 else self._diverged | wrong
-        # Before the metrics are computed, which some of such answers cannot be; read once an epoch of another device.
+        # Before the metrics are computed, some of which fail on NaN. On a GPU it is read once per epoch only.
         if (wrong.device.type == "cpu" or within == evaluator.state.epoch_length) and self._diverged:
             raise NotFiniteError(
                 f"the training has diverged: after epoch {evaluator.state.epoch} the student answers to images of the "
@@ -124,7 +139,7 @@ class RunCheckpoint:
             logger.info("resume: no run to go on with in output_dir, starting from the beginning")
             return
         state = torch.load(self.last, map_location="cpu", weights_only=True)
-        # First: some settings follow from the data, such as how bright the images are.
+        # The data first: some settings follow from them, such as the intensity range of the images.
         if self.data and "data" in state and (moved := compare_identities(state["data"], self.data)):
             raise ValueError(
                 f"cannot resume: the data have changed: {moved}. Bring them back to what they were, or start with "
@@ -155,7 +170,7 @@ class RunCheckpoint:
         if rank() != 0:
             return
         best = self.evaluator.state
-        # The best model first: killed in between, the run repeats this epoch and writes the same again.
+        # The best model first: if the run is killed in between, it repeats this epoch and writes the same file again.
         if self.selection == "last" or best.best_metric_epoch == engine.state.epoch:
             method: Any = unwrapped(self.method)
             save_atomically(method.deployable(unwrapped(self.network)), self.model_path)
@@ -176,7 +191,7 @@ class RunCheckpoint:
 
 
 def save_atomically(content: Any, path: Path) -> None:
-    """Save a state of a training, whole or not at all."""
-    # A file of Python's, whose error says why; and nobody else writes here, see `RunLock`.
+    """Save a state with `torch.save`; the file is written completely or not at all."""
+    # A Python file object gives clearer errors; and no other process writes here, see `RunLock`.
     with atomic_path(path, others=False) as beside, open(beside, "wb") as file:
         torch.save(content, file)

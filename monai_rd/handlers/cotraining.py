@@ -1,4 +1,4 @@
-"""Co-training on a plain `SupervisedTrainer`: the handler that adds a method's loss terms to the trainer's own loss."""
+"""Co-training with a plain `SupervisedTrainer`: a handler that adds a method's loss terms to the trainer's loss."""
 
 from __future__ import annotations
 
@@ -27,33 +27,51 @@ _REMEDY = "a smaller --learning_rate is the usual remedy, --amp false another"
 
 
 class CoTrainingHandler:
-    """Runs the frozen teacher and the method beside the student in every training step.
+    """Runs the frozen teacher and the method in every training step, and adds the method's terms to the loss.
 
-    After the forward pass it takes the student's features (what the student's classifier read, and the maps that the
-    method asks for) and the teacher's: from the batch's key `teacher_features` when they were computed beforehand,
-    otherwise from the teacher. Where they are `UNSEEN`, the student learns from the labels alone in this epoch. The
-    batch's key `index` tells the method which items they are. After the loss it adds the weighted terms to
-    `engine.state.output["loss"]`, which `SupervisedTrainer` reads for the backward pass only then; after that pass,
-    what rests in this epoch by the method's word loses its gradient. At each epoch it moves the weights: progress is 0
-    in the first epoch and 1 in the last. The terms stand in `engine.state.output["terms"]`, unweighted and detached,
-    with the student's cross entropy as `student_ce` and the sum as `loss`; their means over the epoch in
-    `engine.state.metrics`; the weights in `engine.state.term_weights`.
+    After the forward pass it collects the student's features (the input of the student's classifier, and the maps that
+    the method uses) and the teacher's features: from the batch's key `teacher_features` if they were precomputed,
+    otherwise from the teacher. If they are `UNSEEN`, the student learns from the labels alone in this epoch. The
+    batch's key `index` gives the method the items' indices. After the loss it adds the weighted terms to
+    `engine.state.output["loss"]`, which `SupervisedTrainer` then uses for the backward pass. After the backward pass it
+    removes the gradients of the method's `frozen_parameters`. At the start of each epoch it updates the weights, with
+    progress from 0 in the first epoch to 1 in the last.
+
+    The unweighted, detached terms are in `engine.state.output["terms"]`, with the student's cross entropy as
+    `student_ce` and the weighted sum as `loss`; their means over the epoch are in `engine.state.metrics`, and the
+    weights in `engine.state.term_weights`.
+
+    A loss that is not finite stops the training: on a CPU before the optimizer's step; on a GPU, where reading every
+    loss would slow down every step, at the end of the epoch, before it is validated or saved. Weights that are not
+    finite at the end of an epoch stop it too.
 
     Args:
-        network: the student, bare or wrapped in DistributedDataParallel; the trainer's own network.
-        method: the distillation method, bare or wrapped likewise.
-        teacher: the frozen foundation model; may be None when the method needs none or batches bring its features.
-        epochs: of the whole training, where the trainer is run for a part at a time (federated learning); None: as many
-            as the trainer's.
-
-    A loss that is not finite ends the training: on a CPU before the step's optimizer moves anything, elsewhere, where
-    looking at every loss would make every step wait for the device, at the end of the epoch, before it is validated,
-    saved or called best. So do weights that are not finite at the end of an epoch.
+        network: the student, the trainer's own network, with or without a DistributedDataParallel wrapper.
+        method: the distillation method, with or without such a wrapper.
+        teacher: the frozen foundation model; None if the method needs none or all batches have `teacher_features`.
+        epochs: number of epochs of the whole training, if the trainer runs only a part of it at a time (federated
+            learning); None for the trainer's own number.
 
     Raises:
-        ValueError: (in an epoch beyond `epochs`) the training goes on longer than it was said to.
-        NotFiniteError: (in a step or at the end of an epoch) the training has diverged; the term, epoch and step are
-            named, and what can be told of the reason.
+        ValueError: (in an epoch beyond `epochs`) the training is longer than `epochs`.
+        NotFiniteError: (in a step or at the end of an epoch) the training has diverged; the message names the term,
+            epoch and step, and the reason if it is known.
+
+    Example:
+        >>> import torch
+        >>> from monai.engines import SupervisedTrainer
+        >>> from monai_rd.handlers import CoTrainingHandler
+        >>> from monai_rd.methods import build_method, trainable_parameters
+        >>> from monai_rd.networks import Student, load_teacher
+        >>> student, teacher = Student("resnet18", num_classes=2), load_teacher("phantom_ct")
+        >>> batch = {"image": torch.rand(4, 3, 64, 64), "label": torch.tensor([0, 1, 0, 1])}
+        >>> rd = build_method("rd", student, teacher, batch["label"], options={"width": 32})
+        >>> optimizer = torch.optim.Adam(trainable_parameters(student, rd), 1e-3)
+        >>> trainer = SupervisedTrainer("cpu", 1, [batch], student, optimizer, torch.nn.CrossEntropyLoss())
+        >>> CoTrainingHandler(student, rd, teacher).attach(trainer)
+        >>> trainer.run()
+        >>> list(trainer.state.metrics)
+        ['loss', 'student_ce', 'teacher_ce', 'kl', 'cka']
     """
 
     def __init__(
@@ -95,7 +113,7 @@ class CoTrainingHandler:
         self._bare_method.start_epoch(progress, self._network)
         engine.state.term_weights = self._bare_method.weights(progress)
         self.method.train()
-        for name in self._named:  # the next epoch may have other terms
+        for name in self._named:  # the next epoch may have different terms
             engine.state.metrics.pop(name, None)
         self._sums, self._named = TermSums(), ()
 
@@ -103,7 +121,7 @@ class CoTrainingHandler:
         if not self._bare_method.needs_teacher:
             return None
         if (stored := stored_features(engine.state.batch)) is not None:
-            # Half precision on disk; autocast makes of it what it wants.
+            # They are stored in half precision; autocast converts them as needed.
             parts = {name: part.to(image.device, non_blocking=True).float() for name, part in stored.items()}
             return from_rows(parts, self._network.spatial_dims)
         if self.teacher is None:
@@ -137,14 +155,14 @@ class CoTrainingHandler:
                 None if index is None else as_tensor(index).to(image.device, non_blocking=True),
             )
         )
-        self._features = None  # g has read the teacher path's features since
-        self._maps.clear()  # and a method may have run the student again
+        self._features = None  # g has also been called on the teacher path's features
+        self._maps.clear()  # and the method may have run the student again
 
     def _add_terms(self, engine: Engine) -> None:
         output, weights = engine.state.output, engine.state.term_weights
         student_ce = output[CommonKeys.LOSS]
-        # A weight of 0 still multiplies: under DDP every trained parameter must take part in every backward pass, but
-        # for those of a method in stages, which DDP looks for.
+        # Terms with weight 0 are added too: under DDP every trained parameter must take part in every backward pass
+        # (except for a method in stages, where DDP searches for unused parameters).
         loss = weights.get("student_ce", 1.0) * student_ce
         loss = loss + sum(weights[name] * term for name, term in self._terms.items())
         terms = {"loss": loss, "student_ce": student_ce, **self._terms}
@@ -186,7 +204,7 @@ class CoTrainingHandler:
 
 
 def explain_small_batch(engine: Engine, error: BaseException) -> ValueError | None:
-    """Say in words of a bundle what PyTorch says of batch normalisation, None of any other error; for `on_failure`."""
+    """Return a clearer error for a batch too small for batch normalisation, else None; for `on_failure`."""
     if isinstance(error, ValueError) and "more than 1 value per channel when training" in str(error):
         size = getattr(engine.state.dataloader, "batch_size", 1)
         return ValueError(
@@ -197,5 +215,5 @@ def explain_small_batch(engine: Engine, error: BaseException) -> ValueError | No
 
 
 def as_tensor(value: Tensor) -> Tensor:
-    """A plain tensor: MONAI's MetaTensor would drag its metadata through every loss."""
+    """Return a plain tensor: a MetaTensor of MONAI would carry its metadata through every loss."""
     return value.as_subclass(torch.Tensor)

@@ -1,7 +1,7 @@
-"""CutMix of training batches: student and teacher path learn from images that have a part of another one in them.
+"""CutMix for training batches: student and teacher path are trained on images that contain a box of another image.
 
-Yun et al., arXiv 1905.04899. A student that has seen its unlabelled images often enough answers them as the teacher
-does and new ones not; of mixed ones there are so many that none is seen twice.
+Yun et al., arXiv 1905.04899. A student that has seen its unlabelled images often enough agrees with the teacher on them
+but not on new images; with mixed images it practically never sees the same one twice.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from monai_rd.teacher_image import TEACHER_IMAGE
 
 __all__ = ["CutMixHandler"]
 
-_GRID = 4  # the box lies on quarters of the image, so that it is a box of the maps that phi sees, too
-_SMALLEST = 1e-6  # probability that a logit stands for at least
+_GRID = 4  # the box edges lie on quarters of the image, so that they are cell edges of the maps that phi sees
+_SMALLEST = 1e-6  # smallest probability that a mixed logit represents
 
 
 class _Box(NamedTuple):
-    """A box of a batch's images: its share of their area, first and last quarter of its rows and of its columns."""
+    """A box in the images of a batch: share of their area, and start and end of rows and columns in quarters."""
 
     share: float
     rows: tuple[int, int]
@@ -36,28 +36,47 @@ class _Box(NamedTuple):
 
 
 class CutMixHandler:
-    """Puts a box of another image of the batch into each image, before the step.
+    """CutMix: replaces a box in each image by the same box of another image of the batch, before the step.
 
     Labelled images are mixed with labelled ones, unlabelled with unlabelled. The box is the same for the whole batch;
-    its share of the image's area is drawn evenly from 0 to 1 and rounded to whole quarters of the sides. What becomes
-    of a batch's keys:
+    its share of the image area is drawn uniformly from 0 to 1, and its sides are rounded to quarters of the image. The
+    batch's keys change as follows:
 
-    - `image`, `teacher_image`: the box is taken from the partner, in every slice.
-    - `label`: the shares of the classes, float `[B, classes]`; multi-label the mean by area. Unlabelled items stay so.
-    - `teacher_features`: of maps the box is taken from the partner's, so that they are those of the mixed image but for
-      what the teacher saw across its edge; vectors are averaged by area, logits as the probabilities that they stand
-      for.
+    - `image`, `teacher_image`: the box is copied from the partner image, in every slice.
+    - `label`: shares of the classes, float `[B, classes]`; multi-label labels are averaged by area. Unlabelled items
+      stay unlabelled.
+    - `teacher_features`: in maps the box is copied from the partner's map, which approximates the map of the mixed
+      image except near the box edges; vectors are averaged by area, logits are averaged as probabilities.
 
-    What is drawn follows from the seed and the number of the step, so a resumed training goes on with the same boxes.
+    The random draws depend only on the seed and the step number, so a resumed training continues with the same boxes.
 
     Args:
-        method: must not need to know single items again.
-        num_classes: classes of the labels.
-        multi_label: an image may have any number of them.
-        seed: of the run.
+        method: the distillation method; it must accept mixed items (`Method.takes_mixed`).
+        num_classes: number of classes of the labels.
+        multi_label: an image may have any number of the classes.
+        seed: seed of the run.
 
     Raises:
-        ValueError: a method that needs to know single items again.
+        ValueError: the method does not accept mixed items.
+
+    Example:
+        A white image labelled 0 and a black one labelled 1 are mixed with each other.
+
+        >>> import torch
+        >>> from ignite.engine import Engine
+        >>> from monai_rd.handlers import CutMixHandler
+        >>> from monai_rd.methods import build_method
+        >>> from monai_rd.networks import Student
+        >>> trainer = Engine(lambda engine, batch: batch)
+        >>> method = build_method("ce", Student("resnet18", num_classes=2), None, [0, 1])
+        >>> CutMixHandler(method, num_classes=2, seed=3).attach(trainer)
+        >>> image = torch.stack([torch.ones(3, 64, 64), torch.zeros(3, 64, 64)])
+        >>> mixed = trainer.run([{"image": image, "label": torch.tensor([0, 1])}]).output
+        >>> mixed["label"]
+        tensor([[0.4375, 0.5625],
+                [0.5625, 0.4375]])
+        >>> mixed["image"].mean(dim=(1, 2, 3))
+        tensor([0.4375, 0.5625])
     """
 
     def __init__(self, method: nn.Module, num_classes: int, multi_label: bool = False, seed: int = 0) -> None:
@@ -90,7 +109,7 @@ class CutMixHandler:
         if not self.multi_label:
             known = ~unlabelled_items(label)
             shares = F.one_hot(label.where(known, 0).long(), self.num_classes).float().where(known[:, None], NO_LABEL)
-        # A class of which nothing is known in one of the two has no label in their mixture.
+        # A class without a label in one of the two images has no label in their mixture.
         unknown = (shares == NO_LABEL) | (shares[partner] == NO_LABEL)
         return torch.lerp(shares, shares[partner], share).where(~unknown, NO_LABEL)
 
@@ -106,7 +125,7 @@ class CutMixHandler:
 
 
 def _partners(unlabelled: Tensor, drawn: torch.Generator) -> Tensor:
-    """For each item of a batch another one of its kind, or itself."""
+    """Draw for each item of a batch a partner `[B]`: a labelled or unlabelled item like itself, possibly itself."""
     partner = torch.arange(len(unlabelled))
     for kind in (~unlabelled, unlabelled):
         own = kind.nonzero()[:, 0]
@@ -122,7 +141,7 @@ def _box(drawn: torch.Generator) -> _Box:
 
 
 def _pasted(maps: Tensor, partner: Tensor, box: _Box) -> Tensor:
-    """Images or maps `[B, ..., H, W]` with the box of their partners'."""
+    """Return images or maps `[B, ..., H, W]` with the box copied from their partners."""
     (top, bottom), (left, right) = (
         [round(quarter * side / _GRID) for quarter in quarters]
         for quarters, side in zip((box.rows, box.columns), maps.shape[-2:], strict=True)

@@ -1,4 +1,4 @@
-"""What is done when a run fails, whoever else wants something done too."""
+"""Several exception handlers on one Ignite engine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Act = Callable[[Engine, BaseException], BaseException | None]
 
 
 class _Acts(list[Act]):
-    """What is done, and the error that went on after it: Ignite tells its own outer loop of that one too."""
+    """The handlers of an engine, and the error they last raised, which Ignite reports a second time."""
 
     told: BaseException | None = None
 
@@ -22,14 +22,14 @@ _ACTS: WeakKeyDictionary[Engine, _Acts] = WeakKeyDictionary()
 
 
 def on_failure(engine: Engine, act: Act) -> None:
-    """Let something be done when an engine's run fails, before the error goes on.
+    """Register a function that is called when an engine's run fails, before the error is raised again.
 
-    Ignite asks its handlers of `EXCEPTION_RAISED` to raise the error again, and the first that does leaves out all
-    others. Here all are called, in the order in which they came.
+    A handler of Ignite's `EXCEPTION_RAISED` has to raise the error again, and the first one that does so prevents all
+    later ones from running. Functions registered here are all called, in the order of registration.
 
     Args:
-        engine: whose run it is.
-        act: gets the engine and the error; gives the error that is to go on in its place, or None.
+        engine: the engine.
+        act: called with the engine and the error; it returns an error to raise instead, or None.
     """
     if engine not in _ACTS:
         _ACTS[engine] = _Acts()

@@ -1,4 +1,4 @@
-"""A training's numbers by epoch in one small file, for whoever draws or tables them."""
+"""A training's losses and metrics per epoch in one small file, for plots and tables."""
 
 from __future__ import annotations
 
@@ -18,20 +18,34 @@ __all__ = ["HistoryHandler", "read_history"]
 
 
 class HistoryHandler:
-    """Writes `history.json`, a list with one row for each finished epoch.
+    """Writes `history.json`, a list with one row per finished epoch.
 
-    A row: `epoch`, from 1; `terms`, each loss term's mean over the epoch, unweighted, and the weighted sum as `loss`;
-    `weights` of the terms; `validation`, the evaluator's metrics, empty where the epoch had no validation; `best`,
-    whether this epoch was the best so far; `seconds`; and where a `TeacherPathWatch` found something `teacher_path`,
-    its numbers by name. Numbers that are not finite are null.
+    A row has `epoch`, from 1; `terms`, the unweighted mean of each loss term over the epoch, and the weighted sum as
+    `loss`; `weights` of the terms; `validation`, the evaluator's metrics (empty if the epoch was not validated);
+    `best`, whether this epoch was the best so far; `seconds`, its duration; and with a `TeacherPathWatch` also
+    `teacher_path`, its metrics by name. Numbers that are not finite are null.
 
-    List it after `ValidationHandler` and `TeacherPathWatch` and before `RunCheckpoint`: a run killed between row and
-    checkpoint repeats the epoch and writes its row anew. A resumed run keeps the rows of the epochs before; a new one
-    begins a new file.
+    List it after `ValidationHandler` and `TeacherPathWatch` and before `RunCheckpoint`: a run that is killed between
+    row and checkpoint repeats the epoch and rewrites its row. A resumed run keeps the rows of earlier epochs; a new run
+    starts a new file.
 
     Args:
-        path: of the file.
+        path: the file to write.
         evaluator: the evaluator that `ValidationHandler` runs.
+
+    Example:
+        >>> from ignite.engine import Engine, Events
+        >>> from monai_rd.handlers import HistoryHandler, read_history
+        >>> trainer, evaluator = Engine(lambda engine, batch: None), Engine(lambda engine, batch: None)
+        >>> evaluator.state.best_metric_epoch = 1  # a MONAI evaluator sets it
+        >>> @trainer.on(Events.EPOCH_COMPLETED)  # in a training `CoTrainingHandler` sets both
+        ... def measure(engine):
+        ...     engine.state.term_weights = {"kd": 0.5}
+        ...     engine.state.metrics = {"loss": 1.2, "student_ce": 0.9, "kd": 0.6}
+        >>> HistoryHandler("history.json", evaluator).attach(trainer)
+        >>> _ = trainer.run([0], max_epochs=1)
+        >>> read_history("history.json")[0]["terms"]
+        {'loss': 1.2, 'student_ce': 0.9, 'kd': 0.6}
     """
 
     def __init__(self, path: str | os.PathLike[str], evaluator: Engine) -> None:
@@ -50,7 +64,7 @@ class HistoryHandler:
 
     def _begin(self, engine: Engine) -> None:
         self._since = time.monotonic()
-        if self._rows is None:  # only now is it known which epoch a resumed run goes on with
+        if self._rows is None:  # only now is the first epoch of a resumed run known
             old = read_history(self.path) if engine.state.epoch > 1 else []
             self._rows = [row for row in old if row["epoch"] < engine.state.epoch]
 
@@ -76,7 +90,7 @@ class HistoryHandler:
 
 
 def read_history(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Read what `HistoryHandler` wrote; empty where there is no such file.
+    """Read the rows that `HistoryHandler` wrote; an empty list if there is no such file.
 
     Raises:
         ValueError: the file is damaged.

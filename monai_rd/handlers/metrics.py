@@ -1,4 +1,4 @@
-"""What the validation of every epoch measures: the key metric chooses the best student."""
+"""Validation metrics of every epoch; the key metric selects the best student."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ __all__ = ["additional_metrics", "key_metric"]
 
 
 def key_metric(multi_label: bool, device: torch.device) -> dict[str, Metric]:
-    """The metric that chooses the best epoch: accuracy; of multi-label data the mean ROC AUC over classes.
+    """Return the metric that selects the best epoch: accuracy, or for multi-label data the mean ROC AUC over classes.
 
     Args:
         multi_label: an image may have any number of the classes.
-        device: where the metric collects.
+        device: device on which the metric collects predictions.
+
+    Returns:
+        One Ignite metric by its name, "val_accuracy" or "val_auc"; higher is better.
     """
     if multi_label:
         return {"val_auc": EpochMetric(_mean_auc, _scores_and_labels, check_compute_fn=False, device=device)}
@@ -28,7 +31,7 @@ def key_metric(multi_label: bool, device: torch.device) -> dict[str, Metric]:
 
 
 def additional_metrics(multi_label: bool, device: torch.device) -> dict[str, Any]:
-    """What is shown beside it: ROC AUC; of multi-label data the mean average precision over classes."""
+    """Return the additional metric: ROC AUC, or for multi-label data the mean average precision over classes."""
     if multi_label:
         return {"val_ap": EpochMetric(_mean_precision, _scores_and_labels, check_compute_fn=False, device=device)}
     return {"val_auc": ROCAUC(output_transform=_probabilities_and_one_hot)}
@@ -53,7 +56,12 @@ def _mean_precision(scores: Tensor, labels: Tensor) -> float:
 
 
 def _mean_over_classes(metric: Any, scores: Tensor, labels: Tensor) -> float:
-    """Mean over the classes of which there are positive and negative images.
+    """Average a metric over the classes that have positive and negative images.
+
+    Args:
+        metric: a function of scikit-learn, called with labels and scores of one class.
+        scores: probabilities `[N, classes]`.
+        labels: 0 or 1 `[N, classes]`.
 
     Raises:
         ValueError: there is no such class.

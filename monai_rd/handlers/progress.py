@@ -1,4 +1,4 @@
-"""The console during a run: a bar with the loss terms, and a line for each epoch."""
+"""Console output of a run: a progress bar with the loss terms, and one line per epoch."""
 
 from __future__ import annotations
 
@@ -16,13 +16,27 @@ SHORT = {"student_ce": "ce", "teacher_ce": "teacher ce"}
 
 
 class ProgressHandler:
-    """Shows where a `SupervisedTrainer` with a `CoTrainingHandler` stands. List it after all that measures an epoch.
+    """Shows the progress of a `SupervisedTrainer` with a `CoTrainingHandler`: a bar, and one line per epoch.
 
-    With a `TeacherPathWatch` an epoch's line also has the accuracy of the teacher path on both sides; the rest of what
-    is measured of it stands in the history.
+    List it after all handlers that measure something in an epoch. With a `TeacherPathWatch` the line also has the
+    accuracy of the teacher path on training and validation data; its other metrics are in the history.
 
     Args:
-        evaluator: the evaluator whose metrics stand at the end of each epoch's line.
+        evaluator: the evaluator whose metrics are shown in the epoch's line.
+
+    Example:
+        >>> from ignite.engine import Engine, Events
+        >>> from monai_rd.handlers import ProgressHandler
+        >>> trainer = Engine(lambda engine, batch: {"terms": {}})
+        >>> evaluator = Engine(lambda engine, batch: None)
+        >>> evaluator.state.metrics, evaluator.state.best_metric_epoch = {"val_auc": 0.81}, 1
+        >>> @trainer.on(Events.EPOCH_COMPLETED)  # in a training `CoTrainingHandler` sets both
+        ... def measure(engine):
+        ...     engine.state.term_weights = {"kd": 0.5}
+        ...     engine.state.metrics = {"loss": 1.2, "student_ce": 0.9, "kd": 0.6}
+        >>> ProgressHandler(evaluator).attach(trainer)
+        >>> _ = trainer.run([0], max_epochs=1)
+        epoch   1/1  loss 1.200 = 0.900 ce + 0.50*0.600 kd  |  val_auc 0.810  |  ... s  *best so far
     """
 
     def __init__(self, evaluator: Engine) -> None:
@@ -42,7 +56,7 @@ class ProgressHandler:
         self._since = time.monotonic()
         if self._bar is None:
             total = engine.state.max_epochs * engine.state.epoch_length
-            # Without a terminal every refresh is a line of a log file: none then.
+            # Without a terminal every refresh would be a line of a log file: no bar then.
             quiet = not sys.stderr.isatty()
             self._bar = tqdm(
                 total=total, initial=engine.state.iteration, unit="step", dynamic_ncols=True, disable=quiet
@@ -51,7 +65,7 @@ class ProgressHandler:
     def _iteration_completed(self, engine: Engine) -> None:
         assert self._bar is not None
         self._bar.update(1)
-        # Reading a loss waits for the device: twice a second is often enough.
+        # Reading a loss synchronises with the device: twice per second is enough.
         if self._bar.disable or time.monotonic() - self._shown < 0.5:
             return
         self._shown = time.monotonic()

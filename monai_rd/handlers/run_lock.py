@@ -1,4 +1,4 @@
-"""One training at a time in a folder: the second one is told who is at work, before it has done anything."""
+"""Only one training at a time in a folder: a second one stops at its start, with a message about the first."""
 
 from __future__ import annotations
 
@@ -24,31 +24,43 @@ __all__ = ["RunLock"]
 
 logger = logging.getLogger(__name__)
 
-_GRACE = 15.0  # seconds that the loading processes of a killed training may live on, and its lock with them
+_GRACE = 15.0  # seconds that data loader processes of a killed training may survive it and keep its lock
 
 
 class RunLock:
-    """Keeps other trainings out of folders, from `acquire` to `release`, or as long as the object lives.
+    """Locks folders against other trainings, from `acquire` to `release` or to the end of the object's life.
 
-    The system lets the lock of a process go, however it ends, so that a killed one keeps nobody out; on a network disk
-    that is as good as its server's `flock`. Who holds it (machine, process, since when, which command; no path) stands
-    beside it in `.training.json`. All locks of one process are one, and so are those of the ranks of a training, of
-    which the first holds it.
+    The operating system releases the lock when the process ends for any reason, so a killed training blocks nothing; on
+    a network disk this depends on the server's `flock`. `.training.json` in the folder describes the holder (host,
+    process, start time and command; no path). Locks on the same folder within one process do not exclude each other;
+    of the ranks of a distributed training only rank 0 holds the lock.
 
     Args:
-        folders: of the files that a training writes.
+        folders: the folders that a training writes to.
+
+    Example:
+        >>> import json
+        >>> from pathlib import Path
+        >>> from monai_rd.handlers import RunLock
+        >>> lock = RunLock(["models", "eval"])
+        >>> lock.acquire()
+        >>> sorted(json.loads(Path("eval/.training.json").read_text()))
+        ['command', 'host', 'pid', 'since']
+        >>> lock.release()
+        >>> Path("eval/.training.json").exists()
+        False
     """
 
     def __init__(self, folders: Sequence[str | os.PathLike[str]]) -> None:
         self.folders = sorted({Path(folder).resolve() for folder in folders})
-        self._held: list[list[FileLock]] = []  # by each acquire
-        weakref.finalize(self, _let_all_go, self._held)  # of a training that failed too, when its process ends
+        self._held: list[list[FileLock]] = []  # one list for each acquire
+        weakref.finalize(self, _let_all_go, self._held)  # also at the end of the process after a failed training
 
     def acquire(self) -> None:
-        """Hold the folders; they are made where they are not there.
+        """Lock the folders; missing ones are created.
 
         Raises:
-            OSError: another training is at work in one of them.
+            OSError: another training is running in one of them.
         """
         if rank() != 0:
             return
@@ -62,7 +74,7 @@ class RunLock:
             raise
 
     def release(self) -> None:
-        """Undo one `acquire`; what was held more than once is held until the last."""
+        """Undo one `acquire`; a folder locked several times stays locked until the last `release`."""
         if self._held:
             _let_go(self._held.pop())
 
@@ -71,7 +83,7 @@ class RunLock:
         owner = _owner(folder)
         try:
             lock.acquire(timeout=_GRACE if _is_gone(owner) else 0)
-            if not Path(lock.lock_file).exists():  # it was let go, and removed, while this one was taking it
+            if not Path(lock.lock_file).exists():  # it was released and removed while this one was acquired
                 lock.release()
                 lock.acquire(timeout=0)
         except Timeout:
@@ -94,7 +106,7 @@ def _let_go(held: list[FileLock]) -> None:
         lock = held.pop()
         if lock.lock_counter == 1:
             for path in (Path(lock.lock_file), _words(Path(lock.lock_file).parent)):
-                with suppress(OSError):  # Windows keeps a file that is open
+                with suppress(OSError):  # Windows does not delete open files
                     path.unlink()
         lock.release()
 
@@ -117,7 +129,7 @@ def _own_words() -> dict[str, Any]:
 
 
 def _owner(folder: Path) -> dict[str, Any]:
-    """What the holder says of itself; nothing where it has not said it yet."""
+    """Return the holder's description; empty if there is none yet."""
     try:
         told = json.loads(_words(folder).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -127,7 +139,7 @@ def _owner(folder: Path) -> dict[str, Any]:
 
 
 def _is_gone(owner: dict[str, Any]) -> bool:
-    """Whether it was a process of this machine that is no more."""
+    """Whether the holder was a process of this machine that has ended."""
     if not owner or owner["host"] != socket.gethostname() or os.name != "posix":
         return False
     try:

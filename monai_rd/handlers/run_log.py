@@ -1,4 +1,4 @@
-"""What a training tells while it runs: console, TensorBoard, and how fast it was."""
+"""Output of a training while it runs: console, TensorBoard and speed."""
 
 from __future__ import annotations
 
@@ -18,14 +18,31 @@ __all__ = ["RunLog"]
 class RunLog:
     """Shows the epochs on the console and in TensorBoard, and measures the speed of the steps.
 
-    `ProgressHandler`, MONAI's `TensorBoardStatsHandler` for trainer (`train`) and evaluator (`validation`), both by
-    epoch, and `SpeedHandler`. Of several processes the first one tells.
+    It combines `ProgressHandler`, MONAI's `TensorBoardStatsHandler` for trainer (`train`) and evaluator (`validation`),
+    both per epoch, and `SpeedHandler`. In a distributed training only rank 0 writes.
 
-    List it after `RunCheckpoint`: an epoch whose line can be read was saved.
+    List it after `RunCheckpoint`, so that an epoch is saved before its line is shown.
 
     Args:
-        output_dir: folder of `tensorboard/` and `speed.json`.
+        output_dir: folder for `tensorboard/` and `speed.json`.
         evaluator: the evaluator that `ValidationHandler` runs.
+
+    Example:
+        >>> import os, torch
+        >>> from monai.engines import SupervisedEvaluator, SupervisedTrainer
+        >>> from monai_rd.handlers import CoTrainingHandler, RunLog
+        >>> from monai_rd.methods import build_method
+        >>> from monai_rd.networks import Student
+        >>> student = Student("resnet18", num_classes=2)
+        >>> batch = {"image": torch.rand(4, 3, 64, 64), "label": torch.tensor([0, 1, 0, 1])}
+        >>> optimizer, loss = torch.optim.Adam(student.parameters(), 1e-3), torch.nn.CrossEntropyLoss()
+        >>> trainer = SupervisedTrainer("cpu", 1, [batch], student, optimizer, loss, decollate=False)
+        >>> CoTrainingHandler(student, build_method("ce", student, None, batch["label"])).attach(trainer)
+        >>> RunLog("eval", SupervisedEvaluator("cpu", [batch], student)).attach(trainer)
+        >>> trainer.run()
+        epoch   1/1  loss ...
+        >>> sorted(os.listdir("eval"))
+        ['speed.json', 'tensorboard']
     """
 
     def __init__(self, output_dir: str | os.PathLike[str], evaluator: Engine) -> None:

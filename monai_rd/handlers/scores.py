@@ -1,4 +1,4 @@
-"""Bundle inference: what a student says of studies, from MONAI's evaluator into a CSV and a JSON."""
+"""Bundle inference: writes a student's predictions from MONAI's evaluator to a CSV and a JSON file."""
 
 from __future__ import annotations
 
@@ -17,14 +17,29 @@ __all__ = ["ScoreWriter"]
 
 
 class ScoreWriter:
-    """Collects the answers of an evaluator and writes them when it is through, see `write_scores`.
+    """Collects the predictions of an evaluator and writes them at the end of its run, see `write_scores`.
 
     Attach it to an evaluator whose `iteration_update` is `StudyClassifier.step`.
 
     Args:
-        path: of the CSV; written as a whole at the end.
-        classifier: whose answers they are.
-        problems: why DICOM series were left out, by their headers; each gets a row with its code and no score.
+        path: the CSV file, written as a whole at the end of the run.
+        classifier: the classifier that makes the predictions.
+        problems: DICOM series that were excluded because of their headers; each gets a row with its code and no score.
+
+    Example:
+        >>> import torch
+        >>> from ignite.engine import Engine
+        >>> from monai.transforms import Compose
+        >>> from monai_rd.handlers import ScoreWriter
+        >>> from monai_rd.inference import Preparation, StudyClassifier
+        >>> from monai_rd.networks import Student
+        >>> prepare = Preparation(Compose([]), shape=[1, 3, 64, 64])
+        >>> classifier = StudyClassifier(Student("resnet18", num_classes=2).eval(), prepare, ["healthy", "ill"])
+        >>> evaluator = Engine(classifier.step)
+        >>> ScoreWriter("scores.csv", classifier).attach(evaluator)
+        >>> study = {"id": "study_1", "image": torch.rand(4, 3, 64, 64), "files": (), "flags": "", "problem": ""}
+        >>> _ = evaluator.run([[study]])
+        1 studies scored, 0 left out: scores.csv
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Randomness that is a function of seed and epoch alone, so that a resumed run continues as an unbroken one."""
+"""Random seeds that depend only on the run's seed and the epoch, so that a resumed run equals an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -13,16 +13,27 @@ __all__ = ["EpochSeedHandler"]
 
 
 class EpochSeedHandler:
-    """Seeds torch, numpy, random and the data set's random transforms anew at each epoch's start.
+    """Seeds torch, numpy, random and the data set's random transforms at the start of each epoch.
 
     Args:
         seed: seed of the run.
-        loader: the training data loader. Its batches follow from the number of the epoch where its sampler counts
-            epochs, as `TrainingBatches` does, else from torch's random state, as its workers' seeds do; the transforms
-            of a loader without workers keep their own and are seeded here.
+        loader: the training data loader. If its sampler has `set_epoch`, as `TrainingBatches` has, its batches depend
+            on the epoch number; otherwise, like its workers' seeds, on torch's random state. Without workers, the
+            random transforms keep their own state, which is seeded here.
 
     Raises:
         ValueError: the loader has no batch.
+
+    Example:
+        >>> import torch
+        >>> from ignite.engine import Engine
+        >>> from monai.data import DataLoader, Dataset
+        >>> from monai_rd.handlers import EpochSeedHandler
+        >>> loader = DataLoader(Dataset([1, 2, 3, 4]), batch_size=2)
+        >>> trainer = Engine(lambda engine, batch: torch.rand(1).item())
+        >>> EpochSeedHandler(0, loader).attach(trainer)
+        >>> trainer.run(loader, max_epochs=1).output == trainer.run(loader, max_epochs=1).output
+        True
     """
 
     def __init__(self, seed: int, loader: DataLoader) -> None:
@@ -39,7 +50,7 @@ class EpochSeedHandler:
         engine.add_event_handler(Events.EPOCH_STARTED, self._seed)
 
     def _seed(self, engine: Engine) -> None:
-        # Ranks augment differently.
+        # Each rank has its own augmentation.
         seed = derived_seed(self.seed, engine.state.epoch, rank())
         set_determinism(seed)
         set_rnd(self.loader.dataset, seed)

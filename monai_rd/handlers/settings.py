@@ -1,4 +1,4 @@
-"""What a training was set to: kept with the student, compared when a run is resumed."""
+"""The settings of a training: saved with the student, and compared when a run is resumed."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def run_settings(
     validation: Sequence[Mapping[str, Any]],
     **settings: Any,
 ) -> dict[str, Any]:
-    """The settings of a run, with those that follow from its data and its teacher.
+    """Return the settings of a run, with those that follow from its data and its teacher.
 
     Args:
-        data: the lists.
-        teacher: the frozen teacher, None for a method without one.
-        validation: the items of the validation set, as the student sees them.
-        settings: all others: numbers, strings, tables of them, None.
+        data: the data list.
+        teacher: the frozen teacher; None for a method without one.
+        validation: the items of the validation set, after preprocessing.
+        settings: all other settings: numbers, strings, None, and lists or dicts of them.
 
     Returns:
         The settings, with `class_names`, `multi_label`, `teacher` (its name) and `scope` (see `scope_of`).

@@ -1,4 +1,4 @@
-"""How fast a training was and what it waited for."""
+"""Speed of a training, time waiting for data, and memory."""
 
 from __future__ import annotations
 
@@ -23,16 +23,28 @@ logger = logging.getLogger(__name__)
 
 
 class SpeedHandler:
-    """Writes `speed.json` at the end of a training and logs it in a line.
+    """Measures the speed of a training; writes `speed.json` and a log line at its end.
 
-    It says `items_per_second` (images or studies of this process, of the time in training steps alone, without
-    validation), `data_wait` (the share of that time in which the trainer waited for a batch), `peak_memory` and on
-    CUDA `peak_device_memory` in bytes (of this process since it began), and `stored_features` (the share of items that
-    came with the teacher's features out of a store). A resumed run counts its own part. Nothing is read from the
-    device before the end.
+    The file has `items_per_second` (images or studies of this process per second of training steps, without
+    validation), `data_wait` (share of that time spent waiting for a batch), `peak_memory` and on CUDA
+    `peak_device_memory` in bytes (of this process since its start), and `stored_features` (share of items whose teacher
+    features were precomputed). A resumed run counts only its own part. There is no synchronisation with the device
+    before the end.
 
     Args:
-        path: of the file.
+        path: the file to write.
+
+    Example:
+        >>> import json, torch
+        >>> from pathlib import Path
+        >>> from ignite.engine import Engine
+        >>> from monai_rd.handlers import SpeedHandler
+        >>> trainer = Engine(lambda engine, batch: None)
+        >>> trainer.state.device = "cpu"  # a MONAI trainer sets it
+        >>> SpeedHandler("speed.json").attach(trainer)
+        >>> _ = trainer.run([{"image": torch.rand(4, 3, 8, 8)}], max_epochs=1)
+        >>> list(json.loads(Path("speed.json").read_text()))
+        ['items_per_second', 'data_wait', 'stored_features', 'peak_memory']
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -66,7 +78,7 @@ class SpeedHandler:
         device = torch.device(engine.state.device)
         if device.type == "cuda":
             begun = time.monotonic()
-            torch.cuda.synchronize(device)  # what is still at work belongs to the steps
+            torch.cuda.synchronize(device)  # kernels that are still running belong to the steps
             self._seconds += time.monotonic() - begun
         found = {
             "items_per_second": round(self._items / self._seconds, 3),
@@ -88,9 +100,9 @@ class SpeedHandler:
 
 
 def peak_memory() -> int:
-    """The most memory that this process had resident so far, in bytes; 0 where the system does not tell."""
+    """Return the peak resident memory of this process so far, in bytes; 0 if the system does not provide it."""
     status = Path("/proc/self/status")
-    if status.is_file():  # Linux, where getrusage would count the process that started this one
+    if status.is_file():  # Linux, where getrusage would include the parent process
         for line in status.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return 1024 * int(line.split()[1])

@@ -1,4 +1,4 @@
-"""What a method's teacher path knows of the images it is taught on, and of those it is not, by epoch."""
+"""Accuracy, confidence and CKA of a method's teacher path per epoch, on training and validation images."""
 
 from __future__ import annotations
 
@@ -25,37 +25,54 @@ if TYPE_CHECKING:
 
 __all__ = ["MOST_BYTES", "MOST_ITEMS", "TeacherPathWatch"]
 
-# Of the validation set: the standard error of an accuracy is then 0.02 at most, and a large teacher is run no longer.
+# Validation items: the standard error of an accuracy is then at most 0.02, and the time of a large teacher is limited.
 MOST_ITEMS = 512
-MOST_BYTES = 256 << 20  # of features kept in the memory of each process
+MOST_BYTES = 256 << 20  # of features in the memory of each process
 
 
 class TeacherPathWatch:
-    """Measures in every epoch what the teacher path knows, of a method that has one (`Method.teacher_path`).
+    """Measures the teacher path of a method in every epoch, if the method has one (`Method.teacher_path`).
 
-    Into `engine.state.teacher_path`, and for whoever logs metrics into `engine.state.metrics` as
-    `teacher_path_NAME`, go at the end of an epoch, as far as there is something to measure:
+    At the end of an epoch it writes the following metrics to `engine.state.teacher_path`, and for loggers to
+    `engine.state.metrics` as `teacher_path_NAME`, as far as they can be computed:
 
-    - `train_accuracy`, `train_confidence`, `unlabelled_confidence`, `cka`: of the training batches of this epoch, as
-      the method saw them in its steps. CKA is the unbiased one between f_t and f_s, of minibatches (Nguyen et al.,
-      arXiv 2010.15327), of all items of the batches, of which there must be 4 in each.
-    - `validation_accuracy`: after an epoch that was validated, of the validation set, or of 512 items of it drawn once.
+    - `train_accuracy`, `train_confidence`, `unlabelled_confidence`, `cka`: on this epoch's training batches, as the
+      method saw them in its steps. CKA is the unbiased minibatch estimate (Nguyen et al., arXiv 2010.15327) between
+      f_t and f_s, over all items; it needs batches of at least 4.
+    - `validation_accuracy`: after an epoch with validation, on the validation set or on 512 items of it, drawn once.
 
-    Accuracy is the mean over classes of how often an item of the class is told right, so that a rare class counts like
-    a frequent one; multi-label the mean over classes of sensitivity and specificity at a probability of 0.5. Classes
-    without such items are left out. Confidence is the mean of the largest probability, multi-label of max(p, 1 - p).
+    Accuracy is the balanced accuracy, the mean over classes of the recall; for multi-label data the mean over classes
+    of sensitivity and specificity at a probability of 0.5. Classes without such items are excluded. Confidence is the
+    mean of the largest probability, for multi-label data of max(p, 1 - p).
 
-    Nothing is computed twice: a method keeps what its step made of the batch, and the sums stay on the device until the
-    end of the epoch. On the validation set the teacher itself runs only once, beside the first validation. What it
-    gives is kept in half precision, 256 MB at most; of items that take more than that, fewer are drawn.
+    The training metrics reuse the outputs of the steps, and their sums stay on the device until the end of the epoch.
+    On the validation set the teacher runs only once, with the first validation; its features are kept in half
+    precision. They take at most 256 MiB per process; if items are too large for that, fewer are drawn.
 
-    List it after `ValidationHandler` and before whoever writes the numbers.
+    List it after `ValidationHandler` and before the handlers that write metrics.
 
     Args:
-        network: the student, bare or wrapped in DistributedDataParallel.
-        method: the method, bare or wrapped likewise.
-        teacher: the frozen foundation model; without one there are no numbers of the validation set.
+        network: the student, with or without a DistributedDataParallel wrapper.
+        method: the distillation method, with or without such a wrapper.
+        teacher: the frozen foundation model; None: no metrics of the validation set.
         evaluator: the evaluator that `ValidationHandler` runs.
+
+    Example:
+        >>> import torch
+        >>> from monai.engines import SupervisedEvaluator, SupervisedTrainer
+        >>> from monai_rd.handlers import CoTrainingHandler, TeacherPathWatch
+        >>> from monai_rd.methods import build_method, trainable_parameters
+        >>> from monai_rd.networks import Student, load_teacher
+        >>> student, teacher = Student("resnet18", num_classes=2), load_teacher("phantom_ct")
+        >>> batch = {"image": torch.rand(4, 3, 64, 64), "label": torch.tensor([0, 1, 0, 1])}
+        >>> rd = build_method("rd", student, teacher, batch["label"], options={"width": 32})
+        >>> optimizer, loss = torch.optim.Adam(trainable_parameters(student, rd), 1e-3), torch.nn.CrossEntropyLoss()
+        >>> trainer = SupervisedTrainer("cpu", 1, [batch], student, optimizer, loss, decollate=False)
+        >>> CoTrainingHandler(student, rd, teacher).attach(trainer)
+        >>> TeacherPathWatch(student, rd, teacher, SupervisedEvaluator("cpu", [batch], student)).attach(trainer)
+        >>> trainer.run()
+        >>> list(trainer.state.teacher_path)
+        ['train_accuracy', 'train_confidence', 'cka']
     """
 
     def __init__(
@@ -89,7 +106,7 @@ class TeacherPathWatch:
     def _begin(self, engine: Engine) -> None:
         self._trained = self._tally(torch.device(engine.state.device))
         engine.state.teacher_path = {}
-        for name in self._named:  # the next epoch may have no such number
+        for name in self._named:  # the next epoch may not have this metric
             engine.state.metrics.pop(name, None)
 
     def _take(self, engine: Engine) -> None:
@@ -123,16 +140,16 @@ class TeacherPathWatch:
 
 
 class _Known:
-    """The teacher's features of validation items and their labels, by batch, on the CPU; see `TeacherPathWatch`."""
+    """Teacher features and labels of validation items, kept per batch on the CPU; see `TeacherPathWatch`."""
 
     def __init__(self, teacher: FrozenFoundationModel, reads: Reads) -> None:
         self.teacher, self.reads = teacher, reads
-        self._kept: list[tuple[Tensor, Tensor, Tensor]] = []  # features, what they were divided by, labels
+        self._kept: list[tuple[Tensor, Tensor, Tensor]] = []  # features, their scale, labels
         self._drawn: set[int] | None = None
         self._seen, self._complete = 0, False
 
     def items(self, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-        """Features and labels of some items after another."""
+        """Yield features and labels, batch by batch, on the device."""
         for tap, scale, label in self._kept:
             yield tap.to(device).float() * scale.to(device), label.to(device)
 
@@ -161,33 +178,33 @@ class _Known:
         self._complete = True
 
     def _draw(self, items: int, first: Tensor) -> set[int]:
-        """Places of those that are kept of this process's share of the validation set."""
+        """Draw the indices, in this process's part of the validation set, of the items that are kept."""
         one, _ = self._features(first)
         most = min(MOST_ITEMS // world_size(), MOST_BYTES // (one.numel() * one.element_size()))
-        # At random: every second one may be all of one class.
+        # At random, as a regular subset (every second item) could contain only one class.
         return set(torch.randperm(items, generator=torch.Generator().manual_seed(0))[:most].tolist())
 
     def _features(self, image: Tensor) -> tuple[Tensor, Tensor]:
         tap = self.teacher.read(image, self.reads).tap.float()
-        scale = (tap.abs().max() / torch.finfo(torch.half).max).clamp(min=1)  # of a few teachers it would not hold them
+        scale = (tap.abs().max() / torch.finfo(torch.half).max).clamp(min=1)  # some teachers exceed float16's range
         return (tap / scale).half().cpu(), scale.cpu()
 
 
 class _Tally:
-    """What a path says of items, summed where they are."""
+    """Sums of a teacher path's predictions, kept on the device of the items."""
 
     def __init__(self, classes: int, multi_label: bool, device: torch.device) -> None:
         self.multi_label = multi_label
         self._names = torch.arange(classes, device=device)
-        sides = 2 if multi_label else 1  # of each class: those that have it, and multi-label those that have not
+        sides = 2 if multi_label else 1  # positives; multi-label also negatives
         self._right, self._total = torch.zeros(2, sides, classes, device=device)
         self._confidence, self._items = torch.zeros(2, 2, device=device)  # labelled, unlabelled
         self._hsics = torch.zeros(3, device=device)
 
     @torch.no_grad()
     def add(self, logits: Tensor, target: Tensor) -> None:
-        """Take the path's answers `[B, classes]` to items with these labels."""
-        if target.dim() == 2 and not self.multi_label:  # mixtures count for the larger part
+        """Add the path's logits `[B, classes]` for items with the labels `target`, as in `Step`."""
+        if target.dim() == 2 and not self.multi_label:  # a mixture counts for its larger part
             target = target.argmax(dim=1).where(~unlabelled_items(target), NO_LABEL)
         p = class_probabilities(logits.float(), self.multi_label)
         said = (p >= 0.5).to(target.dtype) if self.multi_label else p.argmax(dim=1)
@@ -202,18 +219,18 @@ class _Tally:
 
     @torch.no_grad()
     def align(self, made: PathOutput) -> None:
-        """Take a batch's features for CKA."""
+        """Add a batch's features to the sums for CKA."""
         if len(made.features) >= SMALLEST_BATCH["unbiased"]:
             self._hsics += torch.stack(hsics(made.features, made.student, "unbiased"))
 
     def _sides(self, labels: Tensor) -> Tensor:
-        """To which side of which class items belong, bool `[B, sides, classes]`; without a label to none."""
+        """Masks of positives and (multi-label) negatives, bool `[B, sides, classes]`; False without a label."""
         if self.multi_label:
             return torch.stack([labels == 1, labels == 0], dim=1)
         return (labels[:, None] == self._names)[:, None]
 
     def read(self) -> dict[str, float | None]:
-        """The numbers of all processes together, None where there is nothing to tell; the device is waited for."""
+        """Return the metrics over all processes, None if there are no items for one; synchronises with the device."""
         parts = (self._right, self._total, self._confidence, self._items, self._hsics)
         sums = torch.cat([part.flatten() for part in parts])
         if world_size() > 1:
@@ -222,7 +239,7 @@ class _Tally:
         right, total, confidence, items, aligned = sums.cpu().double().split(sizes)
         shape = self._right.shape
         right, total = right.view(shape), total.view(shape)
-        both = (total > 0).all(dim=0)  # classes of which there is every side
+        both = (total > 0).all(dim=0)  # classes that have items on every side
         cross, own_t, own_s = aligned.tolist()
         return {
             "accuracy": float((right / total)[:, both].mean()) if both.any() else None,
