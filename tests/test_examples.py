@@ -11,6 +11,7 @@ import pytest
 
 # Packages whose classes show how they are used: those that their `__init__` names, but errors.
 PACKAGES = [
+    "monai_rd.cache",
     "monai_rd.handlers",
     "monai_rd.images",
     "monai_rd.losses",

@@ -1,4 +1,4 @@
-"""What trainings read: items kept in memory or on disk, views, teacher features, batches."""
+"""The data of a training: items cached in memory or on disk, repeatable random views, teacher features, batches."""
 
 from __future__ import annotations
 

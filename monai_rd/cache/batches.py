@@ -1,4 +1,4 @@
-"""Which items make the training batches, labelled ones and beside them unlabelled ones, and the loaders of all sets."""
+"""Training items and batches, of labelled and unlabelled images, and the data loaders."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["ItemView", "Lists", "Loaders", "TrainingBatches", "TrainingItems", "
 
 
 class ItemView(NamedTuple):
-    """An item that is shown in a batch.
+    """An index of a training data set that also says how often the item was shown before.
 
     Attributes:
-        item: its index in the data set.
-        visit: how often it was shown before.
+        item: index in the data set.
+        visit: how often the item was shown before, from 0.
     """
 
     item: int
@@ -30,16 +30,28 @@ class ItemView(NamedTuple):
 
 
 class TrainingItems(Dataset):
-    """The labelled items of a training, and after them the unlabelled ones, as one MONAI data set.
+    """The items of a training as one MONAI data set: first the labelled, then the unlabelled ones.
 
     Args:
-        labelled: their data set.
-        unlabelled: that of the others, with the same transforms; None where there are none.
+        labelled: data set of the labelled items.
+        unlabelled: data set of the unlabelled items, with the same transforms; None if there are none.
 
     Attributes:
-        sizes: how many of either kind there are.
+        sizes: number of labelled and of unlabelled items.
         transform_fingerprint: see `transforms_fingerprint`.
-        item_keys: what the items are, see `item_key`.
+        item_keys: hash of the content of each item, see `item_key`.
+        device: where the labelled items are kept.
+
+    Example:
+        >>> import torch
+        >>> from monai.transforms import ScaleIntensityd
+        >>> from monai_rd.cache import SkippingCacheDataset, TrainingItems
+        >>> scale = ScaleIntensityd("image")
+        >>> labelled = SkippingCacheDataset([{"image": torch.rand(3, 8, 8), "label": 1}] * 4, scale)
+        >>> unlabelled = SkippingCacheDataset([{"image": torch.rand(3, 8, 8)}] * 6, scale)
+        >>> items = TrainingItems(labelled, unlabelled)
+        >>> len(items), items.sizes, "label" in items[3], "label" in items[4]
+        (10, (4, 6), True, False)
     """
 
     def __init__(self, labelled: Any, unlabelled: Any = None) -> None:
@@ -49,38 +61,38 @@ class TrainingItems(Dataset):
         self.transform_fingerprint: str = labelled.transform_fingerprint
         self.device: torch.device = getattr(labelled, "device", torch.device("cpu"))
 
-    # No attributes: MONAI seeds the random transforms of each attribute that it finds, in turn.
+    # Properties, because MONAI seeds the random transforms of every attribute that is a data set.
     @property
     def labelled(self) -> Any:
-        """The data set of the labelled items alone."""
+        """The data set of the labelled items."""
         return self.parts[0]
 
     @property
     def unlabelled(self) -> Any:
-        """That of the others, None where there are none."""
+        """The data set of the unlabelled items; None if there are none."""
         return self.parts[1] if len(self.parts) > 1 else None
 
     @property
     def item_keys(self) -> list[str]:
-        """Those of the parts."""
+        """Hash of the content of each item, see `item_key`."""
         return [key for part in self.parts for key in part.item_keys]
 
     def __getitem__(self, index: int | ItemView) -> Any:
-        """The item at a place, in a new random view."""
+        """Return the item at an index, with new random transforms."""
         place = index.item if isinstance(index, ItemView) else index
         labelled = self.sizes[0]
         return self.parts[0][place] if place < labelled else self.parts[1][place - labelled]
 
 
 class Lists(Protocol):
-    """What is asked of a data list; `DataList` is one."""
+    """The interface of a data list that is used here; `DataList` has it."""
 
     @property
     def unlabelled(self) -> Sequence[Any]:
-        """Its items without a label."""
+        """The items without a label."""
 
     def numbered(self, split: str) -> list[Any]:
-        """The items of a split, each with its place in the training list as `index`."""
+        """Return the items of a split, each with its position in the training list as `index`."""
 
 
 def training_items(
@@ -93,25 +105,25 @@ def training_items(
     augment_on_device: bool = False,
     device: torch.device | str = "cpu",
 ) -> TrainingItems:
-    """The items that a training learns from, numbered as in the data list.
+    """Make the items of a training from a data list.
 
-    Labelled items are cached in memory where they fit, see `cached_dataset`; unlabelled ones, which may be very many,
-    on disk, and those of them that cannot be read are left out unless the policy says otherwise.
+    Labelled items are cached in memory if they fit, see `cached_dataset`. Unlabelled items, which may be many, are
+    cached on disk; those that cannot be read are left out unless the policy says otherwise.
 
     Args:
-        data: the lists.
-        transform: of both kinds of items.
+        data: the data list.
+        transform: transforms of labelled and unlabelled items.
         policy: see `Policy`.
         cache_dir: see `cached_dataset`.
-        takes_unlabelled: whether the method makes use of unlabelled items.
-        augment_on_device: keep labelled items on the device, and transform them at random there; not beside unlabelled
-            ones.
+        takes_unlabelled: whether the method uses unlabelled items.
+        augment_on_device: keep labelled items on the device and apply the random transforms there. It has no effect if
+            there are unlabelled items.
         device: of the training.
 
     Raises:
-        ValueError: see `cached_dataset`, as for the rest.
-        StudyError: likewise.
-        OSError: likewise.
+        ValueError: see `cached_dataset`.
+        StudyError: see `cached_dataset`.
+        OSError: see `cached_dataset`.
     """
     there = device if augment_on_device and not data.unlabelled else "cpu"
     labelled = cached_dataset(data.numbered("training"), transform, policy, cache_dir=cache_dir, device=there)
@@ -124,26 +136,39 @@ def training_items(
 
 
 class TrainingBatches(Sampler[list[ItemView]]):
-    """Batches of B labelled and U unlabelled items, in epochs of a stated number of steps.
+    """A batch sampler: each batch has B labelled and U unlabelled items, each epoch a given number of steps.
 
-    The labelled items are shown in rounds: every round shuffles them anew and leaves out those that fill no batch, as
-    `drop_last` does. An epoch is a round, unless its steps are stated; then it ends where they do, and the next one
-    goes on from there. The unlabelled items are shuffled anew whenever all were shown. What an epoch shows depends on
-    its number and the seed alone. Each of several processes takes its share of every step's B and U times their number.
+    The labelled items are shown in rounds. Each round shuffles them again and drops those that do not fill a batch (as
+    `drop_last` does). By default an epoch is one round; with `steps` it ends after this number of batches, and the next
+    epoch continues from there. The unlabelled items are shuffled again each time all of them were shown. The batches
+    of an epoch depend only on its number and the seed. In distributed training, each process takes its own B and U
+    items of every step.
 
     Args:
         dataset: the items.
-        batch_size: B, for each process.
-        unlabelled_share: of unlabelled items in a batch, from 0 to below 1: U is B times this by what it leaves,
-            rounded.
-        steps: of an epoch; None: those of a round.
-        seed: of the orders.
+        batch_size: B, per process.
+        unlabelled_share: s, the fraction of unlabelled items in a batch, in [0, 1): U = B * s / (1 - s), rounded, at
+            least 1 if s > 0. Without unlabelled items U is 0.
+        steps: batches per epoch; None for one round.
+        seed: of the shuffling.
 
     Attributes:
-        size: items in a batch.
+        size: items in a batch, B + U.
 
     Raises:
-        ValueError: a share outside its range or without unlabelled items, no step.
+        ValueError: a share outside [0, 1), or fewer than 1 step.
+
+    Example:
+        >>> import torch
+        >>> from monai.transforms import ScaleIntensityd
+        >>> from monai_rd.cache import SkippingCacheDataset, TrainingBatches, TrainingItems
+        >>> item, scale = {"image": torch.rand(3, 8, 8)}, ScaleIntensityd("image")
+        >>> items = TrainingItems(SkippingCacheDataset([item] * 4, scale), SkippingCacheDataset([item] * 6, scale))
+        >>> batches = TrainingBatches(items, batch_size=2, unlabelled_share=0.5)
+        >>> [len(batch) for batch in batches]
+        [4, 4]
+        >>> sum(view.item >= 4 for batch in batches for view in batch)  # the unlabelled items are 4 to 9
+        4
     """
 
     def __init__(
@@ -168,14 +193,14 @@ class TrainingBatches(Sampler[list[ItemView]]):
         self._epoch = 1
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch begins, from 1."""
+        """Set the number of the next epoch, from 1."""
         self._epoch = epoch
 
     def __len__(self) -> int:
         return self.steps
 
     def __iter__(self) -> Iterator[list[ItemView]]:
-        """The batches of this process in the epoch."""
+        """Yield the batches of this process in the epoch."""
         processes, first = world_size(), (self._epoch - 1) * self.steps
         orders = _Orders(self.seed)
         for step in range(first, first + self.steps):
@@ -192,12 +217,12 @@ class TrainingBatches(Sampler[list[ItemView]]):
 
 
 def _share_of_process(first: int, count: int) -> range:
-    """This process's places of those that all take in a step, from `first` on."""
+    """Positions of this process's `count` items in a step whose items (of all processes) begin at `first`."""
     return range(first + rank() * count, first + (rank() + 1) * count)
 
 
 class _Orders:
-    """The order of each kind of items in each round, the last one of each kept."""
+    """The shuffled order of the labelled (kind 0) and the unlabelled items (kind 1) in a round; the last is kept."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -211,15 +236,15 @@ class _Orders:
 
 
 class Loaders:
-    """Makes MONAI's `DataLoader`s, alike in all that does not depend on what they are for.
+    """Makes MONAI `DataLoader`s with common settings.
 
-    Batches are collated by `bag_collate`, and pinned where they go to a GPU. Items that lie on the GPU itself are
-    loaded by this process, as no other can.
+    Batches are collated by `bag_collate`, and put in pinned memory if they go to a GPU. Items that are already on the
+    GPU are loaded without worker processes.
 
     Args:
-        batch_size: items in a batch of each process.
-        num_workers: processes that load data.
-        device: where batches go.
+        batch_size: items in a batch, per process.
+        num_workers: number of worker processes that load data.
+        device: where the batches are used.
 
     Example:
         >>> import torch
@@ -235,25 +260,25 @@ class Loaders:
         self._cuda = torch.device(device).type == "cuda"
 
     def batched(self, dataset: Dataset, batches: TrainingBatches) -> DataLoader:
-        """The training's batches."""
+        """Return a loader of a training's batches."""
         return self._loader(dataset, batch_sampler=batches)
 
     def shuffled(self, dataset: Dataset) -> DataLoader:
-        """Whole batches in a new order in each epoch, of which each process has its share."""
+        """Return a loader of full batches, shuffled in each epoch; each process gets its share."""
         if world_size() == 1:
             return self._loader(dataset, batch_size=self.batch_size, shuffle=True, drop_last=True)
         sampler = DistributedSampler(dataset, even_divisible=True, shuffle=True)
         return self._loader(dataset, batch_size=self.batch_size, sampler=sampler, drop_last=True)
 
     def shared(self, dataset: Dataset) -> DataLoader:
-        """All items in their order, of which each process has its share."""
+        """Return a loader of all items in order; each process gets its share."""
         sampler = None
         if world_size() > 1:
             sampler = DistributedSampler(dataset, even_divisible=False, shuffle=False)
         return self._loader(dataset, batch_size=self.batch_size, sampler=sampler)
 
     def whole(self, dataset: Dataset) -> DataLoader:
-        """All items in their order, in every process."""
+        """Return a loader of all items in order, the same in every process."""
         return self._loader(dataset, batch_size=self.batch_size)
 
     def _loader(self, dataset: Dataset, **settings: Any) -> DataLoader:

@@ -1,9 +1,9 @@
-"""What the transforms before the first random one make of the items: kept in memory where it fits, else on disk.
+"""Caching the result of the transforms before the first random one: in memory if it fits, else on disk.
 
-The memory may be a GPU's: then the random transforms work there. All data sets give equal items. The transforms that
-are cached see an item's `image` alone, so nothing but the bytes of its files decides what they make of it; the rest of
-the item (label, index) is joined afterwards. Of a `MetaTensor` values, affine, intensity and modality are kept: nothing
-that could name a patient, and no record of what was applied.
+The memory may be a GPU's; then the random transforms run there. All data sets give equal items. The cached transforms
+see only an item's `image`, so their result depends only on the bytes of its files; the rest of the item (label, index)
+is added afterwards. Of a `MetaTensor`, only values, affine, intensity and modality are kept: nothing that could
+identify a patient, and no list of applied operations.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ __all__ = ["DiskCacheDataset", "SkippingCacheDataset", "cached_dataset", "is_on_
 
 logger = logging.getLogger(__name__)
 
-_SHARE = 0.5  # of the memory that is left, for one data set of all ranks on a machine: networks and loaders need theirs
-_MEASURED = 8  # items, spread over the list
-_LOST = 3600.0  # s: whoever wrote a file that is not whole after that was killed
+_SHARE = 0.5  # of the free memory may be used by one data set (all ranks on a machine); the rest is for other needs
+_MEASURED = 8  # items, spread over the list, whose size is measured
+_LOST = 3600.0  # s: an unfinished file older than this belongs to a killed process
 
 
 def cached_dataset(
@@ -48,29 +48,29 @@ def cached_dataset(
     cache_dir: str | Path,
     device: torch.device | str = "cpu",
 ) -> Dataset:
-    """Cache in memory what fits into half of what is left of it, and on disk what does not.
+    """Cache a data set in memory if it fits into half of the free memory, else on disk.
 
-    A few items tell how large one is. What is left is the least of what the machine and its control groups (containers,
-    batch systems) have left, and is shared by the ranks on the machine. A training set comes first as a rule; its
-    validation set then has half of the rest.
+    The size is estimated from a few items. The free memory is the minimum over the machine and its control groups
+    (containers, batch systems), divided by the number of ranks on the machine. The training set is usually cached
+    first; the validation set may then use half of the remaining memory.
 
     Args:
         data: items with `image`.
-        transform: see `CacheDataset`; a deterministic part that reads more of an item than its image finds nothing.
-        policy: see `Policy`; what it skips is left out, counted and logged.
-        cache_dir: for what does not fit into memory, and for hashes of files.
-        device: a GPU on which the items are kept, and transformed at random, if they fit into half of what is left of
-            its memory; the log says where they are.
+        transform: as for MONAI's `CacheDataset`, but the deterministic part sees only the item's `image`.
+        policy: see `Policy`; skipped studies are left out, counted and logged.
+        cache_dir: folder of the cache on disk and of the file hashes.
+        device: a GPU on which the items are kept and randomly transformed, if they fit into half of its free memory;
+            the log says where they are.
 
     Returns:
         A `SkippingCacheDataset` or a `DiskCacheDataset`.
 
     Raises:
-        ValueError: nothing is left.
-        StudyError: a study that cannot be read and that the policy does not skip.
+        ValueError: no item is left.
+        StudyError: a study cannot be read, and the policy does not skip it.
         OSError: see `DiskCacheDataset`.
     """
-    measured = _measure(data, deepcopy(transform))  # a chain is described before it is used
+    measured = _measure(data, deepcopy(transform))  # a copy, because transforms are fingerprinted before their use
     item_bytes = max(map(size, measured.values()), default=0)
     left, ranks = available_memory(), local_world_size()
     in_memory = left is None or item_bytes * len(data) <= left * _SHARE / ranks
@@ -91,12 +91,12 @@ def cached_dataset(
 
 
 def is_on_device(dataset: Dataset) -> bool:
-    """Whether items come from a GPU: no other process can make them, and there is nothing to pin."""
+    """Whether a data set's items are on a GPU; then they need neither worker processes nor pinned memory."""
     return torch.device(getattr(dataset, "device", "cpu")).type != "cpu"
 
 
 def _room_on(device: torch.device, wanted: int) -> torch.device:
-    """The device where it has room, else the CPU."""
+    """Return the device if `wanted` bytes fit into half of its free memory, else the CPU."""
     if device.type == "cpu":
         return device
     left, _ = torch.get_device_module(device).mem_get_info(device)
@@ -112,23 +112,37 @@ def _room_on(device: torch.device, wanted: int) -> torch.device:
 
 
 class SkippingCacheDataset(CacheDataset):
-    """MONAI's `CacheDataset`, filled by several threads, that leaves out what the policy skips; the log counts it.
+    """MONAI's `CacheDataset` in memory, without the studies that the policy skips; they are counted in the log.
 
     Args:
-        data: items with `image`, all of which are cached.
-        transform: see `CacheDataset`.
-        policy: see `Policy`; every other error is raised.
-        cache_dir: for hashes of files; None remembers none.
-        loaded: items whose cached part is there already, by their place in `data`.
+        data: items with `image`; all are cached.
+        transform: as for MONAI's `CacheDataset`, but the deterministic part sees only the item's `image`.
+        policy: which problems to skip, see `Policy`; all other errors are raised.
+        cache_dir: folder of the file hashes; None does not store them.
+        loaded: cached parts that are already computed, by the item's index in `data`.
         device: where the tensors of the cached part are kept.
 
     Attributes:
-        transform_fingerprint: a name for what the transforms are set to, see `describe`.
-        item_keys: see `item_key`, by item.
+        transform_fingerprint: hash of the transforms and their settings, see `describe`.
+        item_keys: hash of the content of each item, see `item_key`.
 
     Raises:
-        ValueError: nothing is left.
-        StudyError: a study that cannot be read and that the policy does not skip.
+        ValueError: no item is left.
+        StudyError: a study cannot be read, and the policy does not skip it.
+
+    Example:
+        The second file is damaged.
+
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from monai_rd.cache import SkippingCacheDataset
+        >>> from monai_rd.transforms import LoadImageOrSeriesd
+        >>> Image.new("L", (32, 32)).save("a.png")
+        >>> Path("b.png").touch()
+        >>> items = [{"image": "a.png", "label": 0}, {"image": "b.png", "label": 1}]
+        >>> dataset = SkippingCacheDataset(items, LoadImageOrSeriesd("image"), {"default": "skip"})
+        >>> len(dataset), dataset[0]["label"]
+        (1, 0)
     """
 
     def __init__(
@@ -141,7 +155,7 @@ class SkippingCacheDataset(CacheDataset):
         loaded: Mapping[int, dict[str, Any]] | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        # Before they run: some transforms keep what they drew last.
+        # Before the transforms run: some keep the numbers that they drew last.
         self.transform_fingerprint = fingerprint(transform)
         self._hashes = Path(cache_dir) / HASHES_FILE if cache_dir is not None else None
         super().__init__(data, transform, cache_num=0)
@@ -160,36 +174,49 @@ class SkippingCacheDataset(CacheDataset):
 
     @cached_property
     def item_keys(self) -> list[str]:
-        """What the items are, by their files as they are now."""
+        """Hash of the present content of each item's files, see `item_key`."""
         return item_keys([item["image"] for item in self.data], self._hashes)
 
 
 class DiskCacheDataset(Dataset):
-    """A data set larger than memory: what the transforms before the first random one make of an item lies on disk.
+    """A data set cached on disk, for data larger than memory: the result of the transforms before the first random one.
 
     MONAI's `PersistentDataset` finds an item by its path, reads pickles and moves its files in from another disk; here
-    an item is found by the bytes of its image and by what the transforms, the libraries and the code behind them are,
-    so that nothing old is ever taken for new. Files are safetensors with a checksum, renamed into their place when they
-    are whole; a damaged one is written anew. Several processes may fill and read one cache. All items are loaded once
-    at the start, so that what the policy skips can be left out; the log counts it.
+    an item is found by the bytes of its image and by a hash of the transforms, the libraries and their code, so that
+    an outdated result is never used. Files are safetensors with a checksum, written atomically; damaged ones are
+    written again. Several processes may fill and read one cache. All items are loaded once at the start, so that
+    studies which the policy skips can be left out; the log counts them.
 
     Args:
         data: items with `image`.
-        transform: what comes before its first random transform leaves tensors only.
-        policy: see `Policy`; every other error is raised.
-        cache_dir: of the caches of all transforms.
-        item_bytes: of a cached item, as far as known, to tell before it begins that the disk is too small.
+        transform: the part before its first random transform must give tensors only, and sees only the item's `image`.
+        policy: which problems to skip, see `Policy`; all other errors are raised.
+        cache_dir: parent folder of the caches of all transforms.
+        item_bytes: expected size of a cached item in bytes, to find out at the start whether the disk is too small; 0
+            if not known.
 
     Attributes:
-        transform_fingerprint: a name for what the transforms are set to, see `describe`.
-        item_keys: see `item_key`, by item.
-        folder: where the items lie.
+        transform_fingerprint: hash of the transforms and their settings, see `describe`.
+        item_keys: hash of the content of each item, see `item_key`.
+        folder: folder of the cached items.
 
     Raises:
-        ValueError: nothing is left.
-        StudyError: a study that cannot be read and that the policy does not skip.
-        TypeError: what is to be cached is no tensor; a transform that does not say what it is set to.
-        OSError: the disk is too small; a file changed while it was read.
+        ValueError: no item is left.
+        StudyError: a study cannot be read, and the policy does not skip it.
+        TypeError: a result to be cached is not a tensor, or the settings of a transform cannot be determined.
+        OSError: the disk is too small, or a file changed while it was read.
+
+    Example:
+        Two items with the same image are one file in the cache.
+
+        >>> from PIL import Image
+        >>> from monai_rd.cache import DiskCacheDataset
+        >>> from monai_rd.transforms import LoadImageOrSeriesd
+        >>> Image.new("L", (32, 32)).save("a.png")
+        >>> items = [{"image": "a.png", "label": 0}, {"image": "a.png", "label": 1}]
+        >>> dataset = DiskCacheDataset(items, LoadImageOrSeriesd("image"), cache_dir="cache")
+        >>> dataset[1]["label"], len(list(dataset.folder.glob("*.item")))
+        (1, 1)
     """
 
     def __init__(
@@ -202,7 +229,7 @@ class DiskCacheDataset(Dataset):
         item_bytes: int = 0,
     ) -> None:
         super().__init__(data, transform)
-        # Before they run: some transforms keep what they drew last.
+        # Before the transforms run: some keep the numbers that they drew last.
         self.transform_fingerprint = fingerprint(transform)
         self._start = first_random(self.transform)
         self.folder = Path(cache_dir) / name_of(self.transform)
@@ -211,7 +238,7 @@ class DiskCacheDataset(Dataset):
         there = self._there()
         missing = [index for index, key in enumerate(self.item_keys) if key not in there]
         self._refuse_too_large(item_bytes * len({self.item_keys[index] for index in missing}))
-        # In an order of its own, a process rarely reads what another one is reading.
+        # In random order, so that several processes rarely read the same item at the same time.
         order = SystemRandom().sample(missing, len(missing))
         kept = fill(self._write_if_missing, self.transform, order, data, Policy(policy))
         if len(kept) < len(data):
@@ -219,7 +246,7 @@ class DiskCacheDataset(Dataset):
             self.item_keys = [self.item_keys[index] for index in kept]
 
     def _there(self) -> set[str]:
-        """The keys of what is in the cache; what killed processes left is removed."""
+        """Return the keys of the items in the cache; remove unfinished files of killed processes."""
         found = set()
         with os.scandir(self.folder) as entries:
             for entry in entries:
@@ -227,7 +254,7 @@ class DiskCacheDataset(Dataset):
                 if kind == "item":
                     found.add(key)
                     continue
-                with suppress(FileNotFoundError):  # its writer has just renamed it
+                with suppress(FileNotFoundError):  # it has just been renamed
                     if entry.stat().st_mtime < time.time() - _LOST:
                         os.unlink(entry.path)
         return found
@@ -249,7 +276,7 @@ class DiskCacheDataset(Dataset):
         return self.folder / f"{self.item_keys[index]}.item"
 
     def _write_if_missing(self, chain: Compose, index: int) -> None:
-        if not self._path(index).exists():  # another process may have been quicker
+        if not self._path(index).exists():  # another process may have written it meanwhile
             self._write(chain, index)
 
     def _write(self, chain: Compose, index: int) -> dict[str, Any]:
@@ -261,7 +288,7 @@ class DiskCacheDataset(Dataset):
 
 
 def _measure(data: Sequence[Mapping[str, Any]], transform: Callable[[Any], Any]) -> dict[int, dict[str, Any]]:
-    """The cached part of a few items by their place in the list; those that cannot be read are left to the policy."""
+    """Compute the cached part of a few items, by index; items that cannot be read are left out here."""
     chain = Dataset(data, transform).transform
     found = {}
     for index in sorted({len(data) * number // _MEASURED for number in range(_MEASURED)} & set(range(len(data)))):

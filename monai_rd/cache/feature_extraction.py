@@ -1,4 +1,4 @@
-"""Filling a feature store: the teacher looks at every view of every training item, once for all trainings."""
+"""Filling a feature store: the teacher's features of every view of every training item, computed once."""
 
 from __future__ import annotations
 
@@ -34,42 +34,45 @@ __all__ = ["Agreement", "FeatureExtractor", "Teacher", "feature_dataset"]
 
 logger = logging.getLogger(__name__)
 
-_SHARD = 64 << 20  # bytes: a killed fill loses one at most, a damaged one costs little
-_SHARES = 16  # shards of about this share, or several processes would have nothing to share of a small training set
+_SHARD = 64 << 20  # bytes: the most that a killed process or a damaged file loses
+_SHARES = 16  # a store has at least about this many shards, so that processes can share the work on small data sets
 _FORMAT = 1
 
 
 class Teacher(Protocol):
-    """What is asked of a teacher; `FrozenFoundationModel` is one."""
+    """The interface of a teacher that is used here; `FrozenFoundationModel` has it."""
 
     name: str
 
     def fingerprint(self) -> str:
-        """A name for all that decides its features."""
+        """Return a hash of everything that the features depend on."""
 
     def rows(self, image: Tensor, reads: Any, indices: Tensor | None = None) -> Mapping[str, Tensor]:
-        """Its features of a batch by part, the items of the batch along the first axis of each.
+        """Compute the features of a batch, by name, each with the batch's items along its first axis.
 
-        `indices` are those of the items in the training list, as far as the items tell them by `index`.
+        Args:
+            image: see `FrozenFoundationModel.forward`.
+            reads: which features.
+            indices: position of each item in the training list, if the items have it as `index`; else None.
         """
 
     def offload(self, folder: Path) -> None:
-        """Give back what memory it can until it is asked again; `folder` is there to put things aside."""
+        """Free memory until the teacher is used again; `folder` may be used for files."""
 
 
 def feature_dataset(dataset: Dataset, teacher: Teacher | None, reads: Any, views: int, **settings: Any) -> Dataset:
-    """Give the items of a training set what the teacher makes of them, computed beforehand.
+    """Compute the teacher's features of a training set in advance, and add them to its items.
 
     Args:
         dataset: see `ReplayedViews`.
-        teacher: None where the method needs none.
-        reads: what the method reads of it.
-        views: K, how many random views of each item; 0 leaves the data set as it is and the teacher in the loop.
-        settings: of `FeatureExtractor`.
+        teacher: the teacher; None if the method needs none.
+        reads: the features that the method needs, see `Reads`.
+        views: K, the number of random views per item; 0 returns the data set unchanged, and the teacher runs in every
+            training step.
+        settings: further arguments of `FeatureExtractor`.
 
     Returns:
-        `ReplayedViews` with `teacher_features`, all of which are in the store; the data set itself where there is
-        nothing to compute.
+        `ReplayedViews` whose items have `teacher_features`; the data set itself if there is nothing to compute.
 
     Raises:
         ValueError: fewer than 0 views; see `FeatureExtractor`.
@@ -80,7 +83,7 @@ def feature_dataset(dataset: Dataset, teacher: Teacher | None, reads: Any, views
     if views == 0 or teacher is None or not reads:
         return dataset
     extraction = FeatureExtractor(dataset, teacher, reads, views, **settings)
-    # What comes after must not depend on whether the store was there already.
+    # The random state afterwards must not depend on whether the features had to be computed.
     with torch.random.fork_rng(devices=[extraction.device] if extraction.device.type == "cuda" else []):
         extraction.fill()
     teacher.offload(extraction.store.folder)  # the training does not need it
@@ -89,14 +92,14 @@ def feature_dataset(dataset: Dataset, teacher: Teacher | None, reads: Any, views
 
 
 class Agreement(NamedTuple):
-    """How a store agrees with its teacher.
+    """The result of comparing a store with its teacher.
 
     Attributes:
-        views: how many were compared.
-        damaged: shards that had another checksum; they were removed.
-        missing: items that are not in the store.
-        difference: the largest, of a value.
-        cosine: the smallest, between the features of one view, of any part.
+        views: number of views that were compared.
+        damaged: number of shards with a wrong checksum; they were removed.
+        missing: number of items that are not in the store.
+        difference: largest absolute difference of a feature value.
+        cosine: smallest cosine similarity of stored and newly computed features, over all views and features.
     """
 
     views: int
@@ -107,26 +110,45 @@ class Agreement(NamedTuple):
 
 
 class FeatureExtractor:
-    """A training set, a teacher, and the store between them.
+    """Computes the teacher's features of a training set in fixed random views, and stores them on disk.
 
     Args:
         dataset: see `ReplayedViews`.
-        teacher: what is asked.
-        reads: what of its features.
-        views: K.
-        directory: of all stores.
+        teacher: the teacher.
+        reads: the features to store, see `Reads`.
+        views: K, the number of views per item.
+        directory: parent folder of all stores.
         seed: of the views.
-        new_views: whether every second epoch shows new views, without the teacher.
-        batch_size: images (or studies) that the teacher is shown at once.
-        num_workers: processes that load and transform; none where the items lie on a GPU.
+        new_views: whether every second time a new view without teacher features is shown, see `ReplayedViews`.
+        batch_size: images (or studies) per batch of the teacher.
+        num_workers: worker processes that load and transform items; none are used if the items are on a GPU.
         device: of the teacher.
-        amp: whether it runs in mixed precision.
-        amp_kwargs: of `torch.autocast`, such as the type.
+        amp: whether the teacher runs in mixed precision.
+        amp_kwargs: arguments of `torch.autocast`, such as `dtype`.
+
+    Attributes:
+        store: the `FeatureStore`.
+        views: the training set as `ReplayedViews`.
 
     Raises:
         ValueError: see `ReplayedViews`.
-        UnreadableFileError: likewise.
-        TypeError: a transform that does not say what it is set to; a teacher without a fingerprint.
+        UnreadableFileError: see `ReplayedViews`.
+        TypeError: the settings of a transform cannot be determined, or the teacher has no fingerprint.
+
+    Example:
+        >>> from monai.data import Dataset
+        >>> from monai.transforms import Compose, LoadImaged, RandFlipd, ScaleIntensityd
+        >>> from PIL import Image
+        >>> from monai_rd.cache import FeatureExtractor
+        >>> from monai_rd.networks import Reads, load_teacher
+        >>> Image.effect_noise((32, 32), sigma=50).convert("RGB").save("a.png")
+        >>> load = [LoadImaged("image", ensure_channel_first=True), ScaleIntensityd("image")]
+        >>> dataset = Dataset([{"image": "a.png"}], Compose([*load, RandFlipd("image", prob=0.5)]))
+        >>> teacher, reads = load_teacher("phantom_ct"), Reads(pooled=True)
+        >>> extractor = FeatureExtractor(dataset, teacher, reads, views=3, directory="features")
+        >>> extractor.fill()
+        >>> extractor.store.read(extractor.views.keys[0], view=2)["pooled"].shape
+        torch.Size([256])
     """
 
     def __init__(
@@ -163,13 +185,13 @@ class FeatureExtractor:
     # ------------------------------------------------------------------------------------------------------------ fill
 
     def fill(self) -> None:
-        """Compute what is missing, together with whatever other processes are at it.
+        """Compute the features that are missing in the store; several processes may do so together.
 
-        Work is shared shard by shard: a process that is killed loses one, and what is whole is never computed again.
+        The unit of work is a shard. A killed process loses at most one, and finished shards are not computed again.
 
         Raises:
-            OSError: the disk has not the room, which is found out before anything is computed.
-            ValueError: features that half precision does not hold.
+            OSError: the disk is too small; this is checked before anything is computed.
+            ValueError: features exceed the range of half precision.
         """
         self.store.refresh(check=True)
         missing = self._missing(range(len(self.views.keys)))
@@ -188,18 +210,18 @@ class FeatureExtractor:
         return [index for index in indices if self.views.keys[index] not in self.store]
 
     def _plan(self) -> list[tuple[str, range]]:
-        """The shards' items, cut along the whole list, so that processes that came at different times agree."""
+        """Return name and items of each shard; they depend on the whole list, so all processes agree on them."""
         every = range(len(self.views.keys))
-        batches = self._batch_size // math.gcd(self._batch_size, self.views.views)  # so many items fill whole batches
+        batches = self._batch_size // math.gcd(self._batch_size, self.views.views)  # items that fill whole batches
         share = math.ceil(len(every) / _SHARES / batches) * batches
         many = max(min(_SHARD // self._bytes_of_an_item, share), 1)
         pieces = [every[start : start + many] for start in range(0, len(every), many)]
-        first = len(pieces) * rank() // world_size()  # ranks begin apart
+        first = len(pieces) * rank() // world_size()  # each rank starts at another shard
         named = [(fingerprint([self.views.keys[index] for index in piece])[:16], piece) for piece in pieces]
         return named[first:] + named[:first]
 
     def _work(self, plan: Sequence[tuple[str, range]], tick: Callable[[int], Any]) -> None:
-        """Do the shards that nobody else is at, until all are there; `tick` is told of views as they come."""
+        """Compute shards that no other process has locked, until all exist; `tick` is called with numbers of views."""
         waiting = [(name, piece) for name, piece in plan if self._missing(piece)]
         while waiting:
             left = []
@@ -207,23 +229,23 @@ class FeatureExtractor:
                 before = len(self._missing(piece))
                 try:
                     with self.store.lock(name) as lock:
-                        self.store.refresh()  # another process may have done it meanwhile
+                        self.store.refresh()  # another process may have computed it meanwhile
                         todo = self._missing(piece)
                         tick((before - len(todo)) * self.views.views)
                         if todo:
                             self.store.write(name, self._features_of(todo, tick))
                             self.store.refresh()
-                        with suppress(OSError):  # Windows keeps a file that is open
+                        with suppress(OSError):  # Windows does not delete open files
                             Path(lock.lock_file).unlink()
                 except Timeout:
                     left.append((name, piece))
             if len(left) == len(waiting):
-                time.sleep(0.5)  # the others are at work
+                time.sleep(0.5)  # all remaining shards are locked by other processes
             waiting = left
 
     def _features_of(self, indices: Sequence[int], tick: Callable[[int], Any]) -> dict[str, dict[str, Tensor]]:
-        """What the teacher makes of all views of some items: parts `[views, ...]` by item."""
-        items = {self.views.keys[index]: index for index in indices}  # the same file may stand in a list twice
+        """Compute the features of all views of some items: by item and name `[views, ...]`."""
+        items = {self.views.keys[index]: index for index in indices}  # the same file may be in the list twice
         times = Counter(self.views.keys[index] for index in indices)
         pairs = [(index, number) for index in items.values() for number in range(self.views.views)]
         rows = self._rows(pairs)
@@ -240,7 +262,7 @@ class FeatureExtractor:
         return found
 
     def _rows(self, pairs: Sequence[tuple[int, int]]) -> Iterator[dict[str, Tensor]]:
-        """Parts in half precision for each (item, view), on the CPU; the device is waited for once a batch."""
+        """Yield the features by name of each (item, view), in half precision on the CPU; one device sync per batch."""
         there = is_on_device(self.views)
         loader = DataLoader(
             _Pairs(self.views, pairs),
@@ -250,7 +272,7 @@ class FeatureExtractor:
             pin_memory=self.device.type == "cuda" and not there,
         )
         for batch in loader:
-            for _, alike in groupby(batch, key=lambda view: view["image"].shape):  # studies, and images of one slice
+            for _, alike in groupby(batch, key=lambda view: view["image"].shape):  # bags may differ in their slices
                 seen = list(alike)
                 image = torch.stack([view["image"] for view in seen]).to(self.device, non_blocking=True)
                 indices = torch.tensor([view["index"] for view in seen]) if "index" in seen[0] else None
@@ -281,10 +303,10 @@ class FeatureExtractor:
     # ---------------------------------------------------------------------------------------------------------- verify
 
     def verify(self, sample: int = 64, seed: int = 0) -> Agreement:
-        """Compare the store with its files' checksums, and a sample of it with the teacher.
+        """Check the checksums of all shards, and compare a random sample of views with the teacher.
 
         Args:
-            sample: how many views are computed again at most.
+            sample: maximum number of views that are computed again.
             seed: of the sample.
         """
         damaged = self.store.refresh(check=True)
@@ -303,7 +325,7 @@ class FeatureExtractor:
 
 
 class _Pairs(torch.utils.data.Dataset[dict[str, Any]]):
-    """Views by their place in a list of (item, view)."""
+    """Views as a data set, from a list of pairs (item, view)."""
 
     def __init__(self, views: ReplayedViews, pairs: Sequence[tuple[int, int]]) -> None:
         self.views, self.pairs = views, pairs

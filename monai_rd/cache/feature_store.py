@@ -1,10 +1,10 @@
-"""Teacher features on disk: computed once for a fixed number of views of every training item.
+"""Teacher features on disk, computed once for a fixed number of views of every training item.
 
-A store is a folder, named by the hash of everything that decides its content but the items: the teacher's fingerprint,
-what is read of it, transforms, seed, number of views. It holds shards of some 64 MB, safetensors files with a tensor
-`[views, ...]` in half precision for each item and part, found by the item's content. So a change of weights, tap,
-transforms, seed or an image's bytes is a miss, never a stale hit; and neither adding, moving nor leaving out items
-costs anything for the others. A shard's name ends in its CRC-32 and it is renamed into its place when it is whole.
+A store is a folder, named by a hash of everything that its content depends on except the items: the teacher's
+fingerprint, which features are read, transforms, seed, number of views. It has shards of about 64 MB: safetensors files
+with one tensor `[views, ...]` in half precision per item and feature, found by the hash of the item's content. So after
+a change of weights, tap, transforms, seed or an image's bytes, features are computed again, never reused; and adding,
+moving or removing items does not affect other items. A shard's name ends in its CRC-32, and it is written atomically.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ class _Place(NamedTuple):
 
 
 class FeatureStore:
-    """Parts of teacher features in half precision, by item and view.
+    """Teacher features in half precision on disk, by item and view.
 
-    Reading is plain reading of a file at an offset: the operating system keeps what is read often, and it counts as
-    its memory, not as the process's, as pages of a memory map would.
+    Features are read from files at an offset, without a memory map: the pages of a memory map would count as memory of
+    the process, while the operating system's file cache does not.
 
     Args:
-        directory: of all stores.
-        decided_by: everything that decides the content but the items; JSON can hold it.
-        notes: what people want to know of it beside that, which decides nothing.
+        directory: parent folder of all stores.
+        decided_by: everything that the content depends on except the items; must be JSON-serialisable.
+        notes: further information for users, without effect on the content; must be JSON-serialisable.
 
     Attributes:
-        folder: of this store.
+        folder: folder of this store.
     """
 
     def __init__(
@@ -72,10 +72,10 @@ class FeatureStore:
         return len(self._places)
 
     def refresh(self, check: bool = False) -> list[Path]:
-        """Take in the shards that came since the last look.
+        """Read which items are in the shards that were added since the last call.
 
         Args:
-            check: compare every new shard with the checksum in its name; what differs is removed and misses.
+            check: compare every new shard with the checksum in its name, and remove those that differ.
 
         Returns:
             The shards that were removed.
@@ -101,12 +101,16 @@ class FeatureStore:
         return damaged
 
     def read(self, key: str, view: int) -> dict[str, Tensor]:
-        """The parts of an item in one view.
+        """Read the features of an item in one view, by name.
+
+        Args:
+            key: hash of the item's content, see `item_key`.
+            view: number of the view, from 0.
 
         Raises:
             KeyError: the item is not in the store.
-            OSError: the shard is gone or shorter than it was.
-            NotFiniteError: it holds features that are infinite or not a number.
+            OSError: the shard was removed or truncated.
+            NotFiniteError: features are infinite or not a number.
         """
         return {part: _read(place, view) for part, place in self._places[key].items()}
 
@@ -114,8 +118,8 @@ class FeatureStore:
         """Write a shard.
 
         Args:
-            name: of the shard, the same for the same work, so that a killed run leaves one unfinished file at most.
-            items: parts `[views, ...]` by item.
+            name: of the shard; the same for the same items, so that a killed run leaves at most one unfinished file.
+            items: features `[views, ...]` by item and name.
 
         Raises:
             OSError: it could not be written.
@@ -130,16 +134,16 @@ class FeatureStore:
             beside.write_bytes(content)
 
     def lock(self, name: str) -> FileLock:
-        """The lock of a piece of work, which a process that ends, however it ends, lets go."""
+        """Return the file lock of a shard; it is released when the process ends, even if it is killed."""
         self.folder.mkdir(parents=True, exist_ok=True)
         return FileLock(self.folder / f"{name}.lock", timeout=0)
 
 
 def _places_in(path: Path) -> dict[str, dict[str, _Place]]:
-    """Where in a safetensors file the parts of its items lie.
+    """Read the positions of all features in a safetensors file, by item and name.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a valid safetensors file of float16 tensors.
     """
     size = path.stat().st_size
     with open(path, "rb") as file:
@@ -172,7 +176,7 @@ def _read(place: _Place, view: int) -> Tensor:
 
 
 def crc32(path: Path) -> str:
-    """The CRC-32 of a file's content, 8 hex digits."""
+    """Return the CRC-32 of a file's content, 8 hex digits."""
     value = 0
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -181,14 +185,14 @@ def crc32(path: Path) -> str:
 
 
 class StoreInfo(NamedTuple):
-    """What a store holds.
+    """Summary of a store.
 
     Attributes:
-        folder: where it lies.
+        folder: folder of the store.
         notes: see `FeatureStore`.
-        views: K.
-        items: how many.
-        bytes: on disk.
+        views: K, the number of views per item.
+        items: number of items.
+        bytes: size on disk.
     """
 
     folder: Path
@@ -199,7 +203,7 @@ class StoreInfo(NamedTuple):
 
 
 def list_stores(directory: str | Path) -> list[StoreInfo]:
-    """All stores in a directory.
+    """List the stores in a directory.
 
     Raises:
         FileNotFoundError: no such directory.
@@ -217,6 +221,6 @@ def list_stores(directory: str | Path) -> list[StoreInfo]:
 
 
 def clear_stores(infos: Iterable[StoreInfo]) -> None:
-    """Remove stores, and nothing else that lies beside them."""
+    """Delete the folders of stores, and nothing else."""
     for info in infos:
         shutil.rmtree(info.folder)

@@ -1,4 +1,4 @@
-"""Hashes of files, kept in a database, so that a data set larger than memory is not read anew at every start."""
+"""Hashes of files, kept in a database, so that large data sets are not read completely at every start."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ __all__ = ["HASHES_FILE", "item_keys"]
 
 logger = logging.getLogger(__name__)
 
-HASHES_FILE = "hashes.sqlite"  # in a cache folder
+HASHES_FILE = "hashes.sqlite"  # name of the database in a cache folder
 
-_YOUNG = 2_000_000_000  # ns: a file may change again without its times changing, where a system counts them coarsely
-_WRITE_EVERY = 10.0  # s: what a killed run hashes again at most
+_YOUNG = 2_000_000_000  # ns: on file systems with coarse times, a file may change again within them unnoticed
+_WRITE_EVERY = 10.0  # s: the most hashing work that a killed run loses
 
 
 def item_keys(sources: Sequence[Source], database: Path | None = None) -> list[str]:
-    """`item_key` of many items, in threads, with a database of files that have not changed.
+    """Compute `item_key` of many items in several threads, with a database of earlier results.
 
-    The database is an SQLite file. It maps the SHA-256 of device, inode, size, modification and change time of all
-    files of an item to the item's key, and holds no path. As in git's index, files that changed within 2 s before they
-    were hashed are not kept. Several processes may use one at once; a damaged one is begun anew.
+    The database is an SQLite file. It maps a SHA-256 of device, inode, size, modification and change time of all files
+    of an item to the item's key, and contains no paths. As in git's index, files that changed less than 2 s before they
+    were hashed are not stored. Several processes may use it at the same time; a damaged database is created again.
 
     Args:
         sources: see `item_key`.
-        database: its file; None keeps nothing. Not used on Windows, which has no change time.
+        database: the SQLite file; None stores nothing. Not used on Windows, which has no change time.
 
     Returns:
-        The keys, "" for an item of which a file cannot be read: loading it says why.
+        The keys; "" for an item with a file that cannot be read (loading it will raise the error).
 
     Raises:
         OSError: the database cannot be written, or another process keeps it locked.
@@ -92,16 +92,16 @@ def _hash(source: Source) -> _Hashed:
     stamp, newest = _stamp(source)
     began = time.time_ns()
     try:
-        key = item_key(source)  # of a file that changes meanwhile, the stamp has gone for good
+        key = item_key(source)  # if the file changes meanwhile, its old stamp never occurs again
     except UnreadableFileError:
         return _Hashed("", stamp, lasting=False)
     return _Hashed(key, stamp, newest < began - _YOUNG)
 
 
 def _stamp(source: Source) -> tuple[bytes, int]:
-    """What changes when a file does, of all files of an item, and the newest of their times in ns.
+    """Return a hash of the stat values of all files of an item, which changes with them, and their newest time in ns.
 
-    Of files that cannot be looked at it is what stands for no file.
+    For files without stat values (missing, no permission) it is `b""` and 0.
     """
     try:
         found = files_of(source)

@@ -1,4 +1,4 @@
-"""Names for content: of transforms by what they are set to, of items by the bytes of their files."""
+"""Hashes by which cached results are found: of transforms by their settings, of items by the bytes of their files."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ Source = str | Path | Sequence[str]
 
 _OURS = __name__.partition(".")[0]
 
-# The packages whose files decide what an item is, without those below them.
+# The packages (without subpackages) whose code decides the result of reading and preparing an image.
 READING = (_OURS, f"{_OURS}.dicom", f"{_OURS}.images", f"{_OURS}.transforms")
 
-# What was drawn last, and what one thread keeps for itself, is no setting.
+# Random states and thread-local values are not settings of a transform.
 _PASSING = (np.random.RandomState, np.random.Generator, torch.Generator, random.Random, threading.local)
 
 
 def fingerprint(value: Any) -> str:
-    """The SHA-256 (hex) of `describe(value)`."""
+    """Return the SHA-256 (hex) of `describe(value)`."""
     return hashlib.sha256(json.dumps(describe(value), sort_keys=True).encode()).hexdigest()
 
 
 def transforms_fingerprint(dataset: Dataset) -> str:
-    """The fingerprint of a data set's transforms: the one it took before it used them, else of what they are now.
+    """Return the fingerprint of a data set's transforms: its `transform_fingerprint` if it has one, else computed now.
 
     Raises:
         TypeError: see `describe`.
@@ -57,14 +57,14 @@ def transforms_fingerprint(dataset: Dataset) -> str:
 
 
 def describe(value: Any, _above: tuple[int, ...] = ()) -> Any:
-    """What a transform, or a chain of them, is and is set to, as JSON can hold it.
+    """Describe a transform, or a chain of transforms, and all its settings as a JSON-serialisable value.
 
-    Objects are described by their class, the code or the version of the package that it is from, and all their
-    attributes; functions by their code and what they close over. Random states are left out. Describe a chain before it
-    is used: some transforms keep what they drew last.
+    Objects are described by their class, the code or the version of its package, and all their attributes; functions
+    by their code, closures and defaults. Random states are left out. A chain must be described before it is used,
+    because some transforms keep the numbers that they drew last.
 
     Raises:
-        TypeError: something in it says neither by attributes nor by code what it is.
+        TypeError: an object in it has neither attributes nor code to describe it by.
     """
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
@@ -131,10 +131,10 @@ def _name(kind: type) -> str:
 
 @cache
 def _code_of(kind: type) -> str:
-    """What tells one version of a class from another.
+    """Return a text that changes with the version of a class.
 
-    Of an installed package its version, of this one the code of its module and of what reads and prepares images; of
-    anything else the module's code.
+    For a class of an installed package, the package's version; for a class of this package, a hash of its module and
+    of the code that reads and prepares images; for any other class, a hash of its module.
     """
     package = kind.__module__.partition(".")[0]
     if package == _OURS:
@@ -154,21 +154,21 @@ def _sha256_of_module(kind: type) -> str:
 
 @cache
 def _reading_code() -> str:
-    """The SHA-256 (hex) of this package's code that an image passes through until it is an item.
+    """Return the SHA-256 (hex) of this package's code that reads and prepares images.
 
-    The version's number alone would not do: whoever changes the code from a checkout would be given items that the code
-    of before made. `tests/test_structure.py` holds that transforms import nothing else of this package.
+    The version number would not be enough: after a change of the code in a checkout, items cached by the old code would
+    be used. `tests/test_structure.py` checks that transforms import nothing else of this package.
     """
     files = [file for room in READING for file in sorted(Path(import_module(room).__path__[0]).glob("*.py"))]
     return hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()
 
 
 def item_key(source: Source) -> str:
-    """A name (64 hex digits) for what an item's image is, from the bytes of its files and nothing else.
+    """Return a SHA-256 (64 hex digits) of an item's image, which depends only on the bytes of its files.
 
     Args:
-        source: a file, a folder, or a list of the files of one series; the order of the files makes no difference, and
-            which of their frames are meant does.
+        source: a file, a folder, or a list of the files of one series. The order of the files does not matter; the
+            selection of their frames does.
 
     Raises:
         UnreadableFileError: a file cannot be read.
@@ -183,13 +183,13 @@ def item_key(source: Source) -> str:
 
 
 def files_of(source: Source) -> Path | list[Path]:
-    """The file that an item is, or the files that it is made of: with a header, the file of its voxels."""
+    """Return the file of an item, or all its files; for a header with a separate file of voxels, both."""
     if not isinstance(source, (str, Path)):
         return [Path(one) for one in source]
     path = Path(source)
     if os.path.isdir(path):
         return walk(path, below=False).files
-    with suppress(ValueError):  # no such file, which is refused when the image is read
+    with suppress(ValueError):  # no such file: reading the image will raise the error
         beside = data_file(path)
         return path if beside is None else [path, beside]
     return path

@@ -1,4 +1,4 @@
-"""The cached part of an item, what the transforms before the first random one make of its image, and its file."""
+"""The cached part of an item (the result of the transforms before the first random one), in memory and as a file."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ logger = logging.getLogger(__name__)
 _META = ("intensity", "modality")
 _READERS = ("imagecodecs", "monai", "nibabel", "numpy", "pillow", "pydicom", "simpleitk", "torch")
 _FORMAT = 1
-_THREADS = 4  # more wait for each other
+_THREADS = 4  # more threads only wait for each other
 
 
 def first_random(transform: Compose) -> int | None:
-    """The place of the first transform that is not cached, as MONAI's data sets tell it; None where all are."""
+    """Return the index of the first transform that is not cached, as in MONAI's data sets; None if all are cached."""
     place: int | None = transform.get_index_of_first(
         lambda one: isinstance(one, RandomizableTrait) or not isinstance(one, Transform)
     )
@@ -45,7 +45,7 @@ def first_random(transform: Compose) -> int | None:
 
 
 def name_of(transform: Compose) -> str:
-    """A name for everything but an item's bytes that decides what is cached of it."""
+    """Return a hash of everything that the cached part depends on except the item's bytes."""
     decided_by = {
         "format": _FORMAT,
         "transforms": describe(list(transform.transforms[: first_random(transform)])),
@@ -56,7 +56,7 @@ def name_of(transform: Compose) -> str:
 
 
 def prepared(transform: Compose, item: Mapping[str, Any]) -> dict[str, Any]:
-    """The cached part of an item: of its image alone, so that nothing but that decides what it is."""
+    """Compute the cached part of an item; the transforms see only its image, so it depends on nothing else."""
     made = transform({"image": item["image"]}, end=first_random(transform), threading=True)
     return {key: _plain(value) for key, value in made.items()}
 
@@ -66,7 +66,7 @@ def _plain(value: Any) -> Any:
         return value
     plain = (value.as_tensor() if isinstance(value, MetaTensor) else value).contiguous()
     if plain.untyped_storage().nbytes() > _bytes_of(plain):
-        plain = plain.clone()  # a part of a tensor would keep the whole in memory
+        plain = plain.clone()  # a view of a larger tensor would keep all of it in memory
     return MetaTensor(plain, affine=value.affine, meta=_meta_of(value)) if isinstance(value, MetaTensor) else plain
 
 
@@ -79,12 +79,12 @@ def _bytes_of(value: torch.Tensor) -> int:
 
 
 def moved(made: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """The cached part with its tensors on a device."""
+    """Return the cached part with its tensors moved to a device."""
     return {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in made.items()}
 
 
 def joined(item: Mapping[str, Any], made: Mapping[str, Any]) -> dict[str, Any]:
-    """The cached part and the rest of the item."""
+    """Join the cached part with the rest of the item."""
     return {key: value for key, value in item.items() if key != "image"} | dict(made)
 
 
@@ -95,21 +95,21 @@ def fill(
     data: Sequence[Mapping[str, Any]],
     policy: Policy,
 ) -> list[int]:
-    """Load items in several threads, as far as the policy says.
+    """Load items in several threads, and leave out those that the policy skips.
 
     Args:
-        load_one: loads an item, given transforms and its place in `data`.
-        transform: of which every thread has a copy, as transforms may keep what they are at.
-        indices: those to be loaded, in this order.
+        load_one: loads an item, given the transforms and its index in `data`.
+        transform: the transforms; each thread uses a copy, because transforms may have a state.
+        indices: the items to load, in this order.
         data: all items.
-        policy: what it skips is left out, counted and logged.
+        policy: which problems to skip; skipped items are counted and logged.
 
     Returns:
-        The places in `data` without those that were left out.
+        The indices of `data` without the items that were left out.
 
     Raises:
-        Exception: that of the first item in the list that has one, whichever thread came first.
-        ValueError: nothing is left.
+        Exception: the error of the first item in the list that has one, whatever the order of the threads.
+        ValueError: no item is left.
     """
     mine = threading.local()
     left_out: dict[int, str] = {}
@@ -145,15 +145,15 @@ def fill(
 
 
 def size(made: Mapping[str, Any]) -> int:
-    """Of a cached part in bytes."""
+    """Return the size of a cached part in bytes."""
     return sum(_bytes_of(value) for value in made.values() if isinstance(value, torch.Tensor))
 
 
 def write(made: Mapping[str, Any], path: Path) -> None:
-    """Write tensors with their affine and meta, and a CRC-32 over all.
+    """Write a cached part to a file: its tensors, their affines and metadata, and a CRC-32.
 
     Raises:
-        TypeError: other things than tensors.
+        TypeError: a value is not a tensor.
     """
     tensors, meta = {}, {}
     for key, value in made.items():
@@ -173,7 +173,7 @@ def write(made: Mapping[str, Any], path: Path) -> None:
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """What was written; None where there is nothing, or nothing whole."""
+    """Read a cached part that `write` wrote; None if the file does not exist or is damaged."""
     try:
         whole = path.read_bytes()
     except FileNotFoundError:

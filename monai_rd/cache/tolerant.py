@@ -1,4 +1,4 @@
-"""One study that cannot be read does not stop the others, as far as the policy says so."""
+"""Skipping studies that cannot be read, as the policy says."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["TolerantDataset", "reason_to_skip"]
 
 
 def reason_to_skip(error: Exception, policy: Policy, item: Mapping[str, Any]) -> StudyError:
-    """Return the `StudyError` behind an error if the policy lets its study be left out; raise it if not.
+    """Return the `StudyError` that caused an error if the policy skips it, else raise it.
 
     Raises:
-        StudyError: of the same kind, with the id of the study and how to leave it out.
-        Exception: the error itself, where no `StudyError` is behind it.
+        StudyError: the policy does not skip it; the message is extended by the study's ID and how to skip it.
+        Exception: the error itself, if its cause is not a `StudyError`.
     """
     reason = original_error(error)
     if not isinstance(reason, StudyError):
@@ -34,18 +34,29 @@ def reason_to_skip(error: Exception, policy: Policy, item: Mapping[str, Any]) ->
 
 
 class TolerantDataset(Dataset):
-    """MONAI's `Dataset` whose items carry `flags`, and `problem` and `message`, empty where all went well.
+    """MONAI's `Dataset` that gives a black image for a study that cannot be read, if the policy skips it.
 
-    An item that its transform refuses with a `StudyError` which the policy skips comes out with the error's code and
-    message and a black image, so that it takes part in a batch; whoever reads the predictions must leave it out, as
-    `StudyClassifier` and `FinalReport` do. Every other error is raised.
+    Each item has the strings `flags`, `problem` and `message`; the last two are empty if there is no problem. If the
+    transform raises a `StudyError` that the policy skips, they are the error's code and message, and the image is
+    black, so that the item can be part of a batch. Its predictions must be ignored, as `StudyClassifier` and
+    `FinalReport` do. All other errors are raised.
 
     Args:
         data: items with `image`.
-        transform: to a bag of slices `[S, 3, H, W]` or a volume `[1, D, H, W]`.
-        shape: of the black image: `[1, 3, H, W]`, or `[1, D, H, W]` for networks of volumes.
-        policy: see `Policy`; "warn" is for the loading transform.
-        teacher_size: rows and columns of a black image for the teacher, where items have one of its own.
+        transform: gives a bag of slices `[S, 3, H, W]` or a volume `[1, D, H, W]` as `image`.
+        shape: shape of the black image: `[1, 3, H, W]`, or `[1, D, H, W]` for networks of volumes.
+        policy: see `Policy`; "warn" is handled by the loading transform.
+        teacher_size: rows and columns of the black teacher image in pixels, if items have a separate teacher image.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from monai_rd.cache import TolerantDataset
+        >>> from monai_rd.transforms import LoadImageOrSeriesd
+        >>> Path("damaged.png").touch()
+        >>> items, load = [{"image": "damaged.png"}], LoadImageOrSeriesd("image")
+        >>> dataset = TolerantDataset(items, load, shape=[1, 3, 32, 32], policy={"default": "skip"})
+        >>> dataset[0]["problem"], dataset[0]["image"].shape
+        ('UNREADABLE_IMAGE', torch.Size([1, 3, 32, 32]))
     """
 
     def __init__(

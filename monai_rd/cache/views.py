@@ -1,4 +1,4 @@
-"""Random views of training items that can be shown again, so that teacher and student see the same ones."""
+"""Random views of training items that can be repeated, so that teacher and student see the same ones."""
 
 from __future__ import annotations
 
@@ -25,38 +25,50 @@ if TYPE_CHECKING:
 
 __all__ = ["PROBE", "ReplayedViews", "probe", "refuse_another_view"]
 
-PROBE = "probe"  # the part of a store that views are known by
+PROBE = "probe"  # name of the stored values by which a view is recognised
 
-_PROBES = 256  # values of a view that are kept to know it by
-_TOLERANCE = 2e-3  # of a value in [0, 1]: half precision, and another machine's rounding
+_PROBES = 256  # number of these values per view
+_TOLERANCE = 2e-3  # for values in [0, 1]: rounding of half precision and of other machines
 
 
 class ReplayedViews(Dataset):
-    """A MONAI data set whose items are seen in a fixed number of random views.
+    """A MONAI data set that shows each item in a fixed number of random views, which can be repeated exactly.
 
-    View k of an item is what the data set's random transforms make of it after they were seeded with a number that
-    follows from the seed, k and the content of the item's files; so it is the same in every run, in every process, and
-    wherever the item stands in the list. Each time an item is shown, the next of its views has its turn; the items
-    start at different ones. Once `store` is set, items bring what the teacher made of the view, as `teacher_features`,
-    and every view is compared with the one that the teacher was shown, at 256 of its values.
+    For view k of an item, the random transforms are seeded by the seed, k and the content of the item's files. So it
+    is the same in every run and process, and at any position in the list. Each time an item is shown, its next view is
+    used; items start at different views. Once `store` is set, items have the teacher's features of the view as
+    `teacher_features`, and every view is compared with the one that the teacher saw, at 256 of its values.
 
-    Few views of few images are soon known by heart. So every second time an item is shown in a new view, which no
-    teacher saw; its `teacher_features` are `UNSEEN`. All labelled items of a batch are shown for the same time, see
-    `TrainingBatches`.
+    A student can overfit to few views of few images. So with `new`, every second time an item is shown in a new view,
+    for which there are no teacher features: its `teacher_features` are `UNSEEN`. All labelled items of a batch have
+    been shown equally often, see `TrainingBatches`, so all or none of them have features.
 
     Args:
-        dataset: items with `image`, a path or several, and a transform whose random parts are `Randomizable`.
-        views: K, how many views an item has.
+        dataset: items with `image` (one path or several), and a transform whose random parts are `Randomizable`.
+        views: K, the number of views per item.
         seed: of the views.
-        new: whether every second time shows a new view.
+        new: whether every second time a new view is shown.
 
     Attributes:
-        keys: what the items are, see `item_key`.
-        store: holds the features of all views; None until they are computed.
+        keys: hash of the content of each item, see `item_key`.
+        store: the teacher features of all views; None until they are computed.
 
     Raises:
-        ValueError: K below 1.
+        ValueError: K is below 1.
         UnreadableFileError: an item's files cannot be read.
+
+    Example:
+        >>> from monai.data import Dataset
+        >>> from monai.transforms import Compose, RandGaussianNoised
+        >>> from PIL import Image
+        >>> from monai_rd.cache import ReplayedViews
+        >>> from monai_rd.transforms import LoadImageOrSeriesd
+        >>> Image.new("L", (32, 32)).save("a.png")
+        >>> noise = Compose([LoadImageOrSeriesd("image"), RandGaussianNoised("image", prob=1)])
+        >>> views = ReplayedViews(Dataset([{"image": "a.png"}], noise), views=2, seed=0)
+        >>> first, second, again = (views.view(0, number)["image"] for number in (0, 1, 0))
+        >>> bool((first == second).all()), bool((first == again).all())
+        (False, True)
     """
 
     def __init__(self, dataset: Dataset, views: int, seed: int, new: bool = True) -> None:
@@ -74,19 +86,19 @@ class ReplayedViews(Dataset):
         self._state = np.random.RandomState()
 
     def turn(self, index: int, time: int) -> int:
-        """The view in which an item is shown that was shown `time` times before: below K the teacher saw it."""
+        """Return the number of the view for an item that was shown `time` times before; below K the teacher saw it."""
         taught, new = divmod(time, 2) if self.new else (time, 0)
         if new:
             return self.views + taught
         return (taught + int(self.keys[index][:8], 16)) % self.views
 
     def view(self, index: int, number: int) -> dict[str, Any]:
-        """The item `index` in view `number`."""
+        """Return the item `index` in view `number`."""
         named = f"{self.seed} {number} {self.keys[index]}"
         self._state.seed(int.from_bytes(hashlib.sha256(named.encode()).digest()[:4], "big"))
-        # All draw from one state in the order in which they run: making a state for each costs more than they do.
+        # All transforms draw from one state in the order in which they run; a state for each would be slow to make.
         for one in self._random:
-            one.R = self._state  # anew each time: MONAI's loaders and whoever seeds the data set put others there
+            one.R = self._state  # set each time, because MONAI's loaders and other callers replace it
         for one in self._seeded:
             one.set_random_state(seed=int(self._state.randint(2**32, dtype=np.uint32)))
         item = self.dataset[index]
@@ -94,7 +106,7 @@ class ReplayedViews(Dataset):
         return dict(item)
 
     def __getitem__(self, index: int | ItemView) -> Any:
-        """An item in the view whose turn it is; one asked for by its place alone, as it is shown first."""
+        """Return an item in its next view; for a plain index, in the view that is shown first."""
         place, time = index if isinstance(index, ItemView) else (index, 0)
         number = self.turn(place, time)
         item = self.view(place, number)
@@ -109,7 +121,7 @@ class ReplayedViews(Dataset):
 
 
 def _random_parts(transform: Any) -> tuple[list[Randomizable], list[Randomizable]]:
-    """What draws random numbers in a chain: by its `R`, as MONAI's transforms do, or seeded in a way of its own."""
+    """Find the random transforms in a chain: those that use MONAI's state `R`, and those with their own seeding."""
     plain: list[Randomizable] = []
     own: list[Randomizable] = []
     seen: set[int] = set()
@@ -132,7 +144,7 @@ def _random_parts(transform: Any) -> tuple[list[Randomizable], list[Randomizable
 
 
 def probe(image: Tensor) -> Tensor:
-    """Values spread over a view, in half precision and on the CPU, to know it by `[256]`."""
+    """Return 256 values spread evenly over a view, `[256]` in half precision on the CPU, by which it is recognised."""
     flat = image.as_subclass(Tensor).reshape(-1)
     return flat[_probe_places(len(flat))].half().cpu()
 
@@ -143,10 +155,15 @@ def _probe_places(values: int) -> Tensor:
 
 
 def refuse_another_view(image: Tensor, known: Tensor, key: str) -> None:
-    """Check that a view is the one that the teacher saw.
+    """Raise if a view is not the one that the teacher saw.
+
+    Args:
+        image: the view.
+        known: `probe` of the view that the teacher saw `[256]`.
+        key: hash of the item's content, for the error message.
 
     Raises:
-        ValueError: it is not.
+        ValueError: the views differ.
     """
     difference = float((probe(image).float() - known.float()).abs().max())
     if not difference <= _TOLERANCE * max(1.0, float(known.float().abs().max())):
