@@ -1,4 +1,4 @@
-"""What bundle configs ask for and JSON cannot say (place, device, trained settings), and configs for commands."""
+"""Functions called by bundle configs (bundle folder, device, trained settings, checks), and configs for commands."""
 
 from __future__ import annotations
 
@@ -54,23 +54,23 @@ logger = logging.getLogger(__name__)
 
 
 def is_bundle(folder: Path) -> bool:
-    """Whether a bundle lies in this folder."""
+    """Return whether this folder is a bundle (holds configs/metadata.json)."""
     return (folder / "configs" / "metadata.json").is_file()
 
 
 def own_bundles() -> tuple[Path, Path]:
-    """Where the project's own bundles may lie: in the checkout, and in the wheel."""
+    """Return the folders that may hold the project's own bundles: in a checkout, and in an installed wheel."""
     package = Path(__file__).resolve().parent
     return package.parent / "bundles", package / "bundles"
 
 
 def bundle_root(name: str) -> str:
-    """Find the folder of the bundle `name`.
+    """Find the folder of a bundle by its name.
 
-    MONAI does not tell a config where it lies, so a bundle's config asks here. Looked at, in this order: the current
-    folder and its parent (run from inside a bundle, or from its `configs`), `bundles/NAME` below the current folder
-    (run from a checkout), the checkout that this package was installed from in editable mode, the copy inside the
-    wheel.
+    MONAI does not tell a config in which folder it is, so bundle configs call this function. It searches, in this
+    order: the current folder and its parent (for runs from inside a bundle or its `configs`), `bundles/NAME` in the
+    current folder (runs from a checkout), the checkout that this package was installed from in editable mode, and the
+    copy inside the wheel.
 
     Args:
         name: folder name of the bundle, such as "rd_ct".
@@ -79,7 +79,7 @@ def bundle_root(name: str) -> str:
         Absolute path of the bundle's folder.
 
     Raises:
-        FileNotFoundError: no such bundle in any of those places.
+        FileNotFoundError: the bundle is in none of these places.
     """
     here = Path.cwd()
     inside = [place for place in (here, here.parent) if place.name == name]
@@ -94,7 +94,7 @@ def bundle_root(name: str) -> str:
 
 
 def default_device() -> torch.device:
-    """The first CUDA device, or the CPU, and then say so."""
+    """Return the first CUDA device, or the CPU (and log that) if there is none."""
     import torch
 
     if torch.cuda.is_available():
@@ -104,7 +104,11 @@ def default_device() -> torch.device:
 
 
 def default_workers(device: torch.device | str) -> int:
-    """Processes that load data: as many as feed a GPU; none on a CPU whose few cores the training itself needs."""
+    """Return the number of data-loading processes for training on a device.
+
+    On CUDA up to 8, one core of this process's share being left free; on a CPU with fewer than 8 cores 0, because the
+    training itself needs them, else 2.
+    """
     import torch
 
     from monai_rd.processes import cores, own_cores
@@ -115,14 +119,14 @@ def default_workers(device: torch.device | str) -> int:
 
 
 def trained_settings(root: str, **defaults: Any) -> dict[str, Any]:
-    """What inference must know of the training that made `models/model.pt`, as `models/settings.json` tells.
+    """Return the training settings of `models/model.pt` that inference needs, from `models/settings.json`.
 
     Args:
         root: the bundle's folder.
-        defaults: what it must know, with the settings of a bundle that nothing was trained in yet.
+        defaults: names of the needed settings, with values that apply if no model has been trained in the bundle yet.
 
     Returns:
-        The settings by the names in `defaults`, and no others.
+        The settings named in `defaults`, and no others.
 
     Raises:
         ValueError: the file lacks a setting.
@@ -138,25 +142,31 @@ def trained_settings(root: str, **defaults: Any) -> dict[str, Any]:
 
 
 def model_sha256(root: str) -> str:
-    """SHA-256 of the bundle's `models/model.pt`: what names the student, in whatever form it runs."""
+    """Return the SHA-256 of a bundle's `models/model.pt`, which identifies the student in all of its export formats."""
     return sha256(Path(root) / "models" / "model.pt")
 
 
 def require_model(path: str | Path) -> None:
-    """Check that there is a trained model.
+    """Check that the file of a trained model exists.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: it does not.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no trained model '{path}': run the bundle's train.json first")
 
 
 def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
-    """Read words for a bundle ("--id value", "--id=value") as its own command does, see `monai_rd.overrides`.
+    """Parse command-line arguments for a bundle ("--id value", "--id=value") as MONAI's command does.
+
+    Args:
+        words: the arguments.
+
+    Returns:
+        Values by id, of known settings with the type that they need, see `monai_rd.overrides`.
 
     Raises:
-        ValueError: a word that is no such pair, or a value that does not fit its key.
+        ValueError: an argument is not such a pair, or a value does not fit its id.
     """
     pairs = dict(argument_pairs(words))
     read = {name: parsed(value) for name, value in pairs.items()}
@@ -164,7 +174,7 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
 
 
 def bundle_config(bundle: str, overrides: Mapping[str, Any]) -> Any:
-    """The bundle's train.json with these overrides, as MONAI's `ConfigParser`.
+    """Return a bundle's train.json with overrides applied, as MONAI's `ConfigParser`.
 
     Raises:
         OverrideError: see `overridden`.
@@ -173,10 +183,12 @@ def bundle_config(bundle: str, overrides: Mapping[str, Any]) -> Any:
 
 
 def argument_pairs(words: Sequence[str]) -> list[tuple[str, str]]:
-    """Take words for a bundle ("--id value", "--id=value") apart; "-" in an id is "_".
+    """Split command-line arguments for a bundle ("--id value", "--id=value") into (id, value) pairs of strings.
+
+    "-" in an id becomes "_".
 
     Raises:
-        ValueError: a word that is no such pair.
+        ValueError: an argument is not such a pair.
     """
     pairs, left = [], list(words)
     while left:
@@ -189,17 +201,18 @@ def argument_pairs(words: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def check_overrides(name: str, file: str) -> None:
-    """Check, and read as they are meant, the settings of the config whose expression calls this.
+    """Check the settings of the config whose expression calls this function, and convert them to the types needed.
 
-    To be called first of all in `initialize`: MONAI has merged configs and overrides then, and computed nothing of
-    them. Keys that are paths and names are read as they were typed; see `monai_rd.overrides`.
+    Call it first in `initialize`: at that time MONAI has merged configs and overrides but evaluated nothing yet. Paths
+    and names keep the spelling of the command line; see `monai_rd.overrides`.
 
     Args:
-        name: of the bundle.
-        file: the bundle's own config, whose ids are known even where an override took the place of what reads them.
+        name: name of the bundle.
+        file: file name of the bundle's own config; ids that it reads are known even if an override replaced the
+            expression that reads them.
 
     Raises:
-        OverrideError: an id that nothing in the config reads, or a value that does not fit its key.
+        OverrideError: nothing in the config reads an id, or a value does not fit its id.
     """
     parser, entries = _calling_config()
     own = json.loads(Path(bundle_root(name), "configs", file).read_text(encoding="utf-8"))
@@ -211,9 +224,9 @@ def check_overrides(name: str, file: str) -> None:
 
 
 def _calling_config() -> tuple[Any, list[str]]:
-    """The parser that evaluates the expression which called us, and the ids that its workflow runs.
+    """Return the parser that evaluates the calling expression, and the ids that its workflow runs.
 
-    MONAI gives an expression no way to its own config; the parser stands among the callers.
+    MONAI gives an expression no access to its own config, so the parser is looked up in the call stack.
     """
     from monai.bundle import ConfigParser, ConfigWorkflow
 
@@ -232,13 +245,13 @@ def _calling_config() -> tuple[Any, list[str]]:
 
 
 def start(name: str, file: str) -> None:
-    """What a training does first of all in `initialize`: errors that say their cause, settings checked, memory kept.
+    """Prepare a training run; the first expression of `initialize`.
 
-    See `explain_errors`, `check_overrides`, `keep_freed_memory`.
+    Calls `explain_errors`, `check_overrides` and `keep_freed_memory`.
 
     Args:
-        name: of the bundle.
-        file: the bundle's own config.
+        name: name of the bundle.
+        file: file name of the bundle's own config.
 
     Raises:
         OverrideError: see `check_overrides`.
@@ -249,10 +262,10 @@ def start(name: str, file: str) -> None:
 
 
 def explain_errors() -> None:
-    """Say the cause of a failed run last, and alone where it says all; see also `make_streams_robust`.
+    """Install an exception hook that prints the original cause of a failed run last, and make the streams robust.
 
-    MONAI wraps what goes wrong in a config as "Failed to evaluate ConfigExpression", and the reason stands many lines
-    above. What this package refuses by an error of its own needs no traceback.
+    MONAI wraps errors in a config as "Failed to evaluate ConfigExpression", with the cause many lines above. Errors
+    that this package raises itself are printed without a traceback. See also `make_streams_robust`.
     """
     make_streams_robust()
     ordinary = sys.excepthook
@@ -269,7 +282,7 @@ def explain_errors() -> None:
 
 
 def _is_refusal(error: BaseException) -> bool:
-    """Whether an error is one that this package raised by a statement of its own, for people to read."""
+    """Return whether an error was raised by a `raise` statement of this package, with a message for users."""
     trace = error.__traceback__
     if not isinstance(error, (ValueError, OSError)) or trace is None:
         return False

@@ -1,6 +1,6 @@
-"""What the commands share: words for a bundle, and the terminal, for which text is text.
+"""Shared parts of the commands: arguments passed on to a bundle, and a terminal that prints text literally.
 
-Brackets, colons and escapes in a name or a path are shown, not obeyed.
+Brackets, colons and escape characters in a name or a path are shown and not interpreted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from monai_rd.text import printable
 
 __all__ = ["Words", "terminal"]
 
-# An argument of its own, not what is left over: so an unknown option is refused, and the nearest one is named.
+# A separate argument instead of "all remaining words", so that unknown options are refused with a suggestion.
 Words = Annotated[
     list[str] | None,
     typer.Argument(metavar="-- --ID VALUE", help="After --: words for the bundle, such as --image_size 128."),
@@ -24,21 +24,21 @@ Words = Annotated[
 
 
 class _Plain(Console):
-    """Takes no text for markup or emoji, and shows control characters by their codes."""
+    """A rich console that interprets neither markup nor emoji and shows control characters as escape codes."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Make what is printed of a text, in a table too."""
+        """Render a text, also inside a table, with control characters as escape codes."""
         return super().render_str(printable(text), **options)
 
 
 def terminal(width: int = 140) -> Console:
-    """Return the terminal; style is what `rich.text.Text` says.
+    """Return the console for output; use `rich.text.Text` for styled text.
 
     Args:
-        width: columns of a file or a pipe, for which rich assumes 80 and breaks words.
+        width: number of columns if output goes to a file or a pipe, where rich would assume 80 and break words.
     """
     found = _Plain()
     return found if found.is_terminal or "COLUMNS" in os.environ else _Plain(width=width)

@@ -1,6 +1,7 @@
-"""Why a study is not read: every reason has a class and a stable code, and a policy says what follows from it.
+"""Errors for studies that cannot be read, each with a stable code, and the policy that decides what follows from them.
 
-By hand, because libraries raise whatever their parsers stumble over, in words that may repeat a value of the header.
+Libraries raise errors of many types, whose messages may quote values of the header, such as names. Therefore all
+errors are raised anew as one of these classes, with a message that names nobody.
 """
 
 from __future__ import annotations
@@ -54,13 +55,15 @@ __all__ = [
 
 
 class StudyError(ValueError):
-    """A study that is not read; the message says why and what to do, without names, patient IDs or paths found on disk.
+    """Base class of errors for studies that cannot be read.
+
+    The message says why and what to do, and holds no names, patient IDs or paths found on disk.
 
     Attributes:
         code: stable name of the reason, for programs, reports and policies.
-        tolerable: what is read where the policy for the code is "warn"; "" where nothing can be.
-        series_uid: ``SeriesInstanceUID`` of the DICOM series it is true of, None where no single series is meant.
-        study_id: what the study is called in lists and scores, "" where it has no name yet.
+        tolerable: what is read if the policy for the code is "warn"; "" if nothing can be read.
+        series_uid: ``SeriesInstanceUID`` of the DICOM series concerned, None if there is no single one.
+        study_id: ID of the study in lists and scores, "" if it has none yet.
     """
 
     code: ClassVar[str] = "STUDY"
@@ -70,84 +73,84 @@ class StudyError(ValueError):
 
 
 class UnreadableFileError(StudyError):
-    """The system does not give the file or folder: rights, a link that leads nowhere, a disk or network that fails."""
+    """The file or folder cannot be opened: missing rights, a broken link, a failing disk or network."""
 
     code = "UNREADABLE_FILE"
 
 
 class UnreadableImageError(StudyError):
-    """An image or volume file that is damaged, or holds something else than a volume or an 8-bit image."""
+    """An image file is damaged, or holds something other than a volume or an 8-bit image."""
 
     code = "UNREADABLE_IMAGE"
 
 
 class TooLargeError(StudyError):
-    """An image that would take more memory than there is, or than an image of a patient needs."""
+    """An image needs more memory than is available, or is larger than any plausible medical image."""
 
     code = "TOO_LARGE"
 
 
 class InvalidValuesError(StudyError):
-    """Among the values are some that are no numbers (NaN), or infinite."""
+    """Some values of the image are NaN or infinite."""
 
     code = "INVALID_VALUES"
 
 
 class BadGeometryError(StudyError):
-    """Where the voxels lie cannot be told from the header: zeros, no numbers, axes that fall together."""
+    """The header does not define a valid coordinate system: zeros, NaN, or linearly dependent axes."""
 
     code = "BAD_GEOMETRY"
 
 
 class WrongIntensityError(StudyError):
-    """The values are not what the transforms of a modality need, as those of an MR are no Hounsfield units."""
+    """The values are not of the kind that a modality's transforms need, such as MR values where HU are needed."""
 
     code = "WRONG_INTENSITY"
 
 
 class EmptyImageError(StudyError):
-    """Nothing is in the image: all values are equal, or black."""
+    """The image is empty: all values are equal, or black."""
 
     code = "EMPTY_IMAGE"
 
 
 class OutOfScopeError(StudyError):
-    """The student was not trained on anything like it, so that its answer would mean nothing."""
+    """The study does not resemble the training data of the student, whose output would be meaningless."""
 
     code = "OUT_OF_SCOPE"
     tolerable = "the study, and its row of the scores is flagged"
 
 
 class WrongModalityError(OutOfScopeError):
-    """The student was trained on other modalities."""
+    """The modality does not occur in the training data."""
 
     code = "WRONG_MODALITY"
 
 
 class WrongBodyPartError(OutOfScopeError):
-    """The header names a part of the body that it names nowhere in the training data."""
+    """The body part stated in the header does not occur in the training data."""
 
     code = "WRONG_BODY_PART"
 
 
 class WrongOrientationError(OutOfScopeError):
-    """The slices are cut in a direction of which the training data have none."""
+    """The orientation of the slices does not occur in the training data."""
 
     code = "WRONG_ORIENTATION"
 
 
 class UnusualIntensitiesError(OutOfScopeError):
-    """Brightness or contrast are far from all of the training data."""
+    """Brightness or contrast are far outside the range of the training data."""
 
     code = "UNUSUAL_INTENSITIES"
 
 
 class DicomSeriesError(StudyError):
-    """A DICOM series that is not read.
+    """Base class of errors for DICOM series that cannot be read.
 
     Args:
         message: see `StudyError`.
-        series_uid: ``SeriesInstanceUID`` of the series, None where no single series is meant.
+        series_uid: ``SeriesInstanceUID`` of the series, None if there is no single one.
     """
 
     code = "DICOM_SERIES"
@@ -158,7 +161,7 @@ class DicomSeriesError(StudyError):
         self.study_id = series_uid or ""
 
     def __reduce__(self) -> tuple[type[DicomSeriesError], tuple[str, str | None], dict[str, Any]]:
-        """Keep the UID when an error comes from another process."""
+        """Keep the UID when the error is pickled, to come from another process."""
         return type(self), (str(self), self.series_uid), vars(self)
 
 
@@ -169,27 +172,27 @@ class NoDicomError(DicomSeriesError):
 
 
 class MissingFilesError(DicomSeriesError):
-    """A DICOMDIR names images of the series that are nowhere there."""
+    """A DICOMDIR lists images of the series that are missing."""
 
     code = "MISSING_FILES"
 
 
 class NoSeriesUidError(DicomSeriesError):
-    """Images that do not say of which series they are."""
+    """Images have no ``SeriesInstanceUID``."""
 
     code = "NO_SERIES_UID"
     tolerable = "the files of one folder, study, SeriesNumber and geometry as one series"
 
 
 class LocalizerError(DicomSeriesError):
-    """A scout view that a scan was planned on: no study to be read."""
+    """The series is a localizer (scout view), used to plan a scan, and not a study to be classified."""
 
     code = "LOCALIZER"
     tolerable = "the localizer"
 
 
 class MixedSeriesError(DicomSeriesError):
-    """The files belong to more than one series, or to more than one frame of reference."""
+    """The files belong to several series, or to several frames of reference."""
 
     code = "MIXED_SERIES"
 
@@ -202,79 +205,79 @@ class MixedShapeError(DicomSeriesError):
 
 
 class MixedOrientationError(DicomSeriesError):
-    """The images of one series are not parallel, as with a localizer among axial slices."""
+    """The images of one series are not parallel, such as a localizer among axial slices."""
 
     code = "MIXED_ORIENTATION"
     tolerable = "the largest group of parallel images"
 
 
 class DuplicateSlicesError(DicomSeriesError):
-    """Images of one series lie at the same position, or one image is there twice."""
+    """Several images of one series lie at the same position, or an image occurs twice."""
 
     code = "DUPLICATE_SLICES"
     tolerable = "the largest of the volumes that the series holds, or where nothing tells them apart the first in order"
 
 
 class MissingSlicesError(DicomSeriesError):
-    """There are gaps in the stack."""
+    """The stack of slices has gaps."""
 
     code = "MISSING_SLICES"
     tolerable = "the slices that are there, as if evenly spaced"
 
 
 class IrregularSpacingError(DicomSeriesError):
-    """The distance between slices changes along the stack, without a slice missing."""
+    """The distance between slices varies along the stack, although no slice is missing."""
 
     code = "IRREGULAR_SPACING"
     tolerable = "all slices, as if evenly spaced"
 
 
 class TiltedStackError(DicomSeriesError):
-    """The slices are not stacked along their normal, as with a tilted gantry: the volume would be sheared."""
+    """The slices are not stacked along their normal (as with a tilted gantry), so that the volume would be sheared."""
 
     code = "TILTED_STACK"
     tolerable = "all slices, with an affine that holds the shear"
 
 
 class UnreadablePixelsError(DicomSeriesError):
-    """The file is damaged: it cannot be opened, parsed or decoded, or its header contradicts its pixels."""
+    """The file is damaged: it cannot be parsed or decoded, or its header contradicts its pixels."""
 
     code = "UNREADABLE_PIXELS"
 
 
 class TruncatedPixelsError(UnreadablePixelsError):
-    """The file is cut off: there are fewer pixels than its header announces, or none."""
+    """The file is cut off: it holds fewer pixels than its header states, or none."""
 
     code = "TRUNCATED_PIXELS"
 
 
 class UnsupportedSyntaxError(UnreadablePixelsError):
-    """No installed decoder reads the transfer syntax."""
+    """No installed decoder supports the transfer syntax."""
 
     code = "UNSUPPORTED_SYNTAX"
 
 
 class UnsupportedImageError(DicomSeriesError):
-    """The image is not one that this project reads: no pixels, no position in the patient."""
+    """The image is of a kind that this project does not read, for example without pixels or position in the patient."""
 
     code = "UNSUPPORTED_IMAGE"
 
 
 class NotAnImageError(UnsupportedImageError):
-    """A DICOM object that is no image to be classified: a report, a segmentation, a dose, a document."""
+    """The DICOM object is not an image that can be classified: a report, a segmentation, a dose, a document."""
 
     code = "NOT_AN_IMAGE"
 
 
 class NoHounsfieldError(DicomSeriesError):
-    """A CT whose stored values cannot be turned into Hounsfield units."""
+    """The stored values of a CT cannot be converted to Hounsfield units."""
 
     code = "NO_HOUNSFIELD"
     tolerable = 'the values as they are, intensity "arbitrary"'
 
 
 def _codes(kind: type[StudyError] = StudyError) -> dict[str, type[StudyError]]:
-    """Return the classes by code, without those that only stand for others."""
+    """Return the error classes by code, without base classes that are never raised themselves."""
     found = {} if kind in (StudyError, DicomSeriesError, OutOfScopeError) else {kind.code: kind}
     for below in kind.__subclasses__():
         found |= _codes(below)
@@ -282,20 +285,26 @@ def _codes(kind: type[StudyError] = StudyError) -> dict[str, type[StudyError]]:
 
 
 class Policy:
-    """What follows from a study that is not as it should be, for each code.
+    """The action that is taken for each error code of a study.
 
     - "error": the run stops.
-    - "skip": the study is left out, and counted. In inference it gets a row with the code and no score.
-    - "warn": what `StudyError.tolerable` says is read, with a warning in the log.
+    - "skip": the study is left out and counted. In inference it gets a row with the code and no score.
+    - "warn": the study is read as described by `StudyError.tolerable`, with a warning in the log.
 
-    Without a word of the user, localizers and what is no image are skipped and everything else is an error.
+    By default, localizers and objects that are not images are skipped and everything else is an error.
 
     Args:
-        actions: code to action, such as `{"TILTED_STACK": "warn", "default": "skip"}`; "default" stands for all codes
-            that are not named, except that localizers and what is no image are skipped unless named.
+        actions: maps codes to actions, such as `{"TILTED_STACK": "warn", "default": "skip"}`. "default" applies to all
+            codes that are not named, except to localizers and objects that are not images, which are then skipped.
 
     Raises:
         ValueError: an unknown code or action, or "warn" for a code under which nothing can be read.
+
+    Example:
+        >>> from monai_rd.errors import Policy
+        >>> policy = Policy({"TILTED_STACK": "warn", "default": "skip"})
+        >>> policy["TILTED_STACK"], policy["MISSING_SLICES"], Policy()["MISSING_SLICES"]
+        ('warn', 'skip', 'error')
     """
 
     def __init__(self, actions: Mapping[str, str] | None = None) -> None:
@@ -316,17 +325,17 @@ class Policy:
         self.actions = {LocalizerError.code: "skip", NotAnImageError.code: "skip"} | dict(actions or {})
 
     def __getitem__(self, code: str) -> str:
-        """The action for a code."""
+        """Return the action for a code."""
         return self.actions.get(code, self.actions.get("default", "error"))
 
 
 def count_codes(codes: Iterable[str]) -> str:
-    """Say how often each code occurs: "2 MISSING_SLICES, 1 TILTED_STACK"."""
+    """Return how often each code occurs as text, such as "2 MISSING_SLICES, 1 TILTED_STACK"."""
     return ", ".join(f"{count} {code}" for code, count in Counter(codes).items())
 
 
 def original_error(error: BaseException) -> BaseException:
-    """What was raised first: MONAI wraps it in RuntimeErrors ("Failed to evaluate", "applying transform")."""
+    """Return the error behind MONAI's RuntimeErrors ("Failed to evaluate", "applying transform")."""
     while isinstance(error, RuntimeError) and error.__cause__ is not None:
         error = error.__cause__
     return error
@@ -334,11 +343,11 @@ def original_error(error: BaseException) -> BaseException:
 
 @contextmanager
 def reading_files() -> Iterator[None]:
-    """Let what the system says of a file of a study be an `UnreadableFileError`: its own words would name the path.
+    """Turn `OSError`s of the system, whose messages name the path, into `UnreadableFileError`.
 
     Raises:
-        UnreadableFileError: in place of an `OSError` of the system. One of a library, such as Pillow's of a damaged
-            picture, goes on as it is.
+        UnreadableFileError: in place of an `OSError` of the system. An `OSError` without errno, which a library raised
+            (such as Pillow for a damaged picture), is passed on unchanged.
     """
     try:
         yield
@@ -352,5 +361,5 @@ def reading_files() -> Iterator[None]:
 
 
 def system_message(error: OSError) -> str:
-    """Say what the system says of a file, such as "Permission denied", without the file."""
+    """Return the system's message of an error, such as "Permission denied", without the path."""
     return os.strerror(error.errno) if error.errno is not None else type(error).__name__

@@ -1,4 +1,4 @@
-"""Files: kinds by suffix, one that must be there, writing that leaves no halves, names that are no patient's."""
+"""Files: suffixes of known formats, atomic writing, hashes, and descriptions that do not name a patient."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ __all__ = [
     "unread_kind",
 ]
 
-DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")  # a file named so and not DICOM is damaged, not something else
+DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")  # a file with such a suffix that is not DICOM counts as damaged
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
-ITK_SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")  # the pixels of .mhd and .nhdr are in files that these name
+ITK_SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")  # .mhd and .nhdr name a separate file with the voxels
 VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, *ITK_SUFFIXES)
 READ_SUFFIXES = (*IMAGE_SUFFIXES, *VOLUME_SUFFIXES)
-# Known to hold images, and not read. Of formats in two files it is the one with the pixels.
+# Image formats that are not supported. For formats with two files, the suffix of the file with the pixels.
 _UNREAD_SUFFIXES = (
     *(".webp", ".gif", ".heic", ".heif", ".avif", ".jp2", ".j2k", ".j2c", ".jpx", ".jpf", ".jls", ".jxl", ".jfif"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".psd", ".exr", ".pcx", ".ico", ".dng", ".cr2", ".nef", ".arw"),
@@ -55,17 +55,17 @@ _UNREAD_SUFFIXES = (
     *(".avi", ".mp4", ".m4v", ".mov", ".mkv", ".mpg", ".mpeg", ".wmv", ".webm"),
     *(".zip", ".tar", ".tgz", ".7z", ".rar"),
 )
-_HEADER_BYTES = 1 << 16  # in which the text of a MetaImage or NRRD header ends
+_HEADER_BYTES = 1 << 16  # longest MetaImage or NRRD header
 _NAMED_DATA = re.compile(rb"^[ \t]*(?:ElementDataFile[ \t]*[=:]|data ?file:)[ \t]*(\S.*?)\s*$", re.MULTILINE)
-# What compression, and a copy or download that did not end, put after a name.
+# Suffixes appended by compression, or by an unfinished copy or download.
 _AFTER = (".gz", ".bz2", ".xz", ".zst", ".lzma", ".part", ".partial", ".crdownload", ".filepart", ".download", ".tmp")
 
 
 def unread_kind(path: Path) -> str:
-    """Tell by its name whether a file holds images and is not read.
+    """Return the suffix of a file in an image format that is not supported.
 
     Returns:
-        Its suffix in lower case, such as ".webp" or ".dcm.gz"; "" where it is read or nothing is known of it.
+        The suffix in lower case, such as ".webp" or ".dcm.gz"; "" if the format is supported or unknown.
     """
     name = path.name.lower()
     if name.endswith(READ_SUFFIXES):
@@ -78,10 +78,10 @@ def unread_kind(path: Path) -> str:
 
 
 def open_file(path: str | os.PathLike[str]) -> io.FileIO:
-    """Open a file to read its bytes, and nothing but a file: a pipe would be waited for.
+    """Open a regular file for reading bytes; a pipe, which could block, is refused.
 
     Raises:
-        OSError: it cannot be opened, or is none.
+        OSError: it cannot be opened, or is not a regular file.
     """
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP), os.fspath(path))
@@ -91,19 +91,19 @@ def open_file(path: str | os.PathLike[str]) -> io.FileIO:
 _NO_ROOM = {
     getattr(errno, "EDQUOT", errno.ENOSPC): "your share of the disk (quota) is used up",
     errno.EFBIG: "the file would be larger than the system allows",
-    errno.ENOSPC: "the disk is full",  # after the quota, which not every system knows
+    errno.ENOSPC: "the disk is full",  # last, to win where the system has no EDQUOT
 }
 
 
 class DiskFullError(OSError):
-    """There is no room for a file; the message says which, how much is free and what to do."""
+    """The disk has no space for a file; the message names the file, the free space and a remedy."""
 
 
 def existing_file(path: str | os.PathLike[str]) -> Path:
-    """Give back `path`.
+    """Return `path` after checking that it is an existing file.
 
     Raises:
-        FileNotFoundError: it is no file.
+        FileNotFoundError: it is not.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file")
@@ -112,17 +112,18 @@ def existing_file(path: str | os.PathLike[str]) -> Path:
 
 @contextmanager
 def atomic_path(path: Path, others: bool = True) -> Iterator[Path]:
-    """Give a path beside `path` to write to: it takes `path`'s place if the block ends well, and goes if not.
+    """Yield a temporary path in the same folder; it replaces `path` if the block succeeds and is deleted otherwise.
 
-    So a killed run, and a full disk, leave the old file or the new one.
+    A killed run or a full disk therefore leaves either the old file or the complete new one.
 
     Args:
-        path: of the file.
-        others: whether other processes may write the same file at the same time: the last one's stays. Where a lock
-            says that nobody does, a killed run's half has the one name and goes with the next.
+        path: path of the final file.
+        others: other processes may write the same file at the same time (the last one wins), so the temporary name is
+            unique. False, for callers that hold a lock, gives a fixed name: the remains of a killed run are then
+            overwritten by the next.
 
     Raises:
-        DiskFullError: the block failed because there is no room for the file.
+        DiskFullError: the block failed because the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp" if others else f"{path.name}.tmp")
@@ -131,7 +132,7 @@ def atomic_path(path: Path, others: bool = True) -> Iterator[Path]:
         os.replace(beside, path)
     except Exception as error:
         if reason := no_room(error):
-            beside.unlink(missing_ok=True)  # before it is measured what is free
+            beside.unlink(missing_ok=True)  # before the free space is measured
             raise DiskFullError(
                 f"{path} could not be written: {reason} ({size_in_words(free_space(path.parent))} free). Make room, or "
                 "choose another folder; what was there before is as it was"
@@ -142,12 +143,12 @@ def atomic_path(path: Path, others: bool = True) -> Iterator[Path]:
 
 
 def no_room(error: BaseException | None) -> str:
-    """Why a disk takes no more, if that is what an error or one behind it says; else "".
+    """Return why the disk accepts no more data if an error, or one of its causes, says so; else "".
 
-    Libraries wrap it: PyTorch's own error tells of a wrong position in the file, that of safetensors is text.
+    Libraries wrap the system's error: PyTorch reports a wrong file position, safetensors puts it into a text.
     """
     seen: set[int] = set()
-    while error is not None and id(error) not in seen:  # what is raised again out of its own wrapper is a ring
+    while error is not None and id(error) not in seen:  # an error raised again from its own wrapper makes a cycle
         seen.add(id(error))
         found = re.search(r"os error (\d+)", str(error))
         number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
@@ -160,19 +161,19 @@ def no_room(error: BaseException | None) -> str:
 
 
 def error_text(error: BaseException) -> str:
-    """What to tell people of an error: its own words, but where the disk is full, ours."""
+    """Return the message of an error for users; if the disk is full, a message of our own."""
     reason = "" if isinstance(error, DiskFullError) else no_room(error)
     return f"{reason}: a file could not be written; make room, and start again" if reason else str(error)
 
 
 def atomic_write(text: str, path: Path, others: bool = True) -> None:
-    """Write a text file atomically, its line ends as they are in `text`; `others` as in `atomic_path`."""
+    """Write a UTF-8 text file atomically, with line ends unchanged; `others` as in `atomic_path`."""
     with atomic_path(path, others) as beside:
         beside.write_text(text, encoding="utf-8", newline="")
 
 
 def link_or_copy(file: Path, path: Path) -> None:
-    """Let `path` be the same file, or a copy where the disk cannot do that, at once or not at all."""
+    """Make `path` a hard link to `file`, or a copy if the file system has no hard links; atomic."""
     with atomic_path(path) as beside:
         try:
             os.link(file, beside)
@@ -181,25 +182,25 @@ def link_or_copy(file: Path, path: Path) -> None:
 
 
 def free_space(folder: Path) -> int:
-    """Bytes that are free on the disk of a folder, whether it is there yet or not."""
+    """Return the free space in bytes on the disk of a folder, which need not exist yet."""
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
 
 
 def size_in_words(size: float) -> str:
-    """A number of bytes as people read it, such as "1.2 GB" (decimal units)."""
+    """Return a number of bytes as text in decimal units, such as "1.2 GB"."""
     name, unit = next(((name, unit) for name, unit in (("GB", 1e9), ("MB", 1e6)) if size >= unit), ("kB", 1e3))
     return f"{size / unit:.1f} {name}"
 
 
 def data_file(header: Path) -> Path | None:
-    """The file that holds the voxels of a MetaImage or NRRD header; None where they follow the header itself.
+    """Return the separate file with the voxels of a MetaImage or NRRD header; None if they follow the header itself.
 
-    Such a pair (.mhd and .raw, .nhdr and .raw.gz) is one image: all that tells images by their content takes both.
+    Such a pair (.mhd and .raw, .nhdr and .raw.gz) is one image, so hashes of its content cover both files.
 
     Raises:
-        ValueError: the header names another place than one file beside it.
+        ValueError: the header names something other than a single file in the same folder.
     """
     if not header.name.lower().endswith(ITK_SUFFIXES):
         return None
@@ -215,10 +216,10 @@ def data_file(header: Path) -> Path | None:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file's content, 64 hex digits; of a header whose voxels lie in a file beside it, of both."""
+    """Return the SHA-256 of a file's content, 64 hex digits; for a header with a separate voxel file, of both."""
     try:
         beside = data_file(path)
-    except ValueError:  # which is refused when it is read
+    except ValueError:  # reported when the image is read
         beside = None
     digest = hashlib.sha256()
     for part in (path, beside):
@@ -230,12 +231,12 @@ def sha256(path: Path) -> str:
 
 
 def content_hash(path: Path) -> str:
-    """The first 12 hex digits of a file's SHA-256: a name for it that holds no patient's."""
+    """Return the first 12 hex digits of a file's SHA-256, an identifier that cannot name a patient."""
     return sha256(path)[:12]
 
 
 def known_hash(path: Path) -> str:
-    """The `content_hash` of a file, "" where it cannot be read: whoever loads it says why."""
+    """Return the `content_hash` of a file, "" if it cannot be read (which its loader reports)."""
     try:
         return content_hash(path)
     except OSError:
@@ -243,7 +244,7 @@ def known_hash(path: Path) -> str:
 
 
 def anonymous(path: Path) -> str:
-    """Name an image file without its path or name, which may hold a patient's."""
+    """Return a description of an image file by suffix and hash, as its path may contain a patient's name."""
     ends = sorted(READ_SUFFIXES, key=len, reverse=True)
     kind = next((end for end in ends if path.name.lower().endswith(end)), "data")
     digest = known_hash(path)

@@ -1,4 +1,4 @@
-"""Numbers that are none: found where they come in, and named, before anything is made of them."""
+"""Detection of NaN and infinite values in tensors and loss terms."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ __all__ = ["NotFiniteError", "TermSums", "not_finite", "refuse_not_finite"]
 
 
 class NotFiniteError(ValueError):
-    """Values that are infinite or not a number."""
+    """Values that are infinite or not a number (NaN)."""
 
 
 def not_finite(tensors: Mapping[str, Any]) -> list[str]:
-    """Names of the tensors that hold a value that is infinite or not a number; of each device one is waited for."""
+    """Return the names of the tensors with an infinite or NaN value; synchronises with the device once.
+
+    Args:
+        tensors: by name; entries that are not floating-point tensors are ignored.
+    """
     numbers = {
         name: one
         for name, one in tensors.items()
@@ -30,15 +34,15 @@ def not_finite(tensors: Mapping[str, Any]) -> list[str]:
 
 
 def refuse_not_finite(tensors: Mapping[str, Any], whose: str, remedy: str) -> None:
-    """Refuse weights of which one is no number.
+    """Check that all values of tensors, such as the weights of a model, are finite.
 
     Args:
         tensors: by name.
-        whose: they are, for the error.
-        remedy: what to do.
+        whose: name of their owner for the error message.
+        remedy: advice for the error message.
 
     Raises:
-        NotFiniteError: with how many tensors, and the first by name.
+        NotFiniteError: some are not; the message states the number of such tensors and the name of the first.
     """
     if wrong := not_finite(tensors):
         raise NotFiniteError(
@@ -48,10 +52,21 @@ def refuse_not_finite(tensors: Mapping[str, Any], whose: str, remedy: str) -> No
 
 
 class TermSums:
-    """Sums loss terms over an epoch, and finds the step in which one was first not finite.
+    """Sum loss terms over an epoch and find the first step in which one was not finite.
 
-    On a CPU that is found in the step itself. Reading a value of another device would wait for it in every step: there
-    the place of the first is kept on the device, and read with the sums.
+    On the CPU, `add` reports such terms at once. On other devices this would force a synchronisation in every step:
+    there the number of the step is kept on the device and returned by `read`.
+
+    Example:
+        >>> import torch
+        >>> from monai_rd.finite import TermSums
+        >>> sums = TermSums()
+        >>> sums.add({"ce": torch.tensor(1.5), "kl": torch.tensor(0.25)})
+        []
+        >>> sums.add({"ce": torch.tensor(0.5), "kl": torch.tensor(float("nan"))})
+        ['kl']
+        >>> sums.read()[0]
+        {'ce': 2.0, 'kl': nan}
     """
 
     def __init__(self) -> None:
@@ -59,12 +74,12 @@ class TermSums:
         self._sums = self._first = self._step = torch.zeros(0)
 
     def add(self, terms: Mapping[str, Tensor]) -> list[str]:
-        """Add a step's terms; of a CPU, returns the names of those that are not finite."""
+        """Add the scalar terms of one step; on the CPU, return the names of those that are not finite, else []."""
         values = torch.stack([term.detach().float() for term in terms.values()])
         if not self._names:
             self._names = tuple(terms)
             self._sums = self._first = self._step = torch.zeros_like(values)
-        self._sums, self._step = self._sums + values, self._step + 1  # counted there too: a number of ours is a copy
+        self._sums, self._step = self._sums + values, self._step + 1  # counted on the device: no copy
         wrong = ~values.isfinite()
         if values.device.type == "cpu":
             return [name for name, bad in zip(terms, wrong.tolist(), strict=True) if bad]
@@ -72,7 +87,10 @@ class TermSums:
         return []
 
     def read(self) -> tuple[dict[str, float], int, list[str]]:
-        """The sums; the number of the first step, from 1, with terms that were not finite, else 0; and their names."""
+        """Return the sums, the number of the first step with terms that were not finite (from 1; 0: none), their names.
+
+        The step and names are found on devices other than the CPU only.
+        """
         sums, first = torch.stack([self._sums, self._first]).tolist()
         step = int(min((number for number in first if number), default=0))
         names = [name for name, number in zip(self._names, first, strict=True) if step and number == step]

@@ -1,7 +1,7 @@
-"""Packages whose names are imported when they are asked for: reading DICOM headers must not wait for torch.
+"""Packages that import their names on first use, so that reading DICOM headers need not wait for torch.
 
-By hand, because it is one function. With `lazy_loader` names would be said as often: its `attach` wants the same table
-beside what type checkers read, its `attach_stub` a second file for each package, with imports relative to it.
+One function, instead of the library `lazy_loader`, with which names would have to be listed as often: its `attach`
+needs the same table in addition to the imports for type checkers, its `attach_stub` a second file for each package.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ __all__ = ["lazy_names"]
 
 
 def lazy_names(package: str, homes: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
-    """Return a package's `__getattr__` (PEP 562).
+    """Return a package's `__getattr__` (PEP 562) that imports names on first use.
 
     Args:
-        package: its `__name__`.
-        homes: its modules and the names that each gives to the package.
+        package: the package's `__name__`.
+        homes: maps each module of the package to the names that the package exports from it.
     """
     home_of = {name: home for home, names in homes.items() for name in names}
 

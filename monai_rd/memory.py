@@ -1,6 +1,6 @@
-"""How much memory this process could still take, and what becomes of memory that it frees.
+"""Available memory, as Linux and its control groups (containers, batch systems) report it, and reuse of freed memory.
 
-The first as Linux and its control groups (containers, batch systems) say, the second as the GNU C library allows.
+Reuse of freed memory is controlled through the GNU C library.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ _LARGEST = 2**31 - 1
 
 
 def available_memory(root: Path = Path("/")) -> int | None:
-    """Bytes that this process could take without swapping or being killed for it.
+    """Return how many bytes this process can still allocate without swapping or being killed.
 
-    The least of what the machine has left (MemAvailable) and what every control group above the process, of version 1
-    or 2, has left of its limit; file contents that a group could drop count as left.
+    This is the minimum of the machine's available memory (MemAvailable) and of what remains of the limit of every
+    control group (version 1 or 2) of the process. File caches that a group can drop count as free.
 
     Args:
-        root: where `proc` and `sys` lie.
+        root: folder that contains `proc` and `sys`.
 
     Returns:
-        None where the system does not say: on macOS and Windows.
+        Bytes; None where the system does not report it (macOS and Windows).
     """
     return min((*_of_the_machine(root), *_of_the_groups(root)), default=None)
 
 
 def keep_freed_memory() -> bool:
-    """Let the GNU C library keep large blocks that were freed, for the next step.
+    """Let the GNU C library keep large freed blocks for reuse in the next training step.
 
-    By itself it gives a tensor of some MB back to the system as soon as it is freed. The next step asks for as much
-    again, and the system fills each page of 4 kB with zeros anew, when it is first touched: a tenth to a quarter of the
-    time of a training step on a CPU. The peak grows by some percent (docs/guide/speed.md).
+    By default it returns a tensor of some MB to the system as soon as it is freed. The next step allocates as much
+    again, and the system has to zero each page of 4 kB at its first use: a tenth to a quarter of the time of a training
+    step on a CPU. The peak memory grows by some percent (docs/guide/speed.md).
 
     Returns:
-        Whether something was changed: not with another C library, nor where `MALLOC_MMAP_THRESHOLD_` or
-        `MALLOC_TRIM_THRESHOLD_` is set in the environment, which is respected.
+        Whether the setting was changed. It is not with another C library, or if `MALLOC_MMAP_THRESHOLD_` or
+        `MALLOC_TRIM_THRESHOLD_` is set in the environment.
     """
     if not _glibc() or any(name in os.environ for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")):
         return False
@@ -51,7 +51,7 @@ def keep_freed_memory() -> bool:
 
 
 def give_back_freed_memory() -> None:
-    """Give the system what is kept: after something large that will not be needed again."""
+    """Return freed memory to the system, for use after something large that is not needed again."""
     if _glibc():
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -89,7 +89,7 @@ def _left(place: Path, limit_file: str, usage_file: str, droppable: str) -> Iter
 
 
 def _pairs(path: Path) -> list[tuple[str, str]]:
-    """The first two words of every line of a file, none where there is no file."""
+    """Return the first two words of every line of a file, none if there is no file."""
     lines = path.read_text().splitlines() if path.is_file() else ()
     return [(words[0], words[1]) for words in map(str.split, lines) if len(words) > 1]
 

@@ -1,4 +1,4 @@
-"""The known word that somebody may have meant."""
+"""Suggestions for misspelt words in error messages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["did_you_mean"]
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return " (did you mean 'NEAREST'?)", or "" where nothing that is known resembles the word."""
+    """Return " (did you mean 'NEAREST'?)", or "" if no known word resembles the given one."""
     names = {str(name).lower(): str(name) for name in known}
     found = get_close_matches(word.lower(), names, n=1)
     return f" (did you mean '{names[found[0]]}'?)" if found else ""

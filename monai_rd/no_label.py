@@ -1,4 +1,4 @@
-"""What stands for a label that is missing, in data lists, batches and losses."""
+"""The value of missing labels in data lists, batches and losses."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ if TYPE_CHECKING:
 
 __all__ = ["NO_LABEL", "unlabelled_items"]
 
-# The class index of an item without a label, and of a multi-label one the value of a class of which nothing is known.
-# It is what `torch.nn.functional.cross_entropy` leaves out by default.
+# Class index of an item without a label; in multi-label data, the value of a class whose presence is unknown.
+# `torch.nn.functional.cross_entropy` ignores this index by default.
 NO_LABEL = -100
 
 
 def unlabelled_items(target: Tensor) -> Tensor:
-    """Which items of a batch's labels `[B]`, multi-label `[B, classes]`, have none, bool `[B]`."""
+    """Return a bool mask `[B]` of the items without any label, from labels `[B]` or multi-label `[B, classes]`."""
     return (target == NO_LABEL).reshape(len(target), -1).all(1)

@@ -1,7 +1,7 @@
-"""What people set for a bundle: keys that something reads, values that fit them, paths and names as they were typed.
+"""Checks of the settings that users give a bundle (overrides): is the key read by the config, does the value fit?
 
-MONAI adds any key to a config without a word, and reads every word of a command as Python: a folder `20240131` is a
-number then, `None` nothing, `data#1` the text `data`.
+MONAI silently adds any key to a config and parses every command-line value as Python: a folder named `20240131` becomes
+a number, `None` becomes None, and `data#1` becomes `data`. Here paths and names are kept as they were typed.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ __all__ = [
 ]
 
 _REFERENCE = re.compile(r"[@%](\w+(?:(?:#|::)\w+)*)")
-_EXPRESSIONS = ("$", "@", "%")  # what MONAI computes
+_EXPRESSIONS = ("$", "@", "%")  # first characters of text that MONAI evaluates
 _ENTRIES = {"imports", "initialize", "run", "finalize"}
-_OF_TRACKING = {"tracking_uri", "experiment_name", "run_name", "save_execute_config"}  # MONAI's own, with or without
+_OF_TRACKING = {"tracking_uri", "experiment_name", "run_name", "save_execute_config"}  # MONAI's own, for tracking
 OF_RUN = ("run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file")
 JSON_WORDS = {"true": True, "false": False, "null": None}
 _NOTHING = ("None", "none", "null")
 
 
 class OverrideError(ValueError):
-    """A key that nothing reads, or a value that does not fit its key."""
+    """A key that nothing in the config reads, or a value that does not fit its key."""
 
 
 # ---------------------------------------------------------------------------------------------------------- the keys
@@ -57,27 +57,27 @@ def _strings(config: Any) -> Iterator[str]:
 
 
 def ids_read(config: Any) -> set[str]:
-    """The ids that expressions and references of a config read, `#` between levels."""
+    """Return the ids that expressions and references of a config read, with `#` between levels."""
     return {found.replace("::", "#") for text in _strings(config) for found in _REFERENCE.findall(text)}
 
 
 def unread_ids(
     config: Mapping[str, Any], entries: Iterable[str] = (), own: Mapping[str, Any] | None = None
 ) -> list[str]:
-    """The ids of a config that do nothing: no expression of it reads them.
+    """Return the ids of a config that have no effect, because no expression reads them.
 
     Args:
-        config: as MONAI's `ConfigParser` holds it.
-        entries: ids that are run from outside, beside MONAI's own. A list of expressions is taken for one too, and
-            what begins with an underscore for somebody else's.
-        own: the config as its bundle has it: what is read in it may be set.
+        config: content of MONAI's `ConfigParser`.
+        entries: ids that are run from outside, in addition to MONAI's own. Lists of expressions count as such ids too;
+            ids that begin with an underscore are ignored.
+        own: the unchanged config of the bundle; ids that it reads are accepted too.
     """
     read, known = ids_read([config, own]), _ENTRIES | _OF_TRACKING | set(entries)
     return [name for name, value in config.items() for name in _unread(name, value, read) if name not in known]
 
 
 def _unread(name: str, value: Any, read: set[str]) -> Iterator[str]:
-    """The id itself, or what in a table of ids is not read; a component's own arguments are its affair."""
+    """Yield the id if it is not read, or the unread ids in it if it is a table; arguments of components are skipped."""
     steps = isinstance(value, list) and value and all(isinstance(one, str) and one[:1] == "$" for one in value)
     if name in read or name.startswith("_") or steps:
         return
@@ -92,10 +92,14 @@ def _unread(name: str, value: Any, read: set[str]) -> Iterator[str]:
 
 
 def refuse_unread(unread: Sequence[str], read: Iterable[str]) -> None:
-    """Refuse ids that nothing reads.
+    """Raise an error if there are ids that nothing reads.
+
+    Args:
+        unread: the ids, see `unread_ids`.
+        read: the ids that are read, for suggestions.
 
     Raises:
-        OverrideError: there is one; the nearest id that is read is named.
+        OverrideError: there are some; the message suggests the most similar known id.
     """
     if unread:
         heads = {name.partition("#")[0] for name in read} | set(read)
@@ -107,10 +111,11 @@ def refuse_unread(unread: Sequence[str], read: Iterable[str]) -> None:
 
 
 def typed_arguments(words: Sequence[str] | None = None) -> dict[str, str]:
-    """The values of a command of MONAI, as they were typed, by key.
+    """Return the option values of a MONAI command line by key, as they were typed.
 
     Args:
-        words: after the command's name; by default those of this process, none where it is no command of MONAI.
+        words: the arguments after the command's name; by default those of this process if it is a MONAI bundle command,
+            else none.
     """
     if words is None:
         if Path(sys.argv[0]).parts[-3:] != ("monai", "bundle", "__main__.py"):
@@ -127,21 +132,21 @@ def typed_arguments(words: Sequence[str] | None = None) -> dict[str, str]:
 
 
 def written(value: Any) -> Any:
-    """A value as it must stand in a config to come out of it as it is: MONAI makes `::` of `#` in every text."""
+    """Return a value escaped for a config, so that MONAI, which replaces `#` by `::` in texts, returns it unchanged."""
     if isinstance(value, str) and "#" in value and not value.startswith(_EXPRESSIONS):
         return "$" + repr(value).replace("#", "\\x23").replace("@", "\\x40")
     return [written(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
 def overridden(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Any:
-    """A config with overrides, as MONAI's `ConfigParser`.
+    """Return a config with overrides applied, as MONAI's `ConfigParser`.
 
     Args:
-        config: of a bundle, content of a JSON.
-        overrides: values by id, `#` between levels.
+        config: content of a bundle's JSON config; it is not changed.
+        overrides: values by id, with `#` between levels.
 
     Raises:
-        OverrideError: an id that nothing reads, or a value that does not fit its key.
+        OverrideError: nothing reads an id, or a value does not fit its key.
     """
     from monai.bundle import ConfigParser
 
@@ -149,24 +154,24 @@ def overridden(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Any:
     for key, value in {**overrides, **settled(overrides, {})}.items():
         try:
             parser[key] = written(value)
-        except (KeyError, ValueError, IndexError):  # of a level above
+        except (KeyError, ValueError, IndexError):  # a parent level does not exist
             refuse_unread([key], ids_read(config))
     refuse_unread(unread_ids(parser.config, own=config), ids_read([parser.config, config]))
     return parser
 
 
 def settled(config: Mapping[str, Any], typed: Mapping[str, str]) -> dict[str, Any]:
-    """The known settings of a config, each as it is meant.
+    """Return the known settings of a config, checked and converted to the types that they need.
 
     Args:
-        config: values by key; what is no known setting, or an expression, is left to MONAI.
-        typed: see `typed_arguments`.
+        config: values by key; unknown settings and expressions are ignored, MONAI handles them.
+        typed: values as typed on the command line, see `typed_arguments`.
 
     Returns:
-        The settings that have a value, read.
+        The known settings that have a value, or are None where that is allowed.
 
     Raises:
-        OverrideError: a value that does not fit its key.
+        OverrideError: a value does not fit its key.
     """
     found: dict[str, Any] = {}
     for key in (key for key in config if key in _KINDS):
@@ -187,17 +192,17 @@ def settled(config: Mapping[str, Any], typed: Mapping[str, str]) -> dict[str, An
 
 
 def parsed(word: str) -> Any:
-    """A word as MONAI's commands read it."""
+    """Return a command-line value as MONAI (by Fire) parses it: as a Python literal if possible, else as text."""
     from fire.parser import DefaultParseValue  # type: ignore[import-untyped]
 
     return DefaultParseValue(word)
 
 
 def switch(value: Any) -> bool:
-    """Read what a command line gave for true or false: MONAI leaves JSON's own words as strings, which are all true.
+    """Convert a command-line value to bool; MONAI leaves "true" and "false" as strings, which are both truthy.
 
     Raises:
-        ValueError: neither.
+        ValueError: the value is neither.
     """
     read = JSON_WORDS.get(value.lower(), value) if isinstance(value, str) else value
     if not isinstance(read, (bool, int)):
@@ -250,7 +255,7 @@ def _table(key: str, value: Any, word: str | None) -> dict[str, Any]:
 
 
 def _options(key: str, value: Any, word: str | None) -> dict[str, Any]:
-    """A table in which JSON's words true, false and null, which a command line leaves as strings, are read."""
+    """Read a table whose values "true", "false" and "null", left as strings by the command line, are converted."""
     given = _table(key, value, word)
     return {name: JSON_WORDS.get(one, one) if isinstance(one, str) else one for name, one in given.items()}
 
@@ -281,7 +286,7 @@ def _share(key: str, value: Any, word: str | None) -> float:
 def _count(least: int) -> Callable[[str, Any, str | None], int]:
     def read(key: str, value: Any, word: str | None) -> int:
         whole = value
-        if isinstance(value, str) and re.fullmatch(r"\d+", value):  # 007 is no number of Python's
+        if isinstance(value, str) and re.fullmatch(r"\d+", value):  # 007 is not a number in Python
             whole = int(value)
         if isinstance(value, float) and value.is_integer():  # 1e3
             whole = int(value)

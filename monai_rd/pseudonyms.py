@@ -1,7 +1,7 @@
-"""Names for patients that are no names: keyed hashes, stable within a project, not reversible without its key.
+"""Pseudonyms of patients: keyed hashes, stable within a project and not reversible without its key.
 
-A plain hash of a patient's ID is no pseudonym: IDs are short, and whoever has the hash tries them all. With a secret
-key of the project (HMAC-SHA-256, RFC 2104) one cannot, and two projects with two keys cannot be linked.
+A plain hash of a patient's ID is not a pseudonym: IDs are short, so that all of them can be tried. A secret key of the
+project (HMAC-SHA-256, RFC 2104) prevents this, and projects with different keys cannot be linked.
 """
 
 from __future__ import annotations
@@ -22,13 +22,16 @@ KEY_FILE = "monai_rd.key"
 
 
 def project_key(path: str | os.PathLike[str] = KEY_FILE) -> bytes:
-    """Read a project's key; make it where there is none.
+    """Read the key of a project; if there is no key file, create one.
 
     Args:
-        path: the key file, 64 hex digits, readable by its owner only.
+        path: path of the key file, which holds 64 hex digits and is created readable by its owner only.
+
+    Returns:
+        The key, 32 bytes.
 
     Raises:
-        ValueError: the file holds no key.
+        ValueError: the file does not hold a key.
     """
     file = Path(path)
     if not file.exists():
@@ -43,7 +46,7 @@ def project_key(path: str | os.PathLike[str] = KEY_FILE) -> bytes:
 
 
 def _make_key(file: Path) -> None:
-    """Write a key whole, and no other where another process has made one meanwhile."""
+    """Write a new key atomically, unless another process has created one in the meantime."""
     whole = file.with_name(f"{file.name}.{secrets.token_hex(4)}.tmp")
     try:
         with os.fdopen(os.open(whole, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
@@ -52,7 +55,7 @@ def _make_key(file: Path) -> None:
             os.link(whole, file)
         except FileExistsError:
             return
-        except OSError:  # a disk without links
+        except OSError:  # a file system without links
             if file.exists():
                 return
             os.rename(whole, file)
@@ -62,18 +65,18 @@ def _make_key(file: Path) -> None:
 
 
 def patient_pseudonym(patient_id: bytes | str, key: bytes) -> str:
-    """Return 16 hex digits for a patient's ID, "" for an empty one.
+    """Return the pseudonym of a patient, 16 hex digits; "" for an empty ID.
 
     Args:
-        patient_id: as in a sheet or a DICOM header; bytes are taken for UTF-8, else Latin-1. What `comparable` finds
-            the same is one patient, in whatever encoding it was stored.
-        key: of the project.
+        patient_id: ID as in a table or a DICOM header; bytes are decoded as UTF-8, else as Latin-1. IDs that are equal
+            by `comparable` are one patient, whatever their encoding.
+        key: key of the project, see `project_key`.
     """
     told = comparable(decode(patient_id, "utf-8") if isinstance(patient_id, bytes) else patient_id)
-    raw = told.encode("utf-8", "surrogatepass")  # a path may hold what is no text
+    raw = told.encode("utf-8", "surrogatepass")  # a path may hold bytes that are not valid text
     return hmac.new(key, b"patient:" + raw, "sha256").hexdigest()[:16] if raw else ""
 
 
 def study_pseudonym(study_uid: str, key: bytes) -> str:
-    """Return what stands for the patient of a study without patient ID: the smallest group that is surely one."""
+    """Return a pseudonym, 16 hex digits, for the patient of a study without patient ID, from the study's UID."""
     return hmac.new(key, b"study:" + study_uid.encode(), "sha256").hexdigest()[:16]

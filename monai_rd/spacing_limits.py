@@ -1,6 +1,6 @@
-"""How long the edge of a pixel or voxel may be, in whatever file it is stated."""
+"""Limits of the edge length of a pixel or voxel, for all file formats."""
 
 __all__ = ["MAX_SPACING_MM", "MIN_SPACING_MM"]
 
-# In mm: 10 nm, an electron microscope's, to 10 m, so that units mistaken for mm pass.
+# In mm: from 10 nm (an electron microscope) to 10 m, so that files with other units than mm pass.
 MIN_SPACING_MM, MAX_SPACING_MM = 1e-5, 1e4

@@ -1,4 +1,4 @@
-"""A console that cannot show a character, or is gone, ends no training and no command."""
+"""Output streams that survive a console which cannot show a character or has been closed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["make_streams_robust", "robust_stream"]
 
 
 class _RobustStream:
-    """A stream that goes on where nobody can or will read it any more; in all else the one that it stands for."""
+    """Wrap a stream and ignore writes once they fail, for example because the reader has gone."""
 
     def __init__(self, stream: Any) -> None:
         self._stream, self._gone = stream, False
@@ -37,16 +37,17 @@ class _RobustStream:
                 self._give_up()
 
     def _give_up(self) -> None:
-        """Let what is still held, and what others write to the same place, go nowhere: it would fail at the end."""
+        """Redirect the file descriptor to the null device: flushing buffered text at exit would fail otherwise."""
         self._gone = True
         with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), self._stream.fileno())
 
 
 def robust_stream(stream: Any) -> Any:
-    """Give a stream that shows what its encoding lacks by its code, and outlives its reader.
+    """Return a stream that escapes characters missing in its encoding and ignores write errors.
 
-    The end of `| head`, a terminal that is closed and a full disk are the end of what is shown, not of the work.
+    If the reader (such as `| head`) ends, the terminal is closed or the disk is full, output stops but the work goes
+    on.
     """
     if isinstance(stream, _RobustStream) or stream is None:
         return stream
@@ -56,7 +57,7 @@ def robust_stream(stream: Any) -> Any:
 
 
 def make_streams_robust() -> None:
-    """Make the streams of this process so, and those of the log; what a host (a notebook, a server) put there stays."""
+    """Make stdout, stderr and log handlers that write to them robust; streams of a host, such as a notebook, stay."""
     for name in ("stdout", "stderr"):
         old = getattr(sys, name)
         if old is None or old is not getattr(sys, f"__{name}__"):

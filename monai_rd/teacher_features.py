@@ -1,7 +1,7 @@
-"""What an item or a batch brings of the teacher: features of its view, or word that no teacher saw it.
+"""Precomputed teacher features in an item or a batch.
 
-Under the key `TEACHER_FEATURES` stand the parts by name that `networks.features.to_rows` gives, where they were
-computed beforehand, or `UNSEEN`. Without the key the teacher is asked in the step.
+The key `TEACHER_FEATURES` holds the features by name, as returned by `networks.features.to_rows`, if they were
+computed beforehand, or `UNSEEN`. Without the key the teacher is run in the training step.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ __all__ = ["TEACHER_FEATURES", "UNSEEN", "is_unseen", "stored_features"]
 
 TEACHER_FEATURES = "teacher_features"
 
-# What stands there of a view that no teacher saw: the student learns it from its label alone. It is a mapping without
-# parts because collating the items of a batch leaves that as it is.
+# The value for a view without teacher features, which the student learns from its label alone. It is an empty mapping
+# because collating a batch leaves that unchanged.
 UNSEEN: Mapping[str, Tensor] = {}
 
 
 def is_unseen(batch: Mapping[str, Any]) -> bool:
-    """Whether no teacher saw the views of a batch, and none is to be asked."""
+    """Return whether the views of a batch have no teacher features and the teacher is not to be run on them."""
     return batch.get(TEACHER_FEATURES) == UNSEEN
 
 
 def stored_features(batch: Mapping[str, Any]) -> Mapping[str, Tensor] | None:
-    """The parts that were computed beforehand; None where there are none."""
+    """Return the precomputed teacher features by name, None if there are none."""
     return batch.get(TEACHER_FEATURES) or None

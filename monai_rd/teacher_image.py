@@ -1,4 +1,4 @@
-"""The image that the teacher sees, where it is another one than the student's."""
+"""The teacher's image of an item, if it differs from the student's."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 
 __all__ = ["TEACHER_IMAGE", "teacher_image"]
 
-# The key of an item, or of a batch, under which the same view stands at the teacher's own size.
+# Key of an item or a batch that holds the same view at the teacher's image size.
 TEACHER_IMAGE = "teacher_image"
 
 
 def teacher_image(item: Mapping[str, Any]) -> Tensor:
-    """What the teacher sees of an item or of a batch: its own image, or the student's where there is no other."""
+    """Return the teacher's image of an item or a batch: its `TEACHER_IMAGE` if present, else the student's `image`."""
     image: Tensor = item[TEACHER_IMAGE] if TEACHER_IMAGE in item else item["image"]
     return image.as_subclass(Tensor)

@@ -1,4 +1,4 @@
-"""Text from outside: how its bytes are read, what counts as one and the same, how it is shown."""
+"""Text from outside: decoding, comparison of equivalent spellings, safe output."""
 
 from __future__ import annotations
 
@@ -14,74 +14,74 @@ from typing import Any
 __all__ = ["comparable", "csv_of", "decode", "name_key", "name_of", "printable", "read_text"]
 
 _JOINERS = "\u200c\u200d"
-# What a spreadsheet takes for the start of a formula.
+# Characters that begin a formula in a spreadsheet.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
 
 
 def decode(content: bytes, *encodings: str) -> str:
-    """Decode bytes in the first encoding that fits, and in Latin-1, which always does.
+    """Decode bytes in the first encoding that fits, else in Latin-1, which always fits.
 
     Args:
         content: the bytes.
-        encodings: Python's names.
+        encodings: names of Python codecs; unknown names are ignored.
     """
     for encoding in encodings:
         try:
             return content.decode(encoding)
-        except (UnicodeError, LookupError):  # what a file names may be any of Python's codecs
+        except (UnicodeError, LookupError):  # a file may name an unknown codec, or one that is not for text
             continue
     return content.decode("latin-1")
 
 
 def read_text(path: Path) -> str:
-    """Read a text file that any program may have written: UTF-8, -16 or -32, with a mark or without, else Windows-1252.
+    """Read a text file of any program: UTF-8, UTF-16 or UTF-32, with or without byte order mark, else Windows-1252.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     content = path.read_bytes()
-    guessed = json.detect_encoding(content)  # by the mark, and by where zeros stand
+    guessed = json.detect_encoding(content)  # by the byte order mark and the positions of zeros
     return decode(content, guessed, "cp1252").removeprefix("\ufeff")
 
 
 def comparable(value: str) -> str:
-    """Return what is the same of two texts that look alike: composed, of one width, without blanks around.
+    """Return a normal form of a text that is equal for texts that look alike (Unicode NFKC, stripped).
 
-    ``Mu\u0308l`` and ``Mül`` are one, and so are full-width and plain digits (Unicode NFKC); invisible marks go.
+    ``Mu\u0308l`` and ``Mül`` become equal, as do full-width and plain digits; invisible characters are removed.
     """
     found = unicodedata.normalize("NFKC", value)
     return "".join(c for c in found if unicodedata.category(c) != "Cf").strip(" \0\t\r\n\v\f")
 
 
 def name_of(value: str) -> str:
-    """Return the name of a class or a group as it counts everywhere: letters composed (NFC), blanks single.
+    """Return the canonical name of a class or a group: composed letters (Unicode NFC), single blanks.
 
-    Line breaks are blanks; what is no character to be seen goes, but for the joiners of emoji and of some scripts.
+    Line breaks count as blanks. Unprintable characters are removed, except the joiners of emoji and of some scripts.
     """
     words = unicodedata.normalize("NFC", value).split()
     return " ".join("".join(c for c in word if c.isprintable() or c in _JOINERS) for word in words).strip()
 
 
 def name_key(name: str) -> str:
-    """Return what names share that people take for one: without case, blanks, underscores, the width of letters, .0."""
+    """Return a key that is equal for names that people consider equal: it ignores case, blanks, "_", width and ".0"."""
     folded = unicodedata.normalize("NFKC", comparable(name).casefold())
     joined = re.sub(r"(?<=[^\W\d_])(?:[\s_]+|-)(?=\w)|(?<=\w)(?:[\s_]+|-)(?=[^\W\d_])|^[\s_]+|[\s_]+$", "", folded)
     return re.sub(r"^(-?)0*(\d+)(?:[.,]0*)?$", r"\1\2", joined)
 
 
 def printable(text: str) -> str:
-    """Return a text with control characters, and marks that turn its direction, as their codes."""
+    """Return a text with control characters and marks of text direction replaced by their escape codes."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in "\n" + _JOINERS else ascii(c)[1:-1] for c in text)
 
 
 def csv_of(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return a table as CSV, in which no text is a formula to a spreadsheet: an apostrophe stands before such a one.
+    """Return a table as CSV; text that a spreadsheet would take for a formula gets a leading apostrophe.
 
     Args:
-        columns: of the header, and keys of the rows.
-        rows: a key that is missing gives an empty cell. Numbers are written as they are.
+        columns: names in the header, and keys of the rows.
+        rows: rows by column name; a missing key gives an empty cell. Numbers are written unchanged.
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text)

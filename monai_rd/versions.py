@@ -1,4 +1,4 @@
-"""What results depend on besides their settings: versions, and the kind of machine."""
+"""Versions and machine that results depend on in addition to their settings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["versions"]
 
 
 def versions() -> dict[str, str]:
-    """Versions of the package (and of its very code), of Python and of the packages that compute, and the machine."""
+    """Return the versions of this package (with a hash of its code), Python and main dependencies, and the machine."""
     import torch
 
     from monai_rd import __version__
@@ -30,7 +30,7 @@ def versions() -> dict[str, str]:
 
 @cache
 def _code_hash() -> str:
-    """12 hex digits for the package's own source."""
+    """Return 12 hex digits of the SHA-256 of the package's source code."""
     import monai_rd
     from monai_rd import transforms
 

@@ -1,4 +1,4 @@
-"""One walk through folders for all that look for data, so that all of them see the same files."""
+"""The one function that lists files in folders, so that all parts of the project see the same files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 __all__ = ["Walk", "folders_in", "is_system_name", "walk"]
 
-# What systems, storage devices and programs keep beside data, in lower case; names with a dot before them go anyway.
+# Files and folders that systems, storage devices and programs keep next to data, in lower case, without hidden names.
 _SYSTEM_NAMES = frozenset(
     (
         *("__macosx", "icon\r", "network trash folder", "temporary items"),  # macOS
@@ -21,12 +21,22 @@ _SYSTEM_NAMES = frozenset(
 
 
 class Walk(NamedTuple):
-    """What lies in a folder.
+    """The files found in a folder, as returned by `walk`.
 
     Attributes:
-        files: sorted by path, each once, however many links lead to it. Paths can carry names: keep them out of logs.
-        unreadable: what is there by name alone, sorted: folders that cannot be opened, links that lead nowhere or in a
-            circle, and pipes, sockets and devices, which are never opened.
+        files: files sorted by path, each once, however many links lead to it. Paths may contain patients' names: keep
+            them out of logs.
+        unreadable: sorted paths of folders that cannot be opened, of broken or circular links, and of pipes, sockets
+            and devices, which are never opened.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from monai_rd.walk import walk
+        >>> Path("study").mkdir()
+        >>> for name in ("1.dcm", "2.dcm", "Thumbs.db"):
+        ...     _ = Path("study", name).write_text("")
+        >>> [path.name for path in walk("study").files]
+        ['1.dcm', '2.dcm']
     """
 
     files: list[Path]
@@ -34,26 +44,26 @@ class Walk(NamedTuple):
 
 
 def is_system_name(name: str) -> bool:
-    """Tell whether a file or folder of this name belongs to a system or a program and is no data.
+    """Return whether a file or folder of this name belongs to a system or a program and is not data.
 
-    Hidden names (with a dot before them, which AppleDouble files and `.ipynb_checkpoints` have), what macOS, Windows
-    and storage devices keep beside data, what an office program locks a file with, and an editor's backups.
+    These are hidden names (with a leading dot, such as AppleDouble files and `.ipynb_checkpoints`), files of macOS,
+    Windows and storage devices, lock files of office programs, and backups of editors.
     """
     return name.startswith((".", "~$")) or name.endswith("~") or name.lower() in _SYSTEM_NAMES
 
 
 def walk(folder: str | os.PathLike[str], below: bool = True) -> Walk:
-    """List the files in a folder, without what `is_system_name` tells.
+    """List the files in a folder, except those that `is_system_name` recognises.
 
-    Links are followed, those to folders once each place: what a link leads to is left out where it was listed already,
-    and where it holds `folder` itself. A file's own path comes before those of links to it.
+    Links are followed. Each target is listed once: by its own path if it lies in the folder, else by that of the first
+    link. A link to a folder that contains `folder` is ignored.
 
     Args:
-        folder: where to look; its own name does not count.
-        below: whether its subfolders are walked too; else links to folders and folders are passed over.
+        folder: the folder; its own name is not checked.
+        below: walk subfolders (and links to folders) too.
 
     Returns:
-        What lies there. It never raises: a folder that cannot be opened is among the unreadable, `folder` too.
+        The files. Nothing is raised: a folder that cannot be opened, also `folder` itself, is listed as unreadable.
     """
     start = os.path.realpath(folder)
     found: dict[str, Path] = {}  # by their real paths
@@ -94,7 +104,7 @@ def walk(folder: str | os.PathLike[str], below: bool = True) -> Walk:
 
 
 def _kind(entry: os.DirEntry[str]) -> tuple[bool, bool]:
-    """Tell whether an entry is a folder and whether it is a file, neither where a link leads in a circle."""
+    """Return whether an entry is a folder and whether it is a file; neither for a circular link."""
     try:
         return entry.is_dir(), entry.is_file()
     except OSError:
@@ -102,9 +112,9 @@ def _kind(entry: os.DirEntry[str]) -> tuple[bool, bool]:
 
 
 def folders_in(folder: Path) -> list[Path]:
-    """Return the folders in a folder, links to some among them, sorted, without what `is_system_name` tells.
+    """Return the subfolders of a folder and links to folders, sorted, except those that `is_system_name` recognises.
 
     Raises:
-        OSError: it cannot be opened.
+        OSError: the folder cannot be opened.
     """
     return [path for path in sorted(folder.iterdir()) if not is_system_name(path.name) and os.path.isdir(path)]

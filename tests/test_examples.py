@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
-# Packages whose classes show how they are used: those that their `__init__` names, but errors.
+# Packages and modules whose classes show how they are used: those that their `__all__` names, but errors.
 PACKAGES = [
     "monai_rd.cache",
+    "monai_rd.dicom",
+    "monai_rd.errors",
+    "monai_rd.finite",
     "monai_rd.handlers",
     "monai_rd.images",
     "monai_rd.losses",
@@ -20,6 +23,7 @@ PACKAGES = [
     "monai_rd.networks",
     "monai_rd.networks.teacher.zoo",
     "monai_rd.transforms",
+    "monai_rd.walk",
 ]
 
 

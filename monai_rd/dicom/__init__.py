@@ -1,4 +1,4 @@
-"""DICOM as hospitals have it: an index of series from headers, and one series as one volume or picture."""
+"""DICOM input: an index of series from headers, and loading of one series as a volume or picture."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from monai_rd.dicom.parsing import is_dicom
     from monai_rd.dicom.series import SeriesVolume, load_series
 
-# Decoding pixels needs pydicom 3 and imagecodecs; who reads NIfTI (MONAI Label, with pydicom 2) needs neither.
+# Decoding pixels needs pydicom 3 and imagecodecs; reading NIfTI (in MONAI Label, with pydicom 2) needs neither.
 __getattr__ = lazy_names(
     __name__,
     {

@@ -1,4 +1,4 @@
-"""Which of the series that lie under a folder to take."""
+"""Selection of series among those found in a folder."""
 
 from __future__ import annotations
 
@@ -15,18 +15,28 @@ __all__ = ["SeriesRule", "choose_series"]
 
 @dataclass(frozen=True)
 class SeriesRule:
-    """Which series of a patient to take.
+    """Rule that selects the series to use of each patient or study.
 
     Args:
-        modality: such as "CT"; None takes any.
-        description: a regular expression searched in the series description as it stands in the file, and in the name
-            of a volume where a series holds several, case ignored; None takes any.
-        orientation: "axial", "coronal", "sagittal" or "oblique"; None takes any.
-        pick: among those left, "most_slices", "largest" (voxels), or "all".
-        per: one series for each "patient" or "study".
+        modality: such as "CT"; None accepts any.
+        description: regular expression searched, ignoring case, in the series description of the file, and in the name
+            of the volume if a series holds several; None accepts any.
+        orientation: "axial", "coronal", "sagittal" or "oblique"; None accepts any.
+        pick: which of the accepted series to take: that with "most_slices", the "largest" (most voxels), or "all".
+        per: take one series for each "patient" or for each "study".
 
     Raises:
-        ValueError: a word that is none of these, or no regular expression.
+        ValueError: a value that is not allowed, or an invalid regular expression.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from monai_rd.dicom import SeriesRule, choose_series, index_dicom
+        >>> from monai_rd.phantoms import ct
+        >>> for number in (1, 2):  # two patients with one synthetic CT series each
+        ...     ct.write_study(Path(f"study_{number}"), "clear", seed=0, number=number)
+        >>> rule = SeriesRule(modality="CT", orientation="axial", per="patient")
+        >>> len(choose_series(index_dicom("."), rule))
+        2
     """
 
     modality: str | None = None
@@ -52,10 +62,10 @@ class SeriesRule:
 
     @classmethod
     def of(cls, rule: SeriesRule | Mapping[str, str] | None) -> SeriesRule | None:
-        """Make a rule of what a bundle config says.
+        """Return a rule from the mapping of a bundle config; a rule or None is returned unchanged.
 
         Raises:
-            ValueError: an unknown word.
+            ValueError: an unknown key, or a value that is not text.
         """
         if rule is None or isinstance(rule, SeriesRule):
             return rule
@@ -80,15 +90,15 @@ class SeriesRule:
 
 
 def choose_series(series: Sequence[SeriesInfo], rule: SeriesRule, policy: Policy | None = None) -> list[SeriesInfo]:
-    """Take series by a rule; what the policy does not let be read is never taken.
+    """Select series by a rule; series that cannot be read under the policy are never selected.
 
     Args:
-        series: as `index_dicom` gives them.
-        rule: see `SeriesRule`. Between equals the lower series UID decides, and in one series the first volume.
+        series: as returned by `index_dicom`.
+        rule: see `SeriesRule`. Ties are broken by the lower series UID, within a series by the first volume.
         policy: see `SeriesInfo.problem`.
 
     Returns:
-        The chosen ones, in the order of `series`.
+        The selected series, in the order of `series`.
     """
     fit = [
         one

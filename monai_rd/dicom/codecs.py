@@ -1,8 +1,8 @@
-"""One frame of compressed pixels to an array, by `imagecodecs` (libjpeg-turbo, CharLS, OpenJPEG), behind checks.
+"""Decoding of compressed frames by `imagecodecs` (libjpeg-turbo, CharLS, OpenJPEG), with checks before decoding.
 
-Decoders written in C trust what they are given: a forged image size makes them take gigabytes, a cut-off scan can send
-them beyond the end of the data. So the codestream's own header must agree with the DICOM header before decoding, its
-size must be one that so many bytes can hold, and zeros follow the last byte.
+Decoders written in C trust their input: a forged image size makes them allocate gigabytes, a cut-off scan can make them
+read past the end of the data. Therefore, before decoding, the codestream's own header must agree with the DICOM header,
+its image size must be possible for the number of bytes, and zeros are appended to the data.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from monai_rd.dicom.end_markers import complete_jpeg, complete_jpeg_2000, comple
 
 __all__ = ["MOST_SAMPLES", "STARTS", "FrameShape", "decoder"]
 
-# Samples of one frame; no detector or scanner comes near, and OpenJPEG takes 6 bytes for each.
+# Largest number of samples in a frame, far above any detector's or scanner's; OpenJPEG needs 6 bytes for each.
 MOST_SAMPLES = 100_000_000
-# How many pixels a byte can hold at most: an 8 x 8 block takes 2 bits at least in DCT, a pixel 1 bit in lossless JPEG.
+# Largest number of pixels per byte: an 8 x 8 block takes at least 2 bits in DCT, a pixel 1 bit in lossless JPEG.
 _DCT_PIXELS_PER_BYTE, _LOSSLESS_PIXELS_PER_BYTE = 512, 8
 _RUN_PIXELS_PER_BYTE = 64
 _AFTER_THE_END = bytes(64)
@@ -37,7 +37,7 @@ _LOSSLESS, _JPEG_LS = 0xC3, 0xF7
 
 @dataclass(frozen=True)
 class FrameShape:
-    """What the DICOM header says of a frame."""
+    """Size and pixel format of a frame, as stated in the DICOM header."""
 
     rows: int
     columns: int
@@ -50,10 +50,10 @@ Decoder = Callable[[bytes, FrameShape], npt.NDArray[Any]]
 
 
 def decoder(syntax: str) -> Decoder | None:
-    """Return what decodes a frame of a compressed transfer syntax, None where nothing does or nothing is needed.
+    """Return the decoder for frames of a compressed transfer syntax, None if there is none or none is needed.
 
-    The decoder gives integers `[rows, columns]`, or `[rows, columns, 3]` as RGB, and raises ValueError, or an error of
-    the library, for anything that is not as it should be.
+    The decoder returns integers `[rows, columns]`, or RGB `[rows, columns, 3]`, and raises ValueError or an error of
+    the library if the frame is invalid.
     """
     if syntax in _JPEG_FAMILY:
         return _jpeg
@@ -70,10 +70,16 @@ def decoder(syntax: str) -> Decoder | None:
 
 
 def _check(shape: FrameShape, found: tuple[int, int, int], size: int, pixels_per_byte: int | None = None) -> None:
-    """Compare rows, columns and samples of a codestream of so many bytes with the header.
+    """Compare the size of a codestream with the DICOM header.
+
+    Args:
+        shape: frame as stated in the DICOM header.
+        found: rows, columns and samples stated in the codestream.
+        size: bytes of the codestream.
+        pixels_per_byte: largest number of pixels that a byte can hold; None skips this check.
 
     Raises:
-        ValueError: they differ, or the bytes cannot hold so many pixels.
+        ValueError: they differ, or there are too few bytes for so many pixels.
     """
     pixels = shape.rows * shape.columns
     if found != (shape.rows, shape.columns, shape.samples) or shape.samples not in (1, 3):
@@ -85,14 +91,14 @@ def _check(shape: FrameShape, found: tuple[int, int, int], size: int, pixels_per
 
 
 def _jpeg_header(frame: bytes, bits_allocated: int) -> tuple[int, tuple[int, int, int], int]:
-    """Return the frame marker, (rows, columns, components) and the place of the first scan (ITU-T T.81 B.2).
+    """Return the frame marker, (rows, columns, components) and the position of the first scan (ITU-T T.81 B.2).
 
     Args:
         frame: a JPEG or JPEG-LS codestream.
-        bits_allocated: the most that a sample may have.
+        bits_allocated: largest allowed number of bits per sample.
 
     Raises:
-        ValueError: no such codestream.
+        ValueError: not a valid JPEG or JPEG-LS codestream.
     """
     found: tuple[int, tuple[int, int, int]] | None = None
     place = 2
@@ -124,7 +130,7 @@ def _jpeg(frame: bytes, shape: FrameShape) -> npt.NDArray[Any]:
     lossless = marker == _LOSSLESS
     _check(shape, found, len(frame), _LOSSLESS_PIXELS_PER_BYTE if lossless else _DCT_PIXELS_PER_BYTE)
     colours: dict[str, Any] = {}
-    if shape.samples == 3:  # the library converts colours of lossy JPEG only
+    if shape.samples == 3:  # libjpeg converts colours of lossy JPEG only
         kept = "YCBCR" if shape.photometric.startswith("YBR") else "RGB"
         colours = {"colorspace": kept, "outcolorspace": kept if lossless else "RGB"}
 
@@ -148,7 +154,7 @@ def _jpeg_ls(frame: bytes, shape: FrameShape) -> npt.NDArray[Any]:
 
 
 def _jpeg_2000(frame: bytes, shape: FrameShape) -> npt.NDArray[Any]:
-    """Decode JPEG 2000 or HTJ2K; its SIZ marker segment (ITU-T T.800 A.5.1) is checked first."""
+    """Decode JPEG 2000 or HTJ2K after checking its SIZ marker segment (ITU-T T.800 A.5.1)."""
     start = 0 if frame[:2] == b"\xff\x4f" else frame.find(b"\xff\x4f\xff\x51")
     if start < 0 or frame[start : start + 4] != b"\xff\x4f\xff\x51" or len(frame) < start + 60:
         raise ValueError("no JPEG 2000 codestream")
@@ -176,7 +182,7 @@ def _run_length(frame: bytes, shape: FrameShape) -> npt.NDArray[Any]:
         raise ValueError("RLE of a depth that is not read")
     found = (shape.rows, shape.columns, shape.samples)
     _check(shape, found, len(frame), _RUN_PIXELS_PER_BYTE * 8 // shape.bits_allocated)
-    # The header of the frame: how many segments there are and where each starts (PS3.5 G.5).
+    # The header of the frame: the number of segments and the offset of each (PS3.5 G.5).
     segments = shape.samples * shape.bits_allocated // 8
     count, *starts = struct.unpack_from("<16L", frame)
     starts = starts[:segments]
@@ -196,5 +202,5 @@ def _shaped(decoded: npt.NDArray[Any], shape: FrameShape) -> npt.NDArray[Any]:
 
 
 def _rgb(decoded: npt.NDArray[Any], shape: FrameShape) -> npt.NDArray[Any]:
-    """Turn full-range YCbCr into RGB; anything else stays."""
+    """Convert full-range YCbCr to RGB; other colours are returned unchanged."""
     return convert_color_space(decoded, "YBR_FULL", "RGB") if shape.photometric.startswith("YBR_FULL") else decoded

@@ -1,7 +1,7 @@
-"""Codestreams that lack their end marker: read where all pixels are there, else cut off.
+"""Codestreams without an end marker: complete frames get one, frames with missing pixels are refused.
 
-Some writers leave the marker out, and every reader takes such frames. Decoders written in C go on with zeros where data
-is missing, so that a frame that is really cut off looks decoded. Here it is told what is missing.
+Some writers omit the marker, and all readers accept such frames. Decoders written in C continue with zeros where data
+is missing, so a frame that is really cut off would look decoded. The functions here distinguish the two cases.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ __all__ = ["TruncatedError", "complete_jpeg", "complete_jpeg_2000", "complete_jp
 
 _END = b"\xff\xd9"  # EOI of JPEG and JPEG-LS, EOC of JPEG 2000
 _SEQUENTIAL, _PROGRESSIVE, _LOSSLESS = (0xC0, 0xC1), 0xC2, 0xC3
-# What may stand behind the data where the end marker is missing: a byte to make their number even, half a marker.
+# Bytes that may follow the data if the end marker is missing: padding to an even length, half a marker.
 _BEHIND = (b"", b"\0", b"\xff", b"\xff\0")
-# Data of which no decoder makes the same pixels: zeros, ones (whose bytes are stuffed), and two without a pattern.
+# Continuations that decode to different pixels: zeros, ones (with byte stuffing), and two of random bytes.
 _CONTINUATIONS = (
     bytes(64),
     b"\xff\x00" * 64,
@@ -39,7 +39,7 @@ class TruncatedError(ValueError):
 
 @dataclass(frozen=True)
 class _Scan:
-    """One scan (ITU-T T.81 B.2.3): its components, its coefficients, its lowest bit, and the restarts that it has."""
+    """One scan (ITU-T T.81 B.2.3): components, coefficients, lowest bit, number of restarts, restart interval."""
 
     components: frozenset[int]
     coefficients: range
@@ -49,31 +49,34 @@ class _Scan:
 
 
 def complete_jpeg(frame: bytes, scan: int, decode: Decode) -> bytes:
-    """Return a JPEG codestream with its end marker.
+    """Return a JPEG codestream with its end marker, after checking that no pixels are missing.
 
-    Where the marker is missing, all scans must be there, the last of them with all its restarts, and its pixels must
-    not depend on what is put behind it: then nothing is missing. Zeros that no pixel depends on, or not on all of their
-    bits, are no data: they fill a file that was cut off.
+    If the marker is missing, the frame is complete if all scans exist, the last one with all of its restarts, and the
+    decoded pixels do not depend on the bytes appended. Trailing zeros that no pixel depends on, or depends on in part
+    only, are not data: they fill up a file that was cut off.
 
     Args:
         frame: the codestream, whose header has been checked.
-        scan: where its first scan starts.
+        scan: position of its first scan.
         decode: the decoder.
+
+    Returns:
+        The codestream, ending in EOI.
 
     Raises:
         TruncatedError: pixels are missing.
-        ValueError: no marker, and no codestream of which this can be told.
+        ValueError: the marker is missing, and for this kind of codestream completeness cannot be checked.
     """
     if frame.rfind(_END, scan) > 0:
         return frame
 
     def pixels(part: bytes) -> npt.NDArray[Any] | None:
-        """Decode what depends on nothing behind it."""
+        """Decode a part of the codestream; None if its pixels depend on the bytes after it."""
         if not _has_all_scans(part):
             return None
         try:
             first, *others = (decode(part + more + _END) for more in _CONTINUATIONS)
-        except Exception:  # the decoder has met what is no code
+        except Exception:  # the decoder has met an invalid code
             return None
         return first if all(np.array_equal(first, other) for other in others) else None
 
@@ -87,14 +90,14 @@ def complete_jpeg(frame: bytes, scan: int, decode: Decode) -> bytes:
     if data.endswith(bytes(3)) and pixels(data[:-3]) is not None:
         raise TruncatedError("zeros stand where pixels are missing")
     if data.endswith(b"\0") and not data.endswith(b"\xff\0"):
-        other = pixels(data[:-1] + b"\1")  # what is left of the last byte is ones (F.1.2.3), else it is no data
+        other = pixels(data[:-1] + b"\1")  # the last byte is padded with ones (F.1.2.3), or it is not data
         if other is not None and np.array_equal(other, whole):
             raise TruncatedError("a zero stands where pixels are missing")
     return data + _END
 
 
 def _has_all_scans(data: bytes) -> bool:
-    """Tell whether no scan and no restart interval of a JPEG codestream is missing."""
+    """Return whether a JPEG codestream has all of its scans and restart intervals."""
     kind, sampling, lines, columns, scans = _scans(data)
     if not scans:
         return False
@@ -116,10 +119,10 @@ def _has_all_scans(data: bytes) -> bool:
 
 
 def _scans(data: bytes) -> tuple[int, dict[int, tuple[int, int]], int, int, list[_Scan]]:
-    """Return the kind of frame, sampling factors by component, lines, columns, and the scans.
+    """Return the frame marker, sampling factors by component, lines, columns, and scans of a JPEG codestream.
 
     Raises:
-        ValueError: of an arithmetic or hierarchical kind, or no codestream.
+        ValueError: an arithmetic or hierarchical JPEG, or not a valid codestream.
     """
     kind, sampling, lines, columns, interval = 0, {}, 0, 0, 0
     scans: list[_Scan] = []
@@ -151,13 +154,13 @@ def _scans(data: bytes) -> tuple[int, dict[int, tuple[int, int]], int, int, list
 
 
 def _end_of_scan(data: bytes, place: int) -> tuple[int, int]:
-    """Return how many restart markers stand in the data of a scan, and where the marker behind it is."""
+    """Return the number of restart markers in the data of a scan, and the position of the marker after the scan."""
     restarts = 0
     while (place := data.find(b"\xff", place)) >= 0 and place + 1 < len(data):
         marker = data[place + 1]
         if 0xD0 <= marker <= 0xD7:
             restarts += 1
-        elif marker not in (0, 0xFF):  # neither a stuffed nor a fill byte
+        elif marker not in (0, 0xFF):  # neither byte stuffing nor a fill byte
             return restarts, place
         place += 1 if marker == 0xFF else 2
     return restarts, len(data)
@@ -167,11 +170,14 @@ def _end_of_scan(data: bytes, place: int) -> tuple[int, int]:
 
 
 def complete_jpeg_ls(frame: bytes, decode: Decode) -> bytes:
-    """Return a JPEG-LS codestream with its end marker; the decoder tells by itself whether pixels are missing.
+    """Return a JPEG-LS codestream with its end marker; the decoder itself detects missing pixels.
 
     Args:
         frame: the codestream, whose header has been checked.
-        decode: a decoder that takes neither fewer nor more bytes than there are.
+        decode: a decoder that raises an error for too few and for too many bytes.
+
+    Returns:
+        The codestream, ending in EOI.
 
     Raises:
         TruncatedError: pixels are missing.
@@ -189,15 +195,19 @@ def complete_jpeg_ls(frame: bytes, decode: Decode) -> bytes:
 
 
 def complete_jpeg_2000(frame: bytes, start: int, tiles: int) -> bytes:
-    """Return a JPEG 2000 codestream with its end marker; the lengths of its tile-parts tell whether any is missing.
+    """Return a JPEG 2000 codestream with its end marker, after checking by their lengths that no tile-part is missing.
 
     Args:
         frame: the codestream, whose main header has been checked.
-        start: where it starts.
-        tiles: how many there are.
+        start: position of its first byte.
+        tiles: number of tiles of the image.
+
+    Returns:
+        The codestream, ending in EOC.
 
     Raises:
         TruncatedError: tile-parts are missing, or their lengths are not stated.
+        ValueError: a tile number beyond the image.
     """
     if frame.rfind(_END, frame.find(b"\xff\x90", start)) > 0:
         return frame
@@ -214,7 +224,7 @@ def complete_jpeg_2000(frame: bytes, start: int, tiles: int) -> bytes:
 
 
 def _tile_parts(frame: bytes, start: int) -> Iterator[tuple[int, int, int]]:
-    """Yield where each tile-part ends, its tile, and how many parts that has, 0 if not stated (ITU-T T.800 A.4.2)."""
+    """Yield each tile-part's end, tile, and its tile's number of parts, 0 if not stated (ITU-T T.800 A.4.2)."""
     place = start + 2
     while place + 12 <= len(frame):
         marker, length = struct.unpack_from(">HH", frame, place)

@@ -1,4 +1,4 @@
-"""The frames of a series' files, and which of them lie in one plane."""
+"""The frames of a series' files, and their grouping by plane."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from monai_rd.dicom.planes import Plane
 
 __all__ = ["ORIENTATION_TOLERANCE", "SAME_PLANE_MM", "Frame", "SeriesFiles", "depths", "normal", "stacks_and_planes"]
 
-# Direction cosines are written with about six digits; a larger difference is another orientation.
+# Direction cosines are written with about six digits; a larger difference means another orientation.
 ORIENTATION_TOLERANCE = 1e-4
-# Two images closer than this along the normal lie in one plane, in mm.
+# Images closer than this along the normal lie in the same plane, in mm.
 SAME_PLANE_MM = 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame of one file: `headers[file].planes[number]`; of a picture, `plane` is None."""
+    """One frame of one file: `plane` is `headers[file].planes[number]`, or None for a picture."""
 
     file: int
     number: int
@@ -31,39 +31,38 @@ class Frame:
 
 
 class SeriesFiles(tuple[Path, ...]):
-    """The files of one volume, and which of their frames it is made of.
+    """The files of one volume (a tuple of paths), and their frames that belong to it.
 
     Args:
-        files: their paths.
-        frames: of each file the numbers of the frames that belong to the volume, from 0; () where all of all do.
+        files: paths of the files.
+        frames: for each file the numbers, from 0, of the frames that belong to the volume; () if all frames do.
     """
 
     frames: tuple[tuple[int, ...], ...]
 
     def __new__(cls, files: Iterable[Path], frames: Iterable[Iterable[int]] = ()) -> SeriesFiles:
-        """Make a tuple of the paths."""
+        """Create the tuple of paths."""
         made = super().__new__(cls, files)
         made.frames = tuple(tuple(numbers) for numbers in frames)
         return made
 
 
 def normal(plane: Plane) -> npt.NDArray[np.float64]:
-    """Return row direction x column direction."""
+    """Return the normal vector of a plane, row direction x column direction."""
     return np.cross(plane.orientation[:3], plane.orientation[3:])
 
 
 def depths(frames: Sequence[Frame]) -> npt.NDArray[np.float64]:
-    """Return the positions along the normal of the first frame, in mm; all frames have a plane."""
+    """Return the frames' positions along the normal of the first frame, in mm; all frames must have a plane."""
     planes = [frame.plane for frame in frames if frame.plane is not None]
     return np.array([plane.position for plane in planes]) @ normal(planes[0])
 
 
 def stacks_and_planes(frames: Sequence[Frame]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Number the stacks and the planes that frames lie in.
+    """Number the stacks and the planes of frames; a stack is all frames of one size, spacing and orientation.
 
     Returns:
-        Of each frame the number of its stack, which are all of one size, spacing and orientation, and the number of its
-        plane among all planes.
+        For each frame the number of its stack, and the number of its plane among the planes of all stacks.
     """
     what = np.array([(*one.header.shape, *one.plane.spacing, *one.plane.orientation) for one in frames if one.plane])
     tolerance = np.array([0.5, 0.5, 1e-3, 1e-3, *[ORIENTATION_TOLERANCE] * 6])

@@ -1,7 +1,7 @@
-"""Whether the frames of a series are one regular stack of parallel slices, and where that stack lies.
+"""Geometry of a series: the check that its frames are one regular stack of parallel slices, and their affine.
 
-By hand, because readers (GDCM's, ITK's, MONAI's) sort the slices and go on, at best with a warning: here what is no
-regular stack is refused, by a code that says why. What is read is compared with other readers in the tests.
+Other readers (GDCM, ITK, MONAI) sort the slices and go on, at best with a warning. Here a series that is not a regular
+stack is refused with a code that says why. The tests compare the volumes that are read with those of other readers.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ def arrange(
     tolerate: Callable[[type[DicomSeriesError]], bool],
     only: Sequence[Sequence[int]] = (),
 ) -> tuple[list[Frame], list[DicomSeriesError], DicomSeriesError | None]:
-    """Put the frames of a series into geometric order.
+    """Check the frames of a series and put them into geometric order.
 
     Args:
-        headers: of the files, in any order.
-        tolerate: whether to go on under a problem; asked only for those under which something can be read.
-        only: of each file the numbers of the frames that are meant; () for all.
+        headers: headers of the files, in any order.
+        tolerate: whether to go on despite a kind of problem; only called for problems that can be tolerated.
+        only: for each file the numbers of the frames to use; () for all frames.
 
     Returns:
-        The frames, ascending along row direction x column direction; the problems tolerated; the problem that was
-        not, None where the frames can be read.
+        The frames, ascending along row direction x column direction ([] if they cannot be read); the problems
+        tolerated; the problem that was not tolerated, None if the frames can be read.
     """
     frames = [
         Frame(file, number, header, plane)
@@ -71,7 +71,7 @@ def arrange(
 
 
 def lps_affine(frames: Sequence[Frame]) -> npt.NDArray[np.float64]:
-    """Return the affine of frames in order: voxel (column, row, slice, 1) to mm in LPS (PS3.3 C.7.6.2.1.1)."""
+    """Return the affine `[4, 4]` of ordered frames, voxel (column, row, slice, 1) to mm in LPS (PS3.3 C.7.6.2.1.1)."""
     affine = np.eye(4)
     first = frames[0].plane
     if first is None:
@@ -88,7 +88,7 @@ def lps_affine(frames: Sequence[Frame]) -> npt.NDArray[np.float64]:
 
 
 def axis_name(plane: Plane) -> str:
-    """Name the orientation of a slice: axial, coronal or sagittal within 25 degrees, else oblique."""
+    """Return the orientation of a slice: "axial", "coronal" or "sagittal" within 25 degrees, else "oblique"."""
     along = np.abs(normal(plane))
     return ("sagittal", "coronal", "axial")[int(along.argmax())] if along.max() > np.cos(np.radians(25)) else "oblique"
 
@@ -105,9 +105,9 @@ def _in_order(frames: list[Frame]) -> list[Frame]:
 def _first_problem(
     headers: Sequence[Header], frames: Sequence[Frame], tolerated: set[type[DicomSeriesError]]
 ) -> DicomSeriesError | None:
-    """Return why these images are not read as one by their headers, None where they are."""
+    """Return why these images cannot be read as one volume or picture, by their headers; None if they can."""
     for header in headers:
-        damaged = not header.series_uid and header.problem is not None  # of whichever series
+        damaged = not header.series_uid and header.problem is not None  # its series is unknown
         if damaged or isinstance(header.problem, NotAnImageError):
             return header.problem
     counts = Counter(header.series_uid for header in headers)
@@ -176,7 +176,7 @@ def _problem_of_hounsfield(
 def _problem_of_planes(
     frames: Sequence[Frame], uid: str, tolerated: set[type[DicomSeriesError]]
 ) -> DicomSeriesError | None:
-    """Check that all planes form one right stack; lengths in mm."""
+    """Check that all planes form one right-angled stack; lengths in mm."""
     who = f"Series {uid}"
     planes = [frame.plane for frame in frames if frame.plane is not None]
     n = len(planes)
@@ -267,7 +267,7 @@ def _problem_of_gaps(
 ) -> DicomSeriesError | None:
     who, n, gaps = f"Series {uid}", len(depth), np.diff(depth)
     usual = float(np.sort(gaps)[(len(gaps) - 1) // 2])
-    # 1 %, or the rounding of positions written to 0.1 mm.
+    # Tolerance: 1 %, or the rounding of positions written to 0.1 mm.
     slack = max(0.01 * usual, min(0.101, 0.2 * usual))
     uneven = np.flatnonzero(np.abs(gaps - usual) > slack)
     lost = int(np.maximum(np.rint(gaps[uneven] / usual) - 1, 0).sum())
@@ -302,10 +302,10 @@ def _problem_of_gaps(
 
 
 def _planned(frames: Sequence[Frame], gaps: npt.NDArray[np.float64], usual: float, slack: float) -> bool:
-    """Tell a stack that was planned unevenly, as of thin and thick slices, from one that lost slices.
+    """Return whether uneven distances were planned (such as thin and thick slices) and are not due to missing slices.
 
-    Where slices are lost the distance is a whole multiple of the usual one in single places, the slices there are as
-    thick as others, and numbers are lost with them. A planned stack has runs of another distance.
+    Where slices are missing, single distances are integer multiples of the usual one, the slices there are as thick as
+    the others, and their instance numbers are missing too. A planned stack has runs of another distance.
     """
     wide, steady = gaps > usual + slack, np.abs(gaps - usual) <= slack
     multiple = np.rint(gaps / usual)
@@ -320,7 +320,7 @@ def _planned(frames: Sequence[Frame], gaps: npt.NDArray[np.float64], usual: floa
 
 
 def _reduced(frames: list[Frame], problem: type[DicomSeriesError]) -> list[Frame]:
-    """Return the frames that are read under a tolerated problem."""
+    """Return the frames that are read despite a tolerated problem."""
     if problem is MixedShapeError:
         return _largest(frames, lambda frame: (*frame.header.shape, *_rounded(frame, "spacing", 1e-3)))
     if problem is MixedOrientationError:
@@ -337,7 +337,7 @@ def _rounded(frame: Frame, attribute: str, step: float) -> tuple[float, ...]:
 
 
 def _largest(frames: list[Frame], kind: Callable[[Frame], tuple[float, ...]]) -> list[Frame]:
-    """Return the largest group of one kind; of equally large ones the first by kind, as files have no order."""
+    """Return the largest group of frames of one kind; ties are broken by kind, as the order of files means nothing."""
     groups: dict[tuple[float, ...], list[Frame]] = {}
     for frame in frames:
         groups.setdefault(kind(frame), []).append(frame)
@@ -345,7 +345,7 @@ def _largest(frames: list[Frame], kind: Callable[[Frame], tuple[float, ...]]) ->
 
 
 def _policy(problem: type[DicomSeriesError]) -> str:
-    """Say what the policy can do about a problem."""
+    """Return advice on the policy for a problem."""
     return f"The policy {problem.code}=warn reads {problem.tolerable}, {problem.code}=skip leaves the series out."
 
 

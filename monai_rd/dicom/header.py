@@ -1,7 +1,7 @@
-"""What the header of one DICOM file tells: which series it belongs to, where its frames lie, why it is not read.
+"""Extraction of the needed header values of one DICOM file: its series, the planes of its frames, why it is not read.
 
-Privacy: the patient's ID leaves as a keyed hash; names, IDs and the date of birth are looked at for one more reason, to
-blot them out of free text. Values of free text reach no message; an age leaves as its band.
+Privacy: the patient's ID is returned as a keyed hash only. Names, IDs and the date of birth are otherwise only used to
+redact them from free text. Free text never appears in messages; ages are returned as age bands.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from monai_rd.pseudonyms import patient_pseudonym, study_pseudonym
 
 __all__ = ["Header", "Origin", "Region", "age_band", "describe", "regions"]
 
-# Modalities whose images are slices of a volume; without a position in the patient they are not read.
+# Modalities whose images are slices of a volume; images without a position in the patient are refused.
 CROSS_SECTIONAL = frozenset({"CT", "MR", "PT", "NM"})
-# RescaleType values of CT under which the rescaled values are Hounsfield units ("US" is "unspecified").
+# RescaleType values of CT that stand for Hounsfield units ("US" means "unspecified").
 HU_TYPES = frozenset({"", "HU", "HU_MOD", "US"})
-# The defined others (PS3.3 C.11.1.1.2), which a message may name; what stands there may be anything.
+# The other defined terms (PS3.3 C.11.1.1.2). Only these are shown in messages, as the element may hold any text.
 _OTHER_TYPES = frozenset({"OD", "MGML", "Z_EFF", "ED", "EDW", "PCT"})
 
 _AGES = ((18, "0-17"), (40, "18-39"), (60, "40-59"), (80, "60-79"))
@@ -44,15 +44,15 @@ _EDGES = ("MinX0", "MinY0", "MaxX1", "MaxY1")
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """Where a part of an ultrasound picture lies and what it shows (PS3.3 C.8.5.5.1).
+    """A region of an ultrasound picture: position and content (PS3.3 C.8.5.5.1).
 
     Attributes:
         spatial_format: 1 for 2D, 2 for M-mode, 3 for a spectrum, 4 for a waveform, 5 for graphics.
-        data_type: 1 for tissue, 2 for colour flow; others are curves and text.
+        data_type: 1 for tissue, 2 for colour flow; other values stand for curves and text.
         x0: first column.
         y0: first row.
-        x1: last column, which belongs to it.
-        y1: last row, which belongs to it.
+        x1: last column (inclusive).
+        y1: last row (inclusive).
     """
 
     spatial_format: int
@@ -65,7 +65,7 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Of whom and where an image is, as far as groups of patients go; "" for what the header does not tell.
+    """Patient group and origin of an image, for analyses by subgroup; "" for values missing in the header.
 
     Attributes:
         body_part: ``BodyPartExamined``, such as "CHEST".
@@ -84,20 +84,22 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """One image file, as far as its header tells.
+    """Header values of one image file that the checks of a series need.
 
     Attributes:
-        description: ``SeriesDescription`` without what it repeats of names, IDs and the date of birth.
-        original_description: with it, to be searched and never to be shown or written.
-        mosaic: how many frames stand in a row and in a column of one stored image; 1 but for mosaics.
-        planes: of every frame; () for a picture, which has no place in the patient.
-        marks: what may tell a frame from others of its plane, of each or once for all of them; () without planes.
-        picture: a radiograph, an ultrasound, a colour image: to be looked at, not part of a volume.
+        description: ``SeriesDescription`` with names, IDs and the date of birth redacted.
+        original_description: ``SeriesDescription`` unchanged, for searching; it must not be shown or written.
+        mosaic: number of frames in each row and column of a stored image; 1 except for mosaics.
+        planes: position of every frame; () for a picture, which has no position in the patient.
+        marks: attributes that may distinguish a frame from others in its plane, for each frame or one for all frames;
+            () without planes.
+        picture: whether it is an image for viewing (radiograph, ultrasound, colour image) and not part of a volume.
         patient_key: 16 hex digits, equal for images of one patient under one key.
-        origin: of whom and where.
-        no_hounsfield: why a CT has no Hounsfield units, None where it has.
-        problem: why the file is not read whatever else lies beside it, else None.
-        unnamed: it has no SeriesInstanceUID, and ``series_uid`` is what stands for it, see `named`.
+        thickness: slice thickness in mm, 1 if not stated.
+        origin: patient group and origin.
+        no_hounsfield: why a CT has no Hounsfield units, None if it has.
+        problem: why this file cannot be read, whatever other files the series has, else None.
+        unnamed: the file has no SeriesInstanceUID, and ``series_uid`` is a substitute, see `unnamed.named`.
     """
 
     series_uid: str
@@ -127,7 +129,7 @@ class Header:
 
 
 def regions(dataset: Dataset) -> tuple[Region, ...]:
-    """Return the regions of an ultrasound picture, without those that do not say all of it."""
+    """Return the regions of an ultrasound picture; incomplete regions are left out."""
     keywords = ("RegionSpatialFormat", "RegionDataType", *(f"RegionLocation{edge}" for edge in _EDGES))
     try:
         shown = items(dataset, "SequenceOfUltrasoundRegions")
@@ -138,7 +140,7 @@ def regions(dataset: Dataset) -> tuple[Region, ...]:
 
 
 def _no_hounsfield(dataset: Dataset, sources: Sequence[tuple[Dataset, ...]]) -> str | None:
-    """Say why a CT has no Hounsfield units, None where it has."""
+    """Return why a CT has no Hounsfield units, None if it has."""
     if has(dataset, "ModalityLUTSequence"):
         return None
     for groups in sources:
@@ -153,7 +155,7 @@ def _no_hounsfield(dataset: Dataset, sources: Sequence[tuple[Dataset, ...]]) -> 
 
 
 def _free_text(dataset: Dataset, keyword: str, who: Identity) -> str:
-    """Return a text without what it repeats of names, IDs and the date of birth."""
+    """Return a free-text value with names, IDs and the date of birth redacted, at most 64 characters."""
     found = "".join(c if c.isprintable() else " " for c in decoded(dataset, keyword)).strip()
     return redacted(found, who)[:64] if found else ""
 
@@ -171,7 +173,7 @@ def _origin(dataset: Dataset, who: Identity) -> Origin:
 
 
 def _age(value: str) -> str:
-    """The band of an age string (PS3.5: three digits and D, W, M or Y), "" where it is none."""
+    """Return the age band of an age string (PS3.5: three digits and D, W, M or Y), "" if it is invalid."""
     if not re.fullmatch(r"\d{3}[DWMY]", value):
         return ""
     years = int(value[:3]) / {"D": 365.25, "W": 52.18, "M": 12, "Y": 1}[value[3]]
@@ -179,10 +181,10 @@ def _age(value: str) -> str:
 
 
 def age_band(years: float) -> str:
-    """The band of an age, see `Origin`.
+    """Return the age band of an age in years, see `Origin`.
 
     Raises:
-        ValueError: no age.
+        ValueError: not a plausible age (0 to below 200).
     """
     if not 0 <= years < 200:  # NaN neither
         raise ValueError("no age")
@@ -195,16 +197,16 @@ def _is_localizer(dataset: Dataset) -> bool:
 
 @log_warnings_once()
 def describe(dataset: Dataset, key: bytes, words: bool = True) -> Header:
-    """Extract what the checks of a series need from a parsed file.
+    """Extract the header values that the checks of a series need from a parsed file.
 
     Args:
-        dataset: a DICOM object, as `read_file` gives it.
-        key: of the patient's pseudonym.
-        words: whether its description and origin are wanted, which take longer than all the rest.
+        dataset: a DICOM object, as returned by `read_file`.
+        key: key of the patient's pseudonym.
+        words: also extract description and origin, which takes longer than everything else.
     """
     series_uid, study_uid = known_uid(dataset, "SeriesInstanceUID"), known_uid(dataset, "StudyInstanceUID")
     modality = text(dataset, "Modality")
-    # DICOM's own words stay whoever is named so.
+    # Terms defined by DICOM are kept even if a person has such a name.
     identity = identity_of(dataset) if words or modality not in CROSS_SECTIONAL else Identity()
     modality, patient_id = redacted_code(modality, identity), decoded(dataset, "PatientID")
     shape = (max(0, integer(dataset, "Rows", 0)), max(0, integer(dataset, "Columns", 0)))
@@ -214,7 +216,7 @@ def describe(dataset: Dataset, key: bytes, words: bool = True) -> Header:
     grey = samples == 1 and colours.startswith("MONOCHROME")
     localizer = _is_localizer(dataset)
 
-    # Not one plane for each announced frame: a forged number could announce billions.
+    # One plane per group that exists, not per frame stated: a forged NumberOfFrames could be billions.
     sources = [(group, *shared) for group in per_frame] if per_frame else [shared]
     planes: tuple[Plane, ...] = ()
     no_class = no_image(dataset)
@@ -281,12 +283,12 @@ def describe(dataset: Dataset, key: bytes, words: bool = True) -> Header:
 
 
 def _unknown_patient(uid: str, key: bytes) -> str:
-    """What stands for a patient without ID: the smallest group that is surely one; "" where the header tells none."""
+    """Return a pseudonym for a patient without ID from a study or series UID, "" if there is no UID either."""
     return study_pseudonym(uid, key) if uid else ""
 
 
 def _tiles(dataset: Dataset, shape: tuple[int, int], planes: tuple[Plane, ...]) -> Tiles | str | None:
-    """Return the slices of a mosaic, or why it is not read; None for any other image."""
+    """Return the slices of a mosaic, or why it cannot be read; None for any other image."""
     if not is_tiled(dataset):
         return None
     try:

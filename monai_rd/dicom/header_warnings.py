@@ -1,7 +1,7 @@
-"""What pydicom finds odd in a header is said once a run and kind, in words that hold nothing of the header.
+"""Warnings of pydicom about headers, logged once per run and kind in words that quote nothing of the header.
 
-pydicom, and highdicom above it, quote the value they complain of, in Python's warnings and in the log of "pydicom", at
-every file. A value may be a name: a UID, a date or an age that is none is something that somebody typed.
+pydicom and highdicom quote the value they warn about, in Python warnings and in pydicom's log, for every file. Such a
+value may be a person's name: an invalid UID, date or age is often text that somebody typed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["log_kinds", "log_warnings_once", "take_warnings"]
 
 logger = logging.getLogger(__name__)
 
-# How a message of pydicom's looks, and what is said instead; the first that fits.
+# Patterns of pydicom's messages, and the text that is logged instead; the first match counts.
 _KINDS = (
     (r"end of file|unexpected end|before delimiter|fewer frames", "a file that ends too early"),
     (
@@ -30,7 +30,7 @@ _KINDS = (
     (r"invalid|exceed|not valid|must be|cannot be|doesn't allow", "a value that its type (VR) does not allow"),
 )
 _OTHER = "something that the standard does not allow"
-# pydicom's own; a filter does not see what the loggers below its own pass on.
+# pydicom's loggers; each needs a filter, as filters do not apply to records of child loggers.
 _LOGGERS = ("pydicom", "pydicom.pixels.decoders.base", "pydicom.pixels.encoders.base", "pydicom.pixels.utils")
 _QUOTING = re.compile(r"[\\/](pydicom|highdicom)[\\/]")
 
@@ -42,7 +42,7 @@ _told: set[str] = set()
 
 
 class _Take(logging.Filter):
-    """Lets nothing through."""
+    """A filter that suppresses every record."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return False
@@ -53,12 +53,13 @@ _TAKE = _Take()
 
 @contextmanager
 def log_warnings_once(*, log: bool = True) -> Iterator[None]:
-    """Keep what pydicom says of the files that are read within; each kind of it is logged once in a run.
+    """Collect pydicom's warnings about files read in this context; each kind of warning is logged once per run.
 
-    Threads may overlap: what is changed for the process stays so until the last one leaves.
+    Several threads may be inside at once: the process-wide changes are undone when the last one leaves.
 
     Args:
-        log: when the last one leaves; False leaves that to the caller of `take_warnings`, as in a process of a pool.
+        log: log the kinds when the last thread leaves. With False the caller gets them by `take_warnings`, for example
+            in a worker process.
     """
     global _inside, _before
     with _lock:
@@ -77,7 +78,7 @@ def log_warnings_once(*, log: bool = True) -> Iterator[None]:
                 _before.__exit__(None, None, None)
                 for name in _LOGGERS:
                     logging.getLogger(name).removeFilter(_TAKE)
-        # A loader's process has a parent that has read the same headers, and said it.
+        # The parent of a data-loading process has read the same headers and logged their warnings.
         if last and log and multiprocessing.parent_process() is None:
             log_kinds(take_warnings())
 
@@ -99,14 +100,14 @@ def _listen() -> None:
 
 
 def take_warnings() -> set[str]:
-    """Return the kinds found in this process since the last call."""
+    """Return the kinds of warnings collected in this process since the last call."""
     found = set(_found)
     _found.difference_update(found)
     return found
 
 
 def log_kinds(kinds: Iterable[str]) -> None:
-    """Log each kind that this process has not logged before."""
+    """Log each kind of warning that this process has not logged before."""
     for kind in sorted(set(kinds) - _told):
         _told.add(kind)
         logger.warning("DICOM headers hold %s: read as far as it can be; values are not shown", kind)

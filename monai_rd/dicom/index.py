@@ -1,4 +1,4 @@
-"""Which series lie under a folder: headers only, in parallel."""
+"""Index of the series in a folder, from headers only, read in parallel."""
 
 from __future__ import annotations
 
@@ -43,38 +43,47 @@ __all__ = ["SeriesInfo", "index_dicom"]
 
 logger = logging.getLogger(__name__)
 
-# Patient keys group within one run only unless the caller brings a project's key.
+# Without a project's key, patient keys are valid within one run only.
 _RUN_KEY = secrets.token_bytes(32)
-# Files that one process reads at a time; up to a few of these, other processes are not worth their start.
+# Files per task of a process; number of files up to which starting other processes does not pay.
 _CHUNK, _ALONE = 250, 5000
 _Scanned = tuple[list[Header | str | None], set[str]]
 
 
 @dataclass(frozen=True)
 class SeriesInfo:
-    """One series as found by `index_dicom`, or one of several volumes in a series.
+    """One series found by `index_dicom`, or one of several volumes in a series.
 
     Attributes:
-        series_uid: ``SeriesInstanceUID``, or what stands for one that is none (`known_uid_of`) or missing (`named`).
-        volume: what tells it from other volumes in the same planes of the series, such as "echo time 4.6 ms"; "" where
-            the series is one volume.
+        series_uid: ``SeriesInstanceUID``, or a substitute if it is invalid (`known_uid_of`) or missing (`named`).
+        volume: name that distinguishes it from other volumes in the same planes of the series, such as "echo time 4.6
+            ms"; "" if the series is one volume.
         study_uid: ``StudyInstanceUID`` of its first image.
-        patient_key: 16 hex digits that are equal for images of one patient under one key; for patient-level splits.
-            Images without a patient ID are grouped by study.
+        patient_key: 16 hex digits, equal for images of one patient under one key; for patient-level splits. Images
+            without a patient ID are grouped by study.
         modality: such as "CT".
-        description: ``SeriesDescription`` without what it repeats of names, IDs and the patient's date of birth.
-        pictures: it holds pictures without a place in the patient (radiographs, ultrasound), each read on its own.
-        slices: how many slices `load_series` gives; of pictures, how many files; 0 of what is no image.
+        description: ``SeriesDescription`` with names, IDs and the patient's date of birth redacted.
+        pictures: it holds pictures without a position in the patient (radiographs, ultrasound), each read on its own.
+        slices: number of slices that `load_series` returns; for pictures, the number of files; 0 if not an image.
         shape: rows and columns.
-        spacing: mm between rows, columns, slices; None for pictures and for what cannot be read.
-        origin: of whom and where its first image is.
-        orientation: "axial", "coronal", "sagittal", "oblique"; "" for pictures and for what cannot be read.
-        syntaxes: transfer syntaxes by name.
-        files: its image files, sorted by path, and which frames of multi-frame files it is made of, for `load_series`.
-            Paths can carry names: keep them out of logs and reports.
-        sop_uids: ``SOPInstanceUID`` of each file; "" where it is none and no code.
-        problems: why `load_series` would refuse it by its headers, in the order in which a policy meets them.
-        original_description: ``SeriesDescription`` as it is, which rules search; never to be shown or written.
+        spacing: mm between rows, columns, slices; None for pictures and series that cannot be read.
+        orientation: "axial", "coronal", "sagittal", "oblique"; "" for pictures and series that cannot be read.
+        origin: patient group and origin of its first image.
+        syntaxes: names of its transfer syntaxes, the most frequent first.
+        files: its image files, sorted by path, with the frames of multi-frame files that belong to it; input of
+            `load_series`. Paths may contain names: keep them out of logs and reports.
+        sop_uids: ``SOPInstanceUID`` of each file; "" if it is neither a UID nor a code.
+        problems: reasons from its headers for which `load_series` would refuse it, in the order of the checks.
+        original_description: ``SeriesDescription`` unchanged, for rules to search; it must not be shown or written.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from monai_rd.dicom import index_dicom
+        >>> from monai_rd.phantoms import ct
+        >>> ct.write_study(Path("study"), "clear", seed=0, number=1)  # a synthetic CT series
+        >>> (series,) = index_dicom("study")
+        >>> series.modality, series.orientation, series.problem() is None
+        ('CT', 'axial', True)
     """
 
     series_uid: str
@@ -97,21 +106,25 @@ class SeriesInfo:
 
     @property
     def id(self) -> str:
-        """The series UID, and of one of several volumes also its name: what it is called in lists and scores."""
+        """ID in lists and scores: the series UID, followed by the volume's name if the series holds several volumes."""
         return _study_id(self.series_uid, self.volume)
 
     @property
     def is_image(self) -> bool:
-        """Whether it holds images, and not reports, segmentations and the like."""
+        """Whether it holds images, as opposed to reports, segmentations and the like."""
         return not any(isinstance(one, NotAnImageError) for one in self.problems)
 
     def problem(self, policy: Policy | None = None) -> DicomSeriesError | None:
-        """Return the first problem that a policy does not let pass, None where the series can be read."""
+        """Return the first problem that a policy does not tolerate, None if the series can be read.
+
+        Args:
+            policy: by default nothing is tolerated.
+        """
         actions = policy or Policy()
         return next((one for one in self.problems if not one.tolerable or actions[one.code] != "warn"), None)
 
     def row(self) -> dict[str, Any]:
-        """Return what may be shown and written: no path, no patient."""
+        """Return the values that may be shown and written, as a table row; without paths and patient names."""
         return {
             "series_uid": self.series_uid,
             "volume": self.volume,
@@ -147,23 +160,23 @@ def index_dicom(
     """List the image series under a folder, from headers only.
 
     Args:
-        source: a folder, walked with all its subfolders, or a DICOMDIR: then the images that it names are taken,
-            wherever they lie below its folder. Files of other kinds are
-            skipped; their number is logged.
-        key: of the patient keys, as `project_key` gives it; None makes keys that hold for this process only.
-        workers: processes; None takes one a core for more than 5,000 files.
-        progress: whether to show a progress bar.
-        damaged: takes what belongs to no series because it cannot be read: files that are DICOM by their first bytes,
-            or by their suffix alone, and cannot be parsed; files and folders that cannot be opened.
+        source: a folder, searched with all subfolders, or a DICOMDIR; in the latter case only the images that it lists
+            are used, wherever they are below its folder. Files that are not DICOM are skipped; their number is logged.
+        key: key of the patient pseudonyms, as returned by `project_key`; None makes pseudonyms that are valid in this
+            process only.
+        workers: number of processes; None uses one per core for more than 5,000 files, else one.
+        progress: show a progress bar.
+        damaged: a list to which unreadable files that belong to no series are appended: files that are DICOM by their
+            first bytes or their suffix and cannot be parsed, files and folders that cannot be opened.
 
     Returns:
-        One entry for each series, sorted by series UID; of a series with several volumes in the same planes (echoes,
-        phases, b-values, reconstructions) one for each, in the order of what tells them apart. A series that cannot be
-        read has its `problems` set, also where it holds reports, segmentations and other objects that are no images; it
-        does not raise. Damaged pixel data shows only in `load_series`.
+        One entry per series, sorted by series UID. A series with several volumes in the same planes (echoes, phases,
+        b-values, reconstructions) has one entry for each, in the order of the values that distinguish them. A series
+        that cannot be read, or holds reports, segmentations and other objects that are not images, does not raise but
+        has its `problems` set. Damaged pixel data is only detected by `load_series`.
 
     Raises:
-        NoDicomError: nothing there, or no DICOM.
+        NoDicomError: `source` does not exist, or holds no DICOM.
     """
     root = Path(source)
     only = read_directory(root) if root.is_file() else None
@@ -195,7 +208,7 @@ def index_dicom(
         else:
             read.append((path, header))
     for path, header in named(read):
-        no_image = isinstance(header.problem, NotAnImageError)  # which spoils no images that it lies among
+        no_image = isinstance(header.problem, NotAnImageError)  # kept apart from images with the same series UID
         found.setdefault((header.series_uid, no_image), []).append((path, header))
     if other or unread:
         level = logging.WARNING if unread else logging.INFO
@@ -221,10 +234,10 @@ def index_dicom(
 
 
 def _headers(paths: Sequence[Path], key: bytes, workers: int | None, progress: bool) -> Iterator[Header | str | None]:
-    """Read the headers of many files, in order: None for what is no DICOM image, "" for what should be and is not."""
+    """Yield the headers of files, in order: None for files that are not DICOM images, "" for damaged ones."""
     chunks = [[str(path) for path in paths[i : i + _CHUNK]] for i in range(0, len(paths), _CHUNK)]
     jobs = workers or ((os.cpu_count() or 1) if len(paths) > _ALONE else 1)
-    # Loky starts its processes anew, without the caller's main module or threads.
+    # Loky starts fresh processes, without the caller's main module or threads.
     done: Iterable[_Scanned] = Parallel(jobs, return_as="generator", pre_dispatch="4*n_jobs")(
         delayed(_scan)(chunk, key) for chunk in chunks
     )
@@ -239,7 +252,7 @@ def _headers(paths: Sequence[Path], key: bytes, workers: int | None, progress: b
 
 @log_warnings_once(log=False)
 def _scan(paths: Sequence[str], key: bytes) -> _Scanned:
-    """Read some headers; with them goes what pydicom found odd in them, as nobody reads the log of another process."""
+    """Read some headers and pydicom's warnings about them, as the log of a worker process would be lost."""
     found: list[Header | str | None] = []
     for path in paths:
         try:
@@ -255,7 +268,7 @@ def _scan(paths: Sequence[str], key: bytes) -> _Scanned:
 
 
 def _volumes(uid: str, name: str, entries: Sequence[tuple[Path, Header]], lost: int) -> list[SeriesInfo]:
-    """Describe a series, or each of its volumes."""
+    """Return the description of a series, or of each of its volumes."""
     whole = _summarise(uid, name, entries, (), lost)
     if not any(isinstance(one, DuplicateSlicesError) for one in whole.problems):
         return [whole]
@@ -284,7 +297,7 @@ def _summarise(
     problems = [*tolerated, *([fatal] if fatal is not None else [])]
     first = headers[0]
     pictures = all(header.picture for header in headers)
-    if pictures:  # each is read on its own, so that only their own problems count
+    if pictures:  # each is read on its own, so only problems of single files count
         own = [*(header.problem for header in headers), problem_of_unnamed(headers)]
         problems = list({problem.code: problem for problem in own if problem is not None}.values())
     if lost:

@@ -1,7 +1,7 @@
-"""What tells apart images that lie in one plane: echoes, phases, b-values, reconstructions.
+"""Attributes that distinguish images in the same plane: echoes, phases, b-values, reconstructions.
 
-A header says it in one of some forty attributes, an enhanced multi-frame object in the functional groups of its frames.
-What is shown of them is known to be harmless: numbers, and words of a list; anything else is counted ("2 of 3").
+There are about forty of them, in the header or, in enhanced multi-frame objects, in the functional groups of the
+frames. Only values known to be harmless are shown: numbers and words of a list. Other values are numbered ("2 of 3").
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from monai_rd.dicom.values import all_numbers, parts, tag_of
 
 __all__ = ["MARK_TAGS", "Key", "Marks", "frame_marks", "named"]
 
-Key = tuple[int, int]  # of a mark: its place in `_MARKS`, and which of its values
+Key = tuple[int, int]  # index of a mark in `_MARKS`, and index of one of its values
 Value = tuple[float, ...] | str
 Marks = dict[Key, Value]
 
 
 @dataclass(frozen=True)
 class _Mark:
-    """An attribute by which images of one plane differ.
+    """An attribute by which images of one plane may differ.
 
     Attributes:
-        name: as it is shown.
-        keywords: of the attribute, in plain and in enhanced objects.
-        kind: "numbers"; "words", each of which counts for itself; "count" of what is not shown; "given", or not.
-        unit: of the numbers.
+        name: name shown to users.
+        keywords: DICOM keywords of the attribute, in plain and in enhanced objects.
+        kind: how values are shown: "numbers", "words", "count" (values are numbered), "given" (given or not).
+        unit: unit of the numbers.
     """
 
     name: str
@@ -41,7 +41,7 @@ class _Mark:
     unit: str = ""
 
 
-# In the order in which they are tried: what was measured and how, then what was made of it, then when.
+# In the order in which they are tried: acquisition parameters, then reconstruction, then time.
 _MARKS = (
     _Mark("image component", ("ComplexImageComponent",), "words"),
     _Mark("image type", ("ImageType", "FrameType"), "words"),
@@ -87,7 +87,7 @@ _MARKS = (
     _Mark("multi-frame object", (), "count"),
 )
 _OF_TAG: dict[BaseTag, int] = {tag_of(keyword): n for n, mark in enumerate(_MARKS) for keyword in mark.keywords}
-# Every value of these counts for itself; of the others all values together are one.
+# Attributes whose values are separate marks; all values of another attribute together are one mark.
 _APART = frozenset({"image type", "sequence", "scan option", "correction", "dimension"})
 # One value for each frame of a nuclear medicine image (PS3.3 C.8.4.8).
 _VECTORS = frozenset(
@@ -95,7 +95,7 @@ _VECTORS = frozenset(
 )
 _PLACES = {mark.name: place for place, mark in enumerate(_MARKS)}
 _OBJECT = _PLACES["multi-frame object"]
-# What scanners tell in elements of their own where the standard had none yet: who made them, their kind, the mark.
+# Private elements of scanners for attributes that were not standardised yet: private creator, VR, mark.
 _PRIVATE = {
     tag_of(0x0019100C): ("SIEMENS MR HEADER", "IS", "b-value"),
     tag_of(0x0019100E): ("SIEMENS MR HEADER", "FD", "gradient"),
@@ -107,7 +107,7 @@ _GE_COMPONENTS = ("MAGNITUDE", "PHASE", "REAL", "IMAGINARY")
 MARK_TAGS = frozenset(
     map(int, (*_OF_TAG, *_PRIVATE, *(tag & 0xFFFF0000 | 0x10 for tag in _PRIVATE)))  # each with its private creator
 )
-# The functional groups that hold them (PS3.3 C.7.6.16, C.8.13 to C.8.15), and the sequence within one of them.
+# The functional groups that hold the attributes (PS3.3 C.7.6.16, C.8.13 to C.8.15), with one nested sequence.
 _MACROS = frozenset(
     tag_of(keyword)
     for keyword in (
@@ -136,23 +136,23 @@ _WORDS = frozenset(
         """,
     )
 )
-# Names of kernels, such as B30f, Br40d, H31s, FC13, and short numbers.
+# Names of kernels (such as B30f, Br40d, H31s, FC13), and short numbers.
 _HARMLESS = re.compile(r"[A-Z][A-Za-z]?\d{2}[a-z]?|\d{1,3}|[A-Z]")
 
 
 def frame_marks(
     dataset: Dataset, shared: Sequence[Dataset], per_frame: Sequence[Dataset], frames: int
 ) -> tuple[Marks, ...]:
-    """Read what may tell each frame of a file from others of its plane.
+    """Read the attributes that may distinguish frames of a file from others in the same plane.
 
     Args:
-        dataset: the header of the file.
-        shared: functional groups of all frames.
+        dataset: header of the file.
+        shared: functional groups shared by all frames.
         per_frame: functional groups of each frame.
-        frames: how many there are.
+        frames: number of frames.
 
     Returns:
-        Of each frame; of a plain image one.
+        The marks of each frame, or one entry that applies to all frames.
     """
     whole = _read(dataset)
     for group in shared:
@@ -191,7 +191,7 @@ def _read(dataset: Dataset) -> Marks:
             numbers = (
                 all_numbers(dataset, private, kind) if parts(dataset, private & 0xFFFF0000 | 0x10) == (maker,) else ()
             )
-            if maker.startswith("GEMS"):  # several numbers of which the first counts, a b-value with 1e9 added
+            if maker.startswith("GEMS"):  # only the first number counts; a b-value may have 1e9 added
                 numbers = (numbers[0] % 1e5,)
             own = _GE_COMPONENTS[int(numbers[0])] if name == "image component" else _rounded(numbers)
         except Exception:  # absent, or undecodable, which counts as absent
@@ -203,7 +203,7 @@ def _read(dataset: Dataset) -> Marks:
 
 @lru_cache(maxsize=1 << 14)
 def _marked(place: int, stated: tuple[str, ...] | tuple[float, ...]) -> Marks:
-    """Return what an attribute tells; the same objects for the same values, as most files of a series say the same."""
+    """Return the marks of an attribute's values; cached, as most files of a series have the same values."""
     mark = _MARKS[place]
     values: Sequence[Value]
     if mark.kind == "numbers":
@@ -223,16 +223,16 @@ def _key(place: int, which: int) -> Key:
 
 
 def _rounded(numbers: Iterable[float]) -> tuple[float, ...]:
-    # To six digits, as other files of the series may write the same number in another way.
+    # To six significant digits, as files of one series may write the same number in different ways.
     return tuple(float(f"{value:.6g}") + 0.0 for value in numbers)
 
 
 def named(key: Key, values: Iterable[Value | None]) -> dict[Value | None, str]:
-    """Name values of a mark, each in words that are known to be harmless and tell it from the others, in order.
+    """Return a name for each value of a mark, in sorted order; names are distinct and known to be harmless.
 
     Args:
-        key: of the mark.
-        values: that frames have, None where they have none.
+        key: key of the mark.
+        values: values of the frames, None for frames without the mark.
     """
     mark = _MARKS[key[0]]
     ordered = sorted({value for value in values if value is not None}, key=lambda value: (str(type(value)), value))

@@ -1,4 +1,4 @@
-"""What a DICOMDIR (PS3.3 F.3) says lies on a medium, and what of it is not there."""
+"""DICOMDIR (PS3.3 F.3): the images that it lists, and those of them that are missing."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ __all__ = ["Media", "is_directory_name", "read_directory"]
 
 
 class NamedImage(NamedTuple):
-    """An image that a DICOMDIR names.
+    """An image listed in a DICOMDIR.
 
     Attributes:
-        sop_uid: its SOPInstanceUID; "" where the directory lacks it.
-        place: where it said the file was, see `place_of`; "" where that is nowhere below the directory.
+        sop_uid: its SOPInstanceUID; "" if the DICOMDIR does not state it.
+        place: normalised path of its file, see `place_of`; "" if that is not below the DICOMDIR's folder.
     """
 
     sop_uid: str
@@ -34,12 +34,12 @@ Directory = dict[str, set[NamedImage]]  # by series, see `known_uid`
 
 
 def is_directory_name(path: Path) -> bool:
-    """Tell whether a file is called DICOMDIR, in any case, with or without the version number of ISO 9660."""
+    """Return whether a file is named DICOMDIR, in upper or lower case, with or without ISO 9660 version number."""
     return _plain(path.name) == "dicomdir"
 
 
 def place_of(path: Path) -> str:
-    """Return a path as media compare them: without case, version numbers (`;1`) and a dot at the end of a name."""
+    """Return a normalised path for comparison: lower case, without version numbers (`;1`) and dots after names."""
     return "/".join(_plain(part) for part in path.parts)
 
 
@@ -49,9 +49,9 @@ def _plain(name: str) -> str:
 
 @log_warnings_once()
 def read_directory(path: Path) -> Directory | None:
-    """Read which images a DICOMDIR names; None where it is none, or damaged.
+    """Return the images listed in a DICOMDIR by series; None if the file is not a DICOMDIR or is damaged.
 
-    Other objects than images (reports, presentation states) and records that are not in use do not count.
+    Objects other than images (reports, presentation states) and records that are not in use are ignored.
     """
     try:
         with open_file(path) as file:
@@ -84,13 +84,13 @@ def _image(record: Dataset, medium: Path) -> NamedImage:
 
 
 class Media:
-    """What one or several directories name together.
+    """The images listed by one or several DICOMDIRs together.
 
-    What counts is the image, wherever it lies: files are moved and renamed. The place tells only of an image that a
-    directory names by that alone.
+    Images are identified by SOPInstanceUID, because files may have been moved or renamed; paths are only used for
+    images that a DICOMDIR lists without UID.
 
     Args:
-        directories: an image that several of them name counts once.
+        directories: DICOMDIRs as returned by `read_directory`; an image listed by several of them counts once.
     """
 
     def __init__(self, directories: Iterable[Directory]) -> None:
@@ -104,22 +104,22 @@ class Media:
         self._places_alone = {image.place for image in named if image.place and not image.sop_uid}
 
     def name(self, path: Path, sop_uid: str) -> bool:
-        """Tell whether a file is named.
+        """Return whether a file is listed.
 
         Args:
-            path: of the file.
-            sop_uid: of the image in it; "" of a file that cannot be read, which is named by its place.
+            path: path of the file.
+            sop_uid: SOPInstanceUID of its image; "" for a file that cannot be read, which is looked up by its path.
         """
         if not sop_uid:
             return place_of(path) in self._places
         return sop_uid in self._sop_uids or place_of(path) in self._places_alone
 
     def lost(self, paths: Iterable[Path], sop_uids: Collection[str]) -> dict[str, int]:
-        """Count, by series, the images that are named and not there.
+        """Return the number of images that are listed but missing, by series UID.
 
         Args:
-            paths: of the files that are there.
-            sop_uids: of the images that are there.
+            paths: paths of the files that exist.
+            sop_uids: SOPInstanceUIDs of the images that exist.
         """
         places = {place_of(path) for path in paths} if self._places_alone else set()
         lost: dict[str, int] = {}

@@ -1,7 +1,7 @@
-"""Siemens mosaics: the slices of one volume side by side in one image, as in most functional and diffusion series.
+"""Mosaics of Siemens scanners: the slices of one volume as tiles of one image, used for functional and diffusion MR.
 
-How many there are and in which direction they follow each other stands in private elements only. Without these, as in
-many de-identified files, a mosaic is no volume, and it never is one slice.
+The number of slices and their direction are stated in private elements only. Without these, as in many de-identified
+files, a mosaic cannot be read as a volume, and it must never be read as one slice.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ __all__ = ["MOSAIC_TAGS", "TILED_TAGS", "Tiles", "csa_fields", "is_tiled", "tile
 # Private elements (PS3.5 7.8.1) by their creator, group, and last byte of the element.
 _COUNT = ("SIEMENS MR HEADER", 0x0019, 0x0A)  # NumberOfImagesInMosaic
 _CSA = ("SIEMENS CSA HEADER", 0x0029, 0x10)  # CSA Image Header Info
-_SIEMENS_COUNT, _UIH_COUNT = 0x0019100A, 0x00651050  # where it mostly stands, and that of United Imaging
-_BLOCKS = range(0x10, 0x20)  # a creator may stand in any block; they do in one of the first
+_SIEMENS_COUNT, _UIH_COUNT = 0x0019100A, 0x00651050  # the usual tag, and that of United Imaging
+_BLOCKS = range(0x10, 0x20)  # a creator may use any block; in practice one of the first
 
 
 def _tags(group: int, last: int, blocks: range) -> frozenset[int]:
     return frozenset(group << 16 | tag for block in blocks for tag in (block, block << 8 | last))
 
 
-# What tells that there are tiles, and what tells where they lie.
+# Elements that show that an image is tiled, and elements that describe the tiles.
 TILED_TAGS = frozenset({0x00190010, _SIEMENS_COUNT, _UIH_COUNT})
 MOSAIC_TAGS = _tags(*_COUNT[1:], _BLOCKS) | _tags(*_CSA[1:], _BLOCKS)
-_MOST_TAGS, _MOST_ITEMS = 1000, 1000  # of a CSA header; there are about a hundred
+_MOST_TAGS, _MOST_ITEMS = 1000, 1000  # limits for a CSA header, which has about a hundred fields
 _MOST_SLICES = 2048
 
 
@@ -41,9 +41,9 @@ class Tiles:
     """The slices of a mosaic.
 
     Attributes:
-        side: how many stand in a row and in a column.
-        shape: rows and columns of each.
-        positions: where the first pixel of each lies, in mm in LPS.
+        side: number of tiles in each row and column of the mosaic.
+        shape: rows and columns of a slice.
+        positions: position of the first pixel of each slice, in mm in LPS.
     """
 
     side: int
@@ -52,7 +52,7 @@ class Tiles:
 
 
 def is_tiled(dataset: Dataset) -> bool:
-    """Tell whether a header says that the image holds several images side by side."""
+    """Return whether the header says that the image holds several images side by side."""
     if "MOSAIC" in (value.upper() for value in parts(dataset, "ImageType")):
         return True
     if _SIEMENS_COUNT in dataset and _count(dataset, _private(dataset, _COUNT)) > 1:
@@ -68,19 +68,19 @@ def tiles_of(
     orientation: tuple[float, ...],
     spacing: tuple[float, ...],
 ) -> Tiles:
-    """Return where the slices of a mosaic lie.
+    """Return the positions of the slices of a mosaic.
 
-    The position in the header is that of an image as large as the mosaic, centred where the first slice is.
+    The position in the header is that of an image as large as the mosaic which has the same centre as the first slice.
 
     Args:
         dataset: the header, with its elements of `MOSAIC_TAGS`.
         shape: rows and columns of the mosaic.
-        position: of its first pixel, as the header tells it, in mm in LPS.
+        position: position of its first pixel as stated in the header, in mm in LPS.
         orientation: direction cosines (row 3, column 3).
-        spacing: between rows and between columns, in mm.
+        spacing: spacing between rows and between columns, in mm.
 
     Raises:
-        ValueError: the header does not tell, or contradicts itself; the message says so.
+        ValueError: the needed elements are missing or contradict each other; the message says which.
     """
     fields = csa_fields(_private(dataset, _CSA), {"NumberOfImagesInMosaic", "SliceNormalVector"})
     stated = (_private(dataset, _COUNT), *fields.get("NumberOfImagesInMosaic", ())[:1])
@@ -120,14 +120,14 @@ def tiles_apart(mosaic: npt.NDArray[Any], side: int, count: int) -> npt.NDArray[
 
 
 def _stored(dataset: Dataset, tag: int) -> bytes:
-    """Return the stored bytes of an element, b"" where it is absent."""
+    """Return the stored bytes of an element, b"" if it is absent."""
     element = element_of(dataset, tag)
     value = None if element is None else element.value
     return value if isinstance(value, bytes) else str("" if value is None else value).encode()
 
 
 def _private(dataset: Dataset, element: tuple[str, int, int]) -> bytes:
-    """Return the stored bytes of a private element, b"" where it is absent."""
+    """Return the stored bytes of a private element (creator, group, last byte), b"" if it is absent."""
     creator, group, last = element
     for block in _BLOCKS:
         if _stored(dataset, group << 16 | block).strip(b" \0") == creator.encode():
@@ -136,9 +136,9 @@ def _private(dataset: Dataset, element: tuple[str, int, int]) -> bytes:
 
 
 def _count(dataset: Dataset, stored: bytes) -> int:
-    """Return a number of slices that stands in two bytes or in characters, 0 where there is none."""
+    """Return a number of slices stored in two bytes or as text, 0 if there is none."""
     number = int.from_bytes(stored, "little" if dataset.original_encoding[1] else "big")
-    if len(stored) == 2 and number <= _MOST_SLICES:  # two digits as one number are far above it
+    if len(stored) == 2 and number <= _MOST_SLICES:  # two ASCII digits read as one number are far above this
         return number
     digits = stored.strip(b" \0")
     return int(digits) if digits.isdigit() and len(digits) <= 4 else 0
@@ -153,17 +153,17 @@ def _vector(values: tuple[bytes, ...]) -> npt.NDArray[np.float64] | None:
 
 
 def csa_fields(data: bytes, names: set[str]) -> dict[str, tuple[bytes, ...]]:
-    """Return values of a CSA header, of either layout ("SV10" at its start, or not), as the characters stored.
+    """Return values of a Siemens CSA header, of both layouts (with "SV10" at its start or without), as stored text.
 
-    A header is a list of fields: name, number of values, items. Lengths stand before each item; in the older layout
-    they are higher by the number of items of the first field.
+    A header is a list of fields: name, number of values, items. Each item is preceded by its length; in the older
+    layout the length is too high by the number of items of the first field.
 
     Args:
         data: the header; b"" has no fields.
-        names: of the fields wanted.
+        names: names of the wanted fields.
 
     Raises:
-        ValueError: it is damaged.
+        ValueError: the header is damaged.
     """
     if not data:
         return {}
@@ -186,7 +186,7 @@ def csa_fields(data: bytes, names: set[str]) -> dict[str, tuple[bytes, ...]]:
                 lengths = struct.unpack_from("<4i", data, place)
                 place += 16
                 length = lengths[1] if new else lengths[0] - base
-                if not new and length < 0:  # the rest of the items are not there
+                if not new and length < 0:  # the remaining items are absent
                     break
                 if not 0 <= length <= len(data) - place:
                     raise ValueError("its private header is damaged")

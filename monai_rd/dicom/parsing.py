@@ -1,6 +1,6 @@
-"""One DICOM file to the elements that this project looks at, or the reason why it cannot be parsed.
+"""Parsing of one DICOM file: the elements that this project uses, or an error that says why it cannot be parsed.
 
-Privacy: only the attributes named here are parsed, and pydicom is given an open file that does not tell its path.
+Privacy: only the attributes listed here are parsed, and pydicom gets an open file object without its path.
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ _PIXEL_TAGS = frozenset(
     )
 )
 _AFTER_SERIES_UID = 0x0020000F
-# What a deflated data set may become; a few bytes can become gigabytes.
+# Size limit of an inflated data set, as a few bytes can inflate to gigabytes.
 _MOST_INFLATED = 256 << 20
 
 
 class _AnonymousReader(io.BufferedReader):
-    """An open file that does not tell its path: pydicom puts ``name`` into its warnings."""
+    """An open file that hides its path, because pydicom puts ``name`` into its warnings."""
 
     @property
     def name(self) -> str:
@@ -76,14 +76,14 @@ class _AnonymousReader(io.BufferedReader):
 
 @log_warnings_once()
 def is_dicom(path: str | os.PathLike[str]) -> bool:
-    """Tell cheaply whether a file is DICOM, by its first bytes.
+    """Return whether a file is DICOM, by its first bytes.
 
     Args:
-        path: a file, with or without the 128-byte preamble.
+        path: path of the file, which may have the 128-byte preamble or not.
 
     Returns:
-        True for the "DICM" mark, or where the first elements hold a SOP class; False also for what is not a
-        readable file.
+        True if the file has the "DICM" mark, or a SOP class in its first elements; False also for anything that is not
+        a readable file.
     """
     try:
         with _AnonymousReader(open_file(path)) as stream:
@@ -93,12 +93,12 @@ def is_dicom(path: str | os.PathLike[str]) -> bool:
 
 
 def _starts_as_dicom(stream: io.BufferedReader) -> bool:
-    """Look at the first bytes of an open file; leaves it at its start."""
+    """Return whether an open file starts as DICOM does; the file is left at its start."""
     head = stream.read(132)
     stream.seek(0)
     if head[128:132] == b"DICM":
         return True
-    # Without preamble a data set starts in group 0002 or 0008; anything else would send the parser through noise.
+    # Without preamble a data set starts in group 0002 or 0008; on anything else the parser would work through noise.
     if head[:2] not in (b"\x08\x00", b"\x02\x00", b"\x00\x08"):
         return False
     try:
@@ -109,7 +109,7 @@ def _starts_as_dicom(stream: io.BufferedReader) -> bool:
             specific_tags=[0x00080016],
         )
         return bool(re.fullmatch(r"[0-9.]{5,64}", str(found.get("SOPClassUID", ""))))
-    except Exception:  # noise can fail in the parser in any way, and is then not DICOM
+    except Exception:  # the parser can fail on noise in any way; the file is then not DICOM
         return False
     finally:
         stream.seek(0)
@@ -117,19 +117,21 @@ def _starts_as_dicom(stream: io.BufferedReader) -> bool:
 
 @log_warnings_once()
 def read_file(path: str | os.PathLike[str], *, pixels: bool) -> Dataset | None:
-    """Parse one file with a single pass.
+    """Parse one file in a single pass.
+
+    Files that cannot be read or parsed are never skipped silently: this could lose the last slice of a stack, which no
+    check of the spacing can detect.
 
     Args:
-        path: the file.
-        pixels: whether to read the pixel data also.
+        path: path of the file.
+        pixels: also read the pixel data.
 
     Returns:
-        The data set, None where the file is not DICOM.
+        The data set, None if the file is not DICOM.
 
     Raises:
         UnreadableFileError: the file cannot be opened or read.
-        UnreadablePixelsError: the file is DICOM but cannot be parsed. To skip either silently could lose the last slice
-            of a stack, which no check of the spacing can see.
+        UnreadablePixelsError: the file is DICOM but cannot be parsed.
     """
     try:
         with reading_files(), _AnonymousReader(open_file(path), BLOCK) as stream:
@@ -137,20 +139,20 @@ def read_file(path: str | os.PathLike[str], *, pixels: bool) -> Dataset | None:
                 return None
             tags = _HEADER_TAGS | _PIXEL_TAGS if pixels else _HEADER_TAGS
             dataset = _parsed(stream, tags, pixels)
-            if is_tiled(dataset):  # what else is wanted of these is too long to be read of every file
+            if is_tiled(dataset):  # mosaics need further elements, which are too long to read for every file
                 stream.seek(0)
                 dataset = _parsed(stream, tags | MOSAIC_TAGS, pixels)
             return dataset
     except UnreadableFileError:
         raise
-    except Exception as error:  # a damaged file can fail in the parser in any way; the message may quote the file
+    except Exception as error:  # the parser can fail on a damaged file in any way; its message may quote the file
         raise UnreadablePixelsError(
             f"A file cannot be parsed ({type(error).__name__}). Export the series again."
         ) from None
 
 
 def _parsed(stream: io.BufferedReader, tags: frozenset[int], pixels: bool) -> Dataset:
-    """Return the wanted elements of an open file, which is at its start, with its transfer syntax in `file_meta`."""
+    """Return the wanted elements of an open file at its start, with the transfer syntax in `file_meta`."""
     ordinary = ordinary_elements(stream, tags, pixels)
     if ordinary is not None:
         return ordinary
@@ -158,14 +160,14 @@ def _parsed(stream: io.BufferedReader, tags: frozenset[int], pixels: bool) -> Da
     _check_deflated(stream)
     wanted: list[Any] = list(tags)
     dataset = dcmread(stream, force=True, stop_before_pixels=not pixels, specific_tags=wanted)
-    # A file that ends within an element loses all of them in the parser: read it up to the pixels, or at least up to
-    # the series UID, so that the damage is told of the right series.
+    # For a file that ends within an element the parser returns nothing: read it up to the pixels, or at least up to
+    # the series UID, so that the damage is reported for the right series.
     for stop in (PIXELS, _AFTER_SERIES_UID):
         if "SeriesInstanceUID" not in dataset and "PixelData" not in dataset:
             stream.seek(0)
             dataset = read_partial(stream, _stop_at(stop), force=True, specific_tags=wanted)
     meta = getattr(dataset, "file_meta", None) or FileMetaDataset()
-    if not uid(meta, "TransferSyntaxUID"):  # a file without meta header: the parser has seen its encoding
+    if not uid(meta, "TransferSyntaxUID"):  # a file without meta header: the parser has detected its encoding
         implicit, little = dataset.original_encoding
         explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
         meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
@@ -174,10 +176,10 @@ def _parsed(stream: io.BufferedReader, tags: frozenset[int], pixels: bool) -> Da
 
 
 def _check_deflated(stream: io.BufferedReader) -> None:
-    """Inflate a deflated data set up to a limit, before the parser does without one; leaves the file at its start.
+    """Check the inflated size of a deflated data set, which the parser does not limit; leaves the file at its start.
 
     Raises:
-        ValueError: it becomes larger.
+        ValueError: it is larger than the limit.
     """
     head = stream.read(1024)
     if DeflatedExplicitVRLittleEndian.encode() in head and head[132:140] == b"\x02\x00\x00\x00UL\x04\x00":

@@ -1,7 +1,7 @@
-"""From stored pixels to values: modality transform, padding, window, photometric interpretation.
+"""Conversion of stored pixels to values: modality transform, padding, window, photometric interpretation.
 
-The order is that of PS3.3 C.11: stored values, modality LUT or rescale, VOI LUT or window, presentation. CT, PT and NM
-end after the rescale: their values are measured. What is there to be looked at ends at grey 0 to 255, white on black.
+The steps follow PS3.3 C.11: stored values, modality LUT or rescale, VOI LUT or window, presentation. For CT, PT and NM,
+whose values are measurements, the last step is the rescale. Images for viewing become grey 0 to 255, white on black.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ __all__ = [
 
 # Modalities whose rescaled values are measurements: no window, no inversion.
 MEASURED = frozenset({"CT", "PT", "NM"})
-# What pixels outside the field of view become in a CT: scanners that have no padding value write this one, in HU.
+# HU of pixels outside the field of view of a CT; scanners that have no padding value write this one.
 CT_PADDING_HU = -1024.0
 _COLOURS = frozenset(one.value for one in PhotometricInterpretation)
-# Above it products of 16 bits leave float32; no unit needs as much.
+# Largest rescale slope or intercept: above it products with 16-bit values could exceed float32.
 _MOST_RESCALE = 1e30
 
 
@@ -51,7 +51,7 @@ class Window:
     function: str
 
     def show(self, values: npt.NDArray[np.float32]) -> None:
-        """Map values to grey 0 to 255, in place."""
+        """Map values of any shape to grey 0 to 255, in place."""
         centre, width = (self.centre - 0.5, self.width - 1) if self.function == "LINEAR" else (self.centre, self.width)
         if self.function == "SIGMOID":
             values[...] = np.float32(255) / (1 + np.exp(np.clip(-4 * (values - centre) / width, -60, 60)))
@@ -71,21 +71,21 @@ class Window:
 def grey_frames(
     dataset: Dataset, header: Header, wanted: Sequence[int], targets: Sequence[npt.NDArray[np.float32]]
 ) -> bool:
-    """Decode grey frames and apply the modality transform, that of each frame where they have their own.
+    """Decode grey frames and apply the modality transform (of each frame, if it has its own).
 
     Args:
-        dataset: one file with its pixels, single-channel, that has passed `check_pixels`.
-        header: of the same file.
-        wanted: numbers of the frames.
-        targets: where the values of each go, float32 `[rows, columns]`; HU for CT. Those of pixels outside the field of
-            view are NaN, until `fill_outside`; all others are finite.
+        dataset: one single-channel file with its pixels, checked by `check_pixels`.
+        header: header of the same file.
+        wanted: numbers of the frames, from 0.
+        targets: output array of each frame, float32 `[rows, columns]`; HU for CT. Pixels outside the field of view are
+            set to NaN, to be filled by `fill_outside`; all others are finite.
 
     Returns:
-        Whether any pixel lies outside.
+        Whether any pixel lies outside the field of view.
 
     Raises:
         DicomSeriesError: the pixels cannot be read.
-        InvalidValuesError: some are no finite numbers.
+        InvalidValuesError: some values are not finite.
     """
     stored = stored_values(dataset, header)
     try:
@@ -93,7 +93,7 @@ def grey_frames(
         padded = False
         for target, number in zip(targets, wanted, strict=True):
             outside = _outside(dataset, stored[number])
-            with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is counted
+            with np.errstate(over="ignore", invalid="ignore"):  # non-finite results are counted below
                 _modality_transform(dataset, (*per_frame[number : number + 1], *shared), stored[number], target)
             if outside is not None:
                 target[outside] = np.nan
@@ -117,7 +117,7 @@ def grey_frames(
 def _modality_transform(
     dataset: Dataset, groups: tuple[Dataset, ...], stored: npt.NDArray[Any], target: npt.NDArray[np.float32]
 ) -> None:
-    """Write the values of one frame to `target`."""
+    """Apply the modality LUT or the rescale to the stored values of one frame, and write the result to `target`."""
     if has(dataset, "ModalityLUTSequence"):
         if stored.dtype.kind == "f":
             raise ValueError("a lookup table of floating-point values")
@@ -140,7 +140,7 @@ def _modality_transform(
 
 
 def _outside(dataset: Dataset, stored: npt.NDArray[Any]) -> npt.NDArray[np.bool_] | None:
-    """Return which pixels lie outside the field of view (PS3.3 C.7.5.1.1.2), None where none does."""
+    """Return a mask of the pixels outside the field of view (PS3.3 C.7.5.1.1.2), None if there are none."""
     kind = {"f4": "Float", "f8": "DoubleFloat"}.get(stored.dtype.str[1:], "")
     low, high = (_padding(dataset, f"{kind}PixelPadding{end}", stored.dtype) for end in ("Value", "RangeLimit"))
     if low is None:
@@ -154,7 +154,7 @@ def _outside(dataset: Dataset, stored: npt.NDArray[Any]) -> npt.NDArray[np.bool_
 
 
 def _padding(dataset: Dataset, keyword: str, kind: np.dtype[Any]) -> float | None:
-    """Return a padding value as it is among stored values of a kind, None where it is not stated."""
+    """Return a padding value converted to the type of the stored values, None if it is not stated."""
     try:
         (value,) = all_numbers(dataset, keyword)
     except Exception:  # absent, empty or undecodable
@@ -162,21 +162,21 @@ def _padding(dataset: Dataset, keyword: str, kind: np.dtype[Any]) -> float | Non
     if kind.kind == "f":
         return float(value)
     size = 1 << (8 * kind.itemsize)
-    value = int(value) % size  # written with either sign
+    value = int(value) % size  # may be written as signed or unsigned
     return value - size if kind.kind == "i" and value >= size // 2 else value
 
 
 def fill_outside(values: npt.NDArray[np.float32], padding: float | None = None) -> None:
-    """Give the pixels outside the field of view one value in a whole series, in place.
+    """Set the pixels outside the field of view to one value for the whole series, in place.
 
     Args:
-        values: of all slices, NaN where `grey_frames` has found no field of view.
-        padding: the value; None takes the lowest of all others, and 0 where there are none.
+        values: values of all slices, with NaN outside the field of view, as written by `grey_frames`.
+        padding: the value; None: the lowest of all other values, or 0 if there are none.
     """
     if padding is None:
         lowest = np.fmin.reduce(values, axis=None)
         padding = 0.0 if np.isnan(lowest) else float(lowest)
-    for part in values:  # less memory than all at once
+    for part in values:  # slice by slice, to save memory
         part[np.isnan(part)] = padding
 
 
@@ -187,10 +187,11 @@ def common_window(frames: Sequence[tuple[Dataset, int]]) -> Window | None:
     """Return one window for a whole volume, so that its slices stay comparable.
 
     Args:
-        frames: file and number of each frame.
+        frames: data set and frame number of each frame.
 
     Returns:
-        The window that all frames state, else the range that holds all of theirs; None where a frame states none.
+        The window of the frames if they all state the same, else a window that covers all of theirs; None if any frame
+        states none.
     """
     found: set[Window] = set()
     for dataset, number in frames:
@@ -206,7 +207,7 @@ def common_window(frames: Sequence[tuple[Dataset, int]]) -> Window | None:
 
 
 def _window(dataset: Dataset, number: int) -> Window | None:
-    """Return the first window that is stated for a frame, None where there is no valid one."""
+    """Return the first window that is stated for a frame, None if there is no valid one."""
     shared, per_frame = functional_groups(dataset)
     source = macro(dataset, (*per_frame[number : number + 1], *shared), "FrameVOILUTSequence")
     try:
@@ -220,27 +221,28 @@ def _window(dataset: Dataset, number: int) -> Window | None:
 
 
 def is_inverse(dataset: Dataset) -> bool:
-    """Tell whether high values are to be shown dark; where a file says so in both ways it still means it once."""
+    """Return whether high values are to be shown dark; a file that says so in both ways is still inverted once."""
     shape = text(dataset, "PresentationLUTShape")
     return text(dataset, "PhotometricInterpretation") == "MONOCHROME1" or shape == "INVERSE"
 
 
 def picture(dataset: Dataset, header: Header) -> npt.NDArray[np.float32]:
-    """Return a picture as it is to be looked at.
+    """Return a picture as shown on a screen.
 
-    Colours become RGB, greys white on black: modality LUT, then VOI LUT or window, else 8-bit values as they are and
-    others from the lowest to the highest of all frames; pixels outside the field of view are black.
+    Colours are converted to RGB. Grey values pass through the modality LUT and the VOI LUT or window; without these,
+    8-bit values are kept and others are scaled from the lowest to the highest value of all frames. High values are
+    white, and pixels outside the field of view are black.
 
     Args:
         dataset: one file with its pixels.
-        header: of the same file.
+        header: header of the same file.
 
     Returns:
-        float32 `[C, frames, rows, columns]` of 0 to 255, C 1 or 3.
+        float32 `[C, frames, rows, columns]`, 0 to 255, with C 1 (grey) or 3 (RGB).
 
     Raises:
         DicomSeriesError: the pixels cannot be read.
-        InvalidValuesError: some are no finite numbers.
+        InvalidValuesError: some values are not finite.
     """
     check_pixels(dataset, header)
     photometric, samples = text(dataset, "PhotometricInterpretation"), integer(dataset, "SamplesPerPixel", 1)
@@ -252,7 +254,7 @@ def picture(dataset: Dataset, header: Header) -> npt.NDArray[np.float32]:
             if outside is not None:
                 fill_outside(shown)
             reach = float(shown.min()), float(shown.max())
-            with np.errstate(over="ignore"):  # what is beyond float32 is black or white
+            with np.errstate(over="ignore"):  # values beyond float32 become black or white
                 for number, frame in enumerate(shown):
                     _show(dataset, number, frame, reach)
             if outside is not None:
@@ -277,7 +279,7 @@ def picture(dataset: Dataset, header: Header) -> npt.NDArray[np.float32]:
 
 
 def _show(dataset: Dataset, number: int, values: npt.NDArray[np.float32], reach: tuple[float, float]) -> None:
-    """Turn the values of one frame into grey 0 to 255, in place; `reach` holds the lowest and highest of all frames."""
+    """Convert the values of one frame to grey 0 to 255, in place; `reach` is (lowest, highest) of all frames."""
     window = _window(dataset, number)
     if dataset.get("VOILUTSequence"):
         entries, bits = lookup(dataset, "VOILUTSequence", np.rint(values.clip(-(1 << 31), 1 << 31)).astype(int))

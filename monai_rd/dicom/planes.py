@@ -1,4 +1,4 @@
-"""Where the frames of an image lie in the patient, or why they lie nowhere."""
+"""Positions of the frames of an image in the patient, or the reason why they have none."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Plane", "functional_groups", "macro", "nuclear_kind", "nuclear_plane
 
 @dataclass(frozen=True, slots=True)
 class Plane:
-    """Where one frame lies: mm in LPS, direction cosines (row 3, column 3), (row, column) spacing in mm."""
+    """Plane of a frame: position in mm (LPS), direction cosines (row 3, column 3), (row, column) spacing in mm."""
 
     position: tuple[float, ...]
     orientation: tuple[float, ...]
@@ -24,7 +24,7 @@ class Plane:
 
 
 def functional_groups(dataset: Dataset) -> tuple[tuple[Dataset, ...], tuple[Dataset, ...]]:
-    """Return the shared and the per-frame functional groups of an enhanced object, () where absent."""
+    """Return the shared and the per-frame functional groups of an enhanced object, () if absent."""
     try:
         return (
             items(dataset, "SharedFunctionalGroupsSequence"),
@@ -35,7 +35,7 @@ def functional_groups(dataset: Dataset) -> tuple[tuple[Dataset, ...], tuple[Data
 
 
 def macro(dataset: Dataset, groups: Iterable[Dataset], sequence: str) -> Dataset:
-    """Return the item of a functional group macro, frame before shared; the data set itself for a plain image."""
+    """Return the item of a functional group macro from the first group with it; if none has it, the data set."""
     for group in groups:
         try:
             found = items(group, sequence)
@@ -47,7 +47,7 @@ def macro(dataset: Dataset, groups: Iterable[Dataset], sequence: str) -> Dataset
 
 
 def plane_of(dataset: Dataset, groups: tuple[Dataset, ...]) -> Plane | None:
-    """Return where a frame lies, None where that is not stated or not possible."""
+    """Return the plane of a frame, None if it is not stated or invalid."""
     place, turn = (macro(dataset, groups, f"Plane{what}Sequence") for what in ("Position", "Orientation"))
     return _stated_plane(place, turn, macro(dataset, groups, "PixelMeasuresSequence"))
 
@@ -66,13 +66,13 @@ def _stated_plane(place: Dataset, turn: Dataset, measures: Dataset) -> Plane | N
 
 
 def nuclear_kind(dataset: Dataset) -> str:
-    """Tell planar images of nuclear medicine from tomography, "TOMO" for its projections and "RECON" for its slices."""
+    """Return the kind of a nuclear medicine image: "PLANAR", "TOMO" (tomographic projections), "RECON" (slices)."""
     kind = "".join(parts(dataset, "ImageType")[2:3]).upper()  # PS3.3 C.8.4.9.1.1
     return "PLANAR" if "TOMO" not in kind else "RECON" if "RECON" in kind else "TOMO"
 
 
 def nuclear_planes(dataset: Dataset, frames: int) -> tuple[Plane, ...]:
-    """Return where the slices of a tomography lie, which state the place of the first (PS3.3 C.8.4.11 and C.8.4.15)."""
+    """Return the planes of a nuclear tomography's slices, from that of the first (PS3.3 C.8.4.11 and C.8.4.15)."""
     detector = macro(dataset, (dataset,), "DetectorInformationSequence")
     place = detector if "ImagePositionPatient" in detector else dataset
     first = _stated_plane(place, detector if "ImageOrientationPatient" in detector else dataset, dataset)
@@ -89,14 +89,14 @@ def nuclear_planes(dataset: Dataset, frames: int) -> tuple[Plane, ...]:
 
 
 def why_no_planes(modality: str, grey: bool, frames: int, groups: int, nuclear: str | None) -> str:
-    """Say why an image has no place in the patient.
+    """Return the reason why an image has no position in the patient, for an error message.
 
     Args:
-        modality: of the image.
-        grey: it has one channel, of measured values.
-        frames: how many it has.
-        groups: of how many the header tells.
-        nuclear: see `nuclear_kind`; None of other modalities.
+        modality: modality of the image.
+        grey: whether it has a single channel of measured values.
+        frames: number of frames.
+        groups: number of per-frame functional groups.
+        nuclear: see `nuclear_kind`; None for other modalities.
     """
     if not grey:
         return (

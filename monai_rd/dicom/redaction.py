@@ -1,4 +1,4 @@
-"""Text of a DICOM header: decoded by its character set, and free text without what tells who the patient is."""
+"""Text of DICOM headers: decoding by character set, and redaction of free text that could identify the patient."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ from monai_rd.text import decode
 __all__ = ["IDENTIFYING", "Identity", "decoded", "identity_of", "redacted", "redacted_code"]
 
 _IDS = ("PatientID", "OtherPatientIDs", "MedicalRecordLocator", "AdmissionID", "AccessionNumber")
-_MORE_IDS = "OtherPatientIDsSequence"  # of items with a PatientID
+_MORE_IDS = "OtherPatientIDsSequence"  # its items have a PatientID
 _NAMES = ("PatientName", "OtherPatientNames", "PatientBirthName", "PatientMotherBirthName", "ResponsiblePerson")
-# Whoever else is named: every attribute of DICOM that holds names of persons.
+# All other attributes of DICOM that hold names of persons.
 _OTHERS = tuple(entry[4] for entry in DicomDictionary.values() if entry[0] == "PN" and entry[4] not in _NAMES)
 _BIRTH = "PatientBirthDate"
 IDENTIFYING = (*_IDS, _MORE_IDS, *_NAMES, *_OTHERS, _BIRTH)
 _FIELDS = {
-    tag_of(keyword): field  # of `Identity`
+    tag_of(keyword): field  # field of `Identity`
     for field, keywords in (("ids", _IDS), ("names", _NAMES), ("births", (_BIRTH,)), ("others", _OTHERS))
     for keyword in keywords
 }
 
-_DEFAULT_REPERTOIRE = "iso8859"  # pydicom's word for "no character set", and for one it does not know
-_DELIMITERS = {ord(c) for c in "\\^=\r\n\t\f"}  # what ends a code extension, PS3.5 6.1.2.5.3
+_DEFAULT_REPERTOIRE = "iso8859"  # pydicom's encoding for a missing or unknown character set
+_DELIMITERS = {ord(c) for c in "\\^=\r\n\t\f"}  # characters that end a code extension, PS3.5 6.1.2.5.3
 _LIGATURES = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ø": "oe", "å": "aa", "æ": "ae", "œ": "oe"})
-# Context groups (PS3.16) whose words are no names: body parts, modalities, what is segmented; and words they lack.
+# Context groups (PS3.16) of words that are not names: body parts, modalities, segmented structures; and further words.
 _CONTEXT_GROUPS, _MORE_WORDS = (4, 29, 4030, 4031, 7151), ("case", "covid", "tumor", "tumour")
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a header says of who the patient is, and who else had to do with him: kept in memory only.
+    """Identifying values of a header (patient, family, staff), kept in memory only and never shown.
 
     Attributes:
         ids: IDs and accession numbers.
-        names: of the patient and his family, as DICOM writes them (``family^given``).
+        names: names of the patient and the patient's family in DICOM's form (``family^given``).
         births: dates of birth, YYYYMMDD.
-        others: names of physicians and operators, in whose place devices have words such as "CT".
+        others: names of physicians and operators; devices sometimes write words such as "CT" instead.
     """
 
     ids: tuple[str, ...] = ()
@@ -61,9 +61,9 @@ class Identity:
 
 
 def decoded(dataset: Dataset, keyword: str | int) -> str:
-    """Return the text of an element as the file's SpecificCharacterSet says (PS3.3 C.12.1.1.2), "" where absent.
+    """Return the text of an element, decoded by the file's SpecificCharacterSet (PS3.3 C.12.1.1.2), "" if absent.
 
-    What does not fit its character set, or comes without one, is taken for UTF-8, then for Latin-1: the same bytes
+    Bytes that do not fit the character set, or have none, are decoded as UTF-8, else as Latin-1, so that the same bytes
     always give the same text.
     """
     try:
@@ -93,7 +93,7 @@ def _composed(value: str) -> str:
 
 
 def identity_of(dataset: Dataset) -> Identity:
-    """Return who is named in a header."""
+    """Return the identifying values of a header."""
     found = defaultdict[str, list[str]](list)
     for tag in _FIELDS.keys() & dataset.keys():
         found[_FIELDS[tag]] += filter(None, decoded(dataset, tag).split("\\"))
@@ -107,10 +107,10 @@ def identity_of(dataset: Dataset) -> Identity:
 
 @lru_cache(4096)
 def redacted(value: str, who: Identity) -> str:
-    """Return a text in which `***` stands for what it repeats of the names, IDs and dates of birth.
+    """Return a text with names, IDs and dates of birth replaced by `***`.
 
-    Of an ID that is the whole, however its parts are joined, and each of its parts but for words that say something of
-    images: ``PANCREAS_0001`` leaves "Pancreas" and takes "0001". Names go as they are, with and without accents.
+    An ID is replaced as a whole, however its parts are joined, and in each of its parts, except for words that describe
+    images: with the ID ``PANCREAS_0001`` "Pancreas" is kept and "0001" replaced. Names match with and without accents.
     """
     hidden = [False] * len(value)
     patterns = _patterns(who)
@@ -125,7 +125,7 @@ def redacted(value: str, who: Identity) -> str:
 
 
 def redacted_code(value: str, who: Identity) -> str:
-    """The same of a code such as CT or CHEST, which stays where it is one of DICOM's, whoever has it as a name."""
+    """Return a code redacted as by `redacted`, but keep codes of DICOM, such as CT or CHEST, even if they are names."""
     found = redacted(value, who)
     if found == value or value in _modalities() or set(_words(value.casefold())) <= _vocabulary():
         return value
@@ -140,7 +140,7 @@ def _modalities() -> frozenset[str]:
 
 
 def _folded(value: str, spelt_out: bool) -> tuple[str, list[int]]:
-    """Return a text without case and accents (ü as u, or spelt out as ue), and the place of each of its letters."""
+    """Return a text without case and accents (ü as u, or spelt out as ue), and each letter's original position."""
     folded, places = "", []
     for place, character in enumerate(value):
         one = character.casefold()
@@ -158,7 +158,7 @@ def _patterns(who: Identity) -> tuple[re.Pattern[str], ...]:
         for value in who.ids:
             found |= set(_of_id(_folded(value, spelt_out)[0]))
         for part in _name_parts(who.names, spelt_out):
-            # A pseudonym in place of a name has digits.
+            # A part with digits is a pseudonym in place of a name, and matched like an ID.
             found |= set(_of_id(part) if re.search(r"\d", part) else map(_name, _words(part)))
         for part in _name_parts(who.others, spelt_out):
             found |= {_name(word) for word in _words(part) if len(word) >= 4 and word not in _vocabulary()}
@@ -168,7 +168,7 @@ def _patterns(who: Identity) -> tuple[re.Pattern[str], ...]:
 
 
 def _name_parts(names: Sequence[str], spelt_out: bool) -> Iterator[str]:
-    """Family, given and middle names in every script (PS3.5 6.2.1.1), without what stands before and behind ("Mr")."""
+    """Yield family, given and middle names in every script (PS3.5 6.2.1.1), without prefixes and suffixes ("Mr")."""
     for name in names:
         for group in _folded(name, spelt_out)[0].split("="):
             yield from group.split("^")[:3]
@@ -179,7 +179,7 @@ def _words(value: str) -> list[str]:
 
 
 def _name(word: str) -> str:
-    """A pattern for a name: of four letters anywhere, a shorter one where it is a word; "" for an initial."""
+    """Return a pattern for a name: anywhere if it has four letters or more, else as a whole word; "" for an initial."""
     if len(word) < 2 and word.isascii():
         return ""
     found = re.escape(word)
@@ -187,7 +187,7 @@ def _name(word: str) -> str:
 
 
 def _of_id(value: str) -> Iterator[str]:
-    """Patterns for an ID and its parts."""
+    """Yield patterns for an ID and its parts."""
     runs = re.findall(r"[^\W\d_]+|\d+", value)
     if len("".join(runs)) < 2:
         return
@@ -202,7 +202,7 @@ def _of_id(value: str) -> Iterator[str]:
 
 
 def _of_date(value: str) -> Iterator[str]:
-    """Patterns for a date as people write it."""
+    """Yield patterns for the usual ways to write a date (YYYYMMDD)."""
     if not re.fullmatch(r"\d{8}", value) or not 1 <= int(value[4:6]) <= 12:
         return
     year, month, day = value[:4], value[4:6], value[6:]
@@ -220,8 +220,8 @@ def _of_date(value: str) -> Iterator[str]:
 
 @cache
 def _vocabulary() -> frozenset[str]:
-    """Words of DICOM's own attributes and codes for what images show: no names."""
-    from pydicom.sr.codedict import Collection  # a tenth of a second, where an ID has words
+    """Return the words of DICOM's attribute names and codes for image content, which are not names of persons."""
+    from pydicom.sr.codedict import Collection  # takes a tenth of a second, and is only needed if an ID has words
 
     told = [entry[2] for entry in DicomDictionary.values()]
     for group in _CONTEXT_GROUPS:

@@ -1,8 +1,9 @@
-"""One DICOM series in, one volume or picture out, or a refusal that says what to do.
+"""Loading of one DICOM series as a volume or picture, or an error that says what to do.
 
-The readers of MONAI stack whatever lies in a folder: two series become one volume, a missing slice is stretched over, a
-constant ``InstanceNumber`` shuffles the slices. None of that raises. Here a series is read if its headers describe one
-regular stack of parallel slices, or one picture; everything else is a `DicomSeriesError` with a stable code.
+MONAI's readers stack all files of a folder: two series become one volume, the gap of a missing slice is closed, a
+constant ``InstanceNumber`` shuffles the slices, all without an error. Here a series is read only if its headers
+describe one regular stack of parallel slices, or one picture; anything else raises a `DicomSeriesError` with a stable
+code.
 
 Not for clinical use.
 """
@@ -37,27 +38,36 @@ __all__ = ["SeriesVolume", "load_series"]
 
 logger = logging.getLogger(__name__)
 
-# Patient keys mean nothing here.
+# Patient keys are not used here.
 _NO_KEY = secrets.token_bytes(32)
 _RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True, eq=False)
 class SeriesVolume:
-    """One series as a volume, or one picture.
+    """A DICOM series read as a volume, or as a picture.
 
     Attributes:
-        array: float32 [C, X, Y, Z]: C = 1 for grey, 3 for RGB; X = columns, Y = rows, Z = slices, or frames of a
+        array: float32 `[C, X, Y, Z]`: C = 1 for grey, 3 for RGB; X = columns, Y = rows, Z = slices, or frames of a
             picture; in the memory order of nibabel (X fastest).
-        affine: float64 [4, 4], voxel index (x, y, z, 1) to mm in RAS+ world (DICOM's LPS with x and y negated). A
-            picture lies as if it were an axial slice.
-        spacing: mm between voxel centres along x, y, z; of a picture 1 where it is not stated, and along its frames.
+        affine: float64 `[4, 4]`, voxel index (x, y, z, 1) to mm in RAS+ world (DICOM's LPS with x and y negated). For a
+            picture it is that of an axial slice.
+        spacing: mm between voxel centres along x, y, z; for a picture 1 along frames, and where it is not stated.
         modality: such as "CT".
         series_uid: ``SeriesInstanceUID``.
         intensity: "HU"; "display" for 0 to 255 as shown on a screen, white on black; "arbitrary" for anything else.
-        picture: it has no place in the patient: a radiograph, an ultrasound, a colour image.
-        tolerated: codes of what the policy let pass.
-        regions: of an ultrasound picture, what its parts show; () where it does not tell.
+        picture: it has no position in the patient: a radiograph, an ultrasound, a colour image.
+        tolerated: codes of the problems that the policy tolerated.
+        regions: regions of an ultrasound picture and their content; () if not stated.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from monai_rd.dicom import load_series
+        >>> from monai_rd.phantoms import ct
+        >>> ct.write_study(Path("series"), "clear", seed=0, number=1)  # a synthetic CT series
+        >>> volume = load_series("series")
+        >>> volume.array.ndim, volume.affine.shape, volume.intensity
+        (4, (4, 4), 'HU')
     """
 
     array: npt.NDArray[np.float32]
@@ -78,38 +88,38 @@ def load_series(
     window: bool = True,
     policy: Policy | None = None,
 ) -> SeriesVolume:
-    """Read one series, in geometric order.
+    """Read one DICOM series as a volume or picture, with its slices in geometric order.
 
     Slices ascend along row direction x column direction, as in ITK: from inferior to superior for an axial series. The
     values depend on the modality:
 
-    - CT, PT, NM: after the rescale, of each frame where it has its own; HU for CT. No window, no inversion.
-    - Other volumes (MR): in the window of the file, grey 0 to 255 with MONOCHROME1 inverted. Slices of different
-      windows share the range that holds all of them. Without a window in every slice, or with `window=False`, the
-      rescaled values, MONOCHROME1 mirrored between their lowest and highest.
-    - Pictures (CR, DX, MG, US, colour photographs): as they are shown: VOI LUT or window, MONOCHROME1 inverted; YBR and
-      palette colours become RGB.
+    - CT, PT, NM: values after the rescale (of each frame, if it has its own); HU for CT. No window, no inversion.
+    - Other volumes (MR): grey 0 to 255 in the window of the file, MONOCHROME1 inverted. If the windows of slices
+      differ, all slices use the range that covers them. If a slice has no window, or with `window=False`: the rescaled
+      values, MONOCHROME1 mirrored between the lowest and highest value.
+    - Pictures (CR, DX, MG, US, colour photographs): as shown on a screen: VOI LUT or window, MONOCHROME1 inverted, YBR
+      and palette colours converted to RGB.
 
-    Pixels outside the field of view (``PixelPaddingValue``) have one value in the whole series: -1024 in HU, black
-    where a window or picture is shown, else the lowest of all others.
+    Pixels outside the field of view (``PixelPaddingValue``) get one value for the whole series: -1024 for HU, black in
+    windowed volumes and pictures, else the lowest of all other values.
 
     Args:
-        source: a folder (the files directly in it; files that are no DICOM images are skipped), one file, or the
-            files of one series, in any order. An enhanced multi-frame object or a picture is one file.
-        window: whether volumes of other modalities than CT, PT and NM are windowed.
-        policy: codes that are "warn" in it are read all the same, see `StudyError.tolerable`; others raise.
+        source: a folder (files directly in it; those that are not DICOM images are skipped), one file, or the files of
+            one series in any order. An enhanced multi-frame object or a picture is one file.
+        window: apply the window of the file to volumes of modalities other than CT, PT and NM.
+        policy: problems whose code is set to "warn" are tolerated, see `StudyError.tolerable`; others raise.
 
     Raises:
         DicomSeriesError: one of its subclasses, each with a stable code, the series' UID and the remedy.
-        InvalidValuesError: floating-point pixels some of which are no finite numbers.
-        UnreadableFileError: a file that cannot be opened.
+        InvalidValuesError: some floating-point pixels are not finite.
+        UnreadableFileError: a file cannot be opened.
     """
     read = _read_source(source)
     headers = [
         header for _, header in named([(path, describe(dataset, _NO_KEY, words=False)) for path, dataset in read])
     ]
     datasets = dict(enumerate(dataset for _, dataset in read))
-    del read  # what is decoded is freed on the way
+    del read  # so that files are freed as they are decoded
     actions = policy or Policy()
     only = source.frames if isinstance(source, SeriesFiles) else ()
     frames, tolerated, problem = arrange(headers, lambda kind: actions[kind.code] == "warn", only)
@@ -172,7 +182,7 @@ def _stack(
                     slot[outside] = 0  # black
         return padded and window is None
 
-    # Decoders work outside Python's lock; plain pixels would only lose by threads.
+    # Decoders release Python's GIL; for uncompressed pixels threads would only add overhead.
     if any(codecs.decoder(headers[file].syntax) is not None for file in places):
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
             padded = any(list(pool.map(decode, places)))
@@ -208,7 +218,7 @@ def _spacing(affine: npt.NDArray[np.float64]) -> tuple[float, float, float]:
 
 
 def _read_source(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[tuple[Path, Dataset]]:
-    """Parse the image files that a caller of `load_series` means."""
+    """Parse the image files of the `source` of `load_series`."""
     if isinstance(source, str | os.PathLike):
         path = Path(source)
         if os.path.isdir(path):

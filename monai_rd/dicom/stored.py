@@ -1,6 +1,6 @@
-"""Stored pixels: whether a file has them, in which order their bytes lie, and what integers or floats they are.
+"""Stored pixels: checks that they exist, byte order, decoding to integers or floats.
 
-Nothing here depends on what the values mean; that is in `pixels`.
+The meaning of the values is handled in `pixels`.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from monai_rd.errors import (
 
 __all__ = ["check_pixels", "little_endian", "stored_values", "unreadable"]
 
-# Bits of one value in each pixel element; of integers the header tells.
+# Bits per value of each pixel element; for integers they are stated in the header.
 _BITS = {"PixelData": None, "FloatPixelData": 32, "DoubleFloatPixelData": 64}
-# Bytes of the units that a big-endian file turns round (PS3.5 6.2); other VRs are strings of bytes.
+# Bytes per unit whose order is reversed in a big-endian file (PS3.5 6.2); other VRs are strings of bytes.
 _UNITS = {"OW": 2, "US": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}
 
 
@@ -47,17 +47,17 @@ _UNITS = {"OW": 2, "US": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}
 
 
 def check_pixels(dataset: Dataset, header: Header) -> None:
-    """Refuse a file without pixels, or with fewer than its header announces, before memory is taken for them.
+    """Check that a file has as many pixels as its header states, in a supported format, before memory is allocated.
 
     Args:
         dataset: one file with its pixels.
-        header: of the same file.
+        header: header of the same file.
 
     Raises:
-        UnsupportedImageError: it has none, or of a kind that is not read.
-        TruncatedPixelsError: they are cut off.
-        UnreadablePixelsError: more than any image has, or two kinds of them.
-        UnsupportedSyntaxError: nothing decodes them.
+        UnsupportedImageError: no pixels, or an unsupported pixel format.
+        TruncatedPixelsError: the pixels are cut off.
+        UnreadablePixelsError: implausibly many pixels, or two kinds of pixel data.
+        UnsupportedSyntaxError: no decoder for the transfer syntax.
     """
     header, native = _as_stored(header), _is_native(header.syntax)
     if not native and codecs.decoder(header.syntax) is None:
@@ -70,7 +70,7 @@ def check_pixels(dataset: Dataset, header: Header) -> None:
                 "the series again with its images.",
                 header.series_uid,
             )
-        # The parser drops a compressed element without its end mark, so here absent mostly means cut off.
+        # The parser drops a compressed element without end marker, so absent mostly means cut off here.
         raise unreadable(header, "its pixel data is missing or cut off", TruncatedPixelsError)
     if len(filled) > 1:
         raise unreadable(header, f"it holds {' and '.join(filled)}, and one image has one of them")
@@ -89,7 +89,7 @@ def check_pixels(dataset: Dataset, header: Header) -> None:
         if size < least and "422" in _photometric(dataset):
             least *= 2 / 3
     else:
-        least = 8 * header.frames  # each frame is an item with a head of 8 bytes
+        least = 8 * header.frames  # each frame is an item with a header of 8 bytes
         if values > codecs.MOST_SAMPLES:
             raise unreadable(header, f"{values} values in one frame are more than any image has")
     if size < least:
@@ -99,7 +99,13 @@ def check_pixels(dataset: Dataset, header: Header) -> None:
 def unreadable(
     header: Header, fault: str, kind: type[UnreadablePixelsError] = UnreadablePixelsError
 ) -> UnreadablePixelsError:
-    """Describe pixel data that cannot be read: transfer syntax and remedy."""
+    """Return the error for pixel data that cannot be read, with transfer syntax and remedy.
+
+    Args:
+        header: header of the file.
+        fault: description of what is wrong.
+        kind: class of the error.
+    """
     syntax = UID(header.syntax)
     transcode = "convert the files to Explicit VR Little Endian (dcmtk: dcmdjpeg; gdcm: gdcmconv --raw)"
     if kind is UnsupportedSyntaxError:
@@ -119,7 +125,7 @@ def unreadable(
 
 
 def _filled(dataset: Dataset) -> dict[str, Any]:
-    """Return what the pixel elements hold, of those that hold something."""
+    """Return the values of the pixel elements that are present and not empty."""
     elements = ((keyword, element_of(dataset, keyword)) for keyword in _BITS)
     return {keyword: element.value for keyword, element in elements if element is not None and element.value}
 
@@ -139,16 +145,19 @@ def _is_native(syntax: str) -> bool:
 
 
 def little_endian(dataset: Dataset, keyword: str, *, little: bool, least_unit: int = 1) -> npt.NDArray[np.uint8]:
-    """Return the bytes of an element in the order of a little-endian file.
+    """Return the bytes of an element in little-endian order.
 
-    Values of fewer or more bits than a word lie in words all the same (PS3.5 8.1.1, A.3): of 8-bit pixels in OW a
-    big-endian file swaps the neighbours, of 32-bit ones it keeps the lower word first, as DCMTK and GDCM read it.
+    Values of fewer or more bits than a 16-bit word are packed into words (PS3.5 8.1.1, A.3): in a big-endian file,
+    neighbouring 8-bit pixels in OW are swapped, and 32-bit pixels keep the lower word first, as DCMTK and GDCM read it.
 
     Args:
-        dataset: that holds the element.
-        keyword: of the element.
+        dataset: data set that holds the element.
+        keyword: keyword of the element.
         little: whether the file is little-endian.
-        least_unit: bytes of a unit where the VR does not tell.
+        least_unit: bytes per unit if the VR does not determine it.
+
+    Raises:
+        ValueError: the element is absent.
     """
     element = element_of(dataset, keyword)
     if element is None or element.value is None:
@@ -156,7 +165,7 @@ def little_endian(dataset: Dataset, keyword: str, *, little: bool, least_unit: i
     value: Any = element.value
     if isinstance(value, FilePart):
         value = value.read()
-    if not isinstance(value, bytes):  # the parser has made numbers of the words
+    if not isinstance(value, bytes):  # the parser has converted the words to numbers
         return np.atleast_1d(value).astype("<u2").view(np.uint8)
     found = np.frombuffer(value, np.uint8)
     unit = _UNITS.get(element.VR or "", least_unit)
@@ -170,7 +179,7 @@ def little_endian(dataset: Dataset, keyword: str, *, little: bool, least_unit: i
 
 
 def _as_stored(header: Header) -> Header:
-    """Return a header with the frames as the file has them: those of a mosaic are one image."""
+    """Return a header with the frames as stored: a mosaic is one image."""
     if header.mosaic == 1:
         return header
     rows, columns = header.shape
@@ -178,18 +187,18 @@ def _as_stored(header: Header) -> Header:
 
 
 def stored_values(dataset: Dataset, header: Header) -> npt.NDArray[Any]:
-    """Return the stored values of a file that has passed `check_pixels`.
+    """Return the stored values of a file that was checked by `check_pixels`.
 
     Args:
         dataset: one file with its pixels.
-        header: of the same file.
+        header: header of the same file.
 
     Returns:
-        Integers or floats `[frames, rows, columns]`; of several samples `[frames, rows, columns, samples]`, YCbCr
-        turned into RGB.
+        Integers or floats `[frames, rows, columns]`; with several samples per pixel `[frames, rows, columns, samples]`,
+        YCbCr converted to RGB.
 
     Raises:
-        DicomSeriesError: too few, or undecodable ones.
+        DicomSeriesError: there are too few pixels, or they cannot be decoded.
     """
     whole = _as_stored(header)
     try:
@@ -199,7 +208,7 @@ def stored_values(dataset: Dataset, header: Header) -> npt.NDArray[Any]:
         raise
     except TruncatedError:
         raise unreadable(header, "a frame ends before its last pixel", TruncatedPixelsError) from None
-    except Exception as error:  # decoders fail in their own ways, and their text can hold header values
+    except Exception as error:  # decoders can fail in any way, and their messages may quote header values
         raise unreadable(header, f"decoding failed with {type(error).__name__}") from None
 
 
@@ -233,7 +242,7 @@ def _native(dataset: Dataset, header: Header) -> npt.NDArray[Any]:
 
 
 def _integers(found: npt.NDArray[np.uint8], allocated: int, count: int) -> npt.NDArray[Any]:
-    """Return numbers of so many bits each, the lowest bits first; without gaps where they fill no whole bytes."""
+    """Unpack integers of `allocated` bits each, the lowest bits first; bits that fill no whole bytes have no gaps."""
     size = next(size for size in (8, 16, 32, 64) if size >= allocated)
     if allocated == size:
         return found[: count * size // 8].view(f"<u{size // 8}")
@@ -245,7 +254,7 @@ def _integers(found: npt.NDArray[np.uint8], allocated: int, count: int) -> npt.N
 
 
 def _full_chroma(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Give each pixel its own Cb and Cr where two share them: Y, Y, Cb, Cr (PS3.3 C.7.6.3.1.2)."""
+    """Upsample 4:2:2 chroma: two pixels stored as Y, Y, Cb, Cr get their own Cb and Cr each (PS3.3 C.7.6.3.1.2)."""
     pairs = values.reshape(-1, 4)
     full = np.empty((len(pairs), 2, 3), values.dtype)
     full[..., 0] = pairs[:, :2]
@@ -273,13 +282,13 @@ def _compressed(dataset: Dataset, header: Header) -> npt.NDArray[Any]:
 
 
 def _codestreams(dataset: Dataset, frames: int) -> Iterator[bytes]:
-    """Yield what the fragments of each frame hold together."""
+    """Yield the codestream of each frame, joined from its fragments."""
     offsets = None
     if "ExtendedOffsetTable" in dataset and "ExtendedOffsetTableLengths" in dataset:
         offsets = (dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths)
     stream = io.BytesIO(dataset.PixelData)
     if frames > 1 and offsets is None and not parse_basic_offsets(stream):
-        # Without a table a frame starts where a codestream does; where it ends is not always marked.
+        # Without an offset table frames are found by the start of their codestreams; not all have an end marker.
         fragments = list(generate_fragments(stream))
         starts = [n for n, fragment in enumerate(fragments) if fragment.startswith(codecs.STARTS)]
         if len(starts) == frames and starts[0] == 0:
@@ -289,13 +298,13 @@ def _codestreams(dataset: Dataset, frames: int) -> Iterator[bytes]:
 
 
 def _used_bits(stored: npt.NDArray[Any], dataset: Dataset, allocated: int, unused: int) -> npt.NDArray[Any]:
-    """Drop the bits that hold no pixel (such as old overlays) and give the sign that the header tells.
+    """Remove the bits that do not belong to the pixel (such as old overlays), and apply the sign stated in the header.
 
     Args:
         stored: integers.
-        dataset: its header.
-        allocated: how many bits each of them had in the file.
-        unused: how many bits lie above the pixel's.
+        dataset: header of the file.
+        allocated: bits per value in the file.
+        unused: number of bits above those of the pixel.
     """
     size = stored.itemsize * 8
     bits, signed = integer(dataset, "BitsStored", allocated), integer(dataset, "PixelRepresentation", 0) == 1

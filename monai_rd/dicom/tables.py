@@ -1,4 +1,4 @@
-"""Lookup tables: of the modality (PS3.3 C.11.1), of the values of interest (C.11.2), of colours (C.7.6.3.1.5)."""
+"""Lookup tables: modality LUT (PS3.3 C.11.1), VOI LUT (C.11.2), colour palettes (C.7.6.3.1.5)."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ _MOST_ENTRIES = 1 << 16
 
 
 def lookup(dataset: Dataset, sequence: str, values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], int]:
-    """Return the entries of a modality or VOI LUT for values, and of how many bits they are.
+    """Apply a modality or VOI LUT.
 
     Args:
         dataset: one file.
-        sequence: "ModalityLUTSequence" or "VOILUTSequence", of which the first item is taken.
+        sequence: "ModalityLUTSequence" or "VOILUTSequence"; its first item is used.
         values: integers of any shape.
+
+    Returns:
+        The table's entries for the values, float32 of the same shape; the number of bits of an entry.
 
     Raises:
         ValueError: the table contradicts itself.
@@ -35,17 +38,17 @@ def lookup(dataset: Dataset, sequence: str, values: npt.NDArray[Any]) -> tuple[n
 
 
 def palette_colours(dataset: Dataset, stored: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], int]:
-    """Return the colours of a palette image, and of how many bits they are.
+    """Return the colours of a palette image.
 
-    Entries of 16 bits none of which is above 255 are taken for 8-bit ones, however the descriptor calls them: writers
-    differ in whether it tells the bits used or allocated.
+    If no entry is above 255, entries are taken to have 8 bits, whatever the descriptor says: writers differ in whether
+    it states the bits used or the bits allocated.
 
     Args:
         dataset: one file with its palette.
-        stored: integers `[frames, rows, columns]`.
+        stored: palette indices, integers `[frames, rows, columns]`.
 
     Returns:
-        Integers `[frames, rows, columns, 3]`; 8 or 16.
+        RGB integers `[frames, rows, columns, 3]`; the bits per channel, 8 or 16.
 
     Raises:
         ValueError: the palette contradicts itself.
@@ -69,7 +72,7 @@ def _is_little(dataset: Dataset) -> bool:
 
 
 def _descriptor(value: Sequence[int]) -> tuple[int, int, int]:
-    """Return the number of entries, the value of the first, and the bits of an entry."""
+    """Return the number of entries, the input value of the first entry, and the bits per entry."""
     count, first, bits = (int(one) for one in value)
     if not 1 <= bits <= 16:
         raise ValueError("contradictory lookup table")
@@ -77,7 +80,7 @@ def _descriptor(value: Sequence[int]) -> tuple[int, int, int]:
 
 
 def _entries(dataset: Dataset, keyword: str, count: int, *, little: bool) -> npt.NDArray[Any]:
-    """Return the entries of a table; those of 8 bits stand in bytes or in words."""
+    """Return the entries of a table; 8-bit entries may be stored in bytes or in words."""
     found = little_endian(dataset, keyword, little=little)
     if found.size >= 2 * count:
         return found[: 2 * count].view("<u2")
@@ -87,22 +90,22 @@ def _entries(dataset: Dataset, keyword: str, count: int, *, little: bool) -> npt
 
 
 def _indices(values: npt.NDArray[Any], first: int, count: int) -> npt.NDArray[np.int64]:
-    """Return which entry each value takes, the first below the table and the last above it."""
-    if first >= 1 << 15 and values.min(initial=0) < 0:  # written as if unsigned
+    """Return the index of the entry for each value; values outside the table get its first or last entry."""
+    if first >= 1 << 15 and values.min(initial=0) < 0:  # a negative value written as unsigned
         first -= 1 << 16
     return np.clip(values.astype(np.int64) - first, 0, count - 1)
 
 
 def _expanded(segments: npt.NDArray[np.uint8], count: int, size: int) -> npt.NDArray[np.uint16]:
-    """Return the entries that segments stand for (PS3.3 C.7.9.2): listed, along a line, or repeated from elsewhere.
+    """Expand the segments of a palette (PS3.3 C.7.9.2): discrete, linear and indirect ones.
 
     Args:
         segments: bytes of the segments, in little-endian order.
-        count: how many entries there must be.
-        size: bytes of a number.
+        count: number of entries that must result.
+        size: bytes per number.
 
     Raises:
-        ValueError: they are fewer or more.
+        ValueError: invalid segments, or another number of entries.
     """
     data = segments[: segments.size // size * size].view(f"<u{size}").astype(int)
     entries: list[int] = []

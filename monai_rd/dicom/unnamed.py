@@ -1,4 +1,4 @@
-"""Images without a SeriesInstanceUID: which of them are one series, and what that is called."""
+"""Images without a SeriesInstanceUID: grouping into series, and substitute IDs for these."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from monai_rd.files import known_hash
 
 __all__ = ["named", "problem_of_unnamed"]
 
-# Direction cosines and spacings of one series are written alike; this is for their last digits.
+# Decimals to which direction cosines and spacings are compared; within a series they differ in the last digits only.
 _DECIMALS = 3
 
 
 def named(read: Sequence[tuple[Path, Header]]) -> list[tuple[Path, Header]]:
-    """Give the images that lack a SeriesInstanceUID an ID that those of one series share.
+    """Give images without SeriesInstanceUID an ID, the same for images of one series.
 
-    They count as one series where they lie in one folder and have the same study, patient, modality, SeriesNumber,
-    size, pixel spacing and orientation. The ID follows from the content of the files, so that it is the same wherever
-    they lie. A file that is cut off before its UID stays without one: nobody can say whose it is.
+    Images are one series if they are in the same folder and have the same study, patient, modality, SeriesNumber, size,
+    pixel spacing and orientation. The ID is derived from the content of the files, so that it does not depend on their
+    place. A file that is cut off before its UID gets no ID, as its series cannot be known.
 
     Args:
         read: files and their headers.
 
     Returns:
-        The same in the same order.
+        Files and headers, in the same order.
     """
     groups: dict[tuple[object, ...], list[int]] = {}
     for index, (path, header) in enumerate(read):
@@ -59,7 +59,7 @@ def _of_series(problem: DicomSeriesError, uid: str) -> DicomSeriesError:
 
 
 def problem_of_unnamed(headers: Sequence[Header]) -> NoSeriesUidError | None:
-    """Say that images lack a SeriesInstanceUID; None where none does."""
+    """Return the error for images without SeriesInstanceUID, None if all have one."""
     count = sum(header.unnamed for header in headers)
     if not count:
         return None

@@ -1,7 +1,8 @@
-"""Values of a DICOM header, straight from its bytes.
+"""Values of a DICOM header, decoded directly from the stored bytes.
 
-Some forty values are needed of every file. pydicom converts and checks each of them, and its warning about an odd one
-quotes it; here the stored bytes are decoded by what the caller wants, and an odd value counts as absent.
+About forty values are needed of every file. pydicom converts and checks each of them, and its warnings about invalid
+values quote them. Here the bytes are decoded to the type that the caller needs; most functions treat an invalid value
+as absent.
 """
 
 from __future__ import annotations
@@ -34,15 +35,15 @@ __all__ = [
     "uid_or_code",
 ]
 
-# Value representations that hold numbers, by the code of `struct` for one of them; all others hold characters.
+# Value representations that hold binary numbers, with the format character of `struct`; all others hold text.
 _BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d", "UV": "Q", "SV": "q", "US or SS": "H"}
 _CODE = re.compile(r"[A-Za-z0-9._ ]{1,64}")
 _UID = re.compile(r"[0-9.]+")
 _WHOLE_UID = re.compile(r"[0-9]+(\.[0-9]+)+")
-# Digits alone could be a number or a date of birth, letters alone a name.
+# A code must hold both digits and letters: digits alone could be an ID or a date of birth, letters alone a name.
 _HASH = re.compile(r"((id|uid|study|series|image|sop)[_-])?[0-9a-f]{8}[0-9a-f-]*", re.IGNORECASE)
 _MIXED = re.compile(r"[0-9][a-f]|[a-f][0-9]", re.IGNORECASE)
-# Bytes of a value that is decoded once, as most files of a series say the same; longer ones are not kept.
+# Largest size in bytes of a value that is cached once decoded, as most files of a series have the same values.
 _SHORT = 64
 
 _same_tag = cache(BaseTag)
@@ -50,7 +51,7 @@ _same_tag = cache(BaseTag)
 
 @cache
 def tag_of(keyword: str | int) -> BaseTag:
-    """Return a tag, always as the same object: pydicom's comparison, which a dict asks for any other, takes long."""
+    """Return a tag, always the same object, so that dict lookups avoid pydicom's slow comparison of tags."""
     return _same_tag(int(Tag(keyword)))
 
 
@@ -60,7 +61,7 @@ def _known_kind(tag: BaseTag) -> str:
 
 
 def element_of(dataset: Dataset, keyword: str | int) -> DataElement | RawDataElement | None:
-    """Return an element as it was read, None where it is absent or undecodable."""
+    """Return an element as it was read, None if it is absent or cannot be decoded."""
     try:
         return dataset.get_item(tag_of(keyword))
     except Exception:  # an undecodable element counts as absent
@@ -68,28 +69,28 @@ def element_of(dataset: Dataset, keyword: str | int) -> DataElement | RawDataEle
 
 
 def has(dataset: Dataset, keyword: str | int) -> bool:
-    """Tell whether a header has an element, be it empty."""
+    """Return whether a header has an element, even an empty one."""
     return tag_of(keyword) in dataset
 
 
 def items(dataset: Dataset, keyword: str | int) -> tuple[Dataset, ...]:
-    """Return the items of a sequence, () where it is absent or empty.
+    """Return the items of a sequence, () if it is absent or empty.
 
     Raises:
-        Exception: it is damaged.
+        Exception: the sequence is damaged.
     """
     return tuple(dataset[tag_of(keyword)].value or ()) if has(dataset, keyword) else ()
 
 
 def raw(dataset: Dataset, keyword: str) -> bytes:
-    """Return the stored bytes without padding; b"" where absent."""
+    """Return the stored bytes of an element without padding, b"" if it is absent."""
     element = element_of(dataset, keyword)
     value = element.value if element is not None else None
     return (value if isinstance(value, bytes) else str(value or "").encode()).strip(b" \0")
 
 
 def parts(dataset: Dataset, keyword: str | int) -> tuple[str, ...]:
-    """Return the values of an attribute of characters, without the blanks around them; () where absent."""
+    """Return the values of a text attribute, stripped; () if it is absent."""
     element = element_of(dataset, keyword)
     if element is None or element.value is None:
         return ()
@@ -106,38 +107,38 @@ def _parts(value: bytes) -> tuple[str, ...]:
 
 
 def text(dataset: Dataset, keyword: str) -> str:
-    """Return a short code string or UID; "" where absent or where it holds anything but one code."""
+    """Return a short code string or UID; "" if absent, or anything other than a single code."""
     found = parts(dataset, keyword)
     return found[0] if len(found) == 1 and _CODE.fullmatch(found[0]) else ""
 
 
 def uid(dataset: Dataset, keyword: str) -> str:
-    """Return a UID; "" where absent or not a UID (free text there could name a person)."""
+    """Return a UID; "" if it is absent or not a UID (free text could name a person)."""
     found = text(dataset, keyword)
     return found if _UID.fullmatch(found) else ""
 
 
 def known_uid(dataset: Dataset, keyword: str) -> str:
-    """Return what stands for the value of a UID attribute, see `known_uid_of`; "" where it has none."""
+    """Return the value of a UID attribute or its substitute, see `known_uid_of`; "" if it has none."""
     return known_uid_of(raw(dataset, keyword))
 
 
 def known_uid_of(value: bytes | str) -> str:
-    """Return a UID, and of another value something that tells it from others and names nobody.
+    """Return a UID unchanged, and for any other value a substitute that is distinct and names nobody.
 
-    A UID stays, also where a part of it begins with 0. Files that were made anonymous often have a code in its place,
-    such as `ID_eba422961c`: that stays too, so that lists that name it find it. Anything else could be a name, and
-    becomes the start of its SHA-256.
+    UIDs are kept, even if a component begins with 0. De-identified files often hold a code instead, such as
+    `ID_eba422961c`: it is kept too, so that lists can refer to it. Any other text could be a name and is replaced by
+    the first digits of its SHA-256.
 
     Args:
-        value: as it stands in a header or a list; blanks and NUL around it do not count.
+        value: value of a header or a list; blanks and NUL around it are ignored.
     """
     found = _stripped(value)
     return _uid_or_code(found) or (f"sha256-{hashlib.sha256(found).hexdigest()[:16]}" if found else "")
 
 
 def uid_or_code(dataset: Dataset, keyword: str) -> str:
-    """Return a UID or a code in its place, see `known_uid_of`; "" for other words, which all images may share."""
+    """Return a UID or a code used instead, see `known_uid_of`; "" for other text, which all images may share."""
     return _uid_or_code(_stripped(raw(dataset, keyword)))
 
 
@@ -152,15 +153,15 @@ def _uid_or_code(value: bytes) -> str:
 
 
 def all_numbers(dataset: Dataset, keyword: str | int, private_kind: str = "") -> tuple[float, ...]:
-    """Return the values of a numeric attribute, () where absent or empty.
+    """Return the values of a numeric attribute, () if it is absent or empty.
 
     Args:
-        dataset: that holds it.
-        keyword: of the attribute, or the tag of a private one.
-        private_kind: value representation of a private one, for files that do not tell it.
+        dataset: data set that holds the attribute.
+        keyword: keyword of the attribute, or tag of a private one.
+        private_kind: value representation of a private attribute, for files that do not state it.
 
     Raises:
-        Exception: one is no number.
+        Exception: a value is not a number.
     """
     element = element_of(dataset, keyword)
     if element is None or element.value is None:
@@ -182,13 +183,13 @@ def _numbers(value: bytes, code: str | None, little: bool) -> tuple[float, ...]:
 
 
 def _decimal(value: str) -> float:
-    if "_" in value:  # which Python takes for a separator of thousands
+    if "_" in value:  # which Python would accept as a separator of thousands
         raise ValueError("no number")
     return float(value)
 
 
 def numbers(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
-    """Return ``count`` finite numbers, None where the attribute is absent, empty, of other length or not numeric."""
+    """Return ``count`` finite numbers, None if the attribute is absent, of another length, or not numeric."""
     try:
         found = tuple(map(float, all_numbers(dataset, keyword)))
     except Exception:  # an undecodable value counts as absent
@@ -197,7 +198,7 @@ def numbers(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...] | N
 
 
 def integer(dataset: Dataset, keyword: str, default: int) -> int:
-    """Return a whole number, the default where absent, not one, or undecodable."""
+    """Return a single integer, or the default if the attribute is absent, not an integer, or cannot be decoded."""
     try:
         (value,) = all_numbers(dataset, keyword)
         return int(value) if value == int(value) else default

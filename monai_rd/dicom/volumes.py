@@ -1,4 +1,4 @@
-"""Which volumes the frames of one series are, where several lie in the same planes."""
+"""Splitting of a series' frames into volumes, if several frames lie in the same plane."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from monai_rd.dicom.marks import Key, Marks, named
 
 __all__ = ["Volume", "largest", "one_of_each_plane", "volumes", "without_copies"]
 
-# No series needs more attributes than these to tell its volumes apart.
+# Largest number of attributes that are combined to distinguish the volumes of a series.
 _MOST_MARKS = 4
 
 
 @dataclass(frozen=True)
 class Volume:
-    """Frames that are to be one volume, each in a plane of its own.
+    """Frames that form one volume, normally each in a plane of its own.
 
     Attributes:
-        name: what distinguishes it from others of its series, such as "echo time 4.6 ms"; "" where there are none, or
-            where nothing tells them apart.
-        frames: that it is made of.
+        name: description that distinguishes it from other volumes of its series, such as "echo time 4.6 ms"; "" if
+            there are no others, or nothing distinguishes them.
+        frames: frames of the volume.
     """
 
     name: str
@@ -34,18 +34,19 @@ class Volume:
 
 
 def volumes(frames: Sequence[Frame]) -> list[Volume]:
-    """Tell volumes apart that lie in the same planes, such as the echoes, phases or b-values of one series.
+    """Split frames into volumes that lie in the same planes, such as the echoes, phases or b-values of one series.
 
-    The attribute, or the smallest combination of attributes, is taken that splits the frames into as many groups as
-    there are images in the fullest plane, with no plane twice in any of them. What differs from slice to slice gives
-    more groups than that, and is not taken. Where several would do, the order of `monai_rd.dicom.marks` decides.
+    The frames are split by the attribute, or the smallest combination of attributes, that yields as many groups as
+    there are images in the fullest plane, with each plane at most once in a group. Attributes that differ from slice
+    to slice yield more groups and are therefore not used. Among several candidates the order of `monai_rd.dicom.marks`
+    decides.
 
     Args:
-        frames: of one series, each with a plane.
+        frames: frames of one series, each with a plane.
 
     Returns:
-        The volumes, ordered by what tells them apart; a single one where no plane is taken twice, or where nothing
-        tells the frames apart.
+        The volumes, ordered by the values of these attributes; a single one if each plane holds one frame, or if no
+        attributes split the frames in this way.
     """
     single = without_copies(frames)
     stack, plane = stacks_and_planes(single)
@@ -54,7 +55,7 @@ def volumes(frames: Sequence[Frame]) -> list[Volume]:
     marks = [_marks(frame) for frame in single]
     codes = {key: _numbered([one.get(key) for one in marks]) for key in sorted({key for one in marks for key in one})}
     told = {
-        code.tobytes(): key  # the first of those that part the frames alike
+        code.tobytes(): key  # the first of the attributes that split the frames in the same way
         for key, code in reversed(codes.items())
         if crowded and code.max() > 0 and all(len(np.unique(code[own])) <= count for own, count in crowded)
     }
@@ -70,12 +71,12 @@ def volumes(frames: Sequence[Frame]) -> list[Volume]:
 
 
 def largest(found: Sequence[Volume]) -> Volume:
-    """Return the volume of the most frames, of equals the first."""
+    """Return the volume with the most frames, the first of these if there are several."""
     return max(found, key=lambda one: len(one.frames))
 
 
 def _parts(code: npt.NDArray[np.int64], plane: npt.NDArray[np.int64], count: int) -> bool:
-    """Tell whether a code parts the frames of a stack into so many groups with each plane once."""
+    """Return whether a code splits the frames of a stack into `count` groups, each plane once in a group."""
     return len(np.unique(code)) == count and len(np.unique(code * (plane.max() + 1) + plane)) == len(code)
 
 
@@ -103,7 +104,7 @@ def _numbered(values: Sequence[object]) -> npt.NDArray[np.int64]:
 
 
 def without_copies(frames: Sequence[Frame]) -> list[Frame]:
-    """Return the frames without those that repeat an image (SOPInstanceUID) which lies in the same place already."""
+    """Return the frames without copies: the same image (SOPInstanceUID) and frame number at the same position."""
     found: dict[object, Frame] = {}
     for frame in frames:
         uid = frame.header.sop_uid
@@ -115,10 +116,10 @@ def without_copies(frames: Sequence[Frame]) -> list[Frame]:
 
 
 def one_of_each_plane(frames: Sequence[Frame]) -> list[Frame] | None:
-    """Return the first image of each plane by InstanceNumber, None where that could mix images of several volumes.
+    """Return the first image of each plane by InstanceNumber, None if that could mix images of several volumes.
 
-    It cannot where all that is left out comes after all that is taken, or where the images of each plane follow upon
-    each other, equally many in each.
+    Mixing is excluded if all omitted images come after all selected ones, or if the images of each plane are
+    consecutive and each plane has the same number of images.
     """
     _, plane = stacks_and_planes(frames)
     order = [(frame.header.instance_number, frame.number) for frame in frames]
