@@ -17,6 +17,7 @@ PACKAGES = [
     "monai_rd.finite",
     "monai_rd.handlers",
     "monai_rd.images",
+    "monai_rd.inference",
     "monai_rd.losses",
     "monai_rd.methods",
     "monai_rd.methods.rd",

@@ -1,4 +1,4 @@
-"""From a study to a `Prediction`: one way, whatever asks and in whatever form the student runs."""
+"""Inference: from a study to a `Prediction`, the same for all callers and all file formats of the student."""
 
 from __future__ import annotations
 

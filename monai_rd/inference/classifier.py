@@ -1,7 +1,7 @@
-"""A study to what a student says of it: prepare, infer, answer. Whoever scores studies does it by this file.
+"""Scoring a study with a student: prepare the image, infer probabilities, make a `Prediction`.
 
-That is bundle inference, `monai-rd predict`, MONAI Label and MONAI Deploy by `StudyClassifier`, and the report of a
-training and Grad-CAM, which have images already, by `infer` and `infer_features`.
+All code that scores studies uses this file: bundle inference, `monai-rd predict`, MONAI Label and MONAI Deploy use
+`StudyClassifier`; the report of a training and Grad-CAM, which already have images, use `infer` and `infer_features`.
 """
 
 from __future__ import annotations
@@ -33,12 +33,20 @@ Network = Callable[[Tensor], Tensor]
 
 
 class Inferred(NamedTuple):
-    """Calibrated probabilities in [0, 1].
+    """Calibrated probabilities in [0, 1] of studies and of their slices.
 
     Attributes:
-        study: `[B, classes]`, of one study `[classes]`.
-        slices: of every slice alone `[B, S, classes]`, of one study `[S, classes]`; None of volumes. The logits of a
-            study are the mean of its slices', exactly, as the classifier is linear.
+        study: `[B, classes]`, or `[classes]` for one study.
+        slices: of each slice alone, `[B, S, classes]`, or `[S, classes]` for one study; None for volumes. The logits of
+            a study are exactly the mean of the logits of its slices, because the classifier is linear.
+
+    Example:
+        >>> import torch
+        >>> from monai_rd.inference import infer
+        >>> from monai_rd.networks import Student
+        >>> found = infer(Student("resnet18", num_classes=2).eval(), torch.rand(1, 4, 3, 64, 64))
+        >>> type(found).__name__, found.study.shape, found.slices.shape
+        ('Inferred', torch.Size([1, 2]), torch.Size([1, 4, 2]))
     """
 
     study: Tensor
@@ -46,12 +54,12 @@ class Inferred(NamedTuple):
 
 
 def infer_features(student: Student, features: Tensor, multi_label: bool = False) -> Inferred:
-    """Probabilities of a student's features.
+    """Compute probabilities from a student's features.
 
     Args:
-        student: or its TorchScript.
-        features: of `Student.slice_features`, `[B, S, D]`.
-        multi_label: an image may have any number of the classes.
+        student: a `Student`, or its TorchScript.
+        features: output of `Student.slice_features`, `[B, S, D]`.
+        multi_label: whether an image may have several classes or none.
     """
     study = class_probabilities(student.logits(features.mean(dim=1)), multi_label)
     if student.spatial_dims == 3:
@@ -61,21 +69,21 @@ def infer_features(student: Student, features: Tensor, multi_label: bool = False
 
 
 def infer(network: Network, image: Tensor, multi_label: bool = False, amp: bool = False) -> Inferred:
-    """Run a network once over some studies.
+    """Compute the probabilities of a batch of studies.
 
     Args:
-        network: a `Student` in eval mode, or its TorchScript; or a function, which is no module, from images to
-            probabilities `[B, classes]`, as `FORMATS[...].load` gives it of an ONNX file: it is asked twice, for
-            studies and for their slices.
-        image: in [0, 1], where the network is: bags `[B, S, 3, H, W]`, images `[B, 3, H, W]`, which are bags of one, or
-            volumes `[B, 1, D, H, W]`.
-        multi_label: an image may have any number of the classes.
-        amp: let a student's features be computed in mixed precision, on a GPU.
+        network: a `Student` in eval mode, or its TorchScript; or a function (not a module) that maps images to
+            probabilities `[B, classes]`, as `FORMATS[...].load` returns for an exported file. A function is called
+            twice: for the studies and for their slices.
+        image: values in [0, 1], on the device of the network: bags `[B, S, 3, H, W]`, images `[B, 3, H, W]` (bags of
+            one slice) or volumes `[B, 1, D, H, W]`.
+        multi_label: whether an image may have several classes or none.
+        amp: whether a student's features are computed in mixed precision on a GPU.
     """
     with torch.inference_mode():
         if not isinstance(network, torch.nn.Module):
             study = network(image)
-            if image.shape[1] == 1 and image.shape[2] != 3:  # a volume's channel and depth
+            if image.shape[1] == 1 and image.shape[2] != 3:  # the channel and the depth of a volume
                 return Inferred(study, None)
             slices = network(image.flatten(0, -4)[:, None]).unflatten(0, (len(image), -1))
             return Inferred(study, slices)
@@ -87,12 +95,26 @@ def infer(network: Network, image: Tensor, multi_label: bool = False, amp: bool 
 
 @dataclass(frozen=True)
 class Preparation:
-    """From an item to what a network takes. A bundle's inference.json builds it (id `prepare`).
+    """The preprocessing of a study for a network. A bundle's inference.json defines it (id `prepare`).
 
     Args:
-        preprocessing: MONAI's `Compose` from an item of `find_studies` on.
-        shape: of a black image that stands for one that cannot be read: `[1, 3, H, W]`, or `[1, D, H, W]` for volumes.
-        policy: what follows from a study that cannot be read or is out of scope, by code, see `Policy`.
+        preprocessing: MONAI `Compose` that is applied to an item of `find_studies`.
+        shape: shape of the black image for a study that cannot be read: `[1, 3, H, W]`, or `[1, D, H, W]` for volumes.
+        policy: what to do with studies that cannot be read or are out of scope, by code, see `Policy`.
+
+    Example:
+        The second file is damaged.
+
+        >>> from pathlib import Path
+        >>> from monai.transforms import Compose
+        >>> from PIL import Image
+        >>> from monai_rd.inference import Preparation
+        >>> from monai_rd.transforms import LoadImageOrSeriesd
+        >>> Image.new("L", (64, 64)).save("a.png")
+        >>> Path("b.png").touch()
+        >>> prepare = Preparation(Compose([LoadImageOrSeriesd("image")]), [1, 3, 64, 64], {"default": "skip"})
+        >>> [prepare({"image": file})["problem"] for file in ("a.png", "b.png")]
+        ['', 'UNREADABLE_IMAGE']
     """
 
     preprocessing: Compose
@@ -100,47 +122,59 @@ class Preparation:
     policy: Mapping[str, str] | None = None
 
     def __call__(self, item: Mapping[str, Any]) -> Prepared:
-        """Prepare an item.
+        """Preprocess an item.
 
         Args:
-            item: of `find_studies`, with `image` (a path or several).
+            item: of `find_studies`, with `image` (one path or several).
 
         Returns:
-            The item with `image` `[S, 3, H, W]` or `[1, D, H, W]`, `files` (that it was read of), `flags` (codes joined
-            by "|"), and the code of a `problem` with its `message`, "" where there is none.
+            The item with `image` (`[S, 3, H, W]` or `[1, D, H, W]`), `files` (the files that were read), `flags` (codes
+            joined by "|"), and `problem` (its code) and `message`, both "" if there is no problem.
 
         Raises:
-            StudyError: a problem that the policy calls an error.
+            StudyError: a problem that is an error by the policy.
         """
         prepared: Prepared = self.dataset([item])[0]
         return prepared
 
     def steps(self, item: Mapping[str, Any]) -> Iterator[tuple[Transform, Any]]:
-        """Prepare an item slowly: give each step of the preprocessing with what it makes of the image."""
+        """Preprocess an item step by step: yield each transform and the image after it."""
         for step in self.preprocessing.transforms:
             item = step(item)
             yield step, item["image"]
 
     def dataset(self, items: Sequence[Mapping[str, Any]]) -> TolerantDataset:
-        """Return MONAI's data set of items, which prepares each when it is asked for it."""
+        """Return a MONAI data set that preprocesses each item when it is accessed."""
         named = [{**item, "files": files_of_item(item)} for item in items]
         return TolerantDataset(named, self.preprocessing, self.shape, self.policy)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class StudyClassifier:
-    """A student, and all that decides what it says of a study. A bundle's inference.json builds it (id `classifier`).
+    """A student with everything that its predictions depend on. A bundle's inference.json defines it (id `classifier`).
 
-    To run another form of the student, such as an ONNX file: `dataclasses.replace(classifier, network=...)`.
+    To run the student in another form, such as an ONNX file, use `dataclasses.replace(classifier, network=...)`.
 
     Args:
         network: see `infer`.
-        prepare: from an item to what the network takes.
+        prepare: the preprocessing of studies.
         class_names: by class index.
-        multi_label: an image may have any number of the classes.
-        model_sha256: of `models/model.pt`, 64 hex digits: the student's identity in whatever form it runs.
-        device: where the network is.
+        multi_label: whether an image may have several classes or none.
+        model_sha256: SHA-256 of `models/model.pt`, 64 hex digits. It identifies the student in all its forms.
+        device: device of the network.
         amp: see `infer`.
+
+    Example:
+        >>> import torch
+        >>> from monai.transforms import Compose
+        >>> from monai_rd.inference import Preparation, StudyClassifier
+        >>> from monai_rd.networks import Student
+        >>> prepare = Preparation(Compose([]), shape=[1, 3, 64, 64])
+        >>> classifier = StudyClassifier(Student("resnet18", 2).eval(), prepare, ["benign", "malignant"])
+        >>> study = {"id": "1", "image": torch.rand(4, 3, 64, 64), "files": (), "flags": "", "problem": ""}  # prepared
+        >>> prediction = classifier.answer(study, *classifier.infer([study]))
+        >>> list(prediction.probabilities), len(prediction.slices)
+        (['benign', 'malignant'], 4)
     """
 
     network: Network
@@ -152,20 +186,20 @@ class StudyClassifier:
     amp: bool = False
 
     def infer(self, items: Sequence[Prepared]) -> list[Inferred]:
-        """Give the probabilities of each of some prepared items; of one with a problem they say nothing."""
+        """Compute the probabilities of each preprocessed item; they are meaningless for items with a problem."""
         image = bag_collate([{"image": item["image"].as_subclass(Tensor)} for item in items])["image"]
         study, slices = infer(self.network, image.to(self.device), self.multi_label, self.amp)
         if slices is None:
             return [Inferred(one, None) for one in study]
-        own = (one[: len(item["image"])] for item, one in zip(items, slices, strict=True))  # the rest are repetitions
+        own = (one[: len(item["image"])] for item, one in zip(items, slices, strict=True))  # the rest repeats them
         return [Inferred(*one) for one in zip(study, own, strict=True)]
 
     def answer(self, item: Prepared, found: Inferred | None) -> Prediction:
-        """Say what was found of a prepared item: class, probabilities and flags; or its problem.
+        """Make the `Prediction` of a preprocessed item: class, probabilities and flags, or its problem.
 
         Args:
-            item: with `id`, `series`, `study` and what `prepare` adds.
-            found: what `infer` gives; None of an item with a problem.
+            item: with `id`, `series`, `study` and the keys that `prepare` adds.
+            found: the result of `infer` for it; may be None for an item with a problem.
         """
         named = Prediction(
             item["id"],
@@ -181,14 +215,15 @@ class StudyClassifier:
         return named.answered(found.study.tolist(), self.class_names, self.multi_label, item["flags"], slices)
 
     def step(self, engine: Engine, items: Sequence[Prepared]) -> list[dict[str, Any]]:
-        """Infer and answer, as one iteration of MONAI's `SupervisedEvaluator` (its `iteration_update`).
+        """Score a batch, as the `iteration_update` of MONAI's `SupervisedEvaluator`.
 
         Args:
             engine: the evaluator.
-            items: prepared, as a list: the data loader's `collate_fn` is `list`.
+            items: a list of preprocessed items (the data loader's `collate_fn` is `list`).
 
         Returns:
-            For each the probabilities `pred` `[classes]` and the `Prediction` in `prediction`.
+            For each item a dictionary with the probabilities `[classes]` as `pred` and the `Prediction` as
+            `prediction`.
         """
         return [
             {CommonKeys.PRED: found.study, "prediction": self.answer(item, found)}

@@ -1,4 +1,4 @@
-"""What a student says of studies, and its CSV and JSON, keyed by UIDs alone."""
+"""The prediction for a study, and the CSV and JSON files of predictions, which identify studies by UIDs only."""
 
 from __future__ import annotations
 
@@ -17,29 +17,36 @@ from monai_rd.versions import versions
 
 __all__ = ["NOT_FINITE", "Prediction", "read_scores", "write_scores"]
 
-NOT_FINITE = "NOT_FINITE"  # the code of a network that gave no number
+NOT_FINITE = "NOT_FINITE"  # the problem's code if the network's output is infinite or not a number
 _DECIMALS = 7
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a student says of one study, or why it says nothing.
+    """A student's prediction for one study, or the reason why there is none.
 
     Attributes:
-        id: SeriesInstanceUID of a volume, with its name where its series holds several, SOPInstanceUID of a picture,
-            number and content hash of any other file.
-        series: SeriesInstanceUID, "" where it is no DICOM.
-        study: StudyInstanceUID, "" where it is no DICOM.
-        classes: the most probable class; of multi-label data every class whose probability is at least 0.5.
-        probabilities: of every class, calibrated, in [0, 1]; empty where there is a problem.
-        slices: the same of every slice alone, by class index (the logits of a study are the mean of its slices');
-            empty of volumes that are scored as a whole.
-        flags: codes of what speaks against its being in scope, see `HeaderInScoped`.
-        problem: code of why there is no answer, "" where there is one.
+        id: for a DICOM volume its SeriesInstanceUID (with the volume's name if the series has several), for a DICOM
+            picture its SOPInstanceUID, for any other file its number and the hash of its content.
+        series: SeriesInstanceUID, "" if the study is not DICOM.
+        study: StudyInstanceUID, "" if the study is not DICOM.
+        classes: the most probable class; for multi-label data, all classes with a probability of at least 0.5.
+        probabilities: calibrated probability in [0, 1] of each class; empty if there is a problem.
+        slices: probabilities of each slice alone, by class index (the logits of a study are the mean of the logits of
+            its slices); empty for volumes, which are scored as a whole.
+        flags: codes of the reasons why the study may be out of scope, see `HeaderInScoped`.
+        problem: code of the reason why there is no prediction, "" if there is one.
         message: the problem as a sentence.
-        multi_label: the classes do not exclude each other.
+        multi_label: whether an image may have several classes or none.
         model: SHA-256 of the student's file, 64 hex digits.
-        files: what was read, see `files_of_item`. Paths can carry names: they are in no row and no `repr`.
+        files: the files that were read, see `files_of_item`. Paths may contain names, so they are not in `row` and
+            `repr`.
+
+    Example:
+        >>> from monai_rd.inference import Prediction
+        >>> found = Prediction("1.2.3").answered([0.1, 0.9], ["benign", "malignant"], False, flags="", slices=[])
+        >>> found.classes, found.row()["probability"]
+        (('malignant',), 0.9)
     """
 
     id: str
@@ -57,7 +64,7 @@ class Prediction:
 
     @classmethod
     def of_problem(cls, problem: StudyError, model: str = "") -> Prediction:
-        """Return what stands for what is left out before it is loaded, as a DICOM series by its headers."""
+        """Make the prediction of a study that is left out before loading, such as a DICOM series by its headers."""
         return cls(problem.study_id, problem.series_uid or "", problem=problem.code, message=str(problem), model=model)
 
     def answered(
@@ -68,14 +75,15 @@ class Prediction:
         flags: str,
         slices: Sequence[Sequence[float]],
     ) -> Prediction:
-        """Return the same study with what the network gives.
+        """Return a copy with the network's probabilities.
 
         Args:
-            probabilities: of the study `[classes]`, by class index.
+            probabilities: of the study `[classes]`, by class index. If one is not finite, the copy has the problem
+                NOT_FINITE instead.
             class_names: by class index.
-            multi_label: an image may have any number of the classes.
-            flags: of the item, codes joined by "|".
-            slices: probabilities of every slice alone `[S, classes]`; empty of a volume.
+            multi_label: whether an image may have several classes or none.
+            flags: codes joined by "|".
+            slices: probabilities of each slice alone `[S, classes]`; empty for a volume.
         """
         if not all(math.isfinite(p) for p in probabilities):
             message = "the network gives no number for it; if it does so for every study, the training has diverged"
@@ -95,7 +103,7 @@ class Prediction:
         )
 
     def row(self) -> dict[str, Any]:
-        """Return the study as it stands in the JSON."""
+        """Return the prediction as in the JSON file."""
         named = {"id": self.id, "series": self.series, "study": self.study}
         if self.problem:
             return {**named, "problem": self.problem, "message": self.message}
@@ -114,22 +122,21 @@ def write_scores(
     model: Mapping[str, Any],
     multi_label: bool = False,
 ) -> str:
-    """Write a CSV and a JSON of the same name, the scored studies first.
+    """Write predictions to a CSV file, and to a JSON file with the same name; studies with scores come first.
 
-    The CSV has a row for each study: id, UIDs of series and study (empty where it is no DICOM), class, its probability,
-    the probability of every class, flags, problem, message. Of multi-label data "class" holds every class that was
-    found, joined by "|", and "probability" is left empty. The JSON holds the same, and `slices`, the model, and
-    versions.
+    The CSV has one row per study: id, UIDs of series and study (empty if it is not DICOM), class, its probability, the
+    probability of every class, flags, problem, message. For multi-label data, "class" has all predicted classes, joined
+    by "|", and "probability" is empty. The JSON has the same, and in addition `slices`, the model, and versions.
 
     Args:
-        path: of the CSV.
-        predictions: of the studies.
+        path: of the CSV file.
+        predictions: one per study.
         class_names: by class index.
-        model: the hash of the student's file ("sha256") and the "temperature" of its probabilities.
-        multi_label: an image may have any number of the classes.
+        model: SHA-256 of the student's file ("sha256") and the "temperature" of its probabilities.
+        multi_label: whether an image may have several classes or none.
 
     Returns:
-        How many were scored, left out and flagged, as a sentence.
+        The numbers of studies that were scored, left out and flagged, as a sentence.
     """
     made = list(predictions)
     scored, unread = [one for one in made if not one.problem], [one for one in made if one.problem]
@@ -150,13 +157,13 @@ def write_scores(
 
 
 def read_scores(path: str | os.PathLike[str]) -> list[Prediction]:
-    """Read back what `write_scores` wrote, from its JSON: all but the files.
+    """Read the predictions that `write_scores` wrote, from the JSON file; all attributes except `files`.
 
     Args:
-        path: of the CSV.
+        path: of the CSV file.
 
     Raises:
-        OSError: there is no JSON beside it.
+        OSError: there is no JSON file with the same name.
     """
     content = json.loads(Path(path).with_suffix(".json").read_text(encoding="utf-8"))
     return [_of_row(row, content) for row in content["studies"]]

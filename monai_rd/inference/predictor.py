@@ -1,4 +1,4 @@
-"""A student, loaded once, that answers about folder after folder."""
+"""A predictor: loads a student once, and then scores the studies of any number of folders."""
 
 from __future__ import annotations
 
@@ -20,31 +20,46 @@ if TYPE_CHECKING:
 
 __all__ = ["UNEXPECTED", "Predictor", "without_paths"]
 
-UNEXPECTED = "UNEXPECTED"  # the code of a study on which the program itself failed
+UNEXPECTED = "UNEXPECTED"  # the problem's code if the program itself failed on a study
 
 
 class Loaded(Protocol):
-    """A student with its inference.json: a `TrainedBundle` or a `TorchScriptFile`."""
+    """The interface of a student with its inference.json: a `TrainedBundle` or a `TorchScriptFile`."""
 
     @property
     def algorithm(self) -> Algorithm:
-        """What reports name."""
+        """Name and version of the student, for reports."""
 
     def parsed(self, name: str) -> Any:
-        """What an id of inference.json stands for, with the student in its place."""
+        """Return the object of an id of inference.json, with the student as the network."""
 
 
 class Predictor:
-    """Finds what is in a folder and asks a student about it, as its inference.json says.
+    """Scores all studies in a folder with a student, as configured in its inference.json.
 
     Args:
-        student: a `TrainedBundle`, or a `TorchScriptFile`. Its network moves to the device that inference.json tells.
+        student: a `TrainedBundle`, or a `TorchScriptFile`. Its network is moved to the device in inference.json.
 
     Attributes:
-        student: the same.
-        classifier: the student with its preprocessing, from one item to one answer.
-        algorithm: what reports name.
-        modalities: of the training's DICOM.
+        student: as given.
+        classifier: the student with its preprocessing.
+        algorithm: name and version of the student, for reports.
+        modalities: DICOM modalities of the training data; empty if not known.
+
+    Example:
+        A bundle with a student whose weights are random.
+
+        >>> from pathlib import Path
+        >>> import torch
+        >>> from PIL import Image
+        >>> from monai_rd.inference import Predictor, TrainedBundle
+        >>> from monai_rd.networks import Student
+        >>> _ = [Path(name).mkdir() for name in ("models", "studies")]
+        >>> torch.save(Student("resnet18", num_classes=2).state_dict(), "models/model.pt")
+        >>> Image.new("L", (64, 64)).save("studies/a.png")
+        >>> (prediction,) = Predictor(TrainedBundle("rd_ct", bundle_root="."))("studies")
+        >>> prediction.problem, list(prediction.probabilities)
+        ('', ['clear', 'opacity'])
     """
 
     def __init__(self, student: Loaded) -> None:
@@ -55,33 +70,33 @@ class Predictor:
         self._batches = {name: student.parsed(name) for name in ("batch_size", "num_workers")}
 
     def __call__(self, folder: str | os.PathLike[str]) -> list[Prediction]:
-        """Score what is in a folder.
+        """Score all studies in a folder.
 
         Args:
-            folder: nested and mixed as it may be: DICOM series, volume files, pictures. Or a DICOMDIR.
+            folder: with DICOM series, volume files and pictures, in any subfolders; or a DICOMDIR.
 
         Returns:
-            One for every study. What is left out by its header comes first; then all others, scored or with the reason
-            why not. A study on which the program fails (code UNEXPECTED) does not stop the others.
+            One prediction per study. First those that are left out by their headers, then all others, with scores or a
+            problem. If the program fails on a study (code UNEXPECTED), the others are still scored.
 
         Raises:
             FileNotFoundError: no such folder.
-            ValueError: a study that the policy calls an error.
+            ValueError: a study has a problem that is an error by the policy.
         """
         studies = self.find(folder)
         left_out = [Prediction.of_problem(one, self.classifier.model_sha256) for one in studies.problems]
         return [*left_out, *self.score(studies.items)]
 
     def find(self, folder: str | os.PathLike[str]) -> Studies:
-        """Find what is in a folder, see `find_studies`; none is an answer too."""
+        """Find the studies in a folder, see `find_studies`; a folder without studies is not an error."""
         policy, rule = self.classifier.prepare.policy, self._series_rule
         return find_studies(os.path.abspath(folder), empty_is_error=False, policy=policy, series_rule=rule)
 
     def score(self, items: Sequence[Mapping[str, Any]]) -> list[Prediction]:
-        """Score items of `find_studies`; one for each, in their order.
+        """Score items of `find_studies`; returns one prediction per item, in the same order.
 
         Raises:
-            StudyError: a study that the policy calls an error.
+            StudyError: a study has a problem that is an error by the policy.
         """
         known = self.classifier
         try:
@@ -102,17 +117,17 @@ class Predictor:
             return [known.answer(failed, None)]
 
     def write(self, predictions: Sequence[Prediction], path: str | os.PathLike[str]) -> str:
-        """Write scores.csv and scores.json, see `write_scores`; returns how many were scored, as a sentence."""
+        """Write predictions to a CSV and a JSON file, and return their numbers as a sentence; see `write_scores`."""
         known = self.classifier
         return write_scores(path, predictions, known.class_names, self.algorithm.model, known.multi_label)
 
     def could_have_made(self, prediction: Prediction) -> bool:
-        """Whether an answer may be one of this student, by its file and its classes."""
+        """Whether a prediction can be of this student: it has the same model file and the same classes."""
         named = bool(prediction.problem) or list(prediction.probabilities) == list(self.classifier.class_names)
         return named and prediction.model == self.classifier.model_sha256
 
 
 def without_paths(error: BaseException) -> str:
-    """Name an unexpected error and its place in the code; its own text may hold a path or a patient."""
+    """Describe an unexpected error by its type and line of code; its message may contain a path or a patient's name."""
     place = traceback.extract_tb(error.__traceback__)[-1]
     return f"a {type(error).__name__} ({Path(place.filename).name}, line {place.lineno})"

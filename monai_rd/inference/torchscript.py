@@ -1,4 +1,4 @@
-"""A student by its TorchScript file alone, as MONAI Deploy has it."""
+"""A student in a TorchScript file, as used by MONAI Deploy."""
 
 from __future__ import annotations
 
@@ -15,16 +15,30 @@ __all__ = ["TorchScriptFile"]
 
 
 class TorchScriptFile:
-    """A student in TorchScript, with the inference.json that the file carries.
+    """A student in a TorchScript file, which also contains the student's inference.json.
 
     Args:
-        path: as `monai-rd export` writes it.
+        path: a file that `monai-rd export` wrote.
 
     Attributes:
-        algorithm: what reports name: the student by the `model.pt` that the file was made of.
+        algorithm: name and version of the student, for reports; its hash is that of the exported `model.pt`.
 
     Raises:
-        ValueError: the file carries no metadata, inference config or manifest, or is of an older version.
+        ValueError: the file has no metadata, inference config or manifest, or was written by an older version.
+
+    Example:
+        A bundle with a student whose weights are random.
+
+        >>> from pathlib import Path
+        >>> import torch
+        >>> from monai_rd.export import export_formats
+        >>> from monai_rd.inference import TorchScriptFile, TrainedBundle
+        >>> from monai_rd.networks import Student
+        >>> Path("models").mkdir()
+        >>> torch.save(Student("resnet18", num_classes=2).state_dict(), "models/model.pt")
+        >>> files = export_formats(TrainedBundle("rd_ct", bundle_root="."), ["torchscript"], Path())
+        >>> TorchScriptFile(files["torchscript"]).parsed("class_names")
+        ['clear', 'opacity']
     """
 
     def __init__(self, path: Path) -> None:
@@ -46,5 +60,5 @@ class TorchScriptFile:
         self._config = ConfigParser({**config, "network_def": network})
 
     def parsed(self, name: str) -> Any:
-        """What an id of inference.json stands for; `network` is the student in this file."""
+        """Return the object of an id of inference.json, with the student in this file as the network."""
         return content_of(self._config, name)

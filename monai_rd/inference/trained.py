@@ -1,4 +1,4 @@
-"""A bundle that was trained: its student, its inference.json, and images to try it on."""
+"""A trained bundle: its student, its inference.json, and the images of its data."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ __all__ = ["Algorithm", "TrainedBundle", "content_of"]
 
 @dataclass(frozen=True)
 class Algorithm:
-    """What gave an answer, as a report names it.
+    """The student and the versions that a prediction was made with, as named in reports.
 
     Attributes:
-        name: of the bundle.
-        version: of the bundle and of the package.
-        student: its name.
-        sha256: of its file `model.pt`.
-        settings: SHA-256 of what decides an answer beside `model.pt`, see `TrainedBundle.trained`.
-        temperature: of its probabilities.
+        name: name of the bundle.
+        version: versions of the bundle and of the package.
+        student: name of the student.
+        sha256: SHA-256 of the student's `model.pt`.
+        settings: SHA-256 of the training's settings that predictions depend on, see `TrainedBundle.trained`.
+        temperature: temperature of the calibrated probabilities.
     """
 
     name: str
@@ -50,13 +50,13 @@ class Algorithm:
 
     @classmethod
     def of(cls, metadata: Mapping[str, Any], student: str, sha256: str, network: Any, settings: str) -> Algorithm:
-        """Name a student of a bundle, whose metadata.json and network are given."""
+        """Make an instance from a bundle's metadata.json, the student's name, its hash, its network and settings."""
         version = f"{metadata['version']} (monai_rd {__version__})"
         return cls(str(metadata["name"]), version, student, sha256, settings, float(network.temperature))
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        """The student, the hash of its file, that of its settings and its temperature, as words."""
+        """The student's name, the hashes of its file and of its settings, and its temperature, as "key=value" texts."""
         return (
             f"student={self.student}",
             f"model sha256={self.sha256}",
@@ -66,35 +66,48 @@ class Algorithm:
 
     @property
     def model(self) -> dict[str, Any]:
-        """The student as `scores.json` names it."""
+        """The student's hash and temperature, as in `scores.json`."""
         return {"sha256": self.sha256, "temperature": self.temperature}
 
     @property
     def identity(self) -> str:
-        """What all answers of this student have in common, and those of no other."""
+        """A text that identifies the student and its settings."""
         return f"{self.sha256} {self.settings}"
 
 
 class TrainedBundle:
-    """A bundle whose `models/model.pt` is there.
+    """A bundle with a trained student (`models/model.pt`).
 
     Args:
-        bundle: its name, such as "rd_ct", or its folder, with `configs` and `models`.
-        overrides: of ids of its configs, such as `dataset_dir`; `bundle_root` where a bundle by name was trained in
-            another folder.
+        bundle: name of the bundle, such as "rd_ct", or its folder, with `configs` and `models`.
+        overrides: new values for ids of its configs, such as `dataset_dir`. Use `bundle_root` if a bundle given by name
+            was trained in another folder.
 
     Attributes:
-        config: its inference.json with the overrides, as MONAI's `ConfigParser`.
-        root: the folder of `models`.
-        model_path: `models/model.pt`.
+        config: inference.json with the overrides, as MONAI's `ConfigParser`.
+        root: the folder that contains `models`.
+        model_path: path of `models/model.pt`.
         network: the student in eval mode, on the CPU.
-        trained: what inference.json asks of the training: the student's name, class names, image size, ..., each by
-            its override where there is one.
+        trained: the training's settings that inference needs (student, class names, image size, ...), with the
+            overrides.
 
     Raises:
-        FileNotFoundError: no such bundle, or nothing was trained in it.
-        ValueError: a damaged model, or one that is not the student which `models/settings.json` tells; an override that
-            neither inference.json nor train.json reads, or one that does not fit its id.
+        FileNotFoundError: no such bundle, or it is not trained.
+        ValueError: the model is damaged or not the student in `models/settings.json`; or an override is used by neither
+            inference.json nor train.json, or does not fit its id.
+
+    Example:
+        A student with random weights and the settings of an untrained bundle.
+
+        >>> from pathlib import Path
+        >>> import torch
+        >>> from monai_rd.inference import TrainedBundle
+        >>> from monai_rd.networks import Student
+        >>> Path("models").mkdir()
+        >>> torch.save(Student("resnet18", num_classes=2).state_dict(), "models/model.pt")
+        >>> trained = TrainedBundle("rd_ct", bundle_root=".")
+        >>> trained.class_names, trained.image_shape
+        (['clear', 'opacity'], (4, 3, 64, 64))
     """
 
     def __init__(self, bundle: str | os.PathLike[str], **overrides: Any) -> None:
@@ -107,7 +120,7 @@ class TrainedBundle:
         self._inference, self._train, self.metadata = (
             json.loads(file.read_text(encoding="utf-8")) if file != training or file.is_file() else {}
             for file in (root / "configs" / "inference.json", training, root / "configs" / "metadata.json")
-        )  # a copy that only serves, as MONAI Label's, has no training
+        )  # a copy for inference only, such as MONAI Label's, has no train.json
         read = ids_read([self._inference, self._train])
         refuse_unread(sorted(_heads(overrides) - _heads(read)), read)
         self._overrides = {"bundle_root": str(root), **overrides, **settled(overrides, {})}
@@ -121,7 +134,7 @@ class TrainedBundle:
         self.network = self._filled()
 
     def parsed(self, name: str) -> Any:
-        """What an id of inference.json stands for, see `content_of`."""
+        """Return the object of an id of inference.json, see `content_of`."""
         return content_of(self.config, name)
 
     def _filled(self) -> DeployedStudent:
@@ -132,7 +145,7 @@ class TrainedBundle:
             raise
         except NotFiniteError as error:
             raise NotFiniteError(f"{self.model_path}: {error}") from None
-        except Exception as error:  # a damaged file fails in any way
+        except Exception as error:  # a damaged file may raise any error
             raise ValueError(
                 f"{self.model_path} is damaged, or not the weights of the student '{network.name}' with "
                 f"{network.classifier.out_features} classes that settings.json beside it tells: train again"
@@ -141,33 +154,33 @@ class TrainedBundle:
 
     @property
     def multi_label(self) -> bool:
-        """Whether an image may have any number of the classes."""
+        """Whether an image may have several classes or none."""
         return bool(self.trained["multi_label"])
 
     @property
     def class_names(self) -> list[str]:
-        """By class index."""
+        """Class names, by class index."""
         return list(self.trained["class_names"])
 
     @cached_property
     def algorithm(self) -> Algorithm:
-        """What reports name."""
+        """Name and version of the student, for reports."""
         settings = hashlib.sha256(json.dumps(self.trained, sort_keys=True).encode()).hexdigest()
         return Algorithm.of(self.metadata, self.network.name, self.parsed("model_sha256"), self.network, settings)
 
     @cached_property
     def image_shape(self) -> tuple[int, ...]:
-        """What the network takes of a study: slices `[S, 3, H, W]`, or a volume `[1, D, H, W]`."""
+        """Shape of the network's input for one study: slices `[S, 3, H, W]`, or a volume `[1, D, H, W]`."""
         size, slices = [self.trained["image_size"]] * 2, self.trained["slices"]
         return (slices, 3, *size) if self.network.spatial_dims == 2 else (1, slices, *size)
 
     def inference_json(self) -> dict[str, Any]:
-        """inference.json that needs no files of a training: what they told stands in the config itself."""
+        """Return inference.json with the training's settings and the model's hash written into it."""
         return {**self._inference, "trained": _literal(self.trained), "model_sha256": self.algorithm.sha256}
 
     @cached_property
     def _training(self) -> Any:
-        """The bundle's train.json with the overrides and the seed that its split depends on; no unlabelled images."""
+        """train.json with the overrides and the training's seed (for the same split), without unlabelled images."""
         seed = {"seed": self._settings["seed"]} if "seed" in self._settings else {}
         return _overridden(self._train, {**seed, **self._overrides, "unlabelled": None})
 
@@ -178,7 +191,7 @@ class TrainedBundle:
 
     @cached_property
     def data(self) -> Any:
-        """The data list of `dataset_dir`, else of the bundle's phantoms, with the training's splits.
+        """The data list of `dataset_dir` (default: the bundle's phantoms), with the splits of the training.
 
         Raises:
             ValueError: no labelled data, see `make_datalist`.
@@ -192,21 +205,22 @@ class TrainedBundle:
 
     @property
     def of_other_data(self) -> bool:
-        """Whether `data` are phantoms and the student learnt from something else."""
+        """Whether `data` are phantoms although the student was trained on other data."""
         return self.phantom and not self._settings.get("phantom", True)
 
     def images(self, split: str, most: int) -> Iterator[Tensor]:
-        """Give the images of a split of `data`, spread evenly, as inference would give them to the network.
+        """Yield images of a split of `data`, spread evenly over it and preprocessed as in inference.
 
         Args:
             split: "training", "validation" or "test".
-            most: how many at most.
+            most: maximum number of images.
 
         Yields:
-            Bags `[1, S, 3, H, W]` or volumes `[1, 1, D, H, W]` in [0, 1], float32; none of a study that cannot be read.
+            Bags `[1, S, 3, H, W]` or volumes `[1, 1, D, H, W]` in [0, 1], float32. Studies that cannot be read are left
+            out.
 
         Raises:
-            ValueError: none can be read.
+            ValueError: no image can be read.
         """
         items = self.data[split]
         chosen = items[:: -(-len(items) // most)] if items else []
@@ -223,19 +237,19 @@ class TrainedBundle:
 
 
 def _literal(value: Any) -> str:
-    """Write data into a config as an expression that is nothing but data.
+    """Return a config expression for plain data.
 
-    MONAI runs every string of a config that begins with $, and looks up those that begin with @ or %: a class, or a
-    body part of a header, may be called so.
+    MONAI evaluates strings of a config that begin with $ and resolves those that begin with @ or %, but the name of a
+    class or a body part in a header may begin with these characters.
     """
-    return "$" + repr(value).replace("@", r"\x40")  # looked for inside of expressions too
+    return "$" + repr(value).replace("@", r"\x40")  # MONAI resolves @ also inside expressions
 
 
 def content_of(config: ConfigParser, name: str) -> Any:
-    """What an id of a config stands for.
+    """Return the object of an id of a config.
 
     Raises:
-        Exception: what was wrong with it, without MONAI's "Failed to evaluate" around it.
+        Exception: the original error, without MONAI's "Failed to evaluate" around it.
     """
     try:
         return config.get_parsed_content(name)
@@ -248,7 +262,7 @@ def _heads(names: Iterable[str]) -> set[str]:
 
 
 def _overridden(content: Mapping[str, Any], overrides: Mapping[str, Any]) -> ConfigParser:
-    """A config with those of the overrides that it reads: some are inference.json's, some train.json's."""
-    config, read = ConfigParser(deepcopy(dict(content))), _heads(ids_read(content))  # which it changes
+    """Return a config with those overrides that it uses; others belong to the other config of the bundle."""
+    config, read = ConfigParser(deepcopy(dict(content))), _heads(ids_read(content))  # a copy: ConfigParser changes it
     config.update({name: written(value) for name, value in overrides.items() if name.partition("#")[0] in read})
     return config
