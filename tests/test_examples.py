@@ -12,6 +12,9 @@ import pytest
 # Packages and modules whose classes show how they are used: those that their `__all__` names, but errors.
 PACKAGES = [
     "monai_rd.cache",
+    "monai_rd.datasets",
+    "monai_rd.datasets.audit",
+    "monai_rd.datasets.published",
     "monai_rd.dicom",
     "monai_rd.errors",
     "monai_rd.finite",
@@ -23,6 +26,7 @@ PACKAGES = [
     "monai_rd.methods.rd",
     "monai_rd.networks",
     "monai_rd.networks.teacher.zoo",
+    "monai_rd.report",
     "monai_rd.transforms",
     "monai_rd.walk",
 ]

@@ -1,4 +1,4 @@
-"""Data sets: lists and where they come from, splits, copies, audits."""
+"""Data sets: reading data lists, splitting them, finding duplicates, and auditing them."""
 
 from __future__ import annotations
 

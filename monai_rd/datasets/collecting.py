@@ -1,4 +1,4 @@
-"""What a data set holds, wherever that is told: a sheet, a JSON list, a published layout, or folders."""
+"""Collecting the items of a data set from its source: a sheet, a JSON list, a published layout, or folders."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ LABEL_FILES = ("labels.csv", "labels.xlsx", "data.csv")
 
 @dataclass(frozen=True)
 class Collected:
-    """A source that was read, and everything that is wrong with it.
+    """The items read from a source, and everything that is wrong with it.
 
     Attributes:
-        found: items of known classes.
-        order: the class names.
-        class_titles: what a refusal calls the classes, by their index.
-        problems: why rows cannot be used.
-        leaks: what is wrong with rows that can be used.
-        left_out: why the policy left out what is not in the lists.
-        published: the published data set that the source is, if it is one.
-        reading: what read it.
-        sheet: the sheet or JSON file that it is, if it is one.
+        found: the items whose class is known.
+        order: the class names, by class index.
+        class_titles: how error messages name the classes, by class index.
+        problems: problems of rows that cannot be used.
+        leaks: problems of rows that could be used.
+        left_out: problems of the studies that the policy left out.
+        published: the published data set, if the source is one.
+        reading: the reader of the data set's folder.
+        sheet: the sheet or JSON file, if the source is one.
     """
 
     found: Found
@@ -61,7 +61,7 @@ class Collected:
 
     @cached_property
     def groups(self) -> list[int]:
-        """The group of each item that must stay on one side of a split."""
+        """Group number of each item; a group must stay in one split."""
         return group([item["patient"] for item in self.found.items], self.found.lesions, self.found.copies)
 
 
@@ -75,21 +75,21 @@ def collect(
     key: bytes | None,
     unlabelled: Sequence[str | os.PathLike[str]] = (),
 ) -> Collected:
-    """Read a source; what is wrong with it is noted and not raised yet, except for what ends the reading.
+    """Read a source; problems are recorded instead of raised, unless they prevent reading at all.
 
     Args:
-        dataset_dir: see `make_datalist`, as for all others.
+        dataset_dir: see `make_datalist`, also for the other arguments.
         data_list: a sheet or JSON file.
         class_names: the classes in order of their index.
-        num_classes: how many classes the caller expects.
-        policy: what follows from a series that cannot be read.
+        num_classes: expected number of classes.
+        policy: how to handle series that cannot be read.
         series_rule: which series to take.
-        key: of the patients' pseudonyms.
+        key: key of the patient pseudonyms.
         unlabelled: folders and lists of unlabelled images.
 
     Raises:
         FileNotFoundError: no such folder or file.
-        DataListError: nothing usable there.
+        DataListError: nothing usable was found.
     """
     root = Path(dataset_dir)
     if not root.is_dir():
@@ -120,7 +120,7 @@ def collect(
     if reading.left_out:
         logger.warning("left out by the policy: %s", count_codes(problem.code for problem in reading.left_out))
     order = _class_order(found, class_names, problems)
-    # Folders that nothing but their place calls classes could be those of patients.
+    # Folder names that only their position marks as classes could be patients' names.
     of_folders = sheet is None and published is None and class_names is None and found.splits is None
     class_titles = tuple(
         f"class folder {number} of {len(order)} (sorted by name)" if of_folders else f"class '{name}'"
@@ -139,7 +139,7 @@ def collect(
 
 
 def names_file(paths: Sequence[str | os.PathLike[str]], file: Path) -> bool:
-    """Whether a file is among those that paths name."""
+    """Whether one of the paths names this file."""
     return any(Path(path).is_file() and os.path.samefile(path, file) for path in paths)
 
 
@@ -164,7 +164,7 @@ def _class_order(found: Found, class_names: Sequence[str] | None, problems: Prob
             "same, or name each (class_names) if they are several",
             *(row for name in rarer for row in rows_of(name)),
         )
-    if len(order) < 2 and (present or not len(problems)):  # not where no row was read
+    if len(order) < 2 and (present or not len(problems)):  # not if no row was read
         problems.add(f"at least two classes are needed, found: {list(order)}")
     return order
 

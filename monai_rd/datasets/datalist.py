@@ -1,4 +1,4 @@
-"""From a data set as it comes to training, validation and test lists that do not leak."""
+"""Making training, validation and test lists without leaks from a data set on disk."""
 
 from __future__ import annotations
 
@@ -34,48 +34,52 @@ def make_datalist(
     unlabelled: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> DataList:
-    """Make training, validation and test lists of a data set, and a list of unlabelled images to train on.
+    """Make the training, validation and test lists of a data set, and a list of unlabelled images to train on.
 
-    Looked for, in this order: `data_list` if given; a data set as its publisher lays it out, with its official split
-    (`monai_rd.datasets.published`); `labels.csv`, `labels.xlsx` or `data.csv` in the folder; a folder of images or
-    DICOM series for each class, in `train`, `val` and `test` or without them.
+    The source is the first of these that exists: `data_list`; a data set in its publisher's layout, with its official
+    split (`monai_rd.datasets.published`); `labels.csv`, `labels.xlsx` or `data.csv` in the folder; one folder of images
+    or DICOM series for each class, either directly in the folder or in `train`, `val` and `test`.
 
     - Sheet (CSV, Excel): the column `label`, and one of `image` (file or series folder, relative to `dataset_dir`),
-      `series` (a SeriesInstanceUID found below it), `patient` (a PatientID found below it; `series_rule` says which of
-      his series, by default the one with the most slices). Optional: `patient`, `lesion`, `split` (training,
-      validation, test), and `sex`, `age` (years), `scanner`, `site` for results by group. Several names with `|`
-      between in any cell of `label` make the list multi-label, as does a column of 0 and 1 for each of `class_names` in
-      place of `label`; then an empty cell, "none" and "No Finding" mean no class.
+      `series` (a SeriesInstanceUID found below it), `patient` (a PatientID found below it; `series_rule` chooses among
+      the patient's series, by default the one with the most slices). Optional: `patient`, `lesion`, `split` (training,
+      validation, test), and `sex`, `age` (years), `scanner`, `site` for results by group. The list is multi-label if
+      any cell of `label` holds several names separated by `|`, or if there is a column of 0 and 1 for each of
+      `class_names` in place of `label`; then an empty cell, "none" and "No Finding" mean no class.
     - JSON: MONAI's data list, `{"training": [{"image": ..., "label": ...}], "validation": [...], "test": [...]}`;
       instead of `image` an item may have `series` or `sha256`, as `write_datalist` writes them. With
       `"multi_label": true` labels are lists of class indices or names.
 
-    Without a split the items are split 4:1 into development and test, and development 4:1 into training and validation,
-    stratified by class (of several by the rarest), with no patient (column, or DICOM PatientID), no lesion and no file
-    on both sides. Where the source tells the test set but no validation set, this is taken from the rest in that way.
+    A source without splits is split 4:1 into development and test, and development 4:1 into training and validation:
+    stratified by class (an item of several classes by its rarest), with every patient (column, or DICOM PatientID),
+    lesion and file in one split only. Where the source defines a test set but no validation set, the validation set is
+    taken from the remaining items in the same way.
 
     Unlabelled images come from `unlabelled` (see `find_unlabelled`) and from the list "unlabeled" of a JSON data list.
-    What belongs to a patient or study of validation or test, and what is a copy of one of their images, is left out.
+    Images of a patient or study in validation or test, and copies of images there, are left out.
 
     Args:
         dataset_dir: folder of the data.
-        data_list: a sheet or JSON file, if it is not found in the folder.
-        class_names: the classes in order of their index, the positive one last; by default in the order of the
-            published data set, else sorted by name.
-        num_classes: how many classes the caller expects; None takes what is found.
-        seed: of the split.
-        policy: what follows from a DICOM series that cannot be read, see `Policy`.
+        data_list: a sheet or JSON file; None looks in the folder.
+        class_names: the classes in order of their index, the positive one last; None takes the order of the published
+            data set, else sorts by name.
+        num_classes: expected number of classes; None accepts any.
+        seed: seed of the split.
+        policy: how to handle DICOM series that cannot be read, see `Policy`.
         series_rule: which DICOM series to take where there are several, see `SeriesRule`.
-        key: of the patients' pseudonyms, see `project_key`; None makes one that holds for this call.
-        unlabelled: a folder or a list of unlabelled images, or several. The data list itself may be among them: then
-            its rows without a label are unlabelled images, and no mistake.
-        cache_dir: a folder in which hashes and fingerprints of files are kept; None keeps nothing.
+        key: key of the patient pseudonyms, see `project_key`; None makes one for this call.
+        unlabelled: a folder or list of unlabelled images, or several. The data list itself may be among them: its rows
+            without a label are then unlabelled images instead of an error.
+        cache_dir: folder where file hashes and image fingerprints are stored; None stores nothing.
+
+    Returns:
+        The lists; nothing is written.
 
     Raises:
         FileNotFoundError: no such folder or file.
-        DataListError: nothing usable there, or everything that is wrong with the list at once: images that do not
-            exist, series that cannot be read, unknown labels, duplicated rows, a patient in two splits, empty classes;
-            no unlabelled image is left.
+        DataListError: nothing usable was found, no unlabelled image is left, or the list has problems; all are listed
+            at once: images that do not exist, series that cannot be read, unknown labels, duplicated rows, a patient in
+            two splits, empty classes.
     """
     others = [unlabelled] if isinstance(unlabelled, str | os.PathLike) else list(unlabelled or ())
     read = collect(dataset_dir, data_list, class_names, num_classes, policy, series_rule, key, others)
@@ -101,7 +105,7 @@ def read_datalist(
     policy: Mapping[str, str] | None = None,
     key: bytes | None = None,
 ) -> tuple[DataList, list[StudyError]]:
-    """Read a data list as it is, for an audit: `make_datalist` without its judgement of copies, leaks and classes.
+    """Read a data list as it is, for an audit: `make_datalist` without its checks of copies, leaks and classes.
 
     Args:
         dataset_dir: see `make_datalist`.
@@ -110,11 +114,11 @@ def read_datalist(
         key: see `make_datalist`.
 
     Returns:
-        The lists, and why the policy left out what is not in them.
+        The lists, and the problems of the studies that the policy left out of them.
 
     Raises:
         FileNotFoundError: no such folder or file.
-        DataListError: images that do not exist and other rows that say nothing.
+        DataListError: images that do not exist, and other rows that cannot be used.
     """
     read = collect(dataset_dir, data_list, None, None, policy, None, key)
     made = _split(read, 0)
@@ -129,22 +133,24 @@ def labelled_studies(
     policy: Mapping[str, str] | None = None,
     series_rule: Mapping[str, str] | None = None,
 ) -> Studies:
-    """The studies to measure a trained student on: the test split of a data set that has splits, else all of it.
+    """Return the labelled studies to evaluate a trained student on: the test split where the data set has splits.
+
+    Without splits, all labelled items are taken.
 
     Args:
         dataset_dir: see `make_datalist`.
         data_list: see `make_datalist`.
-        class_names: those of the student, in their order.
+        class_names: the student's classes, in their order.
         policy: see `make_datalist`.
         series_rule: see `make_datalist`.
 
     Returns:
-        Items as of `find_studies`, with "label".
+        Items as `find_studies` returns them, with "label".
 
     Raises:
         FileNotFoundError: no such folder or file.
-        DataListError: images that do not exist, labels that the student does not know and other rows that say nothing;
-            no labelled item.
+        DataListError: images that do not exist, labels that the student does not know, and other rows that cannot be
+            used; no labelled item.
     """
     read = collect(dataset_dir, data_list, class_names, None, policy, series_rule, None)
     splits = read.found.splits
@@ -170,19 +176,22 @@ def make_folds(
     series_rule: Mapping[str, str] | None = None,
     key: bytes | None = None,
 ) -> list[DataList]:
-    """Make the data lists of a k-fold cross-validation; a split that the source tells is not used.
+    """Make the data lists of a k-fold cross-validation; splits that the source defines are ignored.
 
-    In fold i the test set is part i, the validation set part i + 1, the rest is trained on.
+    In fold i part i is the test set, part i + 1 the validation set, the rest the training set.
 
     Args:
         dataset_dir: see `make_datalist`.
         folds: k, at least 3.
         data_list: see `make_datalist`.
         class_names: see `make_datalist`.
-        seed: of the shuffling.
+        seed: seed of the shuffling.
         policy: see `make_datalist`.
         series_rule: see `make_datalist`.
         key: see `make_datalist`.
+
+    Returns:
+        One data list for each fold.
 
     Raises:
         ValueError: fewer than 3 folds.
@@ -200,7 +209,7 @@ def make_folds(
 
 
 def _split(read: Collected, seed: int) -> DataList:
-    """Follow the splits of the source, or make them; a class too small is noted in the problems."""
+    """Use the splits of the source, or make them; classes that are too small are recorded as problems."""
     splits, enough = read.found.splits, len(read.order) > 1
     if splits is None:
         made = split_once(read.labels, read.groups, read.class_titles, seed, read.problems) if enough else {}
@@ -227,7 +236,7 @@ def _datalist(read: Collected, chosen: Mapping[str, Iterable[int]]) -> DataList:
 
 
 def _check_leaks(read: Collected) -> None:
-    """Note patients, lesions and files in two splits that the source tells; of published splits only warn."""
+    """Record patients, lesions and files in two splits of the source; only warn if the splits are published."""
     found = read.found
     if found.splits is None:
         return
@@ -248,9 +257,9 @@ def _check_leaks(read: Collected) -> None:
 
 
 def _check_classes(read: Collected, made: DataList) -> None:
-    """Note classes that a given split lacks, and of a multi-label list those that all or none of a split have."""
+    """Record classes missing from a given split; in a multi-label list also those that all items of a split have."""
     given = read.found.splits
-    undone = not made.training and (given is None or DEVELOPMENT in given)  # which is noted already
+    undone = not made.training and (given is None or DEVELOPMENT in given)  # which is recorded already
     if undone or (given is None and not made.multi_label):
         return
     hint = "; the data are too few for their classes, or another seed splits them better" if given is None else ""

@@ -1,4 +1,4 @@
-"""Groups of what belongs together directly or by a chain, as the connected components of a graph."""
+"""Groups of items that are linked directly or through other items: the connected components of a graph."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ __all__ = ["linked"]
 
 
 def linked(count: int, pairs: Sequence[tuple[int, int]]) -> list[int]:
-    """Number the groups of items that pairs link, directly or by a chain of others.
+    """Number the groups of items that are linked, directly or through other items.
 
     Args:
-        count: how many items there are.
-        pairs: indices of two items that belong together; an item in no pair is a group of its own.
+        count: number of items.
+        pairs: indices of two items that belong together; an item in no pair forms a group of its own.
 
     Returns:
-        The number of each item's group, from 0 in order of appearance.
+        The group number of each item, from 0 in order of appearance.
     """
     i, j = np.array(pairs, dtype=int).reshape(-1, 2).T
     graph = coo_array((np.ones(len(i), dtype=bool), (i, j)), shape=(count, count))
     found = connected_components(graph, directed=False)[1].tolist() if count else []
-    numbers: dict[int, int] = {}  # scipy does not promise an order, and splits depend on it
+    numbers: dict[int, int] = {}  # scipy guarantees no order, and splits depend on it
     return [numbers.setdefault(one, len(numbers)) for one in found]

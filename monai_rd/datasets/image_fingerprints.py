@@ -1,4 +1,4 @@
-"""Fingerprints of images, by which copies are found: made once, and kept in a database by the content of the files."""
+"""Image fingerprints for finding duplicates: computed once, and stored in a database by file content."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
 
 __all__ = ["CopyCache", "grey_picture", "image_fingerprint", "image_fingerprints"]
 
-_FORMAT = 1  # another one for every change of what a fingerprint is, or of when two are alike
+_FORMAT = 1  # increase with every change of the fingerprint or of the criteria for duplicates
 _TABLES = (
     "CREATE TABLE IF NOT EXISTS fingerprints (key TEXT, format INTEGER, digest TEXT, bits BLOB, mirrored BLOB, "
     "side INTEGER, thumbnail BLOB, PRIMARY KEY (key, format)) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS copies (others TEXT, key TEXT, copy INTEGER, PRIMARY KEY (others, key)) WITHOUT ROWID",
 )
-_WRITE_EVERY = 256  # items: what a killed run reads again at most
+_WRITE_EVERY = 256  # items; a killed run reads at most these again
 
 
 def image_fingerprint(image: MetaTensor) -> Fingerprint:
-    """The fingerprint of an image `[C, X, Y]` or a volume `[C, X, Y, Z]`, as `LoadImageOrSeriesd` gives it."""
+    """Return the fingerprint of an image `[C, X, Y]` or volume `[C, X, Y, Z]`, as `LoadImageOrSeriesd` loads it."""
     values = image.as_tensor().numpy()
     return fingerprint(grey_picture(image), digest_of(values), VOLUMES if values.ndim == 4 else IMAGES)
 
 
 def grey_picture(image: MetaTensor) -> Picture:
-    """An image in grey; of a volume four slices, evenly spread, two by two."""
+    """Return an image in grey, uint8 `[rows, columns]`; for a volume, a 2 x 2 montage of four evenly spaced slices."""
     from monai_rd.transforms import SliceStackd
 
     stack = SliceStackd("image", 4)({"image": image})["image"].as_tensor().numpy()
@@ -53,15 +53,15 @@ def grey_picture(image: MetaTensor) -> Picture:
 def image_fingerprints(
     items: Sequence[Mapping[str, Any]], keys: Sequence[str], database: Path | None = None
 ) -> Iterator[Fingerprint | StudyError]:
-    """Fingerprints of many items, in threads; an item whose fingerprint is in the database is not loaded again.
+    """Compute the fingerprints of many items in threads; items that are in the database are not loaded again.
 
     Args:
-        items: with `image`.
-        keys: hashes of their files, see `item_key`; of "" nothing is kept.
-        database: an SQLite file that several processes may use; None keeps nothing.
+        items: items with the key `image`.
+        keys: hash of each item's files, see `item_key`; nothing is stored for "".
+        database: an SQLite file, safe for several processes; None stores nothing.
 
     Yields:
-        Of each item its fingerprint, or why it cannot be read.
+        For each item its fingerprint, or the error why it cannot be read.
 
     Raises:
         OSError: the database cannot be used.
@@ -96,11 +96,11 @@ def _through_database(
 
 
 class CopyCache:
-    """Which items are copies of one of a set of others, kept in a database: comparing takes longer than reading.
+    """Stores in a database which items are copies of a given set of images, as comparing takes longer than reading.
 
     Args:
-        database: as of `image_fingerprints`.
-        others: keys of the others, in any order.
+        database: an SQLite file, see `image_fingerprints`; None stores nothing.
+        others: keys of the images that items are compared with, in any order.
     """
 
     def __init__(self, database: Path | None, others: Sequence[str]) -> None:
@@ -108,7 +108,7 @@ class CopyCache:
         self._others, self._database = hashlib.sha256(text.encode()).hexdigest(), database
 
     def known(self, keys: Sequence[str]) -> dict[str, bool]:
-        """Which of the items are copies of one of the others, of those that are known."""
+        """Return the stored answers: for each known key, whether the item is a copy."""
         if self._database is None:
             return {}
         with _open(self._database) as connection:
@@ -117,7 +117,7 @@ class CopyCache:
         return {key: found[key] for key in keys if key in found}
 
     def add(self, found: Mapping[str, bool]) -> None:
-        """Keep which items are copies, by their keys."""
+        """Store whether items are copies, by their keys."""
         if self._database is not None:
             with _open(self._database) as connection, connection:
                 rows = [(self._others, key, int(copy)) for key, copy in found.items() if key]
@@ -126,10 +126,10 @@ class CopyCache:
 
 @contextmanager
 def _open(database: Path) -> Iterator[sqlite3.Connection]:
-    """Open the database, made where there is none.
+    """Open the database; create it if it does not exist.
 
     Raises:
-        OSError: it cannot be used.
+        OSError: the database cannot be used.
     """
     database.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -158,7 +158,7 @@ def _fingerprinted(items: Sequence[Mapping[str, Any]]) -> Iterator[Fingerprint |
             return image_fingerprint(mine.load({"image": item["image"]})["image"])
         except Exception as error:
             reason = original_error(error)
-            if isinstance(reason, OSError):  # a library's: the system's is an UnreadableFileError already
+            if isinstance(reason, OSError):  # from a library; errors of the system are UnreadableFileError already
                 return UnreadableFileError("It cannot be read.")
             if isinstance(reason, StudyError):
                 return reason

@@ -1,4 +1,4 @@
-"""From MONAI's data list to labelled items; what is wrong with them is collected."""
+"""Reading MONAI's JSON data lists; everything that is wrong with them is collected."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _KEYS = frozenset(
 
 
 def from_json(path: Path, reading: Reading, class_names: Sequence[str] | None, problems: Problems) -> Found:
-    """Read MONAI's data list, as `write_datalist` writes it or as others do.
+    """Read a MONAI data list, whether `write_datalist` or another program wrote it.
 
     Raises:
-        DataListError: no data list.
+        DataListError: the file is not a data list.
     """
     content = _json(path)
     if not isinstance(content, dict) or any(not isinstance(content.get(split), list) for split in SPLITS):
@@ -62,10 +62,10 @@ def from_json(path: Path, reading: Reading, class_names: Sequence[str] | None, p
 
 
 def unlabelled_of_json(path: Path, reading: Reading, problems: Problems) -> list[Item]:
-    """The items without a label of MONAI's data list, under "unlabeled"; none where it has no such list.
+    """Return the items under "unlabeled" of a MONAI data list; an empty list where it has no such key.
 
     Raises:
-        DataListError: no data list.
+        DataListError: the file is not a data list.
     """
     content = _json(path)
     entries = content.get(UNLABELLED, []) if isinstance(content, dict) else None
@@ -82,7 +82,7 @@ def unlabelled_of_json(path: Path, reading: Reading, problems: Problems) -> list
 
 
 def _items(entry: Mapping[str, Any], reading: Reading, row: int, problems: Problems) -> list[Item]:
-    """The items that an entry names, without a label."""
+    """Return the items that an entry names, without their label."""
     texts = ("image", "series", "series_volume", "sop", "sha256")
     wrong = [name for name in texts if not isinstance(entry.get(name, ""), str)]
     for name in wrong:
@@ -103,17 +103,17 @@ def _items(entry: Mapping[str, Any], reading: Reading, row: int, problems: Probl
 
 
 def _json(path: Path) -> Any:
-    """Read JSON in any Unicode encoding, with a mark or without.
+    """Read JSON in any Unicode encoding, with or without a byte-order mark.
 
     Raises:
-        DataListError: it is none, or says one thing twice.
+        DataListError: the file is not JSON, or an object has a key twice.
     """
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         made = dict(pairs)
         if len(made) < len(pairs):
             twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-            key = f"'{twice}'" if twice in _KEYS else "a key"  # which could be a patient
+            key = f"'{twice}'" if twice in _KEYS else "a key"  # another key could be a patient's name
             raise DataListError(f"{path.name}: {key} stands twice in one object")
         return made
 
@@ -127,7 +127,7 @@ def _json(path: Path) -> Any:
 
 
 def _patient(value: Any, key: bytes, row: int, problems: Problems) -> str:
-    """Return the pseudonym that an entry holds or that is made of the ID it holds, "" for neither."""
+    """Return the pseudonym of an entry, given as such or made from its patient ID; "" for neither."""
     if isinstance(value, bool) or not isinstance(value, str | int | None):
         problems.add(f"'patient' is {kind_of(value)}: give a text", row)
         return ""
@@ -136,7 +136,7 @@ def _patient(value: Any, key: bytes, row: int, problems: Problems) -> str:
 
 
 def _label(value: Any, found: Found, row: int, problems: Problems) -> str | tuple[str, ...] | None:
-    """Return the class name of an entry, of a multi-label one all of them; None where it is no such label."""
+    """Return the class name of an entry, or all class names in a multi-label list; None if the label is invalid."""
     if not found.multi_label:
         if isinstance(value, list):
             problems.add('the label is a list: a multi-label data list says so, "multi_label": true', row)
@@ -154,7 +154,7 @@ def _label(value: Any, found: Found, row: int, problems: Problems) -> str | tupl
 
 
 def _class_name(value: Any, class_names: Sequence[str] | None) -> str | None:
-    """Return a class name, None for none; where there are names, a number that is none of them is a class index."""
+    """Return the class name that a label gives by name or, if names are known, by class index; None if neither fits."""
     if type(value) not in (str, int):
         return None
     text = name_of(str(value))

@@ -1,4 +1,4 @@
-"""What rows of lists say of their images: labels, groups, and what stands for nothing."""
+"""Parsing the cells of a data list: labels, patient groups, and markers of missing values."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from monai_rd.text import name_of
 
 __all__ = ["MISSING", "SEPARATOR", "class_of_cell", "classes_of_cell", "groups_of", "kind_of"]
 
-# What stands between the classes of a multi-label cell, and the words for none of them.
+# The separator of class names in a multi-label cell, and the words that mean no class.
 SEPARATOR, NO_CLASS = "|", ("", "none", "no finding")
-# What programs write for a value that is missing.
+# Texts that programs write for a missing value.
 MISSING = frozenset(
     ("", "nan", "NaN", "NAN", "-nan", "NA", "N/A", "n/a", "<NA>", "NaT", "None", "null", "NULL", "Null", "#N/A", "#NA")
 )
 
 
 def class_of_cell(cell: str, class_names: Sequence[str] | None, row: int, problems: Problems) -> str:
-    """Return the class named in a cell, "" for what stands for a missing one."""
+    """Return the class named in a cell, "" where the cell marks a missing label."""
     name = name_of(cell)
     if name in MISSING and name not in (class_names or ()):
         word = f" ('{name}' stands for a missing one; if it is a class, name the classes)" if name else ""
@@ -32,7 +32,7 @@ def class_of_cell(cell: str, class_names: Sequence[str] | None, row: int, proble
 
 
 def classes_of_cell(cell: str, row: int, problems: Problems) -> tuple[str, ...]:
-    """Return the classes named in a multi-label cell; one that is empty or says "none" or "No Finding" has none."""
+    """Return the classes named in a multi-label cell: none where it is empty, "none" or "No Finding"."""
     parts = [name_of(part) for part in cell.split(SEPARATOR)]
     named = tuple(dict.fromkeys(part for part in parts if part.lower() not in NO_CLASS))
     if named and len(parts) > 1 and any(part.lower() in NO_CLASS for part in parts):
@@ -43,7 +43,7 @@ def classes_of_cell(cell: str, row: int, problems: Problems) -> tuple[str, ...]:
 
 
 def groups_of(entry: Mapping[str, Any], row: int, problems: Problems) -> Item:
-    """What a row tells of its patient, which then counts more than the DICOM header; an age in years as its band."""
+    """Return the patient groups (`GROUPS`) of a row, which override the DICOM header; an age in years as its band."""
     told: dict[str, str] = {}
     for name in GROUPS:
         value = entry.get(name)
@@ -57,7 +57,7 @@ def groups_of(entry: Mapping[str, Any], row: int, problems: Problems) -> Item:
 
 
 def kind_of(value: Any) -> str:
-    """What a value of a JSON is, in words, without the value."""
+    """Describe the kind of a JSON value in words, without the value itself."""
     if value is None:
         return "null"
     if isinstance(value, bool):

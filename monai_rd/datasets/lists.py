@@ -1,4 +1,4 @@
-"""Training, validation and test lists, and how they are written."""
+"""Training, validation and test lists, and writing them as MONAI's JSON."""
 
 from __future__ import annotations
 
@@ -27,22 +27,32 @@ UNLABELLED = "unlabeled"  # the key of a JSON's items without a label
 
 @dataclass(frozen=True)
 class DataList:
-    """Items `{"image": path or list of paths, "label": class index, "id": ..., "patient": ...}` of the three splits.
+    """The training, validation and test items of a data set, and its class names.
 
-    `id` is a UID of DICOM, else ""; `patient` a pseudonym, or "" where none is known; see `Studies` for the rest. In a
-    multi-label list "label" is a list of floats `[len(class_names)]`, 1.0 for each class that the item has and 0.0 for
-    the others; all may be 0.0.
+    An item is `{"image": path or list of paths, "label": class index, "id": ..., "patient": ...}`. `id` is a DICOM UID,
+    else ""; `patient` is a pseudonym, "" where none is known; see `Studies` for the other keys. In a multi-label list
+    "label" is a list of floats `[len(class_names)]`: 1.0 for each class that the item has, 0.0 for the others.
 
     Attributes:
-        class_names: by class index; of two classes the second is the positive one of sensitivity, specificity and AUC.
+        class_names: class names by class index. Of two classes the second is the positive one for sensitivity,
+            specificity and AUC.
         training: items to train on.
-        validation: items to choose the best epoch by.
-        test: items to report on, never used to choose anything.
-        multi_label: whether an item may have several classes, or none.
-        unlabelled: items to train on whose class nobody told; their "label" is `NO_LABEL`, of each class in a
-            multi-label list.
-        groups: of the training items a number that those share which must stay together, as they are of one patient,
-            lesion or file; empty: by patient.
+        validation: items to choose the best epoch with.
+        test: items to report results on; never used to choose anything.
+        multi_label: whether an item may have several classes or none.
+        unlabelled: items to train on whose class is not known; their "label" is `NO_LABEL` (for every class in a
+            multi-label list).
+        groups: group number of each training item; items of one patient, lesion or file share a number and must stay
+            together. Empty: grouped by patient.
+
+    Example:
+        >>> from monai_rd.datasets import DataList
+        >>> clear, opacity = ({"image": f"{n}.png", "label": n, "id": "", "patient": ""} for n in (0, 1))
+        >>> lists = DataList(("clear", "opacity"), training=[clear, opacity], validation=[opacity], test=[clear])
+        >>> lists.labels("training")
+        [0, 1]
+        >>> print(lists)
+        training 2 (1 clear, 1 opacity); validation 1 (0 clear, 1 opacity); test 1 (1 clear, 0 opacity)
     """
 
     class_names: tuple[str, ...]
@@ -54,29 +64,29 @@ class DataList:
     groups: list[int] = field(default_factory=list)
 
     def __getitem__(self, split: str) -> list[Item]:
-        """The items of a split, or the unlabelled ones, by name, as bundle configs ask for them."""
+        """Return the items of "training", "validation", "test" or "unlabelled"; bundle configs use this."""
         if split not in (*SPLITS, "unlabelled"):
             raise KeyError(f"no split '{split}'; there are {', '.join(SPLITS)} and unlabelled")
         return list(getattr(self, split))
 
     def labels(self, split: str) -> list[Any]:
-        """The labels of a split, in order: class indices, in a multi-label list rows of 0.0 and 1.0."""
+        """Return the labels of a split in order: class indices, or rows of 0.0 and 1.0 in a multi-label list."""
         return [item["label"] for item in self[split]]
 
     def numbered(self, split: str) -> list[Item]:
-        """The items of a split, each with its place there as `index`, for methods that remember items.
+        """Return the items of a split, each with its position as `index`, for methods that store values per item.
 
-        The places of the unlabelled ones follow those of the training list.
+        Positions of unlabelled items continue after those of the training list.
         """
         first = len(self.training) if split == "unlabelled" else 0
         return [{**item, "index": index} for index, item in enumerate(self[split], start=first)]
 
     def folds(self, count: int, seed: int) -> list[int]:
-        """Split the training list into folds, stratified by class, with what belongs together in one fold.
+        """Split the training list into folds, stratified by class; items that belong together share a fold.
 
         Args:
-            count: of folds, at least 2.
-            seed: of the shuffling.
+            count: number of folds, at least 2.
+            seed: seed of the shuffling.
 
         Returns:
             The fold of each item, from 0.
@@ -92,21 +102,21 @@ class DataList:
         return found
 
     def without_label(self, items: Iterable[Item]) -> list[Item]:
-        """Such items as the unlabelled ones of this list."""
+        """Return copies of items whose label is `NO_LABEL`, in the form that this list needs."""
         label = [float(NO_LABEL)] * len(self.class_names) if self.multi_label else NO_LABEL
         return [{**item, "label": label} for item in items]
 
     def classes(self, item: Item) -> tuple[int, ...]:
-        """The class indices of one of the items: one, or in a multi-label list any number."""
+        """Return the class indices of an item: one, or any number in a multi-label list."""
         if not self.multi_label:
             return (item["label"],)
         return tuple(index for index, has in enumerate(item["label"]) if has)
 
     def identity(self) -> dict[str, list[tuple[str, str]]]:
-        """What tells these lists from others, without a name: of each split its items in order, as (hash, label).
+        """Return a fingerprint of these lists without names or paths: (hash, label) of each item, in order, by split.
 
-        The hash is of an item's UID, or of its path within the folder that holds all items, so that data may be moved;
-        the label is that of its class by name. Of the unlabelled items, which may be very many, one hash tells all.
+        The hash is of an item's UID, or of its path relative to the folder that holds all items, so that data may be
+        moved; the label is the class name. All unlabelled items, which may be very many, share one hash.
         """
         every = [item for split in (*SPLITS, "unlabelled") for item in self[split]]
         paths = [item["image"] for item in every if not item.get("id")]
@@ -128,7 +138,7 @@ class DataList:
         return told
 
     def class_counts(self, split: str) -> list[int]:
-        """How many items of a split have each class."""
+        """Count the items of each class in a split."""
         counts = Counter(index for item in self[split] for index in self.classes(item))
         return [counts[index] for index in range(len(self.class_names))]
 
@@ -144,7 +154,7 @@ class DataList:
 
 
 def compare_identities(before: Mapping[str, Sequence[Any]], now: Mapping[str, Sequence[Any]]) -> str:
-    """What differs between two `DataList.identity`, such as "training: 2 items came (of 40)"; "" if nothing does."""
+    """Describe how two `DataList.identity` differ, such as "training: 2 came (of 40)"; "" if they are equal."""
     told = []
     for split in SPLITS:
         old, new = ([tuple(one) for one in made.get(split, ())] for made in (before, now))
@@ -166,17 +176,17 @@ def write_datalist(
 ) -> None:
     """Write a data list as MONAI's JSON, atomically.
 
-    An image or volume file stands there as `image`, its path relative to `dataset_dir`; DICOM as `series` (and `sop`,
-    a single picture, or `series_volume`, one of several in a series) by its UIDs, because the folders of exports are
-    often named after patients; for the same reason a file whose path holds the ID of its patient stands there as the
-    `sha256` of its content. Patients are pseudonyms. A multi-label list says `"multi_label": true`; its labels are
-    lists of class indices. The unlabelled items stand under "unlabeled", as MONAI spells it.
+    An image or volume file is written as `image`, its path relative to `dataset_dir`. DICOM is written as `series` by
+    its UIDs (with `sop` for a single picture, `series_volume` for one of several volumes), because export folders are
+    often named after patients. For the same reason a file whose path contains its patient's ID is written as the
+    `sha256` of its content. Patients are pseudonyms. A multi-label list has `"multi_label": true`; its labels are lists
+    of class indices. Unlabelled items are written under "unlabeled", as MONAI spells it.
 
     Args:
         made: the lists.
         dataset_dir: folder of the data.
-        path: of the JSON.
-        key: that the lists' pseudonyms were made with.
+        path: the JSON file to write.
+        key: the key that the pseudonyms in the lists were made with.
     """
     root = Path(os.path.abspath(dataset_dir))
     content: dict[str, Any] = {"class_names": list(made.class_names)}
@@ -201,7 +211,7 @@ def _entry(item: Item, root: Path, key: bytes) -> dict[str, Any]:
             return {"series": item["series"], "series_volume": item["volume"], **entry}
         picture = {"sop": item["id"]} if item["id"] != item["series"] else {}
         return {"series": item["series"], **picture, **entry}
-    file = Path(os.path.abspath(item["image"]))  # links are names too: they may lead out of the folder
+    file = Path(os.path.abspath(item["image"]))  # not resolved: links may lead out of the folder
     relative = file.relative_to(root)
     if item["patient"] and _tells_the_patient(relative, item["patient"], key):
         with reading_files():
@@ -210,14 +220,14 @@ def _entry(item: Item, root: Path, key: bytes) -> dict[str, Any]:
 
 
 def _tells_the_patient(path: Path, pseudonym: str, key: bytes) -> bool:
-    """Tell whether a part of a path, between any two separators, is the ID that a pseudonym stands for."""
+    """Whether a part of a path, between any two separators, is the patient ID behind a pseudonym."""
     return any(patient_pseudonym(text, key) == pseudonym for text in parts_of_path(path))
 
 
 def parts_of_path(path: Path) -> Iterator[str]:
-    """What stands between any two separators of a part of a path: each could be a patient's ID."""
+    """Yield every text between any two separators within a part of a path: each could be a patient ID."""
     for part in path.parts:
-        words = re.split(r"([\W_]+)", part)  # words at even places, what separates them at odd ones
+        words = re.split(r"([\W_]+)", part)  # words at even, separators at odd positions
         for first in range(0, len(words), 2):
             for last in range(first, len(words), 2):
                 yield "".join(words[first : last + 1])

@@ -1,17 +1,18 @@
-"""Images that are there twice: of equal pixels, or alike.
+"""Finding duplicate images: equal pixels, or nearly the same picture.
 
-The thresholds for images were chosen on COVID-CT (746 figures). Each was compared with changed copies of itself (JPEG
-quality 20 and 50, a half and a third of the size, gamma 0.6 and 1.6, brightness +40, crops of 4 to 20 % of each side)
-and with every other figure. Of the copies with up to 10 % of a side cut off, at least 99 % reached the correlation
-asked for; of the 277,885 pairs of figures 19 did, which were looked at: 15 show one slice twice, the four least alike
-(0.960 to 0.965) neighbouring slices of one patient.
+The thresholds for images were chosen on COVID-CT (746 figures). Each figure was compared with changed copies of itself
+(JPEG quality 20 and 50, a half and a third of the size, gamma 0.6 and 1.6, brightness +40, crops of 4 to 20 % of each
+side) and with every other figure. At least 99 % of the copies with up to 10 % of a side cut off reached the required
+correlation. So did 19 of the 277,885 pairs of different figures; on inspection, 15 show the same slice twice, and the
+four least similar ones (0.960 to 0.965) neighbouring slices of one patient.
 
-Those for volumes were chosen on the project's phantoms, which are more alike than patients: the most alike of 1,770
-pairs reached 0.934, while 95 % of copies with noise of 30 HU, smoothed, or of half the size reached 0.965. Of pairs of
-phantoms one in ten reaches 0.85 at half the side: 0.9 there spares nearly all of them the closer look.
+The thresholds for volumes were chosen on the project's phantoms, which are more similar to each other than patients
+are: the most similar of 1,770 pairs reached 0.934, while 95 % of the copies with noise of 30 HU, smoothing, or half the
+size reached 0.965. One in ten pairs of phantoms reaches 0.85 at half the side; the threshold of 0.9 there saves the
+closer comparison for nearly all of them.
 
-What a perceptual hash cannot see stays unseen: rotations, crops from one corner by 10 % and more, volumes that were
-cropped or shifted by a slice.
+Not found, because their perceptual hashes differ: rotated copies, crops from one corner by 10 % and more, volumes that
+were cropped or shifted by a slice.
 """
 
 from __future__ import annotations
@@ -47,23 +48,25 @@ __all__ = [
 
 Picture = NDArray[np.uint8]
 
-# Thumbnails are compared at these sides, up to their own; whoever lacks so much of the correlation at one has lost.
+# Thumbnails are compared at these sides, up to their own; a pair is dropped if at one side it falls short of the
+# required correlation by more than the margin.
 _SIDES, _MARGIN = (32, 64, 128), 0.15
 
-# A candidate differs in at most this many of the 64 bits of its perceptual hash, and its thumbnail of 16 x 16 pixels
-# correlates at least so much.
+# Candidate pairs differ in at most this many of the 64 bits of the perceptual hash, and their thumbnails of 16 x 16
+# pixels have at least this correlation.
 HASH_BITS, COARSE_CORRELATION = 12, 0.75
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """When two thumbnails show the same: one laid over the other, their fine structure correlates.
+    """When two thumbnails count as near duplicates: after registration, their fine structure correlates.
 
     Attributes:
-        side: of the thumbnails, in pixels.
-        detail: fine is what is smaller than the side of the thumbnail divided by this.
-        correlation: at least so much.
-        unshifted_correlation: at least so much at half the side, without a shift; None where copies may be shifted.
+        side: side of the thumbnails, in pixels.
+        detail: structure smaller than `side / detail` pixels is fine.
+        correlation: smallest correlation of near duplicates.
+        unshifted_correlation: smallest correlation at half the side, before registration; None where copies may be
+            shifted.
     """
 
     side: int
@@ -77,13 +80,13 @@ IMAGES, VOLUMES = Criterion(64, 12, 0.96), Criterion(128, 48, 0.955, unshifted_c
 
 @dataclass(frozen=True, eq=False)
 class Fingerprint:
-    """What of an image is compared.
+    """The compact description by which images are compared.
 
     Attributes:
-        digest: of its values, equal for equal ones.
+        digest: hash of the pixel values; equal for equal images.
         bits: perceptual hash, bool `[64]`.
-        mirrored_bits: that of the mirrored image.
-        thumbnail: the image in grey, `[side, side]`.
+        mirrored_bits: perceptual hash of the mirrored image, bool `[64]`.
+        thumbnail: the image in grey, uint8 `[side, side]`.
     """
 
     digest: str
@@ -93,12 +96,12 @@ class Fingerprint:
 
 
 def digest_of(values: NDArray[np.generic]) -> str:
-    """SHA-256 of an array's shape and values."""
+    """Return the SHA-256 of an array's shape and values."""
     return hashlib.sha256(str(values.shape).encode() + values.tobytes()).hexdigest()
 
 
 def fingerprint(picture: Picture, digest: str, criterion: Criterion = IMAGES) -> Fingerprint:
-    """Return the fingerprint of a grey picture `[rows, columns]` of an image with this digest."""
+    """Return the fingerprint of an image, given its grey picture `[rows, columns]` and its digest."""
     shown, mirrored = Image.fromarray(picture), Image.fromarray(np.ascontiguousarray(picture[:, ::-1]))
     return Fingerprint(
         digest=digest,
@@ -109,7 +112,7 @@ def fingerprint(picture: Picture, digest: str, criterion: Criterion = IMAGES) ->
 
 
 def copy_groups(prints: Sequence[Fingerprint]) -> list[int]:
-    """Number the groups of images that are equal or alike, directly or by a chain of others."""
+    """Number the groups of equal or nearly equal images, linked directly or through other images."""
     first: dict[str, int] = {}
     pairs = [(first.setdefault(one.digest, number), number) for number, one in enumerate(prints)]
     pairs += [(i, j) for i, j, _, _ in near_pairs(prints, IMAGES)]
@@ -117,16 +120,16 @@ def copy_groups(prints: Sequence[Fingerprint]) -> list[int]:
 
 
 def near_pairs(prints: Sequence[Fingerprint], criterion: Criterion) -> Iterator[tuple[int, int, float, bool]]:
-    """Find pairs alike but not equal: saved again, scaled, brightened, cropped a little, mirrored.
+    """Find pairs of nearly but not exactly equal images: recompressed, scaled, brightened, slightly cropped, mirrored.
 
     Yields:
-        the two places i < j, the correlation of their fine structure, and whether one is mirrored.
+        The positions i < j, the correlation of their fine structure, and whether one is mirrored.
     """
     yield from _near(prints, prints, criterion, lambda i, j: i < j)
 
 
 def copies_of(originals: Sequence[Fingerprint], prints: Sequence[Fingerprint], criterion: Criterion) -> set[int]:
-    """Find which of the images (by their places in `prints`) are equal to one of the originals, or alike."""
+    """Return the positions in `prints` of images that are exact or near duplicates of one of the originals."""
     digests = {one.digest for one in originals}
     equal = {place for place, one in enumerate(prints) if one.digest in digests}
     rest = [place for place in range(len(prints)) if place not in equal]
@@ -140,7 +143,7 @@ def _near(
     criterion: Criterion,
     wanted: Callable[[int, int], bool],
 ) -> Iterator[tuple[int, int, float, bool]]:
-    """Pairs of one and another image, alike but not equal, as `near_pairs` yields them, of those that are wanted."""
+    """Yield near duplicates between two sets as `near_pairs` does, limited to the pairs that `wanted` accepts."""
     if not prints or not others:
         return
     thumbnails = np.stack([one.thumbnail for one in prints])
@@ -167,7 +170,7 @@ def _near(
 def _candidates(
     bits: NDArray[np.bool_], other_bits: NDArray[np.bool_], thumbnails: Picture, others: Picture, criterion: Criterion
 ) -> Iterator[tuple[int, int]]:
-    """Pairs alike at a first glance: products of matrices, in blocks."""
+    """Yield candidate pairs from a coarse comparison: matrix products, in blocks."""
     signs, other_signs = (np.where(one, 1, -1).astype(np.float32) for one in (bits, other_bits))
     coarse, other_coarse = (_coarse(one) for one in (thumbnails, others))
     if criterion.unshifted_correlation is not None:
@@ -183,14 +186,14 @@ def _candidates(
 
 
 def _coarse(thumbnails: Picture) -> NDArray[np.float32]:
-    """Thumbnails of 16 x 16 pixels as rows whose products are correlations."""
+    """Return thumbnails of 16 x 16 pixels as rows whose dot products are correlations."""
     step = thumbnails.shape[1] // 16
     small = thumbnails.reshape(len(thumbnails), 16, step, 16, step).mean((2, 4), dtype=np.float32)
     return _normed(small.reshape(len(small), -1))
 
 
 def _fine_rows(thumbnails: Picture, criterion: Criterion) -> NDArray[np.float32]:
-    """Their fine structure at half the side as rows whose products are correlations."""
+    """Return the fine structure at half the side as rows whose dot products are correlations."""
     import torch
     from torch.nn.functional import avg_pool2d
 
@@ -204,10 +207,10 @@ def _normed(rows: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _similarity(first: Picture, second: Picture, criterion: Criterion) -> list[float]:
-    """Correlation of the fine structure of thumbnails `[N, side, side]`, the second laid over the first.
+    """Correlation of the fine structure of thumbnails `[N, side, side]` after registering the second to the first.
 
-    Copies out of two papers are cropped differently: without laying one over the other they correlate no better than
-    neighbouring slices do. A low resolution first; who is far off there is not looked at again.
+    Copies taken from two papers are cropped differently; without registration they correlate no better than
+    neighbouring slices. Works from low to high resolution and drops pairs that are far from the threshold early.
     """
     import torch
     from torch.nn.functional import avg_pool2d
@@ -228,10 +231,16 @@ def _similarity(first: Picture, second: Picture, criterion: Criterion) -> list[f
 
 
 def _laid_over(a: Tensor, b: Tensor, place: Tensor, criterion: Criterion) -> tuple[Tensor, Tensor]:
-    """Scale and shift of `b` `[N, 1, side, side]` along both axes by Gauss-Newton steps from `place` `[N, 4]`.
+    """Register `b` to `a` (`[N, 1, side, side]`): scale and shift along both axes, by Gauss-Newton steps.
+
+    Args:
+        a: fixed pictures.
+        b: moving pictures.
+        place: initial scales and shifts `[N, 4]`.
+        criterion: defines the fine structure.
 
     Returns:
-        correlations `[N]` where both have pixels, and the places found.
+        The correlations `[N]` where both pictures have pixels, and the scales and shifts found `[N, 4]`.
     """
     import torch
     from torch.nn.functional import grid_sample
@@ -262,7 +271,7 @@ def _laid_over(a: Tensor, b: Tensor, place: Tensor, criterion: Criterion) -> tup
 
 
 def _fine_structure(pictures: Tensor, detail: int) -> Tensor:
-    """What is finer than a part of the picture, at unit variance: the rest is alike in every chest."""
+    """High-pass filter to unit variance: coarse structure is similar in every chest."""
     blur = _blur(pictures.shape[-1], detail)
     fine = pictures - blur @ pictures @ blur.T
     return fine / fine.std((2, 3), keepdim=True).clamp(min=1e-3)
@@ -270,7 +279,7 @@ def _fine_structure(pictures: Tensor, detail: int) -> Tensor:
 
 @cache
 def _blur(side: int, detail: int) -> Tensor:
-    """A Gaussian filter along an axis, as a matrix: for small pictures a product is much faster than a convolution."""
+    """Return a 1-D Gaussian filter as a matrix: for small pictures a product is much faster than a convolution."""
     import torch
     from monai.networks.layers import GaussianFilter
 

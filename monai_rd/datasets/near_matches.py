@@ -1,4 +1,4 @@
-"""Why nothing matches: what programs do to paths and IDs, tried and told, never applied by itself."""
+"""Advice on paths and IDs that match nothing: tries the usual changes that programs make; never applies them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from urllib.parse import unquote
 
 __all__ = ["near_ids", "near_paths", "path_advice", "would_match"]
 
-# A row more or less does not change the advice.
+# At most this many values are tried; more would not change the advice.
 _TRIED = 1000
-# What a program does that takes the column for numbers.
+# What happens in programs that read an ID column as numbers.
 _NUMBERS = ("without .0", "written out, not as 4.7E+03", "with leading zeros")
 
-# What happens to a path, in the order in which it is undone; it is undone to both sides.
+# What may have happened to a path, in the order in which it is undone; both sides are normalised.
 _PATH_WAYS: Mapping[str, Callable[[str], str]] = {
     "with %20 and the like as what they stand for": unquote,
     "with accents stored in the other way (Unicode NFC, NFD)": lambda path: unicodedata.normalize("NFC", path),
@@ -34,7 +34,7 @@ def _whole(path: str) -> list[str]:
 
 
 def _ends(path: str) -> list[str]:
-    """A path without its first folder, without its first two, and so on."""
+    """List a path without its first folder, without its first two folders, and so on."""
     parts = path.split("/")
     return ["/".join(parts[first:]) for first in range(1, len(parts))]
 
@@ -43,7 +43,7 @@ def _name(path: str) -> list[str]:
     return [path.rstrip("/").rpartition("/")[2]]
 
 
-# How much of a path counts, and what of those that it is compared with.
+# Which parts of a path, and of the known paths, are compared.
 _PLACES: Mapping[str, tuple[Callable[[str], list[str]], Callable[[str], list[str]]]] = {
     "": (_whole, _whole),
     "without the folders before it that are not in dataset_dir": (_ends, _whole),
@@ -53,20 +53,19 @@ _PLACES: Mapping[str, tuple[Callable[[str], list[str]], Callable[[str], list[str
 
 
 def near_paths(values: Iterable[str], known: Collection[str]) -> dict[str, str]:
-    """Find what would make paths match.
+    """Find the changes that would make paths match.
 
     Args:
-        values: that match nothing.
-        known: what they could mean, such as the paths of the files that are there.
+        values: paths that match nothing; only the first thousand are tried.
+        known: paths that they could mean, such as those of the files that exist.
 
     Returns:
-        For each of them (of the first thousand) that would match exactly one of `known`, what has to be done to it, in
-        words.
+        For each path that would match exactly one known path: the change, in words.
     """
     given = {value.replace("\\", "/"): value for value in set(list(values)[:_TRIED])}
     left, how = set(given), dict[str, tuple[str, ...]]()
     wanted = {_name(_undone(value, _PATH_WAYS))[0] for value in left}
-    # All that is equal in some way has the same name after all of them.
+    # Paths that match after some of the changes have the same file name after all of them.
     candidates = [path for path in known if _name(_undone(path, _PATH_WAYS))[0] in wanted]
     at_work = [way for way, undo in _PATH_WAYS.items() if any(undo(path) != path for path in (*left, *candidates))]
     for steps, (place, (of_value, of_known)) in product((0, 1, 2, 3), _PLACES.items()):
@@ -80,7 +79,7 @@ def near_paths(values: Iterable[str], known: Collection[str]) -> dict[str, str]:
 
 
 def path_advice(values: Iterable[str], known: Collection[str]) -> str:
-    """Say it of all of them, to be put at the end of a sentence; "" where nothing would match."""
+    """Summarise `near_paths` as the end of a sentence; "" where nothing would match."""
     counts = Counter(near_paths(values, known).values())
     return "".join(f"; {count} would match {how}" for how, count in counts.items())
 
@@ -92,14 +91,14 @@ def _undone(path: str, ways: Iterable[str]) -> str:
 
 
 def _digits(value: str) -> list[str]:
-    """A number that was written in the way of 4.711E+03."""
+    """Write out a number that is given as 4.711E+03."""
     written = re.fullmatch(r"(\d)(?:[.,](\d+))?[eE]\+?(\d+)", value)
     if not written or len(written[2] or "") > int(written[3]):
         return []
     return [(written[1] + (written[2] or "")).ljust(1 + int(written[3]), "0")]
 
 
-# What an ID may have been before a program or a person changed it.
+# The original forms that an ID may have had before a program or a person changed it.
 _ID_WAYS: Mapping[str, Callable[[str], Iterable[str]]] = {
     "without .0": lambda value: re.findall(r"^(\d+)\.0+$", value),
     "written out, not as 4.7E+03": _digits,
@@ -117,11 +116,11 @@ _ID_WAYS: Mapping[str, Callable[[str], Iterable[str]]] = {
 
 
 def near_ids(values: Iterable[str], is_known: Callable[[str], bool]) -> dict[str, str]:
-    """Find what would make IDs match; see `near_paths`.
+    """Find the changes that would make IDs match; see `near_paths`.
 
     Args:
-        values: that match nothing.
-        is_known: whether there is such an ID, of which nothing more is known, as IDs are kept as hashes.
+        values: IDs that match nothing.
+        is_known: whether an ID exists; a function, because known IDs are stored as hashes only.
     """
     found: dict[str, str] = {}
     for value in set(list(values)[:_TRIED]):
@@ -141,7 +140,7 @@ def _in_words(ways: Iterable[str]) -> str:
 
 
 def would_match(found: Mapping[str, str], rows: Mapping[int, str]) -> dict[str, list[int]]:
-    """The rows of the values for which something was found, by what it is."""
+    """Group the rows whose values would match by the change that is needed."""
     by_way: dict[str, list[int]] = {}
     for row, value in rows.items():
         if value in found:

@@ -1,4 +1,4 @@
-"""Everything that is wrong with a data list, collected and said at once."""
+"""Everything that is wrong with a data list, collected and reported in one error."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ __all__ = ["DataListError", "Problems"]
 
 
 class DataListError(ValueError):
-    """The data list cannot be used; the message lists everything that is wrong with it, at once."""
+    """The data list cannot be used; the message lists every problem at once."""
 
 
 class Problems:
-    """What is wrong, by message, each with the rows it is true of.
+    """A collection of problem messages, each with the rows that it concerns.
 
     Messages name rows, classes and series UIDs, never a path or a patient.
+
+    Args:
+        row_name: the word for a row in the messages, such as "row" or "item".
     """
 
     def __init__(self, row_name: str = "row") -> None:
@@ -22,11 +25,11 @@ class Problems:
         self._rows: dict[str, list[int]] = {}
 
     def add(self, message: str, *rows: int) -> None:
-        """Note a problem, and the rows it is true of, if it has any."""
+        """Record a problem and the rows that it concerns, if any."""
         self._rows.setdefault(message, []).extend(rows)
 
     def extend(self, other: Problems) -> None:
-        """Add the problems of another."""
+        """Add all problems of another collection."""
         for message, rows in other._rows.items():
             self.add(message, *rows)
 
@@ -39,10 +42,10 @@ class Problems:
             yield f"{self.row_name}{plural} {_ranges(rows)}: {message}" if rows else message
 
     def refuse(self, what: str = "the data list") -> None:
-        """Raise if there is anything wrong with `what`.
+        """Raise an error if any problem was recorded; `what` names the source in its message.
 
         Raises:
-            DataListError: with every problem.
+            DataListError: lists every problem.
         """
         if self._rows:
             listed = "".join(f"\n  - {line}" for line in self)
@@ -50,7 +53,7 @@ class Problems:
 
 
 def _ranges(rows: Iterable[int]) -> str:
-    """Write 2, 3, 4, 7 as "2-4, 7"."""
+    """Format 2, 3, 4, 7 as "2-4, 7"."""
     runs: list[list[int]] = []
     for row in sorted(set(rows)):
         if runs and row == runs[-1][1] + 1:

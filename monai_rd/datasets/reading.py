@@ -1,4 +1,4 @@
-"""What every source of labelled items shares: what it found, and the folder it looks in."""
+"""What all sources of labelled items share: the items found, and a reader of the data set's folder."""
 
 from __future__ import annotations
 
@@ -24,19 +24,18 @@ __all__ = ["Found", "Reading"]
 
 @dataclass
 class Found:
-    """Labelled items of a source.
+    """The labelled items of a source. Every list has one entry per item.
 
     Attributes:
         items: `{"image": path or list of paths, "label": class name, "id": UID or "", "series": UID or "", "patient":
-            pseudonym or ""}`; see `Studies` for the rest. In a multi-label source "label" is a tuple of any
+            pseudonym or ""}`; see `Studies` for the other keys. In a multi-label source "label" is a tuple of any
             number of names.
-        rows: of each item, for messages.
-        splits: of each item, one of `SPLITS`, `DEVELOPMENT` or "" where it is none of them; None where the source has
-            none.
-        lesions: of each item; None where the source has none.
-        copies: a value that items of equal files share; None where files were not compared.
-        class_names: in the order of the source, None where it has none.
-        multi_label: whether an item may have several classes, or none.
+        rows: row numbers, for messages.
+        splits: one of `SPLITS`, `DEVELOPMENT`, or "" for an unknown name; None where the source has no splits.
+        lesions: lesion IDs; None where the source has none.
+        copies: a value that equal files share; None where files were not compared.
+        class_names: class names in the order of the source; None where it defines none.
+        multi_label: whether an item may have several classes or none.
     """
 
     items: list[Item] = field(default_factory=list)
@@ -48,7 +47,7 @@ class Found:
     multi_label: bool = False
 
     def picked(self, indices: Sequence[int]) -> Found:
-        """Some of the items."""
+        """Return the items at these positions."""
         splits, lesions, copies = (
             None if column is None else [column[i] for i in indices]
             for column in (self.splits, self.lesions, self.copies)
@@ -57,26 +56,26 @@ class Found:
         return replace(self, items=items, rows=rows, splits=splits, lesions=lesions, copies=copies)
 
     def classes(self, item: Item) -> tuple[str, ...]:
-        """The class names of one of the items, none where it has no label."""
+        """Return the class names of an item; empty where it has no label."""
         return item["label"] if self.multi_label else (item["label"],) if item["label"] else ()
 
 
 class Reading:
-    """A data set's folder, indexed when a row asks for DICOM, and how its series are to be taken.
+    """Finds the items that the rows of a list name in a data set's folder; indexes DICOM only when a row needs it.
 
     Args:
         root: folder of the data.
-        policy: what follows from a series that cannot be read.
-        rule: which series stands for a patient or a folder that holds several.
-        key: of the patients' pseudonyms.
+        policy: how to handle series that cannot be read.
+        rule: which series to take for a patient or a folder with several; None for no rule.
+        key: key of the patient pseudonyms.
     """
 
     def __init__(self, root: Path, policy: Policy, rule: SeriesRule | None, key: bytes) -> None:
         self.root, self.policy, self.rule, self.key = Path(os.path.abspath(root)), policy, rule, key
         self.left_out: list[StudyError] = []
-        self.offered: set[str] = set()  # IDs that the rule chose among
+        self.offered: set[str] = set()  # IDs of the series that the rule chose from
         self.chosen: set[str] = set()
-        # What rows name that is not there.
+        # What rows name that was not found, by row.
         self._no_path: dict[int, str] = {}
         self._no_patient: dict[int, str] = {}
         self._no_series: dict[int, str] = {}
@@ -88,7 +87,7 @@ class Reading:
             found = index_dicom(self.root, key=self.key)
         except NoDicomError:
             return []
-        return [one for one in found if one.is_image]  # without reports, segmentations and the like
+        return [one for one in found if one.is_image]  # without reports, segmentations and other non-images
 
     @cached_property
     def _by_uid(self) -> dict[str, list[SeriesInfo]]:
@@ -115,7 +114,7 @@ class Reading:
 
     @cached_property
     def _by_file(self) -> dict[str, list[tuple[SeriesInfo, int]]]:
-        """Series and places in them, by the real paths of files, as links lead to them too."""
+        """Series and position in it of each file, by real path, so that links are found too."""
         found: dict[str, list[tuple[SeriesInfo, int]]] = {}
         for one in self.series:
             for number, file in enumerate(one.files):
@@ -124,16 +123,16 @@ class Reading:
 
     @cached_property
     def _by_hash(self) -> dict[str, Path]:
-        """Image and volume files by the sha256 of their content: read whole, so only for lists that name them so."""
+        """Image and volume files by the SHA-256 of their content; reads all files, so only used if a list needs it."""
         files = [path for path in walk(self.root).files if path.name.lower().endswith(READ_SUFFIXES)]
         found: dict[str, Path] = {}
         for path in files:
-            with suppress(OSError):  # a row that means it says that it is not there
+            with suppress(OSError):  # a row that names it is reported as not found
                 found[sha256(path)] = path
         return found
 
     def series_of_uid(self, uid: str, row: int, problems: Problems, volume: str = "") -> list[Item]:
-        """Return the items of a series; where it holds several volumes, of the one named or what the rule takes."""
+        """Return the items of a series; if it has several volumes, those of the volume named or chosen by the rule."""
         found = self._of_uid(uid)
         if not found:
             self._no_series[row] = uid
@@ -146,7 +145,7 @@ class Reading:
         return self._readable(named, row, problems)
 
     def _of_uid(self, uid: str) -> list[SeriesInfo]:
-        """Return the series of a UID, as it stands in the header or as lists of this project have it."""
+        """Return the series with a UID, given as in the header or as this project's lists write it."""
         return self._by_uid.get(uid) or self._by_uid.get(known_uid_of(uid), [])
 
     def _of_one_series(self, found: Sequence[SeriesInfo], row: int, problems: Problems) -> list[Item]:
@@ -159,7 +158,7 @@ class Reading:
         return self._by_rule(found, row, problems, "the series")
 
     def series_of_patient(self, patient: str, row: int, problems: Problems) -> list[Item]:
-        """Return the items of the series that stands for a patient, by the rule."""
+        """Return the items of the patient's series that the rule chooses."""
         found = self._by_patient.get(patient_pseudonym(patient, self.key), [])
         if not found:
             self._no_patient[row] = patient
@@ -168,7 +167,7 @@ class Reading:
         return self._by_rule(found, row, problems, "this patient")
 
     def at_path(self, value: str, row: int, problems: Problems) -> list[Item]:
-        """Return the items at a path: an image or volume file, a DICOM file, a folder of DICOM."""
+        """Return the items at a path: an image or volume file, a DICOM file, or a folder of DICOM files."""
         path = Path(os.path.abspath(self.root / value))
         if not value or not os.path.lexists(path):
             self._no_path[row] = value
@@ -194,7 +193,7 @@ class Reading:
         return self._readable(readable or found, row, problems)
 
     def advise(self, problems: Problems) -> None:
-        """Say of the rows that name nothing what would make them match, without what they name."""
+        """Record what would make rows without a match find one (see `near_matches`), without quoting their values."""
         studies = {one.study_uid for one in self.series} if self._no_series else set()
         uids = near_ids(self._no_series.values(), self._by_uid.__contains__) if self._no_series else {}
         uids |= dict.fromkeys(studies.intersection(self._no_series.values()), "as a StudyInstanceUID: give the series")
@@ -205,12 +204,12 @@ class Reading:
                 problems.add(f"{len(which)} of the rows that match nothing would match {how}")
 
     def _relative_paths(self) -> list[str]:
-        """Of the files below the folder, and of the folders they lie in."""
+        """Relative paths of all files below the folder, and of the folders that hold them."""
         files = [path.relative_to(self.root) for path in walk(self.root).files]
         return [path.as_posix() for path in {*files, *(parent for file in files for parent in file.parents)}]
 
     def _by_rule(self, found: Sequence[SeriesInfo], row: int, problems: Problems, where: str) -> list[Item]:
-        """Return the items of what the rule takes."""
+        """Return the items of the series that the rule chooses."""
         chosen = choose_series(found, self.rule or SeriesRule(), self.policy)
         self.offered |= {one.id for one in found}
         self.chosen |= {one.id for one in chosen}
@@ -220,14 +219,14 @@ class Reading:
         return [item for one in chosen for item in items_of_series(one)]
 
     def with_hash(self, digest: str, row: int, problems: Problems) -> list[Item]:
-        """Return the item of a file by its content."""
+        """Return the item of the file whose content has this SHA-256."""
         if digest not in self._by_hash:
             problems.add("no file with this sha256 below dataset_dir", row)
             return []
         return [item_of_image(self._by_hash[digest])]
 
     def picture_of_uid(self, uid: str, sop_uid: str, row: int, problems: Problems) -> list[Item]:
-        """Return the item of one file of a series."""
+        """Return the item of one file of a series, by the UIDs of both."""
         wanted = (sop_uid, known_uid_of(sop_uid))
         for one in self._of_uid(uid):
             for number in range(len(one.files)):
@@ -237,7 +236,7 @@ class Reading:
         return []
 
     def _one_file(self, path: Path, row: int, problems: Problems) -> list[Item]:
-        """Return the item of one file; of DICOM a picture, a multi-frame volume, or a slice if the row says so."""
+        """Return the item of one file; for DICOM that is a picture, a multi-frame volume, or the single slice named."""
         if not is_dicom(path):
             reason = reason_unread(path)
             if reason is not None:
@@ -251,7 +250,7 @@ class Reading:
         return [item_of_file(*own) for own in found]
 
     def _refuse(self, problem: StudyError, row: int, problems: Problems) -> None:
-        """Leave out what a row names, or note it, as the policy says."""
+        """Leave out what a row names, or record it as a problem, as the policy says."""
         if self.policy[problem.code] == "skip":
             self.left_out.append(problem)
         else:

@@ -1,4 +1,4 @@
-"""Sheets as people store them: every cell as its text, and what a spreadsheet made of it that is no text any more."""
+"""Reading CSV and Excel sheets: every cell as text, with cells marked that a spreadsheet has converted."""
 
 from __future__ import annotations
 
@@ -18,37 +18,38 @@ from monai_rd.text import read_text
 __all__ = ["EXCEL_SUFFIXES", "Cell", "read_table"]
 
 EXCEL_SUFFIXES = (".xlsx", ".xlsm")
-# Excel keeps so many digits of a number, and makes the others zeros.
+# Number of significant digits that Excel keeps; it replaces further ones by zeros.
 _EXCEL_DIGITS = 15
 
 
 class Cell(str):
-    """A cell of a sheet that is no text: what can be shown of it, and why it cannot be used.
+    """The text of a sheet's cell that cannot be used, because a spreadsheet has converted its value.
 
     Attributes:
-        reason: such as "a date".
+        reason: why it cannot be used, such as "a date".
     """
 
     reason: str
 
     def __new__(cls, value: object, reason: str) -> Cell:
-        """Make one."""
+        """Create the cell from its value and the reason."""
         made = super().__new__(cls, value)
         made.reason = reason
         return made
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Read a table: CSV by commas, semicolons or tabs, in Unicode or Windows-1252, or the first sheet of an Excel file.
+    """Read a CSV file or the first sheet of an Excel file.
 
-    Rows without any text are left out; the index is the number of a row in the sheet, where the header is row 1.
-    Numbers of Excel are as they are shown as far as IDs go: 4711 for 4711.0, 0004711 for a cell of the format 0000000.
+    CSV may be separated by commas, semicolons or tabs and encoded in Unicode or Windows-1252. Empty rows are left out;
+    the index holds row numbers of the sheet, where the header is row 1. Excel's numbers are read as displayed: 4711 for
+    4711.0, 0004711 for a cell with the format 0000000.
 
     Returns:
-        Cells of type `str`, with blanks around them; a `Cell` where Excel has a date, a truth value or an error.
+        Cells of type `str`, blanks not stripped; a `Cell` where Excel has a date, a truth value or an error.
 
     Raises:
-        DataListError: it cannot be read, or a row has more cells than the header.
+        DataListError: the file cannot be read, or a row has more cells than the header.
     """
     try:
         with open(path, "rb") as file:
@@ -56,7 +57,7 @@ def read_table(path: Path) -> pd.DataFrame:
         rows = list(_excel(path) if first.startswith(b"PK") or path.suffix.lower() in EXCEL_SUFFIXES else _csv(path))
     except DataListError:
         raise
-    except Exception as error:  # each format fails in its own ways, and may quote a cell
+    except Exception as error:  # every format raises its own errors, and their text may quote a cell
         raise DataListError(
             f"the sheet '{path.name}' cannot be read ({type(error).__name__}): give a CSV, or Excel as .xlsx, with one "
             "header row"
@@ -85,14 +86,14 @@ def _without_empty_end(header: Sequence[str]) -> list[str]:
 
 
 def _csv(path: Path) -> Iterator[tuple[int, list[str]]]:
-    if b"\0\0\0\0" in path.read_bytes()[:4096]:  # no text in any encoding
+    if b"\0\0\0\0" in path.read_bytes()[:4096]:  # not text in any encoding
         raise ValueError("binary")
     text = read_text(path)
     first, _, rest = text.partition("\n")
-    told = re.fullmatch(r"sep=(.)\r?", first)  # which Excel writes and reads
+    told = re.fullmatch(r"sep=(.)\r?", first)  # Excel's own marker of the separator
     separator = told[1] if told else max(",;\t", key=first.count)
     lines = io.StringIO(rest if told else text, newline="")
-    # Strict: else a quote that is not closed would swallow all rows below it.
+    # Strict: otherwise an unclosed quote would swallow all rows below it.
     reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
     try:
         yield from enumerate(reader, start=2 if told else 1)
@@ -104,11 +105,11 @@ def _csv(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _excel(path: Path) -> Iterator[tuple[int, list[str]]]:
-    from openpyxl import load_workbook  # half a second
+    from openpyxl import load_workbook  # takes half a second
 
-    with open(path, "rb") as file:  # the suffix does not count
-        sheet = load_workbook(file, read_only=True, data_only=True).worksheets[0]  # of a formula its last value
-        sheet.reset_dimensions()  # which other programs write wrongly
+    with open(path, "rb") as file:  # opened here, as openpyxl checks the suffix of a path
+        sheet = load_workbook(file, read_only=True, data_only=True).worksheets[0]  # a formula's last value
+        sheet.reset_dimensions()  # other programs write wrong ones
         for number, row in enumerate(sheet.iter_rows(), start=1):
             yield number, [_excel_text(cell) for cell in row]
 

@@ -1,4 +1,4 @@
-"""From a sheet or folders of classes to labelled items; what is wrong with them is collected."""
+"""Reading labelled items from a sheet or from class folders; everything that is wrong with them is collected."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 SPLIT_NAMES = {"train": "training", "val": "validation", "valid": "validation", "testing": "test"} | {
     s: s for s in SPLITS
 }
-# Columns by other names that sheets give them, without blanks and the like between words.
+# Other spellings of column names, without the blanks and punctuation between words.
 _COLUMNS = {
     "path": "image",
     "file": "image",
@@ -54,14 +54,14 @@ def from_sheet(
     problems: Problems,
     labels_may_miss: bool = False,
 ) -> Found:
-    """Read a CSV or Excel sheet; a row names its image by `image`, else `series`, else `patient`.
+    """Read a CSV or Excel sheet; a row names its image by `image`, else by `series`, else by `patient`.
 
-    It is multi-label where any label cell holds several names with `|` between, or where in place of `label` there is
-    a column of 0 and 1 for each of `class_names`. Where labels may miss, rows without one are passed over, unless it is
-    multi-label.
+    The sheet is multi-label if any label cell holds several names separated by `|`, or if there is a column of 0 and 1
+    for each of `class_names` in place of `label`. With `labels_may_miss`, rows without a label are skipped, unless the
+    sheet is multi-label.
 
     Raises:
-        DataListError: no sheet, or without the columns that are needed.
+        DataListError: the file is not a sheet, or lacks columns that are needed.
     """
     table, sources, twice = _table(path)
     columns = {name: _column(name) for name in class_names or ()}
@@ -111,12 +111,12 @@ def from_sheet(
 def unlabelled_of_sheet(
     path: Path, reading: Reading, class_names: Sequence[str] | None, problems: Problems
 ) -> list[Item]:
-    """The items of a sheet's rows without a label; of a sheet without the column `label` those of all rows.
+    """Return the items of the rows without a label; of all rows where the sheet has no column `label`.
 
-    Rows that a column `split` puts into validation or test are left out.
+    Rows that a column `split` assigns to validation or test are left out.
 
     Raises:
-        DataListError: no sheet, or without a column that names images.
+        DataListError: the file is not a sheet, or has no column that names images.
     """
     table, sources, twice = _table(path)
     if twice or not sources:
@@ -137,7 +137,7 @@ def unlabelled_of_sheet(
 
 
 def _table(path: Path) -> tuple[pd.DataFrame, list[str], list[str]]:
-    """A sheet with its columns as they are known here, those that name images, and those that stand there twice."""
+    """Read a sheet; return it with normalised column names, its columns that name images, and its duplicate columns."""
     table = read_table(path)
     table.columns = pd.Index([_column(str(name)) for name in table.columns])
     twice = sorted({name for name in table if name in _KNOWN and list(table.columns).count(name) > 1})
@@ -156,7 +156,7 @@ def _is_unlabelled(cells: Mapping[str, str], class_names: Sequence[str] | None) 
 def _located(
     cells: Mapping[str, str], sources: Sequence[str], reading: Reading, row: int, problems: Problems
 ) -> tuple[list[Item], dict[str, str]]:
-    """The items that a row names, without a label, and what its cells tell of patient and lesion."""
+    """Return the items that a row names, without their label, and the row's patient and lesion cells."""
     told = {
         name: "" if cells.get(name) in MISSING else comparable(cells[name])
         for name in ("patient", "lesion")
@@ -178,7 +178,7 @@ def _located(
 
 
 def _column(name: str) -> str:
-    """The name of a column as this module knows it; of any other, as it stands but for case and blanks around."""
+    """Normalise a column name: a known spelling to its standard name, any other to lower case without outer blanks."""
     plain = comparable(name).lower()
     joined = re.sub(r"[\s_.-]+", "", plain)
     return _COLUMNS.get(joined, joined if joined in _KNOWN else plain)
@@ -203,13 +203,13 @@ def _of_indicators(cells: Mapping[str, str], row: int, problems: Problems) -> tu
 def from_folders(
     root: Path, reading: Reading, class_names: Sequence[str] | None, unlabelled: Collection[Path] = ()
 ) -> Found:
-    """Take a folder of images or DICOM series for each class, in folders named after the splits or without them.
+    """Read one folder of images or DICOM series for each class, optionally inside folders named after the splits.
 
-    The folders of unlabelled images may lie beside them.
+    The folders `unlabelled` may lie next to them and are ignored.
 
     Raises:
-        DataListError: no two such folders, no test set among the folders of splits, or series that the policy calls
-            errors.
+        DataListError: fewer than two class folders, no test folder among the folders of splits, or series that are
+            errors by the policy.
     """
     folders = [one for one in _folders(root, reading) if not any(map(one.samefile, unlabelled))]
     split_of = {folder: SPLIT_NAMES[folder.name.lower()] for folder in folders if folder.name.lower() in SPLIT_NAMES}
@@ -247,13 +247,13 @@ def _of_split_folders(split_of: Mapping[Path, str], reading: Reading, class_name
             for item in _of_class(own, reading, class_names):
                 file = not item["series"]
                 found.items.append(item | ({"patient": ""} if file else {}))
-                copies.append(item["patient"] if file else "")  # the hash of its content
+                copies.append(item["patient"] if file else "")  # hash of the file's content
                 splits.append(where)
     return found
 
 
 def _folders(place: Path, reading: Reading) -> list[Path]:
-    """The folders in a folder; of what cannot be opened beside them, the policy decides: a class could be among it."""
+    """List the folders in a folder; the policy decides about entries that cannot be opened: one could be a class."""
     found = walk(place, below=False)
     closed = len(found.unreadable)
     if closed:

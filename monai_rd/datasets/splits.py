@@ -1,4 +1,4 @@
-"""Splits that do not leak: stratified by class, with everything of one patient or lesion on one side."""
+"""Splits without leaks: stratified by class, with all images of a patient or lesion in one split."""
 
 from __future__ import annotations
 
@@ -24,21 +24,23 @@ __all__ = [
 ]
 
 SPLITS = ("training", "validation", "test")
-# Where a source tells the test set only: what is still to be split into training and validation.
+# Where a source defines the test set only: the rest, still to be split into training and validation.
 DEVELOPMENT = "development"
-# Class indices of an item: one, or in a multi-label list any number.
+# Class indices of an item: one, or any number in a multi-label list.
 Classes = Sequence[int]
 Indices = npt.NDArray[np.intp]
 
 
 def group(*columns: Sequence[str] | None) -> list[int]:
-    """Number the groups of items that must stay together: those that share a value in any column, or a chain of them.
+    """Number the groups of items that must stay together: those linked by a shared value in any column.
 
     Args:
-        columns: a value an item, such as its patient or its lesion; "" shares with nobody. None is no column.
+        columns: one value per item, such as its patient or its lesion; "" is shared with no item. A column that is
+            None is ignored.
 
     Returns:
-        A number an item, in order of appearance: the values themselves may differ between runs, the numbers do not.
+        The group number of each item, in order of appearance. Values (pseudonyms) may differ between runs; the numbers
+        do not.
     """
     given = [column for column in columns if column is not None]
     pairs = []
@@ -55,13 +57,13 @@ def split_once(
 
     Args:
         labels: class indices of each item.
-        groups: as `group` gives them.
-        classes: by class index, what a problem calls them.
-        seed: of the shuffling.
-        problems: a class too small is noted here; then nothing is split.
+        groups: group number of each item, see `group`.
+        classes: how messages name each class, by class index.
+        seed: seed of the shuffling.
+        problems: classes that are too small are recorded here; then nothing is split.
 
     Returns:
-        The indices of the items of each split.
+        The item indices of each split.
     """
     if not _enough(labels, groups, classes, 10, "a split", problems):
         return {}
@@ -74,7 +76,7 @@ def split_once(
 def split_development(
     labels: Sequence[Classes], groups: Sequence[int], classes: Sequence[str], seed: int, problems: Problems
 ) -> dict[str, Indices]:
-    """Split what is not the test set 4:1 into training and validation. Arguments and result as of `split_once`."""
+    """Split items outside the test set 4:1 into training and validation. Arguments and result as in `split_once`."""
     if not _enough(labels, groups, classes, 5, "a validation set", problems):
         return {}
     stratum = _strata(labels, groups, classes)
@@ -90,9 +92,9 @@ def split_folds(
     seed: int,
     problems: Problems,
 ) -> list[dict[str, Indices]]:
-    """Split into k parts; in fold i the test set is part i, the validation set part i + 1, the rest is trained on.
+    """Split into k parts; in fold i part i is the test set, part i + 1 the validation set, the rest the training set.
 
-    Every item is tested once and validated once. Arguments as in `split_once`; `folds` is k, at least 3.
+    Every item is in one test set and in one validation set. Arguments as in `split_once`; `folds` is k, at least 3.
 
     Raises:
         ValueError: fewer than 3 folds.
@@ -116,10 +118,10 @@ def fold_numbers(
     seed: int,
     problems: Problems,
 ) -> list[int]:
-    """Number the folds of items, with about the same share of every class in each. Arguments as in `split_folds`.
+    """Assign items to folds with about the same share of every class in each. Arguments as in `split_folds`.
 
     Returns:
-        The fold of each item, from 0; none where a class is too small, which is noted in the problems.
+        The fold of each item, from 0; empty where a class is too small, which is recorded in `problems`.
     """
     if not _enough(labels, groups, classes, folds, f"{folds} folds", problems):
         return []
@@ -149,7 +151,7 @@ def _enough(
 
 
 def _strata(labels: Sequence[Classes], groups: Sequence[int], classes: Sequence[str]) -> Indices:
-    """Return the class that each group stands for: the rarest that it has, and one number more where it has none."""
+    """Return the stratum of each group: the rank of its rarest class (0 the rarest); the class count if it has none."""
     counts = np.bincount([label for own in labels for label in own], minlength=len(classes))
     rank = np.argsort(np.argsort(counts))  # 0 is the rarest class
     stratum = np.full(max(groups) + 1, len(classes))
@@ -167,7 +169,7 @@ def _one_fifth(among: Indices, stratum: Indices, seed: int) -> tuple[Indices, In
 def _parts(among: Indices, stratum: Indices, count: int, seed: int) -> list[Indices]:
     """Split groups into parts with the same share of every stratum."""
     with warnings.catch_warnings():
-        # In a multi-label list a class is often beside a rarer one, and few groups are left to stand for it alone.
+        # In a multi-label list most groups of a class may count for a rarer one, which leaves its stratum small.
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
         folds = StratifiedKFold(count, shuffle=True, random_state=seed).split(among, stratum[among])
         return [among[part] for _, part in folds]

@@ -1,4 +1,4 @@
-"""What in a folder is to be loaded: DICOM series, pictures, NIfTI volumes, images."""
+"""Finding what can be loaded in a folder: DICOM series, DICOM pictures, NIfTI volumes, image files."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ _CONVERT = f"Unpack it or convert it to one of {', '.join(READ_SUFFIXES)}; or ta
 
 
 class Item(TypedDict, total=False):
-    """What an item of a data list holds."""
+    """The keys of an item of a data list; all are optional."""
 
-    image: Any  # path of a file, or those of a DICOM series, in order
-    label: Any  # class name while lists are read, then class index; multi-label floats `[classes]`
-    id: str  # a UID of DICOM, or what stands for a file; holds no patient data
+    image: Any  # path of a file, or the paths of a DICOM series, in order
+    label: Any  # class name while lists are read, then class index; multi-label: floats `[classes]`
+    id: str  # DICOM UID, or an ID made from the file's content; holds no patient data
     series: str  # SeriesInstanceUID
-    volume: str  # which of several volumes of the series
+    volume: str  # which volume, if the series has several
     study: str  # StudyInstanceUID
     patient: str  # pseudonym
     lesion: str
@@ -67,25 +67,40 @@ class Item(TypedDict, total=False):
     age: str
     scanner: str
     site: str
-    index: int  # in the training list, unlabelled items after labelled ones
+    index: int  # position in the training list, unlabelled items after labelled ones
 
 
-GROUPS = ("sex", "age", "scanner", "site")  # of patients, that a student may serve unequally
+GROUPS = ("sex", "age", "scanner", "site")  # groups of patients for which a student may perform differently
 ABOUT = ("modality", "orientation", "body_part", *GROUPS)
 
 
 @dataclass(frozen=True)
 class Studies:
-    """What `find_studies` found: `items` to be loaded, and `problems`, why DICOM series are left out.
+    """The studies found in a folder: the items to load, and the problems of those left out.
 
-    An item is `{"image": path or paths, "id": ..., "series": ..., "volume": ..., "study": ..., "patient": ...}`. `id`
-    holds no patient data: it is the SeriesInstanceUID of a DICOM volume, the SOPInstanceUID of a picture, and
-    `NUMBER-HASH` of any other file: its place in the sorted list of the folder's files, from 1, and the start of the
-    sha256 of its content, or `NUMBER-closed` where it cannot be opened. `series` and `study` are the SeriesInstanceUID
-    and StudyInstanceUID of DICOM, else "". Where a series holds several volumes `volume` names one of them and is part
-    of its `id`; else it is "". `patient` is what must not be split: the pseudonym of the patient, or the hash of a
-    file, which its copies share. What else is known of an item stands there by the names of `ABOUT`, "" where it is not
-    known.
+    An item is `{"image": path or paths, "id": ..., "series": ..., "volume": ..., "study": ..., "patient": ...}`:
+
+    - `id` holds no patient data. It is the SeriesInstanceUID of a DICOM volume, the SOPInstanceUID of a DICOM picture,
+      and `NUMBER-HASH` for any other file: its position in the sorted list of the folder's files, from 1, and the start
+      of its content's SHA-256 (`NUMBER-closed` where it cannot be opened).
+    - `series` and `study` are the SeriesInstanceUID and StudyInstanceUID of DICOM, else "".
+    - `volume` names the volume where a series holds several, and is then part of `id`; else it is "".
+    - `patient` must not be divided between splits: the patient's pseudonym, or the hash of the file, equal for copies.
+    - Further keys (`ABOUT`): modality, orientation, body part, sex, age, scanner and site; "" where unknown.
+
+    Attributes:
+        items: the items to load.
+        problems: why DICOM series or files were left out.
+
+    Example:
+        >>> from PIL import Image
+        >>> from monai_rd.datasets import find_studies
+        >>> Image.new("L", (8, 8), 128).save("scan.png")
+        >>> found = find_studies(".")
+        >>> type(found).__name__, len(found.items), found.problems
+        ('Studies', 1, [])
+        >>> found.items[0]["image"].endswith("scan.png")
+        True
     """
 
     items: list[Item]
@@ -93,20 +108,20 @@ class Studies:
 
 
 def item_of_image(path: Path) -> Item:
-    """Return the item of an image or volume file, of which nothing more is known."""
+    """Return the item of an image or volume file without further information."""
     named = dict.fromkeys(("id", "series", "volume", "study", "patient", *ABOUT), "")
     return cast(Item, {"image": str(path), **named})
 
 
 def file_id(digest: str, number: int) -> str:
-    """Name a file by its place in a list and the hash of its content, "" where it cannot be read; see `Studies`."""
+    """Return the ID of a file from its position in a list and its content's hash ("" if unreadable); see `Studies`."""
     return f"{number}-{digest or 'closed'}"
 
 
 def reason_unread(path: Path) -> StudyError | None:
-    """Say why a file that is no DICOM is not read, as far as its name and the system tell; None where nothing is known.
+    """Return why a file other than DICOM cannot be read, judged by its name and file system; None if it may be read.
 
-    The message holds nothing of its name but a suffix.
+    The message contains at most the suffix of its name.
     """
     kind = unread_kind(path)
     if kind:
@@ -123,7 +138,7 @@ def reason_unread(path: Path) -> StudyError | None:
 
 
 def files_of_item(item: Mapping[str, Any]) -> tuple[Path, ...]:
-    """Return the files that an item is read of; of a volume among others in multi-frame files its `SeriesFiles`."""
+    """Return the files of an item; for one of several volumes in multi-frame files, its `SeriesFiles`."""
     source = item["image"]
     if isinstance(source, tuple):
         return source
@@ -131,7 +146,7 @@ def files_of_item(item: Mapping[str, Any]) -> tuple[Path, ...]:
 
 
 def items_of_series(one: SeriesInfo) -> list[Item]:
-    """Return what of a series is loaded at a time: a volume as a whole, each picture alone."""
+    """Return the items of a series: one for a volume, or one for each picture."""
     if not one.pictures:
         files = one.files if one.files.frames else [str(file) for file in one.files]
         return [{"image": files, "id": one.id, **_whose(one)}]
@@ -139,14 +154,14 @@ def items_of_series(one: SeriesInfo) -> list[Item]:
 
 
 def item_of_file(one: SeriesInfo, number: int) -> Item:
-    """Return the item of one file of a series; where it is the only one, that of the series."""
+    """Return the item of one file of a series; of the whole series if it is the only file."""
     if len(one.files) == 1 and not one.pictures:
         return items_of_series(one)[0]
     return {"image": [str(one.files[number])], "id": id_of_file(one, number), **_whose(one), "volume": ""}
 
 
 def id_of_file(one: SeriesInfo, number: int) -> str:
-    """Return the SOPInstanceUID of one file of a series; of a file without one what follows from its content."""
+    """Return the SOPInstanceUID of one file of a series, or a UID made from its content if it has none."""
     return one.sop_uids[number] or f"sha256-{known_hash(one.files[number]) or number}"
 
 
@@ -164,21 +179,24 @@ def find_studies(
     key: bytes | None = None,
     labelled: bool = False,
 ) -> Studies:
-    """Find every DICOM series, volume and image file in `folder` and below; see `walk` for what belongs to it.
+    """Find every DICOM series, volume and image file in `folder` and below; see `walk` for what is searched.
 
     Args:
-        folder: where to look; nested and mixed content is welcome. Or a DICOMDIR, whose series are taken.
-        empty_is_error: raise where nothing is found.
-        policy: what follows from a series that cannot be read, see `Policy`.
+        folder: the folder to search, nested and mixed content included; or a DICOMDIR, whose series are taken.
+        empty_is_error: whether to raise an error if nothing is found.
+        policy: how to handle series that cannot be read, see `Policy`.
         series_rule: which DICOM series to take, see `SeriesRule`; None takes all. The choice is logged.
-        key: of the patients' pseudonyms, see `index_dicom`.
-        labelled: what lies there shares a label. Files that cannot be opened, should be DICOM and cannot be parsed, or
-            are known to be images of a kind that is not read then are counted among the problems, so that nobody trains
-            on the rest without knowing. Else they are items, which loading refuses: so each has its row.
+        key: key of the patient pseudonyms, see `index_dicom`.
+        labelled: whether all content shares a label. If so, files that cannot be opened, damaged DICOM files and images
+            in unsupported formats are counted as problems, so that nobody trains on the rest without noticing.
+            Otherwise they become items that fail to load, so that each appears in the results.
+
+    Returns:
+        The items and the problems.
 
     Raises:
-        FileNotFoundError: no such folder, or a file that is no DICOMDIR.
-        DataListError: nothing in it that could be read, or what the policy calls errors, all of it listed.
+        FileNotFoundError: no such folder, or a file that is not a DICOMDIR.
+        DataListError: nothing in it can be read, or there are problems that are errors by the policy (all are listed).
     """
     root = Path(folder)
     if not root.is_dir() and not (root.is_file() and is_directory_name(root)):
@@ -224,30 +242,30 @@ def find_studies(
 
 
 def _counted(problems: Sequence[StudyError]) -> str:
-    """Say what the problems are about: "2 DICOM series and other files"."""
+    """Say what the problems concern, such as "2 DICOM series and other files"."""
     series = sum(one.series_uid is not None for one in problems)
     kinds = [f"{series} DICOM series"] * bool(series) + ["other files"] * (series < len(problems))
     return " and ".join(kinds)
 
 
 def images_among(files: Iterable[Path]) -> list[Path]:
-    """Return those of the files that are images, read or not; voxels belong to the header that names them."""
+    """Return the image files, in supported formats or not; without voxel files that belong to a separate header."""
     found = [
         path for path in files if path.name.lower().endswith(READ_SUFFIXES) or unread_kind(path) or misnamed_kind(path)
     ]
     beside: set[Path | None] = set()
     for path in found:
-        with suppress(OSError, ValueError):  # loading it says what is wrong with it
+        with suppress(OSError, ValueError):  # loading the file reports what is wrong
             beside.add(data_file(path))
     return [path for path in found if path not in beside]
 
 
 def _readable(files: Iterable[Path], unread: Container[Path]) -> tuple[list[Path], list[StudyError]]:
-    """Part the files that may be read from those that are not, and count these in an error for each code.
+    """Separate the files that may be read from the others, and count the others in one error for each code.
 
     Args:
-        files: other than those of DICOM series.
-        unread: see `damaged` of `index_dicom`.
+        files: files outside DICOM series.
+        unread: damaged files, see `damaged` of `index_dicom`.
     """
     kept: list[Path] = []
     kinds: Counter[str] = Counter()

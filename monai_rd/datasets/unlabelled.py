@@ -1,8 +1,8 @@
-"""Images to train on whose class nobody told: where they come from, and which of them must stay out.
+"""Unlabelled images to train on: finding them, and leaving out those that would leak.
 
-A student that has seen an image of a test patient, even without its label, is not tested on it any more. So what
-belongs to a patient or a study of validation or test is left out, and what is a copy of one of their images, equal
-or a near duplicate (see `monai_rd.datasets.near_duplicates`).
+Training on an image of a test patient, even without its label, would invalidate the test. So images that belong to a
+patient or study of validation or test are left out, and so are exact and near duplicates of images there (see
+`monai_rd.datasets.near_duplicates`).
 """
 
 from __future__ import annotations
@@ -28,32 +28,32 @@ __all__ = ["exclude_leaks", "find_unlabelled"]
 
 logger = logging.getLogger(__name__)
 
-_BLOCK = 1024  # items whose fingerprints are in memory at once
-# A shorter part of a path, or a shorter number, is taken for the number of a file and not for a patient's ID.
+_BLOCK = 1024  # number of items whose fingerprints are in memory at once
+# A shorter part of a path, or a shorter number, is assumed to number a file rather than to be a patient ID.
 _SHORTEST_ID, _SHORTEST_NUMBER = 4, 6
 
 
 def find_unlabelled(
     sources: Sequence[str | os.PathLike[str]], reading: Reading, class_names: Sequence[str] | None
 ) -> list[Item]:
-    """Find the items of folders and lists.
+    """Find the unlabelled items of folders and lists.
 
     Args:
-        sources: folders, of which everything below is taken, nested and mixed; sheets, of which the rows without a
-            label are taken (see `unlabelled_of_sheet`); JSON data lists, of which the list "unlabeled" is.
-        reading: of the labelled data, below whose folder lies what lists name.
-        class_names: words that are classes, though they may stand for what is missing.
+        sources: folders, searched with everything below; sheets, whose rows without a label are taken (see
+            `unlabelled_of_sheet`); JSON data lists, whose list "unlabeled" is taken.
+        reading: the reader of the labelled data; paths and UIDs in lists refer to its folder.
+        class_names: names that are classes even if they look like a missing value, such as "none".
 
     Raises:
         FileNotFoundError: no such folder or file.
-        DataListError: nothing in a folder that can be read; a list that cannot be used.
+        DataListError: a folder without readable images, or a list that cannot be used.
     """
     found: list[Item] = []
     for source in sources:
         path = Path(source)
         if path.is_dir():
             rule: Mapping[str, Any] | None = None if reading.rule is None else vars(reading.rule)
-            # An archive holds what cannot be read, too; what was left out is counted in the log.
+            # Archives also hold studies that cannot be read; those left out are counted in the log.
             policy = {"default": "skip", **reading.policy.actions}
             found += find_studies(path, policy=policy, series_rule=rule, key=reading.key).items
         elif path.is_file():
@@ -69,21 +69,21 @@ def find_unlabelled(
 
 
 def exclude_leaks(items: Sequence[Item], made: DataList, key: bytes, cache_dir: Path | None = None) -> list[Item]:
-    """Leave out what belongs to validation or test, what is in the training list, and what is there twice.
+    """Remove items that belong to validation or test, are in the training list, or occur twice.
 
-    The log counts what was left out, and why.
+    The log counts the removed items by reason.
 
     Args:
-        items: unlabelled ones.
+        items: the unlabelled items.
         made: the labelled lists.
-        key: of the patients' pseudonyms.
-        cache_dir: a folder in which hashes and fingerprints of files are kept; None keeps nothing.
+        key: key of the patient pseudonyms.
+        cache_dir: folder where file hashes and image fingerprints are stored; None stores nothing.
 
     Returns:
-        The others, without a label as in these lists.
+        The remaining items, with the label `NO_LABEL`.
 
     Raises:
-        DataListError: nothing is left.
+        DataListError: no item is left.
         OSError: the folder cannot be used.
     """
     from monai_rd.cache.file_hashes import HASHES_FILE, item_keys
@@ -115,7 +115,7 @@ def exclude_leaks(items: Sequence[Item], made: DataList, key: bytes, cache_dir: 
 
 
 def _of_other_patients(items: Sequence[Item], held: Sequence[Item], key: bytes, why: Counter[str]) -> list[int]:
-    """The places of items that neither their headers nor their paths give to a patient or study of `held`."""
+    """Positions of the items that neither header nor path assigns to a patient or study of `held`."""
     patients, studies = ({item[name] for item in held if item.get(name)} for name in ("patient", "study"))
     kept = []
     for place, item in enumerate(items):
@@ -131,7 +131,7 @@ def _of_other_patients(items: Sequence[Item], held: Sequence[Item], key: bytes, 
 
 
 def _ids_in_path(item: Item, key: bytes) -> Iterator[str]:
-    """Pseudonyms of what could be a patient's ID in the path of a file that is no DICOM, whose header tells it."""
+    """Yield pseudonyms of possible patient IDs in a path, unless the file is DICOM, whose header has the ID."""
     if not item["series"]:
         for text in set(parts_of_path(Path(item["image"]).with_suffix(""))):
             if len(text) >= (_SHORTEST_NUMBER if text.isdecimal() else _SHORTEST_ID):
@@ -145,7 +145,7 @@ def _without_copies(
     cache_dir: Path | None,
     why: Counter[str],
 ) -> list[Item]:
-    """The items (with their keys) of which no image of `held` is a copy; in blocks, as there may be very many."""
+    """Return the items that are no copy of an image of `held`; works in blocks, as there may be very many items."""
     from monai_rd.datasets.image_fingerprints import CopyCache, image_fingerprints
 
     database = None if cache_dir is None else cache_dir / "image_fingerprints.sqlite"
@@ -171,7 +171,7 @@ def _without_copies(
 
 
 def _by_size(fingerprints: Iterable[tuple[int, Fingerprint | StudyError]]) -> dict[int, list[tuple[int, Fingerprint]]]:
-    """Places and fingerprints by the side of their thumbnails, which tells images from volumes."""
+    """Positions and fingerprints, grouped by the side of the thumbnail, which differs between images and volumes."""
     found: dict[int, list[tuple[int, Fingerprint]]] = {}
     for place, one in fingerprints:
         if not isinstance(one, StudyError):

@@ -1,4 +1,4 @@
-"""Writing a phantom cohort and a pool of unlabelled phantoms: which studies they have, each whole or not at all."""
+"""Writing a phantom cohort, and a pool of unlabelled phantoms; each is written completely or not at all."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ __all__ = ["MODALITIES", "POOL", "SPLIT", "is_phantom", "phantom_cohort", "phant
 
 logger = logging.getLogger(__name__)
 
-# Of each: CLASS_NAMES; OTHER_FINDINGS, which occur in every class; SUFFIX of a study's file, "" for a folder; VERSION,
-# another one for every change of what is drawn or of its header: an older cohort on disk is then made anew;
+# Each module has: CLASS_NAMES; OTHER_FINDINGS, which occur in every class; SUFFIX of a study's file, "" for a folder;
+# VERSION, to be increased with every change of the drawing or the header, so that older cohorts on disk are replaced;
 # `draw_study(random, label)`; `write_study(path, label, seed, number)`.
 MODALITIES = {"ct": ct, "mr": mr, "us": us, "xray": xray, "derm": derm}
-# Studies of every cohort, whatever its modality. The classes take turns.
+# Number of studies in every cohort, for all modalities. The classes alternate.
 SPLIT = {"training": 40, "validation": 40, "test": 160}
-POOL = 400  # of the unlabelled ones
+POOL = 400  # number of unlabelled studies
 MARKER = "phantoms.json"
 
 
 def phantom_cohort(directory: str | os.PathLike[str], modality: str = "ct", seed: int = 0) -> str:
-    """Write the phantom cohort of a modality with a `labels.csv`; a cohort that is already there is used as it is.
+    """Write the phantom cohort of a modality with a `labels.csv`; an existing cohort is reused.
 
-    Deterministic: one seed gives the same bytes. One patient a study; columns of the CSV: image (file, or folder of the
-    series), label, patient, split. The writing is atomic: a killed run leaves no half cohort behind.
+    The same seed gives the same bytes. Every study has its own patient. The columns of the CSV are image (a file, or
+    the folder of a series), label, patient and split. Writing is atomic: a killed run leaves no incomplete cohort.
 
     Args:
-        directory: where the cohort's folder `phantoms_MODALITY_SEED` is put.
+        directory: the folder in which the cohort's folder `phantoms_MODALITY_SEED` is created.
         modality: one of `MODALITIES`.
-        seed: of the random generator.
+        seed: seed of the random generator.
 
     Returns:
-        Path of the cohort's folder.
+        The path of the cohort's folder.
 
     Raises:
         ValueError: an unknown modality.
@@ -53,13 +53,15 @@ def phantom_cohort(directory: str | os.PathLike[str], modality: str = "ct", seed
 
 
 def phantom_pool(cohort: str | os.PathLike[str]) -> str:
-    """Write unlabelled phantoms beside a cohort, of the same kinds and of other patients; in the same way.
+    """Write unlabelled phantoms of the same kinds, but of other patients, next to a cohort.
+
+    Deterministic, atomic and reused if it exists, like `phantom_cohort`.
 
     Args:
         cohort: the folder of a phantom cohort.
 
     Returns:
-        Path of the folder `COHORT_unlabelled`, a file or folder a study and nothing that tells their classes.
+        The path of the folder `COHORT_unlabelled`: one file or folder for each study, without any hint of its class.
     """
     told = json.loads((Path(cohort) / MARKER).read_text())
     modality, seed = told["modality"], told["seed"]
@@ -68,14 +70,14 @@ def phantom_pool(cohort: str | os.PathLike[str]) -> str:
 
 
 def _written(target: Path, made: Mapping[str, object], write: Callable[[Path], None]) -> str:
-    """Write a folder, whole or not at all; one that is there as it should be is left as it is."""
+    """Write a folder completely or not at all; keep an existing complete one."""
     if _is_complete(target, made):
         return str(target)
     studies = sum(SPLIT.values()) if "split" in made else POOL
     logger.info("writing %d phantoms of modality '%s'", studies, made["modality"])
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(f"{target.name}.unfinished.{os.getpid()}")
-    shutil.rmtree(unfinished, ignore_errors=True)  # a killed process of the same number may have left one
+    shutil.rmtree(unfinished, ignore_errors=True)  # left by a killed process with the same ID
     try:
         unfinished.mkdir()
         write(unfinished)
@@ -89,7 +91,7 @@ def _written(target: Path, made: Mapping[str, object], write: Callable[[Path], N
 
 
 def is_phantom(directory: str | os.PathLike[str]) -> bool:
-    """Say whether `directory` holds a cohort that `phantom_cohort` wrote."""
+    """Whether `directory` holds a cohort that `phantom_cohort` wrote."""
     return (Path(directory) / MARKER).is_file()
 
 

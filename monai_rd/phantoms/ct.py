@@ -1,8 +1,8 @@
 """Chest-CT phantoms, two classes: "clear" and "opacity" (patches of ground-glass opacity).
 
 Every study is drawn from a few random ellipsoids: body with a fat layer, two lungs with vessels, heart, spine, ribs,
-trachea. Findings are added to the lungs; those other than opacity (nodules, emphysema, effusion, consolidation) occur
-in both classes; the shipped teacher was pretrained on them and on densities.
+trachea. Findings are added to the lungs. Findings other than opacity (nodules, emphysema, effusion, consolidation)
+occur in both classes; the phantom teacher that ships with the project was pretrained on them and on densities.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ __all__ = ["CLASS_NAMES", "OTHER_FINDINGS", "SUFFIX", "VERSION", "draw_study", "
 
 OTHER_FINDINGS = ("nodule", "emphysema", "effusion", "consolidation")
 CLASS_NAMES = ("clear", "opacity")
-# Rows and columns, and their size in mm; slices lie 10 mm apart.
+# Number of rows and columns and their size in mm; number of slices and their distance in mm.
 MATRIX, PIXEL_MM, SLICES, SLICE_MM = 96, 3.6, 12, 10.0
 SUFFIX, VERSION = "", 2
 
 
 def draw_study(random: np.random.Generator, label: str) -> PhantomStudy:
-    """Draw one study; each finding other than the class's comes in 1 of 5 studies.
+    """Draw one study; each finding other than that of the class occurs in 1 of 5 studies.
 
     `image` and `clean` (before noise) are int16 HU `[slices, rows, columns]`; rows run anterior to posterior, columns
     from the patient's right to left, slices from inferior to superior.
@@ -63,7 +63,7 @@ def draw_study(random: np.random.Generator, label: str) -> PhantomStudy:
     def add_patch(
         to: NDArray[np.float32], radius: tuple[float, float], gain: tuple[float, float], softness: float
     ) -> None:
-        """Add one soft-edged ellipsoid somewhere in the lungs; only the box it fills is computed."""
+        """Add one soft-edged ellipsoid at a random place in the lungs; only its bounding box is computed."""
         at = tuple(inside[random.integers(len(inside))])
         axes = random.uniform(*radius, size=3) * np.array([1.4, 1, 1])
         height = random.uniform(*gain)
@@ -96,7 +96,7 @@ def draw_study(random: np.random.Generator, label: str) -> PhantomStudy:
         fluid = lungs & (y > level + 0.15 * z) & (np.sign(x) == side)
         hu[fluid] = 10
         findings["effusion"] = fluid.sum(axis=(1, 2)) >= 4
-    # Breathing makes the dependent lung denser, in every study: a brightness threshold must not tell the classes apart.
+    # Breathing makes the dependent lung denser, in every study: a brightness threshold must not separate the classes.
     hu += np.where(
         lungs, random.uniform(0, 60) * np.clip(y / depth, 0, 1) + random.uniform(0, 40) * np.exp(-(z + 60) / 40), 0
     )

@@ -2,8 +2,8 @@
 
 Skin of many tones under light of many colours, with hairs, bubbles, ruler marks and dark corners. NV: symmetric, one or
 two browns. MEL: asymmetric, irregular border, several colours with a blue veil. BKL: sharp border, waxy, white dots
-and dark openings. BCC: pink, little pigment, branching vessels and blue nests. Colours come from how melanin and blood
-absorb light, so that no single colour tells a class.
+and dark openings. BCC: pink, little pigment, branching vessels and blue nests. Colours follow from the absorption of
+light by melanin and blood, so that no single colour identifies a class.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ CLASS_NAMES = ("BCC", "BKL", "MEL", "NV")
 OTHER_FINDINGS = ("hair", "bubble", "ruler", "freckle")
 MATRIX, PIXEL_MM = 112, 0.15
 SUFFIX, VERSION = ".png", 1
-# How strongly melanin and blood absorb red, green and blue; what deep melanin scatters back.
+# Absorption of red, green and blue by melanin and by blood; backscatter of deep melanin.
 MELANIN, BLOOD, VEIL = np.array([0.55, 0.95, 1.35]), np.array([0.12, 0.85, 0.65]), np.array([0.38, 0.44, 0.55])
 
 
 def draw_study(random: np.random.Generator, label: str) -> PhantomStudy:
-    """Draw one study; each finding other than the class's comes in 1 of 5 studies, hairs in 2 of 5.
+    """Draw one study; each finding other than that of the class occurs in 1 of 5 studies, hairs in 2 of 5.
 
-    `clean` is melanin, blood and depth of pigment (0 to about 1 each) `[1, rows, columns, 3]`; `image` is the picture,
-    RGB from 0 to 1, `[1, rows, columns, 3]`.
+    `clean` holds melanin, blood and depth of pigment (each 0 to about 1), `[1, rows, columns, 3]`; `image` is the RGB
+    picture from 0 to 1, `[1, rows, columns, 3]`.
     """
     y, x = coordinates((MATRIX, PIXEL_MM), (MATRIX, PIXEL_MM))
     shape = y.shape
@@ -62,7 +62,7 @@ def draw_study(random: np.random.Generator, label: str) -> PhantomStudy:
 
     if label == "NV":
         tone = np.full(shape, random.uniform(0.3, 0.9))
-        if random.random() < 0.5:  # a second brown in the middle or around
+        if random.random() < 0.5:  # a second brown in the middle or at the rim
             tone *= 1 + random.uniform(-0.4, 0.5) * soft(distance / 0.55, 0.15)
         melanin = melanin + lesion * tone * (1 + 0.12 * np.abs(fine))
     elif label == "MEL":
@@ -131,7 +131,7 @@ def draw_study(random: np.random.Generator, label: str) -> PhantomStudy:
 def _branching(
     random: np.random.Generator, y: NDArray, x: NDArray, start: tuple[float, float], reach: float
 ) -> NDArray:
-    """One vessel with two branches, 0 to 1."""
+    """Draw one vessel with two branches, 0 to 1."""
     drawn = np.zeros(y.shape)
     way, width = random.uniform(0, 2 * np.pi), random.uniform(0.1, 0.18)
     for turn in (0.0, random.uniform(0.4, 0.9), -random.uniform(0.4, 0.9)):
@@ -144,7 +144,7 @@ def _branching(
 
 
 def write_study(path: Path, label: str, seed: int, number: int) -> None:
-    """Draw one study and write it as an RGB picture that says what it is."""
+    """Draw one study and write it as an RGB picture whose metadata say that it is a phantom."""
     picture = draw_study(np.random.default_rng([seed, number]), label).image[0]
     note = PngInfo()
     note.add_text("Description", MARK)

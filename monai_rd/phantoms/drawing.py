@@ -1,4 +1,4 @@
-"""What the phantoms of all modalities are drawn with."""
+"""Drawing tools that the phantoms of all modalities share."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["PhantomStudy", "coordinates", "ellipse", "ellipsoid", "occurs", "smo
 
 @dataclass(frozen=True)
 class PhantomStudy:
-    """One drawn study.
+    """A drawn study.
 
     Attributes:
-        image: as a perfect display would show it, or in the modality's units, `[slices, rows, columns]`, colours
+        image: the acquired image, in display values or in the modality's units, `[slices, rows, columns]`, colour
             `[slices, rows, columns, 3]`; a single picture has one slice.
-        clean: the tissue itself, without noise and what the acquisition adds, `[slices, rows, columns]` or several
-            properties of it `[slices, rows, columns, properties]`.
-        findings: for each finding's name, which slices show it, bool `[slices]`.
+        clean: the tissue without noise and acquisition effects, `[slices, rows, columns]`, or several of its properties
+            `[slices, rows, columns, properties]`.
+        findings: by name of the finding, which slices show it, bool `[slices]`.
     """
 
     image: NDArray
@@ -29,13 +29,13 @@ class PhantomStudy:
 
 
 def coordinates(*axes: tuple[int, float]) -> tuple[NDArray[np.float32], ...]:
-    """Millimetres from the centre of a grid, given as (number, distance) of its points along each axis."""
+    """Return the coordinates of a grid in mm from its centre; each axis is given as (number of points, spacing)."""
     lines = [np.arange(number) * distance for number, distance in axes]
     return tuple(a.astype(np.float32) for a in np.meshgrid(*(line - line.mean() for line in lines), indexing="ij"))
 
 
 def ellipse(y: NDArray, x: NDArray, centre: tuple, axes: tuple, angle: float = 0.0) -> NDArray:
-    """Squared distance from the centre, 1 on the ellipse; `angle` in radians turns it."""
+    """Squared distance from the centre, normalised to 1 on the ellipse; `angle` rotates it, in radians."""
     y, x = y - centre[0], x - centre[1]
     if angle:
         y, x = np.cos(angle) * y - np.sin(angle) * x, np.sin(angle) * y + np.cos(angle) * x
@@ -43,21 +43,21 @@ def ellipse(y: NDArray, x: NDArray, centre: tuple, axes: tuple, angle: float = 0
 
 
 def ellipsoid(z: NDArray, y: NDArray, x: NDArray, centre: tuple, axes: tuple) -> NDArray:
-    """Squared distance from the centre, 1 on the ellipsoid."""
+    """Squared distance from the centre, normalised to 1 on the ellipsoid."""
     return ((z - centre[0]) / axes[0]) ** 2 + ellipse(y, x, centre[1:], axes[1:])
 
 
 def soft(distance: NDArray, softness: float) -> NDArray:
-    """1 inside (distance below 1), 0 outside, with an edge of the given softness."""
+    """Return 1 inside (distance below 1) and 0 outside, with an edge of the given softness."""
     return 1 / (1 + np.exp(np.clip((distance - 1) / softness, -50, 50)))
 
 
 def smooth_noise(random: np.random.Generator, shape: tuple[int, ...], sigma: float | tuple[float, ...]) -> NDArray:
-    """Gaussian noise of standard deviation 1, correlated over `sigma` points."""
+    """Return Gaussian noise with standard deviation 1, correlated over `sigma` points."""
     noise = gaussian_filter(random.normal(size=shape), sigma, mode="wrap")
     return noise / noise.std()
 
 
 def occurs(random: np.random.Generator) -> bool:
-    """Whether a finding occurs that is no mark of a class: in 1 of 5 studies."""
+    """Draw whether a finding occurs that is not part of the class: true in 1 of 5 studies."""
     return bool(random.random() < 0.2)

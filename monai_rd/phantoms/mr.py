@@ -1,10 +1,10 @@
 """Brain-MR phantoms, contrast-enhanced T1, in the four classes of BTC.
 
-A head: scalp, skull, sulci, grey and white matter, ventricles, basal ganglia, falx. Glioma: infiltrating, with oedema
-and necrosis, inside a hemisphere. Meningioma: bright, even and sharp, at the convexity. Pituitary tumour: bright, in
-the middle of the base. Lacunes, cysts, enhancing vessels and infarcts occur in every class, and the sagittal sinus and
-the normal pituitary enhance in all. Every scanner has its own scale, offset, coil and noise: a grey value means nothing
-until it is standardised.
+A head consists of scalp, skull, sulci, grey and white matter, ventricles, basal ganglia and falx. Glioma: infiltrating,
+with oedema and necrosis, inside a hemisphere. Meningioma: bright, homogeneous and sharp, at the convexity. Pituitary
+tumour: bright, in the middle of the skull base. Lacunes, cysts, enhancing vessels and infarcts occur in every class,
+and the sagittal sinus and the normal pituitary enhance in all. Every scanner has its own scale, offset, coil
+sensitivity and noise, so that grey values have no meaning before intensity normalisation.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ SUFFIX, VERSION = "", 2
 
 
 def draw_study(random: np.random.Generator, label: str) -> PhantomStudy:
-    """Draw one study; each finding other than the class's comes in 1 of 5 studies.
+    """Draw one study; each finding other than that of the class occurs in 1 of 5 studies.
 
-    `clean` is the tissue's signal from 0 (air) to about 1 (fat, enhancement); `image` has the coil's field and noise
-    besides. Both are float32 `[slices, rows, columns]`; rows run anterior to posterior, columns from the patient's
-    right to left, slices from inferior to superior.
+    `clean` is the tissue's signal from 0 (air) to about 1 (fat, enhancement); `image` adds the coil's sensitivity and
+    noise. Both are float32 `[slices, rows, columns]`; rows run anterior to posterior, columns from the patient's right
+    to left, slices from inferior to superior.
     """
     z, y, x = coordinates((SLICES, SLICE_MM), (MATRIX, PIXEL_MM), (MATRIX, PIXEL_MM))
     shape = z.shape
@@ -75,7 +75,7 @@ def draw_study(random: np.random.Generator, label: str) -> PhantomStudy:
         signal = signal + weight * (value - signal)
         return weight > 0.5
 
-    # How many, least and most half-axes (up, back, left) in mm, least and most signal, softness of the edge.
+    # Number, smallest and largest half-axes (up, back, left) in mm, smallest and largest signal, softness of the edge.
     recipe: dict[str, tuple] = {
         "lacune": (random.integers(3, 7), (7, 3, 3), (11, 5, 5), (fluid, fluid + 0.15), 0.1),
         "cyst": (1, (14, 12, 10), (20, 18, 15), (fluid, fluid + 0.05), 0.05),
@@ -118,12 +118,12 @@ def draw_study(random: np.random.Generator, label: str) -> PhantomStudy:
     way *= random.uniform(0.1, 0.5) / np.linalg.norm(way)
     coil = np.exp((way[0] * z / 48 + way[1] * y / 100 + way[2] * x / 100) - random.uniform(0, 0.3) * (1 - head) ** 2)
     noise = random.normal(size=(2, *shape)) * random.uniform(0.02, 0.05)
-    image = np.hypot(clean * coil + noise[0], noise[1])  # a magnitude: Rician
+    image = np.hypot(clean * coil + noise[0], noise[1])  # magnitude image: Rician noise
     return PhantomStudy(image.astype(np.float32), clean.astype(np.float32), findings)
 
 
 def write_study(path: Path, label: str, seed: int, number: int) -> None:
-    """Draw one study and write it as an axial MR series of one of many scanners."""
+    """Draw one study and write it as an axial MR series of a random scanner."""
     random = np.random.default_rng([seed, number])
     signal = draw_study(random, label).image
     scale, offset = np.exp(random.uniform(np.log(150), np.log(2500))), random.uniform(0, 60)
@@ -132,7 +132,7 @@ def write_study(path: Path, label: str, seed: int, number: int) -> None:
     attributes |= {"ScanOptions": "", "MRAcquisitionType": "2D", "RepetitionTime": 500, "EchoTime": 12}
     attributes |= {"EchoTrainLength": 1, "ContrastBolusAgent": "phantom"}
     slope = 1.0
-    if random.random() < 1 / 3:  # some scanners rescale to something of their own
+    if random.random() < 1 / 3:  # some scanners use a rescale slope of their own
         slope = round(random.uniform(0.2, 5), 3)
         attributes |= {"RescaleSlope": slope, "RescaleIntercept": 0, "RescaleType": "US"}
     if random.random() < 0.5:

@@ -1,9 +1,9 @@
 """Breast-ultrasound phantoms in the three classes of BUSI.
 
-Skin, fat with ligaments, gland, fascia and muscle in speckle. Benign: a smooth oval, wider than tall, dark, with a
-brighter band behind. Malignant: irregular, taller than wide, with a bright rim and a shadow behind; a part of each kind
-lacks its band or shadow. Ducts, ribs, calcifications, fat lobules and lost contact occur in every class. The pictures
-are screens: the image region in the middle of grey scales and marks, which only the header tells apart.
+Skin, fat with ligaments, gland, fascia and muscle in speckle. Benign: a smooth dark oval, wider than tall, with a
+brighter band behind. Malignant: irregular, taller than wide, with a bright rim and a shadow behind. Some lesions of
+either kind lack the band or shadow. Ducts, ribs, calcifications, fat lobules and lost contact occur in every class.
+The pictures are screens: the image region lies among grey bars and marks, and only the header says where.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ __all__ = ["CLASS_NAMES", "OTHER_FINDINGS", "SUFFIX", "VERSION", "draw_study", "
 
 CLASS_NAMES = ("benign", "malignant", "normal")
 OTHER_FINDINGS = ("duct", "rib", "calcification", "lost contact")
-# The region of the image on the screen, its pixel in mm, the screen.
+# Rows and columns of the image region, its pixel size in mm, rows and columns of the screen.
 MATRIX, PIXEL_MM, SCREEN = 96, 0.4, (136, 168)
 SUFFIX, VERSION = ".dcm", 2
 
 
 def draw_study(random: np.random.Generator, label: str, frames: int = 1) -> PhantomStudy:
-    """Draw one study; each finding other than the class's comes in 1 of 5 studies.
+    """Draw one study; each finding other than that of the class occurs in 1 of 5 studies.
 
     `clean` is the tissue's echo in dB with its shadows, `[frames, rows, columns]`, rows from the probe downwards;
-    `image` is what is displayed of it through speckle, 0 to 1. Frames differ in speckle and by a little motion.
+    `image` is the displayed picture with speckle, 0 to 1. Frames differ in speckle and by slight motion.
     """
     y, x = coordinates((MATRIX, PIXEL_MM), (MATRIX, PIXEL_MM))
     depth = y - y.min()
@@ -53,7 +53,7 @@ def draw_study(random: np.random.Generator, label: str, frames: int = 1) -> Phan
     echo[behind > 0] = random.uniform(-17, -13) + 2 * np.sin(level * 1.8)[behind > 0]  # muscle, striated
     echo[np.abs(behind) < 0.6] = -1  # fascia
     echo[depth < 1.4] = 0  # skin
-    below = np.zeros(shape, dtype=np.float32)  # dB that an object takes from or gives to what lies behind it
+    below = np.zeros(shape, dtype=np.float32)  # attenuation or enhancement behind objects, in dB
 
     findings = {name: np.zeros(frames, dtype=bool) for name in (*OTHER_FINDINGS, "lesion")}
     for name in OTHER_FINDINGS:
@@ -103,7 +103,7 @@ def draw_study(random: np.random.Generator, label: str, frames: int = 1) -> Phan
         findings["lesion"][:] = True
     clean = gaussian_filter(echo + below, 0.5)
 
-    # Attenuation that the operator's gain curve does not quite undo.
+    # Attenuation that the operator's gain curve does not fully compensate.
     gain = random.uniform(-0.15, 0.05) * depth + random.uniform(0, 2) * np.sin(depth / random.uniform(5, 12))
     spread, range_db, bright = random.uniform(0.5, 0.8), random.uniform(42, 58), random.uniform(-2, 6)
     images, cleans = [], []
@@ -118,7 +118,7 @@ def draw_study(random: np.random.Generator, label: str, frames: int = 1) -> Phan
 
 
 def write_study(path: Path, label: str, seed: int, number: int) -> None:
-    """Draw one study and write it as an ultrasound screen: one in three as a cine, half of the others in RGB."""
+    """Draw one study and write it as an ultrasound screen: one in three as a cine loop, half of the others in RGB."""
     random = np.random.default_rng([seed, number])
     frames = int(random.integers(3, 6)) if random.random() < 1 / 3 else 1
     study = draw_study(random, label, frames)
@@ -141,7 +141,7 @@ def write_study(path: Path, label: str, seed: int, number: int) -> None:
 
 
 def _screen(picture: NDArray, top: int, left: int) -> NDArray:
-    """Put a picture of 0 to 1 among the marks of a screen: a grey bar, a depth scale, boxes where text would stand."""
+    """Place a picture (0 to 1) on a screen with a grey bar, a depth scale, and boxes in place of text."""
     screen = np.zeros(SCREEN)
     screen[top : top + MATRIX, left : left + MATRIX] = picture
     screen[top : top + MATRIX : 12, left - 5 : left - 1] = 0.9

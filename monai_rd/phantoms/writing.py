@@ -1,4 +1,4 @@
-"""Phantoms as DICOM: the header that says what they are, series and pictures; one phantom, the same bytes always."""
+"""Writing phantoms as DICOM, with a header that marks them as phantoms; the same phantom gives the same bytes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,19 @@ from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, MRImageStor
 __all__ = ["MARK", "Identity", "put_pixels", "write_axial_series"]
 
 MARK = "phantom, not a patient"
-FIRST_DAY = date(2026, 1, 1)  # of study 0; every other is of the day after the one before it, so that days can be asked
+FIRST_DAY = date(2026, 1, 1)  # of study 0; each further study is one day later, so that queries by date can be tested
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Which phantom it is: DICOM modality, version of the drawing, seed of the cohort, number of the study."""
+    """The identity of a phantom study, from which its UIDs and header are made.
+
+    Attributes:
+        modality: DICOM modality.
+        version: version of the drawing.
+        seed: seed of the cohort.
+        number: number of the study.
+    """
 
     modality: str
     version: int
@@ -28,12 +35,12 @@ class Identity:
     number: int
 
     def uid(self, *parts: object) -> UID:
-        """The UID of a part of the study."""
+        """Return the UID of a part of the study."""
         words = (self.modality, self.version, self.seed, self.number, *parts)
         return generate_uid(entropy_srcs=["monai_rd phantom", *map(str, words)])
 
     def header(self, storage: UID, image: int = 0) -> Dataset:
-        """What every image of the study says of itself, without its pixels."""
+        """Return the header of an image of the study, without pixels."""
         header = Dataset()
         header.file_meta = FileMetaDataset()
         header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -50,7 +57,7 @@ class Identity:
 
 
 def put_pixels(image: Dataset, pixels: NDArray, photometric: str, bits: int = 16) -> None:
-    """Put unsigned pixels `[rows, columns]`, `[frames, rows, columns]` or `[rows, columns, 3]` into an image."""
+    """Store unsigned pixels `[rows, columns]`, `[frames, rows, columns]` or `[rows, columns, 3]` in an image."""
     colours = photometric == "RGB"
     image.Rows, image.Columns = pixels.shape[:2] if colours else pixels.shape[-2:]
     image.SamplesPerPixel, image.PhotometricInterpretation = 3 if colours else 1, photometric
@@ -64,16 +71,16 @@ def put_pixels(image: Dataset, pixels: NDArray, photometric: str, bits: int = 16
 def write_axial_series(
     path: Path, identity: Identity, volume: NDArray, pixel_mm: float, slice_mm: float, attributes: Mapping[str, object]
 ) -> None:
-    """Write an axial CT or MR series: a file a slice, file names and instance numbers in no geometric order.
+    """Write an axial CT or MR series: one file per slice, with file names and instance numbers in random order.
 
     Args:
         path: a new folder.
-        identity: which phantom it is.
+        identity: identity of the study.
         volume: unsigned 16-bit values `[slices, rows, columns]`; rows run anterior to posterior, columns from the
             patient's right to left, slices from inferior to superior.
-        pixel_mm: distance of rows and of columns.
-        slice_mm: distance of slices.
-        attributes: what the modality says besides, by keyword.
+        pixel_mm: spacing of rows and of columns in mm.
+        slice_mm: spacing of slices in mm.
+        attributes: further attributes of the modality, by keyword.
     """
     path.mkdir()
     order = np.random.default_rng([identity.seed, identity.number, 1]).permutation(len(volume))

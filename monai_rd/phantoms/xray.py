@@ -1,9 +1,9 @@
 """Chest-radiograph phantoms in the four classes of the public chest X-ray set that the paper used.
 
-Lungs with vessels, ribs, clavicles, heart, spine, diaphragm in projection. PNEUMONIA: one dense consolidation. COVID19:
-haze on both sides, peripheral and low. TURBERCULOSIS (the set's own spelling): nodules and cavities at the apices.
-Effusions, nodules, big hearts and tubes occur in every class. Half of the files are MONOCHROME1, exposure and window
-differ, some have a VOI LUT, all are collimated: borders without signal that are not the patient.
+Lungs with vessels, ribs, clavicles, heart, spine and diaphragm in projection. PNEUMONIA: one dense consolidation.
+COVID19: bilateral haze, peripheral and in the lower lungs. TURBERCULOSIS (the data set's own spelling): nodules and
+cavities at the apices. Effusions, nodules, large hearts and tubes occur in every class. Half of the files are
+MONOCHROME1; exposure and window vary; some have a VOI LUT; all are collimated, with borders without signal.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ SUFFIX, VERSION = ".dcm", 2
 
 
 def draw_study(random: np.random.Generator, label: str) -> PhantomStudy:
-    """Draw one study; each finding other than the class's comes in 1 of 5 studies.
+    """Draw one study; each finding other than that of the class occurs in 1 of 5 studies.
 
-    `clean` is the patient's density in projection, 0 (air) to about 1, `[1, rows, columns]`; `image` is the radiograph,
-    0 (black) to 1 (white). Rows run from the shoulders down, columns from the patient's right to left.
+    `clean` is the patient's projected density, 0 (air) to about 1, `[1, rows, columns]`; `image` is the radiograph, 0
+    (black) to 1 (white). Rows run from the shoulders down, columns from the patient's right to left.
     """
     y, x = coordinates((MATRIX, PIXEL_MM), (MATRIX, PIXEL_MM))
     y, x = y + random.uniform(-8, 8), x + random.uniform(-8, 8)
@@ -64,7 +64,7 @@ def draw_study(random: np.random.Generator, label: str) -> PhantomStudy:
     density += 0.16 * soft(np.abs(x) / random.uniform(22, 30), 0.12)  # mediastinum and spine
     density += 0.05 * soft(np.abs(x) / 14, 0.1) * (np.sin(y / 4.5) > -0.3)
     curve, distance = random.uniform(0.0035, 0.0055), random.uniform(20, 24)
-    for sign, weight in ((1, 0.075), (-1, 0.03)):  # ribs behind and in front
+    for sign, weight in ((1, 0.075), (-1, 0.03)):  # posterior and anterior ribs
         phase = (y - sign * curve * (np.abs(x) - 70) ** 2 + (40 if sign < 0 else 0)) % distance
         density += weight * soft(np.abs(phase - distance / 2) / 4.5, 0.15) * (np.abs(x) < 132 * width) * (y < 70)
     for side in (-1, 1):
@@ -76,7 +76,7 @@ def draw_study(random: np.random.Generator, label: str) -> PhantomStudy:
         density = density + gain * soft(distance, softness) * lung
 
     def spot(lung_of: int, high: tuple[float, float], out: tuple[float, float]) -> tuple[float, float]:
-        """A place in one lung: `high` in mm downwards, `out` from the middle (-1) to the edge (1) of the lung."""
+        """Draw a place in one lung: `high` in mm downwards, `out` from the middle (-1) to the edge (1) of the lung."""
         side, centre, half, _ = sides[lung_of]
         row = random.uniform(*high) * size
         there = float(half[int(np.argmin(np.abs(y[:, 0] - row))), 0])
@@ -127,7 +127,7 @@ def draw_study(random: np.random.Generator, label: str) -> PhantomStudy:
     findings["lesion"][:] = label != "NORMAL"
 
     clean = gaussian_filter(density, 0.6)
-    # Exposure, scatter, the curve of the detector, quantum noise where little comes through.
+    # Exposure, scatter, detector curve, and quantum noise where little radiation passes.
     scatter = random.uniform(0.1, 0.3)
     seen = (1 - scatter) * clean + scatter * gaussian_filter(clean, 12)
     noise = gaussian_filter(random.normal(size=shape), 0.5) * random.uniform(0.01, 0.03) * (0.5 + clean)
@@ -137,13 +137,13 @@ def draw_study(random: np.random.Generator, label: str) -> PhantomStudy:
 
 
 def write_study(path: Path, label: str, seed: int, number: int) -> None:
-    """Draw one study and write it as a collimated DX image of 12 bits: half MONOCHROME1, one in four with a VOI LUT."""
+    """Draw one study and write it as a collimated 12-bit DX image: half MONOCHROME1, one in four with a VOI LUT."""
     random = np.random.default_rng([seed, number])
     picture = draw_study(random, label).image[0]
     around = random.integers(0, 14, size=(2, 2))  # rows above and below, columns left and right
     low, high = sorted(random.uniform((0.05, 0.75), (0.2, 0.95)))
     inverse = bool(random.random() < 0.5)
-    grey = np.pad(picture, around)  # behind the collimator nothing is exposed: shown black
+    grey = np.pad(picture, around)  # unexposed behind the collimator: displayed black
     stored = low + (high - low) * grey
     stored = np.rint(4095 * (1 - stored if inverse else stored))
     image = Identity("DX", VERSION, seed, number).header(DigitalXRayImageStorageForPresentation)
@@ -172,7 +172,7 @@ def write_study(path: Path, label: str, seed: int, number: int) -> None:
 
 
 def _lookup(first: float, last: float, gamma: float) -> Dataset:
-    """A VOI LUT of 12 bits that spreads the values from `first` to `last` over the display."""
+    """Return a 12-bit VOI LUT that maps the values from `first` to `last` to the whole display range."""
     table = Dataset()
     values = np.clip((np.arange(4096) - first) / (last - first), 0, 1) ** gamma
     table.LUTDescriptor = [4096, 0, 12]

@@ -1,4 +1,4 @@
-"""Table 6: what the paper's teacher and students cost, in honest units, in the paper's, and in measured time."""
+"""Table 6: the cost of the paper's teacher and students, in standard units, in the paper's units, and in time."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from monai_rd.protocol.tables import Grid, Report
 __all__ = ["MODELS", "Cost", "cost_report", "count", "measure"]
 
 CLASSES = 4  # any number from 2 to 7 gives the paper's figures
-PAPER_PARAMETERS, PAPER_MACS = 2**21, 2**28  # what one of the paper's "M" and "G" is
+PAPER_PARAMETERS, PAPER_MACS = 2**21, 2**28  # the paper's "M" and "G"
 
 
 class _LVMMed(nn.Module):
-    """LVM-Med's own classifier: SAM's ViT-B without absolute positions, its neck held and not run; pooling, a layer."""
+    """LVM-Med's classifier: SAM's ViT-B without position embeddings and with an unused neck; pooling, linear layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,13 +60,13 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 
 @dataclass(frozen=True)
 class Cost:
-    """What a network costs for one image of 224 x 224.
+    """The cost of a network for one image of 224 x 224.
 
     Args:
-        parameters: their number.
+        parameters: number of parameters.
         macs: multiply-accumulates of convolutions and matrix products.
-        further: what fvcore counts besides: 2 an element that enters a batch normalisation, 5 a layer normalisation,
-            1 an average pooling to a given size.
+        further: operations that fvcore counts in addition, per input element: 2 for a batch normalisation, 5 for a
+            layer normalisation, 1 for an adaptive average pooling.
     """
 
     parameters: int
@@ -75,12 +75,12 @@ class Cost:
 
     @property
     def as_in_paper(self) -> tuple[float, float]:
-        """What the paper calls "Params (M)" and "FLOPs (G)", as it counts them."""
+        """The paper's "Params (M)" and "FLOPs (G)", in its units."""
         return self.parameters / PAPER_PARAMETERS, (self.macs + self.further) / PAPER_MACS
 
 
 class _Further(TorchFunctionMode):
-    """Counts what fvcore counts besides convolutions and matrix products."""
+    """Counts the operations that fvcore counts in addition to convolutions and matrix products."""
 
     EACH: ClassVar = {F.batch_norm: 2, F.layer_norm: 5, F.adaptive_avg_pool2d: 1}
 
@@ -95,7 +95,7 @@ class _Further(TorchFunctionMode):
 
 
 def count(name: str) -> Cost:
-    """Count one of `MODELS`; on PyTorch's meta device, so nothing is computed."""
+    """Count the cost of one of `MODELS`, on PyTorch's meta device, so that nothing is computed."""
     with torch.device("meta"):
         network, image = MODELS[name]().eval(), torch.empty(1, 3, 224, 224)
     with torch.no_grad(), _Further() as further:
@@ -105,10 +105,14 @@ def count(name: str) -> Cost:
 
 @torch.inference_mode()
 def measure(seconds: float, progress: Callable[[str], None] = lambda _: None) -> dict[str, list[float]]:
-    """Measure forward passes of one image on this CPU, all models once in every round, three rounds at least.
+    """Measure the forward pass of one image on this CPU; every round runs all models once.
+
+    Args:
+        seconds: minimum duration; at least three rounds are run.
+        progress: called with a text before each step.
 
     Returns:
-        milliseconds of each round, by model.
+        By model, the milliseconds of each round.
     """
     networks, image = {name: build().eval() for name, build in MODELS.items()}, torch.rand(1, 3, 224, 224)
     times: dict[str, list[float]] = {name: [] for name in MODELS}
@@ -117,7 +121,7 @@ def measure(seconds: float, progress: Callable[[str], None] = lambda _: None) ->
         rounds += 1
         for name, network in networks.items():
             progress(f"round {rounds}: {name}")
-            network(image)  # brings the weights into the caches
+            network(image)  # warm-up: loads the weights into the caches
             start = perf_counter()
             network(image)
             times[name].append(1000 * (perf_counter() - start))
@@ -125,7 +129,7 @@ def measure(seconds: float, progress: Callable[[str], None] = lambda _: None) ->
 
 
 def cost_report(times: dict[str, list[float]], command: str, made: dict[str, str]) -> Report:
-    """Make Table 6 of counts, and of times as `measure` gives them."""
+    """Make Table 6 from the counts and from the times of `measure`."""
     header = ["network", "parameters, M", "GMACs", "CPU, ms", "times faster"]
     rows, paper, records = [], [], []
     for name in MODELS:

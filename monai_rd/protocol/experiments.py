@@ -1,4 +1,4 @@
-"""Which trainings each table of the paper asks for: its rows, its columns, and the data lists they share."""
+"""The trainings of each table of the paper: its rows, its columns, and the data lists that they share."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 SHARES = (0.1, 0.25, 0.5, 1.0)
-SPLIT_SEED = 0  # of data without a split of their own: one for all runs, whatever their seed
+SPLIT_SEED = 0  # for data without an official split: the same split for all runs, whatever their seed
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class Row:
     """A row of a table: a method and its settings.
 
     Args:
-        name: in the table, and in `--methods`.
-        method: as the bundle takes it.
-        options: of the method, as JSON has them (lists, no tuples).
-        adapter: what the teacher is tuned by.
-        words: further words for the bundle.
+        name: name in the table and in `--methods`.
+        method: the bundle's `method`.
+        options: options of the method, in JSON types (lists, no tuples).
+        adapter: how the teacher is tuned; None: not at all.
+        words: further arguments for the bundle.
     """
 
     name: str
@@ -57,9 +57,9 @@ class Table:
 
     Args:
         title: what it shows.
-        rows: all that `--methods` may name, in the order they are shown in.
-        shares: of the training list; more than one makes a column of each.
-        labels: whether the shares are of labels, and the rest of the training images is unlabelled.
+        rows: all rows that `--methods` may name, in display order.
+        shares: shares of the training list; with several, each gets a column.
+        labels: whether the shares are of the labels only; the other training images are then unlabelled.
     """
 
     title: str
@@ -69,9 +69,9 @@ class Table:
 
 
 _CE, _RD = Row("ce", "ce"), Row("rd", "rd")
-_LABELLED = Row("rd_labelled", "rd", words=("--unlabelled_share", "0"))  # RD as it is published
+_LABELLED = Row("rd_labelled", "rd", words=("--unlabelled_share", "0"))  # RD as published
 _CUTMIX = ("--cutmix", "true")
-# Said, not left to the bundle's default: a default that changes must not change what a finished run stands for.
+# Explicit, not left to the bundle's default: a changed default must not change the meaning of finished runs.
 _SHARE = ("--unlabelled_share", "0.75")
 _UNLABELLED_OPTIONS: dict[str, dict[str, Any]] = {
     "detached": {"detach_teacher": True},
@@ -89,7 +89,7 @@ _MIXED_OPTIONS: dict[str, dict[str, Any]] = {
     "cutmix_detached_constant": {"detach_teacher": True, "beta": [1.0, 1.0]},
 }
 _FEATURES = ("hint", "at", "vid", "sp", "rkd", "semckd", "crd", "mgd", "norm", "drd")
-_WITHOUT_LABELS = tuple(name for name in _FEATURES if name != "crd")  # which needs every item's label
+_WITHOUT_LABELS = tuple(name for name in _FEATURES if name != "crd")  # CRD needs every item's label
 _ADAPTERS = ("adaptformer", "lora", "vpt_shallow", "vpt_deep", "vqt", "lpt")
 
 TABLES = {
@@ -158,9 +158,9 @@ class Column:
     """A column of a table.
 
     Args:
-        teacher: name or file; several at once, separated by commas.
-        student: its name.
-        share: of the training list.
+        teacher: name or file of the teacher; several teachers used together are separated by commas.
+        student: name of the student.
+        share: share of the training list, 0 to 1.
         training: number of training images.
     """
 
@@ -171,21 +171,22 @@ class Column:
 
     @property
     def teacher_name(self) -> str:
-        """The teacher as a title: of a file, its name; several joined by "+"."""
+        """The teacher's name for titles: the file name of a file; several are joined by "+"."""
         return "+".join(Path(name).name for name in self.teacher.split(","))
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """The grid of a table.
+    """The grid of trainings of a table.
 
     Args:
-        title: of the table.
-        rows: in order.
-        columns: in order.
-        seeds: how many.
-        runs: by row, column and seed. A method without a teacher has the same run in the columns of all teachers.
-        data: the data list as a sentence.
+        title: title of the table.
+        rows: the rows in order.
+        columns: the columns in order.
+        seeds: number of seeds.
+        runs: the runs by row, column and seed. A method without a teacher has the same run in the columns of all
+            teachers.
+        data: description of the data list, one sentence.
     """
 
     title: str
@@ -210,26 +211,26 @@ def experiment(
     words: Sequence[str] = (),
     shares: Sequence[float] = (),
 ) -> Experiment:
-    """Lay out the grid of a table; writes the data lists that its runs share into `out`.
+    """Make the grid of a table, and write the data lists that its runs share into `out`.
 
     Args:
         table: one of `TABLES`.
         out: the benchmark's folder.
-        dataset: folder of the data; None: the bundle's phantoms, written into `out`.
+        dataset: folder of the data; None uses the bundle's phantoms, written into `out`.
         bundle: name of the bundle.
-        teachers: each for columns of its own; none: the bundle's default.
-        students: none: the bundle's default.
-        methods: names of rows; none: all.
-        seeds: how many.
-        max_epochs: None: the bundle's default.
+        teachers: the teachers, each with its own columns; empty uses the bundle's default.
+        students: the students; empty uses the bundle's default.
+        methods: names of rows; empty uses all.
+        seeds: number of seeds.
+        max_epochs: epochs of each training; None uses the bundle's default.
         model_selection: "best" or "last".
-        words: further words for the bundle.
-        shares: of the training list; none: the table's.
+        words: further arguments for the bundle.
+        shares: shares of the training list, 0 to 1; empty uses the table's.
 
     Raises:
-        ValueError: an unknown row, teacher or student, words that the protocol sets itself, shares outside 0 to 1,
-            data that cannot be used, or `out` in the data.
-        FileNotFoundError: no such data, bundle or teacher's file.
+        ValueError: an unknown row, teacher or student, arguments that the protocol sets itself, shares outside 0 to 1,
+            data that cannot be used, or `out` inside the data folder.
+        FileNotFoundError: no such data, bundle or teacher file.
     """
     from monai_rd.methods import method_class
     from monai_rd.networks.student.students import student_dims
@@ -238,7 +239,7 @@ def experiment(
     for teacher in teachers:
         check_teacher_name(teacher)
     for student in students:
-        student_dims(student)  # refuses an unknown one
+        student_dims(student)  # raises an error for an unknown one
     unknown = sorted(set(methods) - {row.name for row in table.rows})
     if unknown:
         raise ValueError(f"--methods {','.join(unknown)}: there are {', '.join(row.name for row in table.rows)}")
@@ -252,13 +253,13 @@ def experiment(
     if dataset is None:
         dataset = phantom_cohort(out, bundle.removeprefix("rd_"))
         if not table.labels and "unlabelled" not in overrides:
-            words = (*words, "--unlabelled", "None")  # which phantoms have by themselves
+            words = (*words, "--unlabelled", "None")  # phantoms have unlabelled images by default
     if out.resolve().is_relative_to(Path(dataset).resolve()):
         raise ValueError(f"--out {out} lies in the data, which it would change: give another --out")
     data = data_fingerprint(dataset)
     out.mkdir(parents=True, exist_ok=True)
-    key = project_key(out / "monai_rd.key")  # with another one the lists would have other pseudonyms each time
-    # Each training looks for further unlabelled images by itself.
+    key = project_key(out / "monai_rd.key")  # stored, so that the pseudonyms in the lists stay the same
+    # Each training searches for further unlabelled images itself.
     known = {"dataset_dir": dataset, "seed": SPLIT_SEED, "data#key": key, "unlabelled": None}
     config = bundle_config(bundle, {**overrides, **known})
     made: DataList = config.get_parsed_content("data")
@@ -294,9 +295,9 @@ def _without(words: Sequence[str], name: str) -> list[str]:
 
 
 def part_of(made: DataList, share: float, seed: int, labels: bool = False) -> DataList:
-    """A share of the training list, of each class (of several the first) the same; larger shares hold smaller ones.
+    """Return a data list with a share of the training list, stratified by class (the first of several classes).
 
-    Where it is a share of the labels, the rest is unlabelled.
+    Larger shares contain the smaller ones. With `labels`, all other training images are kept as unlabelled ones.
     """
     if share == 1:
         return made
@@ -314,7 +315,7 @@ def part_of(made: DataList, share: float, seed: int, labels: bool = False) -> Da
 
 
 def _write_list(made: DataList, dataset: str, out: Path, key: bytes) -> Path:
-    """Write a data list below `out`, named by its content, so that its path is no other for the same list."""
+    """Write a data list below `out`, named by its content, so that equal lists have the same path."""
     unnamed = out / "lists" / f"{secrets.token_hex(4)}.json"
     write_datalist(made, dataset, unnamed, key)
     named = unnamed.with_name(f"{content_hash(unnamed)}.json")

@@ -1,7 +1,7 @@
-"""Figure 2: where students and the fully tuned teacher put their decision boundaries, and how far they agree.
+"""Figure 2: the decision boundaries of the students and the fully tuned teacher, and their agreement.
 
-On the plane through three test images (Somepalli et al., arXiv 2203.08124) every network names a class at each point;
-the agreement of two networks is the share of points with the same class. It is a number between 0 and 1 for each
+On the plane through three test images (Somepalli et al., arXiv 2203.08124) every network predicts a class at each
+point; the agreement of two networks is the share of points with the same class. It is a number between 0 and 1 for each
 training and each triple, so its mean has an interval over both, as the tables' measures have over seeds and images.
 """
 
@@ -41,18 +41,18 @@ def planes_of(
     resolution: int,
     progress: Callable[[str], None] = lambda _: None,
 ) -> tuple[list[list[Plane]], list[str]]:
-    """Compute the planes of a column's networks: the fully tuned teacher, and each row's student.
+    """Compute the planes of a column's networks: the fully tuned teacher, and the student of each row.
 
     Args:
-        experiment: of "figure2", its runs finished.
-        column: which.
+        experiment: the grid of "figure2", with all runs finished.
+        column: the column.
         out: the benchmark's folder.
-        triples: how many planes; each goes through three test images drawn by its number.
-        resolution: points along a side.
-        progress: is told what comes next.
+        triples: number of planes; each passes through three test images that are drawn with its number as the seed.
+        resolution: points along a side of a plane.
+        progress: called with a text before each step.
 
     Returns:
-        planes by seed and triple, and the class names.
+        The planes by seed and triple, and the class names.
 
     Raises:
         ValueError: fewer than three test images can be read.
@@ -82,16 +82,16 @@ def figure_report(
     made: Mapping[str, str],
     progress: Callable[[str], None] = lambda _: None,
 ) -> Report:
-    """Compute and draw the planes of all columns (PNG and SVG, those of seed 0, three at most), and make the report.
+    """Compute the planes of all columns, draw at most three of seed 0 (PNG and SVG), and make the report.
 
     Args:
-        experiment: of "figure2", its runs finished.
-        out: the benchmark's folder, where pictures go.
-        triples: planes for each training.
+        experiment: the grid of "figure2", with all runs finished.
+        out: the benchmark's folder, where the pictures are written.
+        triples: number of planes for each training.
         resolution: points along a side of a plane.
-        command: that was typed.
-        made: versions.
-        progress: is told what comes next.
+        command: the command that the user typed.
+        made: versions of the software.
+        progress: called with a text before each step.
     """
     rows, differences, records, pictures, figures = [], [], [], [], []
     for column in experiment.columns:
@@ -137,7 +137,7 @@ def figure_report(
 
 def _config(run: Run, column: Column) -> Any:
     overrides = {**parse_overrides(run.words), "student": column.student, "teacher": column.teacher}
-    # Of the images those of the test set alone are looked at: none without labels is searched for, or drawn.
+    # Only the test images are needed: no unlabelled ones are searched for or drawn.
     return bundle_config(run.bundle, {**overrides, "dataset_dir": run.dataset_dir, "unlabelled": None})
 
 

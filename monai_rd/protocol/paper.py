@@ -1,8 +1,8 @@
 """The paper's own numbers, as far as they are known here (arXiv 2407.06504, and what follows from it).
 
-The full tables could not be read. What stands here was read of them in part, or follows by arithmetic, and each says
-how surely its place in the table is known. A number whose row or column is not known is never shown beside a measured
-one. Nothing is filled in by guess.
+The full tables were not accessible. The numbers here were read in part, or follow by arithmetic, and each entry states
+how certain its place in the table is. A number whose row or column is not known is never shown next to a measured one.
+Nothing is guessed.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ class Published:
 
     Args:
         data: name of the data set, see `published_name`.
-        row: method, as in our tables.
-        student: its name.
-        percent: as printed.
+        row: name of the method in our tables.
+        student: name of the student.
+        percent: accuracy in percent, as printed.
         source: where it was read.
-        teacher: None: of the student alone.
+        teacher: name of the teacher; None for the student alone.
     """
 
     data: str
@@ -44,7 +44,7 @@ PUBLISHED = (
     Published("BUSI", "drd", "resnet18", 88.31, "a reader's note on arXiv 2605.04447", "pmc_clip"),
 )
 
-# What is known of numbers whose row or column is not: by table and data set.
+# Notes on numbers whose row or column is not known, by table and data set.
 FACTS: dict[tuple[str, str], str] = {
     ("table2", "COVID-CT"): "The paper's four accuracies are 75.86, 80.79, 82.27 and 85.71 % (154, 164, 167 and 174 of "
     "203 test images). 75.86 is the student alone (ResNet18); which switches of RD the other rows have is not known "
@@ -56,7 +56,7 @@ FACTS: dict[tuple[str, str], str] = {
     ("table4", "BUSI"): "The paper prints 80.20, 78.93 and 79.95 % for AdaptFormer, which are no multiples of 1/154 "
     "and equal its BTC column: probably a mistake.",
 }
-# Units of Table 6: 2^21 parameters, 2^28 multiply-accumulates. Read first-hand; all eight follow from the networks.
+# Units of Table 6: 2^21 parameters, 2^28 multiply-accumulates. Read in the paper; all eight follow from the networks.
 TABLE_6 = {
     "lvm_med_vit_b": (41.26, 65.34),
     "resnet18": (5.33, 6.77),
@@ -66,13 +66,13 @@ TABLE_6 = {
 
 
 def published_name(dataset: str) -> str | None:
-    """The published data set that a folder is, None for any other."""
+    """Return the name of the published data set in a folder, None for any other data."""
     found, _ = recognise(Path(dataset), below=True)
     return found.name if found else None
 
 
 def paper_value(data: str | None, row: str, teacher: str | None, student: str) -> Published | None:
-    """The paper's accuracy in percent for a cell; None where it is not known."""
+    """Return the paper's accuracy in percent for a cell; None where it is not known."""
     for one in PUBLISHED:
         if (one.data, one.row, one.student) == (data, row, student) and one.teacher in (None, teacher):
             return one
@@ -80,5 +80,5 @@ def paper_value(data: str | None, row: str, teacher: str | None, student: str) -
 
 
 def facts_of(table: str, data: str | None) -> Sequence[str]:
-    """What else is known of the paper's table on this data set."""
+    """Return what else is known about the paper's table on this data set."""
     return [text for (one, name), text in FACTS.items() if (one, name) == (table, data)]

@@ -1,4 +1,4 @@
-"""A run of a benchmark: one training by a bundle's own command, in a folder of its own, and what it left there."""
+"""A run of a benchmark: one training by a bundle's command, in its own folder, and its result."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ _LISTS = (".csv", ".xlsx", ".json", ".txt")
 
 @dataclass(frozen=True)
 class Run:
-    """One training: everything that decides its result.
+    """A training, described by everything that determines its result.
 
     Args:
         bundle: name of the bundle, such as "rd_ct".
         dataset_dir: folder of the data.
-        data: see `data_fingerprint`.
-        student: as the bundle takes it.
-        method: as the bundle takes it.
-        seed: of the training.
-        teacher: as the bundle takes it; None: the bundle's default, or none with a method that needs none.
-        method_options: of the method.
-        adapter: what the teacher is tuned by, None: nothing.
-        max_epochs: None: the bundle's default.
+        data: fingerprint of the data, see `data_fingerprint`.
+        student: the bundle's `student`.
+        method: the bundle's `method`.
+        seed: seed of the training.
+        teacher: the bundle's `teacher`; None uses the bundle's default, or no teacher if the method needs none.
+        method_options: options of the method.
+        adapter: how the teacher is tuned; None: not at all.
+        max_epochs: number of epochs; None uses the bundle's default.
         model_selection: "best" (on the validation set) or "last".
-        words: further words for the bundle, such as ("--image_size", "128").
+        words: further arguments for the bundle, such as ("--image_size", "128").
     """
 
     bundle: str
@@ -58,9 +58,9 @@ class Run:
     model_selection: str = "best"
     words: tuple[str, ...] = ()
 
-    @cached_property  # a file that changes while a benchmark runs must not give its runs another folder
+    @cached_property  # cached: a file that changes during a benchmark must not move its runs to another folder
     def description(self) -> dict[str, Any]:
-        """What decides the result, as JSON: files and data stand there by their content, not by where they lie."""
+        """Everything that determines the result, as JSON; files and data are given by content, not by path."""
         return {
             "bundle": self.bundle,
             "data": self.data,
@@ -77,27 +77,27 @@ class Run:
 
     @property
     def key(self) -> str:
-        """12 hex digits for the description."""
+        """The first 12 hex digits of the description's hash."""
         return hashlib.sha256(json.dumps(self.description, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
     def name(self) -> str:
-        """Method, student and seed, for people."""
+        """Method, student and seed as a readable name."""
         options = "".join(f" {key}={value}" for key, value in self.method_options.items())
         adapter = f" {self.adapter}" if self.adapter else ""
         return f"{self.method}{options}{adapter} {self.student} seed {self.seed}"
 
     def folder(self, out: Path) -> Path:
-        """Where the run lies below a benchmark's folder."""
+        """Return the run's folder below a benchmark's folder."""
         return out.resolve() / "runs" / f"{re.sub(r'[^A-Za-z0-9_=.-]+', '_', self.name)}_{self.key}"
 
     def command(self, out: Path) -> list[str]:
-        """The bundle's command; it goes on where a killed one left something to go on with."""
+        """Return the bundle's command; it resumes a killed training if there is a checkpoint."""
         folder = self.folder(out)
         words: dict[str, Any] = {
             "bundle_root": folder,
             "output_dir": folder,
-            "cache_dir": out.resolve() / "cache",  # one for all, as the images are the same
+            "cache_dir": out.resolve() / "cache",  # shared by all runs, as the images are the same
             "features_dir": out.resolve() / "features",
             "adapters_dir": out.resolve() / "adapters",
             "dataset_dir": self.dataset_dir,
@@ -118,15 +118,15 @@ class Run:
         if (folder / "last.pt").is_file():
             words["resume"] = True
         config = f"{bundle_root(self.bundle)}/configs/train.json"
-        # As Python writes them: MONAI's command reads True and {'kd': False}, and takes JSON's false for a word.
+        # Python literals: MONAI's command reads True and {'kd': False}, but takes JSON's false for a string.
         named = [text for name, value in words.items() for text in (f"--{name}", str(value))]
         return [sys.executable, "-m", "monai.bundle", "run", "--config_file", config, *named, *self.words]
 
     def finish(self, out: Path, seconds: float) -> None:
-        """Write `run.json`, which makes the run a finished one, after a look at what the run left.
+        """Check the run's result and write `run.json`, which marks the run as finished.
 
         Raises:
-            ValueError: the run left no whole result.
+            ValueError: the result is incomplete.
         """
         folder = self.folder(out)
         try:
@@ -143,14 +143,14 @@ class Run:
         atomic_write(json.dumps(content, indent=1) + "\n", folder / "run.json")
 
     def result(self, out: Path, on: str = "test") -> Result | None:
-        """What the finished run left; None where it is not finished, or what lies there is damaged or another's.
+        """Return the result of the finished run; None if it is unfinished, damaged or of another run.
 
         Args:
             out: the benchmark's folder.
-            on: the images that are looked at, "test" or "validation".
+            on: the images to evaluate, "test" or "validation".
 
         Raises:
-            ValueError: a training from before those of validation were kept.
+            ValueError: a training by an earlier version, which did not store validation predictions.
         """
         folder = self.folder(out)
         try:
@@ -173,15 +173,15 @@ class Run:
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished run left.
+    """The result of a finished run.
 
     Args:
-        metrics: content of `metrics.json`; without what is of the test images where others are looked at.
-        probabilities: of the images that are looked at `[N, classes]`.
-        labels: class indices `[N]`, of a multi-label list `[N, classes]`.
-        seconds: how long it ran; of a resumed run its last part.
-        made: versions that it was made with.
-        path: probabilities of the teacher path, of test images `[N, classes]`; None where there is none.
+        metrics: content of `metrics.json`; without the test metrics if other images are evaluated.
+        probabilities: predictions on the evaluated images `[N, classes]`.
+        labels: class indices `[N]`; multi-label: `[N, classes]`.
+        seconds: duration; of a resumed run, of its last part.
+        made: versions of the software.
+        path: probabilities of the teacher path on the test images `[N, classes]`; None if there is none.
     """
 
     metrics: dict[str, Any]
@@ -193,12 +193,12 @@ class Result:
 
 
 def read_result(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Content of `metrics.json` and of `predictions.npz`, as a run leaves them, see `FinalReport`.
+    """Read `metrics.json` and `predictions.npz` of a run, see `FinalReport`.
 
     Raises:
-        OSError: a file is not there.
-        ValueError: a file is damaged, or the two are not of one run.
-        KeyError: a file lacks something.
+        OSError: a file is missing.
+        ValueError: a file is damaged, or the two are not of the same run.
+        KeyError: a file lacks a key.
     """
     metrics = json.loads((folder / "metrics.json").read_text())
     with np.load(folder / "predictions.npz", allow_pickle=False) as stored:
@@ -210,10 +210,10 @@ def read_result(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def data_fingerprint(dataset_dir: str | os.PathLike[str]) -> str:
-    """A hash that tells one data set from another.
+    """Return a hash that identifies a data set.
 
-    Of every file that `walk` lists its relative path and size, of sheets and lists (CSV, Excel, JSON, text) the content
-    too. Moving the folder changes nothing; other pixels in a file of the same size are not seen.
+    It covers the relative path and size of every file that `walk` lists, and the content of sheets and lists (CSV,
+    Excel, JSON, text). Moving the folder does not change it; changed pixels in a file of the same size are not noticed.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -232,7 +232,7 @@ def data_fingerprint(dataset_dir: str | os.PathLike[str]) -> str:
 
 
 def _by_content(word: str | None) -> str | None:
-    """A word, but a hash of the content where it, or a part of the list that it is, is the path of a file or folder."""
+    """Return a word in which every path of a file or folder is replaced by a hash of its content."""
     if word is None or not word.strip():
         return word
     if Path(word).is_file():

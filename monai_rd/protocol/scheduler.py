@@ -1,4 +1,4 @@
-"""Starts the runs of a benchmark: each once, several at a time; a stop at any moment loses nothing that is finished."""
+"""Starts the runs of a benchmark, each once and several at a time; finished runs survive an interruption."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from monai_rd.protocol.runs import Run
 
 __all__ = ["Failure", "default_jobs", "gpus", "run_all"]
 
-_LOOK = 0.1  # seconds between two looks at what runs
+_LOOK = 0.1  # seconds between two checks of the running processes
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that did not end well.
+    """A run that failed.
 
     Args:
         run: the run.
-        cause: the line of its log that says why.
-        log: the log.
+        cause: the line of its log that names the cause.
+        log: path of the log.
     """
 
     run: Run
@@ -51,7 +51,7 @@ class _Running:
 
 
 def gpus() -> list[str]:
-    """The CUDA devices that may be used, as `CUDA_VISIBLE_DEVICES` names them."""
+    """Return the usable CUDA devices, in the form of `CUDA_VISIBLE_DEVICES`."""
     import torch
 
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -61,7 +61,7 @@ def gpus() -> list[str]:
 
 
 def default_jobs() -> int:
-    """One job a GPU; without any, one."""
+    """Return one job per GPU, or one job without a GPU."""
     return max(len(gpus()), 1)
 
 
@@ -71,22 +71,22 @@ def run_all(
     jobs: int,
     console: Console,
 ) -> list[Failure]:
-    """Start the runs that are not finished yet, and wait for them.
+    """Start the unfinished runs, and wait for them.
 
-    Two of these may work on one folder: a run is locked by who runs it, and the lock ends with its process, however
-    that ends. When this process is interrupted or terminated, what it runs is ended too.
+    Several processes may work on one folder: a run is locked while it runs, and the lock is released when its process
+    ends, for whatever reason. If this process is interrupted or terminated, the runs that it started are ended too.
 
     Args:
         runs: the runs; equal ones are run once.
         out: the benchmark's folder.
-        jobs: how many at a time; each has a GPU of its own where there are some, and cores / jobs threads.
+        jobs: number of runs at a time; each gets its own GPU if there are any, and cores / jobs threads.
         console: where progress is shown.
 
     Returns:
-        the runs that failed; the others are finished.
+        The runs that failed; all others are finished.
 
     Raises:
-        ValueError: fewer than one job, or a folder that an earlier version began.
+        ValueError: fewer than one job, or a folder begun by an earlier version.
     """
     if jobs < 1:
         raise ValueError(f"--jobs {jobs}: at least one is needed")
@@ -122,7 +122,7 @@ def _start(
     devices: Sequence[str],
     progress: _Progress,
 ) -> None:
-    """Fill the free slots; a run that another process runs goes to the end of the queue."""
+    """Fill the free slots; a run that is locked by another process goes to the end of the queue."""
     for _ in range(len(waiting)):
         if len(running) == jobs:
             return
@@ -150,8 +150,8 @@ def _start(
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment,
-                start_new_session=True,  # its data loaders end with it
-                pass_fds=(lock.fileno(),),  # locked for as long as it lives, even where we are killed
+                start_new_session=True,  # so that its data loaders are ended with it
+                pass_fds=(lock.fileno(),),  # locked as long as it lives, even if this process is killed
                 preexec_fn=_die_with_parent if sys.platform == "linux" else None,
             )
         running.append(_Running(run, process, lock, slot, time.monotonic()))
@@ -166,13 +166,13 @@ def _end(one: _Running, out: Path) -> Failure | None:
         one.run.finish(out, time.monotonic() - one.since)
     except ValueError as error:
         return Failure(one.run, str(error), log)
-    for name in ("last.pt", "best_method.pt"):  # to go on with: hundreds of megabytes of each run
+    for name in ("last.pt", "best_method.pt"):  # checkpoints: hundreds of megabytes for each run
         (one.run.folder(out) / name).unlink(missing_ok=True)
     return None
 
 
 def _cause(log: Path, code: int) -> str:
-    """The line of a log that says why: what the bundle names as the cause, else the last one."""
+    """Return the line of a log that names the cause of the failure: the bundle's own message, else the last line."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     if code < 0:
         return f"ended by signal {signal.Signals(-code).name}" + (" (out of memory?)" if code == -9 else "")
@@ -181,7 +181,7 @@ def _cause(log: Path, code: int) -> str:
 
 
 def _lock(path: Path) -> IO[str] | None:
-    """Lock a file; None where another process has it. The system frees it when its last holder ends."""
+    """Lock a file; None if another process holds the lock. The system releases it when its last holder ends."""
     file = open(path, "w")  # noqa: SIM115 - held for as long as the run lasts
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -192,13 +192,13 @@ def _lock(path: Path) -> IO[str] | None:
 
 
 def _die_with_parent() -> None:
-    """Ask Linux to terminate this process when its parent ends, also where the parent is killed outright."""
+    """Ask Linux to terminate this process when its parent ends, even if the parent is killed."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 @contextmanager
 def _ended_with_us(running: list[_Running]) -> Iterator[None]:
-    """End what runs when the block is left, by whatever way; a termination leaves it as an interrupt does."""
+    """End the running processes when the block is left in any way; SIGTERM is handled like an interrupt."""
 
     def leave(number: int, frame: Any) -> None:
         raise KeyboardInterrupt
@@ -220,7 +220,7 @@ def _ended_with_us(running: list[_Running]) -> Iterator[None]:
 
 
 class _Progress:
-    """A bar on a terminal, a line for each run elsewhere, each with rate and time left."""
+    """Progress display: a bar on a terminal, otherwise one line for each run, with rate and remaining time."""
 
     def __init__(self, console: Console, total: int, finished: int, jobs: int) -> None:
         self.console, self.total, self.jobs = console, total, jobs

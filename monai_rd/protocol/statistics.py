@@ -1,21 +1,22 @@
 """Means, intervals and tests over seeds and test images at once.
 
 A benchmark's numbers vary for two reasons: another seed gives another network, another test set gives other images.
-Every measure here is a mean over seeds and images of values `[S, N]` (seed by image), so that both are seen:
+Every measure here is a mean over seeds and images of values `[S, N]` (seed by image), so that both are accounted for:
 
-- the interval is a percentile bootstrap that draws seeds and images independently, with replacement (the "pigeonhole"
-  bootstrap: Owen, Annals of Applied Statistics 1(2), 2007, which shows that it is rather too wide than too narrow). Of
-  S seeds S - 1 are drawn, as few units must be (Rao and Wu, JASA 83, 1988): S of S would make the interval of 3 seeds
-  by a fifth too narrow;
-- two methods are compared by the differences of their values, seed by seed and image by image. `p` is the test of
+- The interval is a percentile bootstrap that draws seeds and images independently, with replacement (the "pigeonhole"
+  bootstrap: Owen, Annals of Applied Statistics 1(2), 2007, which shows that it is conservative). Of S seeds S - 1 are
+  drawn, the correction for few units (Rao and Wu, JASA 83, 1988): drawing S would make the interval of 3 seeds a fifth
+  too narrow.
+- Two methods are compared by the differences of their values, seed by seed and image by image. `p` is the test of
   Dorfman, Berbaum and Metz (Investigative Radiology 27, 1992) with Hillis' degrees of freedom (Statistics in Medicine
-  26, 2007), seeds in the place of readers: would the difference be there with new seeds and new images? `p_images` is
-  a sign-flip permutation test over images: would these very networks differ on new images?
+  26, 2007), with seeds in place of readers: would the difference persist with new seeds and new images? `p_images` is a
+  sign-flip permutation test over images: would these same networks differ on new images?
 
-By hand, because scipy's `bootstrap` draws along one axis and not seeds and images at once, and because it has none of
-the tests of readers and cases.
+Implemented here because scipy's `bootstrap` resamples along one axis only, not seeds and images at once, and because
+scipy has no multi-reader multi-case tests.
 
-With one seed nothing can be said of other seeds: the spread is None, the interval and both tests are those of images.
+With one seed nothing can be said about other seeds: the spread is None, and the interval and both tests are over images
+only.
 """
 
 from __future__ import annotations
@@ -39,11 +40,11 @@ class Estimate:
     """A mean over seeds and images.
 
     Args:
-        mean: of all values.
-        sd: standard deviation over seeds of their means; None with one seed.
-        low: of the 95 % interval.
-        high: of the 95 % interval.
-        by_seed: the mean of each seed.
+        mean: mean of all values.
+        sd: standard deviation of the means of the seeds; None with one seed.
+        low: lower end of the 95 % interval.
+        high: upper end of the 95 % interval.
+        by_seed: mean of each seed.
         n: number of images.
     """
 
@@ -61,12 +62,12 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference:
-    """A paired difference of two methods: an estimate of it, and whether it is more than chance.
+    """A paired difference of two methods, with its significance.
 
     Args:
-        estimate: of the difference.
-        p: two-sided; seeds and images both vary.
-        p_images: two-sided; the images vary and the trained networks are as they are.
+        estimate: estimate of the difference.
+        p: two-sided p value over seeds and images.
+        p_images: two-sided p value over images, for these trained networks.
     """
 
     estimate: Estimate
@@ -79,28 +80,29 @@ class Difference:
 
 
 def image_values(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """What each image contributes to each measure, so that a measure is the mean of its values.
+    """Return the contribution of each image to each measure; a measure is the mean of its values.
 
-    Accuracy, sensitivity and specificity: 1 where the image is classified right. ROC AUC: DeLong's structural
-    components (DOI 10.2307/2531595), of more classes their mean over classes, each against the rest.
+    Accuracy, sensitivity and specificity: 1 where the image is classified correctly, else 0. ROC AUC: DeLong's
+    structural components (DOI 10.2307/2531595); with more than two classes, their mean over classes, each against the
+    rest.
 
     Args:
-        probabilities: `[S, N, classes]`, by seed.
-        labels: class indices `[N]`, or 0 and 1 `[N, classes]` of a multi-label test set.
+        probabilities: predictions of each seed `[S, N, classes]`.
+        labels: class indices `[N]`; multi-label: 0 or 1 `[N, classes]`.
 
     Returns:
-        `[S, N]` for "accuracy" and "roc_auc"; of two classes also "sensitivity" `[S, positives]` and "specificity"
-        `[S, negatives]`. Of a multi-label set "roc_auc" alone, over classes with both values.
+        `[S, N]` for "accuracy" and "roc_auc"; for two classes also "sensitivity" `[S, positives]` and "specificity"
+        `[S, negatives]`. For multi-label data only "roc_auc", over classes with both label values.
 
     Raises:
-        ValueError: shapes that do not fit, or no class that has both values.
+        ValueError: shapes that do not match, or no class with both label values.
     """
     p, y = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
     if p.ndim != 3 or y.shape not in (p.shape[1:2], p.shape[1:]):
         raise ValueError(f"probabilities [S, N, classes] and labels [N] are needed, got {p.shape} and {y.shape}")
     multi_label, classes = y.ndim == 2, p.shape[2]
     members = y.T.astype(bool) if multi_label else np.stack([y == index for index in range(classes)])
-    candidates = range(classes) if multi_label or classes > 2 else (1,)  # of two classes each has the same AUC
+    candidates = range(classes) if multi_label or classes > 2 else (1,)  # both of two classes have the same AUC
     scored = [index for index in candidates if 0 < members[index].mean() < 1]
     if not scored:
         raise ValueError("no class has both positive and negative test images: nothing can be measured")
@@ -116,7 +118,7 @@ def image_values(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, np.
 
 
 def estimate(values: np.ndarray, seed: int = 0) -> Estimate:
-    """Mean, spread over seeds and 95 % interval of values `[S, N]`."""
+    """Estimate the mean, the spread over seeds and the 95 % interval of values `[S, N]`."""
     by_seed = values.mean(axis=1)
     low, high = np.quantile(_draws(values, seed), (0.025, 0.975))
     sd = float(by_seed.std(ddof=1)) if len(by_seed) > 1 else None
@@ -126,7 +128,7 @@ def estimate(values: np.ndarray, seed: int = 0) -> Estimate:
 
 
 def compare(values: np.ndarray, others: np.ndarray, seed: int = 0) -> Difference:
-    """Compare two methods by their values `[S, N]` of the same seeds and images: the first minus the second.
+    """Compare two methods by their values `[S, N]` for the same seeds and images: the first minus the second.
 
     Raises:
         ValueError: the shapes differ.
@@ -138,17 +140,17 @@ def compare(values: np.ndarray, others: np.ndarray, seed: int = 0) -> Difference
 
 
 def handed_over(student: np.ndarray, alone: np.ndarray, path: np.ndarray, seed: int = 0) -> Estimate | None:
-    """Of what a teacher path is ahead of the student that is trained alone, the share that arrives at its student.
+    """Estimate the share of a teacher path's lead that its student gains, relative to a student trained alone.
 
     Args:
-        student: values `[S, N]` of the student that the path taught.
-        alone: of the student that was trained alone, of the same seeds and images.
-        path: of the teacher path.
-        seed: of the draws.
+        student: values `[S, N]` of the student taught by the path.
+        alone: values `[S, N]` of the student trained alone, same seeds and images.
+        path: values `[S, N]` of the teacher path.
+        seed: seed of the bootstrap.
 
     Returns:
-        The mean lead of the student over that of the path, and its 95 % interval: leads are drawn together. 0: nothing
-        arrives, 1: all of it. None where the path's own lead has an interval that reaches 0: there is nothing to share.
+        The student's mean lead divided by the path's mean lead, with its 95 % interval (both leads are resampled
+        together): 0 means that nothing is gained, 1 everything. None if the interval of the path's own lead reaches 0.
 
     Raises:
         ValueError: the shapes differ.
@@ -158,14 +160,14 @@ def handed_over(student: np.ndarray, alone: np.ndarray, path: np.ndarray, seed: 
     ours, leads = _draws(student - alone, seed), _draws(path - alone, seed)
     if np.quantile(leads, 0.025) <= 0:
         return None
-    # The few draws without a lead go to the ends, which makes the interval wider.
+    # The few draws without a lead become extreme values, which widens the interval.
     low, high = np.quantile(ours / np.maximum(leads, np.finfo(float).tiny), (0.025, 0.975))
     share = float((student - alone).mean() / (path - alone).mean())
     return Estimate(share, None, float(low), float(high), (), student.shape[1])
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """Correct p values of as many tests, so that one false rejection among all stays rare (Holm, 1979)."""
+    """Correct p values for multiple testing, which controls the family-wise error rate (Holm, 1979)."""
     corrected, reached = [0.0] * len(ps), 0.0
     for rank, index in enumerate(sorted(range(len(ps)), key=lambda index: ps[index])):
         reached = max(reached, min(ps[index] * (len(ps) - rank), 1.0))
@@ -174,12 +176,12 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def _draws(values: np.ndarray, seed: int) -> np.ndarray:
-    """Means of `values` with seeds and images drawn anew, `DRAWS` times."""
+    """Return `DRAWS` means of `values`, each with resampled seeds and images."""
     random = np.random.default_rng(seed)
     seeds, images = values.shape
     drawn = []
     for count in _blocks(images):
-        # Weights: how often each is drawn. The only seed there is is always drawn.
+        # Weights: how often each is drawn. A single seed is always drawn.
         of_seeds = _drawn(random, count, max(seeds - 1, 1), seeds)
         of_images = _drawn(random, count, images, images)
         drawn.append(((of_seeds @ values) * of_images).sum(axis=1))
@@ -187,19 +189,19 @@ def _draws(values: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _drawn(random: np.random.Generator, count: int, size: int, units: int) -> np.ndarray:
-    """Shares `[count, units]` of units in `size` draws with replacement."""
+    """Return the shares `[count, units]` of the units in `size` draws with replacement."""
     chosen = random.integers(units, size=(count, size)) + units * np.arange(count)[:, None]
     return np.bincount(chosen.ravel(), minlength=count * units).reshape(count, units) / size
 
 
 def _blocks(images: int) -> list[int]:
-    """Split `DRAWS` so that a block's weights take some 8 MB."""
+    """Split `DRAWS` into blocks whose weights take about 8 MB."""
     block = min(max(1_000_000 // images, 1), DRAWS)
     return [min(block, DRAWS - start) for start in range(0, DRAWS, block)]
 
 
 def _p_of_both(difference: np.ndarray) -> float:
-    """Hillis' form of the Dorfman-Berbaum-Metz test on differences `[S, N]`; a paired t-test with one seed."""
+    """Apply Hillis' form of the Dorfman-Berbaum-Metz test to differences `[S, N]`; a paired t-test with one seed."""
     seeds, images = difference.shape
     mean, of_seed, of_image = difference.mean(), difference.mean(axis=1), difference.mean(axis=0)
     by_image = seeds * ((of_image - mean) ** 2).sum() / (images - 1)
@@ -210,13 +212,13 @@ def _p_of_both(difference: np.ndarray) -> float:
         rest = ((difference - of_seed[:, None] - of_image + mean) ** 2).sum() / ((seeds - 1) * (images - 1))
         error = by_seed + max(by_image - rest, 0.0)
         freedom = (seeds - 1) * (error / by_seed) ** 2 if by_seed > 0 else np.inf
-    if error == 0:  # every image of every seed differs by the same
+    if error == 0:  # all differences are equal
         return 1.0 if mean == 0 else 0.0
     return float(2 * student_t.sf(abs(mean) / np.sqrt(error / difference.size), freedom))
 
 
 def _p_of_images(difference: np.ndarray, seed: int) -> float:
-    """Flip the signs of images at random; the observed arrangement counts as one (Phipson and Smyth 2010)."""
+    """Sign-flip permutation test over images; the observed arrangement counts as one draw (Phipson and Smyth 2010)."""
     random, of_image = np.random.default_rng(seed), difference.mean(axis=0)
     observed, reached = abs(of_image.sum()) - 1e-9, 0
     for count in _blocks(len(of_image)):

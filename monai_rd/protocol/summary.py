@@ -1,4 +1,4 @@
-"""The numbers of a finished grid: estimates, comparisons, and what they were made with."""
+"""The numbers of a finished grid: estimates, comparisons, and software versions."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ _Estimates = dict[tuple[Row, Column], dict[str, Estimate]]
 
 @dataclass(frozen=True)
 class Comparison:
-    """One row against another in one column, on the seeds that both have.
+    """A comparison of two rows in one column, on the seeds that both have.
 
     Args:
-        column: where.
-        row: whose measure the other's is taken from.
+        column: the column.
+        row: the row that is compared; differences are `row` minus `other`.
         other: the baseline.
-        best: the other has the best mean of all but `row` (of the first measure), known after looking.
-        differences: by measure.
-        corrected: their `p` by measure, corrected by Holm for the number of rows that `row` is compared with.
+        best: whether the baseline has the best mean of all rows except `row` (by the first measure), which is known
+            only after looking at the results.
+        differences: differences by measure.
+        corrected: their `p` by measure, Holm-corrected for the number of rows that `row` is compared with.
     """
 
     column: Column
@@ -49,18 +50,19 @@ class Summary:
 
     Args:
         experiment: the grid.
-        columns: of the grid, and for each teacher and share of several students one more, in which a measure is the
-            mean over the students; its seeds are those that every student has.
-        estimates: by row and column, then by measure; what has no finished run is left out.
-        also: what else a run scored on the test set (RD's reprogrammed teacher): mean by name, then by measure.
-        comparisons: of "rd", or of the best row where there is none.
-        handed_over: by row and column, of rows with a teacher path where there is "ce", see `handed_over`: of the lead
-            in ROC AUC.
-        images: number of images that were looked at.
-        on: which they are, "test" or "validation".
-        made: the versions that runs were made with, each once.
-        seconds: mean time of a run, by row.
-        missing: names of runs that are not finished.
+        columns: the columns of the grid. With several students, each teacher and share has one more column with the
+            mean over the students, on the seeds that every student has.
+        estimates: estimates by row and column, then by measure; cells without a finished run are missing.
+        also: further networks that a run scored on the test set (RD's reprogrammed teacher): means by row and column,
+            then by name and measure.
+        comparisons: comparisons of "rd", or of the best row if there is no "rd".
+        handed_over: by row and column, the share of the teacher path's lead in ROC AUC over "ce" that its student
+            gains, see `statistics.handed_over`.
+        images: number of evaluated images.
+        on: which images, "test" or "validation".
+        made: the distinct software versions of the runs.
+        seconds: mean duration of a run, by row.
+        missing: names of unfinished runs.
     """
 
     experiment: Experiment
@@ -77,16 +79,21 @@ class Summary:
 
     @property
     def measures(self) -> list[str]:
-        """Those that the data have, in order."""
+        """The measures that the data allow, in order."""
         found = {name for values in self.estimates.values() for name in values}
         return [name for name in MEASURES if name in found]
 
 
 def summarise(experiment: Experiment, out: Path, on: str = "test") -> Summary:
-    """Read the finished runs and compute what the table shows, on the images "test" or "validation".
+    """Read the finished runs and compute the numbers of the table.
+
+    Args:
+        experiment: the grid.
+        out: the benchmark's folder.
+        on: the images to evaluate, "test" or "validation".
 
     Raises:
-        ValueError: no run is finished, or runs of a column were tested on different images.
+        ValueError: no run is finished, or the runs of a column were tested on different images.
     """
     results = {place: run.result(out, on) for place, run in experiment.runs.items()}
     finished = {place: result for place, result in results.items() if result is not None}
@@ -134,7 +141,7 @@ def _add(values: _Values, probabilities: np.ndarray, labels: np.ndarray, place: 
 
 
 def _pooled(columns: Iterable[Column]) -> dict[Column, list[Column]]:
-    """The columns over students: of each teacher and share that several students have."""
+    """Return the columns with means over students, for each teacher and share with several students."""
     found: dict[Column, list[Column]] = {}
     for column in columns:
         found.setdefault(replace(column, student=ALL_STUDENTS), []).append(column)
@@ -142,7 +149,7 @@ def _pooled(columns: Iterable[Column]) -> dict[Column, list[Column]]:
 
 
 def _add_mean(values: _Values, row: Row, students: Iterable[Column], into: Column) -> None:
-    """Put the means over students of what each image contributes into another column, of the seeds that all have."""
+    """Average the contributions of each image over students into another column, for the seeds that all have."""
     by_student = [values.get((row, student), {}) for student in students]
     if seeds := set.intersection(*(set(one) for one in by_student)):
         values[row, into] = {
@@ -152,7 +159,7 @@ def _add_mean(values: _Values, row: Row, students: Iterable[Column], into: Colum
 
 
 def _bounded(one: Estimate) -> Estimate:
-    """An AUC near 1 has values above 1 (see `image_values`), and so may a draw of them."""
+    """Clip an estimate to [0, 1]: contributions to an AUC near 1 exceed 1 (see `image_values`), and so may a draw."""
     return replace(one, low=max(one.low, 0.0), high=min(one.high, 1.0))
 
 

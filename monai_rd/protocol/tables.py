@@ -1,4 +1,4 @@
-"""A finished grid as a table: Markdown, CSV and JSON files, and on the console."""
+"""A finished grid as a table: in Markdown, CSV, JSON and HTML files, and on the console."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ ONE_SEED = (
 
 @dataclass(frozen=True)
 class Grid:
-    """A table of texts; what is bold stands between two stars on either side.
+    """A table of texts; bold text is marked with two asterisks on either side.
 
     Args:
-        title: above it.
-        header: of the columns, the first of the rows' names.
-        rows: as long as the header, each.
+        title: title above the table.
+        header: column headers; the first one is for the names of the rows.
+        rows: rows, each as long as the header.
     """
 
     title: str
@@ -71,12 +71,12 @@ class Grid:
     rows: list[list[str]]
 
     def markdown(self) -> str:
-        """As GitHub writes tables, the title in bold."""
+        """Format the table as GitHub Markdown, with the title in bold."""
         lines = [self.header, ["---"] * len(self.header), *self.rows]
         return f"**{self.title}**\n\n" + "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
     def rich(self) -> RichTable:
-        """For the console."""
+        """Format the table for the console."""
         table = RichTable(title=self.title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for index, name in enumerate(self.header):
             table.add_column(name, justify="right" if index else "left")
@@ -87,16 +87,16 @@ class Grid:
 
 @dataclass(frozen=True)
 class Report:
-    """What is shown of an experiment.
+    """The report of an experiment.
 
     Args:
-        name: of the table, such as "table3"; files are called so.
-        title: in words.
-        grids: in order.
-        notes: below them, a sentence or more each.
+        name: name of the table, such as "table3"; also the name of the files.
+        title: title in words.
+        grids: the tables in order.
+        notes: notes below the tables, each of one or more sentences.
         content: everything, for JSON.
-        records: one a number, for CSV: a column has one key.
-        figures: for the page: an SVG file and what it shows.
+        records: one record per number, for CSV; all have the same keys.
+        figures: figures of the page: an SVG file and its caption.
     """
 
     name: str
@@ -108,7 +108,7 @@ class Report:
     figures: list[tuple[Path, str]] = field(default_factory=list)
 
     def markdown(self) -> str:
-        """Ready for documentation."""
+        """Format the report as Markdown, ready for documentation."""
         notes = "".join(f"- {note}\n" for note in self.notes)
         return f"# {self.title}\n\n" + "\n".join(grid.markdown() for grid in self.grids) + "\n" + notes
 
@@ -119,11 +119,11 @@ def training_report(
     """Make the report of a grid of trainings.
 
     Args:
-        name: of the table.
-        summary: its numbers.
-        command: that was typed.
-        settings: of the bundle, as its runs tell them.
-        data: name of the published data set, None for any other.
+        name: name of the table.
+        summary: numbers of the table.
+        command: the command that the user typed.
+        settings: settings of the bundle, as its runs stored them.
+        data: name of the published data set; None for any other.
         model_selection: "best" or "last".
     """
     experiment = summary.experiment
@@ -190,7 +190,7 @@ def training_report(
 
 
 def write_files(report: Report, out: Path) -> list[Path]:
-    """Write `NAME.md`, `NAME.csv`, `NAME.json` and the page `NAME.html`, each at once or not at all."""
+    """Write `NAME.md`, `NAME.csv`, `NAME.json` and the page `NAME.html`, each atomically."""
     contents = {
         "md": report.markdown(),
         "csv": csv_of(list(report.records[0]), report.records),
@@ -219,7 +219,7 @@ def _write_page(report: Report, path: Path) -> None:
 
 
 def _bold(cell: str) -> Markup:
-    """A cell with its Markdown's bold as the page's."""
+    """Convert a cell's bold text from Markdown to HTML."""
     return Markup(re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", str(escape(cell))))
 
 
@@ -228,7 +228,7 @@ def _unmarked(notes: Sequence[str]) -> list[str]:
 
 
 def print_report(report: Report, console: Console) -> None:
-    """Show the tables and notes."""
+    """Print the tables and notes."""
     for grid in report.grids:
         console.print(grid.rich())
     for note in _unmarked(report.notes):
@@ -269,19 +269,19 @@ def _records(summary: Summary, data: str | None) -> list[dict[str, Any]]:
 
 
 def number_text(measure: str, value: float, sign: str = "") -> str:
-    """A value of a measure: of the AUC as it is, of all else in percent."""
+    """Format a value of a measure: the AUC as a number, all others in percent."""
     return f"{value:{sign}.3f}" if measure == "roc_auc" else f"{100 * value:{sign}.1f}"
 
 
 def estimate_text(measure: str, one: Estimate, sign: str = "") -> str:
-    """Mean, spread and interval: of the AUC as it is, of all else in percent; with `sign` "+" that of a difference."""
+    """Format mean, spread and interval: the AUC as a number, all others in percent; `sign` "+" for a difference."""
     spread = "" if one.sd is None or sign else f" ± {number_text(measure, one.sd)}"
     interval = f"[{number_text(measure, one.low, sign)}, {number_text(measure, one.high, sign)}]"
     return f"{number_text(measure, one.mean, sign)}{spread} {interval}"
 
 
 def p_text(value: float) -> str:
-    """A p value in three decimals."""
+    """Format a p value with three decimals."""
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
@@ -291,7 +291,7 @@ def _column_title(column: Column, summary: Summary) -> str:
 
 
 def _measure_grids(summary: Summary, data: str | None) -> Iterator[Grid]:
-    """A grid for each measure and teacher: rows are methods, columns students."""
+    """Yield a grid for each measure and teacher, with methods as rows and students as columns."""
     experiment = summary.experiment
     for measure in summary.measures:
         for teacher in dict.fromkeys(column.teacher for column in summary.columns):
@@ -311,7 +311,7 @@ def _measure_grids(summary: Summary, data: str | None) -> Iterator[Grid]:
 
 
 def _handed_grids(summary: Summary) -> Iterator[Grid]:
-    """A grid for each teacher: of every row with a teacher path, what of its lead over "ce" arrives at the student."""
+    """Yield a grid for each teacher: for rows with a teacher path, the share of its lead that the student gains."""
     for teacher in dict.fromkeys(column.teacher for column in summary.columns):
         columns = [column for column in summary.columns if column.teacher == teacher]
         rows = [
@@ -343,7 +343,7 @@ def _measured(summary: Summary, row: Row, column: Column, measure: str, data: st
 
 
 def _difference_grids(summary: Summary) -> Iterator[Grid]:
-    """The best other row of each column; then every other row, over the students or of the only one."""
+    """Yield the comparison with the best other row of each column, then with every other row."""
     header = ["teacher", "student", "difference", "of", "mean [95 % interval]", "p", "p, networks as they are"]
     rows = []
     for one in (one for one in summary.comparisons if one.best):

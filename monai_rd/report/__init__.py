@@ -1,4 +1,4 @@
-"""What a training ends with, and what is shown of data: metrics, tables, figures, a page."""
+"""Reports on a trained student and on data: metrics, tables, figures, HTML pages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Temperature scaling: probabilities that can be taken at their word."""
+"""Temperature scaling: calibrating a network's probabilities."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ _FURTHEST = np.log(100.0)
 
 
 def fit_temperature(logits: ArrayLike, labels: ArrayLike, multi_label: bool = False) -> float:
-    """Find the temperature T > 0 whose `softmax(logits / T)` (multi-label: sigmoid) is most likely for the labels.
+    """Fit the temperature T > 0 that maximises the likelihood of the labels under `softmax(logits / T)`.
 
-    Guo et al. 2017 (arXiv 1706.04599, section 4.2). The order of classes, and so accuracy, stays as it is. Labels are
-    smoothed as Platt (1999) does: a small validation set without a single error would else ask for T = 0 and for
-    probabilities of 0 and 1. Of class k with n items the target is (n + 1) / (n + classes).
+    The sigmoid takes the place of the softmax for multi-label data. Guo et al. 2017 (arXiv 1706.04599, section 4.2).
+    The order of the classes, and so the accuracy, does not change. Labels are smoothed as by Platt (1999): the target
+    of a class with n items is (n + 1) / (n + classes). Otherwise a small validation set without errors would give T = 0
+    and probabilities of 0 and 1.
 
     Args:
-        logits: of the validation set `[N, classes]`.
-        labels: class indices `[N]`, of multi-label data 0 or 1 `[N, classes]`.
-        multi_label: an image may have any number of the classes.
+        logits: logits of the validation set, `[N, classes]`.
+        labels: class indices `[N]`; multi-label: 0 or 1 `[N, classes]`.
+        multi_label: whether an image may have any number of classes.
 
     Returns:
-        T in [0.01, 100]; above 1 where the network is too sure of itself.
+        T in [0.01, 100]; above 1 for an overconfident network.
 
     Raises:
-        ValueError: shapes that do not fit, or logits that are not finite.
+        ValueError: shapes that do not match, or logits that are not finite.
     """
     z, y = np.asarray(logits, dtype=np.float64), np.asarray(labels)
     if z.ndim != 2 or not len(z) or y.shape != (z.shape if multi_label else z.shape[:1]):

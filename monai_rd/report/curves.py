@@ -1,4 +1,4 @@
-"""What the figures of a report draw: ROC with its band, reliability with its error; 95 % intervals by bootstrap."""
+"""The data behind a report's figures: ROC curve with band, reliability with calibration error; bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from monai_rd.report.metrics import wilson
 __all__ = ["Reliability", "RocBand", "calibrated_events", "reliability", "roc_band"]
 
 DRAWS = 1000
-THRESHOLDS = 512  # of a drawn curve; with as many distinct scores or fewer nothing is rounded
+THRESHOLDS = 512  # points of a curve; with at most as many distinct scores the curve is exact
 
 
 class RocBand(NamedTuple):
-    """A ROC curve and its pointwise 95 % band.
+    """A ROC curve with its pointwise 95 % band.
 
     Args:
-        false_positive_rate: rising from 0 to 1, `[K]`; with `true_positive_rate` `[K]` the empirical curve.
-        true_positive_rate: see above.
+        false_positive_rate: x values of the empirical curve, rising from 0 to 1, `[K]`.
+        true_positive_rate: y values of the empirical curve, `[K]`.
         grid: false positive rates of the band, `[101]`.
-        low: 2.5 % quantile of the true positive rate at each of `grid`.
-        high: the 97.5 % quantile.
-        auc: area under the empirical curve, and its interval.
-        interval: of the area.
-        positives: their number.
+        low: 2.5 % quantile of the true positive rate at each point of `grid`.
+        high: 97.5 % quantile of the true positive rate at each point of `grid`.
+        auc: area under the empirical curve.
+        interval: 95 % interval of the area.
+        positives: number of positive images.
     """
 
     false_positive_rate: np.ndarray
@@ -41,18 +41,18 @@ class RocBand(NamedTuple):
 
 
 def roc_band(score: ArrayLike, positive: ArrayLike, seed: int = 0) -> RocBand | None:
-    """The ROC curve of one class, with a stratified percentile bootstrap of 1000 draws.
+    """Compute the ROC curve of one class, with a stratified percentile bootstrap of 1000 draws.
 
-    Positives and negatives are drawn apart. Scores are binned at 512 of their quantiles, so that a draw is one
-    multinomial sample a side and costs the same however many images there are.
+    Positives and negatives are resampled separately. Scores are binned at 512 of their quantiles, so that a draw is one
+    multinomial sample for each of the two and costs the same for any number of images.
 
     Args:
-        score: `[N]`, higher is more positive.
-        positive: bool `[N]`.
-        seed: of the bootstrap.
+        score: score of each image `[N]`, higher is more positive.
+        positive: whether each image is positive, bool `[N]`.
+        seed: seed of the bootstrap.
 
     Returns:
-        The curve, or None where all images agree.
+        The curve; None where all images are positive or all are negative.
     """
     score, positive = np.asarray(score, dtype=np.float64), np.asarray(positive, dtype=bool)
     if not 0 < positive.sum() < len(positive):
@@ -76,28 +76,28 @@ def roc_band(score: ArrayLike, positive: ArrayLike, seed: int = 0) -> RocBand | 
 
 
 def _cumulated_shares(counts: np.ndarray) -> np.ndarray:
-    """Counts by bin `[draws, K]` to the share at or above each bin, from 0 to 1, `[draws, K + 1]`."""
+    """Convert counts by bin `[draws, K]` to the share at or above each bin, from 0 to 1, `[draws, K + 1]`."""
     total = counts.sum(axis=1, keepdims=True)
     return np.concatenate([np.zeros((len(counts), 1)), counts.cumsum(axis=1) / total], axis=1)
 
 
 def _highest_at(grid: np.ndarray, fpr: np.ndarray, tpr: np.ndarray) -> np.ndarray:
-    """The curve at each false positive rate; where it rises straight up, its upper end."""
+    """Return the true positive rate at each false positive rate; the upper end of vertical segments."""
     last = np.append(fpr[1:] > fpr[:-1], True)
     return np.interp(grid, fpr[last], tpr[last])
 
 
 class Reliability(NamedTuple):
-    """Predicted against observed, by bins of equal width.
+    """Predicted probabilities against observed frequencies, in bins of equal width.
 
     Args:
-        counts: predictions in each bin `[bins]`.
-        predicted: their mean probability (NaN where a bin is empty).
-        observed: share that came true (likewise).
-        low: Wilson's 95 % interval of `observed`.
-        high: see `low`.
+        counts: number of predictions in each bin `[bins]`.
+        predicted: mean predicted probability of each bin, NaN where it is empty.
+        observed: share of predictions that came true in each bin, NaN where it is empty.
+        low: lower end of Wilson's 95 % interval of `observed`.
+        high: upper end of that interval.
         error: expected calibration error: the mean of |observed - predicted|, weighted by the counts.
-        interval: of `error`, 95 %.
+        interval: 95 % interval of `error`.
     """
 
     counts: np.ndarray
@@ -112,20 +112,20 @@ class Reliability(NamedTuple):
 def reliability(predicted: ArrayLike, came_true: ArrayLike, bins: int = 10, seed: int = 0) -> Reliability:
     """Reliability diagram and expected calibration error (Naeini et al. 2015; Guo et al., arXiv 1706.04599, Eq. 3).
 
-    Chance alone makes the error larger than 0, and a resample's larger still. The interval is therefore the basic
-    (reflected) bootstrap of 500 draws of images, and begins at 0 where the error is not above the 97.5 % quantile of
-    what probabilities that are true would give.
+    Chance alone makes the error larger than 0, and that of a resample larger still. The interval is therefore the basic
+    (reflected) bootstrap of 500 draws of images. It begins at 0 where the error is not above the 97.5 % quantile of the
+    errors that perfectly calibrated probabilities would give.
 
     Args:
-        predicted: probabilities `[N]`, or `[N, classes]` of multi-label data: images are resampled with all classes.
-        came_true: bool, of the same shape.
-        bins: of equal width over [0, 1].
-        seed: of the bootstrap.
+        predicted: probabilities `[N]`; multi-label: `[N, classes]`, where an image is resampled with all its classes.
+        came_true: whether each prediction came true, bool, same shape.
+        bins: number of bins of equal width over [0, 1].
+        seed: seed of the bootstrap.
     """
     p = np.asarray(predicted, dtype=np.float64)
     p, y = p.reshape(len(p), -1), np.asarray(came_true, dtype=np.float64).reshape(len(p), -1)
     place = np.clip((p * bins).astype(int), 0, bins - 1)
-    # By image and bin: how many predictions, their sum, how many came true.
+    # For each image and bin: the number of predictions, their sum, and how many came true.
     rows = np.repeat(np.arange(len(p)), p.shape[1])
     tables = np.zeros((3, len(p), bins))
     for table, values in zip(tables, (np.ones_like(p), p, y), strict=True):
@@ -138,7 +138,7 @@ def reliability(predicted: ArrayLike, came_true: ArrayLike, bins: int = 10, seed
         weights = np.bincount(random.integers(len(p), size=len(p)), minlength=len(p)).astype(np.float64)
         draws.append(_calibration_error(*(weights @ table for table in tables)))
     low, high = np.quantile(draws, (0.025, 0.975))
-    variance = np.bincount(place.ravel(), (p * (1 - p)).ravel(), minlength=bins)  # of what comes true, if p is true
+    variance = np.bincount(place.ravel(), (p * (1 - p)).ravel(), minlength=bins)  # if p is correct
     noise = np.sqrt(variance) * random.normal(size=(DRAWS, bins))
     by_chance = np.quantile(np.abs(noise).sum(axis=1) / count.sum(), 0.975)
     least = 0.0 if error <= by_chance else np.clip(2 * error - high, 0, 1)
@@ -159,7 +159,7 @@ def reliability(predicted: ArrayLike, came_true: ArrayLike, bins: int = 10, seed
 
 
 def calibrated_events(probabilities: ArrayLike, labels: ArrayLike, multi_label: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Which probabilities a calibration is of (see `figures.calibration_diagram`), and whether each came true."""
+    """Return the probabilities to calibrate (see `figures.calibration_diagram`), and whether each came true."""
     p, y = np.asarray(probabilities), np.asarray(labels)
     if multi_label:
         return p, y == 1

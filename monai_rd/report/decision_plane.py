@@ -1,9 +1,9 @@
-r"""Decision boundaries on the plane through three images, and how far two networks agree there.
+r"""Decision boundaries on the plane through three images, and the agreement of two networks there.
 
 Somepalli et al., arXiv 2203.08124, Section 2: with $v_1 = x_2 - x_1$ and $v_2 = x_3 - x_1$, the plane is spanned by
-$v_1$ and the part of $v_2$ that is orthogonal to it, a little beyond the three images on every side. Networks see
-points of the plane as they are, not cut to [0, 1]. The share of points on which two networks say the same, averaged
-over many triplets, is the paper's reproducibility score (its Section 3.3).
+$v_1$ and the part of $v_2$ that is orthogonal to it, and extends a little beyond the three images on every side. Points
+of the plane are not clipped to [0, 1]. The share of points on which two networks predict the same class, averaged over
+many triplets, is the paper's reproducibility score (its Section 3.3).
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ __all__ = ["Plane", "decision_plane", "plane_figure", "plot_planes"]
 
 @dataclass(frozen=True)
 class Plane:
-    """What networks say on a plane through three images.
+    """The predictions of networks on a plane through three images.
 
     Attributes:
-        images: the three, in [0, 1], `[3, C, H, W]` or bags `[3, S, C, H, W]`.
-        corners: where they lie on the plane, in Euclidean distance, `[3, 2]`.
-        x: of the grid's columns `[R]`.
-        y: of its rows `[R]`.
-        probabilities: by network, softmax at each point `[R, R, classes]`, rows along y.
+        images: the three images in [0, 1], `[3, C, H, W]` or bags `[3, S, C, H, W]`.
+        corners: their coordinates on the plane, in Euclidean distance, `[3, 2]`.
+        x: coordinates of the grid's columns `[R]`.
+        y: coordinates of the grid's rows `[R]`.
+        probabilities: by network, the softmax at each point `[R, R, classes]`, rows along y.
     """
 
     images: Tensor
@@ -46,11 +46,11 @@ class Plane:
 
     @property
     def labels(self) -> dict[str, Tensor]:
-        """The most probable class at each point, by network `[R, R]`."""
+        """By network, the most probable class at each point `[R, R]`."""
         return {name: found.argmax(dim=-1) for name, found in self.probabilities.items()}
 
     def agreement(self, first: str, second: str) -> float:
-        """Share of points in [0, 1] on which two networks say the same: the reproducibility score of one triplet."""
+        """Share of points, 0 to 1, on which two networks predict the same class: the reproducibility of one triplet."""
         labels = self.labels
         return float((labels[first] == labels[second]).double().mean())
 
@@ -63,14 +63,19 @@ def decision_plane(
     extent: float = 0.1,
     batch_size: int = 32,
 ) -> Plane:
-    """Ask networks for a class on a grid of the plane through three images.
+    """Evaluate networks on a grid of the plane through three images.
 
     Args:
-        networks: by name: images to logits `[B, classes]`, on the images' device; a module is in eval mode.
+        networks: by name, functions from images to logits `[B, classes]` on the images' device; modules must be in eval
+            mode.
         images: `[3, C, H, W]`, or bags `[3, S, C, H, W]` (volumes `[3, 1, D, H, W]`).
-        resolution: R, points along each side.
-        extent: how far the grid goes beyond the three images on each side, as a share of their span: the paper's 0.1.
-        batch_size: points in one run of a network.
+        resolution: R, number of points along each side.
+        extent: how far the grid extends beyond the three images on each side, as a share of their span; the paper's
+            value is 0.1.
+        batch_size: points in one forward pass.
+
+    Returns:
+        The predictions on the plane.
 
     Raises:
         ValueError: not three images, images that lie on one line, a module in training mode, or an option out of range.
@@ -119,11 +124,11 @@ def _grid(positions: Tensor, resolution: int, extent: float) -> Tensor:
 
 
 def plane_figure(planes: Sequence[Plane], class_names: Sequence[str]) -> Figure:
-    """Draw planes row by row: the three images, then each network's regions, pale where it is unsure.
+    """Draw one plane per row: the three images, then each network's decision regions, pale where it is unsure.
 
     Args:
-        planes: of the same networks, at least one.
-        class_names: by class index.
+        planes: planes of the same networks, at least one.
+        class_names: class names by class index.
 
     Raises:
         ValueError: no plane, or planes of different networks.
@@ -188,7 +193,7 @@ def _regions(axes: Axes, plane: Plane, name: str, classes: int) -> None:
 
 
 def _thumbnails(figure: Figure, place: SubplotSpec, plane: Plane) -> None:
-    """The three images below one another; of a study its middle slice."""
+    """Draw the three images below one another; for a study, its middle slice."""
     column = place.subgridspec(3, 1)
     for number, image in enumerate(plane.images):
         while image.dim() > 3:

@@ -1,4 +1,4 @@
-"""The figures of a report, each a `matplotlib.figure.Figure` made without pyplot and its global state."""
+"""The figures of a report, each a `matplotlib.figure.Figure` made without pyplot's global state."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ METRICS: dict[str, str] = {"val_accuracy": "accuracy", "val_auc": "ROC AUC", "va
 
 
 def learning_curves(history: Sequence[Mapping[str, Any]], chosen: int | None = None) -> Figure:
-    """Training loss terms, their weights, and the validation metrics, by epoch.
+    """Draw the training loss terms, their weights, and the validation metrics by epoch.
 
     Args:
         history: rows of `HistoryHandler`, at least one.
-        chosen: epoch of the student that was kept; None leaves its mark out.
+        chosen: epoch of the selected student, which is marked; None for no mark.
 
     Raises:
-        ValueError: no row.
+        ValueError: an empty history.
     """
     if not history:
         raise ValueError("the history has no epoch: nothing to draw")
@@ -110,7 +110,7 @@ def learning_curves(history: Sequence[Mapping[str, Any]], chosen: int | None = N
 
 
 def path_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
-    """What a `TeacherPathWatch` measured, by epoch.
+    """Draw the measurements of `TeacherPathWatch` by epoch.
 
     Args:
         history: rows of `HistoryHandler`, at least one with a `teacher_path`.
@@ -132,15 +132,15 @@ def path_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
 def roc_curves(
     probabilities: ArrayLike, labels: ArrayLike, class_names: Sequence[str], multi_label: bool = False
 ) -> Figure:
-    """ROC curves with pointwise 95 % bands: of the second of two classes, else of each class against the rest.
+    """Draw ROC curves with pointwise 95 % bands: of the second of two classes, else of each class against the rest.
 
-    Of more than 12 classes the 12 with most positive images are drawn.
+    With more than 12 classes, the 12 with most positive images are drawn.
 
     Args:
         probabilities: `[N, classes]`.
-        labels: class indices `[N]`; multi-label 0 or 1 `[N, classes]`.
-        class_names: by class index.
-        multi_label: an image may have any number of the classes.
+        labels: class indices `[N]`; multi-label: 0 or 1 `[N, classes]`.
+        class_names: class names by class index.
+        multi_label: whether an image may have any number of classes.
     """
     p, y = np.asarray(probabilities), np.asarray(labels)
     member = y.astype(bool) if multi_label else y[:, None] == np.arange(p.shape[1])
@@ -181,16 +181,16 @@ def _roc(axes: Axes, score: np.ndarray, positive: np.ndarray, name: str, several
 def calibration_diagram(
     probabilities: ArrayLike, labels: ArrayLike, class_names: Sequence[str], multi_label: bool = False
 ) -> Figure:
-    """Reliability diagram: predicted probability against how often it came true, with the number in each bin.
+    """Draw a reliability diagram: predicted probability against observed frequency, with the number in each bin.
 
-    Of two classes the probability of the second, of more that of the most probable class, of multi-label data every
-    probability.
+    With two classes it shows the probability of the second class, with more the probability of the most probable class,
+    for multi-label data all probabilities.
 
     Args:
         probabilities: `[N, classes]`.
-        labels: class indices `[N]`; multi-label 0 or 1 `[N, classes]`.
-        class_names: by class index.
-        multi_label: an image may have any number of the classes.
+        labels: class indices `[N]`; multi-label: 0 or 1 `[N, classes]`.
+        class_names: class names by class index.
+        multi_label: whether an image may have any number of classes.
     """
     event = "any finding" if multi_label else "the class chosen" if len(class_names) > 2 else short(class_names[1], 30)
     found = reliability(*calibrated_events(probabilities, labels, multi_label))
@@ -224,12 +224,12 @@ def calibration_diagram(
 
 
 def confusion_matrix(probabilities: ArrayLike, labels: ArrayLike, class_names: Sequence[str]) -> Figure:
-    """True class by row, most probable class by column: numbers, and the share of the row by colour.
+    """Draw a confusion matrix: true class by row, most probable class by column; colours show the share of the row.
 
     Args:
         probabilities: `[N, classes]`.
         labels: class indices `[N]`.
-        class_names: by class index.
+        class_names: class names by class index.
     """
     chosen, y = np.asarray(probabilities).argmax(axis=1), np.asarray(labels)
     k = len(class_names)
@@ -254,12 +254,12 @@ def confusion_matrix(probabilities: ArrayLike, labels: ArrayLike, class_names: S
 
 
 def cka_heat_map(values: ArrayLike, student: Sequence[str], teacher: Sequence[str]) -> Figure:
-    """CKA between layers, the student's by column and the teacher's by row, from input (bottom) to output (top).
+    """Draw the CKA between layers: the student's by column, the teacher's by row from input (bottom) to output (top).
 
     Args:
-        values: `[student layers, teacher layers]`; unbiased CKA may lie a little below 0.
+        values: `[student layers, teacher layers]`; unbiased CKA may be slightly negative.
         student: names of the student's layers.
-        teacher: of the teacher's.
+        teacher: names of the teacher's layers.
     """
     shown = np.round(np.asarray(values, dtype=float).T[::-1], 2)
     with rc_context(STYLE):
@@ -280,16 +280,16 @@ def cka_heat_map(values: ArrayLike, student: Sequence[str], teacher: Sequence[st
 def slice_scores(
     scores: Sequence[np.ndarray], studies: Sequence[float], labels: Sequence[int], class_names: Sequence[str], of: str
 ) -> Figure:
-    """Strip plot: what each slice of a study says, and the study as a whole, by which studies are ordered.
+    """Draw a strip plot of the probabilities of each study's slices and of the study; studies are ordered by theirs.
 
-    Of more than 40 studies 40 are drawn, evenly through that order.
+    With more than 40 studies, 40 are drawn, evenly spaced in that order.
 
     Args:
-        scores: of each study the probability by slice, `[S]`.
-        studies: of each study its own probability.
-        labels: class index of each study; it gives the colour.
-        class_names: by class index.
-        of: what the probability is of, for the axis.
+        scores: for each study, the probability of each slice `[S]`.
+        studies: the probability of each study.
+        labels: class index of each study; sets the colour.
+        class_names: class names by class index.
+        of: what the probability is of, for the axis label.
     """
     order = np.argsort(studies, kind="stable")
     if len(order) > MOST_STUDIES:
@@ -317,7 +317,7 @@ def slice_scores(
 
 
 def _heat_map(axes: Axes, values: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> None:
-    """Cells from 0 to 1 with white lines between; vector graphics, so that it stays sharp, unless cells are many."""
+    """Draw cells from 0 to 1 with white lines between them; as vector graphics unless there are very many cells."""
     many = values.size > 900
     edges_x, edges_y = np.arange(len(columns) + 1) - 0.5, np.arange(len(rows) + 1) - 0.5
     edge, width = ("none", 0.0) if many else ("#fefefe", 1.5)

@@ -1,4 +1,4 @@
-"""The end of a training: the best student on the test set, beside the reprogrammed teacher it learnt from."""
+"""The final report of a training: the best student on the test set, compared with the teacher it learnt from."""
 
 from __future__ import annotations
 
@@ -41,32 +41,49 @@ PHANTOM_NOTE = (
 
 
 class FinalReport:
-    """Loads the best student (and phi of the same epoch), calibrates it, scores the test set, prints and writes.
+    """Evaluates the best student of a training on the test set, and prints and writes the results.
 
-    The temperature that the validation set asks for (`fit_temperature`) becomes part of the student in `model_path`,
-    so that whatever is made of that file gives calibrated probabilities.
+    It loads the best student (and phi of the same epoch), calibrates it on the validation set (`fit_temperature`) and
+    stores the temperature in the student's file `model_path`, so that everything made from that file gives calibrated
+    probabilities.
 
-    Into `output_dir`: `metrics.json`; `predictions.npz` with `probabilities` `[N, classes]` float32, `labels` and
-    `places`, each item's place in the test list (from 0; studies that cannot be read are missing), beside them
-    `path_probabilities` of the teacher's path where it has a row, and of the validation set `validation_probabilities`
-    and `validation_labels`; and last
-    `report.html`, one file with its figures, which also lie in `figures/` as PNG and SVG. A page that fails is told
-    and loses nothing of the rest.
+    Files written into `output_dir`:
+
+    - `metrics.json`: the metrics and settings.
+    - `predictions.npz`: `probabilities` `[N, classes]` float32, `labels`, and `places`, the position of each item in
+      the test list (from 0; studies that cannot be read are missing); also `path_probabilities` of the teacher path
+      where it has a row, and `validation_probabilities` and `validation_labels` of the validation set.
+    - `report.html`: a single file with all figures, which are also in `figures/` as PNG and SVG. If the page fails, the
+      error is logged and the other files are kept.
 
     Args:
-        model_path: `models/model.pt`.
-        output_dir: where `best_method.pt` and `history.json` lie and the report goes.
-        network: the student, bare.
-        loader: of the test set; items of a `TolerantDataset` with a `problem` are counted and not scored.
-        class_names: by class index.
+        model_path: the student's weights, `models/model.pt`.
+        output_dir: folder of `best_method.pt` and `history.json`, where the report is written.
+        network: the student, without wrappers.
+        loader: loader of the test set; items of a `TolerantDataset` with a `problem` are counted but not scored.
+        class_names: class names by class index.
         device: where to run.
-        method: the method; where it reprograms the teacher, that path gets a row of its own.
-        teacher: the frozen foundation model; one that was fitted to the task gets a row of its own.
-        phantom: the data are the project's phantoms; then the report says so.
-        settings: written into `metrics.json` beside the numbers.
-        multi_label: an image may have any number of the classes.
-        page: write the page and its figures.
-        validation: the validation set; None leaves the student as it is.
+        method: the method; if it reprograms the teacher, the teacher path gets its own row.
+        teacher: the frozen foundation model; one that was tuned on the task gets its own row.
+        phantom: whether the data are the project's phantoms; the report then says so.
+        settings: written into `metrics.json` together with the metrics.
+        multi_label: whether an image may have any number of classes.
+        page: whether to write the page and its figures.
+        validation: the validation set; None leaves the student's temperature unchanged.
+
+    Example:
+        >>> import torch
+        >>> from monai.data import DataLoader
+        >>> from monai_rd.networks import Student
+        >>> from monai_rd.report import FinalReport
+        >>> student = Student("resnet18", num_classes=2)
+        >>> torch.save(student.state_dict(), "model.pt")
+        >>> test = DataLoader([{"image": torch.rand(3, 32, 32), "label": n % 2} for n in range(8)], batch_size=4)
+        >>> report = FinalReport("model.pt", "eval", student, test, ["clear", "opacity"], "cpu", page=False)
+        >>> result = report.run()
+        Test set, 8 studies, value and 95 % interval...
+        >>> result["test"]["student"]["n"]
+        8
     """
 
     def __init__(
@@ -92,7 +109,10 @@ class FinalReport:
         self.multi_label, self.page, self.validation = multi_label, page, validation
 
     def run(self) -> dict[str, Any]:
-        """Score, print, write; returns what was written into `metrics.json`.
+        """Evaluate the student, and print and write the results.
+
+        Returns:
+            The content of `metrics.json`.
 
         Raises:
             FileNotFoundError: no trained model.
@@ -129,9 +149,9 @@ class FinalReport:
         return result
 
     def _calibrate(self, validation: Dataset) -> dict[str, np.ndarray]:
-        """Fit the temperature and put it into the model's file; the validation images' probabilities and labels."""
+        """Fit the temperature and store it in the model's file; return the validation probabilities and labels."""
         loader = DataLoader(validation, batch_size=self.loader.batch_size, collate_fn=self.loader.collate_fn)
-        self.network.temperature.fill_(1.0)  # a second report on one training fits the same
+        self.network.temperature.fill_(1.0)  # so that a second report fits the same value
         logits, labels = answers(self.network, loader, self.device)
         temperature = fit_temperature(logits, labels, self.multi_label)
         self.network.temperature.fill_(temperature)
@@ -141,7 +161,7 @@ class FinalReport:
         return {"validation_probabilities": probabilities, "validation_labels": labels}
 
     def _calibration(self, scores: TestScores) -> dict[str, Any]:
-        """The temperature, and the expected calibration error on the test set without and with it."""
+        """Return the temperature, and the expected calibration error on the test set without and with it."""
         temperature = float(self.network.temperature)
         p = scores.probabilities["student"].astype(np.float64)
         raw = logit(p) if self.multi_label else np.log(np.maximum(p, np.finfo(np.float32).tiny))
@@ -154,7 +174,7 @@ class FinalReport:
         if self.page:
             try:
                 return score_test_set(*given, layers=True)
-            except Exception:  # what only the page needs must not cost the numbers
+            except Exception:  # what only the page needs must not cost the metrics
                 logger.exception("scoring failed; once more without the layers' CKA")
         return score_test_set(*given, layers=False)
 
@@ -178,7 +198,7 @@ class FinalReport:
                 )
             )
             path = page.write()
-        except Exception:  # the numbers are written: a page is not worth a training
+        except Exception:  # the metrics are written: a failing page must not fail the training
             logger.exception("the report's page could not be written")
         else:
             print(f"report: {path}")
@@ -205,7 +225,7 @@ class FinalReport:
             console.print(PHANTOM_NOTE, style="bold")
 
     def _classes(self, rows: dict[str, dict[str, Any]]) -> Table:
-        """ROC AUC of each class; "-" where all images agree."""
+        """Make a table of the ROC AUC of each class; "-" where all labels are equal."""
         table = Table(title="ROC AUC by class", title_justify="left")
         for name in ("", "positive", *rows):
             table.add_column(name, justify="right" if name else "left")

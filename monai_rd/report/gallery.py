@@ -1,4 +1,4 @@
-"""The Grad-CAM gallery of a report: some test items, right and wrong, sure and unsure, and where the student looked."""
+"""The Grad-CAM gallery of a report: correct and wrong, sure and unsure test items, and where the student looked."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GalleryItem", "choose", "gallery", "overlay", "rgb", "slices_and_place"]
 
-EACH = 2  # items of a kind
+EACH = 2  # items of each kind
 MOST_CLASSES = 5
 
 
@@ -28,7 +28,7 @@ class GalleryItem(NamedTuple):
     """An item of the gallery.
 
     Args:
-        row: of the probabilities.
+        row: its row in the probabilities.
         kind: why it was chosen.
     """
 
@@ -37,15 +37,15 @@ class GalleryItem(NamedTuple):
 
 
 def choose(probabilities: np.ndarray, labels: np.ndarray, multi_label: bool) -> list[GalleryItem]:
-    """Choose two items each: surely right, barely right, barely wrong, surely wrong.
+    """Choose two items of each kind: clearly correct, barely correct, barely wrong, clearly wrong.
 
-    Multi-label items, of which hardly one is right in every class, are chosen by their mean error over the classes: the
-    four nearest to the truth and the four farthest.
+    Multi-label items are hardly ever correct in every class; they are chosen by their mean error over the classes: the
+    four with the smallest and the four with the largest.
 
     Args:
         probabilities: `[N, classes]`.
-        labels: `[N]`, multi-label `[N, classes]`.
-        multi_label: an image may have any number of the classes.
+        labels: `[N]`; multi-label: `[N, classes]`.
+        multi_label: whether an image may have any number of classes.
     """
     if multi_label:
         order = np.argsort(np.abs(probabilities - labels).mean(axis=1), kind="stable").tolist()
@@ -75,20 +75,20 @@ def gallery(
     class_names: Sequence[str],
     multi_label: bool,
 ) -> tuple[Markup, tuple[int, ...]]:
-    """Make the gallery's markup. Items are numbered by their place in the test list, from 1; nothing else names them.
+    """Make the gallery's markup. Items are identified only by their position in the test list, from 1.
 
     Args:
         network: the student with its trained weights.
-        loader: of the test set, which is asked for the chosen items once more.
+        loader: loader of the test set; the chosen items are loaded again.
         device: where to run.
         probabilities: `[N, classes]`.
-        labels: `[N]`, multi-label `[N, classes]`.
-        indices: of the N items in the test list, from 0.
-        class_names: by class index.
-        multi_label: an image may have any number of the classes.
+        labels: `[N]`; multi-label: `[N, classes]`.
+        indices: positions of the N items in the test list, from 0.
+        class_names: class names by class index.
+        multi_label: whether an image may have any number of classes.
 
     Returns:
-        The markup, and the positions of the student's map; none where there is no map and so no heat.
+        The markup, and the size of the student's feature map; an empty size if there is no map and so no heat map.
     """
     network.to(device).eval()
     items: list[dict[str, Any]] = []
@@ -114,7 +114,7 @@ def _item(
     names: Sequence[str],
     multi_label: bool,
 ) -> dict[str, Any]:
-    """What `templates/parts.html` shows of an item."""
+    """Return the values with which `templates/parts.html` shows an item."""
     chosen = names[found.chosen]
     slices, at = slices_and_place(image, found)
     pixels = rgb(slices[at])
@@ -140,9 +140,9 @@ def _item(
 
 
 def slices_and_place(image: Tensor, found: Explanation) -> tuple[Tensor, int]:
-    """The slices `[S, C, H, W]` of an item and which of them speaks most for the class chosen.
+    """Return the slices `[S, C, H, W]` of an item, and the slice with the most evidence for the chosen class.
 
-    Of a study that is the one with the highest probability, of a volume the one with most heat.
+    For a bag of slices that is the slice with the highest probability, for a volume the slice with the most heat.
     """
     if found.slices is None:  # a volume [1, D, H, W]
         slices = image.movedim(0, 1)
@@ -153,20 +153,20 @@ def slices_and_place(image: Tensor, found: Explanation) -> tuple[Tensor, int]:
 
 
 def rgb(image: Tensor) -> np.ndarray:
-    """Image `[1 or 3, H, W]` in [0, 1] as uint8 `[H, W, 3]`."""
+    """Convert an image `[1 or 3, H, W]` in [0, 1] to uint8 `[H, W, 3]`."""
     array = (image.clamp(0, 1) * 255).round().to(torch.uint8).cpu().expand(3, -1, -1)
     return array.permute(1, 2, 0).contiguous().numpy()
 
 
 def overlay(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Lay heat in [0, 1] over a picture: clear where there is none."""
+    """Blend a heat map in [0, 1] over a picture; transparent where it is 0."""
     colours = colormaps["inferno"](0.25 + 0.7 * heat)[..., :3] * 255
     opacity = 0.7 * np.sqrt(heat)[..., None]
     return (pixels * (1 - opacity) + colours * opacity).round().astype(np.uint8)
 
 
 def _strip(found: Explanation, at: int, count: int, chosen: str) -> tuple[list[float], int, str]:
-    """Of each slice the class's probability by it alone, of a volume its share of the heat; which is shown; caption."""
+    """Return a value per slice (its own probability, or its share of a volume's heat), the slice shown, a caption."""
     shown = f"shown: slice {at + 1} of {count}"
     if found.slices is not None:
         values = found.slices[:, found.chosen]

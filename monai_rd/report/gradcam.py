@@ -1,10 +1,10 @@
-"""Where a student looked: Grad-CAM on its last map, and what each slice of a study speaks for.
+"""Explaining a student's prediction: Grad-CAM on its last feature map, and the probabilities of single slices.
 
 Selvaraju et al., arXiv 1610.02391: with A_k the channels of a map and y the score of a class, Eq. 1 and 2,
-L = ReLU(sum_k mean_positions(dy / dA_k) A_k). A softmax does not know its logits, only their differences: where one
-class is to be chosen, y is its logit less the mean of the others', or the heat of a class could vanish because all
-logits are low. MONAI's `GradCAM` knows neither bags nor the tokens of a ViT, scales each image for itself and leaves
-its hooks in the network; on a single image and the same score both give the same map (a test holds that).
+L = ReLU(sum_k mean_positions(dy / dA_k) A_k). A softmax depends on the differences of logits only; for single-label
+data y is therefore the class's logit minus the mean of the others, or the heat could vanish because all logits are low.
+MONAI's `GradCAM` supports neither bags nor the tokens of a ViT, scales each image separately and leaves its hooks in
+the network; on a single image and the same score both give the same map (a test checks that).
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ __all__ = ["Explanation", "explain", "grad_cam_level"]
 
 
 class Explanation(NamedTuple):
-    """What a student says of one item, and why.
+    """A student's prediction for one item, with its explanation.
 
     Args:
-        probabilities: `[classes]`.
-        chosen: the class that `heat` is of, the most probable.
-        heat: `[S, H, W]`, of volumes `[D, H, W]`: in [0, 1], 1 at the item's strongest place, 0 where nothing spoke
-            for the class. None where the student has no map.
-        grid: positions of the map `(h, w)`, of volumes `(d, h, w)`: how coarse the heat is.
-        slices: probabilities by slice `[S, classes]`; None of volumes.
+        probabilities: probability of each class `[classes]`.
+        chosen: the most probable class, which `heat` explains.
+        heat: heat map `[S, H, W]`, for volumes `[D, H, W]`, in [0, 1]: 1 at the item's maximum, 0 where there is no
+            evidence for the class. None if the student has no feature map.
+        grid: size of the feature map, `(h, w)` or `(d, h, w)`: the true resolution of the heat map.
+        slices: probabilities of each slice alone `[S, classes]`; None for volumes.
     """
 
     probabilities: Tensor
@@ -45,16 +45,16 @@ class Explanation(NamedTuple):
 
 
 def grad_cam_level(student: Student, image: Tensor) -> Level | None:
-    """The map that Grad-CAM is computed on: the one whose mean is f_s, else the deepest that the logits depend on.
+    """Choose the feature map for Grad-CAM: the one whose mean is f_s, else the deepest that the logits depend on.
 
-    The patch tokens of a ViT's last block, for one, do not count where its class token alone is read.
+    The patch tokens of a ViT's last block, for example, are not used if only its class token is read.
 
     Args:
-        student: in eval mode.
-        image: a batch of one, as `explain` takes it.
+        student: the student in eval mode.
+        image: a batch of one, see `explain`.
 
     Returns:
-        The level; None where the student's maps are not known.
+        The level; None if the student's feature maps are not known.
     """
     level, levels = student.last_map, student.levels
     if level is not None or not levels:
@@ -71,16 +71,16 @@ def grad_cam_level(student: Student, image: Tensor) -> Level | None:
 
 
 def explain(student: Student, image: Tensor, level: Level | None, multi_label: bool = False) -> Explanation:
-    """Run a student on one item and find what spoke for the class it chose.
+    """Run a student on one item and explain the most probable class by Grad-CAM.
 
     Args:
-        student: in eval mode.
+        student: the student in eval mode.
         image: a batch of one: image `[1, 3, H, W]`, bag `[1, S, 3, H, W]` or volume `[1, 1, D, H, W]`.
-        level: of `grad_cam_level`.
-        multi_label: an image may have any number of the classes.
+        level: the result of `grad_cam_level`; None gives no heat map.
+        multi_label: whether an image may have any number of classes.
 
     Raises:
-        ValueError: not one item.
+        ValueError: a batch of more than one item.
     """
     if len(image) != 1:
         raise ValueError(f"one item is explained at a time, got a batch of {len(image)}")
@@ -105,7 +105,7 @@ def explain(student: Student, image: Tensor, level: Level | None, multi_label: b
 def _features_and_outputs(
     student: Student, image: Tensor, levels: Sequence[Level]
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Features of slices, and outputs of levels' modules as these gave them: gradients lead to nothing made of them."""
+    """Return slice features, and the levels' module outputs themselves, as gradients do not reach derived tensors."""
     outputs: dict[str, Tensor] = {}
     handles = [
         student.backbone.get_submodule(level.module).register_forward_hook(

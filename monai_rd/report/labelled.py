@@ -1,4 +1,4 @@
-"""How right a student is on labelled studies that it was not trained on: as a whole, and by groups of patients."""
+"""The performance of a student on labelled studies outside its training: overall and by patient group."""
 
 from __future__ import annotations
 
@@ -22,21 +22,35 @@ from monai_rd.report.metrics import METRIC_NAMES, classification_metrics, multi_
 
 __all__ = ["LabelledReport", "group_metrics"]
 
-SMALLEST = 5  # of a group that is told of
+SMALLEST = 5  # studies; smaller groups are not reported
 
 
 class LabelledReport:
-    """Writes metrics with their 95 % intervals, of all studies and of groups of patients, and prints them.
+    """Handler that writes and prints metrics with 95 % intervals, for all studies and for patient groups.
 
-    Groups: sex, age, scanner and site, as DICOM headers or the sheet tell them. A group of fewer than 5 studies is not
-    told of. Attach it to an evaluator whose postprocessing leaves probabilities in `pred` and whose items come from a
+    Groups are sex, age, scanner and site, from the DICOM header or the sheet. Groups of fewer than 5 studies are not
+    reported. Attach it to an evaluator whose outputs hold probabilities in `pred` and whose items come from a
     `TolerantDataset` and have labels.
 
     Args:
-        path: of the JSON: `metrics` (see `classification_metrics`, `multi_label_metrics`) with `calibration_error`, and
-            `groups`, the same of each group by its name, without what its labels do not allow.
-        class_names: by class index.
-        multi_label: an image may have any number of the classes.
+        path: the JSON file to write: `metrics` (see `classification_metrics`, `multi_label_metrics`) with
+            `calibration_error`, and `groups`, the same for each group as far as its labels allow.
+        class_names: class names by class index.
+        multi_label: whether an image may have any number of classes.
+
+    Example:
+        >>> import json
+        >>> import torch
+        >>> from ignite.engine import Engine
+        >>> from monai_rd.report import LabelledReport
+        >>> answers = torch.tensor([[0.8, 0.2], [0.3, 0.7]])
+        >>> evaluator = Engine(lambda engine, studies: [{"pred": answers[one["label"]]} for one in studies])
+        >>> LabelledReport("metrics.json", ["clear", "opacity"]).attach(evaluator)
+        >>> state = evaluator.run([[{"label": n % 2, "problem": ""} for n in range(8)]])
+        8 labelled studies, value and 95 % interval...
+        >>> with open("metrics.json") as file:
+        ...     json.load(file)["metrics"]["accuracy"]["value"]
+        1.0
     """
 
     def __init__(self, path: str | os.PathLike[str], class_names: Sequence[str], multi_label: bool = False) -> None:
@@ -44,7 +58,7 @@ class LabelledReport:
         self._rows: list[tuple[np.ndarray, Any, dict[str, str]]] = []
 
     def attach(self, engine: Engine) -> None:
-        """Attach to an evaluator."""
+        """Attach the handler to an evaluator."""
         engine.add_event_handler(Events.STARTED, lambda _: self._rows.clear())
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
         engine.add_event_handler(Events.COMPLETED, self._write)
@@ -73,16 +87,16 @@ class LabelledReport:
 def group_metrics(
     probabilities: np.ndarray, labels: np.ndarray, groups: Sequence[Mapping[str, str]], multi_label: bool = False
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """The metrics of every group of at least 5 studies.
+    """Compute the metrics of every patient group of at least 5 studies.
 
     Args:
         probabilities: `[N, classes]`.
-        labels: class indices `[N]`, of multi-label data 0 or 1 `[N, classes]`.
-        groups: of each study, such as `{"sex": "F", "age": "40-59"}`; "" is unknown.
-        multi_label: an image may have any number of the classes.
+        labels: class indices `[N]`; multi-label: 0 or 1 `[N, classes]`.
+        groups: the groups of each study, such as `{"sex": "F", "age": "40-59"}`; "" is unknown.
+        multi_label: whether an image may have any number of classes.
 
     Returns:
-        By kind of group and group; kinds of which less than two groups are known are left out, as there is nothing to
+        The metrics by kind of group and group. Kinds with fewer than two groups are left out, as there is nothing to
         compare.
     """
     found: dict[str, dict[str, dict[str, Any]]] = {}

@@ -1,4 +1,4 @@
-r"""How alike the layers of two networks are: linear CKA from batch to batch.
+r"""Similarity of the layers of two networks: linear CKA, accumulated over batches.
 
 The minibatch estimator of Nguyen et al. (arXiv 2010.15327, Eq. 2 to 4): with $K_b$, $L_b$ the Gram matrices of one
 batch of n items and $\mathrm{HSIC}_1$ of Song et al. (JMLR 13, 2012, Eq. 5),
@@ -6,7 +6,7 @@ batch of n items and $\mathrm{HSIC}_1$ of Song et al. (JMLR 13, 2012, Eq. 5),
 $$\mathrm{CKA} = \frac{\sum_b \mathrm{HSIC}_1(K_b, L_b)}
 {\sqrt{\sum_b \mathrm{HSIC}_1(K_b, K_b)}\,\sqrt{\sum_b \mathrm{HSIC}_1(L_b, L_b)}}$$
 
-It needs the layers of one batch in memory and no more, and its expectation does not depend on the batch's size.
+It needs only one batch's features in memory, and its expected value does not depend on the batch size.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 __all__ = ["LayerCKA", "MinibatchCKA", "item_features"]
 
-POSITIONS = 4  # a side: maps are averaged down to 4 x 4 (volumes 4 x 4 x 4) positions
+POSITIONS = 4  # per side: maps are pooled to 4 x 4 (volumes 4 x 4 x 4) positions
 SMALLEST = 4  # HSIC_1 divides by n - 3
 
 
@@ -28,11 +28,11 @@ class LayerCKA(NamedTuple):
     """CKA between the layers of two networks.
 
     Args:
-        values: `[layers of the first, layers of the second]`, at most 1; unbiased, so it may lie a little below 0; NaN
-            where a layer does not tell the items apart.
+        values: `[layers of the first, layers of the second]`, at most 1; unbiased, so possibly slightly negative; NaN
+            where a layer is constant over the items.
         first: names of the first network's layers.
-        second: of the second's.
-        n: items that it was computed from.
+        second: names of the second network's layers.
+        n: number of items.
     """
 
     values: Tensor
@@ -42,20 +42,20 @@ class LayerCKA(NamedTuple):
 
 
 def item_features(output: Tensor, items: int) -> Tensor:
-    """Make one row of features for each item of a batch, as CKA needs them.
+    """Convert a layer's output to one feature vector per item, for CKA.
 
-    Maps are averaged down to at most 4 positions a side and flattened, so that they keep where things are and stay
-    small. The slices of a study are averaged, as the student averages them.
+    Maps are average-pooled to at most 4 positions per side and flattened, which keeps spatial information and limits
+    the size. The slices of a study are averaged, as the student averages them.
 
     Args:
-        output: maps `[items * S, C, h, w]`, of volumes `[items, C, d, h, w]`, or vectors `[items * S, C]`.
+        output: maps `[items * S, C, h, w]`, for volumes `[items, C, d, h, w]`, or vectors `[items * S, C]`.
         items: number of items in the batch.
 
     Returns:
-        `[items, features]` in float32.
+        Features `[items, features]` in float32.
 
     Raises:
-        ValueError: another number of rows or dimensions.
+        ValueError: a wrong number of rows or dimensions.
     """
     if output.dim() not in (2, 4, 5) or len(output) % items:
         raise ValueError(f"a layer gives maps or vectors of {items} items and their slices, got {list(output.shape)}")
@@ -67,16 +67,16 @@ def item_features(output: Tensor, items: int) -> Tensor:
 
 
 class MinibatchCKA:
-    """Takes features batch by batch and gives the CKA of every layer of one network with every one of another.
+    """Computes the CKA between all layers of two networks from features that arrive batch by batch.
 
-    Items are regrouped into minibatches of one size, so that a loader's batch size, even 1, plays no part; a rest of
-    less than 4 items is left out.
+    Items are regrouped into minibatches of a fixed size, so that the loader's batch size, even 1, does not matter; a
+    remainder of fewer than 4 items is ignored.
 
     Args:
-        minibatch: items of one Gram matrix, at least 4.
+        minibatch: number of items in one Gram matrix, at least 4.
 
     Raises:
-        ValueError: a smaller minibatch.
+        ValueError: a minibatch of fewer than 4.
     """
 
     def __init__(self, minibatch: int = 32) -> None:
@@ -85,17 +85,17 @@ class MinibatchCKA:
         self.minibatch, self.n = minibatch, 0
         self._names: tuple[list[str], list[str]] | None = None
         self._waiting: list[list[Tensor]] = []
-        self._sums: list[Tensor] = []  # of cross, own first, own second
+        self._sums: list[Tensor] = []  # HSIC of first and second, of first with itself, of second with itself
 
     def update(self, first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> None:
-        """Take the features of one batch.
+        """Add the features of one batch.
 
         Args:
-            first: by layer `[items, features]`, as `item_features` gives them.
-            second: of the same items in the same order.
+            first: by layer of the first network, features `[items, features]` from `item_features`.
+            second: the same for the second network; same items in the same order.
 
         Raises:
-            ValueError: other layers than before, or not all of one number of items.
+            ValueError: other layers than before, or different numbers of items.
         """
         names = list(first), list(second)
         if self._names is None:
@@ -110,7 +110,7 @@ class MinibatchCKA:
             self._take(self.minibatch)
 
     def _take(self, n: int) -> None:
-        """Move the first n waiting items into the sums."""
+        """Add the first n waiting items to the sums."""
         assert self._names is not None
         joined = [torch.cat(waiting) for waiting in self._waiting]
         self._waiting = [[layer[n:]] for layer in joined]
@@ -122,10 +122,10 @@ class MinibatchCKA:
         self.n += n
 
     def compute(self) -> LayerCKA:
-        """Give the CKA of all that was taken.
+        """Return the CKA over all items added so far.
 
         Raises:
-            ValueError: less than 4 items were taken.
+            ValueError: fewer than 4 items were added.
         """
         if self._names is not None and sum(map(len, self._waiting[0])) >= SMALLEST:
             self._take(sum(map(len, self._waiting[0])))
@@ -138,9 +138,9 @@ class MinibatchCKA:
 
 
 def _gram(features: Tensor) -> Tensor:
-    """Gram matrix in float64 of the centred features (HSIC_1 is the same without, but for the rounding), diagonal 0.
+    """Return the Gram matrix of the centred features in float64, with diagonal 0.
 
-    A layer that is constant to float32's precision gives 0.
+    Centring does not change HSIC_1 except for rounding. A layer that is constant to float32's precision gives 0.
     """
     x = features.double()
     centred = x - x.mean(dim=0)
@@ -150,7 +150,7 @@ def _gram(features: Tensor) -> Tensor:
 
 
 def _hsic(a: Tensor, b: Tensor) -> Tensor:
-    """HSIC_1 of every pair of Gram matrices `[A, n, n]` and `[B, n, n]` without diagonals: `[A, B]`."""
+    """Return HSIC_1 `[A, B]` of every pair of Gram matrices `[A, n, n]` and `[B, n, n]` with diagonals 0."""
     n = a.shape[1]
     rows_a, rows_b = a.sum(dim=2), b.sum(dim=2)
     inner = a.flatten(1) @ b.flatten(1).T

@@ -1,4 +1,4 @@
-"""Classification metrics of a test set, each with its 95 % interval where it has one."""
+"""Classification metrics of a test set, with 95 % intervals."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ METRIC_NAMES = {
 
 
 def classification_metrics(probabilities: ArrayLike, labels: ArrayLike, seed: int = 0) -> dict[str, Any]:
-    """Accuracy, ROC AUC, sensitivity and specificity.
+    """Compute accuracy, ROC AUC, sensitivity and specificity.
 
-    Of two classes, class 1 is the positive one. Of more, AUC is the unweighted mean over classes, each against the
-    rest, and sensitivity and specificity are left out.
+    With two classes, class 1 is the positive one. With more, the AUC is the unweighted mean over classes, each against
+    the rest, and sensitivity and specificity are left out.
 
     Args:
         probabilities: `[N, classes]`, rows summing to 1.
         labels: class indices `[N]`.
-        seed: of the bootstrap.
+        seed: seed of the bootstrap.
 
     Returns:
         `n`, and for each metric its `value` in [0, 1] and 95 % `interval`: Wilson's (1927) for proportions, a
         stratified percentile bootstrap of 1000 draws for the AUC.
 
     Raises:
-        ValueError: shapes that do not fit, a label out of range, or a class without a sample.
+        ValueError: shapes that do not match, a label out of range, or a class without samples.
     """
     p, y = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
     if p.ndim != 2 or y.shape != p.shape[:1]:
@@ -63,12 +63,12 @@ def classification_metrics(probabilities: ArrayLike, labels: ArrayLike, seed: in
 
 
 def present_metrics(probabilities: ArrayLike, labels: ArrayLike, multi_label: bool = False) -> dict[str, Any]:
-    """Those metrics that the labels of a small group allow: of one class alone, how many were told right.
+    """Compute the metrics that the labels of a small group allow: only accuracy if all have one class.
 
     Args:
         probabilities: `[N, classes]`, N > 0.
-        labels: class indices `[N]`, of multi-label data 0 or 1 `[N, classes]`.
-        multi_label: an image may have any number of the classes.
+        labels: class indices `[N]`; multi-label: 0 or 1 `[N, classes]`.
+        multi_label: whether an image may have any number of classes.
     """
     p, y = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
     if multi_label:
@@ -79,7 +79,7 @@ def present_metrics(probabilities: ArrayLike, labels: ArrayLike, multi_label: bo
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
-    """The 95 % interval of a proportion of n > 0 (Wilson, 1927)."""
+    """Return the 95 % interval of the proportion `hits / n`, n > 0 (Wilson, 1927)."""
     interval = binomtest(hits, n).proportion_ci(method="wilson")
     return float(interval.low), float(interval.high)
 
@@ -89,7 +89,7 @@ def _proportion(hits: np.ndarray) -> dict[str, Any]:
 
 
 def _auc(p: np.ndarray, y: np.ndarray, seed: int) -> dict[str, Any]:
-    scored = range(p.shape[1]) if p.shape[1] > 2 else [1]  # of two classes each has the same AUC
+    scored = range(p.shape[1]) if p.shape[1] > 2 else [1]  # both of two classes have the same AUC
 
     def auc(rows: np.ndarray) -> float:
         return float(np.mean([auc_and_influence(p[rows, index], y[rows] == index)[0] for index in scored]))
@@ -101,19 +101,19 @@ def _auc(p: np.ndarray, y: np.ndarray, seed: int) -> dict[str, Any]:
 
 
 def multi_label_metrics(probabilities: ArrayLike, labels: ArrayLike) -> dict[str, Any]:
-    """ROC AUC and average precision, each the unweighted mean over the classes that have both values.
+    """Compute ROC AUC and average precision, each the unweighted mean over the classes with both label values.
 
     Args:
-        probabilities: of each class `[N, classes]`.
+        probabilities: probability of each class `[N, classes]`.
         labels: 0 or 1 `[N, classes]`.
 
     Returns:
         `n`; `roc_auc` with `value` and 95 % `interval` (DeLong et al. 1988, DOI 10.2307/2531595: normal, from each
         image's influence on the mean, so that classes may be correlated); `average_precision` with `value`; `classes`,
-        in order: `positives`, `roc_auc` and `average_precision` of each, None where all images agree.
+        in order: `positives`, `roc_auc` and `average_precision` of each, None where all labels are equal.
 
     Raises:
-        ValueError: shapes that do not fit, labels other than 0 and 1, or no class with both values.
+        ValueError: shapes that do not match, labels other than 0 and 1, or no class with both values.
     """
     p, y = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
     if p.ndim != 2 or y.shape != p.shape or not np.isin(y, (0, 1)).all():
@@ -141,7 +141,7 @@ def multi_label_metrics(probabilities: ArrayLike, labels: ArrayLike) -> dict[str
 
 
 def auc_and_influence(score: np.ndarray, positive: np.ndarray) -> tuple[float, np.ndarray]:
-    """The AUC, and the influence of each image on it: DeLong's structural components, centred and scaled by class."""
+    """Return the AUC and each image's influence on it: DeLong's structural components, centred and scaled by class."""
     n, m = positive.sum(), (~positive).sum()
     ranks = rankdata(score)
     below = np.empty(len(score))  # share of the other class on the right side

@@ -1,7 +1,7 @@
-"""A report as one HTML file: its style and its figures inside, nothing fetched from anywhere, no script.
+"""A report as a self-contained HTML file: style and figures embedded, nothing fetched from the network, no scripts.
 
-It follows the reader's light or dark setting, fits a phone and a screen, and prints in black on white. What it looks
-like stands in `templates/`: Jinja2 escapes everything there that is not `Markup`, which the functions here alone make.
+The page follows the reader's light or dark setting, fits phones and large screens, and prints in black on white. Its
+layout is in `templates/`: Jinja2 escapes everything there that is not `Markup`, which only the functions here create.
 """
 
 from __future__ import annotations
@@ -35,11 +35,19 @@ _TEMPLATES = Environment(
 
 
 class Section(NamedTuple):
-    """A part of a page.
+    """A section of a page.
 
     Args:
         title: plain text.
-        body: as the functions of this module make it; other text is escaped.
+        body: blocks made by the functions of this module; other text is escaped.
+
+    Example:
+        >>> from monai_rd.report import Section, write_page
+        >>> from monai_rd.report.page import table
+        >>> write_page("page.html", "Results", [Section("Accuracy", [table([["resnet18", "0.91"]])])])
+        >>> with open("page.html") as file:
+        ...     "resnet18" in file.read()
+        True
     """
 
     title: str
@@ -54,15 +62,15 @@ def write_page(
     alerts: Sequence[str] = (),
     footer: str = "",
 ) -> None:
-    """Write a page, as a whole or not at all.
+    """Write a page atomically.
 
     Args:
-        path: of the file.
-        title: plain text, as are subtitle, alerts and footer.
-        sections: from the top down.
-        subtitle: below the title.
-        alerts: in red below that.
-        footer: at the end.
+        path: the HTML file to write.
+        title: title, plain text like subtitle, alerts and footer.
+        sections: the sections, from the top down.
+        subtitle: text below the title.
+        alerts: texts in red below the subtitle.
+        footer: text at the end.
     """
     page = _TEMPLATES.get_template("page.html").render(
         title=title, subtitle=subtitle, alerts=alerts, sections=sections, footer=footer
@@ -71,7 +79,7 @@ def write_page(
 
 
 def part(name: str, **values: Any) -> Markup:
-    """What one of the macros in `templates/parts.html` makes of these values; text among them is escaped."""
+    """Render a macro of `templates/parts.html` with these values; texts are escaped."""
     return Markup(getattr(_TEMPLATES.get_template("parts.html").module, name)(**values))
 
 
@@ -81,22 +89,22 @@ def alert(text: str) -> Markup:
 
 
 def note(*sentences: str) -> Markup:
-    """How to read what stands above it."""
+    """An explanation of how to read the block above."""
     return part("note", sentences=sentences)
 
 
 def row(*blocks: Markup) -> Markup:
-    """Blocks beside one another where there is room."""
+    """Blocks side by side where there is room."""
     return part("row", blocks=blocks)
 
 
 def cards(numbers: Sequence[tuple[str, str, str]]) -> Markup:
-    """Large numbers: (number, what it is, its interval)."""
+    """Cards with large numbers, each (number, name, interval)."""
     return part("cards", numbers=numbers)
 
 
 def table(rows: Sequence[Sequence[str]], header: Sequence[str] = (), kind: str = "") -> Markup:
-    """A table of texts; of the kind "settings" name and value."""
+    """A table of texts; the kind "settings" is for pairs of name and value."""
     return part("table", rows=rows, header=header, kind=kind)
 
 
@@ -104,10 +112,10 @@ def figure_block(svg: str, name: str, caption: str, wide: bool = False) -> Marku
     """A figure in the page's font and colours.
 
     Args:
-        svg: what `save_figure` wrote.
-        name: unlike that of any other figure of the page.
-        caption: what it shows, for the caption and for those who cannot see it.
-        wide: scrolls on a narrow screen, so that its text stays readable.
+        svg: the SVG text that `save_figure` wrote.
+        name: a name that is unique on the page.
+        caption: what it shows, for the caption and the alternative text.
+        wide: whether it scrolls on a narrow screen, so that its text stays readable.
     """
     box = re.search(r'viewBox="([^"]*)"', svg)
     assert box is not None
@@ -117,17 +125,17 @@ def figure_block(svg: str, name: str, caption: str, wide: bool = False) -> Marku
     for colour, value in {**THEME, **{f"c{index}": value for index, value in enumerate(COLOURS)}}.items():
         body = body.replace(value, f"var(--{colour})")
     body = re.sub(r'font-family: [^;"]*', "font-family: var(--font)", body)
-    body = re.sub(r"(font: [^;'\"]*?px)[^;\"]*", r"\1 var(--font)", body)  # as older matplotlib writes it
-    body = re.sub(r'(\bid="|url\(#|href="#)', rf"\1{name}-", body)  # ids are of the whole page
+    body = re.sub(r"(font: [^;'\"]*?px)[^;\"]*", r"\1 var(--font)", body)  # written by older matplotlib
+    body = re.sub(r'(\bid="|url\(#|href="#)', rf"\1{name}-", body)  # IDs must be unique on the page
     return part("figure", body=Markup(body), box=box[1], width=width, caption=caption, wide=wide)
 
 
 def picture(pixels: np.ndarray, caption: str) -> Markup:
-    """A small picture inside the page: at most 320 pixels a side.
+    """A small picture embedded in the page, at most 320 pixels per side.
 
     Args:
-        pixels: uint8 `[H, W, 3]`.
-        caption: for those who cannot see it.
+        pixels: RGB, uint8 `[H, W, 3]`.
+        caption: the alternative text.
     """
     image = Image.fromarray(pixels)
     image.thumbnail((320, 320), Image.Resampling.LANCZOS)

@@ -1,4 +1,4 @@
-"""`report.html`: what a run made, for someone who has to decide whether to believe it."""
+"""The page `report.html` of a training run, for readers who must decide whether to trust the result."""
 
 from __future__ import annotations
 
@@ -41,20 +41,20 @@ PURPOSE = "For research. Not a medical device, and not to be used for diagnosis.
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A student that was tested, and what was found.
+    """A finished training run: the tested student and its results.
 
     Args:
-        output_dir: where `history.json` lies and the page goes.
-        network: the student, with its trained weights.
-        loader: of the test set.
+        output_dir: folder of `history.json`, where the page is written.
+        network: the student with its trained weights.
+        loader: loader of the test set.
         device: where to run.
-        class_names: by class index.
-        multi_label: an image may have any number of the classes.
-        phantom: the data are the project's phantoms.
-        settings: of the training, by name.
-        scores: what the test set brought.
+        class_names: class names by class index.
+        multi_label: whether an image may have any number of classes.
+        phantom: whether the data are the project's phantoms.
+        settings: settings of the training, by name.
+        scores: predictions on the test set.
         rows: metrics by row of the table.
-        unread: test studies left out, by code.
+        unread: test studies that could not be read, counted by error code.
     """
 
     output_dir: Path
@@ -73,10 +73,10 @@ class FinishedRun:
 class RunPage:
     """Writes `report.html` and `figures/` into a run's `output_dir`.
 
-    A part that fails is written into the log with its traceback and named in red on the page; the others stand.
+    A section that fails is logged with its traceback and named in red on the page; the others are kept.
 
     Args:
-        run: what the page tells of.
+        run: the finished run.
     """
 
     def __init__(self, run: FinishedRun) -> None:
@@ -86,7 +86,7 @@ class RunPage:
         self.folder = run.output_dir / "figures"
 
     def write(self) -> Path:
-        """Write the page; returns its path."""
+        """Write the page and return its path."""
         parts = {
             "Result on the test set": self._result,
             "How well it tells the classes apart": self._discrimination,
@@ -120,7 +120,7 @@ class RunPage:
             return page.Section(title, [page.alert(told)])
 
     def _figure(self, figure: Figure, name: str, told: str, wide: bool = False) -> Markup:
-        """Save a figure and give its markup."""
+        """Save a figure and return its markup."""
         _, svg = save_figure(figure, self.folder / name)
         return page.figure_block(svg.read_text(encoding="utf-8"), name, told, wide)
 
@@ -148,7 +148,7 @@ class RunPage:
         return [*body, page.note(*notes)]
 
     def _classes(self) -> tuple[list[list[str]], list[str]]:
-        """A table of classes: rows and header."""
+        """Return the rows and header of the table of classes."""
         if self.multi_label:
             found = self.rows["student"]["classes"]
             cells = [
@@ -307,7 +307,7 @@ def _number(value: float | None) -> str:
 
 
 def _share(hits: int, n: int) -> str:
-    """A proportion with Wilson's interval."""
+    """Format a proportion with Wilson's interval."""
     if n == 0:
         return "–"
     lower, upper = wilson(hits, n)

@@ -1,4 +1,4 @@
-"""One pass over the test set: the student's answers, the teacher's beside them, and how alike their layers are."""
+"""One pass over the test set: predictions of student and teacher, and the similarity of their layers."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ if TYPE_CHECKING:
 
 __all__ = ["TestScores", "answers", "score_test_set"]
 
-AT_ONCE = 128  # images in one run of a network: the maps of all levels are held that long
-CKA_ITEMS = 256  # enough for two decimals; a large teacher need not run on a whole test set for a heat map
+AT_ONCE = 128  # images in one forward pass, as the maps of all levels are in memory
+CKA_ITEMS = 256  # enough for two decimals; a heat map does not justify running a large teacher on the whole test set
 SLICE_ITEMS = 512
 
 
 @dataclass
 class TestScores:
-    """What a test set brought.
+    """The predictions on a test set.
 
     Attributes:
         probabilities: by row of the table, "student" first, `[N, classes]` float32.
-        labels: `[N]`, multi-label `[N, classes]`.
-        indices: of the N items in the test list, from 0; those that could not be read are missing.
-        unread: codes of the problems of those.
-        slices: probabilities by slice `[S, classes]` of the first 512 items; empty where items have no slices.
-        cka: between the layers of student and teacher, from the first 256 items; None without a teacher whose layers
-            can be read, or with less than 4 items.
+        labels: `[N]`; multi-label: `[N, classes]`.
+        indices: positions of the N items in the test list, from 0; items that could not be read are missing.
+        unread: error codes of the items that could not be read.
+        slices: slice probabilities `[S, classes]` of each of the first 512 items; empty if items have no slices.
+        cka: CKA between the layers of student and teacher, from the first 256 items; None without a teacher whose
+            layers can be read, or with fewer than 4 items.
     """
 
-    __test__ = False  # no test, whatever pytest thinks of its name
+    __test__ = False  # not a test class, despite its name
 
     probabilities: dict[str, np.ndarray]
     labels: np.ndarray
@@ -62,19 +62,22 @@ def score_test_set(
     teacher: FrozenFoundationModel | None = None,
     layers: bool = True,
 ) -> TestScores:
-    """Run student and teacher once over the test set, with at most 128 images at a time.
+    """Run student and teacher once over the test set, at most 128 images at a time.
 
-    Rows beside the student's: "reprogrammed teacher" (g of phi of F_t) where the method has one; "tuned teacher" where
-    the teacher was fitted to the task.
+    There is a row for "student", one for "reprogrammed teacher" (g of phi of F_t) if the method has one, and one for
+    "tuned teacher" if the teacher was tuned on the task.
 
     Args:
         network: the student with its trained weights.
-        loader: of the test set; items with a `problem` are counted and not scored.
+        loader: loader of the test set; items with a `problem` are counted but not scored.
         device: where to run.
-        multi_label: an image may have any number of the classes.
-        method: with its trained weights.
+        multi_label: whether an image may have any number of classes.
+        method: the method with its trained weights.
         teacher: the frozen foundation model.
-        layers: measure the CKA of layers, keep the scores of slices.
+        layers: whether to measure the CKA of layers and keep slice probabilities.
+
+    Returns:
+        The predictions.
 
     Raises:
         ValueError: no item could be read.
@@ -110,7 +113,7 @@ def score_test_set(
 
 
 def answers(network: Student, loader: DataLoader, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
-    """A student's logits `[N, classes]` of a validation set, and its labels."""
+    """Return a student's logits `[N, classes]` on a validation set, and the labels."""
     network.to(device).eval()
     logits, labels = [], []
     with torch.inference_mode():
@@ -121,7 +124,7 @@ def answers(network: Student, loader: DataLoader, device: torch.device) -> tuple
 
 
 class _Pass:
-    """The networks of one pass and what they have said so far."""
+    """The networks of one pass, and their predictions so far."""
 
     def __init__(
         self,
@@ -143,7 +146,7 @@ class _Pass:
         self.slices: list[np.ndarray] = []
 
     def take(self, image: Tensor, theirs: Tensor) -> None:
-        """Score a part of a batch, of which the teacher sees its own images."""
+        """Run the networks on a part of a batch; `theirs` are the same images as the teacher needs them."""
         if self.seen >= CKA_ITEMS:
             self.reader.close()
         compared = self.cka is not None and self.seen < CKA_ITEMS
@@ -157,7 +160,7 @@ class _Pass:
                 logits=self.teacher.head is not None,
                 levels=self.levels[1] if compared else (),
             )
-            said = self.teacher.read(theirs, reads, torch.full((len(theirs),), -1))  # none of the training list
+            said = self.teacher.read(theirs, reads, torch.full((len(theirs),), -1))  # -1: not in the training list
             if self.path is not None:
                 self._add("reprogrammed teacher", class_probabilities(self.path(said.tap).float(), self.multi_label))
             if reads.logits:

@@ -1,4 +1,4 @@
-"""An index of DICOM series as a table, a CSV and a JSON; no path and no patient's name or ID in any of them."""
+"""An index of DICOM series as a table, CSV or JSON, without paths, patient names or patient IDs."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["series_table", "write_series"]
 
 
 def series_table(series: Sequence[SeriesInfo], chosen: Collection[str] | None = None) -> Table:
-    """Make the table that `monai-rd index` prints: two lines a series; patients are numbered, not named.
+    """Make the table that `monai-rd index` prints: two lines per series; patients are numbered, not named.
 
     Args:
-        series: as `index_dicom` gives them.
-        chosen: IDs of what a rule took; None where there was no rule.
+        series: the series from `index_dicom`.
+        chosen: IDs of the series that a rule chose; None without a rule.
     """
     table = Table(title=f"{len(series)} DICOM series", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in [] if chosen is None else ["taken"]:
@@ -53,10 +53,10 @@ def series_table(series: Sequence[SeriesInfo], chosen: Collection[str] | None = 
 
 
 def write_series(series: Sequence[SeriesInfo], path: Path, chosen: Collection[str] | None = None) -> None:
-    """Write the index as CSV or JSON, by the suffix of the path, atomically.
+    """Write the index as CSV or JSON, depending on the suffix of the path, atomically.
 
     Raises:
-        ValueError: another suffix.
+        ValueError: any other suffix.
     """
     rows = [one.row() | ({} if chosen is None else {"taken": one.id in chosen}) for one in series]
     if path.suffix.lower() == ".json":

@@ -1,8 +1,8 @@
-"""How figures look, and how they are written.
+"""The style of figures, and writing them to files.
 
-One quiet style: colours of Okabe and Ito (2008), which people who confuse red and green can tell apart, no frame above
-and on the right, and text that can be read at 100 %. Ink, lines and paper are the four colours of `THEME`, so that a
-page can replace them by its own for a dark screen.
+One plain style: the colours of Okabe and Ito (2008), which people with colour blindness can distinguish, no top and
+right spines, and text that is readable at 100 %. Text, lines and background use the four colours of `THEME`, so that a
+page can replace them for a dark screen.
 """
 
 from __future__ import annotations
@@ -59,16 +59,16 @@ STYLE: Any = {
     "ytick.color": THEME["muted"],
     "ytick.labelsize": 9,
 }
-# Light to dark in one hue, so that it also reads in grey.
+# Light to dark in one hue, so that it is readable in greyscale too.
 BLUES = LinearSegmentedColormap.from_list("blues", ("#f3f7fb", "#9cc4e4", "#0072b2", "#00334f"))
 
 
 def save_figure(figure: Figure, stem: str | os.PathLike[str]) -> tuple[Path, Path]:
-    """Write `STEM.png` (200 dpi) and `STEM.svg`, each as a whole; the same figure gives the same bytes.
+    """Write `STEM.png` (200 dpi) and `STEM.svg`, each atomically; the same figure gives the same bytes.
 
     Args:
-        figure: made under `STYLE`, as those of `monai_rd.report.figures` are.
-        stem: the files' path without suffix.
+        figure: a figure made under `STYLE`, like those of `monai_rd.report.figures`.
+        stem: path of the files without suffix.
 
     Returns:
         The two paths.
@@ -77,14 +77,14 @@ def save_figure(figure: Figure, stem: str | os.PathLike[str]) -> tuple[Path, Pat
     with rc_context(STYLE):
         with atomic_path(png) as beside:
             figure.savefig(beside, format="png", dpi=200, metadata={"Software": None})
-        figure.set_layout_engine("none")  # it has its place now: laid out once, not for each file
+        figure.set_layout_engine("none")  # computed once, not again for each file
         with atomic_path(svg) as beside:
             figure.savefig(beside, format="svg", metadata={"Date": None, "Creator": None})
     return png, svg
 
 
 def finish(axes: Axes, title: str, x: str, y: str = "", legend: bool = True) -> None:
-    """Give axes their title, their labels and, where they have lines to name, a legend."""
+    """Set the title and axis labels, and a legend if there are labelled lines."""
     axes.set(xlabel=x, ylabel=y)
     if title:
         axes.set_title(title)
@@ -95,16 +95,16 @@ def finish(axes: Axes, title: str, x: str, y: str = "", legend: bool = True) -> 
 
 
 def cycle(n: int) -> list[str]:
-    """The colours of `n` lines."""
+    """Return the colours of `n` lines."""
     return [COLOURS[index % len(COLOURS)] for index in range(n)]
 
 
 def line_styles(n: int) -> list[Any]:
-    """Lines that lie on one another are all seen."""
+    """Return `n` dash styles, so that lines that overlap are all visible."""
     return [("-", (0, (4, 3)), (0, (1, 2)))[index % 3] for index in range(n)]
 
 
 def short(name: str, most: int) -> str:
-    """A name of at most so many characters, as matplotlib shows it."""
-    name = f"\u200b{name}" if name.startswith("_") else name  # matplotlib leaves such a name out of legends
+    """Shorten a name to at most `most` characters, for display by matplotlib."""
+    name = f"\u200b{name}" if name.startswith("_") else name  # matplotlib omits such names from legends
     return name if len(name) <= most else f"{name[: most - 1]}…"

@@ -1,8 +1,8 @@
-"""What is wrong with a data set before anything is trained on it.
+"""The audit of a data set before training: finds what would make it unfit to train on or to report on.
 
-Copies, leaks between the splits, contradicting labels, files that cannot be read, text burned into the pixels,
-outliers, and shortcuts, by which a network could tell the label without looking at the patient. Nothing here names a
-file or a patient: an item is its place in the data list and an id made of its content, or its UID.
+It finds duplicates, leaks between splits, contradicting labels, unreadable files, text burned into the pixels,
+outliers, and shortcuts, by which a network could predict the label without looking at the patient. No file or patient
+is named: an item is identified by its position in the data list and by its UID or an ID made from its content.
 """
 
 from monai_rd.datasets.audit.contact_sheet import write_contact_sheet

@@ -1,4 +1,4 @@
-"""What is wrong with a data set apart from copies: leaks of patients, classes, shortcuts, burned-in text, outliers."""
+"""The checks of an audit other than duplicates: patient leaks, classes, shortcuts, burned-in text, outliers."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from monai_rd.errors import NotAnImageError, StudyError
 
 __all__ = ["burned_in_text", "class_balance", "multi_label_balance", "outliers", "patients", "shortcuts", "unreadable"]
 
-# Robust z-score of an outlier. Far above the usual 3.5 (Iglewicz and Hoaglin): what a person should one at only.
+# Robust z-score of an outlier. Far above the usual 3.5 (Iglewicz and Hoaglin): only images worth a person's look.
 OUTLIER_Z = 8.0
-# Cramer's V and p of a shortcut; 0.3 is a medium effect (Cohen). Values with fewer items than this are counted as one.
+# Cramer's V and p of a shortcut; 0.3 is a medium effect (Cohen). Values with fewer than `FEW` items are merged.
 SHORTCUT_V, SHORTCUT_P, FEW = 0.3, 0.001, 10
-# A class's share of a split may differ by so much from its share of the whole.
+# Largest accepted difference between a class's share of a split and its share of the whole data set.
 BALANCE_SHARE, BALANCE_P = 0.1, 0.01
 
 
 def patients(items: Sequence[AuditItem], keys: Sequence[str | None]) -> Iterator[Finding]:
-    """Find patients in several splits, by their pseudonyms."""
+    """Find patients that are in several splits, by their pseudonyms."""
     where: dict[str, list[AuditItem]] = defaultdict(list)
     for item, patient in zip(items, keys, strict=True):
         if patient:
@@ -39,9 +39,9 @@ def patients(items: Sequence[AuditItem], keys: Sequence[str | None]) -> Iterator
 def unreadable(
     items: Sequence[AuditItem], examined: Sequence[Examined], left_out: Sequence[StudyError]
 ) -> Iterator[Finding]:
-    """Find what could not be read, by its header or when it was loaded."""
+    """Find items that could not be read, judged by header or on loading."""
     for problem in left_out:
-        if isinstance(problem, NotAnImageError):  # which lie beside the images of every study
+        if isinstance(problem, NotAnImageError):  # every study contains some of these
             continue
         what = f"Series {problem.series_uid} is not in the lists" if problem.series_uid else str(problem)
         yield Finding("UNREADABLE", "error", f"{what}: {problem.code}.")
@@ -51,7 +51,7 @@ def unreadable(
 
 
 def class_balance(counts: dict[str, dict[str, int]]) -> Iterator[Finding]:
-    """Find classes that a split lacks, and splits of another ratio of classes."""
+    """Find classes missing from a split, and splits whose class ratio differs from the whole data set."""
     for split, classes in counts.items():
         for name in (name for name, count in classes.items() if count == 0):
             yield Finding("CLASS_BALANCE", "error", f"Class '{name}' has no item in {split}.")
@@ -61,7 +61,7 @@ def class_balance(counts: dict[str, dict[str, int]]) -> Iterator[Finding]:
 
 
 def multi_label_balance(counts: dict[str, dict[str, int]], sizes: dict[str, int]) -> Iterator[Finding]:
-    """The same for a multi-label list, of each class alone: no item has it, all have it, or another share of them."""
+    """Find, for each class of a multi-label list, splits where no item, all items or a different share have it."""
     for name in next(iter(counts.values())):
         with_it = {split: counts[split][name] for split in counts}
         for split, count in with_it.items():
@@ -74,7 +74,7 @@ def multi_label_balance(counts: dict[str, dict[str, int]], sizes: dict[str, int]
 
 
 def _differs(rows: Sequence[Sequence[int]]) -> bool:
-    """Whether the shares of the columns differ between the rows, by much and not by chance."""
+    """Whether the column shares differ between the rows, by a large amount and not by chance."""
     table = np.array(rows)
     table = table[table.sum(1) > 0][:, table.sum(0) > 0]
     if min(table.shape) < 2:
@@ -84,11 +84,11 @@ def _differs(rows: Sequence[Sequence[int]]) -> bool:
 
 
 def shortcuts(targets: Mapping[str, Sequence[str]], examined: Sequence[Examined]) -> Iterator[Finding]:
-    """What a network could read the label from without looking at the patient.
+    """Find properties from which a network could predict the label without looking at the patient.
 
     Args:
-        targets: what it could read, by name: of each item its value.
-        examined: at the same items.
+        targets: what could be predicted, by name: one value per item.
+        examined: the measurements of the same items.
     """
     plain = [one.measured if one.scanner is None else None for one in examined]
     traits: dict[str, list[Hashable]] = {
@@ -105,9 +105,9 @@ def shortcuts(targets: Mapping[str, Sequence[str]], examined: Sequence[Examined]
 
 
 def _association(values: Sequence[Hashable | None], labels: Sequence[str]) -> tuple[float, float, int]:
-    """Cramer's V corrected for its bias (Bergsma 2013), p of the chi-squared test, and the number of kinds of values.
+    """Cramer's V with bias correction (Bergsma 2013), p of the chi-squared test, and the number of distinct values.
 
-    None is left out; rare values are counted as one.
+    None values are ignored; rare values are merged into one.
     """
     often = Counter(values)
     seen = [
@@ -128,7 +128,7 @@ def _association(values: Sequence[Hashable | None], labels: Sequence[str]) -> tu
 
 
 def burned_in_text(read: Iterable[tuple[AuditItem, Measured]]) -> Iterator[Finding]:
-    """Find images that seem to hold text, or whose DICOM header says so."""
+    """Find images that seem to contain text, or whose DICOM header says so."""
     for item, measured in read:
         if measured.text:
             yield Finding("BURNED_IN_TEXT", "warning", "There seems to be text in the pixels.", (item,))
@@ -144,7 +144,7 @@ def outliers(read: Sequence[tuple[AuditItem, Measured]]) -> Iterator[Finding]:
         ("OUTLIER_SIZE", "Its size in pixels", [one.size for _, one in read]),
         ("OUTLIER_SPACING", "Its pixel spacing", [one.spacing for _, one in read]),
     ):
-        # By ratio, and images apart from volumes.
+        # Compared as ratios, separately for images and volumes.
         for axes in (2, 3):
             own = [(item, np.log(v)) for item, v in zip(items, values, strict=True) if v is not None and len(v) == axes]
             yield from _far_ones(kind, what, [item for item, _ in own], [v for _, v in own])
@@ -155,7 +155,7 @@ def _far_ones(kind: str, what: str, items: Sequence[AuditItem], values: Sequence
         return
     table = np.array(values, dtype=np.float64)
     far = np.abs(table - np.median(table, axis=0))
-    # Where half of the items agree the median deviation is 0, and the mean one stands in.
+    # Where half of the items agree, the median deviation is 0, and the mean deviation is used instead.
     scale = np.maximum(1.4826 * np.median(far, axis=0), 0)
     scale = np.where(scale > 0, scale, 1.2533 * far.mean(axis=0))
     z = np.where(far > 0, far / np.where(scale > 0, scale, 1), 0).max(axis=1)

@@ -1,4 +1,4 @@
-"""The suspicious pairs of an audit as one picture, for a person to judge."""
+"""The contact sheet of an audit: its suspicious pairs as one picture, for a person to judge."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ CARD_WIDTH, CARD_HEIGHT = 2 * PICTURE + 3 * GAP, HEAD + PICTURE + FOOT
 
 
 def write_contact_sheet(pairs: Sequence[SuspiciousPair], path: str | os.PathLike[str]) -> None:
-    """Write a PNG with a card for each pair: kind, similarity, and both pictures with their split, label and id.
+    """Write a PNG with one card for each pair: kind, similarity, and both pictures with their split, label and ID.
 
     Args:
-        pairs: of `AuditReport.pairs`, the worst first.
-        path: the file to write.
+        pairs: the pairs of `AuditReport.pairs`, the worst first.
+        path: the PNG file to write.
     """
     shown = list(pairs)
     lines = max(1, -(-len(shown) // COLUMNS))
@@ -54,7 +54,7 @@ def _title(draw: ImageDraw.ImageDraw, finding: Finding, left: int, top: int) -> 
 
 
 def _half(sheet: Image.Image, draw: ImageDraw.ImageDraw, item: AuditItem, picture: Image.Image, x: int, y: int) -> None:
-    """One picture in the middle of its black square, and what it is under it."""
+    """Draw one picture centred in its black square, with its description below."""
     draw.rectangle((x, y, x + PICTURE, y + PICTURE), "#000000")
     scale = PICTURE / max(picture.size)
     fitted = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
@@ -65,7 +65,7 @@ def _half(sheet: Image.Image, draw: ImageDraw.ImageDraw, item: AuditItem, pictur
 
 
 def _fitting(draw: ImageDraw.ImageDraw, text: str, size: int) -> str:
-    """The text, its middle left out where it is too long: the end of a UID tells the series of one study apart."""
+    """Shorten a text in its middle where it is too long: the series of a study differ at the end of their UIDs."""
     font, kept = ImageFont.load_default(size), len(text)
     shown = text
     while draw.textlength(shown, font) > PICTURE - 8:

@@ -1,4 +1,4 @@
-"""Findings about images that are there twice: of equal pixels, or alike, see `monai_rd.datasets.near_duplicates`."""
+"""The audit's checks for exact and near duplicates, see `monai_rd.datasets.near_duplicates`."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ def _copies(items: tuple[AuditItem, ...], how: str, similarity: float) -> Findin
 
 
 def exact_copies(read: Sequence[tuple[AuditItem, Measured]]) -> Iterator[Finding]:
-    """Find images of equal pixels, however their files are written."""
+    """Find images with equal pixels, whatever their file formats."""
     groups: dict[str, list[AuditItem]] = defaultdict(list)
     for item, measured in read:
         groups[measured.fingerprint.digest].append(item)
     for items in groups.values():
         if len(items) > 1:
-            # The two that a picture shows contradict each other, if any do.
+            # The pair shown on the contact sheet has contradicting labels, if any do.
             other = next((item for item in items if item.label != items[0].label), items[-1])
             rest = [item for item in items[1:] if item is not other]
             yield _copies((items[0], other, *rest), f"{len(items)} images of equal pixels", 1.0)
 
 
 def near_copies(read: Sequence[tuple[AuditItem, Measured]]) -> Iterator[Finding]:
-    """Find pairs of images alike but not equal: saved again, scaled, brightened, cropped a little, mirrored."""
+    """Find pairs of nearly equal images: recompressed, scaled, brightened, slightly cropped, mirrored."""
     for alike, axes in ((IMAGES, 2), (VOLUMES, 3)):
         own = [(item, measured) for item, measured in read if len(measured.size) == axes]
         for i, j, similarity, mirrored in near_pairs([measured.fingerprint for _, measured in own], alike):

@@ -1,4 +1,4 @@
-"""One item of a data list looked at: read once, and only what is compared is kept of it."""
+"""Examining an item of a data list: it is read once, and only the measurements that are compared are kept."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ __all__ = ["Examined", "Loader", "Measured", "default_loader", "examine", "sheet
 
 # Longer side of a picture on the contact sheet.
 SHEET_PIXELS = 320
-# SpecificCharacterSet, Manufacturer, ManufacturerModelName, SeriesInstanceUID, BurnedInAnnotation; read from the first
-# of so many bytes.
+# SpecificCharacterSet, Manufacturer, ManufacturerModelName, SeriesInstanceUID, BurnedInAnnotation; read from at most
+# the first `_HEADER_BYTES` bytes.
 _SCANNER_TAGS: list[Any] = [0x00080005, 0x00080070, 0x00081090, 0x0020000E, 0x00280301]
 _HEADER_BYTES = 1 << 20
 
@@ -45,7 +45,16 @@ Loader = Callable[[Item], "MetaTensor"]
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """What is kept of an image that was read."""
+    """The measurements of an image that was read.
+
+    Attributes:
+        fingerprint: for finding duplicates.
+        intensity: summary of the values; None where they have no unit.
+        size: voxels along each spatial axis.
+        spacing: mm along each spatial axis; None where unknown.
+        channels: number of channels.
+        text: whether the image seems to contain text.
+    """
 
     fingerprint: Fingerprint
     intensity: tuple[float, float] | None  # None where values have no unit
@@ -57,7 +66,14 @@ class Measured:
 
 @dataclass(frozen=True, eq=False)
 class Examined:
-    """One item looked at: its id, its scanner if it is DICOM, and what was measured, or the code of why not."""
+    """An item that was examined.
+
+    Attributes:
+        id: see `AuditItem`.
+        scanner: manufacturer and model from the DICOM header; None otherwise.
+        measured: the measurements; None where the item could not be read.
+        problem: the code of the error in that case.
+    """
 
     id: str
     scanner: str | None
@@ -66,7 +82,7 @@ class Examined:
 
 
 def default_loader() -> Loader:
-    """Return what loads an item as the bundles do."""
+    """Return a function that loads an item as the bundles do."""
     from monai_rd.transforms import LoadImageOrSeriesd
 
     return partial(_load_with, LoadImageOrSeriesd("image"))
@@ -77,7 +93,7 @@ def _load_with(transform: Callable[[Item], Item], item: Item) -> MetaTensor:
 
 
 def examine(load: Loader, item: Item) -> Examined:
-    """Read one item; never raises for what is wrong with its files."""
+    """Read and measure one item; never raises an error for unreadable files."""
     first = files_of_item(item)[0]
     if os.path.isdir(first):
         first = next((file for file in walk(first, below=False).files if is_dicom(file)), first)
@@ -86,7 +102,7 @@ def examine(load: Loader, item: Item) -> Examined:
     scanner = f"{decoded(header, 'Manufacturer')} {decoded(header, 'ManufacturerModelName')}" if len(header) else None
     try:
         measured = _measure(load(item))
-    except Exception as error:  # a loader made of MONAI's transforms wraps what it meets
+    except Exception as error:  # MONAI's transforms wrap the errors that they meet
         reason = original_error(error)
         if not isinstance(reason, (StudyError, OSError)):
             raise
@@ -100,12 +116,12 @@ def examine(load: Loader, item: Item) -> Examined:
 
 @log_warnings_once()
 def _scanner_header(path: Path) -> Dataset:
-    """The attributes that are looked at; pydicom gets no file, whose name it could tell."""
+    """Read the attributes that are needed; pydicom gets bytes, not a path that its messages could quote."""
     try:
         with open_file(path) as file:
             head = io.BytesIO(file.read(_HEADER_BYTES))
         return read_partial(head, lambda tag, vr, length: tag > 0x00280301, force=True, specific_tags=_SCANNER_TAGS)
-    except Exception:  # a damaged header can fail in the parser in any way; the loader says what is wrong with it
+    except Exception:  # parsing a damaged header can fail in any way; the loader reports it
         return Dataset()
 
 
@@ -124,7 +140,7 @@ def _measure(image: MetaTensor) -> Measured:
 
 
 def sheet_picture(load: Loader, item: Item) -> Picture:
-    """Return an item as a small grey picture for the contact sheet; a white one where it cannot be read any more."""
+    """Return an item as a small grey picture for the contact sheet; a white one if it can no longer be read."""
     try:
         shown = Image.fromarray(grey_picture(load(item)))
     except Exception as error:
@@ -136,10 +152,10 @@ def sheet_picture(load: Loader, item: Item) -> Picture:
 
 
 def _shows_text(picture: Picture) -> bool:
-    """Whether three signs like white letters stand in a row near a border of an 8-bit image.
+    """Whether three shapes like white letters stand in a row near a border of an 8-bit image.
 
-    A sign is small, near white, on something much darker, higher than wide or nearly so. On COVID-CT this fires on 11
-    of 746 figures; in 10 of them there is text. Text that is dark, small or joined up is missed.
+    Such a shape is small, nearly white on a much darker ground, and taller than wide or nearly so. On COVID-CT this
+    detects 11 of 746 figures; 10 of them contain text. Dark, small or connected text is missed.
     """
     rows, columns = picture.shape
     values = picture.astype(np.int16)

@@ -1,4 +1,4 @@
-"""The audit of a data list, and the list without what it found."""
+"""Running the audit of a data list, and removing what it found from the list."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ def audit(
     workers: int = 1,
     left_out: Sequence[StudyError] = (),
 ) -> AuditReport:
-    """Look for everything that makes a data set unfit to train on or to report on.
+    """Find everything that makes a data set unfit to train on or to report on.
 
     Args:
-        datalist: training, validation and test lists; an item's "patient" is compared and never shown.
-        loader: gives an item's image, `[C, X, Y]` or `[1, X, Y, Z]`; by default `LoadImageOrSeriesd`.
-        left_out: why there are files and DICOM series that are not in the lists.
-        workers: processes that read; they pay for large data sets only, as each imports torch and MONAI.
+        datalist: training, validation and test lists; the "patient" of an item is compared but never shown.
+        loader: loads the image of an item, `[C, X, Y]` or `[1, X, Y, Z]`; by default `LoadImageOrSeriesd`.
+        workers: number of processes that read images; more than 1 only helps large data sets, as each process imports
+            torch and MONAI.
+        left_out: why files and DICOM series are not in the lists; reported as unreadable.
     """
     load = loader or default_loader()
     entries = [(split, index, item) for split in SPLITS for index, item in enumerate(datalist[split])]
@@ -75,7 +76,7 @@ def audit(
 
 
 def _label(datalist: DataList, item: Item) -> str:
-    """Return the name of an item's class, or of all its classes."""
+    """Return the class name of an item, or all its class names."""
     return " | ".join(datalist.class_names[index] for index in datalist.classes(item)) or "none"
 
 
@@ -85,19 +86,24 @@ def _in_parallel(work: Callable[[Item], Any], items: Sequence[Item], workers: in
 
 
 def fix(datalist: DataList, report: AuditReport) -> tuple[DataList, list[dict[str, Any]]]:
-    """Leave out what `audit` found to be wrong, and say of each item why.
+    """Remove the items that `audit` found to be wrong, and list them with their reasons.
 
-    - What cannot be read goes.
-    - A patient of several splits stays in the last of training, validation and test.
-    - Equal pixels under two labels go, all copies of them; images alike under two labels go if they are in one split.
-    - Of copies in several splits those in the last one stay; of copies in one split the first stays.
+    - Items that cannot be read are removed.
+    - A patient in several splits is kept in the last of training, validation and test.
+    - Equal images with different labels are removed, all copies; near duplicates with different labels are removed if
+      they are in one split.
+    - Of copies in several splits those in the last split are kept; of copies in one split the first is kept.
 
-    The test set stays as it is but for what cannot be read and what contradicts itself within it. Text, outliers,
-    shortcuts and balance are for a person to judge.
+    From the test set only unreadable and self-contradicting items are removed. Text, outliers, shortcuts and class
+    balance are left for a person to judge.
+
+    Args:
+        datalist: the lists that were audited; not changed.
+        report: the result of `audit`.
 
     Returns:
-        The list without those items, and for each of them its split, index, id, label, the kind of finding and its
-        message.
+        The list without those items, and for each of them its split, index, ID, label, and the kind and message of the
+        finding.
     """
     gone: dict[tuple[str, int], dict[str, Any]] = {}
     for kind in ("UNREADABLE", "PATIENT_LEAK", *PAIR_KINDS):
@@ -115,7 +121,7 @@ def fix(datalist: DataList, report: AuditReport) -> tuple[DataList, list[dict[st
 
 
 def _leaving(finding: Finding, left: list[AuditItem]) -> list[AuditItem]:
-    """Which of the items still there go because of a finding."""
+    """Return the remaining items that must be removed because of a finding."""
     if finding.kind == "UNREADABLE":
         return left
     if len(left) < 2:

@@ -1,7 +1,7 @@
-"""Data sets as their publishers lay them out: recognised by their folders, with their official splits and counts.
+"""Public data sets in their publishers' layouts: recognised by their folders, with official splits and counts.
 
-Only the files of COVID-CT were at hand. What is known of the others is what their publishers and users say of them; a
-copy that differs is used all the same, and a warning says in what.
+Only the files of COVID-CT were available to us. The layouts and counts of the others follow the descriptions of their
+publishers and users; a copy that differs is used all the same, with a warning about the differences.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ PUBLISHED = (COVID_CT, BTC, BUSI, CHEST_XRAY, ISIC2018, HAM10000_AND_TEST, HAM10
 
 
 def recognise(root: Path, below: bool) -> tuple[Published | None, Path]:
-    """Find out which published data set a folder is.
+    """Determine which published data set a folder holds.
 
     Args:
         root: the folder.
-        below: look into the only folder in it too, as archives unpack to one.
+        below: whether to look into its only subfolder too, as archives unpack to one.
 
     Returns:
-        the data set and the folder that it lies in, or None and `root`.
+        The data set and its folder; None and `root` if it is not recognised.
     """
     inside = folders_in(root)
     places = [root, *inside] if below and len(inside) == 1 else [root]

@@ -35,7 +35,7 @@ def _has_classes(folder: Path, names: tuple[str, ...]) -> bool:
 def _split_folders(
     class_names: tuple[str, ...], split_of: Mapping[str, str]
 ) -> Callable[[Path, Reading, Problems], Found]:
-    """Return what reads a folder for each split with a folder for each class in it."""
+    """Return a reader of data sets with one folder for each split and, inside, one for each class."""
 
     def read(place: Path, reading: Reading, problems: Problems) -> Found:
         splits: list[str] = []
@@ -52,7 +52,7 @@ def _split_folders(
 
 
 def _copies(files: list[Path]) -> list[str]:
-    """Content hashes, the same for equal files; "" for what is not read: no other has its size, or it cannot be."""
+    """Content hashes, equal for equal files; "" for files that cannot be read or whose size no other file has."""
     sizes = [_size(file) for file in files]
     count = Counter(sizes)
     return [known_hash(file) if count[size] > 1 else "" for file, size in zip(files, sizes, strict=True)]
@@ -61,7 +61,7 @@ def _copies(files: list[Path]) -> list[str]:
 def _size(file: Path) -> int:
     try:
         return file.stat().st_size
-    except OSError:  # loading it says why
+    except OSError:  # loading the file reports why
         return -1
 
 
@@ -71,7 +71,7 @@ _COVID_CT_FOLDERS = {"NonCOVID": "CT_NonCOVID", "COVID": "CT_COVID"}
 
 
 def _read_covid_ct(place: Path, reading: Reading, problems: Problems) -> Found:
-    """Read one list of file names for each class and split. A duplicated line of the lists is kept."""
+    """Read one list of file names for each class and split. A duplicate line of the lists is kept."""
     splits: list[str] = []
     found = Found(splits=splits)
     for split, short in {"training": "train", "validation": "val", "test": "test"}.items():
@@ -132,7 +132,7 @@ CHEST_XRAY = Published(
 
 # ---------------------------------------------------------------------------------------------------------- BUSI
 
-# By how bad they are: the publisher gives no order.
+# In order of malignancy: the publisher defines no order.
 _BUSI_CLASSES = ("normal", "benign", "malignant")
 
 
@@ -144,7 +144,7 @@ def _is_busi(place: Path) -> bool:
 
 
 def _read_busi(place: Path, reading: Reading, problems: Problems) -> Found:
-    """Read the images without their masks; copies and near copies get one group in place of the patient."""
+    """Read the images without their masks; exact and near duplicates share one group in place of the patient."""
     found = Found()
     prints: list[Fingerprint] = []
     for name in _BUSI_CLASSES:

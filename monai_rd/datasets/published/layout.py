@@ -1,4 +1,4 @@
-"""What is known of a published data set: how its folder is recognised and read, and what is said to be in it."""
+"""The description of a published data set: how its folder is recognised and read, and the counts it should have."""
 
 from __future__ import annotations
 
@@ -19,23 +19,29 @@ __all__ = ["ALL", "Published", "images_in"]
 
 logger = logging.getLogger(__name__)
 
-# In place of a split, where the publisher tells none.
+# In place of a split, where the publisher defines none.
 ALL = "all"
 
 
 @dataclass(frozen=True)
 class Published:
-    """A data set as its publisher lays it out.
+    """A public data set in its publisher's layout.
 
     Attributes:
-        name: of the data set.
-        class_names: by class index.
-        counts: how many items of each class the publisher's splits have, by split, or by `ALL`.
-        is_in: whether a folder is this data set; looks at names only.
-        read: gives the items of such a folder, their splits and what must stay together; where there is a test set but
-            no validation set, the rest has the split `DEVELOPMENT`.
+        name: name of the data set.
+        class_names: class names by class index.
+        counts: published number of items of each class, by split, or under `ALL` where there are no splits.
+        is_in: whether a folder holds this data set; looks at names only.
+        read: reads the items of such a folder, their splits and what must stay together; where there is a test set but
+            no validation set, the other items have the split `DEVELOPMENT`.
         note: what a user should know, in one sentence.
-        sizes: how many items each split has, of a multi-label set: there the counts do not tell.
+        sizes: published number of items of each split, for multi-label data sets, where the counts do not give it.
+
+    Example:
+        >>> from monai_rd.datasets.published import PUBLISHED
+        >>> btc = next(one for one in PUBLISHED if one.name == "BTC")
+        >>> btc.class_names[:2], sum(btc.counts["training"]), sum(btc.counts["test"])
+        (('glioma_tumor', 'meningioma_tumor'), 2870, 394)
     """
 
     name: str
@@ -47,7 +53,7 @@ class Published:
     sizes: Mapping[str, int] = field(default_factory=dict)
 
     def found(self, place: Path, reading: Reading, problems: Problems) -> Found:
-        """Read the folder; a warning says where this copy differs from what was published."""
+        """Read the folder; warn if this copy differs from what was published."""
         found = self.read(place, reading, problems)
         found.class_names = self.class_names
         found.rows = list(range(1, len(found.items) + 1))
@@ -65,7 +71,7 @@ class Published:
         sizes = Counter(official)
         for split in self.counts:
             if split == "validation" and not sizes[split] and DEVELOPMENT in splits:
-                continue  # published apart from the rest, and replaced
+                continue  # published separately, and later replaced
             for name, published in zip(self.class_names, self.counts[split], strict=True):
                 if counts[split, name] != published:
                     yield f"{counts[split, name]} of {name} in {split} (published {published})"
@@ -73,7 +79,7 @@ class Published:
                 yield f"{sizes[split]} items in {split} (published {self.sizes[split]})"
 
     def log(self, found: Found, made: DataList) -> None:
-        """Log what was recognised, and how the lists follow from the published splits."""
+        """Log which data set was recognised, and how the lists follow from the published splits."""
         training, validation, test = (len(made[split]) for split in SPLITS)
         if found.splits is None:
             how = f"{training + validation + test} published without a split, split here by the seed"
@@ -85,9 +91,9 @@ class Published:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """Return the image files in a folder, sorted; none where there is no such folder.
+    """Return the image files in a folder, sorted; an empty list if there is no such folder.
 
-    Those that cannot be opened are among them: loading them says why.
+    Files that cannot be opened are included: loading them reports why.
     """
     found = walk(folder, below=False)
     return sorted(path for path in (*found.files, *found.unreadable) if path.suffix.lower() in IMAGE_SUFFIXES)

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 def _table(place: Path, stem: str) -> Path | None:
-    """Return the table of this name in a folder, or in the folder of this name in it, as archives unpack."""
+    """Return the table of this name in a folder, or in its subfolder of this name, as archives unpack."""
     paths = (folder / f"{stem}{suffix}" for folder in (place, place / stem) for suffix in (".csv", ".tab", ""))
     return next((path for path in paths if path.is_file()), None)
 
@@ -36,7 +36,7 @@ _SKIN_VALIDATION = (21, 123, 15, 8, 22, 1, 3)
 
 
 class _SkinReader:
-    """Items of images and the tables that tell their diagnoses."""
+    """Collects items from image folders and tables of their diagnoses."""
 
     def __init__(self, name: str, problems: Problems) -> None:
         self.name, self.problems = name, problems
@@ -48,16 +48,16 @@ class _SkinReader:
         """Add the images that a table names.
 
         Args:
-            split: of the images.
-            folders: that hold them.
-            table: of their diagnoses: a column for each class, one of them 1; or the columns image_id and dx.
-            what: name of the table, if there is none.
-            may_lack: one image may be absent, and is then left out with a warning.
+            split: split of the images.
+            folders: folders that hold them.
+            table: table of the diagnoses: a column for each class, one of them 1; or the columns image_id and dx.
+            what: name of the table, for the message if it is missing.
+            may_lack: whether one image may be missing; it is then left out with a warning.
         """
         if table is None:
             self.problems.add(f"{self.name}: no {what}.csv")
             return
-        # Archives may unpack to a folder of their own name.
+        # Archives may unpack to a folder with their own name.
         files = {path.stem: path for folder in folders for path in images_in(folder) + images_in(folder / folder.name)}
         try:
             rows = _diagnoses(table)
@@ -87,10 +87,10 @@ class _SkinReader:
 
 
 def _diagnoses(path: Path) -> list[tuple[str, str, str]]:
-    """Read image, class ("" where it is not one), and lesion ("" where it is not told) of each row.
+    """Read the image, class ("" if it is not exactly one) and lesion ("" if unknown) of each row.
 
     Raises:
-        DataListError: it cannot be read, or has other columns.
+        DataListError: the table cannot be read, or has other columns.
     """
     table = read_table(path)
     table.columns = [str(name).strip() for name in table.columns]
@@ -111,7 +111,7 @@ def _diagnoses(path: Path) -> list[tuple[str, str, str]]:
 
 
 def _read_isic(place: Path, reading: Reading, problems: Problems) -> Found:
-    """Read three folders of images with a table each; the validation set may be absent."""
+    """Read three folders of images, each with a table; the validation set may be missing."""
     reader = _SkinReader("ISIC2018", problems)
     validation = (place / "ISIC2018_Task3_Validation_Input").is_dir()
     splits = {"Training": "training" if validation else DEVELOPMENT, "Validation": "validation", "Test": "test"}
@@ -125,7 +125,7 @@ def _read_isic(place: Path, reading: Reading, problems: Problems) -> Found:
 
 
 def _lesions(place: Path, problems: Problems) -> dict[str, str]:
-    """Read the lesion of each training image of ISIC2018, by the image's name."""
+    """Read the lesion ID of each training image of ISIC2018, by image name."""
     path = _table(place, "ISIC2018_Task3_Training_LesionGroupings")
     if path is None:
         logger.warning(
@@ -163,7 +163,7 @@ def _is_ham(place: Path) -> bool:
 
 
 def _read_ham(place: Path, reading: Reading, problems: Problems) -> Found:
-    """Read the training images, split by lesion where there is no test set with them."""
+    """Read the training images; they are split by lesion if there is no test set with them."""
     reader = _SkinReader("HAM10000", problems)
     table = _table(place, "HAM10000_metadata")
     reader.add(DEVELOPMENT, _ham_images(place), table, "HAM10000_metadata")
@@ -198,7 +198,7 @@ HAM10000 = Published(
 # ---------------------------------------------------------------------------------------------------- ChestX-ray14
 
 _NIH_TABLES = ("Data_Entry_2017", "Data_Entry_2017_v2020")
-# Class, and its items in the published training and test sets: the order of Wang et al. 2017, Table 1.
+# Class, and its number of items in the published training and test sets; order of Wang et al. 2017, Table 1.
 _NIH_FINDINGS = {
     "Atelectasis": (8280, 3279),
     "Cardiomegaly": (1707, 1069),
@@ -232,7 +232,7 @@ def _read_nih(place: Path, reading: Reading, problems: Problems) -> Found:
         problems.add(f"ChestX-ray14: {path.name} needs the columns Image Index, Finding Labels, Patient ID")
         return found
     labels = [tuple(name for name in cell.split("|") if name != "No Finding") for cell in table["Finding Labels"]]
-    # The numbers are the publisher's own; file names hold them with zeros before them.
+    # Patient numbers are the publisher's own; file names contain them with leading zeros.
     key_of = {number: patient_pseudonym(number.lstrip("0"), reading.key) for number in set(table["Patient ID"])}
     rows: dict[str, Item] = {
         image: {"label": label, "patient": key_of[number]}
