@@ -11,6 +11,7 @@ import pytest
 
 # Packages and modules whose classes show how they are used: those that their `__all__` names, but errors.
 PACKAGES = [
+    "monai_rd.adapters",
     "monai_rd.cache",
     "monai_rd.datasets",
     "monai_rd.datasets.audit",

@@ -1,4 +1,4 @@
-"""Fitting a teacher to the task before it teaches: parameter-efficient adapters, linear probe, full fine-tuning."""
+"""Fitting a teacher to the task before distillation: parameter-efficient adapters, linear probe, full fine-tuning."""
 
 from monai_rd.adapters.base import AdaptedTeacher, Adapter, Recipe
 from monai_rd.adapters.cross_fit import CrossFittedTeacher

@@ -1,11 +1,11 @@
-r"""AdaptFormer (Chen et al., NeurIPS 2022, arXiv 2205.13535): a bottleneck beside the MLP of every block.
+r"""AdaptFormer (Chen et al., NeurIPS 2022, arXiv 2205.13535): a bottleneck in parallel with the MLP of every block.
 
-With $x'$ what the block has after its attention, not normalised, the block gives
+With $x'$ the block's tokens after attention, not normalised, the output of the block is
 
 $$x' + \mathrm{MLP}(\mathrm{LN}(x')) + s\,\mathrm{Up}(\mathrm{dropout}(\mathrm{ReLU}(\mathrm{Down}(x'))))$$
 
-`Up` begins as 0, so the teacher begins as it was. It fits plain ViTs and SAM's encoder at any size: windows are a
-matter of attention.
+`Up` is initialised with 0, so training starts from the unchanged teacher. It supports plain ViTs and SAM's encoder at
+any image size, as it does not depend on the attention's windows.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ __all__ = ["ADAPTFORMER", "Bottleneck", "ParallelMLP"]
 
 
 class Bottleneck(nn.Module):
-    """Down to `width`, ReLU, dropout, up again: D (2 width + 1) + width parameters.
+    """Bottleneck of two linear layers with ReLU and dropout in between: D (2 width + 1) + width parameters.
 
     Args:
-        channels: D.
-        width: inside.
-        dropout: share of the inner values.
+        channels: D, the width of the tokens.
+        width: number of hidden channels.
+        dropout: dropout probability of the hidden values.
     """
 
     def __init__(self, channels: int, width: int, dropout: float) -> None:
@@ -43,17 +43,17 @@ class Bottleneck(nn.Module):
             nn.init.zeros_(zero)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of tokens `[..., D]`."""
+        """Map tokens `[..., D]` to `[..., D]`."""
         return self.up(self.dropout(F.relu(self.down(x))))
 
 
 class ParallelMLP(nn.Module):
-    """A block's second half before its residual: its norm, MLP and layer scale, and the bottleneck beside them.
+    """The second half of a block without its residual: norm, MLP and layer scale, plus the parallel bottleneck.
 
     Args:
-        block: of which norm, MLP and scale are.
-        bottleneck: beside them.
-        scale: s.
+        block: the transformer block whose norm, MLP and layer scale are used.
+        bottleneck: the parallel bottleneck.
+        scale: s, the factor of the bottleneck's output.
     """
 
     def __init__(self, block: Any, bottleneck: Bottleneck, scale: float) -> None:
@@ -62,28 +62,28 @@ class ParallelMLP(nn.Module):
         self.bottleneck, self.scale = bottleneck, scale
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of x' `[B, N, D]`."""
+        """Map x' `[B, N, D]` to `[B, N, D]`."""
         return self.layer_scale(self.mlp(self.norm(x))) + self.scale * self.bottleneck(x)
 
 
 def fit(teacher: FrozenFoundationModel, width: int = 64, scale: float = 0.1, dropout: float = 0.1) -> Fitted:
-    """Put a bottleneck beside every MLP: 1,189,632 parameters of a ViT-B.
+    """Add a parallel bottleneck to every MLP: 1,189,632 trained parameters for a ViT-B.
 
     Args:
-        teacher: with a plain ViT or SAM's encoder.
-        width: of the bottleneck.
-        scale: s.
-        dropout: within the bottleneck.
+        teacher: a teacher with a plain ViT or SAM's encoder.
+        width: number of hidden channels of the bottleneck.
+        scale: s, the factor of the bottleneck's output.
+        dropout: dropout probability within the bottleneck.
 
     Raises:
-        ValueError: another teacher.
+        ValueError: the teacher has no such network.
     """
     backbone, transformer = open_transformer(teacher, "adaptformer")
     like = next(transformer.parameters())
     for block in transformer.blocks:
         bottleneck = Bottleneck(transformer.embed_dim, width, dropout).to(like)
         block.mlp = ParallelMLP(block, bottleneck, scale)
-        block.norm2, block.ls2 = nn.Identity(), nn.Identity()  # both are inside now
+        block.norm2, block.ls2 = nn.Identity(), nn.Identity()  # both are inside `ParallelMLP` now
     return Fitted(backbone, teacher.channels, teacher.kind)
 
 

@@ -1,4 +1,4 @@
-"""What an adapter is, and a teacher that wears one: frozen but for a few parameters and a linear head."""
+"""Definition of an adapter, and a teacher with an adapter: frozen except for some parameters and a linear head."""
 
 from __future__ import annotations
 
@@ -21,14 +21,20 @@ __all__ = ["AdaptedTeacher", "Adapter", "Fitted", "Phase", "Recipe", "one_phase"
 
 @dataclass(frozen=True)
 class Recipe:
-    """How an adapter is trained: the learning rate follows a cosine to 0, after a linear warm-up.
+    """Training settings of an adapter; the learning rate has a linear warm-up and then a cosine decay to 0.
 
     Args:
         optimizer: "sgd" (momentum 0.9), "adam" or "adamw".
-        learning_rate: the highest.
-        batch: the batch that it belongs to and is scaled from in proportion; None for all.
-        weight_decay: of the optimizer.
-        warm_up: share of the epochs; from 1 on, how many of them.
+        learning_rate: the highest learning rate.
+        batch: batch size that `learning_rate` is for; it is scaled in proportion to the actual batch size. None: it is
+            not scaled.
+        weight_decay: weight decay of the optimizer.
+        warm_up: length of the warm-up: below 1 a share of all epochs, otherwise a number of epochs.
+
+    Example:
+        >>> from monai_rd.adapters import ADAPTERS, Recipe
+        >>> ADAPTERS["linear_probe"].recipe == Recipe("adam", learning_rate=1e-3)
+        True
     """
 
     optimizer: Literal["sgd", "adam", "adamw"]
@@ -39,12 +45,12 @@ class Recipe:
 
 
 class Fitted(NamedTuple):
-    """A backbone with an adapter in it: the parameters that take a gradient are the adapter's.
+    """A backbone with an adapter in it; only the adapter's parameters have `requires_grad`.
 
     Attributes:
-        backbone: prepared images to features; a module shares its frozen tensors with the teacher.
-        channels: C of its features.
-        kind: "map" or "vector".
+        backbone: from preprocessed images to features; a module shares its frozen tensors with the teacher.
+        channels: C, the number of channels of its features.
+        kind: "map" or "vector", see `FrozenFoundationModel`.
     """
 
     backbone: nn.Module | Callable[[Tensor], Tensor]
@@ -53,13 +59,13 @@ class Fitted(NamedTuple):
 
 
 class Phase(NamedTuple):
-    """A part of the training.
+    """One phase of an adapter's training.
 
     Attributes:
-        parameters: what it trains.
-        loss: of logits and target, a scalar.
-        start: called before it begins.
-        start_epoch: called at the start of its epochs with their progress, from 0 in the first to 1 in the last.
+        parameters: the parameters that it trains.
+        loss: from logits and target to a scalar.
+        start: called before the phase.
+        start_epoch: called at the start of each of its epochs with the progress, from 0 in the first to 1 in the last.
     """
 
     parameters: list[nn.Parameter]
@@ -69,13 +75,13 @@ class Phase(NamedTuple):
 
 
 def one_phase(network: AdaptedTeacher, labels: Tensor, multi_label: bool) -> list[Phase]:
-    """Train everything at once on the cross entropy of either kind of labels."""
+    """Return a single phase that trains all trainable parameters with the (binary) cross entropy."""
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     return [Phase(parameters, ClassificationLoss(multi_label))]
 
 
 def linear_head(channels: int, num_classes: int) -> nn.Linear:
-    """A linear layer with small weights."""
+    """Return a linear layer with small random weights (standard deviation 0.01) and zero biases."""
     head = nn.Linear(channels, num_classes)
     nn.init.normal_(head.weight, std=0.01)
     nn.init.zeros_(head.bias)
@@ -87,12 +93,29 @@ class Adapter:
     """A way to fit a teacher to a task.
 
     Args:
-        name: how users call it.
-        fit: from the teacher and the adapter's options to the adapted backbone.
+        name: its name for users.
+        fit: function from the teacher and the adapter's options (keyword arguments) to the adapted backbone.
         recipe: how it is trained.
-        head: from channels and classes to the head, a linear layer.
-        normalised: features are normalised over the batch before the head in training, which becomes part of the head.
-        phases: of the training, from the network, the labels of the training list and whether they are multi-label.
+        head: function from the numbers of channels and classes to the head, a linear layer.
+        normalised: normalise features over the batch before the head; after training this is merged into the head.
+        phases: function from the network, the labels of the training list and whether they are multi-label to the
+            phases of the training.
+
+    Example:
+        An adapter that trains the biases of the teacher.
+
+        >>> import copy
+        >>> from monai_rd.adapters import AdaptedTeacher, Adapter, Recipe
+        >>> from monai_rd.adapters.base import Fitted
+        >>> from monai_rd.networks import load_teacher
+        >>> def fit(teacher):
+        ...     backbone = copy.deepcopy(teacher.backbone)
+        ...     for name, parameter in backbone.named_parameters():
+        ...         parameter.requires_grad_(name.endswith("bias"))
+        ...     return Fitted(backbone, teacher.channels, teacher.kind)
+        >>> biases = Adapter("biases", fit, Recipe("adam", 1e-3))
+        >>> AdaptedTeacher(load_teacher("phantom_ct"), biases, num_classes=2, options={}).name
+        'phantom_ct+biases'
     """
 
     name: str
@@ -104,9 +127,9 @@ class Adapter:
 
 
 class _Standardisation(nn.BatchNorm1d):
-    """Batch normalisation without parameters, whose running statistics begin as those of the first batches.
+    """Batch normalisation without parameters, whose running statistics start as the mean over the first batches.
 
-    PyTorch's begin as 0 and 1, which take long to fade where features vary little.
+    PyTorch's start at 0 and 1, which bias the statistics for long if features vary little.
     """
 
     def __init__(self, channels: int) -> None:
@@ -121,20 +144,32 @@ class _Standardisation(nn.BatchNorm1d):
 
 
 class AdaptedTeacher(nn.Module):
-    """A teacher that can be fitted to a task: images as the teacher takes them to logits.
+    """A teacher with an adapter and a linear head that can be trained on a task; it maps images to logits.
 
-    The parameters that take a gradient are the adapter's and the head's. What is frozen stays in eval mode whatever
-    `train()` is told. The teacher itself is left as it is: its frozen tensors are shared, not copied, so both move
-    together to another device.
+    Only the parameters of the adapter and the head are trained. Frozen modules stay in eval mode even after `train()`.
+    The teacher itself is not changed: its frozen tensors are shared, not copied, so both move to another device
+    together.
 
     Args:
         teacher: the frozen teacher.
-        adapter: the way.
-        num_classes: of the task.
-        options: of the adapter.
+        adapter: the adapter.
+        num_classes: number of classes of the task.
+        options: options of the adapter.
 
     Raises:
-        ValueError: an unknown option, or a teacher that the adapter does not fit.
+        ValueError: an unknown option, or a teacher that the adapter does not support.
+
+    Example:
+        >>> import torch
+        >>> from monai_rd.adapters import build_adapter
+        >>> from monai_rd.networks import load_teacher
+        >>> network = build_adapter("linear_probe", load_teacher("phantom_ct"), num_classes=2)  # an AdaptedTeacher
+        >>> network(torch.rand(4, 3, 64, 64)).shape
+        torch.Size([4, 2])
+        >>> [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+        ['head.weight', 'head.bias']
+        >>> network.frozen().name
+        'phantom_ct+linear_probe'
     """
 
     def __init__(
@@ -155,17 +190,17 @@ class AdaptedTeacher(nn.Module):
         self.train()
 
     def train(self, mode: bool = True) -> AdaptedTeacher:
-        """Put what is trained into training mode, and only that."""
+        """Set training mode for the trained modules only; frozen modules stay in eval mode."""
         super().train(mode)
         if isinstance(self.backbone, nn.Module):
             _train_what_is_trained(self.backbone, mode)
         return self
 
     def features(self, image: Tensor) -> Tensor:
-        """Features pooled over positions and slices `[B, C]`.
+        """Return features pooled over positions and slices `[B, C]`.
 
         Args:
-            image: `[B, 3, H, W]` or bags `[B, S, 3, H, W]` in [0, 1]; of a teacher of volumes `[B, 1, D, H, W]`.
+            image: `[B, 3, H, W]` or bags `[B, S, 3, H, W]` in [0, 1]; for a teacher of volumes `[B, 1, D, H, W]`.
         """
         image = image.as_subclass(Tensor)
         images, slices = fold(image) if self.preprocessing.spatial_dims == 2 else (image, 1)
@@ -178,10 +213,10 @@ class AdaptedTeacher(nn.Module):
         return unfold(features, slices).mean(dim=1).to(self.head.weight.dtype)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits `[B, classes]`.
+        """Return logits `[B, classes]` of images as `features` takes them.
 
         Raises:
-            ValueError: a batch of one in training, of an adapter that normalises over the batch.
+            ValueError: a batch of one in training mode, with an adapter that normalises over the batch.
         """
         features = self.features(image)
         if self.norm is not None:
@@ -194,7 +229,7 @@ class AdaptedTeacher(nn.Module):
 
     @torch.no_grad()
     def folded_head(self) -> nn.Linear:
-        """The head with the normalisation before it, as one linear layer of the pooled features."""
+        """Return the head merged with the normalisation before it, as one linear layer on the pooled features."""
         head = self.adapter.head(self.channels, self.num_classes).to(self.head.weight)
         head.load_state_dict(self.head.state_dict())
         if self.norm is not None and self.norm.running_mean is not None and self.norm.running_var is not None:
@@ -203,7 +238,7 @@ class AdaptedTeacher(nn.Module):
         return head
 
     def adapter_state(self) -> dict[str, Tensor]:
-        """The tensors of the backbone that its training changes; of full fine-tuning all."""
+        """Return the backbone's tensors that are trained; for full fine-tuning its whole state dict."""
         if not isinstance(self.backbone, nn.Module) or not self._trained:
             return {}
         state = self.backbone.state_dict()
@@ -211,10 +246,10 @@ class AdaptedTeacher(nn.Module):
         return {name: state[name] for name in self._trained} if frozen else state
 
     def frozen(self, head: nn.Linear | None = None) -> FrozenFoundationModel:
-        """The teacher for good: frozen, with the head on its pooled features.
+        """Return the fitted teacher, frozen, with the head on its pooled features.
 
         Args:
-            head: None for the own one.
+            head: None for the network's own merged head.
         """
         from monai_rd.networks import FrozenFoundationModel
 
@@ -229,7 +264,7 @@ class AdaptedTeacher(nn.Module):
 
 
 def _train_what_is_trained(module: nn.Module, mode: bool) -> None:
-    """Set the mode of the modules that hold nothing frozen; all others go to eval."""
+    """Set the mode of modules whose parameters are all trained; all other modules are set to eval mode."""
     parameters = list(module.parameters())
     if parameters and all(parameter.requires_grad for parameter in parameters):
         module.train(mode)

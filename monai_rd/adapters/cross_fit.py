@@ -1,4 +1,4 @@
-"""Teachers that were each fitted without one fold of the training images, so that one of them has not seen an image."""
+"""Cross-fitting: K teachers, each fitted without one fold, so that for every training image one has not seen it."""
 
 from __future__ import annotations
 
@@ -23,22 +23,34 @@ __all__ = ["CrossFittedTeacher", "fold_of_items", "loader_without"]
 
 
 class CrossFittedTeacher(FrozenFoundationModel):
-    """K fitted teachers that answer as one: to an image that they were fitted to, the one that has not seen it.
+    """K fitted teachers used as one: a training image gets the logits of the teacher that was fitted without it.
 
-    To all other images, unlabelled ones and those of validation and test, the answer is the mean of the K logits. Of
-    what the losses make of logits, it is the normalised geometric mean of the K probabilities, at every temperature and
-    for either kind of labels; the mean of log-probabilities would be the same, as they differ from logits by a constant
-    of each image, which no softmax sees.
+    All other images (unlabelled, validation and test images) get the mean of the K logits. Its probabilities are the
+    normalised geometric mean of the K teachers' probabilities, at every temperature and for single- and multi-label
+    data; the mean of log-probabilities would be equivalent, as they differ from logits by a constant per image, which
+    does not change the softmax.
 
-    Teachers that share one backbone (linear probes) run it once. Of others the one that is asked runs, and to an image
-    that none has seen each; what they have inside is not shared then, so that nothing but logits can be read.
+    Teachers that share one backbone (linear probes) run it once. Otherwise only the teacher whose logits are needed
+    runs, and for an image outside the training list all of them; their features differ then, so only logits can be
+    read.
 
     Args:
-        teachers: K of them, fitted to the same task by the same adapter.
-        folds: which of them has not seen an item, by its index in the training list `[N]`.
+        teachers: K teachers, fitted to the same task with the same adapter.
+        folds: for each item of the training list the index of the teacher that was fitted without it, `[N]`.
 
     Raises:
-        ValueError: a teacher that was not fitted.
+        ValueError: a teacher was not fitted to the task.
+
+    Example:
+        >>> import torch
+        >>> from monai_rd.adapters import CrossFittedTeacher, build_adapter
+        >>> from monai_rd.networks import Reads, load_teacher
+        >>> base, image = load_teacher("phantom_ct"), torch.rand(3, 3, 64, 64)
+        >>> teachers = [build_adapter("linear_probe", base, num_classes=2).frozen() for fold in range(2)]
+        >>> several = CrossFittedTeacher(teachers, folds=torch.tensor([0, 1, 1]))
+        >>> logits = several.read(image, Reads(logits=True), indices=torch.tensor([0, 1, 2])).logits
+        >>> torch.allclose(logits[1:], teachers[1].read(image[1:], Reads(logits=True)).logits, atol=1e-5)
+        True
     """
 
     def __init__(self, teachers: Sequence[FrozenFoundationModel], folds: Tensor) -> None:
@@ -53,7 +65,7 @@ class CrossFittedTeacher(FrozenFoundationModel):
             name=f"{first.name} in {len(teachers)} folds",
             head=first.head,
         )
-        # As a list of modules they move along with this one.
+        # A ModuleList, so that they move to another device with this module.
         self.teachers: Sequence[FrozenFoundationModel] = nn.ModuleList(teachers)  # type: ignore[assignment]
         self.folds = folds
         self.classes = first.head.out_features
@@ -61,7 +73,7 @@ class CrossFittedTeacher(FrozenFoundationModel):
 
     @property
     def levels(self) -> Levels:
-        """Those of the one backbone, if it is one."""
+        """Levels of the shared backbone; none if the teachers do not share one."""
         none: tuple[Level, ...] = ()
         return super().levels if self.one_backbone else Levels.of(f"teacher '{self.name}'", none)
 
@@ -72,10 +84,15 @@ class CrossFittedTeacher(FrozenFoundationModel):
 
     @torch.no_grad()
     def read(self, image: Tensor, reads: Reads, indices: Tensor | None = None) -> TeacherFeatures:
-        """What a method reads, see `FrozenFoundationModel.read`.
+        """Return the features that a method reads, see `FrozenFoundationModel.read`.
+
+        Args:
+            image: the images, as `FrozenFoundationModel.read` takes them.
+            reads: the features to return.
+            indices: indices of the items in the training list `[B]`; values outside 0 to N - 1 for other images.
 
         Raises:
-            ValueError: logits of images whose indices are not told; features that the teachers do not share.
+            ValueError: logits are read without indices, or features are read that the teachers do not share.
         """
         if not reads.logits:
             return super().read(image, reads)
@@ -88,7 +105,7 @@ class CrossFittedTeacher(FrozenFoundationModel):
         if self.one_backbone or others:
             parts |= super().read(image, replace(others, pooled=True)).parts
         pooled = parts.get("pooled")
-        # Summed in single precision, whatever the step runs in.
+        # Summed in float32, also under mixed precision.
         logits = torch.zeros(len(image), self.classes, device=image.device)
         unseen = self._unseen(indices)
         for teacher, column in zip(self.teachers, unseen.T, strict=True):
@@ -107,14 +124,14 @@ class CrossFittedTeacher(FrozenFoundationModel):
         return TeacherFeatures({**parts, "logits": logits})
 
     def _unseen(self, indices: Tensor) -> Tensor:
-        """Whose answer counts, on the CPU: bool `[B, K]`."""
+        """Mask of the teachers whose logits are used for each item, on the CPU: bool `[B, K]`."""
         indices = indices.as_subclass(Tensor).cpu()
         among = (indices >= 0) & (indices < len(self.folds))
         fold = self.folds[indices.clamp(0, len(self.folds) - 1)]
         return (fold[:, None] == torch.arange(len(self.teachers))) | ~among[:, None]
 
     def offload(self, folder: str | Path) -> None:
-        """Give the memory of all backbones back, see `FrozenFoundationModel.offload`."""
+        """Free the memory of all backbones, see `FrozenFoundationModel.offload`."""
         for teacher in self.teachers[:1] if self.one_backbone else self.teachers:
             teacher.offload(folder)
 
@@ -127,10 +144,14 @@ class CrossFittedTeacher(FrozenFoundationModel):
 
 
 def fold_of_items(items: Sequence[Mapping[str, Any]], folds: Sequence[int]) -> Tensor:
-    """The fold of each item of a data set `[items]`; it may lack some of the training list.
+    """Return the fold of each item of a data set `[items]`.
+
+    Args:
+        items: the data set's items, each with its `index` in the training list; not all of the list need to be there.
+        folds: the fold of each item of the training list.
 
     Raises:
-        ValueError: an item without a place.
+        ValueError: an item has no `index`.
     """
     if not all("index" in item for item in items):
         raise ValueError("items have no place in the training list: give them `index`, as `DataList.numbered` does")
@@ -138,11 +159,11 @@ def fold_of_items(items: Sequence[Mapping[str, Any]], folds: Sequence[int]) -> T
 
 
 def loader_without(loader: DataLoader, left_out: Tensor) -> DataLoader:
-    """A training loader like another, in whole batches of shuffled items, without some of its items.
+    """Return a training loader with the same settings, shuffled and with `drop_last`, without some of the items.
 
     Args:
-        loader: of a MONAI data set.
-        left_out: bool `[items]`.
+        loader: a loader of a MONAI data set.
+        left_out: mask of the items to leave out, bool `[items]`.
     """
     part = _Part(loader.dataset, (~left_out).nonzero()[:, 0].tolist())
     return DataLoader(
@@ -156,7 +177,7 @@ def loader_without(loader: DataLoader, left_out: Tensor) -> DataLoader:
 
 
 class _Part(Dataset):
-    """Some of the items of a MONAI data set."""
+    """A subset of a MONAI data set."""
 
     def __init__(self, whole: Any, indices: Sequence[int]) -> None:
         super().__init__([whole.data[index] for index in indices], whole.transform)

@@ -1,9 +1,10 @@
-r"""LoRA on queries and values (Hu et al., arXiv 2106.09685), which MeLo (arXiv 2311.08236) brought to medical ViTs.
+r"""LoRA on queries and values (Hu et al., arXiv 2106.09685), which MeLo (arXiv 2311.08236) applied to medical ViTs.
 
-The frozen projection $W$ of queries, and that of values, becomes $W + (\alpha / r) B A$ with $A$ of r rows and $B$ of r
-columns. `B` begins as 0, so the teacher begins as it was. The `peft` library does it; timm keeps queries, keys and
-values in one projection, which is read as three here, because LoRA on the whole of it would be another method with the
-same number of parameters. It fits plain ViTs and SAM's encoder at any size.
+The frozen projections $W$ of queries and of values become $W + (\alpha / r) B A$, where $A$ has r rows and $B$ has r
+columns. `B` is initialised with 0, so training starts from the unchanged teacher. It is implemented with the `peft`
+library. timm has one projection for queries, keys and values, which is split into three here, because LoRA on the whole
+projection would be another method with the same number of parameters. It supports plain ViTs and SAM's encoder at any
+image size.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ __all__ = ["LORA", "SplitProjection"]
 
 
 class SplitProjection(nn.Module):
-    """A projection to queries, keys and values as three, on the same weights.
+    """A joint projection to queries, keys and values, split into three layers that share its weights.
 
     Args:
-        qkv: `[D]` to `[3 D]`.
+        qkv: linear layer from `[..., D]` to `[..., 3 D]`.
     """
 
     def __init__(self, qkv: nn.Linear) -> None:
@@ -37,12 +38,12 @@ class SplitProjection(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[..., D]` to `[..., 3 D]`."""
+        """Map tokens `[..., D]` to queries, keys and values `[..., 3 D]`."""
         return torch.cat([self.q(x), self.k(x), self.v(x)], dim=-1)
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """A frozen linear layer on given tensors."""
+    """Return a frozen linear layer that shares the given tensors."""
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
     layer.weight = nn.Parameter(weight, requires_grad=False)
     if bias is not None:
@@ -51,15 +52,15 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 
 
 def fit(teacher: FrozenFoundationModel, rank: int = 4, alpha: int = 4) -> Fitted:
-    """Put LoRA on queries and values of every block: 147,456 parameters of a ViT-B at rank 4.
+    """Add LoRA to queries and values of every block: 147,456 trained parameters for a ViT-B at rank 4.
 
     Args:
-        teacher: with a plain ViT or SAM's encoder.
+        teacher: a teacher with a plain ViT or SAM's encoder.
         rank: r.
         alpha: the update is scaled by alpha / r.
 
     Raises:
-        ValueError: another teacher.
+        ValueError: the teacher has no such network.
     """
     from peft import LoraConfig, inject_adapter_in_model
 

@@ -1,25 +1,25 @@
-r"""Long-tailed prompt tuning (Dong et al., ICLR 2023, arXiv 2210.01033): prompts for all images and for kinds of them.
+r"""Long-tailed prompt tuning (Dong et al., ICLR 2023, arXiv 2210.01033): shared prompts and groups of prompts.
 
-Every block has shared prompts, as VPT deep. The last six also have a pool of groups of prompts: an image is passed
-through with the shared prompts alone, the summary $q$ of that pass (class token, or mean where there is none) is
-compared by cosine with a key of every group, and in a second pass the average of the two best groups' prompts stands
-beside the shared ones. Phase 1 trains shared prompts and head, phase 2 pool, keys and head. Of SAM's encoder the grid
-must be one window.
+Every block has shared prompts, as in VPT deep. The last six blocks also have a pool of prompt groups. In a first pass
+an image is encoded with the shared prompts alone; the summary $q$ of that pass (class token, or the mean token if there
+is none) is compared with a key of every group by cosine similarity. In a second pass the average of the two best
+groups' prompts is used in addition to the shared ones. Phase 1 trains shared prompts and head, phase 2 pool, keys and
+head. The grid of SAM's encoder must be one window.
 
-Both phases draw images in two ways, classes equally often (bal) and as they are (ins). With $L$ the loss in
-`monai_rd.adapters.agcl`, $K$ the keys chosen for an image, and progress $e / E$ through the phase,
+Both phases sample images in two ways: class-balanced (bal) and instance-balanced, as in the data set (ins). With $L$
+the loss in `monai_rd.adapters.agcl`, $K$ the keys chosen for an image, and progress $e / E$ through the phase,
 
 $$\overline{L_{\gamma_- = 4}}^\mathrm{bal} + 0.5\,(1 - e / E)\,\overline{L_{\gamma_- = 8}}^\mathrm{ins}
 - \overline{k}^\mathrm{bal} - \overline{k}^\mathrm{ins},\qquad k = 0.5 \sum_{i \in K} \cos(q, k_i)$$
 
-where phase 1 is without $k$. Trained prompts have a dropout of 0.1, the learning rate a warm-up of one epoch.
+where phase 1 has no $k$. Trained prompts have a dropout of 0.1, the learning rate a warm-up of one epoch.
 
-Where it comes from: that phase 1 has this loss and both ways of drawing is the authors' word (issue 1 of their
-repository). The rest is second-hand, as the paper's text could not be read, and nothing is taken from the authors'
-code. Not verified: that 8 belongs to the images as they are and $\gamma_+$ is 0 for both, that the weight of ins leaves
-$k$ alone, that it is the prompts that have the dropout, and how prompts and keys begin (here as VPT's prompts). Ours:
-the authors draw a second batch with equal shares of the classes, here the images of the one batch are weighted by what
-such a draw gives them on average; multi-label images are all weighted 1.
+Sources: that phase 1 has this loss and both ways of sampling was stated by the authors (issue 1 of their repository).
+The rest is second-hand, as the paper's text could not be read, and nothing is taken from the authors' code. Not
+verified: that the value 8 belongs to instance-balanced sampling and $\gamma_+$ is 0 for both, that the weight of ins
+does not apply to $k$, that the dropout is on the prompts, and how prompts and keys are initialised (here as VPT's
+prompts). Ours: the authors sample a second, class-balanced batch; here the images of the one batch are weighted by
+their expected frequency in such a batch; multi-label images all have the weight 1.
 """
 
 from __future__ import annotations
@@ -42,27 +42,27 @@ __all__ = ["LPT", "CosineLinear", "GroupedTransformer"]
 
 SCALE = 20.0
 _DROPOUT = 0.1
-_KEYS = 0.5  # weight of the sum of an image's cosines
+_KEYS = 0.5  # weight of the sum of an image's cosine similarities
 
 
 class CosineLinear(nn.Linear):
-    """A linear layer without bias on directions: `SCALE` times the cosine of features and class weights."""
+    """Cosine classifier: `SCALE` times the cosine similarity of features and class weights, without bias."""
 
     def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__(channels, num_classes, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[B, channels]` to `[B, num_classes]`."""
+        """Map features `[B, channels]` to scaled cosines `[B, num_classes]`."""
         return SCALE * F.linear(F.normalize(x, dim=1), F.normalize(self.weight, dim=1))
 
 
 @dataclass
 class _Run:
-    """What the blocks share in one pass.
+    """State that the blocks share in one pass.
 
     Attributes:
-        groups: the chosen groups `[B, K]`; None for the pass that only the shared prompts take part in.
-        tokens: what the last block gave.
+        groups: indices of the chosen groups `[B, K]`; None for a pass with the shared prompts only.
+        tokens: output of the block that ran last.
     """
 
     groups: Tensor | None = None
@@ -70,10 +70,10 @@ class _Run:
 
 
 class Prompts(nn.Module):
-    """Prompts, with dropout while they are trained.
+    """Trainable prompts, with dropout in training.
 
     Args:
-        tokens: `[..., D]`.
+        tokens: the prompt tokens `[..., D]`.
     """
 
     def __init__(self, tokens: nn.Parameter) -> None:
@@ -81,18 +81,18 @@ class Prompts(nn.Module):
         self.tokens = tokens
 
     def forward(self, chosen: Tensor) -> Tensor:
-        """Dropout on what was chosen of them."""
+        """Apply dropout to the prompts that were selected from `tokens`."""
         return F.dropout(chosen, _DROPOUT, self.training)
 
 
 class GroupedBlock(nn.Module):
-    """A block whose tokens see its shared prompts and those of the chosen groups; it gives its tokens alone.
+    """A block whose tokens attend to its shared prompts and those of the chosen groups; it returns the tokens only.
 
     Args:
-        block: of the transformer.
-        shared: `[N, D]`.
-        pool: `[groups, N, D]`, or None.
-        run: what the blocks share.
+        block: a block of the transformer.
+        shared: shared prompts `[N, D]`.
+        pool: prompts of all groups `[groups, N, D]`, or None.
+        run: the state that the blocks share.
     """
 
     def __init__(self, block: Any, shared: Prompts, pool: Prompts | None, run: _Run) -> None:
@@ -100,7 +100,7 @@ class GroupedBlock(nn.Module):
         self.block, self.shared, self.pool, self._run = block, shared, pool, run
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens `[B, N, D]` or a grid `[B, h, w, D]` to the same."""
+        """Map tokens `[B, N, D]` or a grid `[B, h, w, D]` to the same shape."""
         prompts = self.shared(self.shared.tokens.expand(len(tokens), -1, -1))
         if self.pool is not None and self._run.groups is not None:
             grouped = self.pool(self.pool.tokens[self._run.groups].mean(dim=1))
@@ -111,31 +111,31 @@ class GroupedBlock(nn.Module):
 
 
 class GroupedTransformer(nn.Module):
-    """Prepared images to the teacher's map, in two passes.
+    """A backbone with grouped prompts: from preprocessed images to the teacher's map, in two passes.
 
     Args:
-        backbone: with `GroupedBlock`s.
-        transformer: in it.
-        keys: `[groups, D]`.
-        chosen: groups for an image.
-        run: what the blocks share.
+        backbone: the backbone, whose blocks are `GroupedBlock`s.
+        transformer: the transformer in it.
+        keys: keys of the groups `[groups, D]`.
+        chosen: number of groups chosen per image.
+        run: the state that the blocks share.
 
     Attributes:
-        uses_groups: False for phase 1: one pass with the shared prompts.
-        key_similarity: of each image of the last batch, the sum of its cosines with the keys that it chose.
+        uses_groups: False in phase 1: one pass with the shared prompts.
+        key_similarity: for each image of the last batch the sum of its cosine similarities with its chosen keys.
     """
 
     def __init__(self, backbone: nn.Module, transformer: Any, keys: nn.Parameter, chosen: int, run: _Run) -> None:
         super().__init__()
         self.backbone, self.keys, self.chosen = backbone, keys, chosen
-        self._transformer, self._run = [transformer], run  # in a list: it is registered in the backbone already
+        self._transformer, self._run = [transformer], run  # in a list, as it is already registered in the backbone
         self.uses_groups = True
         self.key_similarity: Tensor | None = None
         self.stages = tuple(f"backbone.{path}" for path in getattr(backbone, "stages", ()))
         self.prefix = getattr(backbone, "prefix", 0)
 
     def forward(self, image: Tensor) -> Tensor:
-        """The backbone's features."""
+        """Return the backbone's features of preprocessed images."""
         try:
             if self.uses_groups:
                 with torch.no_grad():
@@ -153,17 +153,17 @@ class GroupedTransformer(nn.Module):
 def fit(
     teacher: FrozenFoundationModel, tokens: int = 10, groups: int = 20, chosen: int = 2, grouped_blocks: int = 6
 ) -> Fitted:
-    """Add shared prompts, pool and keys: 92,160 + 921,600 + 15,360 parameters of a ViT-B.
+    """Add shared prompts, pool and keys: 92,160 + 921,600 + 15,360 trained parameters for a ViT-B.
 
     Args:
-        teacher: with a plain ViT, or SAM's encoder on a grid of one window.
-        tokens: N, of a block and of a group in a block.
-        groups: in the pool.
-        chosen: groups for an image.
-        grouped_blocks: the last so many blocks have groups.
+        teacher: a teacher with a plain ViT, or with SAM's encoder on a grid of one window.
+        tokens: N, the number of shared prompts per block, and of prompts per group and block.
+        groups: number of groups in the pool.
+        chosen: number of groups chosen per image.
+        grouped_blocks: number of blocks, counted from the last, that have groups.
 
     Raises:
-        ValueError: another teacher, or more chosen than there are groups.
+        ValueError: the teacher has no such network, or `chosen` is not from 1 to `groups`.
     """
     if not 1 <= chosen <= groups:
         raise ValueError(f"chosen must be from 1 to {groups}, the number of groups, not {chosen}")
@@ -177,16 +177,16 @@ def fit(
 
 
 class _DualLoss(nn.Module):
-    """The loss of a phase.
+    """The loss of one phase.
 
     Args:
-        balanced: loss of each image as classes are drawn equally often.
-        plain: loss of each image as it is.
-        weights: of the images of a class when classes are drawn equally often; None to draw no class more often.
-        network: whose similarity of keys and queries it raises; None for phase 1.
+        balanced: loss per image for class-balanced sampling.
+        plain: loss per image for instance-balanced sampling.
+        weights: weight of an image of each class under class-balanced sampling `[classes]`; None for 1.
+        network: the network whose key similarity is increased; None in phase 1.
 
     Attributes:
-        plain_weight: weight of `plain`.
+        plain_weight: weight of `plain` in this epoch.
     """
 
     def __init__(
@@ -197,7 +197,7 @@ class _DualLoss(nn.Module):
         network: GroupedTransformer | None = None,
     ) -> None:
         super().__init__()
-        self._network, self.weights = [network], weights  # in a list: it is no part of the loss
+        self._network, self.weights = [network], weights  # in a list, so that it is not a submodule of the loss
         self.balanced, self.plain = balanced, plain
         self.plain_weight = 0.5
 
@@ -217,7 +217,7 @@ class _DualLoss(nn.Module):
 
 
 def phases(network: AdaptedTeacher, labels: Tensor, multi_label: bool) -> list[Phase]:
-    """Phase 1 trains shared prompts and head, phase 2 pool, keys and head."""
+    """Return the two phases: phase 1 trains shared prompts and head, phase 2 pool, keys and head."""
     grouped = network.backbone
     assert isinstance(grouped, GroupedTransformer)
     head = list(network.head.parameters())

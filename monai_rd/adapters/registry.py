@@ -1,4 +1,4 @@
-"""Adapters by name. A new one is a new file and a line here."""
+"""Adapters by name. To add one, write a file and a line here."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ ADAPTERS: dict[str, Adapter] = {
 
 
 def build_adapter(name: str, teacher: FrozenFoundationModel, num_classes: int, **options: Any) -> AdaptedTeacher:
-    """Put an adapter into a teacher; the teacher itself stays as it is.
+    """Build a teacher with an adapter and a head; the teacher itself is not changed.
 
     Args:
         name: one of `ADAPTERS`.
         teacher: the frozen teacher.
-        num_classes: of the task.
-        **options: of the adapter, as its `fit` describes them.
+        num_classes: number of classes of the task.
+        **options: options of the adapter: the keyword arguments of its `fit`.
 
     Raises:
-        ValueError: an unknown name or option, or a teacher that the adapter does not fit.
+        ValueError: an unknown name or option, or a teacher that the adapter does not support.
     """
     if name not in ADAPTERS:
         raise ValueError(f"unknown adapter '{name}'; known: {', '.join(ADAPTERS)}{did_you_mean(name, ADAPTERS)}")

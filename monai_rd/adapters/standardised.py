@@ -1,4 +1,4 @@
-"""Several teachers at once are brought to one scale: by statistics of training images, taken once and kept."""
+"""Standardisation of several teachers to one scale, by statistics of training images, computed once and saved."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["standardise"]
 
 logger = logging.getLogger(__name__)
 
-_ITEMS = 256  # the deviation of a channel is then known to some 4 %, and no epoch costs less
+_ITEMS = 256  # a channel's standard deviation then has an error of about 4 %, at less than the cost of an epoch
 _FILE = "teacher_statistics.safetensors"
 
 
@@ -38,21 +38,21 @@ def standardise(
     device: torch.device | str,
     shared_dir: str | Path | None = None,
 ) -> None:
-    """Let several teachers at once know mean and deviation of each of their channels; a single one is left alone.
+    """Set the mean and standard deviation of each channel of several teachers used as one; a single one is unchanged.
 
-    They are those of at most 256 items spread over the training list, one view of each. The file
-    `teacher_statistics.safetensors` in `output_dir` keeps them; where they were taken of the same teachers, images and
-    transforms, here or in `shared_dir`, they are used again, so that a resumed training goes on with the same features.
+    The statistics are those of at most 256 items, evenly spaced in the training list, with one view of each. They are
+    saved as `teacher_statistics.safetensors` in `output_dir`, and reused if they were computed for the same teachers,
+    images and transforms, there or in `shared_dir`, so that a resumed training continues with the same features.
 
     Args:
-        teacher: moved to `device`.
-        loader: of the training items, each with an `image`; it is not iterated.
-        output_dir: where the file goes.
-        device: to run on.
+        teacher: the teachers; moved to `device`.
+        loader: loader of the training items, each with an `image`; it is not iterated.
+        output_dir: folder for the file.
+        device: device to run on.
         shared_dir: see `tuned_teacher`.
 
     Raises:
-        ValueError: an empty training list.
+        ValueError: the training list is empty.
         OSError: the file cannot be written.
     """
     several = teacher.backbone
@@ -86,7 +86,7 @@ def standardise(
 
 
 def _taken_before(path: Path, shared: Path | None, run: str) -> bool:
-    """Whether the statistics are in the file, or in another training's, which is then at its place."""
+    """Whether `path` has the statistics of this run; a file in the shared folder is linked or copied there first."""
     if _is_of(path, run):
         return True
     if shared is None or not _is_of(shared, run):
@@ -99,5 +99,5 @@ def _is_of(path: Path, run: str) -> bool:
     try:
         with safe_open(path, "pt") as file:
             return (file.metadata() or {}).get("run") == run
-    except (FileNotFoundError, SafetensorError):  # a damaged file is made anew
+    except (FileNotFoundError, SafetensorError):  # a damaged file is replaced
         return False

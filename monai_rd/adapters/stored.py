@@ -1,4 +1,4 @@
-"""A fitted teacher as a file: the adapter's tensors and the head; the teacher's own are not in it."""
+"""Saving and loading fitted teachers: the file has the adapter's tensors and the head, without the frozen teacher."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _DESCRIBED = {"base", "fingerprint", "adapter", "options", "num_classes", "run"}
 
 
 def save_adapted(path: str | Path, network: AdaptedTeacher, base: FrozenFoundationModel, run: str = "") -> None:
-    """Write what the training changed, whole or not at all.
+    """Save the tensors that the training changed; the file is written completely or not at all.
 
     Args:
         path: a `.safetensors` file.
         network: the fitted teacher.
-        base: the teacher that it was made of.
-        run: what names the training that made it, to know it again.
+        base: the frozen teacher that it was built from.
+        run: identifier of the training, to recognise the file later.
     """
     tensors = {f"backbone.{name}": tensor for name, tensor in network.adapter_state().items()}
     tensors |= {f"head.{name}": tensor for name, tensor in network.folded_head().state_dict().items()}
@@ -55,11 +55,11 @@ def save_adapted(path: str | Path, network: AdaptedTeacher, base: FrozenFoundati
 
 
 def read_description(path: str | Path) -> dict[str, Any]:
-    """Read what a file of `save_adapted` says of itself: base, fingerprint, adapter, options, num_classes, run.
+    """Read the description in a file of `save_adapted`: base, fingerprint, adapter, options, num_classes, run.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: damaged, or not written by `save_adapted`.
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged or was not written by `save_adapted`.
     """
     try:
         with safe_open(existing_file(path), "pt") as file:
@@ -73,15 +73,15 @@ def read_description(path: str | Path) -> dict[str, Any]:
 
 @torch.no_grad()
 def load_adapted(path: str | Path, base: FrozenFoundationModel) -> FrozenFoundationModel:
-    """Load a fitted teacher: frozen, with its head, on the device of its base.
+    """Load a fitted teacher, frozen, with its head, on the device of its base.
 
     Args:
-        path: what `save_adapted` or `tuned_teacher` wrote.
-        base: the teacher that it was made of.
+        path: a file written by `save_adapted` or `tuned_teacher`.
+        base: the frozen teacher that it was built from.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: a damaged file, one of another kind, or of another base.
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, is of another kind, or belongs to another base.
     """
     described = read_description(path)
     if described["fingerprint"] != base.fingerprint():
@@ -98,13 +98,13 @@ def load_adapted(path: str | Path, base: FrozenFoundationModel) -> FrozenFoundat
     if wrong:
         raise ValueError(f"{path} does not fit the adapter '{described['adapter']}'{wrong}")
     refuse_not_finite(tensors, str(path), "its tuning has diverged, or the file is damaged; remove it and tune again")
-    for name, tensor in wanted.items():  # state dicts are views of the modules' own tensors
+    for name, tensor in wanted.items():  # the tensors of a state dict are those of the module
         tensor.copy_(tensors[name])
     return _beside(network.frozen(head), base)
 
 
 def _beside(teacher: FrozenFoundationModel, base: FrozenFoundationModel) -> FrozenFoundationModel:
-    """Move a fitted teacher to where its base is."""
+    """Move a fitted teacher to the device of its base."""
     if isinstance(base.backbone, nn.Module):
         like = next(chain(base.backbone.parameters(), base.backbone.buffers()), None)
         return teacher if like is None else teacher.to(like.device)

@@ -1,4 +1,4 @@
-"""Fitting a teacher to the task on a bundle's own data, with MONAI's trainer, once for every setting."""
+"""Fitting a teacher to the task on a bundle's data with MONAI's trainer; results are reused for equal settings."""
 
 from __future__ import annotations
 
@@ -65,44 +65,43 @@ def tuned_teacher(
     folds: Sequence[int] | None = None,
     reads_features: bool = False,
 ) -> FrozenFoundationModel | None:
-    """Fit a teacher to the task and freeze it again; bring several at once to one scale before that.
+    """Fit a teacher to the task and freeze it again; several teachers used as one are standardised first.
 
-    The adapted teacher is trained by its adapter's recipe, and the epoch that `key_metric` finds best on the validation
-    set (of equals the last) is kept, as for a student. `teacher_ADAPTER.safetensors` in `output_dir` holds what was
-    learnt; where it was learnt from the same teacher, data, transforms and settings, here or in `shared_dir`, it is
-    used again. The global random state of PyTorch is left as it was found. In a group of processes the gradients are
-    averaged, and the first one writes.
+    The adapted teacher is trained with its adapter's recipe, and the best epoch by `key_metric` on the validation set
+    (the last of equal ones) is kept, as for a student. The trained tensors are saved in `output_dir` as
+    `teacher_ADAPTER.safetensors`, and reused if they were trained with the same teacher, data, transforms and settings,
+    there or in `shared_dir`. PyTorch's global random state is restored at the end. In a distributed training the
+    gradients are averaged, and rank 0 writes the file.
 
-    Given folds, a teacher is fitted for each of them, without its items, and they answer together: see
-    `CrossFittedTeacher`. Each has a file of its own, `teacher_ADAPTER_1_of_5.safetensors`.
+    With `folds`, one teacher per fold is fitted without the items of that fold, and they are combined in a
+    `CrossFittedTeacher`. Each has its own file, `teacher_ADAPTER_1_of_5.safetensors`.
 
     Args:
-        teacher: the frozen teacher; None (a method without a teacher) is given back. Several are standardised first.
-        adapter: one of `ADAPTERS`; None gives the teacher as it is.
-        train_loader: batches with `image` and `label` out of a MONAI data set.
-        val_loader: likewise.
-        num_classes: of the task.
-        key_metric: one metric by its name, as `monai_rd.handlers.key_metric` makes it: the higher the better.
-        output_dir: where the file goes.
-        max_epochs: of the training; an adapter of two phases (lpt) halves them.
-        device: to train on.
-        amp: automatic mixed precision.
+        teacher: the frozen teacher; None (for a method without a teacher) is returned unchanged.
+        adapter: one of `ADAPTERS`; None returns the teacher without fitting it.
+        train_loader: training batches with `image` and `label`, from a MONAI data set.
+        val_loader: validation batches with `image` and `label`, from a MONAI data set.
+        num_classes: number of classes of the task.
+        key_metric: one metric by its name, as from `monai_rd.handlers.key_metric`; higher is better.
+        output_dir: folder for the file.
+        max_epochs: number of epochs; an adapter with two phases (lpt) splits them.
+        device: device of the training.
+        amp: use automatic mixed precision.
         multi_label: an image may have any number of the classes.
-        learning_rate: in place of the recipe's.
-        seed: of head, adapter, order and augmentation.
-        options: of the adapter.
-        shared_dir: folder in which trainings find each other's tuned teachers, by a hash of all that decides them.
-        folds: of each training item by its place (its `index`) the fold that it is in, from 0; None fits one teacher to
-            all.
-        reads_features: the method reads more of the teacher than its logits.
+        learning_rate: replaces the recipe's learning rate; None keeps it.
+        seed: seed of head, adapter, order and augmentation.
+        options: options of the adapter.
+        shared_dir: folder where trainings share their tuned teachers, found by a hash of everything they depend on.
+        folds: the fold, from 0, of each item by its `index` in the training list; None fits one teacher to all items.
+        reads_features: the method reads other features of the teacher than its logits.
 
     Returns:
-        The teacher on `device`; one that was fitted has its `head` set.
+        The teacher on `device`; a fitted teacher has its `head` set.
 
     Raises:
-        ValueError: see `build_adapter`; an empty training loader; a data set without `data`; folds, of items without a
-            place, or of a method that reads features which the adapter changes.
-        TypeError: a transform that does not say what it is set to.
+        ValueError: see `build_adapter`; an empty training loader; a data set without `data`; or folds for items without
+            `index`, or for a method that reads features which the adapter changes.
+        TypeError: a transform whose settings cannot be read.
         OSError: the file cannot be written.
     """
     if teacher is not None:
@@ -148,7 +147,7 @@ def tuned_teacher(
                 "own: leave --cross_fit out, or take --adapter linear_probe, which leaves features as they are"
             )
         own, count, made = fold_of_items(_items(train_loader), folds), max(folds) + 1, []
-        # All of them first: some transforms keep what they drew last, which would be part of what decides a teacher.
+        # All loaders first: some transforms keep their last random values, which would change the next fingerprint.
         loaders = [loader_without(train_loader, own == fold) for fold in range(count)]
         for number, loader in enumerate(loaders, start=1):
             seen = len(loader.dataset)
@@ -158,7 +157,7 @@ def tuned_teacher(
 
 
 def _made_by(path: Path, run: str) -> bool:
-    """Whether a file is of this training; one that cannot be read is of none."""
+    """Whether a file was written by this training; False for a damaged file."""
     try:
         return path.is_file() and read_description(path)["run"] == run
     except ValueError as error:
@@ -167,7 +166,7 @@ def _made_by(path: Path, run: str) -> bool:
 
 
 def _taken_over(shared: Path | None, path: Path, run: str) -> bool:
-    """Whether another run left a file of this training; then it is at `path` too."""
+    """Whether another run has shared a file of this training; it is then linked or copied to `path`."""
     if shared is None or not _made_by(shared, run):
         return False
     link_or_copy(shared, path)
@@ -186,13 +185,13 @@ def _train(
     learning_rate: float | None,
     seed: int,
 ) -> None:
-    """Train one phase and leave the network as its best epoch was."""
+    """Train one phase and restore the network of its best epoch."""
     phase.start()
     everything = [parameter for parameter in network.parameters() if parameter.requires_grad]
     for parameter in everything:
         parameter.requires_grad_(any(parameter is own for own in phase.parameters))
     module: nn.Module = network
-    if world_size() > 1:  # a backbone may hold parts that do not run, of which full fine-tuning trains the parameters
+    if world_size() > 1:  # full fine-tuning also has parameters of modules that are not run
         module = nn.parallel.DistributedDataParallel(network, find_unused_parameters=network.adapter.name == "full")
     recipe, best = network.adapter.recipe, _Best(network)
     batch = (train_loader.batch_size or 1) * world_size()
@@ -242,13 +241,13 @@ def _train(
         if sums.add({"loss": engine.state.output["loss"]}):
             _refuse(network.name, float(engine.state.output["loss"].detach()))
 
-    @evaluator.on(Events.STARTED)  # before the epoch can be called best
+    @evaluator.on(Events.STARTED)  # before the epoch can become the best
     def look_back(_: Engine) -> None:
         sum_of, step, _ = sums.read()
         if step:
             _refuse(network.name, sum_of["loss"])
 
-    @trainer.on(Events.EPOCH_COMPLETED)  # after the validation, which was attached before
+    @trainer.on(Events.EPOCH_COMPLETED)  # after the validation, which is attached earlier
     def end(engine: Engine) -> None:
         if evaluator.state.best_metric_epoch == engine.state.epoch:
             best.keep()
@@ -266,7 +265,7 @@ def _train(
 def _its_own(
     batch: Mapping[str, Any], device: torch.device, non_blocking: bool = False, **_: Any
 ) -> tuple[Tensor, Tensor]:
-    """The teacher's images of a batch and their labels, on the device."""
+    """Return the images for the teacher and their labels on the device (MONAI's `prepare_batch`)."""
     label = torch.as_tensor(batch["label"]).as_subclass(Tensor)
     return teacher_image(batch).to(device, non_blocking=non_blocking), label.to(device, non_blocking=non_blocking)
 
@@ -276,7 +275,7 @@ def _refuse(name: str, loss: float) -> NoReturn:
 
 
 class _Best:
-    """The tensors that training changes, as they were in the best epoch."""
+    """A copy of the trained tensors of the best epoch."""
 
     def __init__(self, network: AdaptedTeacher) -> None:
         self._network, self._kept = network, dict[str, Tensor]()
@@ -306,7 +305,7 @@ def _optimizer(phase: Phase, recipe: Recipe, batch: int, learning_rate: float | 
 
 
 def _share(epoch: int, epochs: int, warm_up: float) -> float:
-    """Share of the highest learning rate in an epoch, from 0: it rises linearly, then falls as a cosine."""
+    """Factor of the highest learning rate in an epoch (from 0): linear warm-up, then cosine decay."""
     rising = round(warm_up * epochs) if warm_up < 1 else min(int(warm_up), epochs - 1)
     if epoch < rising:
         return (epoch + 1) / (rising + 1)
@@ -314,10 +313,10 @@ def _share(epoch: int, epochs: int, warm_up: float) -> float:
 
 
 def _items(loader: DataLoader) -> Any:
-    """The list behind a loader.
+    """Return the list of items of a loader's data set.
 
     Raises:
-        ValueError: its data set is none of MONAI's.
+        ValueError: it is not a MONAI data set.
     """
     items = getattr(loader.dataset, "data", None)
     if items is None:
@@ -326,17 +325,17 @@ def _items(loader: DataLoader) -> Any:
 
 
 def _labels(loader: DataLoader) -> Tensor:
-    """Labels of the whole list: class indices `[N]`, or multi-label `[N, classes]`."""
+    """Return the labels of all items: class indices `[N]`, or multi-label `[N, classes]`."""
     return torch.as_tensor(np.stack([np.asarray(item["label"]) for item in _items(loader)]))
 
 
 def _fingerprint(
     teacher: FrozenFoundationModel, settings: Any, train_loader: DataLoader, val_loader: DataLoader
 ) -> str:
-    """SHA-256 of what decides a tuned teacher.
+    """SHA-256 of everything that a tuned teacher depends on.
 
-    Of the data these are images and labels of both lists (pseudonyms differ from one output folder to another), the
-    training's transforms, and the first validation batch as it is read.
+    For the data these are the image paths and labels of both lists (not the pseudonyms, which differ between output
+    folders), the training transforms, and the content of the first validation batch.
     """
     digest = hashlib.sha256(teacher.fingerprint().encode())
     _add(digest, [settings, train_loader.batch_size, transforms_fingerprint(train_loader.dataset)])

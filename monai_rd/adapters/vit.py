@@ -1,10 +1,10 @@
-"""What adapters need of a transformer: a copy of it that they may change, prompts and queries in a block.
+"""Transformer tools for adapters: a copy of a backbone that can be changed, and blocks with prompts or queries.
 
-Two families of timm are served: plain ViTs (`VisionTransformer`), which hand tokens `[B, N, D]` from block to block,
-and SAM's encoder (`VisionTransformerSAM`: LVM-Med, SAM, MedSAM), which hands on grids `[B, h, w, D]`, attends within
-windows and adds relative positions (2112.01526) to the scores. Where the grid is exactly one window (14 x 14 at 224
-pixels), every block sees all positions and prompts may join them as further tokens; they have no place in the grid, so
-all relative positions to and from them are 0.
+Two families of timm are supported: plain ViTs (`VisionTransformer`), whose blocks pass on tokens `[B, N, D]`, and SAM's
+encoder (`VisionTransformerSAM`: LVM-Med, SAM, MedSAM), whose blocks pass on grids `[B, h, w, D]`, attend within windows
+and add relative position terms (arXiv 2112.01526) to the attention scores. If the grid is exactly one window (14 x 14
+at 224 pixels), every block attends to all positions, and prompts can be added as further tokens. They have no position
+in the grid, so all relative position terms to and from them are 0.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ __all__ = ["ask", "new_tokens", "open_transformer", "summary", "with_prompts"]
 
 
 def open_transformer(teacher: FrozenFoundationModel, adapter: str, one_window: bool = False) -> tuple[nn.Module, Any]:
-    """Copy a teacher's backbone so that its structure may be changed; parameters and buffers are the teacher's own.
+    """Copy a teacher's backbone so that its modules can be changed; parameters and buffers are shared, not copied.
 
     Args:
-        teacher: of which the backbone is.
-        adapter: for the error.
+        teacher: the teacher.
+        adapter: name of the adapter, for error messages.
         one_window: the grid of SAM's encoder must be exactly one window.
 
     Returns:
-        The copy, and the transformer in it, whose `blocks` are what an adapter changes.
+        The copy, and the transformer in it, whose `blocks` an adapter changes.
 
     Raises:
-        ValueError: there is no transformer, or none of the two families, or its grid is not one window.
+        ValueError: there is no transformer of the two families, or its grid is not one window.
     """
     if not isinstance(teacher.backbone, nn.Module) or not any(map(_is_served, teacher.backbone.modules())):
         raise ValueError(
@@ -57,7 +57,7 @@ def open_transformer(teacher: FrozenFoundationModel, adapter: str, one_window: b
 
 
 def _is_served(module: Any) -> bool:
-    """Whether a module is a transformer whose blocks are those that this file knows."""
+    """Whether a module is a transformer of a supported family with standard blocks."""
     from timm.models import vision_transformer as plain
     from timm.models import vision_transformer_sam as sam
 
@@ -81,7 +81,7 @@ def _check_one_window(transformer: Any, teacher: FrozenFoundationModel, adapter:
 
 
 def new_tokens(shape: tuple[int, ...], transformer: Any) -> nn.Parameter:
-    """Trainable tokens `[..., D]`, uniform within sqrt(6 / (3 p^2 + D)) of 0 for patches of p x p (2203.12119)."""
+    """Return trainable tokens `[*shape, D]`, uniform in +- sqrt(6 / (3 p^2 + D)), p the patch side (2203.12119)."""
     bound = math.sqrt(6 / (3 * math.prod(transformer.patch_embed.patch_size) + transformer.embed_dim))
     like = next(transformer.parameters())
     tokens = torch.empty(*shape, transformer.embed_dim, device=like.device, dtype=like.dtype)
@@ -89,17 +89,17 @@ def new_tokens(shape: tuple[int, ...], transformer: Any) -> nn.Parameter:
 
 
 def with_prompts(block: Any, tokens: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
-    """Run a block on its tokens and prompts `[B, P, D]` beside them.
+    """Run a block on its tokens together with prompts.
 
-    Attention knows no order, so the prompts may stand at the end.
+    The prompts are appended at the end, as attention does not depend on the order.
 
     Args:
-        block: of a plain ViT or of SAM's encoder.
+        block: a block of a plain ViT or of SAM's encoder.
         tokens: `[B, N, D]`, or the grid `[B, h, w, D]`.
         prompts: `[B, P, D]`.
 
     Returns:
-        What became of both.
+        The block's outputs for tokens and prompts, in the same shapes.
 
     Raises:
         ValueError: SAM's grid is not one window.
@@ -112,12 +112,12 @@ def with_prompts(block: Any, tokens: Tensor, prompts: Tensor) -> tuple[Tensor, T
 
 
 def _heads(attention: Any, projected: Tensor) -> Tensor:
-    """`[B, N, heads * d]` as `[B, heads, N, d]`."""
+    """Reshape `[B, N, heads * d]` to `[B, heads, N, d]`."""
     return projected.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
 
 
 def _one_window(block: Any, sequence: Tensor, grid: tuple[int, int]) -> Tensor:
-    """A block of SAM's encoder on a grid that is one window and tokens beside it: `[B, h * w + P, D]`."""
+    """Run a block of SAM's encoder on a grid of one window with P more tokens: `[B, h * w + P, D]`."""
     from timm.models.vision_transformer_sam import get_decomposed_rel_pos_bias
 
     if block.window_size > 0 and grid != (block.window_size, block.window_size):
@@ -137,17 +137,17 @@ def _one_window(block: Any, sequence: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def ask(block: Any, tokens: Tensor, queries: Tensor) -> Tensor:
-    """What a block makes of queries `[B, T, D]` that look at its tokens and at nothing else, unseen by them.
+    """Run a block on query tokens that attend to its tokens only, while its tokens do not attend to them.
 
-    Keys and values come from the tokens alone, and SAM's relative positions are 0 for queries.
+    Keys and values come from the tokens alone, and SAM's relative position terms are 0 for queries.
 
     Args:
-        block: of a plain ViT or of SAM's encoder.
+        block: a block of a plain ViT or of SAM's encoder.
         tokens: the block's input `[B, N, D]` or `[B, h, w, D]`.
         queries: `[B, T, D]`.
 
     Returns:
-        `[B, T, D]`.
+        The block's outputs for the queries `[B, T, D]`.
     """
     attention = block.attn
     weights = attention.qkv.weight.chunk(3)
@@ -164,13 +164,13 @@ def ask(block: Any, tokens: Tensor, queries: Tensor) -> Tensor:
 
 
 def summary(transformer: Any, tokens: Tensor) -> Tensor:
-    """The token `[B, D]` that stands for an image after the last block.
+    """Return one token `[B, D]` that represents an image after the last block.
 
-    The class token of a plain ViT after its last norm; where there is none, the mean over positions.
+    For a plain ViT this is the class token after the last norm; without a class token, the mean over positions.
 
     Args:
-        transformer: of which the tokens are.
-        tokens: what its last block gave, `[B, N, D]` or `[B, h, w, D]`.
+        transformer: the transformer.
+        tokens: output of its last block, `[B, N, D]` or `[B, h, w, D]`.
     """
     if tokens.dim() == 4:
         return tokens.flatten(1, 2).mean(dim=1)

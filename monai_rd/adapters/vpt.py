@@ -1,8 +1,8 @@
-"""Visual prompt tuning (Jia et al., ECCV 2022, arXiv 2203.12119): trainable tokens beside the image's.
+"""Visual prompt tuning (VPT; Jia et al., ECCV 2022, arXiv 2203.12119): trainable tokens added to the image's tokens.
 
-Shallow: N tokens join the others before the first block and are carried through all. Deep: every block gets N tokens of
-its own in place of the former. They see and are seen as all tokens are; the features are the image's tokens alone. Of
-SAM's encoder the grid must be one window.
+Shallow: N prompts are added before the first block and pass through all blocks. Deep: every block has N prompts of its
+own, which replace those of the block before. Prompts take part in the attention like all tokens; the features are the
+image's tokens alone. The grid of SAM's encoder must be one window.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["VPT_DEEP", "VPT_SHALLOW", "PromptedBlock"]
 
 
 class _Hand:
-    """What a block hands to the next beside its tokens."""
+    """Passes the prompts from one block to the next."""
 
     def __init__(self) -> None:
         self._prompts: Tensor | None = None
@@ -36,12 +36,12 @@ class _Hand:
 
 
 class PromptedBlock(nn.Module):
-    """A block whose tokens see prompts; it gives its tokens alone.
+    """A block whose tokens attend to prompts; it returns the tokens only.
 
     Args:
-        block: of the transformer.
-        prompts: `[N, D]`, or where the block before left its own.
-        following: where this block leaves its prompts for the next; None where nobody takes them.
+        block: a block of the transformer.
+        prompts: trainable prompts `[N, D]`, or those passed on by the block before.
+        following: passes the prompts on to the next block; None if they are not used there.
     """
 
     def __init__(self, block: Any, prompts: nn.Parameter | _Hand, following: _Hand | None = None) -> None:
@@ -49,7 +49,7 @@ class PromptedBlock(nn.Module):
         self.block, self.prompts, self.following = block, prompts, following
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens `[B, N, D]` or a grid `[B, h, w, D]` to the same."""
+        """Map tokens `[B, N, D]` or a grid `[B, h, w, D]` to the same shape."""
         given = self.prompts
         prompts = given.take() if isinstance(given, _Hand) else given.expand(len(tokens), -1, -1)
         tokens, prompts = with_prompts(self.block, tokens, prompts)
@@ -69,33 +69,33 @@ def _fit(teacher: FrozenFoundationModel, tokens: int, name: str, deep: bool) -> 
 
 
 def fit_shallow(teacher: FrozenFoundationModel, tokens: int = 10) -> Fitted:
-    """Add prompts before the first block: N D parameters, 7,680 of a ViT-B.
+    """Add prompts before the first block: N D trained parameters, 7,680 for a ViT-B.
 
     Args:
-        teacher: with a plain ViT, or SAM's encoder on a grid of one window.
-        tokens: N.
+        teacher: a teacher with a plain ViT, or with SAM's encoder on a grid of one window.
+        tokens: N, the number of prompts.
 
     Raises:
-        ValueError: another teacher.
+        ValueError: the teacher has no such network.
     """
     return _fit(teacher, tokens, "vpt_shallow", deep=False)
 
 
 def fit_deep(teacher: FrozenFoundationModel, tokens: int = 10) -> Fitted:
-    """Add prompts to every block: 12 N D parameters, 92,160 of a ViT-B.
+    """Add prompts to every block: 12 N D trained parameters, 92,160 for a ViT-B.
 
     Args:
-        teacher: with a plain ViT, or SAM's encoder on a grid of one window.
-        tokens: N.
+        teacher: a teacher with a plain ViT, or with SAM's encoder on a grid of one window.
+        tokens: N, the number of prompts per block.
 
     Raises:
-        ValueError: another teacher.
+        ValueError: the teacher has no such network.
     """
     return _fit(teacher, tokens, "vpt_deep", deep=True)
 
 
-# The authors search the learning rate from 0.05 to 50 and the weight decay from 0 to 0.01 for every task: these are
-# the middle of it.
+# The authors search the learning rate from 0.05 to 50 and the weight decay from 0 to 0.01 for every task; these are
+# values in the middle.
 _RECIPE = Recipe("sgd", 5.0, batch=256, weight_decay=1e-3, warm_up=0.1)
 VPT_SHALLOW = Adapter("vpt_shallow", fit_shallow, _RECIPE)
 VPT_DEEP = Adapter("vpt_deep", fit_deep, _RECIPE)

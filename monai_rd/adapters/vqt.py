@@ -1,12 +1,12 @@
-"""Visual query tuning (Tu et al., CVPR 2023, arXiv 2212.03220): trainable queries read every block of a frozen ViT.
+"""Visual query tuning (VQT; Tu et al., CVPR 2023, arXiv 2212.03220): trainable queries on every block of a frozen ViT.
 
-Block l gets T query tokens. They look at the image's tokens, which do not look at them, pass the block's MLP, and are
-collected, never fed on. The features are the collected outputs of every block (its T tokens one after another, divided
-by their length) and the frozen network's own class token likewise: a vector of D (1 + 12 T). The image's tokens are
-those of the frozen teacher, so nothing is propagated back through the blocks.
+Each block has T query tokens. They attend to the image's tokens, which do not attend to them, and pass through the
+block's MLP; their outputs are collected and not passed to the next block. The features are the frozen network's class
+token and the outputs of every block (its T tokens concatenated), each divided by its Euclidean length: a vector of
+D (1 + 12 T) for 12 blocks. The image's tokens are those of the frozen teacher, so the gradient of a query passes only
+through its own block.
 
-What is laid over the paper here: SAM's encoder has no class token, and its mean token takes its place; its grid must be
-one window.
+Our addition to the paper: SAM's encoder has no class token, so its mean token is used; its grid must be one window.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Queries(nn.Module):
 
     Args:
         tokens: `[T, D]`.
-        dropout: share of their values.
+        dropout: dropout probability of their values.
     """
 
     def __init__(self, tokens: nn.Parameter, dropout: float) -> None:
@@ -39,16 +39,16 @@ class Queries(nn.Module):
         self.tokens, self.dropout = tokens, nn.Dropout(dropout)
 
     def forward(self, batch: int) -> Tensor:
-        """`[batch, T, D]`."""
+        """Return the queries for a batch of this size `[batch, T, D]`."""
         return self.dropout(self.tokens.expand(batch, -1, -1))
 
 
 class QueriedBlock(nn.Module):
-    """A block that does what it did, and keeps what queries read in it and what it gave until they are taken.
+    """A block with unchanged output that also stores the outputs of its queries, and its tokens, until `take`.
 
     Args:
-        block: of the transformer.
-        queries: its own.
+        block: a block of the transformer.
+        queries: the queries of this block.
     """
 
     def __init__(self, block: Any, queries: Queries) -> None:
@@ -57,36 +57,36 @@ class QueriedBlock(nn.Module):
         self._kept: tuple[Tensor, Tensor] | None = None
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens `[B, N, D]` or a grid `[B, h, w, D]` to the same."""
+        """Map tokens `[B, N, D]` or a grid `[B, h, w, D]` to the same shape."""
         answers = ask(self.block, tokens, self.queries(len(tokens)).to(tokens.dtype))
         after = self.block(tokens)
         self._kept = (answers, after)
         return after
 
     def take(self) -> tuple[Tensor, Tensor]:
-        """The answers `[B, T, D]` and the tokens of the last run, which are forgotten here."""
+        """Return and clear the query outputs `[B, T, D]` and the tokens of the last run."""
         assert self._kept is not None
         kept, self._kept = self._kept, None
         return kept
 
 
 class QueriedTransformer(nn.Module):
-    """Prepared images to the vector of all answers and the class token.
+    """From preprocessed images to the vector of the class token and all query outputs.
 
     Args:
-        backbone: with `QueriedBlock`s.
-        transformer: in it.
+        backbone: the backbone, whose blocks are `QueriedBlock`s.
+        transformer: the transformer in it.
     """
 
     def __init__(self, backbone: nn.Module, transformer: Any) -> None:
         super().__init__()
         self.backbone = backbone
-        self._transformer = [transformer]  # in a list: it is registered in the backbone already
+        self._transformer = [transformer]  # in a list, as it is already registered in the backbone
         self.stages = tuple(f"backbone.{path}" for path in getattr(backbone, "stages", ()))
         self.prefix = getattr(backbone, "prefix", 0)
 
     def forward(self, image: Tensor) -> Tensor:
-        """`[B, D (1 + 12 T)]`."""
+        """Return features `[B, D (1 + 12 T)]` (for 12 blocks)."""
         self.backbone(image)
         kept = [block.take() for block in self._transformer[0].blocks]
         parts = [summary(self._transformer[0], kept[-1][1]), *(answers.flatten(1) for answers, _ in kept)]
@@ -94,15 +94,15 @@ class QueriedTransformer(nn.Module):
 
 
 def fit(teacher: FrozenFoundationModel, tokens: int = 1, dropout: float = 0.1) -> Fitted:
-    """Add queries to every block: 12 T D parameters, 9,216 of a ViT-B, whose features become a vector of 9,984.
+    """Add queries to every block: 12 T D trained parameters, 9,216 for a ViT-B, whose features have 9,984 values.
 
     Args:
-        teacher: with a plain ViT, or SAM's encoder on a grid of one window.
-        tokens: T.
-        dropout: of the queries.
+        teacher: a teacher with a plain ViT, or with SAM's encoder on a grid of one window.
+        tokens: T, the number of queries per block.
+        dropout: dropout probability of the queries.
 
     Raises:
-        ValueError: another teacher.
+        ValueError: the teacher has no such network.
     """
     backbone, transformer = open_transformer(teacher, "vqt", one_window=True)
     depth = len(transformer.blocks)
@@ -113,5 +113,5 @@ def fit(teacher: FrozenFoundationModel, tokens: int = 1, dropout: float = 0.1) -
     return Fitted(QueriedTransformer(backbone, transformer), channels, "vector")
 
 
-# The authors search the learning rate of Adam from 0.05 to 1.
+# The authors search Adam's learning rate from 0.05 to 1.
 VQT = Adapter("vqt", fit, Recipe("adam", 0.05, warm_up=0.1))

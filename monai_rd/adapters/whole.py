@@ -1,4 +1,4 @@
-"""The two ways to fit any teacher: a linear probe changes nothing in it, full fine-tuning changes all."""
+"""Linear probe (trains only the head) and full fine-tuning (trains the whole backbone)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["FULL", "LINEAR_PROBE"]
 
 
 def fit_probe(teacher: FrozenFoundationModel) -> Fitted:
-    """Leave the teacher as it is: the head alone is trained, also of ONNX and TFLite files."""
+    """Keep the teacher frozen: only the head is trained; works for ONNX and TFLite files too."""
     return Fitted(teacher.backbone, teacher.channels, teacher.kind)
 
 
@@ -24,7 +24,7 @@ def fit_full(teacher: FrozenFoundationModel) -> Fitted:
     """Train a copy of the whole backbone.
 
     Raises:
-        ValueError: it is an ONNX or TFLite file.
+        ValueError: the teacher is an ONNX or TFLite file.
     """
     if not isinstance(teacher.backbone, nn.Module):
         raise ValueError(

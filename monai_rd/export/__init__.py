@@ -1,4 +1,4 @@
-"""The trained student as a file for other runtimes, one format a file."""
+"""Export of the trained student to other runtimes; one module per file format."""
 
 from __future__ import annotations
 

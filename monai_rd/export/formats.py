@@ -1,9 +1,9 @@
-"""The deployed student as a file for other runtimes: TorchScript, ONNX in float32 and int8, torch.export, TensorRT.
+"""Export of the deployed student: TorchScript, ONNX in float32 and int8, torch.export, TensorRT.
 
-ONNX and torch.export hold the student with its last step, so that they give calibrated `probabilities [B, classes]`
-of `image`: bags of slices `[B, S, 3, H, W]`, B and S free (a single image is a bag of one), or volumes
-`[B, 1, D, H, W]`, B free. TorchScript gives logits, as MONAI Deploy expects, whose postprocessing in the inference.json
-inside makes probabilities of them. No file holds a teacher, a path or a name.
+All formats but TorchScript include the last step, so they return calibrated `probabilities` `[B, classes]` for `image`:
+bags of slices `[B, S, 3, H, W]` with dynamic B and S (a single image is a bag of one), or volumes `[B, 1, D, H, W]`
+with dynamic B. TorchScript returns logits, as MONAI Deploy expects; the postprocessing in its inference.json converts
+them to probabilities. No file contains a teacher, a path or a person's name.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ __all__ = ["FORMATS", "Format", "check_formats", "export_formats"]
 
 @dataclass(frozen=True)
 class Format:
-    """A format.
+    """An export format.
 
     Args:
-        file: name of its file.
-        write: makes the file of a bundle.
-        load: gives what turns an image into probabilities by the file, with so many threads (of PyTorch's forms those
-            are PyTorch's own).
-        exact: computes as PyTorch does, up to rounding.
+        file: file name.
+        write: writes a bundle's student to the file.
+        load: returns a function from an image to probabilities that uses the file with the given number of threads
+            (PyTorch's formats use PyTorch's own number).
+        exact: the results equal PyTorch's up to rounding.
     """
 
     file: str
@@ -45,11 +45,19 @@ class Format:
 
 
 def export_formats(trained: TrainedBundle, formats: Sequence[str], folder: Path) -> dict[str, Path]:
-    """Write a bundle's student in some formats; gives the files by format.
+    """Write a bundle's student in several formats.
+
+    Args:
+        trained: the bundle with the trained student.
+        formats: names of `FORMATS`.
+        folder: folder for the files.
+
+    Returns:
+        The written files by format.
 
     Raises:
-        ValueError: an unknown format; for int8, no validation images of the training's data; or a package
-            is missing that the format needs.
+        ValueError: an unknown format; for int8, the validation images of the training are not available; or a package
+            that the format needs is missing.
     """
     check_formats(formats)
     files = {name: folder / FORMATS[name].file for name in formats}
@@ -60,10 +68,10 @@ def export_formats(trained: TrainedBundle, formats: Sequence[str], folder: Path)
 
 
 def check_formats(formats: Sequence[str]) -> None:
-    """Refuse unknown formats.
+    """Check the names of formats.
 
     Raises:
-        ValueError: one is unknown, or none was given.
+        ValueError: a format is unknown, or there is none.
     """
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:

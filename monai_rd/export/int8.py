@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 __all__ = ["quantise", "write_int8"]
 
 CALIBRATION = 128  # validation images at most
-IN_FLOAT = (0.0, 0.25, 0.5, 0.75)  # shares of the network, from the input on, that are tried
-DIFFERENCE = 0.01  # of a probability, on average
+IN_FLOAT = (0.0, 0.25, 0.5, 0.75)  # shares of the graph, from the input on, that are tried
+DIFFERENCE = 0.01  # largest mean change of a probability
 
 
 def write_int8(trained: TrainedBundle, path: Path) -> None:
-    """Write the student as ONNX that computes in 8 bits, calibrated on validation images.
+    """Write the student as ONNX in 8 bits, calibrated on validation images.
 
     Raises:
-        ValueError: the training's data are not there, or a package is missing.
+        ValueError: the data of the training are not available, or a package is missing.
     """
     needed("onnx", "onnxruntime", "onnxscript")
     if trained.of_other_data:
@@ -42,21 +42,23 @@ def write_int8(trained: TrainedBundle, path: Path) -> None:
 
 
 def quantise(whole: Path, to: Path, images: Sequence[Tensor]) -> dict[str, float]:
-    """Write an ONNX file that computes in 8 bits.
+    """Quantise an ONNX file to 8 bits.
 
-    Weights are int8 with a scale for each output channel, activations uint8 between the least and the greatest value
-    that they take on the images: the combination that x86 computes fastest (VNNI). Where probabilities of these images
-    change much by it, the first layers, whose errors all later ones see (depthwise convolutions are the worst), stay in
-    float: the smallest of `IN_FLOAT` by which no class's probability moves by more than 0.01 on average, else that by
-    which it moves least. (How many labels change would tell less: it depends on the few images that are close to 0.5.)
+    Weights are int8 with one scale per output channel; activations are uint8 over their range of values on the images:
+    the fastest combination on x86 (VNNI). If this changes the probabilities of these images too much, the first layers
+    stay in float, because their errors affect all later layers (depthwise convolutions are the worst). The share kept
+    in float is the smallest of `IN_FLOAT` with which the mean change of every class's probability is at most 0.01, or
+    else the one with the smallest change. (The number of changed labels would tell less: it depends on the few images
+    with a probability close to 0.5.)
 
     Args:
-        whole: the network in float32.
+        whole: ONNX file of the network in float32.
         to: the file to write.
-        images: what it is calibrated on, each as the network takes it.
+        images: images for the calibration, each as the network takes it.
 
     Returns:
-        "share_in_float", of the graph's nodes, and "mean_difference" of the probabilities on the images.
+        "share_in_float", the share of the graph's nodes that are in float, and "mean_difference" of the probabilities
+        on the images (of the class that changes most).
     """
     import onnx
     from onnxruntime import quantization
@@ -88,7 +90,7 @@ def quantise(whole: Path, to: Path, images: Sequence[Tensor]) -> dict[str, float
                 weight_type=quantization.QuantType.QInt8,
                 nodes_to_exclude=nodes[: int(share * len(nodes))],
             )
-            moved = (answers(open_onnx(made)) - expected).abs().mean(dim=0).max()  # of the class that moves most
+            moved = (answers(open_onnx(made)) - expected).abs().mean(dim=0).max()  # of the class that changes most
             tried[share] = float(moved), made.read_bytes()
             if tried[share][0] <= DIFFERENCE:
                 break

@@ -1,4 +1,4 @@
-"""What a device must know to use an exported student: input, preprocessing, output, scope, and whose file it is."""
+"""Manifest of an exported student: input, preprocessing, output, scope and identity of the model."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 __all__ = ["manifest", "network_metadata"]
 
-# Of a step's attributes these are about the item and its errors, and tell nothing of the pixels.
+# Attributes of a step that concern the item and its errors, not the pixels.
 _NOT_OF_PIXELS = {"keys", "allow_missing_keys", "policy", "scope"}
 
 
 def manifest(trained: TrainedBundle) -> dict[str, Any]:
-    """Describe an export that takes `image` and gives `probabilities`, as JSON.
+    """Return the description, as a JSON object, of an export from `image` to `probabilities`.
 
     Everything in it is read from the bundle's transforms as inference.json builds them, from its metadata.json and from
     the training's settings. `preprocessing` lists the steps from a file to the input in order.
@@ -60,7 +60,7 @@ def manifest(trained: TrainedBundle) -> dict[str, Any]:
 
 
 def network_metadata(trained: TrainedBundle) -> dict[str, Any]:
-    """The bundle's metadata.json with the input and the classes of the student that was trained, not of the default."""
+    """Return the bundle's metadata.json with the input and classes of the trained student, not of the default."""
     volumes = trained.network.spatial_dims == 3
     size = list(trained.image_shape[1:] if volumes else trained.image_shape[2:])
     channels = 1 if volumes else 3
@@ -84,7 +84,7 @@ def _numbered(names: list[str]) -> dict[str, str]:
 
 
 def _step(transform: Any) -> dict[str, Any] | None:
-    """One step of the preprocessing; None of one that only checks."""
+    """Describe one step of the preprocessing; None for a step that only checks."""
     name = type(transform).__name__
     if name in _CHECKS:
         return None
@@ -167,8 +167,8 @@ def _bag(transform: Any) -> dict[str, Any]:
     return {"does": "the windows or colours of a slice are its 3 channels; a single one is all three; a volume has one"}
 
 
-_CHECKS = ("HeaderInScoped", "IntensitiesInScoped")  # `scope` tells what they look at
-# What the settings of a step and the first sentence about it do not tell.
+_CHECKS = ("HeaderInScoped", "IntensitiesInScoped")  # what they check is in `scope`
+# Details that the settings of a step and the first sentence of its docstring do not give.
 _MORE: dict[str, Callable[[Any], dict[str, Any]]] = {
     "LoadImageOrSeriesd": _load,
     "SliceStackd": _slices,

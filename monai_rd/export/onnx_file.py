@@ -1,4 +1,4 @@
-"""ONNX in float32, by PyTorch's exporter; read by ONNX Runtime."""
+"""ONNX in float32, written by PyTorch's exporter and run by ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ __all__ = ["describe_onnx", "load_onnx", "needed", "onnx_model", "open_onnx", "w
 OPSET = 20
 
 
-@lru_cache(maxsize=1)  # int8 is made of it
+@lru_cache(maxsize=1)  # the int8 export uses it again
 def onnx_model(trained: TrainedBundle) -> bytes:
-    """The student with its last step as an ONNX file without metadata."""
+    """Return the student with its last step as an ONNX file (bytes) without metadata."""
     onnx = needed("onnx", "onnxscript")[0]
     program = torch.onnx.export(
         exported_program(trained),
@@ -54,7 +54,7 @@ def write_onnx(trained: TrainedBundle, path: Path) -> None:
 
 
 def describe_onnx(path: Path, described: dict[str, Any]) -> None:
-    """Put a manifest into an ONNX file's metadata: each key of it, its value as JSON."""
+    """Write a manifest to an ONNX file's metadata: one entry per key, with its value as JSON."""
     import onnx
 
     model = onnx.load(path)
@@ -65,19 +65,24 @@ def describe_onnx(path: Path, described: dict[str, Any]) -> None:
 
 
 def open_onnx(path: Path, threads: int = 0) -> Classify:
-    """What turns an image into probabilities by an ONNX file on the CPU; 0 threads: one a core."""
+    """Return a function from an image to probabilities that runs an ONNX file on the CPU.
+
+    Args:
+        path: the ONNX file.
+        threads: number of threads; 0 for one per core.
+    """
     onnxruntime = needed("onnxruntime")[0]
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads
     settings.log_severity_level = 3
-    # Where several take turns, its threads must not wait actively: the others need the cores.
+    # If several runtimes take turns, idle threads must not spin: the others need the cores.
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
     return lambda image: torch.from_numpy(session.run(None, {"image": image.numpy()})[0])
 
 
 def load_onnx(trained: TrainedBundle, path: Path, threads: int) -> Classify:
-    """`open_onnx`, as a `Format` asks for it."""
+    """Call `open_onnx`, with the signature of `Format.load`."""
     return open_onnx(path, threads)
 
 
@@ -85,7 +90,7 @@ def needed(*packages: str) -> list[Any]:
     """Import packages of the extra "onnx".
 
     Raises:
-        ValueError: one is not installed.
+        ValueError: a package is not installed.
     """
     try:
         return [importlib.import_module(package) for package in packages]

@@ -1,4 +1,4 @@
-"""Whether an exported student answers as PyTorch's does, on real images, and how fast."""
+"""Comparison of exported students with PyTorch on real images: probabilities, labels and speed."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from monai_rd.inference import TrainedBundle
 
 __all__ = ["TOLERANCE", "Parity", "parity", "parity_table"]
 
-TOLERANCE = 1e-4  # of a probability, for the formats that compute in float32
-IMAGES = 256  # that are compared at most
+TOLERANCE = 1e-4  # difference of a probability, for the formats in float32
+IMAGES = 256  # compared at most
 ROUNDS = 15
 
 
 @dataclass(frozen=True)
 class Parity:
-    """What was found of a format.
+    """Result of the comparison for one format.
 
     Args:
-        difference: the largest of a probability from PyTorch's.
-        agreement: share of images (multi-label: of answers, image by class) that get the same label.
-        images: how many.
-        seconds: median latency of one study, the others taking turns.
-        size: of the file, bytes; 0 for PyTorch itself.
+        difference: largest difference of a probability from PyTorch's.
+        agreement: share of images (multi-label: of pairs of image and class) with the same label.
+        images: number of images.
+        seconds: median latency of one study in seconds, measured in turns with the other formats.
+        size: file size in bytes; 0 for PyTorch itself.
     """
 
     difference: float
@@ -44,12 +44,15 @@ class Parity:
 
 
 def parity(trained: TrainedBundle, files: Mapping[str, Path], images: Iterable[Tensor]) -> dict[str, Parity]:
-    """Compare exported files with PyTorch; "PyTorch" is the first of what comes back.
+    """Compare exported files with PyTorch.
 
     Args:
         trained: the bundle.
-        files: by format.
-        images: as the network takes them, batches of one; the first serves for the latency.
+        files: exported files by format.
+        images: images as the network takes them, in batches of one; the first is used for the latency.
+
+    Returns:
+        The result for each format; the first is "PyTorch".
     """
     threads = torch.get_num_threads()
     runs: dict[str, Classify] = {"PyTorch": Probabilities(trained.network, trained.multi_label).eval()}
@@ -82,7 +85,7 @@ def parity(trained: TrainedBundle, files: Mapping[str, Path], images: Iterable[T
 
 
 def latencies(runs: Mapping[str, Classify], image: Tensor, rounds: int = ROUNDS) -> dict[str, list[float]]:
-    """Seconds of every round, in which all take turns; one round before warms up and does not count."""
+    """Measure the seconds per round for each format; all take turns, after a warm-up round that does not count."""
     taken: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds + 1):
         for name, run in runs.items():
@@ -94,7 +97,7 @@ def latencies(runs: Mapping[str, Classify], image: Tensor, rounds: int = ROUNDS)
 
 
 def parity_table(found: Mapping[str, Parity], title: str) -> Table:
-    """Show it."""
+    """Return the results as a table for the console."""
     table = Table(title=title, title_justify="left")
     for column in ("format", "size", "largest difference", "same label", "ms a study (median)"):
         table.add_column(column, justify="left" if column == "format" else "right")

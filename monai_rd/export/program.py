@@ -1,4 +1,4 @@
-"""What all export formats share: the student with its last step, as a module and as PyTorch's own graph."""
+"""Shared parts of the export formats: the student with its last step, as a module and as a torch.export graph."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ Classify = Callable[[Tensor], Tensor]  # an image to probabilities
 
 
 class Probabilities(nn.Module):
-    """A student with its last step: image to calibrated probabilities `[B, classes]`.
+    """A student with its last step (softmax or sigmoid): from image to calibrated probabilities `[B, classes]`.
 
     Args:
-        student: gives logits, calibrated.
-        multi_label: sigmoid and not softmax.
+        student: the student, which returns calibrated logits.
+        multi_label: use sigmoid instead of softmax.
     """
 
     def __init__(self, student: nn.Module, multi_label: bool = False) -> None:
@@ -35,30 +35,31 @@ class Probabilities(nn.Module):
         self.student, self.multi_label = student, multi_label
 
     def forward(self, image: Tensor) -> Tensor:
-        """Probabilities of `image`, see `Student.features`."""
+        """Return the probabilities of `image`, which is as for `Student.features`."""
         return class_probabilities(self.student(image), self.multi_label)
 
 
 def predicted_labels(probabilities: Tensor, multi_label: bool) -> Tensor:
-    """Labels: the most probable class `[B]`; of multi-label students each class from 0.5 on `[B, classes]`."""
+    """Return the most probable class `[B]`; multi-label: whether each class has at least 0.5, bool `[B, classes]`."""
     return probabilities >= 0.5 if multi_label else probabilities.argmax(dim=1)
 
 
 def example(trained: TrainedBundle) -> Tensor:
-    """An input of two studies of three slices, or of two volumes: sizes of 1 would be taken for fixed.
+    """Return an example input of two studies with three slices, or of two volumes.
 
-    Zeros, as torch.export keeps it in the file: one model makes one file.
+    No dynamic size is 1, as torch.export would treat it as fixed. The values are 0 because torch.export stores the
+    example in the file, which should depend on the model only.
     """
     shape = trained.image_shape
     return torch.zeros(2, 3, *shape[1:]) if trained.network.spatial_dims == 2 else torch.zeros(2, *shape)
 
 
 def exported_program(trained: TrainedBundle, device: str = "cpu") -> torch.export.ExportedProgram:
-    """The student with its last step as PyTorch's own graph, with free numbers of studies and slices.
+    """Return the student with its last step as a torch.export graph, with dynamic numbers of studies and slices.
 
     Args:
         trained: the bundle.
-        device: where it computes; the bundle's own network stays where it is.
+        device: device of the graph; the bundle's own network is not moved.
     """
     free = torch.export.Dim.DYNAMIC
     shapes = {"image": {0: free, 1: free} if trained.network.spatial_dims == 2 else {0: free}}
@@ -69,7 +70,7 @@ def exported_program(trained: TrainedBundle, device: str = "cpu") -> torch.expor
 
 @contextmanager
 def quiet_exporters() -> Iterator[None]:
-    """Exporters warn of their own future, and tell what they do, at length."""
+    """Suppress the exporters' deprecation warnings and long log output."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""The student compiled for one NVIDIA GPU by Torch-TensorRT; the file serves GPUs of that kind alone."""
+"""The student compiled by Torch-TensorRT; the file works only on the kind of NVIDIA GPU it was compiled on."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 __all__ = ["load_tensorrt", "write_tensorrt"]
 
-STUDIES, SLICES = 8, 64  # at once, at most: memory is set aside for as many
+STUDIES, SLICES = 8, 64  # largest batch, for which memory is reserved
 
 
 def write_tensorrt(trained: TrainedBundle, path: Path) -> None:
     """Write a torch.export file whose layers are a TensorRT engine, in float32.
 
     Raises:
-        ValueError: no CUDA device, or no torch-tensorrt.
+        ValueError: there is no CUDA device, or torch-tensorrt is not installed.
     """
     torch_tensorrt = _needed()
     shape = trained.image_shape
@@ -38,10 +38,10 @@ def write_tensorrt(trained: TrainedBundle, path: Path) -> None:
 
 
 def load_tensorrt(trained: TrainedBundle, path: Path, threads: int) -> Classify:
-    """What turns an image into probabilities by such a file, on the GPU.
+    """Return a function from an image to probabilities that runs such a file on the GPU.
 
     Raises:
-        ValueError: no CUDA device, or no torch-tensorrt.
+        ValueError: there is no CUDA device, or torch-tensorrt is not installed.
     """
     _needed()  # registers the operators in the file
     run = torch.export.load(path).module()

@@ -1,4 +1,4 @@
-"""torch.export: the student with its last step as PyTorch's own graph, which no Python code is needed for."""
+"""torch.export: the student with its last step as a PyTorch graph, which does not need the student's Python code."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def write_torch_export(trained: TrainedBundle, path: Path) -> None:
     """Write the student as a torch.export file."""
     program = exported_program(trained)
     for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # names the folders of this machine
+        node.meta.pop("stack_trace", None)  # it contains folder names of this machine
     torch.export.save(program, path, extra_files={"manifest.json": json.dumps(manifest(trained))})
 
 
 def load_torch_export(trained: TrainedBundle, path: Path, threads: int) -> Classify:
-    """What turns an image into probabilities by such a file; the number of threads is PyTorch's own."""
+    """Return a function from an image to probabilities that runs such a file; PyTorch sets the number of threads."""
     program = torch.export.load(path).module()
     return lambda image: program(image)

@@ -1,4 +1,4 @@
-"""TorchScript: the student's logits, with what MONAI Deploy and MONAI Label need to know inside."""
+"""TorchScript: the student up to its logits, with the files that MONAI Deploy and MONAI Label need inside."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def write_torchscript(trained: TrainedBundle, path: Path) -> None:
     files = {name: json.dumps(content).encode() for name, content in extra.items()}
     metadata = network_metadata(trained)
     save_net_with_metadata(scripted, stream, include_config_vals=False, meta_values=metadata, more_extra_files=files)
-    # Without what only debuggers read, which names the folders of this machine; the first folder is the file's name.
-    # And one model makes one file: no times, no number of this export, constants by their names and not by chance.
+    # Without debug files, which contain folder names of this machine; the first folder is the file's name. The same
+    # model always gives the same file: no times, no serialization id, and constants sorted by name.
     with zipfile.ZipFile(stream) as made, zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:
         for entry in made.infolist():
             if not entry.filename.endswith((".debug_pkl", "serialization_id")):
@@ -48,13 +48,13 @@ def _sorted(lines: re.Match[bytes]) -> bytes:
 
 
 def _of_logits(described: dict[str, Any]) -> dict[str, Any]:
-    """What is different where the last step is not inside."""
+    """Change the manifest's output to logits, as the last step is not included."""
     output = described["output"]
     activation = f"{output['activation'].partition(',')[0]}, to be applied"
     return {**described, "output": {**output, "name": "logits", "activation": activation}}
 
 
 def load_torchscript(trained: TrainedBundle, path: Path, threads: int) -> Classify:
-    """What turns an image into probabilities by such a file; the number of threads is PyTorch's own."""
+    """Return a function from an image to probabilities that runs such a file; PyTorch sets the number of threads."""
     network = torch.jit.load(str(path)).eval()
     return lambda image: class_probabilities(network(image), trained.multi_label)

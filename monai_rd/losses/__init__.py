@@ -1,4 +1,4 @@
-"""Parameter-free losses, one equation a file."""
+"""Parameter-free losses, one equation per file."""
 
 from monai_rd.losses.attention import attention_loss
 from monai_rd.losses.cka import CKALoss, cka

@@ -1,11 +1,12 @@
-r"""Attention transfer: where in an image two networks are active, whatever their channels.
+r"""Attention transfer: compares where in an image two networks are active, for any numbers of channels.
 
-A map $A$ `[N, C, h, w]` has the attention map $Q(A) = \frac{1}{C}\sum_c A_c^2$, flattened to a vector of its positions,
-and $\hat Q = Q / \lVert Q \rVert_2$ for each sample. Zagoruyko & Komodakis (ICLR 2017, arXiv 1612.03928) write
+The attention map of a feature map $A$ `[N, C, h, w]` is $Q(A) = \frac{1}{C}\sum_c A_c^2$, flattened to a vector over
+positions, and $\hat Q = Q / \lVert Q \rVert_2$ for each sample. The loss of Zagoruyko & Komodakis (ICLR 2017, arXiv
+1612.03928) is
 
 $$L = \lVert \hat Q(A_s) - \hat Q(A_t) \rVert_2 \qquad (2)$$
 
-and their code, which all others follow, computes the mean of $(\hat Q(A_s) - \hat Q(A_t))^2$ over positions.
+Their code, which all others follow, computes the mean of $(\hat Q(A_s) - \hat Q(A_t))^2$ over positions instead.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ AttentionForm = Literal["mean", "paper"]
 
 @in_float32
 def attention_loss(student: Tensor, teacher: Tensor, form: AttentionForm = "mean") -> Tensor:
-    """Distance of two attention maps, mean over the samples; gradient flows to both.
+    """Distance between the attention maps of student and teacher, averaged over samples; gradient flows to both.
 
     Args:
-        student: maps `[N, C1, h, w]`, of volumes `[N, C1, d, h, w]`.
-        teacher: maps `[N, C2, h, w]` of the same samples and sides; their channels may differ.
+        student: maps `[N, C1, h, w]`, or of volumes `[N, C1, d, h, w]`.
+        teacher: maps `[N, C2, h, w]` (or `[N, C2, d, h, w]`) of the same samples; only the channels may differ.
         form: "mean", the mean of the squared difference over positions: at most 2 / (h * w). "paper", the Euclidean
             length of the difference: at most sqrt(2).
 
@@ -36,7 +37,7 @@ def attention_loss(student: Tensor, teacher: Tensor, form: AttentionForm = "mean
         Scalar, at least 0.
 
     Raises:
-        ValueError: maps of other samples or sides than the other's, or an unknown form.
+        ValueError: the number of samples or the map sizes differ, or the form is unknown.
     """
     if form not in ("mean", "paper"):
         raise ValueError(f"form must be 'mean' or 'paper', not {form!r}")

@@ -1,8 +1,8 @@
-r"""The supervised loss of both kinds of labels, and the probabilities that go with it.
+r"""The supervised loss for single-label and multi-label data, and the corresponding probabilities.
 
-One class an image: cross entropy of the softmax. Any number of classes an image (multi-label, such as the findings of
-a radiograph): binary cross entropy of the sigmoid, averaged over classes and batch. What has no label (`NO_LABEL`)
-takes no part in either mean.
+Single-label (one class per image): cross entropy with softmax. Multi-label (any number of classes per image, such as
+the findings of a radiograph): binary cross entropy with sigmoid, averaged over classes and batch. Entries without a
+label (`NO_LABEL`, -100) are excluded from the mean.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ __all__ = ["ClassificationLoss", "class_probabilities"]
 
 
 class ClassificationLoss(nn.Module):
-    """Cross entropy, or its multi-label form.
+    """Cross entropy, or for multi-label data binary cross entropy.
 
     Args:
         multi_label: an image may have any number of the classes.
 
     Raises:
-        ValueError: (when called) targets that are not of this kind.
+        ValueError: (when called) the targets are not of this kind.
 
     Example:
         The second image has no label (-100) and does not count.
@@ -44,8 +44,8 @@ class ClassificationLoss(nn.Module):
 
         Args:
             logits: `[B, classes]`.
-            target: class indices `[B]`, or shares of the classes `[B, classes]`; multi-label 0 to 1 for each class,
-                `[B, classes]`. -100 is no label; where there is no other, the loss is 0.
+            target: class indices `[B]`, or shares of the classes `[B, classes]`; multi-label values from 0 to 1,
+                `[B, classes]`. -100 means no label; if nothing has a label, the loss is 0.
         """
         shapes = (logits.shape,) if self.multi_label else (logits.shape[:1], logits.shape)
         if target.shape not in shapes or not (self.multi_label or target.dim() == 1 or _are_shares(target)):
@@ -58,7 +58,7 @@ class ClassificationLoss(nn.Module):
             known = target != NO_LABEL
             if self.multi_label:
                 losses = F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction="none")
-                losses = losses.where(known, 0)  # of -100 it is finite, and so its gradient is 0
+                losses = losses.where(known, 0)  # the loss of -100 is finite, so its gradient here is 0
             elif target.dim() == 2:
                 known = ~unlabelled_items(target)
                 losses = F.cross_entropy(logits, target.to(logits.dtype), reduction="none").where(known, 0)
@@ -68,7 +68,7 @@ class ClassificationLoss(nn.Module):
 
 
 def _are_shares(target: Tensor) -> bool:
-    """Whether the rows of items that have a label add up to 1; on a GPU it is not looked, as every step would wait."""
+    """Whether the rows of labelled items sum to 1; not checked on a GPU, as it would synchronise in every step."""
     if target.device.type != "cpu":
         return True
     sums = target.sum(dim=1)
@@ -76,5 +76,5 @@ def _are_shares(target: Tensor) -> bool:
 
 
 def class_probabilities(logits: Tensor, multi_label: bool = False) -> Tensor:
-    """Probability of each class `[B, classes]`: the softmax of the logits, or the sigmoid of each."""
+    """Return the probability of each class `[B, classes]`: softmax of the logits, or sigmoid for multi-label data."""
     return logits.sigmoid() if multi_label else logits.softmax(dim=1)

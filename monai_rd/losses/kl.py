@@ -1,9 +1,9 @@
 r"""Knowledge distillation on logits: $T^2\,\mathrm{KL}(\mathrm{softmax}(z_t/T)\,\|\,\mathrm{softmax}(z_s/T))$.
 
-Hinton et al., arXiv 1503.02531; with T = 1 the KL term of arXiv 2407.06504, Eq. 3. Summed over classes, mean over the
-batch. Where an image may have several classes, each class is a distribution of its own, present or absent, and
-$T^2\,\mathrm{KL}(\mathrm{Bern}(\sigma(z_t/T))\,\|\,\mathrm{Bern}(\sigma(z_s/T)))$ is averaged over classes and batch
-as binary cross entropy is (Yang et al., arXiv 2308.06453, sum it over classes).
+Hinton et al., arXiv 1503.02531; with T = 1 the KL term of arXiv 2407.06504, Eq. 3. It is summed over classes and
+averaged over the batch. For multi-label data each class is its own distribution (present or absent), and
+$T^2\,\mathrm{KL}(\mathrm{Bern}(\sigma(z_t/T))\,\|\,\mathrm{Bern}(\sigma(z_s/T)))$ is averaged over classes and batch,
+like binary cross entropy (Yang et al., arXiv 2308.06453, sum it over classes).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ class KLDistillationLoss(nn.Module):
     """KL divergence of the student's class distribution from the teacher's.
 
     Args:
-        temperature: T > 0; 1 in the paper's preset, 4 the habit of the field.
+        temperature: T > 0; 1 in the paper's preset, 4 is common in the field.
         multi_label: an image may have any number of the classes.
 
     Raises:
-        ValueError: temperature not above 0, or (when called) logits of different shapes.
+        ValueError: the temperature is not above 0, or (when called) the logits differ in shape.
 
     Example:
         >>> import torch

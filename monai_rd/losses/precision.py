@@ -1,4 +1,4 @@
-"""Losses in full precision, whatever the network ran in."""
+"""Losses in full precision, also under mixed precision."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Loss = Callable[Concatenate[Tensor, Tensor, Options], Tensor]
 def in_float32(loss: Loss[Options]) -> Loss[Options]:
     """Compute a loss of two tensors in float32 (float64 where a tensor is float64) with autocast off.
 
-    Sums of squares and Gram matrices pass float16's largest number, and small differences vanish in it.
+    Sums of squares and Gram matrices can exceed float16's largest number, and small differences are lost in it.
     """
 
     @wraps(loss)

@@ -6,8 +6,8 @@ $$\psi_D(i, j) = \frac{1}{\mu} \lVert x_i - x_j \rVert_2, \qquad
 \psi_A(i, j, k) = \Bigl\langle \frac{x_j - x_i}{\lVert x_j - x_i \rVert},
 \frac{x_k - x_i}{\lVert x_k - x_i \rVert} \Bigr\rangle$$
 
-where $\mu$ is the mean of the distances above 0; $L_D$ and $L_A$ are the means of $\ell(\psi(s), \psi(t))$ over all
-pairs and all triplets, those with i = j or i = k included, which are 0.
+where $\mu$ is the mean of the distances above 0. $L_D$ and $L_A$ are the means of $\ell(\psi(s), \psi(t))$ over all
+pairs and all triplets, including those with i = j or i = k, which are 0.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["angle_loss", "distance_loss"]
 
 
 def _distances(x: Tensor) -> Tensor:
-    """Euclidean distances `[n, n]` from differences: 0 between equal samples, with no gradient there."""
+    """Euclidean distances `[n, n]`, computed from differences: exactly 0, without gradient, between equal samples."""
     return torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
 
 
@@ -33,10 +33,10 @@ def _relative_distances(x: Tensor) -> Tensor:
 
 
 def _cosines(x: Tensor) -> Tensor:
-    """Cosine of the angle at i between j and k `[n, n, n]`; 0 where one of them equals i.
+    """Cosine of the angle at i between j and k `[n, n, n]`; 0 if sample j or k equals i.
 
-    The inner products of differences come from the Gram matrix, so that no `[n, n, d]` is made. They are small
-    differences of large numbers, hence float64.
+    The inner products of differences are computed from the Gram matrix, which avoids a tensor `[n, n, d]`. They are
+    small differences of large numbers, hence float64.
     """
     distances = _distances(x)
     inverse = torch.where(distances > 0, 1 / torch.where(distances > 0, distances, 1), 0)
@@ -57,17 +57,17 @@ def _check(student: Tensor, teacher: Tensor) -> None:
 
 @in_float32
 def distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """L_D of two sets of features; gradient flows to both.
+    """Distance loss L_D of two sets of features; gradient flows to both.
 
     Args:
         student: features `[n, d1]`.
         teacher: features `[n, d2]` of the same samples in the same order.
 
     Returns:
-        Scalar, at least 0; 0, and not NaN, where each side has equal samples or there is but one.
+        Scalar, at least 0; it is 0, not NaN, for a single sample, or if all samples are equal on both sides.
 
     Raises:
-        ValueError: not two matrices of one batch.
+        ValueError: the features are not two matrices of the same batch size.
     """
     _check(student, teacher)
     return F.smooth_l1_loss(_relative_distances(student), _relative_distances(teacher))
@@ -75,6 +75,6 @@ def distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 @in_float32
 def angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """L_A of two sets of features, see `distance_loss`; its memory grows with n^3."""
+    """Angle loss L_A of two sets of features, with the arguments of `distance_loss`; its memory grows with n^3."""
     _check(student, teacher)
     return F.smooth_l1_loss(_cosines(student), _cosines(teacher))
