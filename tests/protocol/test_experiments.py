@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from typer.main import get_command
 
 from monai_rd.bundle import parse_overrides
+from monai_rd.cli.app import app
 from monai_rd.datasets import make_datalist
 from monai_rd.methods import METHODS, build_method
 from monai_rd.networks import Student, load_teacher
@@ -137,6 +140,13 @@ def test_rows_are_methods_that_exist() -> None:
     assert {row.method for row in TABLES["table2"].rows + TABLES["table5"].rows} <= METHODS.keys()
     names = [[row.name for row in table.rows] for table in TABLES.values()]
     assert all(len(set(one)) == len(one) and "rd" in one for one in names)
+
+
+@pytest.mark.parametrize("table", [name for name in TABLES if name != "figure2"])
+def test_the_help_of_a_table_names_its_rows(table: str) -> None:
+    commands = get_command(app).commands["benchmark"].commands
+    words = set(re.findall(r"\w+", commands[table].help))
+    assert {row.name for row in TABLES[table].rows} <= words
 
 
 @pytest.mark.parametrize(
