@@ -30,7 +30,7 @@ def available_memory(root: Path = Path("/")) -> int | None:
     Returns:
         Bytes; None where the system does not report it (macOS and Windows).
     """
-    return min((*_of_the_machine(root), *_of_the_groups(root)), default=None)
+    return min((*_machine_memory(root), *_cgroup_memory(root)), default=None)
 
 
 def keep_freed_memory() -> bool:
@@ -56,13 +56,13 @@ def give_back_freed_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _of_the_machine(root: Path) -> Iterator[int]:
+def _machine_memory(root: Path) -> Iterator[int]:
     for name, size in _pairs(root / "proc/meminfo"):
         if name == "MemAvailable:":
             yield int(size) * 1024
 
 
-def _of_the_groups(root: Path) -> Iterator[int]:
+def _cgroup_memory(root: Path) -> Iterator[int]:
     groups = root / "proc/self/cgroup"
     for line in groups.read_text().splitlines() if groups.is_file() else ():
         _, controllers, path = line.split(":", 2)
@@ -73,13 +73,13 @@ def _of_the_groups(root: Path) -> Iterator[int]:
             names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
         else:
             continue
-        yield from _left(place, *names)
+        yield from _remaining(place, *names)
         for part in path.strip("/").split("/"):  # a container sees its own group as the root, and its path not at all
             place /= part
-            yield from _left(place, *names)
+            yield from _remaining(place, *names)
 
 
-def _left(place: Path, limit_file: str, usage_file: str, droppable: str) -> Iterator[int]:
+def _remaining(place: Path, limit_file: str, usage_file: str, droppable: str) -> Iterator[int]:
     if not (place / limit_file).is_file():
         return
     limit = (place / limit_file).read_text().strip()

@@ -58,7 +58,7 @@ def image_levels(image: torch.Tensor) -> dict[str, float]:
     return {name: round(value, 4) for name, value in found.items()}
 
 
-class _InScoped(MapTransform):
+class _ScopeCheckd(MapTransform):
     """Refuse or flag an item that does not resemble the training data.
 
     Args:
@@ -88,7 +88,7 @@ class _InScoped(MapTransform):
         """Yield an error for each way in which the item is out of scope."""
 
 
-class HeaderInScoped(_InScoped):
+class HeaderInScoped(_ScopeCheckd):
     """Check that modality, body part and orientation of an item occur in the training data.
 
     It needs headers only, so use it before loading. A value that is unknown, in the item or in all of the training
@@ -122,7 +122,7 @@ class HeaderInScoped(_InScoped):
                 yield kind(f"the {what} is {value}, and the student was trained on {', '.join(known)}")
 
 
-class IntensitiesInScoped(_InScoped):
+class IntensitiesInScoped(_ScopeCheckd):
     """Check that brightness and contrast of an image are similar to those of the training images.
 
     An image is refused where its 5, 50 or 95 % quantile or its standard deviation lies further outside the range of the

@@ -158,8 +158,8 @@ class SpeckleNoised(_RandEchoGain):
     magnitude of a complex Gaussian field, the model of many scatterers per resolution cell: the magnitude is Rayleigh
     distributed, its square exponentially, and the mean of L squares has a Gamma distribution of shape L (Wagner et al.
     1983; Goodman 1975). With a dynamic range of R dB the grey value gets an offset of mean
-    `10 / (R ln 10) * (digamma(L) - ln L)` and standard deviation `10 / (R ln 10) * sqrt(trigamma(L))`, which is 5.57 dB
-    for L = 1. The fields are filtered by a Gaussian, which sets the size of the speckle.
+    `10 / (R ln 10) * (digamma(L) - ln L)` and standard deviation `10 / (R ln 10) * sqrt(trigamma(L))`; for L = 1 this
+    corresponds to 5.57 dB. The fields are filtered by a Gaussian, which sets the size of the speckle.
 
     Args:
         keys: keys of the item to transform.

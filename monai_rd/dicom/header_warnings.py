@@ -38,17 +38,17 @@ _lock = threading.Lock()
 _inside = 0
 _before = warnings.catch_warnings()
 _found: set[str] = set()
-_told: set[str] = set()
+_logged: set[str] = set()
 
 
-class _Take(logging.Filter):
+class _SuppressAll(logging.Filter):
     """A filter that suppresses every record."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return False
 
 
-_TAKE = _Take()
+_SUPPRESS_ALL = _SuppressAll()
 
 
 @contextmanager
@@ -77,7 +77,7 @@ def log_warnings_once(*, log: bool = True) -> Iterator[None]:
             if last:
                 _before.__exit__(None, None, None)
                 for name in _LOGGERS:
-                    logging.getLogger(name).removeFilter(_TAKE)
+                    logging.getLogger(name).removeFilter(_SUPPRESS_ALL)
         # The parent of a data-loading process has read the same headers and logged their warnings.
         if last and log and multiprocessing.parent_process() is None:
             log_kinds(take_warnings())
@@ -96,7 +96,7 @@ def _listen() -> None:
     warnings.filterwarnings("always", module=r"(pydicom|highdicom)(\.|$)")
     warnings.showwarning = show
     for name in _LOGGERS:
-        logging.getLogger(name).addFilter(_TAKE)
+        logging.getLogger(name).addFilter(_SUPPRESS_ALL)
 
 
 def take_warnings() -> set[str]:
@@ -108,6 +108,6 @@ def take_warnings() -> set[str]:
 
 def log_kinds(kinds: Iterable[str]) -> None:
     """Log each kind of warning that this process has not logged before."""
-    for kind in sorted(set(kinds) - _told):
-        _told.add(kind)
+    for kind in sorted(set(kinds) - _logged):
+        _logged.add(kind)
         logger.warning("DICOM headers hold %s: read as far as it can be; values are not shown", kind)

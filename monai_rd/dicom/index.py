@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 # Without a project's key, patient keys are valid within one run only.
 _RUN_KEY = secrets.token_bytes(32)
 # Files per task of a process; number of files up to which starting other processes does not pay.
-_CHUNK, _ALONE = 250, 5000
+_CHUNK, _MOST_FILES_ALONE = 250, 5000
 _Scanned = tuple[list[Header | str | None], set[str]]
 
 
@@ -224,7 +224,7 @@ def index_dicom(
         for one in _volumes(uid, "no image" if no_image and (uid, False) in found else "", entries, lost.get(uid, 0))
     ]
     lost = {uid: count for uid, count in lost.items() if not {(uid, True), (uid, False)} & found.keys()}
-    series += [_absent(uid, count) for uid, count in lost.items() if count]
+    series += [_missing_series(uid, count) for uid, count in lost.items() if count]
     if not series:
         raise NoDicomError(
             f"There is no DICOM image ({other} other file(s), {len(unread)} that cannot be read). Give the folder of "
@@ -236,7 +236,7 @@ def index_dicom(
 def _headers(paths: Sequence[Path], key: bytes, workers: int | None, progress: bool) -> Iterator[Header | str | None]:
     """Yield the headers of files, in order: None for files that are not DICOM images, "" for damaged ones."""
     chunks = [[str(path) for path in paths[i : i + _CHUNK]] for i in range(0, len(paths), _CHUNK)]
-    jobs = workers or ((os.cpu_count() or 1) if len(paths) > _ALONE else 1)
+    jobs = workers or ((os.cpu_count() or 1) if len(paths) > _MOST_FILES_ALONE else 1)
     # Loky starts fresh processes, without the caller's main module or threads.
     done: Iterable[_Scanned] = Parallel(jobs, return_as="generator", pre_dispatch="4*n_jobs")(
         delayed(_scan)(chunk, key) for chunk in chunks
@@ -310,7 +310,7 @@ def _summarise(
         )
     for problem in problems:
         problem.study_id = _study_id(uid, volume)
-    spacing, orientation = _place(frames)
+    spacing, orientation = _spacing_and_orientation(frames)
     syntaxes = Counter(header.syntax for header in headers)
     return SeriesInfo(
         series_uid=uid,
@@ -341,7 +341,7 @@ def _study_id(uid: str, volume: str) -> str:
     return "_".join([uid, *re.findall(r"[A-Za-z0-9.+-]+", volume)])
 
 
-def _absent(uid: str, lost: int) -> SeriesInfo:
+def _missing_series(uid: str, lost: int) -> SeriesInfo:
     problem = MissingFilesError(
         f"Series {uid}: a DICOMDIR names {lost} file(s) of it, and none is there. Copy the whole medium again.", uid
     )
@@ -350,7 +350,7 @@ def _absent(uid: str, lost: int) -> SeriesInfo:
     )
 
 
-def _place(frames: Sequence[Frame]) -> tuple[tuple[float, float, float] | None, str]:
+def _spacing_and_orientation(frames: Sequence[Frame]) -> tuple[tuple[float, float, float] | None, str]:
     if not frames or frames[0].plane is None:
         return None, ""
     columns, rows, slices = (float(value) for value in np.linalg.norm(lps_affine(frames)[:3, :3], axis=0))

@@ -156,14 +156,14 @@ def _patterns(who: Identity) -> tuple[re.Pattern[str], ...]:
     found: set[str] = set()
     for spelt_out in (False, True):
         for value in who.ids:
-            found |= set(_of_id(_folded(value, spelt_out)[0]))
+            found |= set(_id_patterns(_folded(value, spelt_out)[0]))
         for part in _name_parts(who.names, spelt_out):
             # A part with digits is a pseudonym in place of a name, and matched like an ID.
-            found |= set(_of_id(part) if re.search(r"\d", part) else map(_name, _words(part)))
+            found |= set(_id_patterns(part) if re.search(r"\d", part) else map(_name_pattern, _words(part)))
         for part in _name_parts(who.others, spelt_out):
-            found |= {_name(word) for word in _words(part) if len(word) >= 4 and word not in _vocabulary()}
+            found |= {_name_pattern(word) for word in _words(part) if len(word) >= 4 and word not in _vocabulary()}
     for value in who.births:
-        found |= set(_of_date(value))
+        found |= set(_date_patterns(value))
     return tuple(re.compile(pattern) for pattern in sorted(found) if pattern)
 
 
@@ -178,7 +178,7 @@ def _words(value: str) -> list[str]:
     return re.findall(r"[^\W\d_]+", value)
 
 
-def _name(word: str) -> str:
+def _name_pattern(word: str) -> str:
     """Return a pattern for a name: anywhere if it has four letters or more, else as a whole word; "" for an initial."""
     if len(word) < 2 and word.isascii():
         return ""
@@ -186,7 +186,7 @@ def _name(word: str) -> str:
     return found if len(word) >= 4 or not word.isascii() else rf"(?<![^\W\d_]){found}(?![^\W\d_])"
 
 
-def _of_id(value: str) -> Iterator[str]:
+def _id_patterns(value: str) -> Iterator[str]:
     """Yield patterns for an ID and its parts."""
     runs = re.findall(r"[^\W\d_]+|\d+", value)
     if len("".join(runs)) < 2:
@@ -198,10 +198,10 @@ def _of_id(value: str) -> Iterator[str]:
                 significant = run.lstrip("0")
                 yield rf"(?<!\d){'0*' + significant if len(significant) >= 3 else run}(?!\d)"
         elif len(run) >= 3 and run not in _vocabulary():
-            yield _name(run)
+            yield _name_pattern(run)
 
 
-def _of_date(value: str) -> Iterator[str]:
+def _date_patterns(value: str) -> Iterator[str]:
     """Yield patterns for the usual ways to write a date (YYYYMMDD)."""
     if not re.fullmatch(r"\d{8}", value) or not 1 <= int(value[4:6]) <= 12:
         return

@@ -1,6 +1,6 @@
 """Loading of one DICOM series as a volume or picture, or an error that says what to do.
 
-MONAI's readers stack all files of a folder: two series become one volume, the gap of a missing slice is closed, a
+MONAI's readers stack all files of a folder: two series become one volume, a missing slice distorts the volume, a
 constant ``InstanceNumber`` shuffles the slices, all without an error. Here a series is read only if its headers
 describe one regular stack of parallel slices, or one picture; anything else raises a `DicomSeriesError` with a stable
 code.

@@ -34,7 +34,7 @@ def named(read: Sequence[tuple[Path, Header]]) -> list[tuple[Path, Header]]:
     groups: dict[tuple[object, ...], list[int]] = {}
     for index, (path, header) in enumerate(read):
         if not header.series_uid and not isinstance(header.problem, UnreadablePixelsError):
-            groups.setdefault(_kind(path, header), []).append(index)
+            groups.setdefault(_series_key(path, header), []).append(index)
     found = list(read)
     for indices in groups.values():
         hashes = sorted(known_hash(read[index][0]) for index in indices)
@@ -42,19 +42,19 @@ def named(read: Sequence[tuple[Path, Header]]) -> list[tuple[Path, Header]]:
         for index in indices:
             path, header = read[index]
             patient = header.patient_key or uid.removeprefix("files-")
-            problem = None if header.problem is None else _of_series(header.problem, uid)
+            problem = None if header.problem is None else _with_uid(header.problem, uid)
             found[index] = path, replace(header, series_uid=uid, unnamed=True, patient_key=patient, problem=problem)
     return found
 
 
-def _kind(path: Path, header: Header) -> tuple[object, ...]:
+def _series_key(path: Path, header: Header) -> tuple[object, ...]:
     plane = header.planes[0] if header.planes else None
     place = () if plane is None else (*plane.orientation, *plane.spacing)
     about = header.study_uid, header.patient_key, header.modality, header.series_number, header.shape, header.picture
     return os.path.realpath(path.parent), *about, *(round(value, _DECIMALS) for value in place)
 
 
-def _of_series(problem: DicomSeriesError, uid: str) -> DicomSeriesError:
+def _with_uid(problem: DicomSeriesError, uid: str) -> DicomSeriesError:
     return type(problem)(str(problem).replace("Series (no UID)", f"Series {uid}"), uid)
 
 

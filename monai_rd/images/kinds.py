@@ -55,7 +55,7 @@ def kind_of(path: Path) -> str:
             the file.
     """
     with open_file(path) as file:
-        found = _seems(file.read(_HEAD))
+        found = _detected(file.read(_HEAD))
     name = path.name.lower()
     wanted: tuple[str, ...]
     if name.endswith(IMAGE_SUFFIXES):
@@ -85,13 +85,13 @@ def misnamed_kind(path: Path) -> str:
         return ""
     try:
         with open_file(path) as file:
-            found = _seems(file.read(_HEAD))
+            found = _detected(file.read(_HEAD))
     except OSError:  # unreadable files are reported elsewhere
         return ""
     return found if found in _SURE else ""
 
 
-def _seems(head: bytes) -> str:
+def _detected(head: bytes) -> str:
     """Return the format that a file seems to have by its first bytes, "" if unknown."""
     if not head:
         return "an empty file"

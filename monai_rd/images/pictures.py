@@ -62,14 +62,14 @@ def shown_picture(path: Path, kind: str) -> Image.Image:
         _check(image, path.stat().st_size)
         start = file.tell()
         try:
-            return _flat(ImageOps.exif_transpose(image))
+            return _on_white(ImageOps.exif_transpose(image))
         except OSError:
             if kind != "JPEG":
                 raise
             file.seek(0)
             content = file.read()
     with JpegImageFile(io.BytesIO(complete_jpeg(content, start, _pixels))) as image:  # perhaps only its EOI is missing
-        return _flat(ImageOps.exif_transpose(image))
+        return _on_white(ImageOps.exif_transpose(image))
 
 
 def _pixels(content: bytes) -> NDArray[np.uint8]:
@@ -102,7 +102,7 @@ def _check(image: ImageFile, stored: int) -> None:
         raise UnreadableImageError(f"holds {pages} pages or frames: save the one that is meant, or all as a volume")
 
 
-def _flat(image: Image.Image) -> Image.Image:
+def _on_white(image: Image.Image) -> Image.Image:
     """Return the image on a white background, in grey or RGB."""
     grey = image.mode in _GREY
     palette = image.mode in _PALETTE
