@@ -35,9 +35,9 @@ __all__ = ["DiskCacheDataset", "SkippingCacheDataset", "cached_dataset", "is_on_
 
 logger = logging.getLogger(__name__)
 
-_SHARE = 0.5  # of the free memory may be used by one data set (all ranks on a machine); the rest is for other needs
+_MEMORY_SHARE = 0.5  # of the free memory, for one data set of all ranks on a machine; the rest is for other needs
 _MEASURED = 8  # items, spread over the list, whose size is measured
-_LOST = 3600.0  # s: an unfinished file older than this belongs to a killed process
+_ABANDONED_AFTER = 3600.0  # s: an unfinished file older than this belongs to a killed process
 
 
 def cached_dataset(
@@ -73,8 +73,8 @@ def cached_dataset(
     measured = _measure(data, deepcopy(transform))  # a copy, because transforms are fingerprinted before their use
     item_bytes = max(map(size, measured.values()), default=0)
     left, ranks = available_memory(), local_world_size()
-    in_memory = left is None or item_bytes * len(data) <= left * _SHARE / ranks
-    there = _room_on(torch.device(device), item_bytes * len(data)) if in_memory else torch.device("cpu")
+    in_memory = left is None or item_bytes * len(data) <= left * _MEMORY_SHARE / ranks
+    there = _device_with_room(torch.device(device), item_bytes * len(data)) if in_memory else torch.device("cpu")
     if rank() == 0:
         logger.info(
             "cache: %s; %d items of %s are %s, and %d process(es) may take half of %s of memory",
@@ -95,12 +95,12 @@ def is_on_device(dataset: Dataset) -> bool:
     return torch.device(getattr(dataset, "device", "cpu")).type != "cpu"
 
 
-def _room_on(device: torch.device, wanted: int) -> torch.device:
+def _device_with_room(device: torch.device, wanted: int) -> torch.device:
     """Return the device if `wanted` bytes fit into half of its free memory, else the CPU."""
     if device.type == "cpu":
         return device
     left, _ = torch.get_device_module(device).mem_get_info(device)
-    if wanted <= left * _SHARE:
+    if wanted <= left * _MEMORY_SHARE:
         return device
     logger.warning(
         "cache: %s do not fit into half of the %s that %s has left: images are augmented on the CPU",
@@ -235,7 +235,7 @@ class DiskCacheDataset(Dataset):
         self.folder = Path(cache_dir) / name_of(self.transform)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.item_keys = item_keys([item["image"] for item in data], Path(cache_dir) / HASHES_FILE)
-        there = self._there()
+        there = self._cached_keys()
         missing = [index for index, key in enumerate(self.item_keys) if key not in there]
         self._refuse_too_large(item_bytes * len({self.item_keys[index] for index in missing}))
         # In random order, so that several processes rarely read the same item at the same time.
@@ -245,7 +245,7 @@ class DiskCacheDataset(Dataset):
             self.data: list[Any] = [data[index] for index in kept]
             self.item_keys = [self.item_keys[index] for index in kept]
 
-    def _there(self) -> set[str]:
+    def _cached_keys(self) -> set[str]:
         """Return the keys of the items in the cache; remove unfinished files of killed processes."""
         found = set()
         with os.scandir(self.folder) as entries:
@@ -255,7 +255,7 @@ class DiskCacheDataset(Dataset):
                     found.add(key)
                     continue
                 with suppress(FileNotFoundError):  # it has just been renamed
-                    if entry.stat().st_mtime < time.time() - _LOST:
+                    if entry.stat().st_mtime < time.time() - _ABANDONED_AFTER:
                         os.unlink(entry.path)
         return found
 

@@ -35,7 +35,7 @@ __all__ = ["Agreement", "FeatureExtractor", "Teacher", "feature_dataset"]
 logger = logging.getLogger(__name__)
 
 _SHARD = 64 << 20  # bytes: the most that a killed process or a damaged file loses
-_SHARES = 16  # a store has at least about this many shards, so that processes can share the work on small data sets
+_LEAST_SHARDS = 16  # approximately, so that several processes can share the work on a small data set
 _FORMAT = 1
 
 
@@ -201,7 +201,7 @@ class FeatureExtractor:
         since, views, first = time.monotonic(), len(missing) * self.views.views, rank() == 0
         quiet = not (first and sys.stderr.isatty())
         with tqdm(total=views, unit="view", dynamic_ncols=True, disable=quiet, desc="teacher features") as bar:
-            self._work(self._plan(), bar.update)
+            self._compute_shards(self._plan(), bar.update)
         if first:
             seconds = time.monotonic() - since
             logger.info("teacher features: %d views in %.1f s, %.1f a second", views, seconds, views / seconds)
@@ -213,14 +213,14 @@ class FeatureExtractor:
         """Return name and items of each shard; they depend on the whole list, so all processes agree on them."""
         every = range(len(self.views.keys))
         batches = self._batch_size // math.gcd(self._batch_size, self.views.views)  # items that fill whole batches
-        share = math.ceil(len(every) / _SHARES / batches) * batches
+        share = math.ceil(len(every) / _LEAST_SHARDS / batches) * batches
         many = max(min(_SHARD // self._bytes_of_an_item, share), 1)
         pieces = [every[start : start + many] for start in range(0, len(every), many)]
         first = len(pieces) * rank() // world_size()  # each rank starts at another shard
         named = [(fingerprint([self.views.keys[index] for index in piece])[:16], piece) for piece in pieces]
         return named[first:] + named[:first]
 
-    def _work(self, plan: Sequence[tuple[str, range]], tick: Callable[[int], Any]) -> None:
+    def _compute_shards(self, plan: Sequence[tuple[str, range]], tick: Callable[[int], Any]) -> None:
         """Compute shards that no other process has locked, until all exist; `tick` is called with numbers of views."""
         waiting = [(name, piece) for name, piece in plan if self._missing(piece)]
         while waiting:

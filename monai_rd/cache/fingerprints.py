@@ -33,13 +33,13 @@ __all__ = ["READING", "Source", "describe", "files_of", "fingerprint", "item_key
 
 Source = str | Path | Sequence[str]
 
-_OURS = __name__.partition(".")[0]
+_PACKAGE = __name__.partition(".")[0]
 
 # The packages (without subpackages) whose code decides the result of reading and preparing an image.
-READING = (_OURS, f"{_OURS}.dicom", f"{_OURS}.images", f"{_OURS}.transforms")
+READING = (_PACKAGE, f"{_PACKAGE}.dicom", f"{_PACKAGE}.images", f"{_PACKAGE}.transforms")
 
 # Random states and thread-local values are not settings of a transform.
-_PASSING = (np.random.RandomState, np.random.Generator, torch.Generator, random.Random, threading.local)
+_NOT_SETTINGS = (np.random.RandomState, np.random.Generator, torch.Generator, random.Random, threading.local)
 
 
 def fingerprint(value: Any) -> str:
@@ -92,13 +92,13 @@ def describe(value: Any, _above: tuple[int, ...] = ()) -> Any:
     if isinstance(value, MethodType):
         return {"method": value.__func__.__qualname__, "of": describe(value.__self__, inside)}
     if isinstance(value, FunctionType):
-        return _of_function(value, inside)
+        return _describe_function(value, inside)
     if isinstance(value, BuiltinFunctionType):
         return {"function": f"{value.__module__}.{value.__qualname__}"}
-    return _of_object(value, inside)
+    return _describe_object(value, inside)
 
 
-def _of_function(function: FunctionType, inside: tuple[int, ...]) -> dict[str, Any]:
+def _describe_function(function: FunctionType, inside: tuple[int, ...]) -> dict[str, Any]:
     code = function.__code__
     constants = [str(one.co_code) if inspect.iscode(one) else repr(one) for one in code.co_consts]
     within = [cell.cell_contents for cell in function.__closure__ or ()]
@@ -109,14 +109,14 @@ def _of_function(function: FunctionType, inside: tuple[int, ...]) -> dict[str, A
     }
 
 
-def _of_object(value: Any, inside: tuple[int, ...]) -> dict[str, Any]:
+def _describe_object(value: Any, inside: tuple[int, ...]) -> dict[str, Any]:
     if is_dataclass(value):
         state = {field.name: getattr(value, field.name) for field in fields(value)}
     elif hasattr(value, "__dict__"):
         state = vars(value)
     else:
         raise TypeError(f"a {_name(type(value))} among the transforms does not say what it is set to")
-    kept = {name: one for name, one in state.items() if not isinstance(one, _PASSING)}
+    kept = {name: one for name, one in state.items() if not isinstance(one, _NOT_SETTINGS)}
     items = list(value) if isinstance(value, Sequence) else None
     return {
         "object": describe(type(value)),
@@ -137,7 +137,7 @@ def _code_of(kind: type) -> str:
     of the code that reads and prepares images; for any other class, a hash of its module.
     """
     package = kind.__module__.partition(".")[0]
-    if package == _OURS:
+    if package == _PACKAGE:
         return hashlib.sha256((_reading_code() + _sha256_of_module(kind)).encode()).hexdigest()
     with suppress(PackageNotFoundError):
         return version(package)

@@ -122,22 +122,22 @@ class TrainedBundle:
             for file in (root / "configs" / "inference.json", training, root / "configs" / "metadata.json")
         )  # a copy for inference only, such as MONAI Label's, has no train.json
         read = ids_read([self._inference, self._train])
-        refuse_unread(sorted(_heads(overrides) - _heads(read)), read)
+        refuse_unread(sorted(_top_level_ids(overrides) - _top_level_ids(read)), read)
         self._overrides = {"bundle_root": str(root), **overrides, **settled(overrides, {})}
-        self.config = _overridden(self._inference, self._overrides)
+        self.config = _with_overrides(self._inference, self._overrides)
         self.root = Path(self.parsed("bundle_root"))
         self.model_path = self.root / "models" / "model.pt"
         require_model(self.model_path)
         self.trained: dict[str, Any] = {
             name: self.parsed(name) if name in self.config else value for name, value in self.parsed("trained").items()
         }
-        self.network = self._filled()
+        self.network = self._load_network()
 
     def parsed(self, name: str) -> Any:
         """Return the object of an id of inference.json, see `content_of`."""
         return content_of(self.config, name)
 
-    def _filled(self) -> DeployedStudent:
+    def _load_network(self) -> DeployedStudent:
         network: DeployedStudent = self.parsed("network_def")
         try:
             network.load_state_dict(torch.load(self.model_path, map_location="cpu", weights_only=True))
@@ -182,7 +182,7 @@ class TrainedBundle:
     def _training(self) -> Any:
         """train.json with the overrides and the training's seed (for the same split), without unlabelled images."""
         seed = {"seed": self._settings["seed"]} if "seed" in self._settings else {}
-        return _overridden(self._train, {**seed, **self._overrides, "unlabelled": None})
+        return _with_overrides(self._train, {**seed, **self._overrides, "unlabelled": None})
 
     @cached_property
     def _settings(self) -> dict[str, Any]:
@@ -257,12 +257,12 @@ def content_of(config: ConfigParser, name: str) -> Any:
         raise original_error(error) from None
 
 
-def _heads(names: Iterable[str]) -> set[str]:
+def _top_level_ids(names: Iterable[str]) -> set[str]:
     return {name.partition("#")[0] for name in names}
 
 
-def _overridden(content: Mapping[str, Any], overrides: Mapping[str, Any]) -> ConfigParser:
+def _with_overrides(content: Mapping[str, Any], overrides: Mapping[str, Any]) -> ConfigParser:
     """Return a config with those overrides that it uses; others belong to the other config of the bundle."""
-    config, read = ConfigParser(deepcopy(dict(content))), _heads(ids_read(content))  # a copy: ConfigParser changes it
+    config, read = ConfigParser(deepcopy(dict(content))), _top_level_ids(ids_read(content))  # ConfigParser changes it
     config.update({name: written(value) for name, value in overrides.items() if name.partition("#")[0] in read})
     return config

@@ -151,7 +151,7 @@ class LevelReader:
         if levels:
             self._handles.append(network.register_forward_pre_hook(self._keep_sides))
         for path in {level.module for level in levels}:
-            self._handles.append(_keep(network, path, self._outputs))
+            self._handles.append(_record_output(network, path, self._outputs))
 
     def _keep_sides(self, network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._sides = tuple(inputs[0].shape[2:])
@@ -188,7 +188,7 @@ class LevelReader:
         self.close()
 
 
-def _keep(network: nn.Module, path: str, outputs: dict[str, Tensor]) -> Any:
+def _record_output(network: nn.Module, path: str, outputs: dict[str, Tensor]) -> Any:
     """Store a module's output (the first of several) under its path in each forward pass; returns the hook's handle."""
 
     def hook(_: nn.Module, __: Any, output: Any) -> None:
@@ -230,7 +230,7 @@ def _grid(positions: int, sides: Sequence[int]) -> list[int] | None:
 
 
 @contextmanager
-def _looking(network: nn.Module) -> Iterator[None]:
+def _evaluation_mode(network: nn.Module) -> Iterator[None]:
     """Set a network to eval mode without gradients, and restore the mode of every module at the end."""
     training, others = network.training, [one for one in network.modules() if one.training != network.training]
     network.eval()
@@ -260,9 +260,9 @@ def find_levels(network: nn.Module, modules: Sequence[str], image: Tensor, prefi
         The levels, from the input to the output.
     """
     outputs: dict[str, Tensor] = {}
-    handles = [_keep(network, path, outputs) for path in modules]
+    handles = [_record_output(network, path, outputs) for path in modules]
     try:
-        with _looking(network):
+        with _evaluation_mode(network):
             network(image)
     finally:
         for handle in handles:
@@ -270,7 +270,7 @@ def find_levels(network: nn.Module, modules: Sequence[str], image: Tensor, prefi
     found = []
     for number, path in enumerate(modules):
         output = outputs.get(path)
-        form = _form(output, image.shape[2:], prefix) if isinstance(output, Tensor) else None
+        form = _map_layout(output, image.shape[2:], prefix) if isinstance(output, Tensor) else None
         if output is not None and form is not None:
             found.append((path, output.is_meta or bool((output < 0).any()), (number + 1) / len(modules), *form))
     strides = [2 ** round(math.log2(scale)) for *_, scale, _, _, _ in found]
@@ -287,7 +287,7 @@ def find_levels(network: nn.Module, modules: Sequence[str], image: Tensor, prefi
     )
 
 
-def _form(output: Tensor, sides: Sequence[int], prefix: int) -> tuple[float, int, Layout, int] | None:
+def _map_layout(output: Tensor, sides: Sequence[int], prefix: int) -> tuple[float, int, Layout, int] | None:
     """Stride, channels, layout and prefix of an output; None if it is not a map of an input with these sides."""
     shape, dims = output.shape, len(sides)
     if shape[:1] != (1,):  # the first axis is not the batch but windows or patches
@@ -301,13 +301,13 @@ def _form(output: Tensor, sides: Sequence[int], prefix: int) -> tuple[float, int
             ("map", shape[1], shape[2:]),
             ("channels last", shape[-1], shape[1:-1]),
         )
-        layout, channels, own = min(layouts, key=lambda one: _distortion(one[2], sides))
-        if _distortion(own, sides) < 1.5:
+        layout, channels, own = min(layouts, key=lambda one: _anisotropy(one[2], sides))
+        if _anisotropy(own, sides) < 1.5:
             return (math.prod(sides) / math.prod(own)) ** (1 / dims), channels, layout, 0
     return None
 
 
-def _distortion(own: Sequence[int], sides: Sequence[int]) -> float:
+def _anisotropy(own: Sequence[int], sides: Sequence[int]) -> float:
     """Largest ratio between the downsampling factors of two sides, at least 1."""
     scales = [side / length for side, length in zip(sides, own, strict=True)]
     return max(scales) / min(scales)
@@ -330,7 +330,7 @@ def last_map(network: nn.Module, image: Tensor) -> Level | None:
 
     handles = [module.register_forward_hook(keep(path)) for path, module in network.named_modules() if path]
     try:
-        with _looking(network):
+        with _evaluation_mode(network):
             pooled = network(image)
     finally:
         for handle in handles:

@@ -19,12 +19,12 @@ def _quarters(blocks: str, depth: int) -> tuple[str, ...]:
 
 # Hiera's tokens are in the order of its windows, not of the grid. Each stage of HRNet outputs several maps, and timm
 # describes different ones.
-_WITHOUT = ("Hiera", "HighResolutionNet", "HighResolutionNetFeatures")
+_WITHOUT_STAGES = ("Hiera", "HighResolutionNet", "HighResolutionNetFeatures")
 
 
 def timm_stages(network: Any) -> Stages:
     """Find a timm network's stages from its `feature_info`: those with stride 4 or more, or the quarters of a ViT."""
-    if type(network).__name__ in _WITHOUT:
+    if type(network).__name__ in _WITHOUT_STAGES:
         return (), 0
     described = getattr(network, "feature_info", [])
     prefix = getattr(network, "num_prefix_tokens", 0)

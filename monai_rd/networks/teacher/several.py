@@ -17,7 +17,7 @@ from monai_rd.networks.teacher.standardisation import RunningStandardisation
 
 __all__ = ["SeveralTeachers", "join_teachers"]
 
-_FINEST = 16  # positions along a side: else all channels would be repeated on SAM's 64 x 64 positions
+_FINEST_GRID = 16  # positions along a side: else all channels would be repeated on SAM's 64 x 64 positions
 
 
 class SeveralTeachers(nn.Module):
@@ -80,7 +80,7 @@ class SeveralTeachers(nn.Module):
         found = [scale(self._as_map(one(images))) for one, scale in zip(self.teachers, self.scales, strict=True)]
         if self.kind == "vector":
             return torch.cat(found, dim=1).flatten(1)
-        sides: Any = [min(max(axis), _FINEST) for axis in zip(*(one.shape[2:] for one in found), strict=True)]
+        sides: Any = [min(max(axis), _FINEST_GRID) for axis in zip(*(one.shape[2:] for one in found), strict=True)]
         pool = F.adaptive_avg_pool2d if self._dims == 2 else F.adaptive_avg_pool3d
         return torch.cat([one if list(one.shape[2:]) == sides else pool(one, sides) for one in found], dim=1)
 

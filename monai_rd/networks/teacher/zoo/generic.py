@@ -102,7 +102,7 @@ def _timm_entry(name: str, model: str, arguments: Mapping[str, Any]) -> TeacherE
     config = timm.get_pretrained_cfg(model)
     described = config.to_dict() if config is not None else {}
     hub = described.get("hf_hub_id")
-    entry = _of_timm(name, model, described, arguments)
+    entry = _timm_network_entry(name, model, described, arguments)
     return replace(
         entry,
         source=f"https://huggingface.co/{hub}" if hub else _UNKNOWN,
@@ -115,10 +115,12 @@ def _timm_folder_entry(name: str, config: Mapping[str, Any], arguments: Mapping[
     if "architecture" not in config:
         raise ValueError(f"'{name}': its config.json names no architecture of timm")
     described = config.get("pretrained_cfg", config)
-    return _of_timm(name, config["architecture"], described, {**config.get("model_args", {}), **arguments})
+    return _timm_network_entry(name, config["architecture"], described, {**config.get("model_args", {}), **arguments})
 
 
-def _of_timm(name: str, model: str, described: Mapping[str, Any], arguments: Mapping[str, Any]) -> TeacherEntry:
+def _timm_network_entry(
+    name: str, model: str, described: Mapping[str, Any], arguments: Mapping[str, Any]
+) -> TeacherEntry:
     from timm.data import resolve_data_config
 
     wanted = {"num_classes": 0, **arguments}
@@ -133,7 +135,7 @@ def _of_timm(name: str, model: str, described: Mapping[str, Any], arguments: Map
     )
     heads = described.get("classifier") or ()
     licence = described.get("license") or _UNKNOWN
-    return _probed(
+    return _with_measured_shape(
         TeacherEntry(
             name=name,
             builder=f"timm:{model}",
@@ -157,7 +159,7 @@ def _open_clip_entry(name: str, config: Mapping[str, Any], arguments: Mapping[st
         raise ValueError(f"'{name}': its description has no image tower (model_cfg with embed_dim and vision_cfg)")
     images = config.get("preprocess_cfg", {})
     size = images.get("size") or model["vision_cfg"].get("image_size", 224)
-    return _probed(
+    return _with_measured_shape(
         TeacherEntry(
             name=name,
             builder="open_clip:visual",
@@ -179,7 +181,7 @@ def _open_clip_entry(name: str, config: Mapping[str, Any], arguments: Mapping[st
     )
 
 
-def _probed(entry: TeacherEntry, network: nn.Module | None = None) -> TeacherEntry:
+def _with_measured_shape(entry: TeacherEntry, network: nn.Module | None = None) -> TeacherEntry:
     """Set an entry's channels and grid to those of its network's output; timm's `num_features` is wrong for some.
 
     Args:

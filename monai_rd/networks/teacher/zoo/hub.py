@@ -20,7 +20,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("MONAI_RD_CACHE") or Path.home() / ".cache" / "monai_rd")
 
 
-def _known(ledger: Path) -> dict[str, dict[str, str]]:
+def _read_ledger(ledger: Path) -> dict[str, dict[str, str]]:
     if not ledger.is_file():
         return {}
     try:
@@ -47,13 +47,13 @@ def fetch(hub: Hub, name: str) -> Path:
         ValueError: the file's SHA-256 is not the recorded one.
     """
     ledger = cache_folder() / "downloads.json"
-    known = _known(ledger)
+    known = _read_ledger(ledger)
     keys = {file: f"{hub.repo_type}s/{hub.repo}@{hub.revision}/{file}" for file in (hub.file, *hub.alternatives)}
     file = next((file for file, key in keys.items() if key in known), None)
     if file is not None:
         path = _download(hub, file, known[keys[file]]["commit"], name)
     else:
-        file, path = _first_there(hub, list(keys), name)
+        file, path = _download_first(hub, list(keys), name)
     digest = sha256(path)
     record = known.get(keys[file]) or {"commit": _commit(path, hub), "sha256": digest}
     expected = hub.sha256 or record["sha256"]
@@ -70,7 +70,7 @@ def fetch(hub: Hub, name: str) -> Path:
     return path
 
 
-def _first_there(hub: Hub, files: list[str], name: str) -> tuple[str, Path]:
+def _download_first(hub: Hub, files: list[str], name: str) -> tuple[str, Path]:
     """Download the file under the first of its names that exists on the Hub; return this name and the local path."""
     for file in files[:-1]:
         try:

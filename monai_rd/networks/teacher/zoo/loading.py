@@ -94,7 +94,7 @@ def _described(path: Path) -> TeacherEntry | None:
 
 
 def _load_black_box(path: Path, tap: str, options: Mapping[str, Any]) -> FrozenFoundationModel:
-    backbone = _BLACK_BOXES[path.suffix](path, tap, _asked_size(path.name, options))
+    backbone = _BLACK_BOXES[path.suffix](path, tap, _size_option(path.name, options))
     grey = backbone.image_channels == 1
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -123,7 +123,7 @@ def _load_black_box(path: Path, tap: str, options: Mapping[str, Any]) -> FrozenF
     )
 
 
-def _asked_size(name: str, options: Mapping[str, Any]) -> tuple[int, int] | None:
+def _size_option(name: str, options: Mapping[str, Any]) -> tuple[int, int] | None:
     """Rows and columns that the options ask of an ONNX or TFLite file; None if they do not."""
     if "size" not in options:
         return None

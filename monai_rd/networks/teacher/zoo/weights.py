@@ -100,14 +100,14 @@ def _layout(entry: TeacherEntry) -> dict[str, Any]:
     return _layouts[described]
 
 
-def _looks_like(weights: Mapping[str, Any]) -> list[str]:
+def _similar_entries(weights: Mapping[str, Any]) -> list[str]:
     """Names of the entries that share most tensors (by key and shape) with a file; empty if all share at most half."""
     from monai_rd.networks.teacher.zoo.entries import TEACHERS
 
     best: list[str] = []
     most = 0.5
     for entry in TEACHERS.values():
-        if _lookalike(weights, entry):
+        if _known_wrong_file(weights, entry):
             continue
         try:
             given, wanted = shapes_of(_translated(weights, entry)[0]), _layout(entry)
@@ -141,7 +141,7 @@ def load_strictly(network: nn.Module, weights: Mapping[str, Any], entry: Teacher
     given, published, ignored = _translated(weights, entry)
     wanted, shapes = shapes_of(network.state_dict()), shapes_of(given)
     fitting, wrong = compare_shapes(wanted, shapes, published)
-    lookalike = _lookalike(weights, entry)
+    lookalike = _known_wrong_file(weights, entry)
     if not (wrong or lookalike):
         refuse_not_finite({published.get(key, key): given[key] for key in wanted}, origin, GET_AGAIN)
         own = {key: given[key].to(tensor.dtype) for key, tensor in network.state_dict().items()}
@@ -149,7 +149,7 @@ def load_strictly(network: nn.Module, weights: Mapping[str, Any], entry: Teacher
         return Coverage(len(wanted), dict(ignored))
     verdict = "does not fit" if wrong else "is another file than that of"
     message = f"{origin} {verdict} {entry.name}: {fitting} of {len(wanted)} tensors fit{wrong}"
-    others = [name for name in _looks_like(weights) if name != entry.name] if fitting < len(wanted) / 2 else []
+    others = [name for name in _similar_entries(weights) if name != entry.name] if fitting < len(wanted) / 2 else []
     if lookalike:
         message += f". It is {lookalike}"
     elif others:
@@ -159,6 +159,6 @@ def load_strictly(network: nn.Module, weights: Mapping[str, Any], entry: Teacher
     raise ValueError(message)
 
 
-def _lookalike(weights: Mapping[str, Any], entry: TeacherEntry) -> str:
+def _known_wrong_file(weights: Mapping[str, Any], entry: TeacherEntry) -> str:
     """The description of a wrong file that an entry knows (`TeacherEntry.lookalikes`); "" if it is not such a file."""
     return next((what for key, what in entry.lookalikes.items() if any(re.match(key, k) for k in weights)), "")
