@@ -1,1 +1,1 @@
-"""The commands of `monai-rd`, one a file."""
+"""The commands of `monai-rd`, one per file."""

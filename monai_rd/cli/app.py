@@ -46,11 +46,11 @@ app.add_typer(benchmark.app, name="benchmark", help="Run the paper's experiments
 
 
 def main() -> None:
-    """Run the command; wrong input ends with one line that says what to do."""
+    """Run the command; wrong input ends with a one-line message that says what to do."""
     make_streams_robust()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("highdicom").setLevel(logging.WARNING)
-    logging.getLogger("urllib3").setLevel(logging.CRITICAL)  # what breaks our errors tell, its own hold addresses
+    logging.getLogger("urllib3").setLevel(logging.CRITICAL)  # its messages contain addresses
     try:
         app()
     except Exception as error:
@@ -61,9 +61,9 @@ def main() -> None:
 
 
 def _said(error: Exception, words: Sequence[str]) -> str:
-    """Say an error; of a file that the system does not give only as much of the path as was typed.
+    """Format an error; the path of a file in a system error is cut to the part that the user typed.
 
-    What lies below may be named after a patient.
+    Names below that part may be those of patients.
     """
     if not isinstance(error, OSError) or error.errno is None or error.filename is None or no_room(error):
         return error_text(error)

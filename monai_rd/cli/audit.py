@@ -1,4 +1,4 @@
-"""`monai-rd audit`: what is wrong with a data set."""
+"""`monai-rd audit`: finding the problems of a data set."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ from monai_rd.console import terminal
 def audit(
     dataset_dir: Annotated[Path, typer.Argument(help="Folder of the data.")],
     datalist: Annotated[
-        Path | None, typer.Argument(help="JSON, CSV or Excel; without it what the folder holds, as in datalist.")
+        Path | None, typer.Argument(help="JSON, CSV or Excel list; by default found in the folder, as in datalist.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for audit.json and pairs.png.")] = Path("audit"),
     fix: Annotated[
-        Path | None, typer.Option(help="Write the list without what is wrong here, and NAME.removed.json beside it.")
+        Path | None,
+        typer.Option(help="Write the corrected list to this file, and the removed items to NAME.removed.json."),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes; more than one pays for thousands of images.")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Number of processes; more than one helps with thousands of images.")
+    ] = 1,
     key: Key = Path("monai_rd.key"),
 ) -> None:
-    """Look for copies, leaks, contradicting labels, shortcuts and outliers; exit code 1 if there is an error."""
+    """Find duplicates, leaks, contradicting labels, shortcuts and outliers; exit code 1 if there are errors."""
     import json
 
     from monai_rd.datasets import audit as audits

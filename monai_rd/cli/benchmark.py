@@ -23,37 +23,41 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True)
 
-Dataset = Annotated[Path | None, typer.Option(help="Folder of the data; without it the bundle's phantoms.")]
+Dataset = Annotated[Path | None, typer.Option(help="Folder of the data; by default the bundle's phantoms.")]
 Bundle = Annotated[str, typer.Option(help="rd_ct, rd_mr, rd_us, rd_xray or rd_derm.")]
 Teachers = Annotated[
-    str, typer.Option(help="Names or files, comma-separated, several at once as a+b; else the bundle's.")
+    str, typer.Option(help="Names or files, comma-separated, joined teachers as a+b; by default the bundle's.")
 ]
-Students = Annotated[str, typer.Option(help="Names, comma-separated; the bundle's default without it.")]
-Methods = Annotated[str, typer.Option(help="Rows of the table, comma-separated; all without it.")]
-Seeds = Annotated[int, typer.Option(min=1, help="Trainings of each method, with seeds 0, 1, ...")]
-MaxEpochs = Annotated[int | None, typer.Option(min=1, help="Of each training; the bundle's default without it.")]
-Jobs = Annotated[int | None, typer.Option(min=1, help="Trainings at a time; one a GPU by default, one on a CPU.")]
-Out = Annotated[Path, typer.Option(help="Folder for the trainings and tables; start again with the same to go on.")]
+Students = Annotated[str, typer.Option(help="Names, comma-separated; by default the bundle's.")]
+Methods = Annotated[str, typer.Option(help="Rows of the table, comma-separated; by default all.")]
+Seeds = Annotated[int, typer.Option(min=1, help="Number of trainings of each method, with seeds 0, 1, ...")]
+MaxEpochs = Annotated[int | None, typer.Option(min=1, help="Epochs of each training; by default the bundle's.")]
+Jobs = Annotated[
+    int | None, typer.Option(min=1, help="Number of trainings at a time; by default one per GPU, or one on a CPU.")
+]
+Out = Annotated[Path, typer.Option(help="Folder for the trainings and tables; give the same folder to resume.")]
 
 
 class Select(str, Enum):
-    """Which epoch's network is tested."""
+    """The epoch whose network is tested."""
 
     best = "best"
     last = "last"
 
 
 class On(str, Enum):
-    """Which images a table is of."""
+    """The images that a table is computed on."""
 
     test = "test"
     validation = "validation"
 
 
-Images = Annotated[On, typer.Option(help="Measure on the test images, or on those of validation, to choose by.")]
-Shares = Annotated[str, typer.Option(help="Of the training images (of their labels), comma-separated, such as 0.1,1.")]
+Images = Annotated[
+    On, typer.Option(help="Evaluate on the test images, or on the validation images for model selection.")
+]
+Shares = Annotated[str, typer.Option(help="Shares of the training images (or labels), comma-separated, such as 0.1,1.")]
 Selection = Annotated[
-    Select, typer.Option(help="Test the epoch that is best on the validation set, or the last one, as the paper may.")
+    Select, typer.Option(help="Test the best epoch on the validation set, or the last one, as the paper may have done.")
 ]
 
 
@@ -79,7 +83,7 @@ def _laid_out(
     words: list[str] | None,
     shares: str = "",
 ) -> Experiment:
-    """The grid that was asked for."""
+    """Make the grid of trainings that was requested."""
     from monai_rd.protocol.experiments import TABLES, experiment
 
     try:
@@ -104,7 +108,7 @@ def _laid_out(
 
 
 def _run(made: Experiment, out: Path, jobs: int | None, console: Console) -> list[Failure]:
-    """Run what is not finished, and say what failed."""
+    """Start the unfinished runs, and print which failed."""
     from monai_rd.protocol.scheduler import default_jobs, run_all
 
     failures = run_all(list(made.runs.values()), out, jobs or default_jobs(), console)
@@ -118,7 +122,7 @@ def _run(made: Experiment, out: Path, jobs: int | None, console: Console) -> lis
 def _make_table(
     name: str, made: Experiment, dataset: Path | None, select: Select, on: On, jobs: int | None, out: Path
 ) -> None:
-    """Run what is not finished of a table's grid, then make the table of what is; exit code 1 if a run failed."""
+    """Start the unfinished runs of a table, then make the table from the finished ones; exit code 1 if a run failed."""
     from monai_rd.protocol import paper, tables
     from monai_rd.protocol.summary import summarise
 
@@ -144,7 +148,7 @@ def _publish(report: Report, out: Path, console: Console) -> None:
 
 
 def _settings(runs: Iterable[Run], out: Path) -> dict[str, Any]:
-    """What all finished runs have in common of the settings that they wrote down; nothing if none is."""
+    """Return the settings that all finished runs have in common; empty if no run is finished."""
     found = [result.metrics["settings"] for run in runs if (result := run.result(out)) is not None]
     first: dict[str, Any] = found[0] if found else {}
     return {key: value for key, value in first.items() if all(one.get(key) == value for one in found)}
@@ -173,15 +177,19 @@ def _add_table(name: str, what: str) -> None:
         _make_table(name, made, dataset, select, on, jobs, out)
 
 
-_add_table("table2", "RD without one of its parts at a time: ce, no_co_training, no_kd, no_cka, two_stages, rd.")
-_add_table("table3", "RD against other distillation: ce, hint, at, vid, sp, rkd, semckd, crd, mgd, norm, drd, rd.")
+_add_table(
+    "table2", "Ablation of RD, without one of its parts at a time: ce, no_co_training, no_kd, no_cka, two_stages, rd."
+)
+_add_table(
+    "table3", "RD against other distillation methods: ce, hint, at, vid, sp, rkd, semckd, crd, mgd, norm, drd, rd."
+)
 _add_table("table4", "RD against KD from a tuned ViT: adaptformer, lora, vpt_shallow, vpt_deep, vqt, lpt, rd.")
-_add_table("table5", "What RD adds to the student alone with 10, 25, 50 and 100 % of the training images: ce, rd.")
+_add_table("table5", "RD against the student alone with 10, 25, 50 and 100 % of the training images: ce, rd.")
 _add_table(
     "unlabelled",
-    "A quarter of the labels, the other training images unlabelled: ce, rd_labelled (RD as published), kd, pseudo, "
-    "hint, at, vid, sp, rkd, semckd, mgd, norm, drd, rd_unlabelled (RD as published, with unlabelled images), rd (with "
-    "the settings that the search chose).",
+    "RD and other methods with a quarter of the labels, the other training images unlabelled: ce, rd_labelled (RD as "
+    "published), kd, pseudo, hint, at, vid, sp, rkd, semckd, mgd, norm, drd, rd_unlabelled (RD as published, with "
+    "unlabelled images), rd (with the settings that the search chose).",
 )
 _add_table(
     "unlabelled_settings",
@@ -191,17 +199,19 @@ _add_table(
 )
 _add_table(
     "settings",
-    "RD with another temperature, detached, CKA's other estimator, weights, phi: ce, temperature_4, detached, "
+    "RD with another temperature, detached teacher, CKA estimator, weights or phi: ce, temperature_4, detached, "
     "unbiased_cka, constant, beta_5, small_phi, whole_maps, rd.",
 )
 
 
 @app.command()
 def table6(
-    seconds: Annotated[float, typer.Option(min=0, help="Measure so long; three rounds at least.")] = 30,
+    seconds: Annotated[
+        float, typer.Option(min=0, help="Duration of the measurement in seconds; at least three rounds.")
+    ] = 30,
     out: Out = Path("benchmark"),
 ) -> None:
-    """What the paper's networks cost: parameters and multiply-accumulates counted, time on this CPU measured."""
+    """The cost of the paper's networks: parameters, multiply-accumulates, and time measured on this CPU."""
     from monai_rd.protocol import cost
     from monai_rd.versions import versions
 
@@ -221,12 +231,14 @@ def figure2(
     seeds: Seeds = 3,
     max_epochs: MaxEpochs = None,
     select: Selection = Select.best,
-    planes: Annotated[int, typer.Option(min=2, help="Triples of test images for each training.")] = 10,
+    planes: Annotated[
+        int, typer.Option(min=2, help="Number of planes for each training, each through three test images.")
+    ] = 10,
     resolution: Annotated[int, typer.Option(min=2, help="Points along a side of a plane.")] = 50,
     jobs: Jobs = None,
     out: Out = Path("benchmark"),
 ) -> None:
-    """Decision boundaries of the students (ce, kd, rd) beside those of the fully tuned teacher, and their agreement."""
+    """Decision boundaries of the students (ce, kd, rd) and of the fully tuned teacher, and their agreement."""
     from monai_rd.bundle import parse_overrides
     from monai_rd.protocol.figure2 import figure_report
     from monai_rd.versions import versions

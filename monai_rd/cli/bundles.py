@@ -1,4 +1,4 @@
-"""`monai-rd train`, `evaluate` and `score`: short words for MONAI's own command, which they print."""
+"""`monai-rd train`, `evaluate` and `score`: short forms of MONAI's own command, which they print."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ from monai_rd.overrides import OF_RUN, ids_read, refuse_unread, unread_ids
 
 __all__ = ["evaluate", "score", "train"]
 
-# Not words after a "--", as in commands with options of their own: what is typed here is MONAI's command, shortened.
+# Arguments follow without "--", unlike in commands with their own options: these are short forms of MONAI's command.
 WORDS_FOLLOW = {"allow_extra_args": True, "ignore_unknown_options": True}
 Bundle = Annotated[
-    str, typer.Argument(metavar="BUNDLE --ID VALUE ...", help="Name of a bundle, or its folder; then ids and values.")
+    str,
+    typer.Argument(
+        metavar="BUNDLE --ID VALUE ...", help="Name or folder of a bundle, followed by ids and values of its config."
+    ),
 ]
 
 
@@ -32,12 +35,12 @@ def train(context: typer.Context, bundle: Bundle) -> None:
 
 
 def evaluate(context: typer.Context, bundle: Bundle) -> None:
-    """Test the trained student again, on the test set of its training's data."""
+    """Evaluate the trained student again on the test set of its data."""
     _run(bundle, ["train.json", "evaluate.json"], context.args)
 
 
 def score(context: typer.Context, bundle: Bundle) -> None:
-    """Score the studies of a folder by the trained student, such as: score rd_ct --dataset_dir NEW_STUDIES."""
+    """Score the studies in a folder with the trained student, such as: score rd_ct --dataset_dir NEW_STUDIES."""
     _run(bundle, ["inference.json"], context.args)
 
 
@@ -64,7 +67,7 @@ def _run(bundle: str, files: Sequence[str], words: Sequence[str], copies: bool =
     if copies:
         root = _in_the_open(bundle, root)
     configs = [root / "configs" / file for file in files]
-    if is_bundle(Path(bundle)):  # of another name, or in another place, than the config itself looks for
+    if is_bundle(Path(bundle)):  # its name or place may differ from the config's default
         words = ["--bundle_root", str(root), *words]
     named = [_short(path) for path in configs]
     command = ["-m", "monai.bundle", "run", "--config_file", named[0] if len(named) == 1 else str(named), *words]
@@ -75,8 +78,8 @@ def _run(bundle: str, files: Sequence[str], words: Sequence[str], copies: bool =
 
 
 def _in_the_open(bundle: str, root: Path) -> Path:
-    """A bundle of the installed package copied to ./bundles; one that the user has a folder of as it is."""
-    # In the package nobody looks for results; from inside a checkout the bundle there is the one that is meant.
+    """Copy a bundle of the installed package to ./bundles and return the copy; return a user's bundle as it is."""
+    # Nobody looks for results inside the package; within a checkout the bundle there is meant.
     if is_bundle(Path(bundle)) or root.parent not in own_bundles() or root.is_relative_to(Path.cwd()):
         return root
     own = Path("bundles", root.name)
@@ -86,10 +89,10 @@ def _in_the_open(bundle: str, root: Path) -> Path:
 
 
 def _check(configs: Sequence[Path], words: Sequence[str]) -> None:
-    """Refuse what cannot be right before MONAI and PyTorch are loaded; values are the config's own affair.
+    """Check the arguments before MONAI and PyTorch are loaded; values are left to the config.
 
     Raises:
-        ValueError: words that are no "--ID VALUE", or an id that nothing reads.
+        ValueError: arguments other than "--ID VALUE", or an id that the config does not use.
     """
     typed = dict(argument_pairs(words))
     own = {key: value for path in configs for key, value in json.loads(path.read_text(encoding="utf-8")).items()}

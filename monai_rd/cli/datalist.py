@@ -1,4 +1,4 @@
-"""`monai-rd datalist`: training, validation and test lists."""
+"""`monai-rd datalist`: making training, validation and test lists."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ from monai_rd.cli.options import Description, Key, Modality, Orientation, Per, P
 
 def datalist(
     dataset_dir: Annotated[Path, typer.Argument(help="Folder of the data.")],
-    out: Annotated[Path, typer.Option(help="The JSON to write; with --folds, NAME_0.json, NAME_1.json, ...")],
+    out: Annotated[Path, typer.Option(help="The JSON file to write; with --folds NAME_0.json, NAME_1.json, ...")],
     sheet: Annotated[
         Path | None,
-        typer.Option(help="CSV or Excel with the columns label and image, series or patient; else class folders."),
+        typer.Option(
+            help="CSV or Excel with the columns label and image, series or patient; by default class folders."
+        ),
     ] = None,
-    class_names: Annotated[str | None, typer.Option(help="Comma-separated, in order, the positive one last.")] = None,
+    class_names: Annotated[
+        str | None, typer.Option(help="Class names, comma-separated, in order, the positive one last.")
+    ] = None,
     folds: Annotated[int | None, typer.Option(help="Make k folds instead of one split.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
     modality: Modality = None,
     description: Description = None,
     orientation: Orientation = None,
@@ -28,7 +32,7 @@ def datalist(
     policy: Policies = None,
     key: Key = Path("monai_rd.key"),
 ) -> None:
-    """Make MONAI's data list of a folder: splits by patient, stratified, everything that is wrong said at once."""
+    """Make a MONAI data list of a folder, split by patient and stratified by class; reports all problems at once."""
     from monai_rd.datasets.datalist import make_datalist, make_folds, write_datalist
     from monai_rd.pseudonyms import project_key
 

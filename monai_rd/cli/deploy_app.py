@@ -9,10 +9,10 @@ import typer
 
 
 def deploy_app(
-    folder: Annotated[Path, typer.Argument(help="The folder to make.")],
-    bundle: Annotated[str, typer.Argument(help="Folder of a trained bundle, or the name of one of the project's.")],
+    folder: Annotated[Path, typer.Argument(help="The folder to create.")],
+    bundle: Annotated[str, typer.Argument(help="Folder of a trained bundle, or name of one of the project's bundles.")],
 ) -> None:
-    """Write a trained bundle as an application for MONAI Deploy: DICOM in, scores and DICOM SR out."""
+    """Write a trained bundle as an application for MONAI Deploy: DICOM in, scores and DICOM structured reports out."""
     from monai_rd.integrations.monai_deploy.application import write_application
 
     write_application(folder, bundle)

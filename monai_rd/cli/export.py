@@ -1,4 +1,4 @@
-"""`monai-rd export`: a trained student as TorchScript, ONNX, int8 ONNX or torch.export, compared with PyTorch."""
+"""`monai-rd export`: exporting a trained student to TorchScript, ONNX, int8 ONNX or torch.export."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ import typer
 from monai_rd.console import Words, terminal
 
 Formats = Annotated[
-    list[str], typer.Option("--format", help="torchscript, onnx, onnx-int8 or torch.export; several by commas.")
+    list[str],
+    typer.Option("--format", help="torchscript, onnx, onnx-int8 or torch.export; several separated by commas."),
 ]
 Out = Annotated[
-    Path | None, typer.Option(help="A folder, or the file where there is one format; by default the bundle's models.")
+    Path | None, typer.Option(help="A folder, or a file for a single format; by default the bundle's models folder.")
 ]
 
 
 def export_command(
-    bundle: Annotated[str, typer.Argument(help="Name of a bundle, such as rd_ct, or folder of a trained one.")],
+    bundle: Annotated[str, typer.Argument(help="Name of a bundle, such as rd_ct, or folder of a trained bundle.")],
     formats: Formats,
     words: Words = None,
     out: Out = None,
 ) -> None:
-    """Write the trained student for other runtimes; words after -- are for the bundle, such as --dataset_dir DIR.
+    """Export the trained student for other runtimes; arguments after -- are for the bundle, such as --dataset_dir DIR.
 
-    It is compared with PyTorch on the test images of the bundle's data; exit code 1, and no file, if it differs.
+    The export is compared with PyTorch on the bundle's test images; exit code 1, and no file, if it differs.
     """
     from monai_rd.bundle import parse_overrides
     from monai_rd.export.formats import FORMATS, check_formats, export_formats
@@ -40,7 +41,7 @@ def export_command(
     targets = _targets(names, trained.model_path.parent if out is None else out)
     folder = next(iter(targets.values())).parent
     folder.mkdir(parents=True, exist_ok=True)
-    # Beside its place until it has been compared: what is there is not replaced by what is wrong.
+    # Written next to the target until it has been compared, so that an existing file is not replaced by a wrong one.
     with tempfile.TemporaryDirectory(dir=folder, prefix="export_") as place:
         made = export_formats(trained, names, Path(place))
         found = parity(trained, made, trained.images("test", IMAGES))
@@ -58,7 +59,7 @@ def export_command(
 
 
 def _targets(formats: list[str], out: Path) -> dict[str, Path]:
-    """Where each format's file goes.
+    """Return the file to write for each format.
 
     Raises:
         ValueError: one file for several formats.

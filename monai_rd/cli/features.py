@@ -1,4 +1,4 @@
-"""`monai-rd features`: teacher features on disk, filled beforehand, checked, listed and removed."""
+"""`monai-rd features`: computing, verifying, listing and removing stored teacher features."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from monai_rd.files import size_in_words
 
 app = typer.Typer(no_args_is_help=True)
 
-_SAME = 0.999  # the least cosine of half precision with what the teacher gives now
+_SAME = 0.999  # smallest cosine similarity between stored (half precision) and recomputed features
 
-Bundle = Annotated[str, typer.Option(help="Name of the bundle whose train.json says what is taught.")]
+Bundle = Annotated[str, typer.Option(help="Name of the bundle whose train.json defines the training.")]
 Directory = Annotated[Path, typer.Argument(help="The features_dir of a training, such as bundles/rd_ct/eval/features.")]
 
 
 def _extraction(bundle: str, words: list[str]) -> Any:
-    """The training set of a bundle, its teacher and the store between them, as a training would make them."""
+    """Build a bundle's training set, teacher and feature store as a training would."""
     from monai_rd.bundle import bundle_config, parse_overrides
 
     parser = bundle_config(bundle, parse_overrides(words))
@@ -33,9 +33,9 @@ def _extraction(bundle: str, words: list[str]) -> Any:
 
 @app.command()
 def fill(words: Words = None, bundle: Bundle = "rd_ct") -> None:
-    """Compute the teacher's features for a training; words after -- are those of the training.
+    """Compute the teacher's features for a training; arguments after -- are those of the training.
 
-    Several may be at it at once, each with a GPU of its own, and any of them may be stopped and started again.
+    Several processes may run at once, each on its own GPU, and each may be stopped and started again.
     """
     extraction = _extraction(bundle, words or [])
     extraction.fill()
@@ -46,9 +46,11 @@ def fill(words: Words = None, bundle: Bundle = "rd_ct") -> None:
 def verify(
     words: Words = None,
     bundle: Bundle = "rd_ct",
-    sample: Annotated[int, typer.Option(min=1, help="How many views the teacher looks at again.")] = 64,
+    sample: Annotated[
+        int, typer.Option(min=1, help="Number of views for which the teacher's features are recomputed.")
+    ] = 64,
 ) -> None:
-    """Compare the features with their checksums, and a sample with the teacher; exit code 1 if anything is wrong."""
+    """Compare the stored features with their checksums, and a sample with the teacher; exit code 1 if any differ."""
     extraction = _extraction(bundle, words or [])
     found = extraction.verify(sample)
     print(f"{extraction.store.folder}: {len(extraction.store)} items, {extraction.views.views} views each")
@@ -65,7 +67,7 @@ def verify(
 
 @app.command()
 def info(directory: Directory) -> None:
-    """List the stores in a folder."""
+    """List the feature stores in a folder."""
     from monai_rd.cache.feature_store import list_stores
 
     for one in list_stores(directory):
@@ -77,7 +79,7 @@ def info(directory: Directory) -> None:
 
 @app.command()
 def clear(directory: Directory) -> None:
-    """Remove all stores in a folder; a training that needs them computes them again."""
+    """Remove all feature stores in a folder; a training that needs them computes them again."""
     from monai_rd.cache.feature_store import clear_stores, list_stores
 
     stores = list_stores(directory)

@@ -1,4 +1,4 @@
-"""`monai-rd index`: the DICOM series below a folder."""
+"""`monai-rd index`: listing the DICOM series below a folder."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from monai_rd.console import terminal
 
 
 def index(
-    source: Annotated[Path, typer.Argument(help="A folder, nested and mixed as it may be, or a DICOMDIR.")],
-    csv: Annotated[Path | None, typer.Option(help="Write the table here too.")] = None,
-    json: Annotated[Path | None, typer.Option(help="Write it here as JSON.")] = None,
+    source: Annotated[Path, typer.Argument(help="A folder, searched with all its subfolders, or a DICOMDIR.")],
+    csv: Annotated[Path | None, typer.Option(help="Also write the table to this CSV file.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Also write the table to this JSON file.")] = None,
     modality: Modality = None,
     description: Description = None,
     orientation: Orientation = None,
     pick: Pick = None,
     per: Per = None,
     policy: Policies = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; one a core by default.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Number of processes; by default one per core.")] = None,
     key: Key = Path("monai_rd.key"),
 ) -> None:
-    """List the DICOM series below a folder, from headers only, and which of them a rule takes.
+    """List the DICOM series below a folder, from headers only, and which of them the rule chooses.
 
-    Exit code 3 if anything there cannot be opened or parsed, so that it stands in no series.
+    Exit code 3 if a file cannot be opened or parsed and is therefore in no series.
     """
     from monai_rd.dicom import SeriesRule, choose_series, index_dicom
     from monai_rd.errors import Policy, count_codes
@@ -46,7 +46,7 @@ def index(
 
     rule, actions = SeriesRule.of(series_rule(modality, description, orientation, pick, per)), Policy(policy_of(policy))
     files = [path for path in (csv, json) if path is not None]
-    secret = project_key(key) if files else None  # nothing is kept: the keys need not outlive the command
+    secret = project_key(key) if files else None  # without output files the key need not outlive the command
     unread: list[Path] = []
     series = index_dicom(source, key=secret, workers=workers, progress=True, damaged=unread)
     chosen = None if rule is None else {one.id for one in choose_series(series, rule, actions)}

@@ -9,7 +9,7 @@ import typer
 
 
 def label_app(
-    folder: Annotated[Path, typer.Argument(help="The folder to make, for monailabel start_server --app.")],
+    folder: Annotated[Path, typer.Argument(help="The folder to create, for monailabel start_server --app.")],
     bundles: Annotated[list[Path], typer.Argument(help="Folders of trained bundles.")],
 ) -> None:
     """Write a MONAI Label app that serves trained bundles."""

@@ -1,4 +1,4 @@
-"""Options that several commands have, and what is made of them."""
+"""Options that several commands share, and their conversion."""
 
 from __future__ import annotations
 
@@ -9,24 +9,26 @@ import typer
 
 SOME_LEFT_OUT = 3  # exit code
 
-Key = Annotated[Path, typer.Option(help="The project's key, which patients' pseudonyms depend on; made if absent.")]
+Key = Annotated[
+    Path, typer.Option(help="File of the project's key for patient pseudonyms; created if it does not exist.")
+]
 Policies = Annotated[
     list[str] | None,
     typer.Option(
-        "--policy", help="What follows from a study that cannot be read, as CODE=error|skip|warn; CODE may be default."
+        "--policy", help="How to handle studies that cannot be read, as CODE=error|skip|warn; CODE may be default."
     ),
 ]
 Modality = Annotated[str | None, typer.Option(help="Take series of this modality, such as CT.")]
-Description = Annotated[str | None, typer.Option(help="Take series whose description fits this regular expression.")]
+Description = Annotated[str | None, typer.Option(help="Take series whose description matches this regular expression.")]
 Orientation = Annotated[str | None, typer.Option(help="Take axial, coronal, sagittal or oblique series.")]
-Pick = Annotated[str | None, typer.Option(help="Among those left: most_slices, largest or all.")]
-Per = Annotated[str | None, typer.Option(help="One series for each patient or study.")]
+Pick = Annotated[str | None, typer.Option(help="Choose among the remaining series: most_slices, largest or all.")]
+Per = Annotated[str | None, typer.Option(help="Choose one series per patient or per study.")]
 
 
 def series_rule(
     modality: str | None, description: str | None, orientation: str | None, pick: str | None, per: str | None
 ) -> dict[str, str] | None:
-    """Return the series rule that was asked for, None where no word of it was."""
+    """Return the series rule made of the options; None if no option is given."""
     words = {
         "modality": modality,
         "description": description,
@@ -38,10 +40,10 @@ def series_rule(
 
 
 def policy_of(words: list[str] | None) -> dict[str, str]:
-    """Read CODE=ACTION words.
+    """Parse CODE=ACTION words to a policy.
 
     Raises:
-        ValueError: a word that is none.
+        ValueError: a word of another form.
     """
     wrong = [word for word in words or () if word.count("=") != 1]
     if wrong:

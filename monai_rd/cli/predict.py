@@ -1,4 +1,4 @@
-"""`monai-rd predict`: studies from somewhere, answers to somewhere."""
+"""`monai-rd predict`: scoring studies from a folder or archive, with the results to a folder or archive."""
 
 from __future__ import annotations
 
@@ -30,35 +30,35 @@ logger = logging.getLogger(__name__)
 
 
 def predict(
-    bundle: Annotated[str, typer.Argument(help="Name of a bundle, or the folder of a trained one.")],
+    bundle: Annotated[str, typer.Argument(help="Name of a bundle, or folder of a trained bundle.")],
     source: Annotated[
         str,
         typer.Option(
             "--from",
-            help="A folder, nested and mixed as it may be, a DICOMDIR, or an archive: http(s)://HOST/dicom-web or "
+            help="A folder, searched with all its subfolders, a DICOMDIR, or an archive: http(s)://HOST/dicom-web or "
             "dimse://AE_TITLE@HOST:PORT.",
         ),
     ],
     to: Annotated[str, typer.Option("--to", help="A folder for scores and dicom/, or an archive.")],
     words: Words = None,
-    sr: Annotated[bool, typer.Option(help="Write a DICOM structured report of each scored DICOM study.")] = True,
-    sc: Annotated[bool, typer.Option(help="Write a DICOM picture that shows where the student looked.")] = False,
+    sr: Annotated[bool, typer.Option(help="Write a DICOM structured report for each scored DICOM study.")] = True,
+    sc: Annotated[
+        bool, typer.Option(help="Write a DICOM picture that shows where the student looked (Grad-CAM).")
+    ] = False,
     modality: Annotated[
-        str | None, typer.Option(help="Of an archive's studies; the modality of the training's DICOM without it.")
+        str | None, typer.Option(help="Archive only: modality of the studies; by default that of the training data.")
     ] = None,
-    since: Annotated[str | None, typer.Option(help="Of an archive: studies of this day or later, YYYYMMDD.")] = None,
-    study: Annotated[
-        list[str] | None, typer.Option(help="Of an archive: this StudyInstanceUID; may be given often.")
-    ] = None,
+    since: Annotated[str | None, typer.Option(help="Archive only: studies of this day or later, YYYYMMDD.")] = None,
+    study: Annotated[list[str] | None, typer.Option(help="Archive only: a StudyInstanceUID; may be repeated.")] = None,
     state: Annotated[
-        Path, typer.Option(help="Folder that remembers what of an archive was answered, and what waits to be stored.")
+        Path, typer.Option(help="Archive only: folder that records answered studies and reports waiting to be stored.")
     ] = Path("monai_rd_state"),
-    ae_title: Annotated[str, typer.Option(help="Our own title in the classic DICOM network.")] = "MONAI_RD",
-    listen: Annotated[int | None, typer.Option(help="Port to be sent images at (C-MOVE) instead of C-GET.")] = None,
+    ae_title: Annotated[str, typer.Option(help="Our own AE title for DIMSE archives.")] = "MONAI_RD",
+    listen: Annotated[int | None, typer.Option(help="Port to receive images at by C-MOVE, instead of C-GET.")] = None,
 ) -> None:
-    """Score studies by a trained bundle; exit code 3 if some could not be scored, and their codes.
+    """Score studies with a trained bundle; if some cannot be scored, prints their codes and exits with code 3.
 
-    A study of an archive is answered once. Words after -- are for the bundle's inference.json, such as
+    A study of an archive is answered only once. Arguments after -- are for the bundle's inference.json, such as
     -- --bundle_root DIR.
     """
     from monai_rd.bundle import parse_overrides
@@ -150,7 +150,7 @@ def _modality(given: str | None, predictor: Predictor) -> str:
 def _objects(
     predictor: Predictor, predictions: list[Prediction], sr: bool, sc: bool
 ) -> tuple[list[tuple[str, Dataset]], int]:
-    """DICOM objects of the scored DICOM studies with their file names, and how many studies lack one."""
+    """Make the DICOM objects of the scored DICOM studies, with file names; also count the studies that lack one."""
     if not (sr or sc):
         return [], 0
     from monai_rd.inference.predictor import without_paths
@@ -171,7 +171,7 @@ def _objects(
         except NoObjectError as error:
             failed += 1
             logger.warning("%s", error)
-        except Exception as error:  # of one study, which must not cost the others their answers
+        except Exception as error:  # one study's failure must not affect the others
             failed += 1
             logger.warning("study %s: no DICOM object was made of it, because of %s", one.id, without_paths(error))
     return found, failed

@@ -1,4 +1,4 @@
-"""`monai-rd teachers`: the foundation models known by name, and a look at a file."""
+"""`monai-rd teachers`: listing the foundation models known by name, and checking a weights file."""
 
 from __future__ import annotations
 
@@ -28,11 +28,17 @@ def list_teachers(context: typer.Context) -> None:
 
 @app.command()
 def check(
-    name: Annotated[str, typer.Argument(help="Of the list, timm:NAME, open_clip:NAME or a file; several with commas.")],
-    file: Annotated[str | None, typer.Argument(help="The weights; of several in the same order: a.pth,,c.pth.")] = None,
-    options: Annotated[str | None, typer.Option(help="How it wants its images, as --teacher_options.")] = None,
+    name: Annotated[
+        str, typer.Argument(help="A name in the list, timm:NAME, open_clip:NAME or a file; several with commas.")
+    ],
+    file: Annotated[
+        str | None, typer.Argument(help="The weights file; for several teachers in the same order: a.pth,,c.pth.")
+    ] = None,
+    options: Annotated[
+        str | None, typer.Option(help="Preprocessing and other options, as in --teacher_options.")
+    ] = None,
 ) -> None:
-    """Load a file as a teacher and say what was loaded and how its features look; exit code 1 if they are useless."""
+    """Load a file as a teacher; report what was loaded and how its features look; exit code 1 if they are useless."""
     from monai_rd import overrides
     from monai_rd.networks.teacher.zoo.loading import in_order, teacher_names
     from monai_rd.networks.teacher.zoo.table import check_file

@@ -172,7 +172,7 @@ def _networks(
     sizes: Sizes,
     device: torch.device,
 ) -> dict[str, Callable[[Tensor], Tensor]]:
-    """The tuned teacher first, then the students; each resizes the images of the plane to its own size."""
+    """Return the networks, the tuned teacher first; each resizes the images of the plane to its own size."""
     tuned_by = experiment.runs[_TUNED, column, seed]
     teacher = load_adapted(tuned_by.folder(out) / "teacher_full.safetensors", base).to(device)
 
