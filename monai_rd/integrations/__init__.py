@@ -1,1 +1,1 @@
-"""Where people work: DICOM reports, archives, MONAI Label, MONAI Deploy, federated learning."""
+"""Integrations with other systems: DICOM reports, image archives, MONAI Label, MONAI Deploy, federated learning."""

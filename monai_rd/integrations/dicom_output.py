@@ -1,8 +1,8 @@
-"""A student's answer as DICOM: a structured report (TID 1500) and a secondary capture that shows where it looked.
+"""A student's prediction as DICOM: a structured report (TID 1500), and a secondary capture with the explanation.
 
-Patient and study are copied from the source images, by design: a PACS files the answer beside them. UIDs are made of
-those of the source, the hash of `model.pt` and that of its settings, in whatever form the student ran, so that the same
-question has the same answer, stored once.
+Patient and study are copied from the source images, by design, so that a PACS files the result with them. UIDs are
+derived from those of the source, the hash of `model.pt` and the hash of its settings, whatever the runtime, so that the
+same prediction has the same UID and is stored only once.
 """
 
 from __future__ import annotations
@@ -53,33 +53,33 @@ _DEVICE = CodedConcept("121007", "DCM", "Device")
 _SOURCE = CodedConcept("121322", "DCM", "Source image for image processing operation")
 _UNLIKE = CodedConcept("UNLIKE", SCHEME, "Unlike the training data")
 _SERIES_NUMBERS = {"sr": 9801, "sc": 9802}
-# What an object of a study must have, if empty (type 2).
+# Attributes that an object of a study must have, possibly empty (type 2).
 _WHOSE = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex")
 _WHICH = ("AccessionNumber", "StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName")
 _LOSSY = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
 _NAMED = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
-Image = tuple[Dataset, list[int] | None]  # a header, and the frames that were read, from 1; None: all of them
+Image = tuple[Dataset, list[int] | None]  # a header, and the frames that were read, from 1; None for all frames
 
 
 class NoObjectError(ValueError):
-    """Of this answer no DICOM object can be made; the message says why and names no patient and no path."""
+    """No DICOM object can be made of a prediction; the message says why, without naming a patient or path."""
 
 
 @log_warnings_once()
 def structured_report(prediction: Prediction, algorithm: Algorithm) -> ComprehensiveSR:
-    """Make a Comprehensive SR by TID 1500 of one answer.
+    """Make a Comprehensive SR (TID 1500) of a prediction.
 
-    Of classes that exclude each other it holds one finding, the most probable class, and the probability of every
-    class; of multi-label data a finding for every class, present or absent. Classes have codes of the private scheme
-    99MONAIRD. It is complete, preliminary and unverified.
+    For mutually exclusive classes it contains one finding, the most probable class, and the probability of every class;
+    for multi-label data a finding for every class, present or absent. Classes have codes of the private scheme
+    99MONAIRD. The report is marked as complete, preliminary and unverified.
 
     Args:
-        prediction: of a DICOM series or picture, without a problem.
-        algorithm: what gave it.
+        prediction: prediction for a DICOM series or picture, without a problem.
+        algorithm: the algorithm that made it.
 
     Raises:
-        NoObjectError: a problem, no DICOM, or source images without valid UIDs.
-        OSError: the source images cannot be read any more.
+        NoObjectError: a prediction with a problem, images other than DICOM, or source images without valid UIDs.
+        OSError: the source images can no longer be read.
     """
     images = _images(prediction)
     sources = [one for one, _ in images]
@@ -134,16 +134,16 @@ def structured_report(prediction: Prediction, algorithm: Algorithm) -> Comprehen
 
 @log_warnings_once()
 def secondary_capture(prediction: Prediction, algorithm: Algorithm, pixels: np.ndarray) -> SCImage:
-    """Make a secondary capture of a picture of one answer, see `explanation_picture`; without loss (JPEG-LS).
+    """Make a secondary capture of the picture of a prediction, see `explanation_picture`; lossless (JPEG-LS).
 
     Args:
-        prediction: of a DICOM series or picture, without a problem.
-        algorithm: what gave it.
-        pixels: uint8 `[H, W, 3]`, RGB, which says itself that it is for research only.
+        prediction: prediction for a DICOM series or picture, without a problem.
+        algorithm: the algorithm that made it.
+        pixels: RGB, uint8 `[H, W, 3]`, which must itself state that it is for research only.
 
     Raises:
-        NoObjectError: a problem, no DICOM, or source images without valid UIDs.
-        OSError: the source images cannot be read any more.
+        NoObjectError: a prediction with a problem, images other than DICOM, or source images without valid UIDs.
+        OSError: the source images can no longer be read.
     """
     images = _images(prediction)
     sources = [one for one, _ in images]
@@ -157,7 +157,7 @@ def secondary_capture(prediction: Prediction, algorithm: Algorithm, pixels: np.n
         transfer_syntax_uid=JPEGLSLossless,
         **_made_by(prediction, algorithm, images, "sc"),
     )
-    for keyword in ("PatientOrientation", "Laterality"):  # of several pictures beside each other
+    for keyword in ("PatientOrientation", "Laterality"):  # not defined for several pictures side by side
         setattr(made, keyword, None)
     made.ConversionType = "WSD"
     made.ImageComments = RESEARCH_ONLY
@@ -170,7 +170,7 @@ def secondary_capture(prediction: Prediction, algorithm: Algorithm, pixels: np.n
 
 
 def _images(prediction: Prediction) -> list[Image]:
-    """What was read, an image that lies there twice once: headers, of all but the first no more than their UIDs."""
+    """Return the source images, each once: the first with its whole header, the others with their UIDs only."""
     if prediction.problem or not prediction.series:
         reason = prediction.problem or "it is no DICOM"
         raise NoObjectError(f"there is no DICOM object to be made of study {prediction.id}: {reason}")
@@ -190,19 +190,19 @@ def _images(prediction: Prediction) -> list[Image]:
 
 
 def _frames(prediction: Prediction) -> list[list[int] | None]:
-    """Of each file the frames that were read, from 1 as DICOM counts them; None where all were."""
+    """Return the frames read from each file, numbered from 1 as in DICOM; None for all frames."""
     frames = getattr(prediction.files, "frames", None)
     return [[number + 1 for number in own] for own in frames] if frames else [None] * len(prediction.files)
 
 
 def _uid(prediction: Prediction, algorithm: Algorithm, kind: str, images: Sequence[Image] = ()) -> str:
-    """A UID that the same student gives to the same kind of thing about the same images, however it runs."""
+    """Return a UID that is the same for the same student, kind of object and images, whatever the runtime."""
     read = sorted(f"{one.SOPInstanceUID}{frames or ''}" for one, frames in images)
     return str(generate_uid(entropy_srcs=[prediction.series, prediction.model, algorithm.settings, kind, *read]))
 
 
 def _made_by(prediction: Prediction, algorithm: Algorithm, images: Sequence[Image], kind: str) -> dict[str, Any]:
-    """What both objects say of their series and their maker."""
+    """Return the attributes about series and manufacturer that both objects share."""
     number = images[0][0].get("InstanceNumber") if len(images) == 1 else None
     return {
         "series_instance_uid": _uid(prediction, algorithm, f"series {kind}"),
@@ -219,7 +219,7 @@ def _made_by(prediction: Prediction, algorithm: Algorithm, images: Sequence[Imag
 
 
 def _blank(source: Dataset) -> Dataset:
-    """A header's UIDs alone: highdicom refuses dates that are none, and logs names that it does not like."""
+    """Return only the UIDs of a header: highdicom refuses invalid dates, and logs names that it considers invalid."""
     header = Dataset()
     for keyword in _NAMED:
         setattr(header, keyword, source[keyword].value)
@@ -229,7 +229,7 @@ def _blank(source: Dataset) -> Dataset:
 
 
 def _filed(made: Any, source: Dataset) -> Any:
-    """Give an object the patient and the study of its source, as they stand there."""
+    """Copy the patient and study attributes of the source to an object, unchanged."""
     made.copy_patient_and_study_information(source)
     for keyword in (*_WHOSE, *_WHICH):
         if keyword not in source:
@@ -246,9 +246,9 @@ def _reference(source: Dataset) -> Dataset:
 
 
 def _code(name: str, meaning: str) -> CodedConcept:
-    """A code of the private scheme: the name where it may be one (16 characters), else the start of its hash.
+    """Return a code of the private scheme: the name if it is a valid code (16 characters), else the start of its hash.
 
-    A backslash, which stands between values in DICOM, becomes a slash in the meaning.
+    A backslash, which separates values in DICOM, becomes a slash in the meaning.
     """
     fits = re.fullmatch(r"[A-Za-z0-9_.+-]{1,16}", name)
     return CodedConcept(

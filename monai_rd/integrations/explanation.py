@@ -1,4 +1,4 @@
-"""A picture of one answer: the slice that spoke most for the class, and where on it the student looked."""
+"""A picture of a prediction: the slice with the most evidence for the class, and where the student looked on it."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ _STYLE: Any = {
 
 
 class _Look(NamedTuple):
-    """What is shown.
+    """The content of the picture.
 
     Args:
-        pixels: the slice as the network was given it, before it was resized; uint8 `[H, W, 3]`.
-        heat: of the class `[H, W]` in [0, 1].
-        aspect: height of a pixel by its width, in mm.
-        name: of the class.
+        pixels: the slice as preprocessed for the network, before resizing; uint8 `[H, W, 3]`.
+        heat: heat map of the class `[H, W]` in [0, 1].
+        aspect: ratio of the height of a pixel to its width, both in mm.
+        name: name of the class.
         place: which slice it is, in words.
     """
 
@@ -57,18 +57,18 @@ class _Look(NamedTuple):
 
 
 def explanation_picture(predictor: Predictor, prediction: Prediction) -> np.ndarray:
-    """Draw the slice that spoke most for the most probable class, beside it the same with Grad-CAM, and what was said.
+    """Draw the slice with the most evidence for the most probable class, with and without Grad-CAM, and the result.
 
     Args:
-        predictor: what gave the answer.
-        prediction: without a problem, of files that are still there.
+        predictor: the predictor that made the prediction.
+        prediction: a prediction without a problem, whose files still exist.
 
     Returns:
-        uint8 `[660, 1100, 3]`, RGB. "RESEARCH USE ONLY" is part of it; a patient's name is not, unless the image itself
-        shows it.
+        RGB, uint8 `[660, 1100, 3]`. It contains "RESEARCH USE ONLY", and no patient name unless the image itself shows
+        one.
 
     Raises:
-        ValueError: a problem, or a student without a map of features.
+        ValueError: a prediction with a problem, or a student without a feature map.
     """
     if prediction.problem:
         raise ValueError(f"study {prediction.id} was not scored ({prediction.problem}): there is nothing to show")
@@ -77,7 +77,7 @@ def explanation_picture(predictor: Predictor, prediction: Prediction) -> np.ndar
 
 def _look(predictor: Predictor, prediction: Prediction) -> _Look:
     known = predictor.classifier
-    given: dict[str, MetaTensor] = {}  # what a step was given
+    given: dict[str, MetaTensor] = {}  # the input of a preprocessing step
     made: Any = prediction.files if prediction.series else str(prediction.files[0])
     for step, image in known.prepare.steps({"image": made}):
         given[type(step).__name__], made = made, image
@@ -102,7 +102,7 @@ def _look(predictor: Predictor, prediction: Prediction) -> _Look:
 
 
 def _aspect(image: MetaTensor) -> float:
-    """Height by width of a pixel as slices are shown; of a volume after it is turned."""
+    """Return the ratio of height to width of a pixel as displayed; for a volume, after reorientation."""
     affine = image.affine
     if image.ndim == 4 and image.shape[-1] > 1:
         turned = Orientation(axcodes="LPS", labels=(("L", "R"), ("P", "A"), ("I", "S")))(image[..., :1])
@@ -149,7 +149,7 @@ def _short(name: str, most: int) -> str:
 
 
 def _say(figure: Figure, prediction: Prediction) -> None:
-    """Write classes and bars of their probabilities on the right."""
+    """Draw the classes with bars of their probabilities on the right."""
     left, width = 0.8, 0.175
     most = sorted(prediction.probabilities.items(), key=lambda one: -one[1])[:MOST_CLASSES]
     figure.text(left, 0.835, "calibrated probability", size=10, color=_MUTED)

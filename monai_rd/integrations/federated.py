@@ -1,4 +1,4 @@
-"""A site of a federation: MONAI's client, asked for its weights at any time."""
+"""A site of federated learning: MONAI's client, extended so that it can send its weights at any time."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ __all__ = ["SiteClient"]
 
 
 class SiteClient(MonaiAlgo):
-    """MONAI's `MonaiAlgo`, from which a server can have the student that the first round starts from.
+    """MONAI's `MonaiAlgo` that can also give the server the initial student, before the first round.
 
-    `MonaiAlgo` sends differences from the weights that the server gave last, and fails where it gave none yet. And what
-    it sends on a CPU is the network itself, which goes on learning.
+    `MonaiAlgo` sends differences from the weights that the server sent last, and fails if there are none yet. On a CPU
+    it also sends the network's own tensors, which change as the training continues; this class sends copies.
     """
 
     send_weight_diff: bool
 
     def get_weights(self, extra: dict[str, Any] | None = None) -> ExchangeObject:
-        """Give the student's weights, in memory of their own.
+        """Return a copy of the student's weights.
 
         Args:
             extra: see `MonaiAlgo`.
 
         Returns:
-            Differences from the server's last weights where `send_weight_diff` says so and there are any; else, and
-            before the first round, the weights themselves: `weight_type` tells.
+            The differences from the server's last weights if `send_weight_diff` is set and the server has sent weights;
+            otherwise the weights themselves. `weight_type` tells which.
         """
         asked = self.send_weight_diff
         self.send_weight_diff = asked and self.global_weights is not None

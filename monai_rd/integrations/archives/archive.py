@@ -1,4 +1,4 @@
-"""What an image archive (PACS) is asked for, whatever language it speaks, and what its answers must be."""
+"""The interface of an image archive (PACS), independent of the protocol, and checks of its answers."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ __all__ = ["Archive", "Query", "count_of", "different_images", "require_uid"]
 
 @dataclass(frozen=True)
 class Query:
-    """Which studies are wanted.
+    """A query for studies.
 
     Args:
-        modality: such as "CT": studies that have it, and of these the series of it.
-        since: studies of this day or later, "YYYYMMDD"; None takes all.
-        studies: StudyInstanceUIDs; empty takes all.
+        modality: modality such as "CT": studies with series of this modality, and only these series.
+        since: studies of this day or later, "YYYYMMDD"; None for all.
+        studies: StudyInstanceUIDs; empty for all.
 
     Raises:
-        ValueError: a day or UID that is none.
+        ValueError: an invalid day or UID.
     """
 
     modality: str
@@ -42,42 +42,42 @@ class Query:
 
 
 class Archive(Protocol):
-    """A place that images come from and results go to; every method raises `ArchiveError` where it fails."""
+    """An archive that images are fetched from and results are stored in; every method may raise `ArchiveError`."""
 
     def studies(self, query: Query) -> list[str]:
-        """StudyInstanceUIDs, sorted."""
+        """Return the StudyInstanceUIDs that match, sorted."""
 
     def series(self, study: str, modality: str) -> dict[str, int | None]:
-        """The series of a study and how many images each has, None where the archive does not tell."""
+        """Return the series of a study with their number of images, None where the archive does not tell it."""
 
     def fetch(self, study: str, series: str, folder: Path) -> int:
-        """Write the images of a series into a folder; returns how many different ones."""
+        """Write the images of a series into a folder, and return the number of different images."""
 
     def store(self, files: Sequence[Path]) -> None:
-        """Send DICOM files; one that is there already is no error."""
+        """Send DICOM files; a file that the archive already has is not an error."""
 
     def close(self) -> None:
-        """End the connections that are open; another request opens one anew."""
+        """Close all connections; the next request opens one again."""
 
 
-_UID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")  # some archives hold hashes for UIDs
+_UID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")  # some archives use hashes as UIDs
 
 
 def require_uid(value: str) -> None:
-    """Refuse what an archive calls a UID and is none: in paths and questions it would mean something else.
+    """Check a UID that an archive sent: other texts would have a special meaning in paths and queries.
 
     Raises:
-        ArchiveError: such as "../..", "*", or nothing.
+        ArchiveError: not a UID, such as "../..", "*", or an empty text.
     """
     if not _UID.fullmatch(value):
         raise ArchiveError("an answer of the archive holds a UID that is none", Failure.IMPOSSIBLE)
 
 
 def count_of(value: object) -> int | None:
-    """The number of images that an archive tells, None where it does not.
+    """Return the number of images that an archive sent, None if it sent none.
 
     Raises:
-        ArchiveError: it is no number of images.
+        ArchiveError: not a valid number of images.
     """
     if value is None or value == "":
         return None
@@ -91,15 +91,15 @@ def count_of(value: object) -> int | None:
 
 
 def different_images(files: Sequence[Path], study: str, series: str) -> int:
-    """Count the images that came, each once.
+    """Check the fetched images, and count the different ones.
 
     Args:
-        files: that were fetched.
-        study: StudyInstanceUID that was asked for.
-        series: SeriesInstanceUID that was asked for.
+        files: the fetched files.
+        study: the requested StudyInstanceUID.
+        series: the requested SeriesInstanceUID.
 
     Raises:
-        ArchiveError: something came that is no DICOM, or is of another study or series.
+        ArchiveError: a file is not DICOM, or belongs to another study or series.
     """
     named: list[Any] = [Tag(name) for name in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")]
     found = set()
@@ -108,7 +108,7 @@ def different_images(files: Sequence[Path], study: str, series: str) -> int:
             with open(file, "rb") as stream:
                 header = read_partial(stream, lambda tag, vr, length: tag > max(named), specific_tags=named)
             uids = [str(header[tag].value) for tag in named]
-        except Exception:  # pydicom's reader has an exception for each way to be damaged
+        except Exception:  # pydicom's reader may raise any exception on damaged data
             raise ArchiveError("something came for an image that is no DICOM", Failure.DAMAGED) from None
         if uids[:2] != [study, series]:
             raise ArchiveError("an image of another series came", Failure.IMPOSSIBLE)

@@ -1,15 +1,15 @@
-"""Studies out of an archive, each answered once, and answers back into it, none lost.
+"""Fetching studies from an archive, each scored once, and storing the results in an archive, none lost.
 
-Both keep what they must remember in a folder, the state:
+Source and sink keep their state in a folder:
 
-- `answered/`: an empty file for each study that was answered, by the hash of its UIDs, its number of images and the
-  model: a study that has grown since, and a new model, are answered again.
-- `outbox/`: reports that wait for the archive. They are written here first and go when it has taken them.
-- `incoming/`: images of the study at hand, which name patients. Nobody else may read them; they go when the study is
-  answered, and those of a killed run at the next start.
-- `scores_TIME.csv` and `.json`: the answers of a run that goes into an archive.
-- `running`: the name of the CSV, while a run is not through. One that was killed has written the answers about the
-  study at hand, and does not know it: the next run goes on in its CSV, where the new answers replace them.
+- `answered/`: an empty file for each scored study, named by the hash of its UIDs, its number of images and the model. A
+  study that has grown since is scored again, and so are all studies with a new model.
+- `outbox/`: reports that wait for the archive. They are written here first and deleted when the archive has taken them.
+- `incoming/`: images of the current study, which contain patient data. Other users cannot read them; they are deleted
+  when the study is scored, and those of a killed run at the next start.
+- `scores_TIME.csv` and `.json`: the scores of a run whose results go to an archive.
+- `running`: the name of the CSV of an unfinished run. A killed run may have written scores of its last study without
+  marking it as scored: the next run continues in the same CSV, where the new scores replace them.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ __all__ = ["ArchiveSink", "ArchiveSource", "State"]
 
 logger = logging.getLogger(__name__)
 
-_REST = 60.0  # s in which an archive that is gone is not sent to
+_REST = 60.0  # seconds for which nothing is sent to an archive that is gone
 
 
 class State:
-    """The folder that remembers; one process at a time works on it.
+    """The state folder of the runs with an archive; only one process at a time may use it.
 
     Args:
-        folder: of it, made where it is not there.
+        folder: the folder, created if it does not exist.
 
     Raises:
-        OSError: another process works on it.
+        OSError: another process uses it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -69,11 +69,11 @@ class State:
         (folder / "incoming").mkdir(mode=0o700)
 
     def scores(self, folder: Path, predictor: Predictor) -> Scores:
-        """Begin the scores of a run in a CSV of its own, or in that of a run of the same student that was killed.
+        """Begin the CSV of a run, or continue that of a killed run of the same student.
 
         Args:
-            folder: where they go.
-            predictor: whose answers they are.
+            folder: the folder of the CSV.
+            predictor: the predictor that makes the scores.
         """
         running, new = self.folder / "running", f"scores_{datetime.now(timezone.utc):%Y%m%dT%H%M%S%fZ}.csv"
         name = running.read_text(encoding="utf-8") if running.is_file() else new
@@ -84,29 +84,29 @@ class State:
         return Scores(folder / name, predictor, before)
 
     def finish(self) -> None:
-        """Say that the run is through: every study that was answered is marked so."""
+        """Mark the run as finished: every scored study has been recorded."""
         (self.folder / "running").unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Let another process work on it."""
+        """Release the folder for other processes."""
         self._lock.release()
 
 
 class ArchiveSource:
-    """The studies of an archive that were not answered yet, as a folder each.
+    """Iterates over the studies of an archive that have not been scored yet, each as a folder.
 
-    A study that could not be fetched is left, and the next ones are tried once each until one succeeds. It ends where
-    the archive is gone (`RetryPolicy`).
+    A study that cannot be fetched is skipped; after that, each study is tried only once until one succeeds. The
+    iteration ends if the archive is gone (`RetryPolicy`).
 
     Args:
-        archive: where they are.
-        query: which of them.
-        state: what was answered.
-        model: identity of the student, whose answers count.
+        archive: the archive.
+        query: which studies to fetch.
+        state: the state folder, which records the scored studies.
+        model: identity of the student; only studies scored by it are skipped.
 
     Attributes:
-        left: how many studies could not be fetched, were still arriving or were not looked at because the archive was
-            gone: the next run tries again.
+        left: number of studies that could not be fetched, were still arriving, or were not tried because the archive
+            was gone; the next run tries them again.
     """
 
     def __init__(self, archive: Archive, query: Query, state: State, model: str) -> None:
@@ -118,7 +118,7 @@ class ArchiveSource:
         studies = with_retries(lambda: self.archive.studies(self.query))
         logger.info("studies that the archive has of these: %d", len(studies))
         retry_policy, told = RetryPolicy(), set[str]()
-        for number, study in enumerate(tqdm(studies, unit="study", disable=None), start=1):  # only on a screen
+        for number, study in enumerate(tqdm(studies, unit="study", disable=None), start=1):  # only on a terminal
             try:
                 yield from self._study(study, retry_policy)
             except ArchiveError as error:
@@ -146,7 +146,7 @@ class ArchiveSource:
                 raise ArchiveError("its images are still arriving", Failure.IMPOSSIBLE)
             retry_policy.succeeded()
             yield Path(folder)
-        answered.touch()  # whoever asks for the next study has stored the answer about this one
+        answered.touch()  # the caller asks for the next study after it has stored the result of this one
 
     def _series(self, study: str, retry_policy: RetryPolicy) -> dict[str, int | None]:
         found = with_retries(lambda: self.archive.series(study, self.query.modality), retry_policy.attempts)
@@ -156,7 +156,7 @@ class ArchiveSource:
 
     def _fetch(self, study: str, series: str, images: int | None, folder: Path, retry_policy: RetryPolicy) -> None:
         def whole() -> None:
-            shutil.rmtree(folder, ignore_errors=True)  # of an attempt that broke off
+            shutil.rmtree(folder, ignore_errors=True)  # left by an interrupted attempt
             folder.mkdir()
             came = self.archive.fetch(study, series, folder)
             if came != images if images is not None else not came:
@@ -166,15 +166,15 @@ class ArchiveSource:
 
 
 class ArchiveSink:
-    """An archive that answers go to.
+    """Stores results in an archive.
 
     Args:
-        archive: which.
-        state: where they wait until it has taken them.
-        predictor: whose answers they are.
+        archive: the archive.
+        state: the state folder, where reports wait until the archive has taken them.
+        predictor: the predictor that makes the results.
 
     Attributes:
-        waiting: how many reports the archive has not taken yet: the next run sends them first.
+        waiting: number of reports that the archive has not taken yet; the next run sends them first.
     """
 
     def __init__(self, archive: Archive, state: State, predictor: Predictor) -> None:
@@ -191,7 +191,7 @@ class ArchiveSink:
         return len(self._files())
 
     def store(self, predictions: Sequence[Prediction], objects: Sequence[tuple[str, Dataset]]) -> None:
-        """Write the objects into the outbox and send what is there; then the scores."""
+        """Write the objects into the outbox and send its content; then write the scores."""
         for name, made in objects:
             write_object(made, self.state.folder / "outbox" / name)
         self.scores.add(predictions)
@@ -201,16 +201,16 @@ class ArchiveSink:
         return sorted((self.state.folder / "outbox").glob("*.dcm"))
 
     def _send(self) -> None:
-        """Send one by one: a report that the archive refuses must not hold up the others, nor be sent once for each.
+        """Send reports one by one: a refused report must not block the others, nor be resent with each of them.
 
-        An archive that is gone gets a rest, and the studies go on without it.
+        If the archive is gone, sending pauses for a while, and scoring continues.
         """
         for file in self._files():
             if time.monotonic() < self._rests_until:
                 return
             if file in self._not_taken:
                 continue
-            attempts = max(2, self._retry_policy.attempts)  # a moment's break is not worth a rest
+            attempts = max(2, self._retry_policy.attempts)  # a brief interruption needs no pause
             try:
                 with_retries(lambda file=file: self.archive.store([file]), attempts)  # type: ignore[misc]
             except ArchiveError as error:

@@ -1,4 +1,4 @@
-"""The archive at a URL, which says by its scheme what language it speaks."""
+"""Opening the archive at a URL, whose scheme selects the protocol."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ def open_archive(url: str, ae_title: str = "MONAI_RD", listen: int | None = None
     """Open the archive at a URL.
 
     Args:
-        url: `http(s)://HOST/dicom-web` (DICOMweb) or `dimse://AE_TITLE@HOST:PORT` (the classic DICOM network).
-        ae_title: our own title in the classic network.
-        listen: port at which a classic archive that cannot C-GET may send images to us (C-MOVE); it must know our title
+        url: `http(s)://HOST/dicom-web` (DICOMweb) or `dimse://AE_TITLE@HOST:PORT` (DIMSE).
+        ae_title: our own AE title for DIMSE.
+        listen: port to receive images at by C-MOVE, for DIMSE archives without C-GET; the archive must know our title
             and address.
 
     Raises:
-        ValueError: neither.
+        ValueError: any other URL.
     """
     if "@" in urlsplit(url).netloc and url.startswith("http"):
         raise ValueError("an address that holds a password: set MONAI_RD_DICOMWEB_USER and MONAI_RD_DICOMWEB_PASSWORD")

@@ -1,11 +1,12 @@
-"""Associations of the classic DICOM network (PS3.8) and the messages on them (PS3.7 chapter 9), over plain sockets.
+"""DIMSE associations (PS3.8) and the messages on them (PS3.7 chapter 9), over plain sockets.
 
-Whoever asks also reads what comes, in one thread, and an image passes in pieces, never whole: no queue, no second
-thread that looks for messages, nothing decoded that is not used. With pynetdicom, which works out each message as a
-data set, an image took milliseconds more than its bytes, and fetching up to four times as long as by DICOMweb.
+One thread sends requests and reads the answers, and images are passed on in pieces, never held as a whole: there is no
+queue, no reader thread, and nothing is decoded that is not used. With pynetdicom, which decodes each message to a data
+set, an image took milliseconds longer than the transfer of its bytes, and fetching took up to four times as long as
+with DICOMweb.
 
-Connections send and acknowledge at once: a message goes in several pieces, and each of them would wait 40 ms for what
-the other side holds back (RFC 896, RFC 1122 section 4.2.3.2).
+Connections send and acknowledge without delay (TCP_NODELAY, quick ACK): a message consists of several pieces, and each
+would otherwise wait 40 ms for a delayed acknowledgement (RFC 896, RFC 1122 section 4.2.3.2).
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from monai_rd.integrations.archives.pdu import Broken
 __all__ = ["Association", "Message", "Proposed", "Rejected", "accept", "request"]
 
 _LARGEST_COMMAND, _LARGEST_ANSWER = 64 << 10, 64 << 20  # bytes
-_PARTING = 5.0  # s for the answer to a release
+_PARTING = 5.0  # seconds to wait for the answer to a release
 _UID = re.compile(r"[0-9A-Za-z._-]{1,64}")
 
 
 class Rejected(Exception):
-    """The other side does not want an association (PS3.8, table 9-21)."""
+    """The other side has rejected the association (PS3.8, table 9-21)."""
 
     def __init__(self, result: int, source: int, reason: int) -> None:
         super().__init__(f"rejected: {result}, {source}, {reason}")
@@ -40,12 +41,12 @@ class Rejected(Exception):
 
 @dataclass(frozen=True)
 class Proposed:
-    """What an association is wanted for.
+    """A proposed presentation context.
 
     Args:
         kind: a SOP class.
-        syntaxes: transfer syntaxes of which the other side may choose one.
-        to_us: objects of it are sent by the other side, to us.
+        syntaxes: transfer syntaxes from which the other side chooses one.
+        to_us: whether the other side sends objects of this class to us.
     """
 
     kind: str
@@ -55,11 +56,11 @@ class Proposed:
 
 @dataclass(frozen=True)
 class Message:
-    """A command as it came; its data, if it has any, are still to be read.
+    """A received command; its data set, if it has one, is still to be read.
 
     Args:
         context: number of the presentation context.
-        command: elements of group 0000, undecoded.
+        command: elements of group 0000, not decoded.
     """
 
     context: int
@@ -67,14 +68,14 @@ class Message:
 
     @property
     def has_data(self) -> bool:
-        """Whether `Association.data` has something to give."""
+        """Whether a data set follows, to be read by `Association.data`."""
         return self.number(pdu.DATA) != pdu.NO_DATA
 
     def number(self, element: int) -> int:
-        """An unsigned number of 16 bits.
+        """Return an element as an unsigned 16-bit number.
 
         Raises:
-            Broken: there is none.
+            Broken: the element is missing or invalid.
         """
         value = self.command.get(element, b"")
         if len(value) != 2:
@@ -82,18 +83,18 @@ class Message:
         return int.from_bytes(value, "little")
 
     def uid(self, element: int) -> str | None:
-        """A UID, None where there is none that could be one."""
+        """Return an element as a UID, None if it is missing or invalid."""
         value = self.command.get(element, b"").rstrip(b"\0 ").decode("ascii", "replace")
         return value if _UID.fullmatch(value) else None
 
 
 class Association:
-    """An association that was agreed to.
+    """An established association.
 
     Args:
-        connection: of it; it is closed at the end.
-        contexts: SOP class and transfer syntax of the presentation contexts that both sides accept, by number.
-        largest: bytes of a PDU that the other side takes, 0 for any.
+        connection: its socket, which is closed at the end.
+        contexts: SOP class and transfer syntax of the accepted presentation contexts, by number.
+        largest: largest PDU that the other side accepts, in bytes; 0 for no limit.
 
     Attributes:
         contexts: see `Args`.
@@ -104,30 +105,30 @@ class Association:
         self._piece = min(largest or pdu.LARGEST, pdu.LARGEST) - 6 & ~1  # each piece has an even number of bytes
         if self._piece <= 0:
             raise Broken("it takes messages in pieces of nothing")
-        self._left = 0  # bytes of the PDU at hand
+        self._left = 0  # bytes left of the current PDU
         self._asked = 0
         self._buffer = memoryview(bytearray(pdu.LARGEST))
 
     def context_of(self, kind: str, syntax: str | None = None) -> int | None:
-        """The context of a SOP class, and of a transfer syntax if one is given; None where the other side has none."""
+        """Return the context of a SOP class, and of a transfer syntax if given; None if there is none."""
         known = (number for number, (one, how) in self.contexts.items() if one == kind and syntax in (None, how))
         return next(known, None)
 
     def ask(self, context: int, field: int, values: Mapping[int, int | str], data: bytes) -> None:
-        """Send a request with its data.
+        """Send a request with its data set.
 
         Args:
             context: number of the presentation context.
-            field: which request.
-            values: further elements.
-            data: coded as the context says.
+            field: the command field.
+            values: further elements of the command.
+            data: the data set, encoded in the context's transfer syntax.
         """
         self._asked = self._asked % 0xFFFF + 1
         head: dict[int, int | str] = {pdu.KIND: self.contexts[context][0], pdu.FIELD: field, pdu.NUMBER: self._asked}
         self._send(context, pdu.command(head | {pdu.PRIORITY: 0, pdu.DATA: pdu.SOME_DATA} | dict(values)), data)
 
     def answer(self, message: Message, status: int) -> None:
-        """Answer a request without data."""
+        """Send a response without a data set."""
         values: dict[int, int | str] = {element: message.uid(element) or "" for element in (pdu.KIND, pdu.UID)}
         values |= {pdu.FIELD: message.number(pdu.FIELD) | pdu.ANSWER, pdu.ANSWERED: message.number(pdu.NUMBER)}
         self._send(message.context, pdu.command(values | {pdu.DATA: pdu.NO_DATA, pdu.STATUS: status}), b"")
@@ -136,7 +137,7 @@ class Association:
         """Wait for the next message.
 
         Raises:
-            Broken: there will be none; a wish to end the association was answered.
+            Broken: there will be no further message; a request to release the association was answered.
         """
         command = bytearray()
         context = last = None
@@ -152,7 +153,7 @@ class Association:
         return Message(context, pdu.elements(bytes(command)))
 
     def data(self, message: Message) -> Iterator[memoryview]:
-        """The data of the message that came last, in pieces, each of which is gone when the next one comes."""
+        """Yield the data set of the last message in pieces; a piece is valid only until the next one is read."""
         last = not message.has_data
         while not last:
             number, is_command, last, size = self._next_piece()
@@ -164,7 +165,7 @@ class Association:
                 yield self._buffer[:count]
 
     def whole_data(self, message: Message) -> bytes:
-        """The data of the message that came last, which must be few."""
+        """Return the data set of the last message as a whole; it must be small."""
         data = bytearray()
         for piece in self.data(message):
             data += piece
@@ -173,16 +174,16 @@ class Association:
         return bytes(data)
 
     def stands(self) -> bool:
-        """Whether the other side has not ended it: between two requests it has nothing to say but that."""
+        """Whether the association is still open: between requests the other side sends nothing except its end."""
         try:
             with selectors.DefaultSelector() as selector:
                 selector.register(self._connection, selectors.EVENT_READ)
                 return not selector.select(0)
-        except (OSError, ValueError):  # it is closed
+        except (OSError, ValueError):  # the socket is closed
             return False
 
     def release(self) -> None:
-        """End it, in agreement with the other side if that agrees soon, or has wished so before us."""
+        """Release the association: waits briefly for the other side's agreement, unless that has asked for it first."""
         with suppress(OSError, Broken):
             self._connection.settimeout(_PARTING)
             asked = self.stands()
@@ -200,9 +201,9 @@ class Association:
         self._connection.close()
 
     def abort(self) -> None:
-        """End it at once. One that has ended stays so."""
+        """Abort the association; does nothing if it has ended already."""
         with suppress(OSError):
-            self._connection.settimeout(0)  # whoever does not read is not waited for
+            self._connection.settimeout(0)  # does not wait for a side that does not read
             self._connection.sendall(pdu.framed(pdu.ABORT, pdu.NOTHING))
         self._connection.close()
 
@@ -214,7 +215,7 @@ class Association:
             raise pdu.broken(error) from None
 
     def _next_piece(self) -> tuple[int, bool, bool, int]:
-        """Of the next piece of a message: its context, whether it is one of a command and the last one, its length."""
+        """Read the head of the next piece: context, whether it is of a command, whether it is the last, length."""
         if not self._left:
             kind, self._left = self._header()
             if kind == pdu.RELEASE:
@@ -251,18 +252,18 @@ def request(
     proposed: Sequence[Proposed],
     waits: tuple[float, float, float],
 ) -> Association:
-    """Ask for an association; it may be one in which nothing that was proposed is accepted.
+    """Request an association; the other side may accept it without accepting any proposed context.
 
     Args:
         place: host and port.
         titles: the other side's AE title and ours.
-        proposed: what it is for, 128 of it at most.
-        waits: seconds for a connection, for the agreement, and for each answer later.
+        proposed: the proposed contexts, at most 128.
+        waits: time limits in seconds for the connection, for the negotiation, and for each later answer.
 
     Raises:
         OSError: no connection.
-        Rejected: the other side does not want it.
-        Broken: it answers something else, or nothing.
+        Rejected: the other side rejects the association.
+        Broken: the other side gives no or an invalid answer.
     """
     connection = socket.create_connection(place, timeout=waits[0])
     try:
@@ -298,15 +299,15 @@ def request(
 
 
 def accept(connection: socket.socket, kinds: Collection[str], syntaxes: Collection[str]) -> Association:
-    """Agree to an association that the other side of a connection asks for.
+    """Accept an association that the other side of a connection requests.
 
     Args:
-        connection: with a time limit.
+        connection: the socket, with a timeout.
         kinds: SOP classes whose objects may be sent to us.
-        syntaxes: transfer syntaxes that we take; of those proposed the first one is chosen.
+        syntaxes: transfer syntaxes that we accept; the first of the proposed ones is chosen.
 
     Raises:
-        Broken: what comes is no DICOM.
+        Broken: the received data are not DICOM.
     """
     with suppress(OSError):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

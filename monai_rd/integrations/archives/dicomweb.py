@@ -1,7 +1,7 @@
-"""An archive by DICOMweb (PS3.18): QIDO-RS to find, WADO-RS to fetch, STOW-RS to store; by `requests`.
+"""An archive accessed by DICOMweb (PS3.18), with `requests`: QIDO-RS to search, WADO-RS to fetch, STOW-RS to store.
 
-No answer is trusted: it may be a web page, a redirect to a login, cut off, endless, or JSON of another kind. Each is an
-`ArchiveError` that says so in our words; nothing of its text is shown, which may tell of patients.
+No answer is trusted: it may be a web page, a redirect to a login, truncated, endless, or other JSON. Each case is an
+`ArchiveError` with a message of our own; the text of the answer is never shown, as it may contain patient data.
 """
 
 from __future__ import annotations
@@ -37,31 +37,31 @@ from monai_rd.integrations.archives.multipart import save_parts
 
 __all__ = ["DicomWeb"]
 
-_TIMEOUT = (10.0, 60.0)  # s for a connection, and without a byte
-_LONGEST = 3600.0  # s for an answer
+_TIMEOUT = (10.0, 60.0)  # seconds for a connection, and without receiving a byte
+_LONGEST = 3600.0  # seconds for a whole answer
 _AT_ONCE = 64 << 20  # bytes in one request
-_LARGEST_JSON = 256 << 20  # bytes, of some 100,000 studies
+_LARGEST_JSON = 256 << 20  # bytes, enough for about 100,000 studies
 _LARGEST_SERIES = 32 << 30  # bytes
 _PAGES = 100_000
 _REDIRECTS = 5
 _CHUNK = 1 << 18  # bytes
 _JSON = {"Accept": "application/dicom+json"}
-_SOURCE = {"Accept": 'multipart/related; type="application/dicom"; transfer-syntax=*'}  # as it is stored
-# Where DICOMweb is found below an address: Orthanc, Google and others, dcm4chee.
+_SOURCE = {"Accept": 'multipart/related; type="application/dicom"; transfer-syntax=*'}  # in the stored transfer syntax
+# Usual paths of DICOMweb below an address: Orthanc, Google and others, dcm4chee.
 _LIKELY = ("dicom-web", "dicomweb", "dcm4chee-arc/aets/DCM4CHEE/rs", "rs")
 _STUDY, _SERIES, _INSTANCE, _IMAGES, _MODALITY = "0020000D", "0020000E", "00080018", "00201209", "00080060"
 _STORED, _FAILED, _NAME, _REASON = "00081199", "00081198", "00081155", "00081197"
 
 
 class DicomWeb:
-    """An archive at a DICOMweb service.
+    """An archive with a DICOMweb service.
 
-    Credentials come from the environment, so that no command line or history holds them: MONAI_RD_DICOMWEB_TOKEN (sent
-    as "Bearer"), or MONAI_RD_DICOMWEB_USER and MONAI_RD_DICOMWEB_PASSWORD. REQUESTS_CA_BUNDLE names the certificates of
-    a hospital's own authority.
+    Credentials are read from the environment, so that they are in no command line or shell history:
+    MONAI_RD_DICOMWEB_TOKEN (sent as a bearer token), or MONAI_RD_DICOMWEB_USER and MONAI_RD_DICOMWEB_PASSWORD.
+    REQUESTS_CA_BUNDLE names the certificates of a hospital's own certificate authority.
 
     Args:
-        url: of the service, such as `https://pacs.example.org/dicom-web`.
+        url: URL of the service, such as `https://pacs.example.org/dicom-web`.
 
     Raises:
         ValueError: the URL has a query or a fragment.
@@ -71,7 +71,7 @@ class DicomWeb:
         if urlsplit(url).query or urlsplit(url).fragment:
             raise ValueError(f"'{url}' is no address of a DICOMweb service: leave out what begins with ? or #")
         self._url = url.rstrip("/")
-        self._is_dicom_json = False  # an answer said of itself that it is
+        self._is_dicom_json = False  # whether an answer had the type of DICOM JSON
         self._session = _Session()
         self._session.headers["Accept-Encoding"] = "identity"
         token, user = os.environ.get("MONAI_RD_DICOMWEB_TOKEN"), os.environ.get("MONAI_RD_DICOMWEB_USER")
@@ -81,7 +81,7 @@ class DicomWeb:
             self._session.auth = (user, os.environ.get("MONAI_RD_DICOMWEB_PASSWORD", ""))
 
     def studies(self, query: Query) -> list[str]:
-        """See `Archive`; where something else than DICOMweb answers, the error names an address at which it does."""
+        """See `Archive`; if the URL is not that of the DICOMweb service, the error names a likely one that answers."""
         asked = {"ModalitiesInStudy": query.modality} | ({"StudyDate": f"{query.since}-"} if query.since else {})
         found: set[str] = set()
         try:
@@ -92,7 +92,7 @@ class DicomWeb:
             raise (
                 error if likely is None else ArchiveError(f"{error}. DICOMweb answers at {likely}", error.kind)
             ) from None
-        if not found and not self._is_dicom_json:  # an empty list may be anything's
+        if not found and not self._is_dicom_json:  # any service may answer with an empty list
             likely = self._elsewhere()
             if likely is not None:
                 raise ArchiveError(
@@ -112,7 +112,7 @@ class DicomWeb:
         before = len(list(folder.iterdir()))
 
         def file_of(number: int) -> Path:
-            return folder / f"{before + number:06d}.dcm"  # under numbers: what comes from outside names no file
+            return folder / f"{before + number:06d}.dcm"  # numbered: received data never name a file
 
         what = "a series could not be fetched"
         with self._answer(what, "GET", f"studies/{study}/series/{series}", headers=_SOURCE) as answer:
@@ -122,7 +122,7 @@ class DicomWeb:
             boundary = kind.get_boundary()
             if kind.get_content_type() == "multipart/related" and boundary:
                 files = save_parts(chunks, boundary, "application/dicom", file_of)
-            elif kind.get_content_type() == "application/dicom":  # of some archives, where it is one image
+            elif kind.get_content_type() == "application/dicom":  # some archives send a single image like this
                 files = [file_of(0)]
                 with open(files[0], "wb") as out:
                     out.writelines(chunks)
@@ -131,7 +131,7 @@ class DicomWeb:
         return different_images(files, study, series)
 
     def store(self, files: Sequence[Path]) -> None:
-        """See `Archive`; what an answer does not name, the archive is asked for."""
+        """See `Archive`; for objects that an answer does not mention, the archive is queried."""
         what = "results could not be stored"
         for part in _parts(files):
             boundary = uuid4().hex
@@ -154,7 +154,7 @@ class DicomWeb:
                     raise ArchiveError(f"DICOMweb: {what} (the answer tells of no storing)", kind_)
 
     def close(self) -> None:
-        """End what is open; another request opens it anew."""
+        """See `Archive`."""
         self._session.close()
 
     def _is_there(self, one: Dataset) -> bool:
@@ -162,7 +162,7 @@ class DicomWeb:
         return str(one.SOPInstanceUID) in self._search(place, {"SOPInstanceUID": str(one.SOPInstanceUID)}, _INSTANCE)
 
     def _search(self, path: str, asked: dict[str, str], key: str) -> dict[str, dict[str, Any]]:
-        """All pages of a search by the UIDs in `key`; a service that knows no offset gives the first one again."""
+        """Return all pages of a search, by the UIDs in `key`; services without offsets repeat the first page."""
         found: dict[str, dict[str, Any]] = {}
         for _ in range(_PAGES):
             more = {"offset": str(len(found))} if found else {}
@@ -189,7 +189,7 @@ class DicomWeb:
         return page
 
     def _elsewhere(self) -> str | None:
-        """An address near ours at which DICOMweb answers, None where there is none."""
+        """Return a usual address at which DICOMweb answers, None if there is none."""
         parts = urlsplit(self._url)
         tried = {self._url}
         for base in (self._url, f"{parts.scheme}://{parts.netloc}"):
@@ -215,7 +215,7 @@ class DicomWeb:
     def _answer(
         self, what: str, method: str, path: str, also: tuple[int, ...] = (), **words: Any
     ) -> Iterator[requests.Response]:
-        """An answer that is a success, or of a status in `also`; its body is not read yet."""
+        """Yield an answer with a success status, or a status in `also`; its body is not read yet."""
         url = f"{self._url}/{path}"
         for _ in range(_REDIRECTS):
             try:
@@ -227,7 +227,7 @@ class DicomWeb:
             if not answer.is_redirect:
                 break
             answer.close()
-            words.pop("params", None)  # they stand in the URL
+            words.pop("params", None)  # already in the URL
             if not onward:
                 raise ArchiveError(f"DICOMweb: {what} (it sends us to {_place(url)})", Failure.REFUSED)
         else:
@@ -239,21 +239,21 @@ class DicomWeb:
 
 
 class _Session(requests.Session):
-    """A session that follows no redirect, and so reads no answer that redirects: it may be endless."""
+    """A session that follows no redirects, and so never reads the body of a redirect, which may be endless."""
 
     def get_redirect_target(self, resp: requests.Response) -> None:
-        """Nowhere."""
+        """Return no target."""
 
 
 def _may_follow(method: str, old: str, new: str) -> bool:
-    """Whether a redirect loses nothing that we send, and shows it to nobody else: same place, or https of it."""
+    """Whether a redirect is safe: no data lost, and the same host, or https on the same host."""
     was, is_ = urlsplit(old), urlsplit(new)
     secured = was.scheme == "http" and is_.scheme == "https" and was.hostname == is_.hostname
     return method == "GET" and (secured or (was.scheme, was.netloc) == (is_.scheme, is_.netloc))
 
 
 def _place(url: str) -> str:
-    """A URL's scheme and host, the rest of which may hold anything."""
+    """Return only the scheme and host of a URL, as the rest may contain anything."""
     parts = urlsplit(url)
     if parts.scheme in ("http", "https") and re.fullmatch(r"[A-Za-z0-9.-]{1,255}", parts.hostname or ""):
         return f"{parts.scheme}://{parts.hostname}: give that address, or find out how to log in"
@@ -261,7 +261,7 @@ def _place(url: str) -> str:
 
 
 def _chunks(what: str, answer: requests.Response, largest: int) -> Iterator[bytes]:
-    """The body as it comes, unpacked, no longer than it may be."""
+    """Yield the decompressed body in chunks, up to a size limit."""
     until, size = time.monotonic() + _LONGEST, 0
     try:
         for chunk in answer.iter_content(_CHUNK):
@@ -280,14 +280,14 @@ def _body(what: str, answer: requests.Response, largest: int) -> bytes:
 
 
 def _content_type(answer: requests.Response) -> Message:
-    """The header Content-Type, with its parameters."""
+    """Parse the header Content-Type with its parameters."""
     read = Message()
     read["Content-Type"] = answer.headers.get("Content-Type", "")
     return read
 
 
 def _described(answer: requests.Response, body: bytes | None = None) -> str:
-    """What an answer is, in words of ours."""
+    """Describe an answer in our own words."""
     if body is not None and not body.strip():
         return "an empty answer"
     kind = _content_type(answer).get_content_type()
@@ -300,10 +300,10 @@ def _described(answer: requests.Response, body: bytes | None = None) -> str:
 
 
 def _json(body: bytes) -> Any:
-    """JSON; an error about any that is none, or too deep.
+    """Parse JSON.
 
     Raises:
-        ValueError: it cannot be read.
+        ValueError: the text is not JSON, or nested too deeply.
     """
     try:
         return json.loads(body)
@@ -312,13 +312,13 @@ def _json(body: bytes) -> Any:
 
 
 def _by_uid(body: bytes, key: str) -> dict[str, dict[str, Any]]:
-    """The answers to a search by the UIDs in an attribute.
+    """Return the results of a search, by the UIDs in an attribute.
 
     Raises:
-        ValueError: it is no DICOM JSON, or one of them has no UID.
+        ValueError: the body is not DICOM JSON, or a result has no UID.
     """
     read = _json(body)
-    found = read if isinstance(read, list) else [read]  # some send a single one without a list
+    found = read if isinstance(read, list) else [read]  # some services send a single result without a list
     uids = [_value(one, key) for one in found]
     if not all(isinstance(uid, str) and uid for uid in uids):
         raise ValueError("no DICOM JSON")
@@ -326,10 +326,10 @@ def _by_uid(body: bytes, key: str) -> dict[str, dict[str, Any]]:
 
 
 def _values(found: Any, tag: str) -> list[Any]:
-    """The values of an attribute in DICOM JSON (PS3.18 annex F), [] where there are none.
+    """Return the values of an attribute in DICOM JSON (PS3.18 annex F), [] if there are none.
 
     Raises:
-        ValueError: it is no DICOM JSON.
+        ValueError: not DICOM JSON.
     """
     element = found.get(tag, {}) if isinstance(found, dict) else None
     values = element.get("Value") or [] if isinstance(element, dict) else None
@@ -343,7 +343,7 @@ def _value(found: Any, tag: str) -> Any:
 
 
 def _stored(body: bytes) -> tuple[set[str], dict[str, int]]:
-    """UIDs that an answer to a storing says are stored, and why others are not; what it does not say is in neither."""
+    """Return the UIDs that a store response lists as stored, and the failure reasons of others, by UID."""
     stored: set[str] = set()
     failed: dict[str, int] = {}
     try:
@@ -354,12 +354,12 @@ def _stored(body: bytes) -> tuple[set[str], dict[str, int]]:
             reason = _value(item, _REASON)
             failed[str(_value(item, _NAME))] = reason if isinstance(reason, int) else 0x0110  # "processing failure"
     except ValueError:
-        pass  # XML, a page, nothing: the archive is asked what it has
+        pass  # XML, a web page, nothing: the archive is queried instead
     return stored, failed
 
 
 def _parts(files: Sequence[Path]) -> Iterator[list[Path]]:
-    """Files in groups of some 64 MB, at least one each."""
+    """Yield the files in groups of about 64 MB, at least one file each."""
     part: list[Path] = []
     size = 0
     for file in files:

@@ -1,4 +1,4 @@
-"""An archive by the classic DICOM network (PS3.4): C-FIND, C-GET or C-MOVE, C-STORE. Associations stay open."""
+"""An archive accessed by DIMSE (PS3.4): C-FIND, C-GET or C-MOVE, C-STORE. Associations are kept open."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from monai_rd.integrations.archives.receiving import STORE, Box, Receiver, take
 
 __all__ = ["Dimse"]
 
-# What the bundles read. An association holds 128 contexts at most, so not simply everything.
+# The SOP classes that the bundles read. An association has at most 128 contexts, so not all classes can be listed.
 _IMAGES = (
     CTImageStorage,
     EnhancedCTImageStorage,
@@ -65,28 +65,28 @@ _IMAGES = (
     DermoscopicPhotographyImageStorage,
 )
 _PENDING = (0xFF00, 0xFF01)
-_CONNECTING, _AGREEING, _TIMEOUT = 10.0, 20.0, 60.0  # s for a connection, an association, and without an answer
-_IDLE = 5.0  # s after which an association is made anew: the archive may be about to end it
+_CONNECTING, _AGREEING, _TIMEOUT = 10.0, 20.0, 60.0  # seconds for a connection, an association, an answer
+_IDLE = 5.0  # seconds after which an idle association is not reused: the archive may be about to end it
 _MOST_ANSWERS = 1_000_000
 _TITLE = re.compile(r"[ -\[\]-~]{1,16}")
-# Of the Study Root information model (PS3.4 annex C).
+# SOP classes of the Study Root information model (PS3.4 annex C).
 _FIND, _MOVE, _GET = (f"1.2.840.10008.5.1.4.1.2.2.{number}" for number in (1, 2, 3))
 _FIELDS = {_FIND: 0x0020, _GET: 0x0010, _MOVE: 0x0021}
 _SERVICES = {_FIND: "C-FIND", _GET: "C-GET", _MOVE: "C-MOVE"}
 
 
 class Dimse:
-    """An archive in the classic DICOM network.
+    """An archive accessed by DIMSE, the classic DICOM network protocol.
 
     Args:
         title: the archive's AE title.
-        host: its address.
-        port: its port.
-        own_title: ours; many archives answer titles that they know alone.
-        listen: port at which we take what the archive sends for C-MOVE; None asks by C-GET.
+        host: host name or address.
+        port: port of the archive.
+        own_title: our AE title; many archives answer known titles only.
+        listen: port to receive images at by C-MOVE; None uses C-GET.
 
     Raises:
-        ValueError: an AE title that is none, or a port.
+        ValueError: an invalid AE title or port.
     """
 
     def __init__(self, title: str, host: str, port: int, own_title: str, listen: int | None = None) -> None:
@@ -98,8 +98,8 @@ class Dimse:
                 raise ValueError(f"there is no port {one}: ports are 1 to 65535")
         self.title, self.host, self.port, self.own_title, self.listen = title, host, port, own_title, listen
         self._open = _Open()
-        self._answered: set[str] = set()  # what it has answered to once, so that it knows us
-        self._kinds: set[tuple[str, str]] = set()  # what we send: SOP classes and transfer syntaxes
+        self._answered: set[str] = set()  # services that the archive has answered, so that it knows us
+        self._kinds: set[tuple[str, str]] = set()  # SOP classes and transfer syntaxes that we send
         weakref.finalize(self, self._open.forget)
 
     def studies(self, query: Query) -> list[str]:
@@ -108,7 +108,7 @@ class Dimse:
         for uid in query.studies or ("",):
             asked = _identifier("STUDY", StudyInstanceUID=uid, ModalitiesInStudy=query.modality)
             asked.StudyDate = f"{query.since}-" if query.since else ""
-            # An archive may not know ModalitiesInStudy, and then gives studies of all modalities: `series` tells.
+            # An archive without ModalitiesInStudy returns studies of all modalities; `series` filters them.
             found |= {_text(one, "StudyInstanceUID") for one in self._find(asked)}
         return sorted(found & set(query.studies) if query.studies else found)
 
@@ -142,7 +142,7 @@ class Dimse:
         what = "DICOM: a result could not be stored"
         datasets = [dcmread(file) for file in files]
         kinds = {_kind(one) for one in datasets}
-        kinds |= {(kind, str(ExplicitVRLittleEndian)) for kind, _ in kinds}  # what everybody knows
+        kinds |= {(kind, str(ExplicitVRLittleEndian)) for kind, _ in kinds}  # supported by all archives
         if not kinds <= self._kinds:
             self._kinds |= kinds
             self._open.end("store")
@@ -153,11 +153,11 @@ class Dimse:
                 raise of_status(what, status)
 
     def close(self) -> None:
-        """End what is open; another request opens it anew. It ends too where nobody has this object any more."""
+        """See `Archive`; connections are also closed when this object is garbage-collected."""
         self._open.close()
 
     def _sent(self, made: Association, what: str, one: Dataset) -> int:
-        """Send an object as it is, or unpacked to who takes it so only; returns the status of the answer."""
+        """Send an object, decompressed if the archive requires it, and return the status of the answer."""
         kind, syntax = _kind(one)
         context = made.context_of(kind, syntax)
         if context is None:
@@ -185,10 +185,10 @@ class Dimse:
         values: Mapping[int, int | str] | None = None,
         box: Box | None = None,
     ) -> list[Dataset]:
-        """All identifiers of a request's answers; images that come with them go into a box.
+        """Send a request and return the identifiers of all its answers; images that arrive go into `box`.
 
         Raises:
-            ArchiveError: the last status is no success, or there is none.
+            ArchiveError: the final status is missing or not a success.
         """
         service = _SERVICES[model]
         what = f"DICOM: {what} ({service})"
@@ -221,15 +221,15 @@ class Dimse:
 
     @contextmanager
     def _associated(self, purpose: str, what: str, service: str) -> Iterator[Association]:
-        """The association to "ask" or to "store" by, as it stands open or made anew. What goes wrong ends it.
+        """Provide an association, an open one or a new one; any error ends it.
 
         Args:
             purpose: "ask" or "store".
-            what: what is not to be had where it breaks.
-            service: for which it is.
+            what: what failed if it breaks, for the message.
+            service: the service that it is used for.
 
         Raises:
-            ArchiveError: it breaks. Where nothing was ever answered, the archive may not want us.
+            ArchiveError: the association breaks. If the archive has never answered, it may not accept our title.
         """
         made = self._open.pop(purpose) or self._made(purpose)
         try:
@@ -249,7 +249,7 @@ class Dimse:
         self._open.add(purpose, made)
 
     def _made(self, purpose: str) -> Association:
-        """A new association."""
+        """Make a new association."""
         simple = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
         if purpose == "store":
             proposed = [Proposed(kind, (syntax,)) for kind, syntax in sorted(self._kinds)]
@@ -262,7 +262,7 @@ class Dimse:
         waits = (_CONNECTING, _AGREEING, _TIMEOUT)
         try:
             made = request((self.host, self.port), (self.title, self.own_title), proposed, waits)
-        except socket.gaierror:  # its text holds the name
+        except socket.gaierror:  # its text contains the host name
             raise ArchiveError(f"{what} (no machine of that name)") from None
         except Rejected as no:
             raise of_rejection(no.result, no.source, no.reason, self.title, self.own_title) from None
@@ -276,18 +276,18 @@ class Dimse:
 
 
 class _Open:
-    """What is open: an association for each purpose, and the port that we listen at."""
+    """The open connections: an association for each purpose, and the port that we listen at."""
 
     def __init__(self) -> None:
         self._associations: dict[str, tuple[Association, float]] = {}
         self._receiver: Receiver | None = None
 
     def add(self, purpose: str, made: Association) -> None:
-        """Keep an association that nothing is asked by now."""
+        """Keep an idle association."""
         self._associations[purpose] = made, time.monotonic()
 
     def pop(self, purpose: str) -> Association | None:
-        """The association for a purpose, None where there is none that can be relied on."""
+        """Take the idle association for a purpose; None if there is none or it may be about to end."""
         made, used = self._associations.get(purpose, (None, 0.0))
         if made is not None and time.monotonic() - used < _IDLE and made.stands():
             del self._associations[purpose]
@@ -302,10 +302,10 @@ class _Open:
             made.release()
 
     def listen(self, port: int, timeout: float) -> Receiver:
-        """Let images be sent to us from now on.
+        """Start to listen for images.
 
         Raises:
-            OSError: something else listens at the port.
+            OSError: the port is in use.
         """
         if self._receiver is None:
             try:
@@ -315,7 +315,7 @@ class _Open:
         return self._receiver
 
     def close(self) -> None:
-        """End all."""
+        """End all connections."""
         for purpose in list(self._associations):
             self.end(purpose)
         if self._receiver is not None:
@@ -323,7 +323,7 @@ class _Open:
             self._receiver = None
 
     def forget(self) -> None:
-        """End all without waiting for anybody: the garbage collector asks for it, in any thread."""
+        """End all connections without waiting: called by the garbage collector, in any thread."""
         for made, _ in self._associations.values():
             made.abort()
         if self._receiver is not None:
@@ -331,7 +331,7 @@ class _Open:
 
 
 def _coded(one: Dataset, syntax: str) -> bytes:
-    """A data set without file meta information."""
+    """Encode a data set without file meta information."""
     out = DicomBytesIO()
     out.is_little_endian, out.is_implicit_VR = True, syntax == ImplicitVRLittleEndian
     write_dataset(out, one)
@@ -339,10 +339,10 @@ def _coded(one: Dataset, syntax: str) -> bytes:
 
 
 def _decoded(data: bytes, syntax: str, what: str) -> Dataset:
-    """An identifier of an answer."""
+    """Decode the identifier of an answer."""
     try:
         return read_dataset(BytesIO(data), syntax == ImplicitVRLittleEndian, True)
-    except Exception:  # pydicom's reader has an exception for each way to be damaged
+    except Exception:  # pydicom's reader may raise any exception on damaged data
         raise ArchiveError(f"{what} (an answer is no DICOM)", Failure.DAMAGED) from None
 
 
@@ -355,14 +355,14 @@ def _identifier(level: str, **keys: str) -> Dataset:
 
 
 def _kind(one: Dataset) -> tuple[str, str]:
-    """SOP class and transfer syntax of an object out of a file."""
+    """Return the SOP class and transfer syntax of an object read from a file."""
     return str(one.SOPClassUID), str(one.file_meta.TransferSyntaxUID)
 
 
 def _text(found: Dataset, keyword: str) -> str:
-    """An attribute of an answer as it stands there, "" where it does not or cannot be read."""
+    """Return an attribute of an answer as text; "" if it is missing, "?" if it cannot be read."""
     try:
         value = found.get(keyword)
-    except Exception:  # pydicom's conversion has an exception for each way to be wrong
+    except Exception:  # pydicom's conversion may raise any exception on invalid values
         return "?"
     return "" if value is None else str(value)

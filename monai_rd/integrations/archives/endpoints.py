@@ -1,4 +1,4 @@
-"""Where studies come from and where answers go: what is asked of every place, and folders."""
+"""Sources of studies and sinks for results: their interface, and folders."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ __all__ = ["FolderSink", "FolderSource", "Scores", "Sink", "Source", "write_obje
 
 
 class Source(Protocol):
-    """Where studies come from."""
+    """A source of studies."""
 
     def __iter__(self) -> Iterator[Path]:
-        """Give folders to be scored, one after the other.
+        """Yield folders to be scored, one after the other.
 
-        To ask for the next one says that the answers about the one before are stored.
+        The caller asks for the next folder only after it has stored the results of the one before.
         """
 
 
 class Sink(Protocol):
-    """Where answers go."""
+    """A sink for results."""
 
     def store(self, predictions: Sequence[Prediction], objects: Sequence[tuple[str, Dataset]]) -> None:
-        """Store the answers about one folder.
+        """Store the results of one folder.
 
         Args:
-            predictions: one for each of its studies.
-            objects: reports and pictures made of them, each with a file name that holds no patient.
+            predictions: one prediction for each of its studies.
+            objects: reports and pictures made of them, each with a file name without patient data.
 
         Raises:
-            OSError: they could not be stored.
+            OSError: the results could not be stored.
         """
 
 
 class FolderSource:
-    """A folder or a DICOMDIR.
+    """A source that yields a single folder or DICOMDIR.
 
     Args:
-        path: of it.
+        path: the folder or DICOMDIR.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: it does not exist.
     """
 
     def __init__(self, path: Path) -> None:
@@ -65,10 +65,10 @@ class Scores:
     """The scores of a run as CSV and JSON.
 
     Args:
-        path: of the CSV.
-        predictor: whose answers they are.
-        before: what a run that was killed has left in the same file: a study that is answered anew has its new rows
-            alone.
+        path: the CSV file; the JSON file lies next to it.
+        predictor: the predictor that makes the scores.
+        before: predictions that a killed run has left in the same file; a study that is scored again keeps only its new
+            rows.
     """
 
     def __init__(self, path: Path, predictor: Predictor, before: Sequence[Prediction] = ()) -> None:
@@ -77,7 +77,7 @@ class Scores:
         self._made: list[Prediction] = []
 
     def add(self, predictions: Sequence[Prediction]) -> None:
-        """Write them with all that was added so far."""
+        """Add predictions, and write the files with all predictions so far."""
         if self._before:
             anew = {one.id for one in predictions if one.id}
             self._before = [one for one in self._before if one.id not in anew]
@@ -86,20 +86,20 @@ class Scores:
 
 
 class FolderSink:
-    """A folder: the scores as CSV and JSON, and DICOM objects in `dicom/`.
+    """A sink that writes into a folder: scores as CSV and JSON, and DICOM objects in `dicom/`.
 
-    Each file is written whole or not at all; the scores last, so that what they tell is there.
+    Each file is written atomically; the scores last, so that all files that they refer to exist.
 
     Args:
-        path: of it, made where it is not there.
-        scores: in it.
+        path: the folder, created if it does not exist.
+        scores: the scores in it.
     """
 
     def __init__(self, path: Path, scores: Scores) -> None:
         self.path, self.scores = path, scores
 
     def store(self, predictions: Sequence[Prediction], objects: Sequence[tuple[str, Dataset]]) -> None:
-        """Write the objects, and the scores of all that was stored so far."""
+        """Write the objects, and the scores of all predictions so far."""
         for name, made in objects:
             write_object(made, self.path / "dicom" / name)
         self.scores.add(predictions)
@@ -107,6 +107,6 @@ class FolderSink:
 
 @log_warnings_once()
 def write_object(made: Dataset, path: Path) -> None:
-    """Write a DICOM object as a file, whole or not at all."""
+    """Write a DICOM object as a file, atomically."""
     with atomic_path(path) as beside:
         made.save_as(beside, enforce_file_format=True)

@@ -1,4 +1,4 @@
-"""What can go wrong with an archive: which failures pass, which of them are everybody's, and what to do about each."""
+"""Failures of archives: which are transient, which affect the whole archive, and advice for each."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ __all__ = [
     "seconds_to_wait",
 ]
 
-ALREADY_THERE = 0x0111  # "duplicate SOP instance", which is no failure to us
+ALREADY_THERE = 0x0111  # "duplicate SOP instance", not a failure for us
 
 
 class Failure(Enum):
-    """Kinds of failures.
+    """The kinds of failures.
 
     Attributes:
-        transient: another attempt may succeed.
-        affects_all: it is not about one study or report, but about the archive.
+        transient: whether another attempt may succeed.
+        affects_all: whether it concerns the whole archive, not a single study or report.
     """
 
-    UNAVAILABLE = True, True  # nothing answers, or it says that it cannot now
-    REFUSED = False, True  # nothing will be had until somebody changes something: an address, a password, a title
-    DAMAGED = True, False  # an answer about one study or report was bad
-    IMPOSSIBLE = False, False  # this study cannot be had now, this report is not taken
+    UNAVAILABLE = True, True  # no answer, or the archive says that it cannot answer now
+    REFUSED = False, True  # nothing will work until somebody changes something: an address, a password, a title
+    DAMAGED = True, False  # the answer about one study or report was invalid
+    IMPOSSIBLE = False, False  # this study is not available, or this report is not accepted
 
     def __init__(self, transient: bool, affects_all: bool) -> None:
         self.transient, self.affects_all = transient, affects_all
@@ -44,8 +44,8 @@ class ArchiveError(OSError):
     """The archive does not answer, or refuses, or its answer cannot be used.
 
     Args:
-        message: holds no patient data, nor text of the archive's.
-        kind: of the failure.
+        message: the message, without patient data or text from the archive.
+        kind: kind of the failure.
         wait: seconds after which the archive asks to be tried again.
     """
 
@@ -56,7 +56,7 @@ class ArchiveError(OSError):
 
 _CREDENTIALS = ": set MONAI_RD_DICOMWEB_TOKEN, or MONAI_RD_DICOMWEB_USER and MONAI_RD_DICOMWEB_PASSWORD"
 _BUSY = ": it is busy or in need of help"
-# By HTTP status (RFC 9110, and PS3.18 for those of DICOMweb); what is not here goes by its first digit.
+# By HTTP status (RFC 9110, and PS3.18 for DICOMweb); other statuses are classified by their first digit.
 _HTTP: dict[int, tuple[Failure, str]] = {
     401: (Failure.REFUSED, _CREDENTIALS),
     403: (Failure.IMPOSSIBLE, _CREDENTIALS),
@@ -75,11 +75,11 @@ _HTTP_ELSE = {4: Failure.IMPOSSIBLE, 5: Failure.DAMAGED}
 
 
 def of_http(what: str, status: int, wait: float = 0.0) -> ArchiveError:
-    """The failure that an HTTP status tells, one that is no success.
+    """Return the error for an HTTP status that is not a success.
 
     Args:
-        what: what was not to be had.
-        status: such as 404.
+        what: what failed, for the message.
+        status: the status, such as 404.
         wait: see `ArchiveError`.
     """
     kind, hint = _HTTP.get(status, (_HTTP_ELSE.get(status // 100, Failure.REFUSED), ""))
@@ -87,7 +87,7 @@ def of_http(what: str, status: int, wait: float = 0.0) -> ArchiveError:
 
 
 def seconds_to_wait(header: str | None) -> float:
-    """What the header Retry-After asks for, 0 where it asks for nothing that makes sense."""
+    """Parse the header Retry-After to seconds; 0 if it is missing or invalid."""
     text = (header or "").strip()
     if text.isascii() and text.isdigit():
         return float(text[:9])
@@ -98,11 +98,11 @@ def seconds_to_wait(header: str | None) -> float:
 
 
 def of_connection(what: str, error: BaseException) -> ArchiveError:
-    """The failure that a library of the web tells by an exception of its own, whose text may hold anything.
+    """Return the error for an exception of the HTTP library; its own text is not used, as it may contain anything.
 
     Args:
-        what: what was not to be had.
-        error: of requests or urllib3, or a ValueError of either.
+        what: what failed, for the message.
+        error: an exception of requests or urllib3, or a ValueError of either.
     """
     from requests import exceptions
     from urllib3.exceptions import NameResolutionError
@@ -143,14 +143,14 @@ def of_connection(what: str, error: BaseException) -> ArchiveError:
 
 
 def of_rejection(result: int, source: int, reason: int, title: str, own: str) -> ArchiveError:
-    """The failure that a rejected association tells (PS3.8, table 9-21).
+    """Return the error for a rejected association (PS3.8, table 9-21).
 
     Args:
-        result: 1 for good, 2 for now.
-        source: 1 the service user, 2 and 3 the service provider.
-        reason: among those of the source.
+        result: 1 for permanent, 2 for transient.
+        source: 1 for the service user, 2 and 3 for the service provider.
+        reason: reason code of the source.
         title: the archive's AE title.
-        own: ours.
+        own: our AE title.
     """
     if source == 1 and reason == 7:
         kind, why = Failure.REFUSED, f"it has another AE title than '{title}'"
@@ -163,7 +163,7 @@ def of_rejection(result: int, source: int, reason: int, title: str, own: str) ->
     return ArchiveError(f"DICOM: the archive '{title}' cannot be reached ({why})", kind)
 
 
-# By status (PS3.7 annex C, PS3.4 annexes B and C); what is not here is a bad answer about one study.
+# By status (PS3.7 annex C, PS3.4 annexes B and C); any other status is an invalid answer about one study.
 _STATUS: dict[int, tuple[Failure, str]] = {
     0x0105: (Failure.IMPOSSIBLE, ""),
     0x0106: (Failure.IMPOSSIBLE, ""),
@@ -182,22 +182,22 @@ _STATUS: dict[int, tuple[Failure, str]] = {
 
 
 def of_status(what: str, status: int | None) -> ArchiveError:
-    """The failure that the status of a DIMSE service, or a FailureReason of DICOMweb, tells.
+    """Return the error for the status of a DIMSE service, or for a FailureReason of DICOMweb.
 
     Args:
-        what: what was not to be had, with the language that it was asked for in.
-        status: None where no answer came.
+        what: what failed and by which protocol, for the message.
+        status: the status; None if there was no answer.
     """
     if status is None:
         return ArchiveError(f"{what} (the connection broke)")
-    if status & 0xFF00 == 0xA900:  # it does not match the SOP class, and never will
+    if status & 0xFF00 == 0xA900:  # it does not match the SOP class: permanent
         return ArchiveError(f"{what} (status {status:#06x})", Failure.IMPOSSIBLE)
     kind, hint = _STATUS.get(status, (Failure.DAMAGED, ""))
     return ArchiveError(f"{what} (status {status:#06x}{hint})", kind)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An exception and all that stand behind it, by whatever way: requests wraps those of urllib3 as arguments."""
+    """Yield an exception and all its causes; requests wraps those of urllib3 as arguments."""
     waiting: list[object] = [error]
     seen: set[int] = set()
     while waiting:

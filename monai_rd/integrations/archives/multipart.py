@@ -1,4 +1,4 @@
-"""Multipart answers (RFC 2046) into files as they arrive, none of them in memory; cut off is never taken for whole."""
+"""Streaming multipart bodies (RFC 2046) to files, without holding them in memory; truncated bodies are detected."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ def save_parts(chunks: Iterable[bytes], boundary: str, media_type: str, file_of:
     """Write each part of a multipart body into a file.
 
     Args:
-        chunks: the body.
-        boundary: as the header Content-Type says it.
-        media_type: of every part; a part without one is taken for it.
-        file_of: the path of part 0, 1, 2, ...
+        chunks: the chunks of the body.
+        boundary: the boundary from the header Content-Type.
+        media_type: required type of every part; a part without a type is accepted.
+        file_of: returns the path for part 0, 1, 2, ...
 
     Returns:
-        The files, in order; what was written of a body that fails stays there.
+        The files, in order. If the body is invalid, the files written so far are kept.
 
     Raises:
-        ArchiveError: no multipart body, one that is cut off, or with a part of another type.
+        ArchiveError: the body is not multipart, truncated, or has a part of another type.
     """
     delimiter = b"\r\n--" + boundary.encode()
-    data = bytearray(b"\r\n")  # which the first delimiter lacks
+    data = bytearray(b"\r\n")  # missing before the first delimiter
     files: list[Path] = []
     out: BinaryIO | None = None
     between = False  # a delimiter was read, and not yet the headers that follow it
@@ -68,7 +68,7 @@ def save_parts(chunks: Iterable[bytes], boundary: str, media_type: str, file_of:
 
 
 def _require(headers: bytes, media_type: str) -> None:
-    """Raise an error about a part of another media type."""
+    """Raise an error if a part has another media type."""
     said = BytesHeaderParser().parsebytes(headers.lstrip() + b"\r\n\r\n")
     if "content-type" in said and said.get_content_type() != media_type:
         raise ArchiveError(f"DICOMweb: a part of an answer is no {media_type}", Failure.DAMAGED)

@@ -1,4 +1,4 @@
-"""Bytes of the classic DICOM network: PDUs (PS3.8 section 9.3) and the commands in them (PS3.7 chapter 6)."""
+"""Encoding and decoding of DIMSE: PDUs (PS3.8 section 9.3) and the commands in them (PS3.7 chapter 6)."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ NO_DATA, SOME_DATA = 0x0101, 0x0001
 ANSWER = 0x8000  # a bit of FIELD
 
 REQUEST, ACCEPT, REJECT, PIECES, RELEASE, RELEASED, ABORT = range(1, 8)  # kinds of PDUs
-NOTHING = bytes(4)  # what a release and an abort hold
+NOTHING = bytes(4)  # the content of a release and of an abort
 _APPLICATION = b"1.2.840.10008.3.1.1.1"
 _OURS = str(PYDICOM_IMPLEMENTATION_UID).encode()
-LARGEST = 128 << 10  # bytes of a PDU that we like to be sent: DCMTK's most
+LARGEST = 128 << 10  # bytes of the largest PDU that we accept: DCMTK's maximum
 LARGEST_AGREEMENT = 1 << 20  # bytes
 
 
 class Broken(Exception):
-    """The connection has ended, or what came over it is no DICOM.
+    """The connection has ended, or the received data are not DICOM.
 
     Args:
-        message: what happened, in words of ours.
-        silent: nothing came for as long as was to be waited.
+        message: what happened, in our own words.
+        silent: whether a timeout has passed without data.
     """
 
     def __init__(self, message: str, silent: bool = False) -> None:
@@ -37,7 +37,7 @@ class Broken(Exception):
 
 
 def agreement(titles: bytes, contexts: Sequence[bytes], to_us: Sequence[str]) -> bytes:
-    """What a request for an association holds, and the answer to one."""
+    """Encode the content of an association request or acceptance."""
     about = item(0x51, struct.pack(">L", LARGEST)) + item(0x52, _OURS)
     for kind in to_us:  # the role of a provider
         about += item(0x54, struct.pack(">H", len(kind)) + kind.encode() + b"\0\1")
@@ -46,14 +46,14 @@ def agreement(titles: bytes, contexts: Sequence[bytes], to_us: Sequence[str]) ->
 
 
 def context(number: int, kind: str, syntaxes: Sequence[str]) -> bytes:
-    """A presentation context that is asked for: its number, a SOP class, and transfer syntaxes to choose of."""
+    """Encode a proposed presentation context: its number, a SOP class, and the transfer syntaxes to choose from."""
     return bytes((number, 0, 0, 0)) + b"".join(
         (item(0x30, kind.encode()), *(item(0x40, one.encode()) for one in syntaxes))
     )
 
 
 def largest(items: bytes) -> int:
-    """The largest PDU that the other side takes, 0 where it does not say."""
+    """Return the largest PDU that the other side accepts, in bytes; 0 if it does not say."""
     for item in items_of(items, 0x50):
         for value in items_of(item, 0x51):
             return int(struct.unpack(">L", value)[0])
@@ -61,15 +61,15 @@ def largest(items: bytes) -> int:
 
 
 def item(kind: int, value: bytes) -> bytes:
-    """An item of an agreement (PS3.8 section 9.3.2)."""
+    """Encode an item of an association request or acceptance (PS3.8 section 9.3.2)."""
     return struct.pack(">BxH", kind, len(value)) + value
 
 
 def items_of(items: bytes, wanted: int) -> Iterator[bytes]:
-    """The values of all items of a kind.
+    """Yield the values of all items of a type.
 
     Raises:
-        struct.error: cut off.
+        struct.error: the data are truncated.
     """
     at = 0
     while at < len(items):
@@ -82,17 +82,17 @@ def items_of(items: bytes, wanted: int) -> Iterator[bytes]:
 
 
 def text(value: bytes) -> str:
-    """A UID or a title without its padding."""
+    """Decode a UID or a title without its padding."""
     return value.rstrip(b"\0 ").decode("ascii", "replace")
 
 
 def framed(kind: int, body: bytes) -> bytes:
-    """A whole PDU."""
+    """Encode a whole PDU."""
     return struct.pack(">BxL", kind, len(body)) + body
 
 
 def pieces(context: int, control: int, message: bytes, size: int) -> Iterator[bytes]:
-    """A command or its data as PDUs of one piece each, nothing for nothing."""
+    """Yield a command or data set as PDUs of one piece each; none for an empty message."""
     for at in range(0, len(message), size):
         piece = message[at : at + size]
         last = 2 if at + size >= len(message) else 0
@@ -100,7 +100,7 @@ def pieces(context: int, control: int, message: bytes, size: int) -> Iterator[by
 
 
 def command(values: Mapping[int, int | str]) -> bytes:
-    """A command (PS3.7 section 6.3)."""
+    """Encode a command (PS3.7 section 6.3)."""
     coded = bytearray()
     for element, value in sorted(values.items()):
         if isinstance(value, int):
@@ -112,10 +112,10 @@ def command(values: Mapping[int, int | str]) -> bytes:
 
 
 def elements(command: bytes) -> dict[int, bytes]:
-    """The elements of a command, undecoded.
+    """Split a command into its elements, without decoding the values.
 
     Raises:
-        Broken: it is damaged.
+        Broken: the command is damaged.
     """
     found: dict[int, bytes] = {}
     at = 0
@@ -131,7 +131,7 @@ def elements(command: bytes) -> dict[int, bytes]:
 
 
 def whole(connection: socket.socket) -> tuple[int, bytes]:
-    """A PDU of those that make an association."""
+    """Read a whole PDU during the negotiation of an association."""
     kind, length = header(connection)
     if length > LARGEST_AGREEMENT:
         raise Broken("what came is no DICOM")
@@ -139,19 +139,19 @@ def whole(connection: socket.socket) -> tuple[int, bytes]:
 
 
 def header(connection: socket.socket) -> tuple[int, int]:
-    """Kind and length of the next PDU."""
+    """Read the type and length of the next PDU."""
     kind, length = struct.unpack(">BxL", exactly(connection, 6))
-    if hasattr(socket, "TCP_QUICKACK"):  # Linux; the system forgets about it with each packet
+    if hasattr(socket, "TCP_QUICKACK"):  # Linux only; the option is not permanent and must be set again
         with suppress(OSError):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
     return kind, length
 
 
 def exactly(connection: socket.socket, count: int) -> bytes:
-    """The next bytes, so many.
+    """Read exactly `count` bytes.
 
     Raises:
-        Broken: the connection ends before.
+        Broken: the connection ends before that.
     """
     data = bytearray(count)
     at = 0
@@ -161,7 +161,7 @@ def exactly(connection: socket.socket, count: int) -> bytes:
 
 
 def into(connection: socket.socket, view: memoryview) -> int:
-    """Read what has come, a byte at least."""
+    """Read the available data into a buffer, at least one byte, and return the number of bytes."""
     try:
         count = connection.recv_into(view)
     except OSError as error:
@@ -172,5 +172,5 @@ def into(connection: socket.socket, view: memoryview) -> int:
 
 
 def broken(error: OSError) -> Broken:
-    """What an error of a connection means."""
+    """Convert an error of a socket."""
     return Broken("the connection broke", silent=isinstance(error, TimeoutError))

@@ -1,4 +1,4 @@
-"""Images that an archive of the classic DICOM network sends to us: into files as they come, and the port for C-MOVE."""
+"""Receiving images that a DIMSE archive sends: streaming them to files, and the port for C-MOVE."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from monai_rd.integrations.archives.pdu import FIELD, KIND, UID, Broken
 __all__ = ["STORE", "Box", "Receiver", "take"]
 
 STORE = 0x0001  # FIELD of C-STORE
-_MOST_IMAGES, _LARGEST_SERIES = 100_000, 32 << 30  # of one series, in bytes
+_MOST_IMAGES, _LARGEST_SERIES = 100_000, 32 << 30  # images and bytes of one series
 _TAKEN, _NO_ROOM, _NO_IMAGE = 0x0000, 0xA700, 0xC000  # status
 _MOST_SENDERS = 10  # associations at a time
-_LOOKING = 0.2  # s in which the port is closed
+_LOOKING = 0.2  # seconds between checks whether to close the port
 
 
 class Box:
-    """A folder that images of one series go to, from any number of associations, until it is closed.
+    """A folder that receives the images of one series, from any number of associations, until it is closed.
 
     Args:
-        folder: which may hold files already.
+        folder: the folder, which may contain files already.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -38,22 +38,22 @@ class Box:
         self._lock = threading.Lock()
 
     def close(self) -> list[Path]:
-        """Take no more; returns the files of the images that came whole."""
+        """Stop receiving, and return the files of the images that arrived completely."""
         with self._lock:
             self._open = False
             return self._files
 
     def write(self, meta: bytes, pieces: Iterator[memoryview]) -> bool:
-        """Write an image as it comes; returns whether it is there, as a whole.
+        """Write an image as it arrives, and return whether it was stored completely.
 
         Args:
-            meta: what its file begins with.
-            pieces: of its data set, of which some may be left.
+            meta: the beginning of the file, before the data set.
+            pieces: the pieces of the data set; some may be left unread.
         """
         with self._lock:
             number = self._begun
             self._begun += 1
-        file = self._folder / f"{self._first + number:06d}.dcm"  # what comes from outside names no file
+        file = self._folder / f"{self._first + number:06d}.dcm"  # numbered: received data never name a file
         made = whole = False
         try:
             if number < _MOST_IMAGES and self._has_room(len(meta)):
@@ -64,7 +64,7 @@ class Box:
                 with self._lock:
                     whole = whole and self._open
                     self._files += [file] if whole else []
-        except OSError:  # the disk's: a connection that breaks is `Broken`
+        except OSError:  # from the disk; a broken connection raises `Broken`
             whole = False
         finally:
             if made and not whole:
@@ -79,12 +79,12 @@ class Box:
 
 
 def take(association: Association, message: Message, box: Box | None) -> None:
-    """Take the image that a C-STORE brings, as it comes, and answer.
+    """Receive the image of a C-STORE request, and answer the request.
 
     Args:
-        association: over which it comes.
-        message: the C-STORE.
-        box: where it goes; None refuses it.
+        association: the association.
+        message: the C-STORE request.
+        box: where the image is stored; None refuses it.
     """
     kind, uid, pieces = message.uid(KIND), message.uid(UID), association.data(message)
     status = _NO_ROOM
@@ -93,23 +93,23 @@ def take(association: Association, message: Message, box: Box | None) -> None:
     elif box is not None and box.write(_file_meta(kind, uid, association.contexts[message.context][1]), pieces):
         status = _TAKEN
     for _ in pieces:
-        pass  # of an image that is not taken
+        pass  # skip the rest of an image that is not stored
     association.answer(message, status)
 
 
 class Receiver:
-    """A port at which images are taken, from anybody, while `box` is one.
+    """A port that receives images from any sender while `box` is set.
 
     Args:
-        port: of this machine, at all its addresses.
-        kinds: SOP classes that are taken.
+        port: port of this machine, on all its addresses.
+        kinds: SOP classes that are accepted.
         timeout: seconds without a byte after which a connection is ended.
 
     Raises:
-        OSError: something else listens at the port.
+        OSError: the port is in use.
 
     Attributes:
-        box: where images go; None refuses them.
+        box: where images are stored; None refuses them.
     """
 
     def __init__(self, port: int, kinds: Collection[str], timeout: float) -> None:
@@ -125,11 +125,11 @@ class Receiver:
         self._thread.start()
 
     def end(self) -> None:
-        """Close the port and all connections, soon."""
+        """Start to close the port and all connections, without waiting."""
         self._ended.set()
 
     def close(self) -> None:
-        """Close the port and all connections, and wait until they are."""
+        """Close the port and all connections, and wait until they are closed."""
         self.end()
         self._thread.join()
 
@@ -140,7 +140,7 @@ class Receiver:
                     continue
                 try:
                     connection = self._listener.accept()[0]
-                except OSError:  # nobody came, or has gone again
+                except OSError:  # no connection, or it has ended again
                     self._free.release()
                     continue
                 self._connections.add(connection)
@@ -169,7 +169,7 @@ class Receiver:
 
 
 def _file_meta(kind: str, uid: str, syntax: str) -> bytes:
-    """What a file has before its data set (PS3.10 section 7.1)."""
+    """Encode the beginning of a file before its data set (PS3.10 section 7.1)."""
     values = ((0x0002, kind), (0x0003, uid), (0x0010, syntax), (0x0012, str(PYDICOM_IMPLEMENTATION_UID)))
     coded = struct.pack("<HH2sHL2s", 2, 1, b"OB", 0, 2, b"\0\1")
     for element, value in values:

@@ -1,4 +1,4 @@
-"""How often an archive is tried, and how long is waited between."""
+"""Retries: how often an archive is tried, and how long to wait in between."""
 
 from __future__ import annotations
 
@@ -16,21 +16,25 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 ATTEMPTS = 5
-_LONGEST = 60.0  # s that an archive may ask us to wait for
+_LONGEST = 60.0  # longest pause in seconds that an archive may ask for
 
 
 def with_retries(action: Callable[[], T], attempts: int = ATTEMPTS, wait: float = 1.0) -> T:
-    """Do something that a network may spoil, again after 1, 2, 4, ... times `wait` seconds.
+    """Call an action, and retry it after 1, 2, 4, ... times `wait` seconds if it fails.
 
-    What does not pass (`Failure`) is not tried again; nor is an archive that asks for a longer pause than a minute.
+    Failures that are not transient (`Failure`) are not retried, nor if the archive asks for a pause of more than a
+    minute.
 
     Args:
-        action: raises `ArchiveError` where it fails.
-        attempts: in all.
-        wait: in seconds.
+        action: the function to call; raises `ArchiveError` if it fails.
+        attempts: total number of attempts.
+        wait: first pause in seconds.
+
+    Returns:
+        The result of the action.
 
     Raises:
-        ArchiveError: of the last attempt.
+        ArchiveError: the error of the last attempt.
     """
     doubling = wait_exponential(multiplier=wait)
 
@@ -53,11 +57,12 @@ def _error(state: RetryCallState) -> ArchiveError:
 
 
 class RetryPolicy:
-    """How often an archive is tried: five times, until it has failed so often; then once, until it succeeds again.
+    """How often an archive is tried: five times; after an action has failed for good, once, until one succeeds.
 
     Attributes:
-        attempts: how often it is tried now.
-        gone: it failed by something that is everybody's, and twice in a row if that may pass.
+        attempts: current number of attempts.
+        gone: whether the archive is given up: a permanent failure that affects all studies, or a transient one twice in
+            a row.
     """
 
     def __init__(self) -> None:
@@ -65,12 +70,12 @@ class RetryPolicy:
         self._was_away = False
 
     def failed(self, error: ArchiveError) -> None:
-        """Learn that all attempts of something failed."""
+        """Record that all attempts of an action have failed."""
         self.gone = error.kind.affects_all and (self._was_away or not error.kind.transient)
         self._was_away = error.kind.affects_all
         if error.kind.transient:
             self.attempts = 1
 
     def succeeded(self) -> None:
-        """Learn that something succeeded."""
+        """Record that an action has succeeded."""
         self.attempts, self.gone, self._was_away = ATTEMPTS, False, False

@@ -1,1 +1,1 @@
-"""A trained bundle as an application of MONAI Deploy."""
+"""Packaging a trained bundle as a MONAI Deploy application."""

@@ -1,4 +1,4 @@
-"""The log of an application that a hospital runs: what this package says, and of what others say no word."""
+"""The log of a deployed application: the messages of this package only, none of other packages."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _UID = re.compile(r"\b\d+(?:\.\d+){5,}\b")
 
 
 def keep_log_to_ourselves() -> None:
-    """Let the handlers have what this package says, without UIDs, and of others' errors only where they are.
+    """Filter the log: this package's messages without UIDs, and only the code location of other packages' errors.
 
-    Other packages log paths, UIDs, descriptions and whole headers, and warn of them. Which of them do is nothing to
-    rely on, so none is let through; of an error of theirs the line of the code is told. Call it when the handlers are
-    made.
+    Other packages log paths, UIDs, descriptions and whole headers. Which of them do may change at any time, so no
+    message of theirs is passed on; of an error only the line of code is logged. Call this after the handlers are
+    created.
     """
     logging.captureWarnings(True)
     known = [one for one in logging.root.manager.loggerDict.values() if isinstance(one, logging.Logger)]
@@ -25,7 +25,7 @@ def keep_log_to_ourselves() -> None:
 
 
 def _harmless(record: logging.LogRecord) -> bool:
-    """Whether a record may be shown; what may name somebody is taken out of it."""
+    """Whether a record may be shown; removes from it what may identify a person."""
     if record.name.partition(".")[0] == "monai_rd":
         record.msg = _UID.sub("(UID)", record.getMessage())
     elif record.levelno >= logging.ERROR:

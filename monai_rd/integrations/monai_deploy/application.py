@@ -1,4 +1,4 @@
-"""A trained bundle as a folder that MONAI Deploy runs and packages."""
+"""Writing a trained bundle as a folder that MONAI Deploy can run and package."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ TEMPLATES = Path(__file__).parent / "map_app"
 
 
 def write_application(folder: Path, bundle: str) -> None:
-    """Write an application for MONAI Deploy of the student trained in a bundle.
+    """Write a MONAI Deploy application for the trained student of a bundle.
 
     Args:
-        folder: a new one. It gets `app.py`, `__main__.py`, `app.yaml`, `requirements.txt`, `selection.json` (which
-            series to take) and `models/student/model.ts`.
-        bundle: the bundle's folder, or the name of one that comes with the project.
+        folder: a new folder. It gets `app.py`, `__main__.py`, `app.yaml`, `requirements.txt`, `selection.json` (which
+            series to select) and `models/student/model.ts`.
+        bundle: folder of a bundle, or name of one of the project's bundles.
 
     Raises:
-        FileExistsError: the folder is there and not empty.
-        FileNotFoundError: no such bundle, or nothing trained in it.
+        FileExistsError: the folder exists and is not empty.
+        FileNotFoundError: no such bundle, or it has no trained student.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} is there already: give a new folder, or remove it")
@@ -36,7 +36,7 @@ def write_application(folder: Path, bundle: str) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as place:
         made = Path(place) / "app"
-        # A folder for each model is what the SDK knows as -m models.
+        # The SDK's option -m models expects one folder per model.
         models = made / "models" / "student"
         models.mkdir(parents=True)
         export_formats(trained, ["torchscript"], models)
@@ -57,12 +57,12 @@ def write_application(folder: Path, bundle: str) -> None:
 
 
 def selection_rules(scope: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Say in the words of the SDK's series selector which series a student can be asked about.
+    """Make the rules for the SDK's series selector: which series a student can score.
 
-    Only the modality decides here; what else is out of scope is refused with its code by the preprocessing.
+    The rules check the modality only; series that are out of scope in other ways are refused by the preprocessing.
 
     Args:
-        scope: of the training, see `scope_of`. Without it, or where it knows no modality, every series is taken.
+        scope: scope of the training, see `scope_of`. If it is None or has no modality, every series is selected.
     """
     modalities = scope["modality"] if scope is not None else []
     pattern = f"^({'|'.join(modalities)})$" if modalities else "."

@@ -1,8 +1,8 @@
 """Operators for MONAI Deploy: from a folder of DICOM to scores and structured reports.
 
-They take the places of the SDK's own where those would change the answer or hide a defect: its loader drops slices
-that lie at one position, its volume operator swaps row and column spacing and knows no missing slices, and its bundle
-operator names a wrong class. Between them runs the SDK's own series selector.
+They replace the SDK's own operators where those would change the result or hide a defect: its loader drops slices at
+the same position, its volume operator swaps row and column spacing and does not detect missing slices, and its bundle
+operator names a wrong class. The SDK's own series selector runs between them.
 
     StudyIndexOperator -> DICOMSeriesSelectorOperator -> StudyLoaderOperator -> StudyInferenceOperator
         -> ClassifierOperator -> ReportWriterOperator
@@ -51,12 +51,12 @@ SELECTED = "study_selected_series_list"  # the SDK's name
 
 
 def quiet_context(arguments: list[str]) -> AppContext:
-    """Make the SDK's context of an application, whose log has from here on what `keep_log_to_ourselves` lets through.
+    """Make the SDK's context of an application, and filter its log from here on (`keep_log_to_ourselves`).
 
     Args:
-        arguments: of the application's command line, `Application.argv`.
+        arguments: the application's command line, `Application.argv`.
     """
-    logging.disable(logging.WARNING)  # the context itself logs the paths, to handlers that it makes anew
+    logging.disable(logging.WARNING)  # creating the context logs paths, to new handlers
     try:
         context = Application.init_app_context(arguments)
     finally:
@@ -69,7 +69,7 @@ Compute = Callable[[Any, Any, Any, Any], None]
 
 
 def _nameless(compute: Compute) -> Compute:
-    """Let an operator fail without the error's text, which Holoscan writes to the log and which may hold a path."""
+    """Make an operator fail without the error's text, which Holoscan logs and which may contain a path."""
 
     @wraps(compute)
     def computed(self: Any, op_input: Any, op_output: Any, context: Any) -> None:
@@ -82,31 +82,31 @@ def _nameless(compute: Compute) -> Compute:
 
 
 class StudyIndexOperator(DICOMDataLoaderOperator):
-    """The SDK's loader by the project's index: headers only, junk among them, every defect by its code.
+    """The SDK's loader based on this project's index: reads headers only, tolerates other files, reports defects.
 
     Named outputs:
-        dicom_study_list: the `DICOMStudy` objects of all series that can be read, as the SDK's loader gives them, but
-            without pixels.
-        studies: `Studies`, what can be loaded, and why series were left out.
+        dicom_study_list: the `DICOMStudy` objects of all readable series, as the SDK's loader makes them, but without
+            pixels.
+        studies: `Studies`: the items to load, and why series were left out.
 
     Args:
-        input_folder: nested and mixed as it may be.
-        predictor: whose policy says which defects are let pass.
+        input_folder: the folder to search, with all its subfolders.
+        predictor: the predictor, whose policy decides which defects are accepted.
     """
 
     def __init__(self, fragment: Fragment, *args: Any, input_folder: Path, predictor: Predictor, **kwargs: Any) -> None:
         self.predictor = predictor
-        once = CountCondition(fragment, 1)  # Holoscan runs what needs no input for ever
+        once = CountCondition(fragment, 1)  # otherwise Holoscan runs an operator without inputs forever
         super().__init__(fragment, once, *args, input_folder=input_folder, **kwargs)
 
     def setup(self, spec: OperatorSpec) -> None:
-        """Name inputs and outputs."""
+        """Declare the inputs and outputs."""
         super().setup(spec)
         spec.output("studies")
 
     @_nameless
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
-        """Index the folder."""
+        """Index the folder and emit the studies."""
         studies = self.predictor.find(self.input_path)
         op_output.emit(studies, "studies")
         op_output.emit(self._domain_objects(studies), self.output_name)
@@ -115,7 +115,7 @@ class StudyIndexOperator(DICOMDataLoaderOperator):
     def _domain_objects(self, studies: Studies) -> list[DICOMStudy]:
         by_study: dict[str, DICOMStudy] = {}
         by_series: dict[str, DICOMSeries] = {}
-        seen: set[Path] = set()  # several volumes may lie in one file
+        seen: set[Path] = set()  # one file may contain several volumes
         for item in (one for one in studies.items if one["series"]):
             with reading_files():
                 headers = [dcmread(file, stop_before_pixels=True) for file in files_of_item(item) if file not in seen]
@@ -135,7 +135,7 @@ class StudyIndexOperator(DICOMDataLoaderOperator):
 
 
 class _OfPredictor(Operator):
-    """What works with a student."""
+    """Base of the operators that use a predictor."""
 
     def __init__(self, fragment: Fragment, *args: Any, predictor: Predictor, **kwargs: Any) -> None:
         self.predictor = predictor
@@ -143,24 +143,24 @@ class _OfPredictor(Operator):
 
 
 class StudyLoaderOperator(_OfPredictor):
-    """Series and pictures that were selected, as the network sees them.
+    """Loads and preprocesses the selected series and pictures for the network.
 
     Named inputs: `studies` of `StudyIndexOperator`, and the selector's `study_selected_series_list`.
     Named output: `images`, items with `image`, or with the code of a `problem` and its `message`.
 
     Args:
-        predictor: whose preprocessing it is.
+        predictor: the predictor whose preprocessing is used.
     """
 
     def setup(self, spec: OperatorSpec) -> None:
-        """Name inputs and outputs."""
+        """Declare the inputs and outputs."""
         spec.input("studies")
         spec.input(SELECTED)
         spec.output("images")
 
     @_nameless
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
-        """Load."""
+        """Load and emit the images."""
         studies: Studies = op_input.receive("studies")
         chosen = _uids(op_input.receive(SELECTED))
         images: list[dict[str, Any]] = [
@@ -176,42 +176,42 @@ class StudyLoaderOperator(_OfPredictor):
 
 
 class StudyInferenceOperator(_OfPredictor):
-    """The student's calibrated probabilities of each study and of its slices.
+    """Computes the student's calibrated probabilities for each study and its slices.
 
     Named input: `images`, see `StudyLoaderOperator`.
-    Named output: `predictions`, pairs of an item and what `StudyClassifier.infer` gives, None where it has a problem.
+    Named output: `predictions`, pairs of an item and the result of `StudyClassifier.infer`, None if it has a problem.
 
     Args:
-        predictor: whose network it is.
+        predictor: the predictor whose network is used.
     """
 
     def setup(self, spec: OperatorSpec) -> None:
-        """Name inputs and outputs."""
+        """Declare the inputs and outputs."""
         spec.input("images")
         spec.output("predictions")
 
     @_nameless
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
-        """Infer."""
+        """Run the network and emit the probabilities."""
         infer = self.predictor.classifier.infer
         images = op_input.receive("images")
         op_output.emit([(one, None if one["problem"] else infer([one])[0]) for one in images], "predictions")
 
 
 class ClassifierOperator(_OfPredictor):
-    """What the probabilities say, with all that a reader needs to judge it: to `scores.csv` and `.json`, and on.
+    """Converts the probabilities to predictions, writes them to `scores.csv` and `.json`, and emits them.
 
-    The SDK's bundle operator gives a `result` that takes each probability for the index of a class: do not use it.
+    Do not use the `result` of the SDK's bundle operator instead: it takes each probability for the index of a class.
 
     Named input: `predictions`, see `StudyInferenceOperator`.
-    Named output: `answers`, a `Prediction` of each study.
+    Named output: `answers`, a `Prediction` for each study.
 
     Args:
-        predictor: whose classes they are.
-        output_folder: where the scores go, see `write_scores`.
+        predictor: the predictor whose classes are used.
+        output_folder: where the scores are written, see `write_scores`.
 
     Attributes:
-        scored: how many studies have an answer, after a run.
+        scored: number of studies with a score, after a run.
     """
 
     def __init__(self, fragment: Fragment, *args: Any, output_folder: Path, **kwargs: Any) -> None:
@@ -219,13 +219,13 @@ class ClassifierOperator(_OfPredictor):
         super().__init__(fragment, *args, **kwargs)
 
     def setup(self, spec: OperatorSpec) -> None:
-        """Name inputs and outputs."""
+        """Declare the inputs and outputs."""
         spec.input("predictions")
         spec.output("answers")
 
     @_nameless
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
-        """Write the scores."""
+        """Write the scores and emit the predictions."""
         answers = [self.predictor.classifier.answer(*one) for one in op_input.receive("predictions")]
         self.predictor.write(answers, self.output_folder / "scores.csv")
         problems = [one.problem for one in answers if one.problem]
@@ -235,13 +235,13 @@ class ClassifierOperator(_OfPredictor):
 
 
 class ReportWriterOperator(_OfPredictor):
-    """A DICOM structured report (TID 1500) for each study that has an answer, see `structured_report`.
+    """Writes a DICOM structured report (TID 1500) for each scored study, see `structured_report`.
 
     Named input: `answers` of `ClassifierOperator`.
 
     Args:
-        predictor: whose student the reports name.
-        output_folder: where they go, each named by its SOPInstanceUID.
+        predictor: the predictor whose student the reports name.
+        output_folder: where the reports are written, each named by its SOPInstanceUID.
     """
 
     def __init__(self, fragment: Fragment, *args: Any, output_folder: Path, **kwargs: Any) -> None:
@@ -249,12 +249,12 @@ class ReportWriterOperator(_OfPredictor):
         super().__init__(fragment, *args, **kwargs)
 
     def setup(self, spec: OperatorSpec) -> None:
-        """Name the input."""
+        """Declare the input."""
         spec.input("answers")
 
     @_nameless
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
-        """Write the reports; a study of which none can be made does not cost the others theirs."""
+        """Write the reports; a study without a report does not affect the others."""
         failed = []
         for one in (one for one in op_input.receive("answers") if not one.problem):
             try:

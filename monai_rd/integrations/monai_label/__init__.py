@@ -1,1 +1,1 @@
-"""A trained bundle behind MONAI Label's server."""
+"""Serving a trained bundle with MONAI Label."""

@@ -1,4 +1,4 @@
-"""The folder that MONAI Label's server runs: the app and the trained bundles it serves."""
+"""Writing the folder that MONAI Label's server runs: the app, and the trained bundles that it serves."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ _NEEDED = ("configs/inference.json", "configs/metadata.json", "models/model.pt",
 
 
 def write_label_app(folder: str | os.PathLike[str], bundles: Sequence[str | os.PathLike[str]]) -> list[Path]:
-    """Write the app with copies of trained bundles, all of it or nothing.
+    """Write the app with copies of trained bundles, atomically.
 
-    A bundle `rd_ct` becomes `FOLDER/model/rd_ct_classification`: MONAI Label's own bundle app reads from that name what
-    a bundle is for. The copy's metadata name the classes it was trained on.
+    A bundle `rd_ct` becomes `FOLDER/model/rd_ct_classification`: MONAI Label's own bundle app derives the task of a
+    bundle from that name. The metadata of the copy name the classes it was trained on.
 
     Args:
-        folder: to be made.
-        bundles: folders of bundles that were trained, each of another name.
+        folder: the folder to create.
+        bundles: folders of trained bundles, with different names.
 
     Returns:
-        The copies.
+        The folders of the copies.
 
     Raises:
-        FileExistsError: there is such a folder.
-        FileNotFoundError: a bundle lacks a file, as where it was not trained yet.
-        ValueError: no bundle, or two of one name; a model that is not the student which its settings tell.
+        FileExistsError: the folder exists.
+        FileNotFoundError: a bundle lacks a file, for example because it was not trained yet.
+        ValueError: no bundle, or two of the same name; a model that is not the student named in its settings.
     """
     target, sources = Path(folder), [Path(bundle).resolve() for bundle in bundles]
     names = [source.name if "classification" in source.name else f"{source.name}_classification" for source in sources]

@@ -1,4 +1,4 @@
-"""The application as a folder: `python FOLDER -i ... -o ... -m ...`, as the packaged application starts it."""
+"""Runs the application as a folder: `python FOLDER -i ... -o ... -m ...`, as the packaged application does."""
 
 import runpy
 from pathlib import Path

@@ -21,11 +21,11 @@ from monai_rd.integrations.monai_deploy.operators import (
 )
 
 logger = logging.getLogger("monai_rd.integrations.monai_deploy.app")
-RULES = Path(__file__).parent / "selection.json"  # in the words of DICOMSeriesSelectorOperator
+RULES = Path(__file__).parent / "selection.json"  # in the format of DICOMSeriesSelectorOperator
 
 
 class StudentApp(Application):
-    """Classifies every series of a folder that the selection rules take."""
+    """Classifies every series of a folder that matches the selection rules."""
 
     def compose(self) -> None:
         """Connect the operators."""
@@ -51,7 +51,7 @@ class StudentApp(Application):
 
 
 def main() -> None:
-    """Run the application; exit code 1 if no study has an answer."""
+    """Run the application; exit code 1 if no study was scored."""
     app = StudentApp()
     app.run()
     if app.classify.scored == 0:

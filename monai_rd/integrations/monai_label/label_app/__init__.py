@@ -1,1 +1,1 @@
-"""The app that MONAI Label runs, as `monai-rd label-app` copies it; imported in MONAI Label's environment only."""
+"""The app that MONAI Label runs, copied by `monai-rd label-app`; imported only in MONAI Label's environment."""

@@ -1,7 +1,8 @@
-"""A MONAI Label app that answers about studies with trained students: class, calibrated probabilities, flags.
+"""A MONAI Label app that scores studies with trained students: class, calibrated probabilities, flags.
 
-It serves every bundle in its folder `model`. MONAI Label's own bundle app goes by the name of a bundle's folder, loads
-what fits of a model and lets the rest be random, and turns class names to lower case; this one does none of it.
+It serves every bundle in its folder `model`. MONAI Label's own bundle app derives the task from the name of a bundle's
+folder, loads only matching weights and leaves the others random, and converts class names to lower case; this app does
+none of that.
 
 Not for clinical use.
 """
@@ -46,37 +47,37 @@ class ClassifierTask(InferTask):
         super().__init__(InferType.CLASSIFICATION, labels, *about, {"device": device_list()})
 
     def is_valid(self) -> bool:
-        """Whether it can answer."""
+        """Whether the task is usable: always."""
         return True
 
     def info(self) -> dict[str, Any]:
-        """What the server tells of it."""
+        """Return the server's description of the task."""
         return {**super().info(), "version": self.version}
 
     def get_path(self, validate: bool = True) -> str:
-        """The student's file."""
+        """Return the path of the student's file."""
         return str(self.model_path)
 
     def _predictor(self, device: str) -> Predictor:
-        """The student on a device; read anew when its file has changed."""
+        """Return the student on a device; loaded again when its file has changed."""
         changed = self.model_path.stat().st_mtime_ns
         if device not in self._predictors or self._predictors[device][1] != changed:
             self._predictors[device] = Predictor(TrainedBundle(self.bundle, device=device)), changed
         return self._predictors[device][0]
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[None, dict[str, Any]]:
-        """Answer about one study; one that cannot be judged gets HTTP status 422 with the code of its problem.
+        """Score one study; a study that cannot be scored gets HTTP status 422 with the code of its problem.
 
         Returns:
-            No file, and what the client gets: the probability of every class, what speaks against them, who says so.
+            No file, and the result for the client: the probability of every class, warning flags, and the model.
         """
         image = Path(request["image"])
-        if not image.is_file() or is_dicom(image):  # of an unknown name MONAI Label makes the studies' folder
+        if not image.is_file() or is_dicom(image):  # for an unknown name MONAI Label gives the studies' folder
             raise HTTPException(422, {"problem": "NO_IMAGE", "message": "no NIfTI volume or image of that name"})
         predictor = self._predictor(name_to_device({**self.config(), **request}["device"]))
         try:
             (found,) = predictor.score([item_of_image(image)])
-        except StudyError as error:  # that the policy calls one
+        except StudyError as error:  # an error by the policy
             raise HTTPException(422, {"problem": error.code, "message": str(error)}) from error
         if found.problem:
             status = 500 if found.problem == UNEXPECTED else 422
@@ -88,12 +89,12 @@ class ClassifierTask(InferTask):
 
 
 class ClassificationApp(MONAILabelApp):
-    """All bundles of the folder `model`, each as a task by the name of its folder.
+    """The app: serves all bundles of the folder `model`, each as a task named after its folder.
 
     Args:
         app_dir: the folder of this file.
         studies: a folder of NIfTI volumes and images, or the address of a DICOMweb server.
-        conf: what the server was started with (`--conf`).
+        conf: settings that the server was started with (`--conf`).
     """
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
@@ -101,35 +102,35 @@ class ClassificationApp(MONAILabelApp):
         super().__init__(app_dir, studies, conf, "Reprogramming Distillation", about, __version__)
 
     def init_infers(self) -> dict[str, InferTask]:
-        """One task a bundle."""
+        """Create one task for each bundle."""
         folders = sorted(folder for folder in (Path(self.app_dir) / "model").iterdir() if folder.is_dir())
         return {folder.name: ClassifierTask(str(folder)) for folder in folders}
 
     def infer(self, request: dict[str, Any], datastore: Any = None) -> Any:
-        """Answer about one study; one that cannot be had gets HTTP status 404, 422 or 502 and our words."""
+        """Score one study; a study that is not available gets HTTP status 404, 422 or 502 with our own message."""
         image = request.get("image")
-        if isinstance(image, str) and not Path(image).is_file():  # a name or UID; what was uploaded is a file
+        if isinstance(image, str) and not Path(image).is_file():  # a name or UID; uploads are files
             _fetch(datastore or self.datastore(), image)
         return super().infer(request, datastore)
 
     def _download_dcmqi_tools(self) -> None:
-        """Nothing: MONAI Label would fetch here what writes segmentations, and there are none."""
+        """Do nothing: MONAI Label would download tools for segmentations here, which are not needed."""
 
 
 def _fetch(datastore: Any, image: str) -> None:
-    """Have MONAI Label fetch an image, which it then has.
+    """Let MONAI Label fetch an image into its cache.
 
     Raises:
-        HTTPException: there is none, its archive does not give it, or it cannot be converted.
+        HTTPException: the image does not exist, its archive does not deliver it, or it cannot be converted.
     """
     missing = {"problem": "NO_IMAGE", "message": "no NIfTI volume, image or DICOM series of that name or UID"}
-    if not re.fullmatch(r"[^/\\]+", image) or image in (".", ".."):  # it would be taken for a path
+    if not re.fullmatch(r"[^/\\]+", image) or image in (".", ".."):  # would be interpreted as a path
         raise HTTPException(404, missing)
     try:
         found = datastore.get_image_uri(image)
-    except (IndexError, KeyError, ValueError) as error:  # what MONAI Label makes of an empty answer, and of no UID
+    except (IndexError, KeyError, ValueError) as error:  # raised by MONAI Label for an empty answer or an invalid UID
         raise HTTPException(404, missing) from error
-    except OSError as error:  # as are the errors of requests
+    except OSError as error:  # includes the errors of requests
         message = "the archive did not give the series: does it run, and does it have it? Ask again later"
         raise HTTPException(502, {"problem": "NO_ANSWER", "message": message}) from error
     except Exception as error:
