@@ -189,7 +189,7 @@ def _networks(
 
 
 def at_size(network: Callable[[Tensor], Tensor], size: list[int]) -> Callable[[Tensor], Tensor]:
-    """A network that is given images of any size, and sees them at its own.
+    """Wrap a network so that it resizes images of any size to its own input size.
 
     Args:
         network: bags `[B, S, 3, H, W]`, or volumes `[B, 1, D, H, W]`, to logits.

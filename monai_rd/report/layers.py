@@ -33,6 +33,13 @@ class LayerCKA(NamedTuple):
         first: names of the first network's layers.
         second: names of the second network's layers.
         n: number of items.
+
+    Example:
+        >>> import torch
+        >>> from monai_rd.report.layers import LayerCKA
+        >>> found = LayerCKA(torch.tensor([[0.9, 0.4]]), first=["layer4"], second=["block6", "block12"], n=32)
+        >>> found.second[int(found.values[0].argmax())]
+        'block6'
     """
 
     values: Tensor
@@ -77,6 +84,14 @@ class MinibatchCKA:
 
     Raises:
         ValueError: a minibatch of fewer than 4.
+
+    Example:
+        >>> import torch
+        >>> from monai_rd.report.layers import MinibatchCKA
+        >>> cka, features = MinibatchCKA(minibatch=8), torch.randn(16, 5)
+        >>> cka.update({"layer4": features}, {"block12": 2 * features})
+        >>> round(cka.compute().values.item(), 3)
+        1.0
     """
 
     def __init__(self, minibatch: int = 32) -> None:

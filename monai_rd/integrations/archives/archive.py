@@ -27,6 +27,11 @@ class Query:
 
     Raises:
         ValueError: an invalid day or UID.
+
+    Example:
+        >>> from monai_rd.integrations.archives.archive import Query
+        >>> Query("CT", since="20260101").studies
+        ()
     """
 
     modality: str
@@ -42,7 +47,15 @@ class Query:
 
 
 class Archive(Protocol):
-    """An archive that images are fetched from and results are stored in; every method may raise `ArchiveError`."""
+    """An archive that images are fetched from and results are stored in; every method may raise `ArchiveError`.
+
+    Example:
+        >>> from monai_rd.integrations.archives.archive import Archive
+        >>> from monai_rd.integrations.archives.archive_url import open_archive
+        >>> archive: Archive = open_archive("https://pacs.example.org/dicom-web")
+        >>> type(archive).__name__
+        'DicomWeb'
+    """
 
     def studies(self, query: Query) -> list[str]:
         """Return the StudyInstanceUIDs that match, sorted."""

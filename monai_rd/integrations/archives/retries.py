@@ -57,7 +57,7 @@ def _error(state: RetryCallState) -> ArchiveError:
 
 
 class RetryPolicy:
-    """How often an archive is tried: five times; after an action has failed for good, once, until one succeeds.
+    """How often an archive is tried: five times, but only once after all attempts have failed, until one succeeds.
 
     Attributes:
         attempts: current number of attempts.
