@@ -11,12 +11,13 @@ from typing import Any
 import torch
 
 from monai_rd.methods.at import AttentionTransfer
-from monai_rd.methods.base import Method, Step, distributed, parameter_groups, trainable_parameters
+from monai_rd.methods.base import Method, Step, distributed, gather_batch, parameter_groups, trainable_parameters
 from monai_rd.methods.ce import CrossEntropyAlone
 from monai_rd.methods.crd import ContrastiveDistillation
 from monai_rd.methods.drd import DeepReprogrammingDistillation
 from monai_rd.methods.hint import Hint
 from monai_rd.methods.kd import KnowledgeDistillation
+from monai_rd.methods.maps import shrink_to_common
 from monai_rd.methods.mgd import MaskedGenerativeDistillation
 from monai_rd.methods.norm import NToOneMatching
 from monai_rd.methods.pseudo import PseudoLabels
@@ -35,8 +36,10 @@ __all__ = [
     "Step",
     "build_method",
     "distributed",
+    "gather_batch",
     "method_class",
     "parameter_groups",
+    "shrink_to_common",
     "trainable_parameters",
 ]
 
@@ -77,7 +80,9 @@ def method_class(name: str) -> type[Method]:
     try:
         found = getattr(import_module(file), own)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"no method '{name}': {error}; is its file in this folder or on PYTHONPATH?") from error
+        missing = isinstance(error, ModuleNotFoundError) and f"{file}.".startswith(f"{error.name}.")
+        where = "; is its file in this folder or on PYTHONPATH?" if missing else ""
+        raise ValueError(f"no method '{name}': {error}{where}") from error
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise ValueError(f"'{name}' is no method: derive its class from monai_rd.methods.Method")
     return found

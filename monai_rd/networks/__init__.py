@@ -1,7 +1,7 @@
 """The networks of distillation: frozen teachers, trained students, and the reprogramming module phi between them."""
 
 from monai_rd.networks.features import Reads, StudentFeatures, TeacherFeatures
-from monai_rd.networks.levels import Level
+from monai_rd.networks.levels import Level, pair_levels
 from monai_rd.networks.preprocessing import Preprocessing, VolumePreprocessing
 from monai_rd.networks.reprogramming import Reprogrammer
 from monai_rd.networks.student.students import STUDENTS, DeployedStudent, Student, channels_last, student_dims
@@ -23,5 +23,6 @@ __all__ = [
     "VolumePreprocessing",
     "channels_last",
     "load_teacher",
+    "pair_levels",
     "student_dims",
 ]
