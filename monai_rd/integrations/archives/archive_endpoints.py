@@ -180,9 +180,9 @@ class ArchiveSink:
     def __init__(self, archive: Archive, state: State, predictor: Predictor) -> None:
         self.archive, self.state = archive, state
         self.scores = state.scores(state.folder, predictor)
-        self._retry_policy, self._rests_until = RetryPolicy(), 0.0
+        self._retry_policy, self._paused_until = RetryPolicy(), 0.0
         self._not_taken: set[Path] = set()
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
         self._send()
 
     @property
@@ -206,7 +206,7 @@ class ArchiveSink:
         If the archive is gone, sending pauses for a while, and scoring continues.
         """
         for file in self._files():
-            if time.monotonic() < self._rests_until:
+            if time.monotonic() < self._paused_until:
                 return
             if file in self._not_taken:
                 continue
@@ -214,12 +214,12 @@ class ArchiveSink:
             try:
                 with_retries(lambda file=file: self.archive.store([file]), attempts)  # type: ignore[misc]
             except ArchiveError as error:
-                if str(error) not in self._told:
+                if str(error) not in self._logged:
                     logger.warning("a report waits in the outbox: %s", error)
-                self._told.add(str(error))
+                self._logged.add(str(error))
                 self._retry_policy.failed(error)
                 if self._retry_policy.gone:
-                    self._rests_until = time.monotonic() + _REST if error.kind.transient else float("inf")
+                    self._paused_until = time.monotonic() + _REST if error.kind.transient else float("inf")
                 elif not error.kind.affects_all:
                     self._not_taken.add(file)
             else:
