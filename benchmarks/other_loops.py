@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from monai.data import Dataset
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -33,6 +34,17 @@ def by_hand(
     return turn
 
 
+def update_by(adam: torch.optim.Optimizer) -> Callable[[Tensor], None]:
+    """The rest of a step in plain PyTorch."""
+
+    def update(loss: Tensor) -> None:
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+
+    return update
+
+
 def rd_loss(
     network: Student, method: ReprogrammingDistillation, f_s: Tensor, z_s: Tensor, tap: Tensor, y: Tensor
 ) -> Tensor:
@@ -53,12 +65,7 @@ def plain_loop(work: Work, plain: Dataset) -> Turn:
         f_s = network.features(image)
         return rd_loss(network, method, f_s, network.classifier(f_s), teacher(image), target)
 
-    def update(loss: Tensor) -> None:
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
-
-    return by_hand(work, plain, step, update)
+    return by_hand(work, plain, step, update_by(adam))
 
 
 def torchdistill_box(work: Work, plain: Dataset) -> Turn:
@@ -126,10 +133,5 @@ def timm_task(work: Work, plain: Dataset) -> Turn:
     def step(image: Tensor, target: Tensor) -> Tensor:
         return task(image[:, 0], target)["loss"]  # a bag of one is an image
 
-    def update(loss: Tensor) -> None:
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
-
     task.train()
-    return by_hand(work, plain, step, update)
+    return by_hand(work, plain, step, update_by(adam))

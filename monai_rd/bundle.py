@@ -40,7 +40,6 @@ __all__ = [
     "default_workers",
     "explain_errors",
     "is_bundle",
-    "keep_freed_memory",
     "model_sha256",
     "own_bundles",
     "parse_overrides",

@@ -10,7 +10,7 @@ import torch
 from monai.data import DataLoader, Dataset, DistributedSampler
 from torch.utils.data import Sampler
 
-from monai_rd.cache.datasets import DiskCacheDataset, cached_dataset, is_on_device
+from monai_rd.cache.datasets import DiskCacheDataset, cached_dataset, loading_settings
 from monai_rd.processes import derived_seed, rank, world_size
 from monai_rd.transforms import bag_collate
 
@@ -256,8 +256,7 @@ class Loaders:
     """
 
     def __init__(self, batch_size: int, num_workers: int = 0, device: torch.device | str = "cpu") -> None:
-        self.batch_size, self.num_workers = batch_size, num_workers
-        self._cuda = torch.device(device).type == "cuda"
+        self.batch_size, self.num_workers, self.device = batch_size, num_workers, device
 
     def batched(self, dataset: Dataset, batches: TrainingBatches) -> DataLoader:
         """Return a loader of a training's batches."""
@@ -282,11 +281,5 @@ class Loaders:
         return self._loader(dataset, batch_size=self.batch_size)
 
     def _loader(self, dataset: Dataset, **settings: Any) -> DataLoader:
-        there = is_on_device(dataset)
-        return DataLoader(
-            dataset,
-            num_workers=0 if there else self.num_workers,
-            pin_memory=self._cuda and not there,
-            collate_fn=bag_collate,
-            **settings,
-        )
+        settings |= loading_settings(dataset, self.num_workers, self.device)
+        return DataLoader(dataset, collate_fn=bag_collate, **settings)

@@ -31,7 +31,7 @@ from monai_rd.files import free_space, size_in_words
 from monai_rd.memory import available_memory
 from monai_rd.processes import local_world_size, rank
 
-__all__ = ["DiskCacheDataset", "SkippingCacheDataset", "cached_dataset", "is_on_device"]
+__all__ = ["DiskCacheDataset", "SkippingCacheDataset", "cached_dataset", "is_on_device", "loading_settings"]
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +93,19 @@ def cached_dataset(
 def is_on_device(dataset: Dataset) -> bool:
     """Whether a data set's items are on a GPU; then they need neither worker processes nor pinned memory."""
     return torch.device(getattr(dataset, "device", "cpu")).type != "cpu"
+
+
+def loading_settings(dataset: Dataset, num_workers: int, device: torch.device | str) -> dict[str, Any]:
+    """Return `num_workers` and `pin_memory` for a `DataLoader` of a data set.
+
+    Args:
+        dataset: the items.
+        num_workers: number of worker processes for items on the CPU.
+        device: where the batches are used.
+    """
+    there = is_on_device(dataset)
+    cuda = torch.device(device).type == "cuda"
+    return {"num_workers": 0 if there else num_workers, "pin_memory": cuda and not there}
 
 
 def _device_with_room(device: torch.device, wanted: int) -> torch.device:

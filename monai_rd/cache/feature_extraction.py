@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from monai_rd.cache.datasets import is_on_device
+from monai_rd.cache.datasets import loading_settings
 from monai_rd.cache.feature_store import FeatureStore
 from monai_rd.cache.fingerprints import describe, fingerprint, transforms_fingerprint
 from monai_rd.cache.views import PROBE, ReplayedViews, probe
@@ -263,14 +263,8 @@ class FeatureExtractor:
 
     def _rows(self, pairs: Sequence[tuple[int, int]]) -> Iterator[dict[str, Tensor]]:
         """Yield the features by name of each (item, view), in half precision on the CPU; one device sync per batch."""
-        there = is_on_device(self.views)
-        loader = DataLoader(
-            _Pairs(self.views, pairs),
-            batch_size=self._batch_size,
-            num_workers=0 if there else self._workers,
-            collate_fn=list,
-            pin_memory=self.device.type == "cuda" and not there,
-        )
+        settings = loading_settings(self.views, self._workers, self.device)
+        loader = DataLoader(_Pairs(self.views, pairs), batch_size=self._batch_size, collate_fn=list, **settings)
         for batch in loader:
             for _, alike in groupby(batch, key=lambda view: view["image"].shape):  # bags may differ in their slices
                 seen = list(alike)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def monai_rd(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
+def monai_rd(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     def run(*words: Any) -> tuple[int, str]:
         monkeypatch.chdir(ROOT)
         monkeypatch.setattr(sys, "argv", ["monai-rd", *map(str, words)])
@@ -53,8 +52,7 @@ def monai_rd(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
         printed = capsys.readouterr()
         return int(left.value.code or 0), printed.out + printed.err
 
-    yield run
-    logging.getLogger().handlers.clear()
+    return run
 
 
 def test_fill_verify_list_clear(monai_rd: Command, images: Path, tmp_path: Path) -> None:

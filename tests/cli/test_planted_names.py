@@ -17,7 +17,7 @@ import re
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ SUFFIXES = (".png", ".jpg", ".tif", ".nii.gz", ".nii", ".mha", ".nrrd")
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: Any, caplog: Any) -> Iterator[Command]:
+def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: Any, caplog: Any) -> Command:
     """Run `monai-rd` in the folder `work`; gives its exit code and all that was said, at every level of the log."""
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
@@ -63,8 +63,7 @@ def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: Any, caplog:
         code = left.value.code
         return int(code) if isinstance(code, int | None) and code else (0 if not code else 1), told_by(told, typed)
 
-    yield run
-    logging.getLogger().handlers.clear()
+    return run
 
 
 def told_by(told: str, typed: list[str]) -> str:
