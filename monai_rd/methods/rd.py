@@ -1,7 +1,7 @@
 r"""Reprogramming Distillation, arXiv 2407.06504.
 
-With the frozen teacher $F_t$, the student $F_s$, the reprogramming module $\phi$ and the shared classifier $g$, Eq. 3
-is as follows. Its first term is the trainer's own loss; this method adds the others.
+Eq. 3 with the frozen teacher $F_t$, the student $F_s$, the reprogramming module $\phi$ and the shared classifier $g$.
+The first term is the trainer's own loss; this method adds the others:
 
 $$f_s = F_s(x),\quad z_s = g(f_s),\quad f_t = \phi(F_t(x)),\quad z_t = g(f_t)$$
 $$L = \mathrm{CE}(y, z_s) + \alpha\,\mathrm{CE}(y, z_t) + \beta\,(\mathrm{KL}(z_t \| z_s) + L_\mathrm{CKA}(f_t, f_s))$$
@@ -30,9 +30,8 @@ class ReprogrammingDistillation(Method):
         beta: weight of KL and CKA in the first and in the last epoch, linear in between.
         temperature: temperature of KL; 1 in the paper.
         estimator: CKA's estimator, "biased" (the paper's) or "unbiased".
-        detach_teacher: stop the gradient of KL and CKA into phi and, through z_t, into g: True for all items,
-            "unlabelled" for the unlabelled ones. The paper says only that the foundation model is fixed, so the default
-            does not stop it.
+        detach_teacher: no gradient of KL and CKA into phi and, through z_t, into g: True for all items, "unlabelled"
+            for the unlabelled ones. The default stops none, as the paper says only that the foundation model is fixed.
         width: number of channels inside phi.
         blocks: number of residual blocks of phi.
         grid: the teacher's maps are average-pooled to at most this many positions per side; None for no limit.
@@ -45,15 +44,10 @@ class ReprogrammingDistillation(Method):
 
     Example:
         >>> import torch
-        >>> from monai_rd.methods import Step, build_method
-        >>> from monai_rd.networks import Student, StudentFeatures, load_teacher
+        >>> from monai_rd.methods import build_method
+        >>> from monai_rd.networks import Student, load_teacher
         >>> student, teacher = Student("resnet18", num_classes=2), load_teacher("phantom_ct")
-        >>> image, labels = torch.rand(4, 3, 64, 64), torch.tensor([0, 1, 0, 1])
-        >>> rd = build_method("rd", student, teacher, labels, options={"width": 32})
-        >>> pooled = student.features(image)
-        >>> features = StudentFeatures(image, pooled, student.classifier(pooled), maps=())
-        >>> list(rd(Step(features, teacher.read(image, rd.reads), student, labels)))
-        ['teacher_ce', 'kl', 'cka']
+        >>> rd = build_method("rd", student, teacher, torch.tensor([0, 1]), options={"width": 32})
         >>> rd.weights(progress=0.25)
         {'teacher_ce': 0.75, 'kl': 0.75, 'cka': 0.75}
     """
@@ -101,9 +95,7 @@ class ReprogrammingDistillation(Method):
         f_t = self.phi(step.teacher_features.tap)
         z_t = step.network.classifier(f_t)
         self.keep_path(step, f_t, z_t)
-        terms: dict[str, Tensor] = {}
-        if "teacher_ce" in self.terms:
-            terms["teacher_ce"] = self.ce(z_t, step.target)
+        terms = {"teacher_ce": self.ce(z_t, step.target)} if "teacher_ce" in self.terms else {}
         if self.detach_teacher == "unlabelled":
             f_t, z_t = (torch.where(step.unlabelled[:, None], one.detach(), one) for one in (f_t, z_t))
         elif self.detach_teacher:
