@@ -35,8 +35,7 @@ from monai_rd.dicom.frames import SeriesFiles
 from monai_rd.errors import Policy
 from tests.dicom.test_classes import nuclear
 from tests.dicom.test_mosaic import mosaic
-from tests.dicom.test_volumes import Change, attributes, several
-from tests.dicom_files import AXIAL, CORONAL, SAGITTAL, enhanced, make_series, oblique
+from tests.dicom_files import AXIAL, CORONAL, SAGITTAL, Change, attributes, enhanced, make_series, oblique, several
 
 Volume = tuple[np.ndarray, np.ndarray]  # voxels [X, Y, Z], affine to mm in RAS+
 Reader = Callable[[Path], list[Volume]]

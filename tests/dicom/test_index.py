@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import warnings
@@ -13,11 +14,13 @@ import pytest
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 
-from monai_rd.dicom import SeriesInfo, SeriesRule, choose_series, index, index_dicom
+from monai_rd import errors as dicom
+from monai_rd.dicom import SeriesInfo, SeriesRule, choose_series, index, index_dicom, is_dicom, load_series
 from monai_rd.dicom.header import Origin
 from monai_rd.pseudonyms import patient_pseudonym, project_key
 from monai_rd.report.series import write_series
-from tests.dicom_files import CORONAL, NAME, PATIENT_ID, SAGITTAL, make_series
+from tests.dicom.refusals import without
+from tests.dicom_files import COLUMNS, CORONAL, NAME, PATIENT_ID, ROWS, SAGITTAL, make_series
 
 DICOMDIR = Path(get_testdata_file("CT_small.dcm")).parent / "dicomdirtests"
 
@@ -218,3 +221,96 @@ def test_a_folder_that_cannot_be_opened_is_said(
     assert len(index_dicom(tmp_path)) == 1
     assert "1 file(s) or folder(s) cannot be opened" in caplog.text
     assert str(tmp_path) not in caplog.text
+
+
+def test_index_of_a_mixed_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    good, _ = make_series(tmp_path / "study" / "a")
+    gap, _ = make_series(tmp_path / "study" / "b" / "deep", skip=(2,), seed=1)
+    localizer, _ = make_series(tmp_path / "loc", slices=1, orientation=CORONAL, shape=(4, 4), seed=9)
+    shutil.move(next((tmp_path / "loc").iterdir()), tmp_path / "study" / "a" / "localizer.dcm")
+
+    def other_patient(k: int, ds: Dataset) -> None:
+        ds.PatientID = "OTHER"
+
+    other, _ = make_series(tmp_path / "other", change=other_patient, modality="MR", rescale=None)
+    (tmp_path / f"{PATIENT_ID}.txt").write_text("junk")
+    (tmp_path / "empty").write_bytes(b"")
+    shutil.copy(Path(get_testdata_file("test-SR.dcm")), tmp_path / "study" / "report.dcm")
+    shutil.copy(Path(get_testdata_file("CT_small.dcm")).parent / "dicomdirtests" / "DICOMDIR", tmp_path / "directory")
+
+    with caplog.at_level(logging.INFO, logger="monai_rd"):
+        series = [s for s in index_dicom(tmp_path) if s.slices]  # without the report
+    assert [s.series_uid for s in series] == sorted([good, gap, localizer, other])
+    found = {s.series_uid: s for s in series}
+    assert {uid: len(s.files) for uid, s in found.items()} == {good: 6, gap: 5, localizer: 1, other: 6}
+    assert [found[uid].problem() for uid in (good, localizer, other)] == [None] * 3
+    assert isinstance(found[gap].problem(), dicom.MissingSlicesError)
+    assert found[other].modality == "MR"
+    assert found[good].patient_key == found[gap].patient_key == found[localizer].patient_key
+    assert found[good].patient_key != found[other].patient_key
+    assert PATIENT_ID not in found[good].patient_key
+    assert [r.getMessage() for r in caplog.records if r.name == "monai_rd.dicom.index"] == [
+        "index_dicom: 3 file(s) not DICOM, 0 unreadable file(s) skipped"
+    ]
+    assert load_series(found[good].files).array.shape == (1, COLUMNS, ROWS, 6)
+    with pytest.raises(dicom.MissingSlicesError) as caught:
+        load_series(found[gap].files)
+    assert str(caught.value) == str(found[gap].problem())
+
+
+def test_patients_without_id_are_grouped_by_study(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        make_series(tmp_path / name, slices=1, change=without("PatientID"))
+    first, second = index_dicom(tmp_path)
+    assert first.patient_key != second.patient_key
+
+
+def test_odd_patient_id_reaches_no_warning(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_series(tmp_path, slices=1)
+    file = next(tmp_path.iterdir())
+    content = file.read_bytes()
+    assert content.count(b"SECRET-4711") == 1
+    file.write_bytes(content.replace(b"SECRET-4711", b"SECRET\\\x01\xff11"))
+    recwarn.clear()
+    (info,) = index_dicom(tmp_path)
+    load_series(info.files)
+    assert "SECRET" not in caplog.text + "".join(str(w.message) for w in recwarn)
+
+
+def test_is_dicom(tmp_path: Path) -> None:
+    make_series(tmp_path, slices=1)
+    assert is_dicom(next(tmp_path.iterdir()))
+    junk = tmp_path / "junk"
+    for content in (
+        b"",
+        b"text",
+        bytes(1000),
+        b"\x08\x00" + bytes(range(256)) * 4,
+        b"\x08\x00\x05\x00\xff\xff\xff\xff",
+    ):
+        junk.write_bytes(content)
+        assert not is_dicom(junk)
+    assert not is_dicom(tmp_path)
+    assert not is_dicom(tmp_path / "missing")
+
+
+def test_dicomdir_tests_of_pydicom() -> None:
+    folder = Path(get_testdata_file("CT_small.dcm")).parent / "dicomdirtests"
+    series = index_dicom(folder)
+    codes = {s.series_uid.removeprefix("1.3.6.1.4.1.5962.1.1.0.0.0."): s.problem() and s.problem().code for s in series}
+    assert codes["1194734704.16302.0.6"] is None  # CT5N
+    assert codes["1194734704.16302.0.2"] == "LOCALIZER"  # two crossing ones
+    assert codes["1196530851.28319.0.2"] == "MISSING_SLICES"  # two stacks 20 cm apart
+    assert {s.problem() for s in series if s.modality == "CR"} == {None}
+    for info in series:
+        if info.problem() is None:
+            assert load_series(info.files).series_uid == info.series_uid
+        else:
+            with pytest.raises(type(info.problem())):
+                load_series(info.files)
+    with pytest.raises(dicom.UnsupportedImageError, match="Media Storage Directory"):
+        load_series(folder / "DICOMDIR")
+    with pytest.raises(dicom.UnsupportedImageError, match="SR"):
+        load_series(get_testdata_file("test-SR.dcm"))
