@@ -11,14 +11,7 @@ from monai.data import load_decathlon_datalist
 
 from monai_rd.datasets import DataList, DataListError, make_datalist, make_folds, write_datalist
 from monai_rd.datasets.splits import SPLITS
-from tests.datasets.test_datalist import KEY, picture, table
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    for number in range(40):
-        picture(tmp_path / "data" / f"{number:02d}.png", number)
-    return tmp_path / "data"
+from tests.datasets.labelled_files import KEY, table
 
 
 def cell(number: int) -> str:

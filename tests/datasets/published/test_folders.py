@@ -17,8 +17,9 @@ from pydicom.dataset import Dataset
 from monai_rd.datasets import DataListError, make_datalist, make_folds, write_datalist
 from monai_rd.datasets.datalist import read_datalist
 from monai_rd.datasets.splits import SPLITS
+from tests.datasets.labelled_files import names, picture
 from tests.datasets.published.laid_out import files, per_class, sizes, stems, table, warnings_of
-from tests.dicom_files import make_series
+from tests.dicom_files import SHARED, make_series
 
 KEY = b"0123456789abcdef" * 2
 
@@ -259,3 +260,40 @@ def test_a_published_folder_in_the_folder_given(tmp_path: Path) -> None:
     rows = [(f"archive/Training/no_tumor/image({n}).jpg", "ab"[n % 2], SPLITS[n % 3]) for n in range(1, 13)]
     table(tmp_path / "labels.csv", "image,label,split", rows)
     assert make_datalist(tmp_path).class_names == ("a", "b"), "a sheet of one's own comes before what lies below"
+
+
+def covid_ct(root: Path) -> Path:
+    """COVID-CT's layout, 2 images a class and split."""
+    for name in ("COVID", "NonCOVID"):
+        for split in ("train", "val", "test"):
+            files = [picture(root / "Images-processed" / f"CT_{name}" / f"{split}_{n}.png").name for n in range(2)]
+            listing = root / "Data-split" / name / f"{split}CT_{name}.txt"
+            listing.parent.mkdir(parents=True, exist_ok=True)
+            listing.write_text("\n".join(files) + "\n")
+    return root
+
+
+def test_covid_cts_official_split(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    found = make_datalist(covid_ct(tmp_path))
+    assert found.class_names == ("NonCOVID", "COVID")
+    for split, short in (("training", "train"), ("validation", "val"), ("test", "test")):
+        assert names(found[split]) == [f"{short}_0.png", f"{short}_1.png"] * 2
+        assert [item["label"] for item in found[split]] == [0, 0, 1, 1]
+    assert "this copy differs from the published one: 2 of NonCOVID in training (published 234); 2 of" in caplog.text
+    listing = tmp_path / "Data-split" / "COVID" / "testCT_COVID.txt"
+    listing.write_text(listing.read_text() + "test_1.png\n")
+    assert names(make_datalist(tmp_path).test) == ["test_0.png", "test_1.png", "test_0.png", "test_1.png", "test_1.png"]
+    (tmp_path / "Images-processed" / "CT_COVID" / "val_1.png").unlink()
+    shutil.rmtree(tmp_path / "Data-split" / "NonCOVID")
+    with pytest.raises(DataListError) as caught:
+        make_datalist(tmp_path)
+    assert "1 of the 2 images of valCT_COVID.txt are not in CT_COVID" in str(caught.value)
+    assert "no trainCT_NonCOVID.txt" in str(caught.value)
+
+
+@pytest.mark.skipif(not (SHARED / "COVID-CT").is_dir(), reason="COVID-CT is not here; the project does not ship it")
+def test_the_real_covid_ct(caplog: pytest.LogCaptureFixture) -> None:
+    found = make_datalist(SHARED / "COVID-CT")
+    assert (len(found.training), len(found.validation), len(found.test)) == (425, 118, 203)
+    assert sum(item["label"] for item in found.test) == 98
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
