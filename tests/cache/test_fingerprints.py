@@ -16,9 +16,9 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import Compose, Lambdad, RandFlipd, RandRotated, Resized, ScaleIntensityRanged
 
-from monai_rd.cache.fingerprints import fingerprint, item_key
+from monai_rd.cache.fingerprints import describe, fingerprint, item_key
 from monai_rd.errors import UnreadableFileError
-from monai_rd.transforms import CTAugmentation, HounsfieldWindowsd
+from monai_rd.transforms import CTAugmentation, HounsfieldWindowsd, LoadImageOrSeriesd
 
 BUNDLES = ("rd_ct", "rd_mr", "rd_us", "rd_xray", "rd_derm")
 
@@ -138,3 +138,25 @@ def test_an_item_is_the_bytes_of_its_files_wherever_they_lie(tmp_path: Path) -> 
     assert item_key(moved) != both
     with pytest.raises(UnreadableFileError):
         item_key(tmp_path / "gone")
+
+
+def test_the_code_that_reads_and_prepares_images_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    from monai_rd.cache import fingerprints
+
+    def code() -> Any:
+        fingerprints._code_of.cache_clear()
+        fingerprints._reading_code.cache_clear()
+        return describe(LoadImageOrSeriesd)["code"]
+
+    before, of = code(), fingerprints.sha256
+    assert code() == before
+    readers = ("dicom/pixels", "images/pictures", "images/nifti", "walk", "transforms/load", "transforms/ct")
+    for module, counts in (*((name, True) for name in readers), ("losses/cka", False), ("methods/rd", False)):
+        monkeypatch.setattr(
+            fingerprints,
+            "sha256",
+            lambda path, module=module: "another" if str(path).endswith(f"{module}.py") else of(path),
+        )
+        assert (code() != before) == counts
+    monkeypatch.undo()
+    assert code() == before

@@ -21,7 +21,7 @@ from monai_rd.methods import METHODS, build_method
 from monai_rd.networks import FrozenFoundationModel, Preprocessing, Reads, VolumePreprocessing, load_teacher
 from monai_rd.networks.teacher.several import SeveralTeachers, join_teachers
 from monai_rd.networks.teacher.zoo.loading import in_order, teacher_names
-from tests.cache.test_feature_store import dataset
+from tests.cache.filled_stores import dataset
 from tests.methods.steps import small_student, step, tiny_teacher
 from tests.networks.teacher.test_blackbox import classifier, export, tiny_tflite
 
