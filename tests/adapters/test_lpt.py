@@ -1,4 +1,4 @@
-"""The two phases of LPT: what they train, and on which loss; its blocks are restated in test_adapters.py."""
+"""The two phases of LPT: what they train, and on which loss; its blocks are restated in test_formulas.py."""
 
 from __future__ import annotations
 

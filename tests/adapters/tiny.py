@@ -10,12 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from monai_rd.adapters import build_adapter
 from monai_rd.networks import FrozenFoundationModel, Preprocessing
 from monai_rd.networks.teacher.zoo.networks import TeacherBackbone
 
 WIDTH, HEADS, DEPTH, SIDE = 32, 4, 3, 4
 PLAIN = Preprocessing(32, (0.5,) * 3, (0.5,) * 3)
 KINDS = ("plain", "sam")
+FEW: dict[str, dict[str, Any]] = {"lpt": {"tokens": 2, "groups": 4, "grouped_blocks": 2}}
+PROMPTED = ("vpt_shallow", "vpt_deep", "vqt", "lpt")
 
 
 def network(kind: str, **changed: Any) -> Any:
@@ -137,3 +140,12 @@ class Literal:
         """The last feature map of a sequence that may have prompts at its end."""
         x = self.norm(x, "norm")[:, 1 : 1 + SIDE * SIDE] if self.kind == "plain" else x[:, : SIDE * SIDE]
         return x.transpose(1, 2).unflatten(2, (SIDE, SIDE))
+
+
+def adapt(name: str, base: FrozenFoundationModel, **options: Any) -> Any:
+    torch.manual_seed(0)
+    return build_adapter(name, base, 3, **{**FEW.get(name, {}), **options})
+
+
+def trained(module: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
