@@ -50,7 +50,7 @@ class Case(NamedTuple):
 def images() -> Case:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return Case(Student("shufflenet_v2_x1_0", 3), fitted(tiny_teacher()), torch.rand(8, 3, 64, 64))
+        return Case(Student("timm:test_resnet", 3), fitted(tiny_teacher()), torch.rand(8, 3, 64, 64))
 
 
 @pytest.fixture(scope="module")
