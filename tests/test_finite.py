@@ -16,8 +16,10 @@ from monai_rd.cache.feature_store import FeatureStore
 from monai_rd.finite import NotFiniteError, not_finite
 from monai_rd.networks import DeployedStudent, FrozenFoundationModel, Preprocessing, Student, load_teacher
 from monai_rd.networks.weights_file import load_strictly
+from tests.trained import SMALL
 
 NAN, INF = float("nan"), float("inf")
+KEYS = ["backbone.conv1.0.weight", "backbone.conv1.1.running_var", "classifier.bias", "temperature"]
 
 
 def test_what_is_looked_at() -> None:
@@ -28,13 +30,13 @@ def test_what_is_looked_at() -> None:
 
 
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
-@pytest.mark.parametrize("key", ["backbone.conv1.weight", "backbone.bn1.running_var", "classifier.bias", "temperature"])
+@pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("kind", [Student, DeployedStudent])
 def test_a_student(kind: Any, key: str, value: float) -> None:
-    state = Student("resnet18", 2).state_dict()
+    state = Student(SMALL, 2).state_dict()
     state[key] = state[key].clone().reshape(-1).index_fill(0, torch.tensor(0), value).reshape(state[key].shape)
-    with pytest.raises(NotFiniteError, match=f"the student 'resnet18': 1 of .* the first is {key}: the training"):
-        kind("resnet18", 2).load_state_dict(state)
+    with pytest.raises(NotFiniteError, match=f"the student '{SMALL}': 1 of .* the first is {key}: the training"):
+        kind(SMALL, 2).load_state_dict(state)
 
 
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])

@@ -30,6 +30,7 @@ from monai_rd.report.page import note, table
 from monai_rd.report.series import series_table, write_series
 from monai_rd.text import csv_of, name_of, printable
 from tests.dicom_files import make_series
+from tests.trained import SMALL
 
 NAMES = [
     "[bold]mass",
@@ -121,7 +122,7 @@ def test_the_tables_of_a_run_and_of_groups(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "300")
     torch.manual_seed(0)
-    network = Student("resnet18", len(NAMES))
+    network = Student(SMALL, len(NAMES))
     items = [{"image": torch.rand(3, 32, 32), "label": n % len(NAMES)} for n in range(2 * len(NAMES))]
     folder = tmp_path / "[red]run"
     folder.mkdir()

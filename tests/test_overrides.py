@@ -42,17 +42,16 @@ def words_of_fire(words: tuple[str, ...]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "key", ["dataset_dir", "output_dir", "bundle_root", "cache_dir", "teacher", "student", "method"]
-)
-@pytest.mark.parametrize(
     "word",
     ["20240131", "1e5", "None", "true", "[a]", "007", "0x10", "1_000", "(1,2)", "data#1", "a b", "{a: 1}", "3.10"],
 )
-def test_paths_and_names_stay_as_they_are_typed(key: str, word: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert command(monkeypatch, f"--{key}", word).get_parsed_content(key) == word
-    assert command(monkeypatch, f"--{key.replace('_', '-')}={word}").get_parsed_content(key) == word
-    read = parse_overrides([f"--{key}", word])
-    assert overridden(TRAIN, read).get_parsed_content(key) == word
+def test_paths_and_names_stay_as_they_are_typed(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = ("dataset_dir", "output_dir", "bundle_root", "cache_dir", "teacher", "student", "method")
+    apart = [part for key in keys for part in (f"--{key}", word)]
+    joined = [f"--{key.replace('_', '-')}={word}" for key in keys]
+    read = overridden(TRAIN, parse_overrides(apart))
+    for config in (command(monkeypatch, *apart), command(monkeypatch, *joined), read):
+        assert {key: config.get_parsed_content(key) for key in keys} == dict.fromkeys(keys, word)
 
 
 @pytest.mark.parametrize("word", ["None", "null"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -49,6 +50,7 @@ def imports(node: ast.AST, types: bool) -> Iterator[tuple[str, str]]:
             yield from imports(child, types)
 
 
+@cache
 def graph(types: bool, root: Path = ROOT) -> Graph:
     """Which modules each module imports. A name that a package has from a file of its own is an import of that file.
 
@@ -94,7 +96,7 @@ def circles(arrows: Graph) -> list[list[str]]:
 
 @pytest.mark.parametrize("types", [False, True], ids=["imports that run", "imports for types too"])
 def test_no_circle_of_files_or_of_folders(types: bool) -> None:
-    arrows = graph(types)
+    arrows = graph(types=types)
     assert len(arrows) > 200
     assert circles(arrows) + circles(rooms(arrows)) == []
 

@@ -12,6 +12,8 @@ from monai_rd.networks import Student
 from tests.bundles.commands import config, copied
 from tests.dicom_files import NAME
 
+# Trained and scored in a tenth of the time of a ResNet18, by the same code.
+SMALL = "timm:test_resnet"
 CLASS_NAMES = ["no finding", "COVID", "Other"]
 
 
@@ -21,11 +23,11 @@ def trained_bundle(to: Path, modality: str = "ct", **settings: Any) -> Path:
     Args:
         to: where the copy is made.
         modality: of the bundle.
-        settings: of the training, where they are not the bundle's defaults at 32 pixels and 3 slices.
+        settings: where they are not the bundle's defaults with a small student, 32 pixels and 3 slices.
     """
     root = copied(modality, to)
     asked = config(modality, "inference.json", bundle_root=str(root)).get_parsed_content("trained")
-    small = {"class_names": CLASS_NAMES, "image_size": 32, "slices": 3, "scope": None}
+    small = {"student": SMALL, "class_names": CLASS_NAMES, "image_size": 32, "slices": 3, "scope": None}
     settings = {**asked, **small, "teacher": f"/data/{NAME}/teacher.pt", **settings}
     torch.manual_seed(5)
     student = Student(settings["student"], len(settings["class_names"]))
@@ -43,10 +45,10 @@ def trained_files(root: Path, **settings: Any) -> Path:
 
     Args:
         root: the folder, which is there and empty.
-        settings: of the training, where they are not two classes, one window, 32 pixels and 2 slices.
+        settings: of the training, where they are not two classes, one window, a small student, 32 pixels and 2 slices.
     """
     names = settings.get("class_names", ["clear", "opacity"])
-    own = {"student": "resnet18", "class_names": names, "multi_label": False, "windows": ["lung"]}
+    own = {"student": SMALL, "class_names": names, "multi_label": False, "windows": ["lung"]}
     own |= {"image_size": 32, "slices": 2, "scope": None, **settings}
     (root / "models").mkdir()
     torch.manual_seed(0)

@@ -27,7 +27,7 @@ from monai_rd.phantoms import phantom_cohort
 from monai_rd.transforms.ct import WINDOWS
 from tests.bundles.commands import score
 from tests.dicom_files import make_series
-from tests.trained import trained_bundle
+from tests.trained import SMALL, trained_bundle
 
 SIZE, SLICES = 32, 3
 
@@ -90,7 +90,7 @@ def test_the_table_tells_what_was_compared(
 ) -> None:
     assert command(bundle, "--format", "torchscript", "--out", tmp_path / "m.ts", "--", "--dataset_dir", cohort) == 0
     printed = capsys.readouterr().out
-    assert "resnet18: 4 phantoms" in printed
+    assert f"{SMALL}: 4 phantoms" in printed
     assert (tmp_path / "m.ts").is_file()
     (row,) = (line for line in printed.splitlines() if line.startswith("│ torchscript"))
     _, _, size, difference, same, latency, _ = (cell.strip() for cell in row.split("│"))
@@ -318,7 +318,7 @@ def test_a_model_that_cannot_be_used(kind: str, tmp_path: Path) -> None:
         (root / "models" / "model.pt").write_bytes(b"PK\x03\x04 no weights")
     else:
         torch.save(Student("mobilenet_v2", 2).state_dict(), root / "models" / "model.pt")
-    with pytest.raises(ValueError, match="is damaged, or not the weights of the student 'resnet18' with 2 classes"):
+    with pytest.raises(ValueError, match=f"is damaged, or not the weights of the student '{SMALL}' with 2 classes"):
         TrainedBundle(root)
 
 

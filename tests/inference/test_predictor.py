@@ -23,6 +23,7 @@ from monai_rd.datasets import DataListError
 from monai_rd.finite import NotFiniteError
 from monai_rd.inference import Predictor, StudyClassifier, TrainedBundle
 from tests.dicom_files import NAME, make_series
+from tests.trained import SMALL
 
 Bundle = Callable[..., Path]
 SHAPE = (40, 44)
@@ -144,7 +145,7 @@ def test_the_folder_of_a_bundle(bundle_of: Bundle, tmp_path: Path) -> None:
     (one,) = predictor(tmp_path / "in")
     assert list(one.probabilities) == ["a", "b", "c"]
     assert len(one.slices) == 3
-    assert predictor.algorithm.parameters[0] == "student=resnet18"
+    assert predictor.algorithm.parameters[0] == f"student={SMALL}"
 
 
 def test_what_is_no_trained_bundle(bundle_of: Bundle, tmp_path: Path) -> None:
@@ -154,7 +155,7 @@ def test_what_is_no_trained_bundle(bundle_of: Bundle, tmp_path: Path) -> None:
         TrainedBundle("rd_foot")
     root = bundle_of()
     torch.save({"other": torch.zeros(2)}, root / "models" / "model.pt")
-    with pytest.raises(ValueError, match="not the weights of the student 'resnet18'"):
+    with pytest.raises(ValueError, match=f"not the weights of the student '{SMALL}'"):
         TrainedBundle("rd_ct", bundle_root=str(root))
 
 

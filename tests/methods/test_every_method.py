@@ -18,6 +18,7 @@ from monai_rd.no_label import NO_LABEL
 from tests.methods.page import ADDED
 from tests.methods.steps import step, tiny_teacher
 from tests.processes import in_two_processes
+from tests.trained import SMALL
 
 # The loss is a sum over samples or pairs of them: neither their order nor chance enters.
 ORDERLESS = ("rd", "at", "hint", "kd", "rkd", "sp", "vid", *ADDED)
@@ -50,7 +51,7 @@ class Case(NamedTuple):
 def images() -> Case:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return Case(Student("timm:test_resnet", 3), fitted(tiny_teacher()), torch.rand(8, 3, 64, 64))
+        return Case(Student(SMALL, 3), fitted(tiny_teacher()), torch.rand(8, 3, 64, 64))
 
 
 @pytest.fixture(scope="module")

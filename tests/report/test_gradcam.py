@@ -11,9 +11,10 @@ from torch import nn
 from monai_rd.networks import Student
 from monai_rd.report.gallery import choose
 from monai_rd.report.gradcam import explain, grad_cam_level
+from tests.trained import SMALL
 
 
-def student(name: str = "resnet18", classes: int = 3) -> Student:
+def student(name: str = SMALL, classes: int = 3) -> Student:
     torch.manual_seed(0)
     return Student(name, classes).eval()
 
@@ -74,7 +75,7 @@ def test_the_logits_of_a_study_are_the_mean_of_its_slices() -> None:
 
 def test_heat_lies_where_the_student_looked() -> None:
     """A student that sees nothing but redness, and of it only in the third slice's corner."""
-    network, bag = student(), torch.zeros(1, 4, 3, 64, 64)
+    network, bag = student("resnet18"), torch.zeros(1, 4, 3, 64, 64)
     bag[0, 2, 0, :32, :32] = 1
     conv = torch.nn.Conv2d(3, 512, 8, 8, bias=False)
     with torch.no_grad():

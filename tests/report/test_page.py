@@ -22,6 +22,7 @@ from monai_rd.files import atomic_write
 from monai_rd.networks import FrozenFoundationModel, Preprocessing, Student
 from monai_rd.report import FinalReport, Section, write_page
 from monai_rd.report.page import note, table
+from tests.trained import SMALL
 from transforms import bag_collate
 
 SECRET = "Doe^Jane"
@@ -55,7 +56,7 @@ def a_report(
 ) -> FinalReport:
     """A report on an untrained student; every item carries a name and a path as a data list does."""
     torch.manual_seed(0)
-    network = Student("resnet18" if dims == 2 else "resnet10_3d", classes)
+    network = Student(SMALL if dims == 2 else "resnet10_3d", classes)
     with torch.no_grad():
         network.classifier.weight.mul_(20)  # so that it does not say the same of all
     shape = (slices, 3, 64, 64) if dims == 2 else (1, 32, 32, 32)
@@ -164,7 +165,7 @@ def test_it_tells_the_numbers_of_the_metrics(run: Path) -> None:
         assert f"({low:.3f}–{high:.3f})" in text
     for said in (
         "PHANTOMS",
-        "resnet18, taught by tiny",
+        f"{SMALL}, taught by tiny",
         "learning rate",
         "0.001",
         "4 epochs in 6 s",

@@ -23,7 +23,7 @@ from monai_rd.integrations.monai_label.application import write_label_app
 from tests.bundles.commands import MODALITIES, config
 from tests.dicom_files import make_series
 from tests.servers import label_python, label_server, running_orthanc
-from tests.trained import trained_bundle
+from tests.trained import SMALL, trained_bundle
 
 TASK = "rd_ct_classification"
 
@@ -151,4 +151,4 @@ def test_a_model_that_does_not_fit_stops_the_server(tmp_path: Path) -> None:
     done = subprocess.run(
         [python, "-c", code, str(copy)], cwd=tmp_path / "app", capture_output=True, text=True, timeout=300, check=False
     )
-    assert "not the weights of the student 'resnet18'" in done.stderr
+    assert f"not the weights of the student '{SMALL}'" in done.stderr
