@@ -46,8 +46,12 @@ def imports(node: ast.AST, types: bool) -> Iterator[tuple[str, str]]:
         elif isinstance(child, ast.ImportFrom):
             assert child.level == 0, "an import says the whole name of its module"
             yield from ((child.module or "", one.name) for one in child.names)
-        elif types or not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"):
+        elif not isinstance(child, ast.expr) and (types or not for_types_alone(child)):
             yield from imports(child, types)
+
+
+def for_types_alone(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
 
 
 @cache

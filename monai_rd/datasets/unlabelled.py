@@ -86,10 +86,10 @@ def exclude_leaks(items: Sequence[Item], made: DataList, key: bytes, cache_dir: 
         DataListError: no item is left.
         OSError: the folder cannot be used.
     """
-    from monai_rd.cache.file_hashes import HASHES_FILE, item_keys
-
     if not items:
         return []
+    from monai_rd.cache.file_hashes import HASHES_FILE, item_keys  # imports torch, which takes seconds
+
     why: Counter[str] = Counter()
     held = [*made.validation, *made.test]
     hashes = None if cache_dir is None else cache_dir / HASHES_FILE
