@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from joblib import Parallel, delayed
-from rich.progress import track
 
 from monai_rd.dicom.classes import is_directory
 from monai_rd.dicom.frames import Frame, SeriesFiles
@@ -242,6 +241,8 @@ def _headers(paths: Sequence[Path], key: bytes, workers: int | None, progress: b
         delayed(_scan)(chunk, key) for chunk in chunks
     )
     if progress:
+        from rich.progress import track  # not in MONAI Label's environment, which shows none
+
         done = track(done, "headers", total=len(chunks))
     odd: set[str] = set()
     for headers, kinds in done:

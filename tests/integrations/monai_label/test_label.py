@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from typer.testing import CliRunner
 from monai_rd.cli.app import app as command
 from monai_rd.files import sha256
 from monai_rd.integrations.archives.archive_url import open_archive
+from monai_rd.integrations.monai_label import label_app
 from monai_rd.integrations.monai_label.application import write_label_app
 from tests.bundles.commands import MODALITIES, config
 from tests.dicom_files import make_series
@@ -26,6 +28,7 @@ from tests.servers import label_python, label_server, running_orthanc
 from tests.trained import SMALL, trained_bundle
 
 TASK = "rd_ct_classification"
+APP = Path(label_app.__file__).with_name("main.py")
 
 
 def test_the_app_is_complete_and_says_what_the_student_was_trained_on(tmp_path: Path) -> None:
@@ -58,6 +61,38 @@ def test_no_app_of_what_cannot_be_served(tmp_path: Path) -> None:
     (tmp_path / "app").mkdir()
     with pytest.raises(FileExistsError, match="remove it"):
         write_label_app(tmp_path / "app", [bundle])
+
+
+# What this package installs and the environment of docs/guide/monai_label.md lacks.
+LACKING = (
+    "highdicom",
+    "imagecodecs",
+    "imagehash",
+    "onnx",
+    "open_clip",
+    "openpyxl",
+    "peft",
+    "rich",
+    "tenacity",
+    "typer",
+)
+
+
+@pytest.mark.slow
+def test_the_app_needs_no_package_that_its_environment_lacks(tmp_path: Path) -> None:
+    bundle, main = trained_bundle(tmp_path), ast.parse(APP.read_text(encoding="utf-8"))
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(np.zeros((5, 24, 40), np.float32)), str(tmp_path / "a.nii.gz"))
+    ours = [
+        ast.unparse(one) for one in main.body if isinstance(one, ast.ImportFrom) and "monai_rd" in (one.module or "")
+    ]
+    code = [f"import sys; sys.modules.update(dict.fromkeys({LACKING}))", *ours]
+    code += [
+        "(found,) = Predictor(TrainedBundle(sys.argv[1])).score([item_of_image(sys.argv[2])])",
+        "print(found.problem)",
+    ]
+    command = [sys.executable, "-c", "\n".join(code), str(bundle), str(tmp_path / "a.nii.gz")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stdout) == (0, "\n"), done.stderr
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
