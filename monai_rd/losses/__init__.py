@@ -1,7 +1,7 @@
 """Parameter-free losses, one equation per file."""
 
 from monai_rd.losses.attention import attention_loss
-from monai_rd.losses.cka import CKALoss, cka
+from monai_rd.losses.cka import CKALoss, Estimator, cka
 from monai_rd.losses.classification import ClassificationLoss, class_probabilities
 from monai_rd.losses.kl import KLDistillationLoss
 from monai_rd.losses.relational import angle_loss, distance_loss
@@ -10,6 +10,7 @@ from monai_rd.losses.similarity import similarity_loss
 __all__ = [
     "CKALoss",
     "ClassificationLoss",
+    "Estimator",
     "KLDistillationLoss",
     "angle_loss",
     "attention_loss",

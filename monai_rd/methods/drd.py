@@ -23,8 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from monai_rd.losses import CKALoss, ClassificationLoss, KLDistillationLoss
-from monai_rd.losses.cka import Estimator
+from monai_rd.losses import CKALoss, ClassificationLoss, Estimator, KLDistillationLoss
 from monai_rd.methods.base import Method, Step, gather_batch, linear
 from monai_rd.methods.maps import average_pool, convolution
 from monai_rd.networks import FrozenFoundationModel, Level, Reads, Student

@@ -1,7 +1,6 @@
 r"""Reprogramming Distillation, arXiv 2407.06504.
 
 Eq. 3 with the frozen teacher $F_t$, the student $F_s$, the reprogramming module $\phi$ and the shared classifier $g$.
-The first term is the trainer's own loss; this method adds the others:
 
 $$f_s = F_s(x),\quad z_s = g(f_s),\quad f_t = \phi(F_t(x)),\quad z_t = g(f_t)$$
 $$L = \mathrm{CE}(y, z_s) + \alpha\,\mathrm{CE}(y, z_t) + \beta\,(\mathrm{KL}(z_t \| z_s) + L_\mathrm{CKA}(f_t, f_s))$$
@@ -9,13 +8,10 @@ $$L = \mathrm{CE}(y, z_s) + \alpha\,\mathrm{CE}(y, z_t) + \beta\,(\mathrm{KL}(z_
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
-from monai_rd.losses import CKALoss, ClassificationLoss, KLDistillationLoss
-from monai_rd.losses.cka import Estimator
+from monai_rd.losses import CKALoss, ClassificationLoss, Estimator, KLDistillationLoss
 from monai_rd.methods.base import Method, Step, gather_batch, linear
 from monai_rd.networks import FrozenFoundationModel, Reads, Reprogrammer, Student
 
@@ -43,11 +39,8 @@ class ReprogrammingDistillation(Method):
         ValueError: all terms are omitted, `detach_teacher` is unknown, or a value is invalid for phi or a loss.
 
     Example:
-        >>> import torch
-        >>> from monai_rd.methods import build_method
-        >>> from monai_rd.networks import Student, load_teacher
-        >>> student, teacher = Student("resnet18", num_classes=2), load_teacher("phantom_ct")
-        >>> rd = build_method("rd", student, teacher, torch.tensor([0, 1]), options={"width": 32})
+        >>> from monai_rd import methods, networks
+        >>> rd = methods.build_method("rd", networks.Student("resnet18"), networks.load_teacher("phantom_ct"), [0, 1])
         >>> rd.weights(progress=0.25)
         {'teacher_ce': 0.75, 'kl': 0.75, 'cka': 0.75}
     """
@@ -62,7 +55,7 @@ class ReprogrammingDistillation(Method):
         beta: tuple[float, float] = (1.0, 0.0),
         temperature: float = 1.0,
         estimator: Estimator = "biased",
-        detach_teacher: bool | Literal["unlabelled"] = False,
+        detach_teacher: bool | str = False,
         width: int = 512,
         blocks: int = 2,
         grid: int | None = 4,

@@ -17,8 +17,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from monai_rd.losses import CKALoss, ClassificationLoss, KLDistillationLoss
-from monai_rd.losses.cka import Estimator
+from monai_rd.losses import CKALoss, ClassificationLoss, Estimator, KLDistillationLoss
 from monai_rd.methods.base import Method, Step, gather_batch, linear
 from monai_rd.networks import FrozenFoundationModel, Reads, Reprogrammer, Student
 
