@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
+
+from monai_rd.cli.app import app
+from monai_rd.protocol.experiments import TABLES
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/**/*.md"))]
 PAGES += [ROOT / "benchmarks" / "results" / "README.md", *sorted(ROOT.glob("bundles/*/docs/README.md"))]
+CONFIGS = [path for path in ROOT.glob("bundles/*/configs/*.json") if path.name != "metadata.json"]
+IDS = {key for path in CONFIGS for key in json.loads(path.read_text(encoding="utf-8"))} | {"config_file", "bundle_root"}
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
@@ -52,6 +61,44 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(linked), target
         if (ROOT / "docs") in page.parents:
             assert (ROOT / "docs") in linked.parents, f"{target} is not on the site"
+
+
+def wrong_words(words: list[str], command: Any) -> list[str]:
+    """Of a command of ours: subcommands, options, rows of tables and bundle ids that do not exist."""
+    while words and getattr(command, "commands", None):
+        if words[0] not in command.commands:
+            return words[:1]
+        command, words = command.commands[words[0]], words[1:]
+    ours, ids = (words[: words.index("--")], words[words.index("--") :]) if "--" in words else (words, [])
+    known = {option for one in command.params for option in (*one.opts, *one.secondary_opts)}
+    if command.context_settings.get("ignore_unknown_options"):
+        ours, ids = [], words
+    wrong = [word for word in ours if word.startswith("--") and word.partition("=")[0] not in known]
+    if "--methods" in ours and command.name in TABLES:
+        rows = {row.name for row in TABLES[command.name].rows} | {"ROWS"}
+        wrong += [row for row in ours[ours.index("--methods") + 1].split(",") if row not in rows]
+    return wrong + unknown_ids(ids)
+
+
+def unknown_ids(words: list[str]) -> list[str]:
+    found = [word[2:].partition("=")[0].partition("#")[0] for word in words if word.startswith("--") and word != "--"]
+    return [name for name in found if name not in IDS]
+
+
+@every_page
+def test_commands_can_be_typed(page: Path) -> None:
+    lines = page.read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
+    typed = [
+        shlex.split(line, comments=True)
+        for line in lines
+        if re.match(r" *(monai-rd|python -m monai\.bundle run) ", line)
+    ]
+    wrong = []
+    for words in typed if page.name != "commands.md" else []:  # which is written from the commands themselves
+        ours = words[0] == "monai-rd"
+        found = wrong_words(words[1:], get_command(app)) if ours else unknown_ids(words[4:])
+        wrong += [(" ".join(words), found)] if found else []
+    assert wrong == []
 
 
 def test_first_pages_are_short() -> None:

@@ -16,7 +16,7 @@ from monai_rd.cache.feature_store import FeatureStore
 from monai_rd.finite import NotFiniteError, not_finite
 from monai_rd.networks import DeployedStudent, FrozenFoundationModel, Preprocessing, Student, load_teacher
 from monai_rd.networks.weights_file import load_strictly
-from tests.trained import SMALL
+from tests.small import SMALL
 
 NAN, INF = float("nan"), float("inf")
 KEYS = ["backbone.conv1.0.weight", "backbone.conv1.1.running_var", "classifier.bias", "temperature"]

@@ -30,7 +30,7 @@ from monai_rd.report.page import note, table
 from monai_rd.report.series import series_table, write_series
 from monai_rd.text import csv_of, name_of, printable
 from tests.dicom_files import make_series
-from tests.trained import SMALL
+from tests.small import SMALL
 
 NAMES = [
     "[bold]mass",

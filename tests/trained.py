@@ -11,9 +11,8 @@ import torch
 from monai_rd.networks import Student
 from tests.bundles.commands import config, copied
 from tests.dicom_files import NAME
+from tests.small import SMALL
 
-# Trained and scored in a tenth of the time of a ResNet18, by the same code.
-SMALL = "timm:test_resnet"
 CLASS_NAMES = ["no finding", "COVID", "Other"]
 
 

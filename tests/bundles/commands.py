@@ -11,13 +11,14 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from tests.processes import run_module
+from tests.small import SMALL
 
 ROOT = Path(__file__).parents[2]
 BUNDLES = ROOT / "bundles"
 MODALITIES = ("ct", "mr", "us", "xray", "derm")
-# Small enough for seconds, the same road as the default run but for its unlabelled phantoms.
+# Small enough for seconds, the same road as the default run but for its unlabelled phantoms and its student.
 QUICK = ["--max_epochs", "2", "--image_size", "32", "--slices", "2", "--seed", "3", "--report_page", "false"]
-QUICK += ["--unlabelled", "None"]
+QUICK += ["--unlabelled", "None", "--student", SMALL]
 
 # What no file that a bundle leaves may tell, in the header of every image that the tests train on.
 PLANTED = {

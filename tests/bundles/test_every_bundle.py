@@ -15,6 +15,7 @@ from monai.bundle import create_workflow, verify_metadata, verify_net_in_out
 from monai_rd.datasets import find_studies
 from monai_rd.networks import Student
 from tests.bundles.commands import BUNDLES, MODALITIES, PLANTED, config, score
+from tests.small import SMALL
 
 PATIENT = "PHANTOM"
 Trained = Callable[[str], tuple[Path, str]]
@@ -57,7 +58,7 @@ def test_model_is_the_student_alone(modality: str, trained_of: Trained) -> None:
     root, _ = trained_of(modality)
     classes = json.loads((root / "models" / "settings.json").read_text())["class_names"]
     state = torch.load(root / "models" / "model.pt", weights_only=True)
-    student = Student("resnet18", len(classes))
+    student = Student(SMALL, len(classes))
     assert state.keys() == student.state_dict().keys()
     student.load_state_dict(state)
     found = {path.relative_to(root).parts[0] for path in root.rglob("*") if path.is_file()}

@@ -16,6 +16,7 @@ import torch
 from monai_rd.cache.feature_store import list_stores
 from tests.bundles.commands import BUNDLES, PLANTED, QUICK, ROOT, copied, monai, torchrun, train
 from tests.processes import kill_module_at
+from tests.small import SMALL
 
 REAL = ROOT.parent / "shared" / "data"
 CONFIGS = BUNDLES / "rd_ct" / "configs"
@@ -74,7 +75,7 @@ def test_mlflow_keeps_the_numbers_and_no_names(cohort: str, tmp_path: Path) -> N
     with closing(sqlite3.connect(root / "eval" / "mlruns.db")) as database:
         kept = {(name, step) for name, step in database.execute("select key, step from metrics")}
         settings = dict(database.execute("select key, value from params"))
-        assert database.execute("select name, status from runs").fetchall() == [("rd resnet18 seed 3", "FINISHED")]
+        assert database.execute("select name, status from runs").fetchall() == [(f"rd {SMALL} seed 3", "FINISHED")]
     named = ["loss", "student_ce", "teacher_ce", "kl", "cka", "val_accuracy", "val_auc"]
     named += [f"teacher_path_{name}" for name in ("train_accuracy", "train_confidence", "cka", "validation_accuracy")]
     assert kept == {(name, epoch) for name in named for epoch in (1, 2)}

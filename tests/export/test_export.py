@@ -27,7 +27,8 @@ from monai_rd.phantoms import phantom_cohort
 from monai_rd.transforms.ct import WINDOWS
 from tests.bundles.commands import score
 from tests.dicom_files import make_series
-from tests.trained import SMALL, trained_bundle
+from tests.small import SMALL
+from tests.trained import trained_bundle
 
 SIZE, SLICES = 32, 3
 

@@ -23,7 +23,7 @@ from monai_rd.datasets import DataListError
 from monai_rd.finite import NotFiniteError
 from monai_rd.inference import Predictor, StudyClassifier, TrainedBundle
 from tests.dicom_files import NAME, make_series
-from tests.trained import SMALL
+from tests.small import SMALL
 
 Bundle = Callable[..., Path]
 SHAPE = (40, 44)

@@ -18,7 +18,7 @@ from monai_rd.no_label import NO_LABEL
 from tests.methods.page import ADDED
 from tests.methods.steps import step, tiny_teacher
 from tests.processes import in_two_processes
-from tests.trained import SMALL
+from tests.small import SMALL
 
 # The loss is a sum over samples or pairs of them: neither their order nor chance enters.
 ORDERLESS = ("rd", "at", "hint", "kd", "rkd", "sp", "vid", *ADDED)

@@ -11,7 +11,7 @@ from torch import nn
 from monai_rd.networks import Student
 from monai_rd.report.gallery import choose
 from monai_rd.report.gradcam import explain, grad_cam_level
-from tests.trained import SMALL
+from tests.small import SMALL
 
 
 def student(name: str = SMALL, classes: int = 3) -> Student:

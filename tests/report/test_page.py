@@ -22,7 +22,7 @@ from monai_rd.files import atomic_write
 from monai_rd.networks import FrozenFoundationModel, Preprocessing, Student
 from monai_rd.report import FinalReport, Section, write_page
 from monai_rd.report.page import note, table
-from tests.trained import SMALL
+from tests.small import SMALL
 from transforms import bag_collate
 
 SECRET = "Doe^Jane"

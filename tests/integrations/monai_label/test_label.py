@@ -25,7 +25,8 @@ from monai_rd.integrations.monai_label.application import write_label_app
 from tests.bundles.commands import MODALITIES, config
 from tests.dicom_files import make_series
 from tests.servers import label_python, label_server, running_orthanc
-from tests.trained import SMALL, trained_bundle
+from tests.small import SMALL
+from tests.trained import trained_bundle
 
 TASK = "rd_ct_classification"
 APP = Path(label_app.__file__).with_name("main.py")
