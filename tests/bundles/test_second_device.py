@@ -37,6 +37,7 @@ from tests.bundles.commands import copied, infer, train
 from tests.methods.steps import step, tiny_teacher
 from tests.methods.test_every_method import SINGLE, Case, assert_all_learn, built, fitted, loss_of
 from tests.second_device import NAME, on_second_device
+from tests.small import SMALL
 from tests.tiny_run import TinyRun
 
 pytestmark = [
@@ -76,7 +77,7 @@ def test_the_device_is_one(device: Path) -> None:
 
 def _methods_agree() -> None:
     torch.manual_seed(0)
-    case = Case(Student("shufflenet_v2_x1_0", 3), fitted(tiny_teacher()), torch.rand(8, 3, 64, 64))
+    case = Case(Student(SMALL, 3), fitted(tiny_teacher()), torch.rand(8, 3, 64, 64))
     target, index = torch.tensor(SINGLE), torch.arange(8)
     for name in METHODS:
         method, student = built(name, case.student, case.teacher, SINGLE)

@@ -37,6 +37,7 @@ from tests.planted import (
     planted_volume,
     planted_volumes,
 )
+from tests.small import SMALL
 from tests.trained import trained_bundle
 
 Command = Callable[..., tuple[int, str]]
@@ -270,7 +271,7 @@ def test_a_training_and_what_follows(command: Command, classes: Path, hospital: 
     out, configs = root / "eval", BUNDLES / "rd_ct" / "configs"
     places = ["--bundle_root", str(root), "--output_dir", str(out), "--dataset_dir", str(classes)]
     words = ["--max_epochs", "1", "--image_size", "32", "--slices", "2", "--batch_size", "4", "--feature_views", "2"]
-    words += ["--student", "shufflenet_v2_x1_0", "--method_options", "{'width': 8}"]
+    words += ["--student", SMALL, "--method_options", "{'width': 8}"]
 
     def run(config: str, *more: str, code: int = 0) -> None:
         typed = ["run", "--config_file", config, *places, *more]

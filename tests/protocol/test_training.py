@@ -10,6 +10,7 @@ import pytest
 
 from monai_rd.phantoms import phantom_cohort
 from tests.processes import run_module, start_module
+from tests.small import SMALL
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,7 +21,8 @@ def test_killed_and_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("monai_rd.phantoms.cohort.SPLIT", split)
     out = tmp_path / "out"
     words = ["table3", "--dataset", phantom_cohort(tmp_path), "--methods", "ce,rd", "--seeds", "1", "--max-epochs", "3"]
-    words += ["--out", str(out), "--", "--image_size", "32", "--slices", "2", "--device", "cpu", "--unlabelled", "None"]
+    words += ["--students", SMALL, "--out", str(out)]
+    words += ["--", "--image_size", "32", "--slices", "2", "--device", "cpu", "--unlabelled", "None"]
     command, log = ["monai_rd", "benchmark", *words], tmp_path / "log.txt"
     process = start_module(*command, cwd=ROOT, output=log)
     end = time.monotonic() + 240
