@@ -140,3 +140,16 @@ def test_what_lies_there_of_covid_ct_is_compared_as_the_docs_say(
     with pytest.raises(SystemExit):
         compare.main()
     assert "no two runs differ by this alone" in capsys.readouterr().err
+
+
+def test_seeds_with_labels_of_their_own_are_compared_together(
+    script: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = str(BENCHMARKS / "results" / "unlabelled" / "cxr")
+    monkeypatch.setattr("sys.argv", ["compare.py", results, "method=rd unlabelled_share=0.75", "method=ce"])
+    script("compare").main()
+    (line,) = (line.split("│") for line in capsys.readouterr().out.splitlines() if "roc_auc" in line)
+    assert line[1].strip() == "5"
+    told = (BENCHMARKS.parent / "docs" / "results" / "README.md").read_text()
+    assert f"`rd_unlabelled` | {line[3].strip()} [" in told
+    assert line[5].strip() in told
