@@ -146,7 +146,8 @@ def test_seeds_with_labels_of_their_own_are_compared_together(
     script: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = str(BENCHMARKS / "results" / "unlabelled" / "cxr")
-    monkeypatch.setattr("sys.argv", ["compare.py", results, "method=rd unlabelled_share=0.75", "method=ce"])
+    settings = ("student=resnet18 method=rd unlabelled_share=0.75", "student=resnet18 method=ce")
+    monkeypatch.setattr("sys.argv", ["compare.py", results, *settings])
     script("compare").main()
     (line,) = (line.split("│") for line in capsys.readouterr().out.splitlines() if "roc_auc" in line)
     assert line[1].strip() == "5"
