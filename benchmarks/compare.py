@@ -60,21 +60,23 @@ def found(folder: Path, wanted: Mapping[str, str], names: set[str]) -> dict[Sett
     return runs
 
 
-def together(runs: Mapping[Settings, Values], others: Mapping[Settings, Values]) -> dict[Settings, Values]:
+def together(*sides: Mapping[Settings, Values]) -> list[dict[Settings, Values]]:
     """Put the seeds in one set whose data lists differ because each seed draws its own share of the labels."""
 
     def without_list(key: Settings) -> Settings:
         return tuple(pair for pair in key if pair[0] != "data_list")
 
     lists: dict[tuple[Settings, int], set[Settings]] = defaultdict(set)
-    for key, by_seed in (*runs.items(), *others.items()):
-        for seed in by_seed:
-            lists[without_list(key), seed].add(key)
+    for runs in sides:
+        for key, by_seed in runs.items():
+            for seed in by_seed:
+                lists[without_list(key), seed].add(key)
     several = {rest for (rest, _), keys in lists.items() if len(keys) > 1}  # several shares: each a set of its own
-    found: dict[Settings, Values] = defaultdict(dict)
-    for key, by_seed in runs.items():
-        found[key if without_list(key) in several else without_list(key)] |= by_seed
-    return found
+    joined: list[dict[Settings, Values]] = [defaultdict(dict) for _ in sides]
+    for one, runs in zip(joined, sides, strict=True):
+        for key, by_seed in runs.items():
+            one[key if without_list(key) in several else without_list(key)] |= by_seed
+    return joined
 
 
 def main() -> None:
@@ -85,8 +87,7 @@ def main() -> None:
     parser.add_argument("second", help='such as "method=rd"')
     options = parser.parse_args()
     first, second = (dict(pair.split("=", 1) for pair in text.split()) for text in (options.first, options.second))
-    ours, theirs = (found(options.folder, one, {*first, *second}) for one in (first, second))
-    ours, theirs = together(ours, theirs), together(theirs, ours)
+    ours, theirs = together(*(found(options.folder, one, {*first, *second}) for one in (first, second)))
     pairs = {key: sorted(ours[key].keys() & theirs[key].keys()) for key in ours.keys() & theirs.keys()}
     pairs = {key: seeds for key, seeds in sorted(pairs.items()) if seeds}
     if not pairs:

@@ -9,7 +9,6 @@ import os
 import pickle
 import traceback
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +18,7 @@ from pydicom.data import get_testdata_file
 from monai_rd.errors import UnreadableFileError, UnreadableImageError
 from monai_rd.images import read_image
 from tests.images.image_files import PATIENT, image_bytes, nifti, picture, refusal, saved
-
-
-class Marks:
-    """Makes a file where it is unpickled."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
-        return Path.touch, (self.mark,)
+from tests.pickled import Marks
 
 
 def array_of(array: np.ndarray) -> bytes:

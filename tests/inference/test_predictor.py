@@ -23,6 +23,7 @@ from monai_rd.datasets import DataListError
 from monai_rd.finite import NotFiniteError
 from monai_rd.inference import Predictor, StudyClassifier, TrainedBundle
 from tests.dicom_files import NAME, make_series
+from tests.pickled import Marks
 from tests.small import SMALL
 
 Bundle = Callable[..., Path]
@@ -166,14 +167,10 @@ def test_image_files_are_scored_as_they_are_shown_or_have_a_row_with_a_code(
     folder, mark = tmp_path / f"wardfolder_{NAME}", tmp_path / "ran"
     folder.mkdir()
 
-    class Marks:
-        def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
-            return Path.touch, (mark,)
-
     def volume(name: str, array: np.ndarray, affine: np.ndarray) -> None:
         nib.save(nib.Nifti1Image(array, affine), folder / f"{name}_{NAME}.nii.gz")
 
-    np.save(folder / "a.npy", np.array([Marks()], dtype=object), allow_pickle=True)
+    np.save(folder / "a.npy", np.array([Marks(mark)], dtype=object), allow_pickle=True)
     (folder / "a.npy").rename(folder / f"a_{NAME}.png")
     np.save(folder / "b.npy", np.zeros((8, 8, 5), np.float32))
     (folder / "b.npy").rename(folder / f"b_{NAME}.nii.gz")

@@ -17,11 +17,9 @@ from pydicom.dataset import Dataset
 from monai_rd.datasets import DataListError, make_datalist, make_folds, write_datalist
 from monai_rd.datasets.datalist import read_datalist
 from monai_rd.datasets.splits import SPLITS
-from tests.datasets.labelled_files import names, picture
+from tests.datasets.labelled_files import KEY, names, picture
 from tests.datasets.published.laid_out import files, per_class, sizes, stems, table, warnings_of
 from tests.dicom_files import SHARED, make_series
-
-KEY = b"0123456789abcdef" * 2
 
 
 def split_folders(root: Path, counts: dict[str, dict[str, int]]) -> Path:

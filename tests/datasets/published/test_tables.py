@@ -15,9 +15,9 @@ import pytest
 from monai_rd.datasets import DataListError, make_datalist, make_folds, write_datalist
 from monai_rd.datasets.published import tables
 from monai_rd.datasets.splits import SPLITS
+from tests.datasets.labelled_files import KEY
 from tests.datasets.published.laid_out import links, per_class, sizes, stems, table, warnings_of
 
-KEY = b"0123456789abcdef" * 2
 SKIN = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
 COUNTS = {
     "Training": (1113, 6705, 514, 327, 1099, 115, 142),

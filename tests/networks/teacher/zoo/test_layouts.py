@@ -20,6 +20,7 @@ from monai_rd.networks.teacher.zoo import TEACHERS, load_teacher
 from monai_rd.networks.teacher.zoo.loading import open_teacher
 from monai_rd.networks.teacher.zoo.networks import TeacherBackbone, build
 from tests.networks.teacher.zoo import literal, published
+from tests.pickled import Marks
 
 IGNORED = {
     ("pmc_clip", "checkpoint.pt"): {"text encoder": 6, "fusion module": 2},
@@ -37,14 +38,6 @@ IGNORED = {
     ("suprem_swinunetr", "supervised_suprem_swinunetr_2100.pth"): {"rest of SwinUNETR": 33},
     ("brainiac", "BrainIAC.ckpt"): {"heads of the pretraining": 2},
 }
-
-
-class _Evil:
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> Any:
-        return (open, (str(self.mark), "w"))
 
 
 # --- loading --------------------------------------------------------------------------------------------------------
@@ -71,7 +64,7 @@ def test_a_published_file_loads_whole_and_nothing_else_does(entry: str, file: st
     with pytest.raises(ValueError, match=rf"does not fit {entry}: {len(own) - 1} of {len(own)} tensors fit; 1 missing"):
         load_teacher(entry, path)
 
-    torch.save({"state_dict": _Evil(tmp_path / "mark")}, path)
+    torch.save({"state_dict": Marks(tmp_path / "mark")}, path)
     with pytest.raises(ValueError, match=r"refused\. It needs more than plain weights"):
         load_teacher(entry, path)
     assert not (tmp_path / "mark").exists()

@@ -18,6 +18,7 @@ from torchvision.models import densenet121
 from monai_rd.networks.preprocessing import Preprocessing, VolumePreprocessing
 from monai_rd.networks.teacher.zoo import TEACHERS, TeacherEntry, load_teacher, loading, save_teacher
 from monai_rd.networks.teacher.zoo.networks import build
+from tests.pickled import Marks
 
 TINY = TeacherEntry(
     name="tiny",
@@ -96,21 +97,13 @@ def test_a_file_that_fits_nothing_is_recognised(tmp_path, radimagenet):
         load_teacher("radimagenet_densenet121", tmp_path / "other.pth")
 
 
-class _Evil:
-    def __init__(self, mark):
-        self.mark = mark
-
-    def __reduce__(self):
-        return (open, (str(self.mark), "w"))
-
-
 @pytest.mark.parametrize("how", ["torch", "pickle"])
 def test_a_malicious_pickle_is_refused_and_not_run(tmp_path, how):
     mark, file = tmp_path / "mark", tmp_path / "evil.pt"
     if how == "torch":
-        torch.save({"state_dict": _Evil(mark)}, file)
+        torch.save({"state_dict": Marks(mark)}, file)
     else:
-        file.write_bytes(pickle.dumps({"state_dict": _Evil(mark)}, protocol=2))
+        file.write_bytes(pickle.dumps({"state_dict": Marks(mark)}, protocol=2))
     with pytest.raises(ValueError, match=r"evil\.pt: refused.*(io|builtins|__builtin__)\.?open"):
         load_teacher("radimagenet_densenet121", file)
     assert not mark.exists()
