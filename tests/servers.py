@@ -80,7 +80,7 @@ def running(command: list[str], port: int, page: str, home: Path) -> Iterator[su
         yield server
     finally:
         if server.poll() is None:
-            os.killpg(server.pid, signal.SIGTERM)
+            os.killpg(server.pid, signal.SIGKILL)  # its files are the test's own; an orderly end takes Orthanc seconds
         server.wait(30)
 
 

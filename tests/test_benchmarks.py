@@ -62,6 +62,7 @@ def test_share_of_the_ceiling(script: Any) -> None:
     assert "the ceiling (T + 3 S) / 3 S is 5.00" in shown.get()
 
 
+@pytest.mark.slow
 def test_all_variants_train_and_those_of_rd_do_the_same_work(
     script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,6 +110,7 @@ def test_a_small_store_is_filled_and_read(script: Any, tmp_path: Path) -> None:
     assert store.read_job(tmp_path, 4, 2)["memory"] > 0
 
 
+@pytest.mark.slow
 def test_formats_of_a_student_agree(script: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     inference, parts = script("inference"), script("parts")
     monkeypatch.setattr(inference, "STEPS", 3)

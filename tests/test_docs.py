@@ -117,6 +117,7 @@ def test_the_reference_says_what_the_code_says() -> None:
         assert (ROOT / "docs" / "reference" / name).read_text(encoding="utf-8") == text, "run tools/write_reference.py"
 
 
+@pytest.mark.slow
 def test_the_training_in_python_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import inspect
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -36,6 +37,7 @@ PACKAGES = [
 ]
 
 
+@cache
 def classes() -> dict[str, type]:
     """The public classes by the name that users import them by."""
     found = {}

@@ -112,6 +112,7 @@ def test_the_work_is_done_without_a_reader(pipeline: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a pipeline of a POSIX shell")
+@pytest.mark.slow
 def test_our_own_command_on_a_narrow_console(tmp_path: Path) -> None:
     for name in ("Läsion ☃", "gesund"):
         for number in range(12):

@@ -16,6 +16,7 @@ from monai_rd.networks.teacher.zoo.networks import TeacherBackbone, build
 from tests.adapters.tiny import FEW, HEADS, PLAIN, PROMPTED, WIDTH, adapt, inputs, teacher, trained
 
 
+@pytest.mark.slow
 def test_lvm_med_at_its_true_size() -> None:
     """SAM's encoder for 1024 pixels at 224: one window as a flat sequence, which prompts join, is what windows give."""
     arguments = {"num_classes": 0, "use_abs_pos": False, "img_size": 1024, "layer_norm_eps": 1e-6, "neck": False}

@@ -49,7 +49,7 @@ def cohort_of(once: Once) -> Callable[[str], str]:
     def of(modality: str) -> str:
         def make(folder: Path) -> str:
             with pytest.MonkeyPatch.context() as patch:
-                sizes = (32, 12, 20) if modality == "ct" else (16, 8, 8)
+                sizes = (32 if modality == "ct" else 16, 8, 8)
                 split = dict(zip(("training", "validation", "test"), sizes, strict=True))
                 patch.setattr("monai_rd.phantoms.cohort.SPLIT", split)
                 patch.setattr(Identity, "header", planted)

@@ -19,6 +19,7 @@ from tests.bundles.commands import copied, score, train
 SEVERAL = {"NORMAL": "No Finding", "PNEUMONIA": "opacity|lobar", "COVID19": "opacity", "TURBERCULOSIS": "cavity"}
 
 
+@pytest.mark.slow
 def test_several_labels_an_image(
     cohort_of: Callable[[str], str], pool_of: Callable[[str], str], tmp_path: Path
 ) -> None:

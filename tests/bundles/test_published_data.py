@@ -15,6 +15,7 @@ from PIL import Image
 
 from monai_rd.datasets.published.tables import CHEST_XRAY_14
 from tests.bundles.commands import config
+from tests.small import SMALL
 
 SKIN = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
 CHEST = ("NORMAL", "COVID19", "PNEUMONIA", "TURBERCULOSIS")
@@ -90,7 +91,7 @@ def isic2018(root: Path) -> int:
     ("modality", "layout"),
     [
         pytest.param("mr", btc, marks=pytest.mark.slow),
-        ("us", busi),
+        pytest.param("us", busi, marks=pytest.mark.slow),
         pytest.param("xray", chest_xray, marks=pytest.mark.slow),
         ("xray", chest_xray14),
         pytest.param("derm", isic2018, marks=pytest.mark.slow),
@@ -100,7 +101,7 @@ def test_a_published_layout_is_all_a_bundle_needs(
     modality: str, layout: Callable[[Path], int], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     test = layout(tmp_path / "data")
-    quick = {"max_epochs": 1, "image_size": 32, "batch_size": 8, "report_page": False}
+    quick = {"max_epochs": 1, "image_size": 32, "batch_size": 8, "report_page": False, "student": SMALL}
     places = {"bundle_root": str(tmp_path), "output_dir": str(tmp_path / "eval"), "dataset_dir": str(tmp_path / "data")}
     parser = config(modality, "train.json", **places, **quick)
     with caplog.at_level(logging.WARNING):

@@ -136,6 +136,7 @@ def test_the_policy_of_a_config_is_followed(cohort: str, tmp_path: Path) -> None
     assert len(training_data({"default": "skip", "MISSING_SLICES": "warn"})) == len(training) - 1
 
 
+@pytest.mark.slow
 def test_evaluate_reports_what_training_reported(trained: tuple[Path, str], cohort: str, tmp_path: Path) -> None:
     """And so it does while another training is at work there, which a second training does not."""
     root = trained[0]

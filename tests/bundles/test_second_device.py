@@ -177,6 +177,6 @@ def test_a_bundle_trains_and_scores_as_on_the_cpu(
         histories.append([row["terms"] for row in json.loads((root / "eval" / "history.json").read_text())])
         with open(root / "eval" / "scores.csv", newline="") as file:
             scores.append([float(row["p_opacity"]) for row in csv.DictReader(file)])
-    assert len(scores[0]) == 64
+    assert len(scores[0]) == 48
     torch.testing.assert_close(histories[1], histories[0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(scores[1], scores[0], rtol=1e-3, atol=1e-4)

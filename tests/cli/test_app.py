@@ -160,6 +160,7 @@ def options_of(command: Any, *path: str) -> Iterator[tuple[list[str], str]]:
             yield from ((list(path), option) for option in parameter.opts if option.startswith("--"))
 
 
+@pytest.mark.slow
 def test_a_misspelt_option_of_any_command_names_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "300")
     tried = [one for one in options_of(get_command(app)) if one[1] != "--help"]

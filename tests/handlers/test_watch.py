@@ -176,6 +176,7 @@ def _tallied(which: slice) -> dict[str, float | None]:
     return tally.read()
 
 
+@pytest.mark.slow
 def test_two_processes_are_one(tmp_path: Path) -> None:
     in_two_processes(_share, tmp_path)
     whole = _tallied(slice(0, 6))

@@ -62,6 +62,7 @@ def mean_of(payloads: list[Weights]) -> Weights:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:executing the bundle config", "ignore:parsing config_file")
 def test_two_sites_train_a_student_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("monai_rd.phantoms.cohort.SPLIT", {"training": 8, "validation": 8, "test": 8})

@@ -13,7 +13,7 @@ from monai_rd.methods import parameter_groups
 from monai_rd.methods.base import Step
 from monai_rd.networks import FrozenFoundationModel, Reads, Student, StudentFeatures, TeacherFeatures, load_teacher
 from monai_rd.networks.levels import Level, LevelReader
-from tests.methods.test_every_method import SINGLE, TWO_AND_SLOWLY_THE_OTHERS, assert_all_learn, built, fitted, loss_of
+from tests.methods.test_every_method import EVERY, SINGLE, assert_all_learn, built, fitted, loss_of
 from tests.networks.teacher.zoo import published
 
 STUDENTS = ("resnet18", "mobilenet_v2", "shufflenet_v2_x1_0")
@@ -28,9 +28,7 @@ class Seen(NamedTuple):
     maps: dict[Level, Tensor]
 
 
-@pytest.fixture(
-    scope="module", params=[pytest.param(one, marks=[pytest.mark.slow] * (one == "lvm_med_vit_b")) for one in TEACHERS]
-)
+@pytest.fixture(scope="module", params=TEACHERS)
 def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Seen:
     path, _ = published.write(tmp_path_factory.mktemp(request.param), request.param)
     teacher = fitted(load_teacher(request.param, path))
@@ -47,7 +45,8 @@ def students() -> list[Student]:
         return [Student(name, 3) for name in STUDENTS]
 
 
-@pytest.mark.parametrize("name", TWO_AND_SLOWLY_THE_OTHERS)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EVERY)
 def test_an_epoch_with_the_papers_teachers_and_students(name: str, seen: Seen, students: list[Student]) -> None:
     """An epoch of one batch, without and with AMP; the teacher has looked at the batch once for all of them."""
     image = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))

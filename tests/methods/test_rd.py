@@ -159,6 +159,7 @@ class _Map(nn.Module):
         return x @ self.weight
 
 
+@pytest.mark.slow
 def test_cka_over_two_processes_is_that_of_the_global_batch(tmp_path: Path) -> None:
     """Value and DDP's averaged gradient equal those of one process with the whole batch."""
     in_two_processes(_rank, tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -63,6 +64,7 @@ def _rank(rank: int, folder: Path) -> None:
     torch.save(found | {"drd": Pair(True).gradients(image[half], target[half])}, folder / f"{rank}.pt")
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_with_the_whole_batch(tmp_path: Path) -> None:
     """CRD's banks, Z and gradients; DRD's gradients of the student, whose layers take part in several passes."""
     in_two_processes(_rank, tmp_path)

@@ -148,6 +148,7 @@ def _train(rank: int, folder: Path) -> None:
     torch.save(states, folder / f"{rank}.pt")
 
 
+@pytest.mark.slow
 def test_two_processes(tmp_path: Path) -> None:
     in_two_processes(_train, tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))

@@ -17,6 +17,7 @@ def ct_fm(tmp_path_factory: pytest.TempPathFactory) -> FrozenFoundationModel:
     return load_teacher("ct_fm", path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet10_3d", "resnet18_3d", "densenet121_3d"])
 def test_every_parameter_learns_from_ct_fm(name: str, ct_fm: FrozenFoundationModel) -> None:
     torch.manual_seed(0)

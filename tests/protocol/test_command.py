@@ -96,6 +96,7 @@ def test_table3(
     assert (out / "table3.md").read_text() == text
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fake_bundle")
 def test_over_the_students(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """RD against every other row, on seeds that all students have, by a test that literal means over students pass."""

@@ -20,6 +20,7 @@ from monai_rd.methods import METHODS, build_method
 from monai_rd.networks import Student, load_teacher
 from monai_rd.protocol.experiments import TABLES, Experiment, Row, Table, experiment
 from monai_rd.protocol.runs import Run
+from tests.small import SMALL
 
 PAIR = Table("Two", (Row("ce", "ce"), Row("rd", "rd")))
 
@@ -158,5 +159,5 @@ def test_options_of_rows_pass_the_command_line_and_what_a_run_writes(row: Row, t
     words = run.command(tmp_path)
     read = parse_overrides(words[words.index("--bundle_root") :])["method_options"]
     assert read == row.options
-    network = Student("resnet18")
+    network = Student(SMALL)
     build_method(row.method, network, load_teacher("phantom_ct"), [0, 1], read)

@@ -97,7 +97,7 @@ def test_a_failure_stops_no_other(data: Path, tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 @pytest.mark.usefixtures("fake_bundle")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
 def test_killed_in_the_middle(data: Path, tmp_path: Path, number: int) -> None:
     """What is finished stays, what runs ends with us, nothing is repeated."""
     runs = [a_run(data, seed=seed) for seed in range(4)]

@@ -193,7 +193,7 @@ def test_nobody_is_named_and_class_names_are_escaped(run: Path) -> None:
             marks=pytest.mark.slow,
         ),
         ({"classes": 3, "multi_label": True, "slices": 1}, {"calibration", "roc"}, "average precision"),
-        ({"dims": 3}, {"calibration", "confusion_matrix", "roc"}, "heat by slice"),
+        pytest.param({"dims": 3}, {"calibration", "confusion_matrix", "roc"}, "heat by slice", marks=pytest.mark.slow),
     ],
 )
 def test_other_kinds_of_data(options: dict[str, Any], figures: set[str], said: str, tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def browse(page: Path, folder: Path, width: int, dark: bool = False) -> tuple[np
 
 
 @in_chromium
-@pytest.mark.parametrize(("dark", "width"), [(False, 1200), (True, 500)])
+@pytest.mark.parametrize(("dark", "width"), [(False, 1200), pytest.param(True, 500, marks=pytest.mark.slow)])
 def test_in_a_browser(dark: bool, width: int, run: Path, tmp_path: Path) -> None:
     pixels, said = browse(run / "report.html", tmp_path, width, dark)
     assert said == []

@@ -75,7 +75,7 @@ def test_a_figure_goes_the_way_of_a_volume() -> None:
     np.testing.assert_allclose(found.numpy()[0], standardised(grey.numpy()), atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(96, 80), (28, 24, 12), (48, 48, 2)])
+@pytest.mark.parametrize("shape", [(96, 80), pytest.param((28, 24, 12), marks=pytest.mark.slow), (48, 48, 2)])
 def test_n4_takes_away_a_planted_bias_field(shape: tuple[int, ...]) -> None:
     values, tissue = head(*shape)
     axes = np.meshgrid(*[np.linspace(-1, 1, size) for size in shape[:2]], indexing="ij")

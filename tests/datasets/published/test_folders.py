@@ -91,6 +91,7 @@ CHEST = {
 }
 
 
+@pytest.mark.slow
 def test_the_papers_chest_x_rays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         made = make_datalist(split_folders(tmp_path, CHEST))

@@ -32,6 +32,8 @@ from tests.dicom_files import make_series
 from tests.integrations.archives.associations import CT, EXPLICIT, WAITS, connected, content, pair, pdu
 from tests.servers import free_ports
 
+pytestmark = pytest.mark.usefixtures("soon_closed")
+
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[Path]:

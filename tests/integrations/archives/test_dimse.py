@@ -29,6 +29,7 @@ from monai_rd.integrations.archives.archive_url import open_archive
 from monai_rd.integrations.archives.failures import ArchiveError, Failure
 from tests.dicom_files import NAME, make_series
 
+pytestmark = pytest.mark.usefixtures("soon_closed")
 FIND, GET, MOVE = dimse._FIND, dimse._GET, dimse._MOVE
 Handlers = dict[Any, Callable[[evt.Event], Any]]
 
@@ -319,6 +320,7 @@ def test_nobody_there(place: str) -> None:
         open_archive(f"dimse://A@{place}").studies(Query("CT"))
 
 
+@pytest.mark.slow
 def test_no_answer_to_a_search_is_lost_however_busy_the_machine_is() -> None:
     """A loop that looks for messages between two requests would now and then take an answer for itself."""
     busy = True

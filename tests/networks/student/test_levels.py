@@ -41,6 +41,7 @@ def test_levels_of_the_papers_students(name: str) -> None:
         torch.testing.assert_close(one, told[level.module])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*(one.removeprefix("timm:") for one in FOR_IMAGES if ":" in one), *OTHERS])
 def test_levels_of_timms_students(name: str) -> None:
     """Shapes alone, and what timm says of them; nothing is computed."""

@@ -34,9 +34,6 @@ FAMILIES = (
     "levit_conv_128s",
     "deit_tiny_distilled_patch16_224",
 )
-SLOWLY_EXPORTED = [
-    pytest.param(name, marks=pytest.mark.slow) for name in ("timm:deit_tiny_distilled_patch16_224", "resnet10_3d")
-]
 FUSED = ("timm:repvit_m0_9", "timm:repvgg_a0", "timm:mobileone_s0", "timm:fastvit_t8", "timm:efficientvit_m0")
 
 
@@ -79,6 +76,7 @@ def test_logits_are_the_classifier_of_the_features(name: str) -> None:
     assert one.spatial_dims == student_dims(name) == (3 if name in VOLUMES else 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_width_is_that_of_timms_own_classifier(name: str) -> None:
     with torch.device("meta"):
@@ -128,7 +126,14 @@ def test_a_bag_is_the_mean_over_its_slices(name: str) -> None:
         torch.testing.assert_close(one.features(bag), expected, atol=1e-5, rtol=1e-4)
 
 
-SLOWLY_SCRIPTED = ("resnet18_3d", "densenet121_3d", "efficientnet_b0_3d", "timm:efficientvit_b0")
+SLOWLY_SCRIPTED = (
+    "mobilenet_v2",
+    "shufflenet_v2_x1_0",
+    "resnet18_3d",
+    "densenet121_3d",
+    "efficientnet_b0_3d",
+    "timm:efficientvit_b0",
+)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +167,8 @@ def test_scripting_runs_no_backbone_to_find_levels(kind: type[Student], monkeypa
     torch.jit.script(one)
 
 
-@pytest.mark.parametrize("name", ["timm:repvgg_a0", *SLOWLY_EXPORTED])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["timm:repvgg_a0", "timm:deit_tiny_distilled_patch16_224", "resnet10_3d"])
 def test_onnx_gives_the_same(name: str) -> None:
     pytest.importorskip("onnxscript", reason="needs the extra 'onnx'")
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra 'onnx'")

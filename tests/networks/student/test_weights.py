@@ -86,6 +86,7 @@ class _Code:
         return print, ("run",)
 
 
+@pytest.mark.slow
 def test_wrong_files_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     state = dict(published("resnet18").state_dict())
 

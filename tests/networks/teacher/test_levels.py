@@ -34,6 +34,7 @@ TEACHERS_AT_224 = {
 VITS_AT_224 = {"lvm_med_vit_b": 768, "biomedclip": 768, "usfm": 768, "retfound": 1024}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("entry", TEACHERS.values(), ids=TEACHERS)
 def test_levels_of_every_teacher(entry: TeacherEntry) -> None:
     """Shapes at the full size of every network, of ViTs with four blocks; nothing is computed."""

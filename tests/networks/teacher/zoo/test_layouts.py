@@ -22,6 +22,8 @@ from monai_rd.networks.teacher.zoo.networks import TeacherBackbone, build
 from tests.networks.teacher.zoo import literal, published
 from tests.pickled import Marks
 
+# The default run reads the paper's three.
+PAPERS = ("pmc_clip", "radimagenet_densenet121", "lvm_med_vit_b")
 IGNORED = {
     ("pmc_clip", "checkpoint.pt"): {"text encoder": 6, "fusion module": 2},
     ("lvm_med_vit_b", "lvmmed_vit.pth"): {"neck": 6},
@@ -43,7 +45,10 @@ IGNORED = {
 # --- loading --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("entry", "file"), [(e, f) for e, f, *_ in published.FILES])
+@pytest.mark.parametrize(
+    ("entry", "file"),
+    [pytest.param(e, f, marks=[pytest.mark.slow] * (e not in PAPERS)) for e, f, *_ in published.FILES],
+)
 def test_a_published_file_loads_whole_and_nothing_else_does(entry: str, file: str, tmp_path: Path) -> None:
     path, made = published.write(tmp_path, entry, file)
     teacher, _, coverage = open_teacher(entry, path)
@@ -71,6 +76,7 @@ def test_a_published_file_loads_whole_and_nothing_else_does(entry: str, file: st
     path.unlink()
 
 
+@pytest.mark.slow
 def test_another_models_file_is_refused_and_named(tmp_path: Path) -> None:
     wrong, _ = published.write(tmp_path, "radimagenet_inceptionv3")
     for name in TEACHERS.keys() - {"radimagenet_inceptionv3"}:
@@ -78,6 +84,7 @@ def test_another_models_file_is_refused_and_named(tmp_path: Path) -> None:
             load_teacher(name, wrong)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "named"),
     [
@@ -95,6 +102,7 @@ def test_a_wrong_file_is_recognised(given: str, named: str, tmp_path: Path) -> N
         load_teacher("radimagenet_densenet121", path)
 
 
+@pytest.mark.slow
 def test_lookalikes_are_told_apart(tmp_path: Path) -> None:
     made = published.values(published.RECORDED["pmc_clip/image_encoder(resnet50).pth"])
     other = {key: tensor for key, tensor in made.items() if not key.startswith("attnpool")}
@@ -134,6 +142,7 @@ def _image(*sides: int, channels: int = 3) -> Tensor:
     return torch.randn(1, channels, *sides, generator=torch.Generator().manual_seed(1))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_pmc_clip_is_timms_clip_resnet(tmp_path: Path) -> None:
     """The published names in the order of timm's, which builds the same network out of other parts."""
@@ -156,7 +165,9 @@ def test_pmc_clip_is_timms_clip_resnet(tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("entry", ["radimagenet_densenet121", "torchxrayvision_densenet121"])
+@pytest.mark.parametrize(
+    "entry", ["radimagenet_densenet121", pytest.param("torchxrayvision_densenet121", marks=pytest.mark.slow)]
+)
 def test_densenets_are_torchvisions_with_and_without_the_last_relu(entry: str, tmp_path: Path) -> None:
     path, made = published.write(tmp_path, entry)
     network = torchvision.models.densenet121(weights=None).eval()
@@ -172,6 +183,7 @@ def test_densenets_are_torchvisions_with_and_without_the_last_relu(entry: str, t
     assert expected.min() < 0
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("entry", ["radimagenet_resnet50", "radimagenet_inceptionv3", "lvm_med_resnet50"])
 def test_other_cnns_are_torchvisions(entry: str, tmp_path: Path) -> None:
@@ -189,6 +201,7 @@ def test_other_cnns_are_torchvisions(entry: str, tmp_path: Path) -> None:
     _same(_network(entry, path)(image), body(image))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_lvm_med_is_sams_encoder_without_positions_and_neck(tmp_path: Path) -> None:
     path, made = published.write(tmp_path, "lvm_med_vit_b")
@@ -196,6 +209,7 @@ def test_lvm_med_is_sams_encoder_without_positions_and_neck(tmp_path: Path) -> N
     _same(_network("lvm_med_vit_b", path)(image), literal.sam(image, made, 12, (2, 5, 8, 11), neck=False))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("entry", ["sam_vit_b", "medsam"])
 def test_sam_is_sams_encoder(entry: str, tmp_path: Path) -> None:
@@ -207,6 +221,7 @@ def test_sam_is_sams_encoder(entry: str, tmp_path: Path) -> None:
     _same(network(image), literal.sam(image, made, 3, (2,), "image_encoder."))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_biomedclip_is_a_vit(tmp_path: Path) -> None:
     path, w = published.write(tmp_path, "biomedclip")
@@ -226,6 +241,7 @@ def test_three_projections_that_do_not_belong_together(tmp_path: Path) -> None:
         load_teacher("medsiglip_448", tmp_path / "odd.bin", img_size=112, depth=1)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_medsiglip_is_transformers_siglip(tmp_path: Path) -> None:
     """Two of 27 blocks, 112 instead of 448 pixels, in a safetensors file."""
@@ -249,6 +265,7 @@ def test_medsiglip_is_transformers_siglip(tmp_path: Path) -> None:
     _same(network(image), literal.grid(x, (8, 8)))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_rad_dino_is_dinov2_by_either_file(tmp_path: Path) -> None:
     """Two of twelve blocks at the full 518 pixels; the second file is in half precision."""
@@ -278,6 +295,7 @@ def test_rad_dino_is_dinov2_by_either_file(tmp_path: Path) -> None:
     torch.testing.assert_close(again(image), got, atol=0.03, rtol=0.03)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_retfound_is_maes_encoder(tmp_path: Path) -> None:
     """Two of 24 blocks."""
@@ -289,6 +307,7 @@ def test_retfound_is_maes_encoder(tmp_path: Path) -> None:
     _same(_network("retfound", tmp_path / "mae.pth", depth=2)(image), literal.grid(x, (14, 14)))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_usfm_is_beit(tmp_path: Path) -> None:
     path, w = published.write(tmp_path, "usfm")
@@ -307,6 +326,7 @@ def test_usfm_is_beit(tmp_path: Path) -> None:
     _same(_network("usfm", path)(image), literal.grid(x, (14, 14)))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_ct_fm_is_a_residual_encoder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path, w = published.write(tmp_path, "ct_fm")
@@ -321,6 +341,7 @@ def test_ct_fm_is_a_residual_encoder(tmp_path: Path, caplog: pytest.LogCaptureFi
     _same(teacher(anywhere), literal.segres(resized, w, (1, 2, 2, 4, 4)).mean(dim=(2, 3, 4)))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_swin_is_what_monai_loads_from_the_same_file(tmp_path: Path) -> None:
     from monai.networks.nets import SwinUNETR
@@ -336,6 +357,7 @@ def test_swin_is_what_monai_loads_from_the_same_file(tmp_path: Path) -> None:
     _same(_network("suprem_swinunetr", path)(volume), whole.swinViT(volume)[-1])
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_brainiac_is_a_vit_of_volumes(tmp_path: Path) -> None:
     path, w = published.write(tmp_path, "brainiac")

@@ -303,6 +303,7 @@ def test_building_skips_values_and_nothing_else():
         assert torch.equal(ours(image), theirs.eval()(image))
 
 
+@pytest.mark.slow
 def test_importing_it_is_light():
     heavy = ("timm", "open_clip", "onnx", "onnxruntime", "ai_edge_litert", "torchvision")
     code = (
