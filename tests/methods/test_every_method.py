@@ -85,7 +85,7 @@ def assert_all_learn(student: nn.Module, method: nn.Module, loss: Tensor, where:
     for key, parameter in [*student.named_parameters(), *method.named_parameters()]:
         if parameter.requires_grad:
             assert parameter.grad is not None, f"{where} {key}"
-            assert parameter.grad.isfinite().all(), f"{where} {key}"
+            assert parameter.grad.sum().isfinite(), f"{where} {key}"  # as any value would not be; several times faster
 
 
 def step_learns(name: str, case: Case, labels: list[Any]) -> None:
