@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from monai_rd.nearest import did_you_mean
 from monai_rd.networks.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from monai_rd.networks.stages import timm_stages
+from monai_rd.networks.strided import avoid_strided_pointwise
 from monai_rd.networks.weights_file import load_strictly, read_weights
 
 __all__ = ["STUDENTS", "Backbone", "build_backbone", "student_dims"]
@@ -186,6 +187,7 @@ def _timm_backbone(name: str, pretrained: bool) -> Backbone:
 
     config = timm.models.get_pretrained_cfg(name)
     network = _timm_headless(name, pretrained)
+    avoid_strided_pointwise(network)
     channels, *size = config.input_size
     if channels != 3:
         raise ValueError(f"timm:{name} takes {channels} channels, a student takes 3")

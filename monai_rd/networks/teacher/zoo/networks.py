@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from monai_rd.nearest import did_you_mean
 from monai_rd.networks.levels import Level, LevelReader, find_levels
 from monai_rd.networks.stages import monai_stages, open_clip_stages, timm_stages
+from monai_rd.networks.strided import avoid_strided_pointwise
 from monai_rd.networks.teacher.zoo.entry import TeacherEntry
 
 __all__ = ["TeacherBackbone", "build", "named_level", "reach"]
@@ -61,6 +62,7 @@ def _timm(name: str, arguments: dict[str, Any]) -> nn.Module:
     eps = arguments.pop("layer_norm_eps", None)
     final_relu, neck = arguments.pop("final_relu", True), arguments.pop("neck", True)
     network: Any = timm.create_model(name, pretrained=False, **arguments)
+    avoid_strided_pointwise(network)  # the adapter `full` trains it
     if eps is not None:
         for module in network.modules():
             if isinstance(module, nn.LayerNorm):
