@@ -54,22 +54,25 @@ class Box:
             number = self._begun
             self._begun += 1
         file = self._folder / f"{self._first + number:06d}.dcm"  # numbered: received data never name a file
+        unfinished = file.with_name(f".{file.name}")  # hidden: whoever reads the folder leaves it out
         made = whole = False
         try:
             if number < _MOST_IMAGES and self._has_room(len(meta)):
-                with open(file, "xb") as out:
+                with open(unfinished, "xb") as out:
                     made = True
                     out.write(meta)
                     whole = all(self._has_room(len(piece)) and out.write(piece) for piece in pieces)
                 with self._lock:
-                    whole = whole and self._open
-                    self._files += [file] if whole else []
+                    whole = whole and self._open and not file.exists()
+                    if whole:
+                        unfinished.rename(file)
+                        self._files.append(file)
         except OSError:  # from the disk; a broken connection raises `Broken`
             whole = False
         finally:
             if made and not whole:
                 with suppress(OSError):
-                    file.unlink()
+                    unfinished.unlink()
         return whole
 
     def _has_room(self, more: int) -> bool:

@@ -6,6 +6,7 @@ import random
 import socket
 import struct
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from pydicom.uid import AllTransferSyntaxes
 from monai_rd.integrations.archives import pdu as coding
 from monai_rd.integrations.archives.pdu import Broken
 from monai_rd.integrations.archives.receiving import Box, Receiver
+from monai_rd.walk import walk
 from tests.integrations.archives.associations import COMMAND, CT, DATA, connected, content, pdu, piece, store
 
 
@@ -71,8 +73,15 @@ def test_who_keeps_to_no_rule_leaves_nothing(case: str, receiver: Receiver, box:
     other = connected(receiver)
     assert store(other, DATA) == 0x0000  # the others are served all the same
     other.release()
-    assert [content(one) for one in box.close()] == [DATA]
-    assert len(list((tmp_path / "out").iterdir())) == 1
+    whole = box.close()
+    assert [content(one) for one in whole] == [DATA]
+    assert [Path(one) for one in walk(tmp_path / "out").files] == whole  # for a reader what is unfinished is not there
+    receiver.close()
+    for _ in range(500):  # until it is gone: its thread may still be at it
+        if len(left := list((tmp_path / "out").iterdir())) == 1:
+            break
+        time.sleep(0.01)
+    assert left == whole
 
 
 def recorded(receiver: Any) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import pytest
 from monai_rd.integrations.archives import receiving
 from monai_rd.integrations.archives.pdu import Broken
 from monai_rd.integrations.archives.receiving import Box, Receiver
+from monai_rd.walk import walk
 from tests.integrations.archives.associations import CT, DATA, connected, content, store
 
 
@@ -24,6 +25,21 @@ def test_what_nobody_has_asked_for_is_refused(receiver: Receiver, tmp_path: Path
     assert len(receiver.box.close()) == 1
     assert store(made, b"ab" * 1000) == 0xA700  # it is closed, and the association stands all the same
     made.release()
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_an_unfinished_image_is_not_there_for_who_reads_the_folder(tmp_path: Path) -> None:
+    box, seen = Box(tmp_path), []
+
+    def pieces() -> Iterator[memoryview]:
+        for piece in (b"ab", b"cd"):
+            seen.append(walk(tmp_path).files)
+            yield memoryview(piece)
+
+    assert box.write(b"meta", pieces())
+    assert seen == [[], []]
+    assert walk(tmp_path).files == box.close() == [tmp_path / "000000.dcm"]
+    assert not box.write(b"meta", pieces())
     assert len(list(tmp_path.iterdir())) == 1
 
 
