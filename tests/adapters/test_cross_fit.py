@@ -54,6 +54,7 @@ def pixels() -> FrozenFoundationModel:
     return FrozenFoundationModel(backbone, channels=192, kind="vector", preprocessing=preprocessing, name="pixels")
 
 
+@pytest.mark.slow
 def test_labels_that_say_nothing_are_known_by_heart_but_out_of_fold(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(40, 3, 32, 32, generator=generator)

@@ -147,6 +147,7 @@ def test_picture_shows_the_slice_in_its_proportions(predictor: Predictor, scored
     assert height / width == pytest.approx(40 * 1.6 / (44 * 0.8), rel=0.03)
 
 
+@pytest.mark.slow
 def test_picture_by_a_student_of_volumes(bundle_of: Callable[..., Path], scored: Prediction) -> None:
     """Whose slices are others than the series has; and of more classes than a picture has room for."""
     names = [f"a class with a long name, the {number}th" for number in range(9)]

@@ -113,6 +113,7 @@ def test_killed_in_the_middle(data: Path, tmp_path: Path, number: int) -> None:
     assert [starts(run, tmp_path) for run in runs] == [1, 2, 1, 1]
 
 
+@pytest.mark.slow
 def test_two_benchmarks_share_the_work(data: Path, tmp_path: Path) -> None:
     runs = [a_run(data, seed=seed) for seed in range(6)]
     both = [benchmark(data, tmp_path, seeds=6, jobs=2, seconds=0.3) for _ in range(2)]

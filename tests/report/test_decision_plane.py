@@ -86,6 +86,7 @@ def test_what_makes_no_plane_is_refused() -> None:
         decision_plane({"n": network}, images, resolution=1)
 
 
+@pytest.mark.slow
 def test_the_picture(tmp_path: Path) -> None:
     images = three(3, 8, 8)
     logits = nearest(images)

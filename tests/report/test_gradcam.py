@@ -93,6 +93,7 @@ def test_heat_lies_where_the_student_looked() -> None:
     assert found.heat[[0, 1, 3]].max() == 0
 
 
+@pytest.mark.slow
 def test_a_volume() -> None:
     network, image = student("resnet10_3d"), noise(1, 1, 32, 64, 64)
     found = explain(network, image, grad_cam_level(network, image))

@@ -107,6 +107,7 @@ def test_multi_label_is_the_mean_over_classes_that_occur() -> None:
     assert found["classes"][0]["average_precision"] == pytest.approx(total)
 
 
+@pytest.mark.slow
 def test_multi_label_interval_covers_as_often_as_it_says() -> None:
     """Of 300 cohorts the 95 % interval should hold the truth (its mean over many images) in about 285."""
     truth = multi_label_metrics(*several(200_000, seed=1))["roc_auc"]["value"]
