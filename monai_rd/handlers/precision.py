@@ -12,7 +12,6 @@ from monai_rd.handlers.failing import on_failure
 
 __all__ = ["CPUAutocast", "amp_settings", "default_amp"]
 
-
 # Students whose step took longer in bfloat16 than in float32 on a CPU: 1.04 to 2.6 times, where ResNet18's took 0.5 to
 # 0.6 times as long (64 and 224 pixels, one thread, AVX-512 with bfloat16). All have strided depthwise convolutions.
 _FASTER_IN_FLOAT32 = ("efficientnet", "efficientvit", "fastvit", "mobilenetv3", "mobileone", "shufflenet")

@@ -51,7 +51,9 @@ def test_none_is_left_in_students_and_teachers() -> None:
     for name in WITH_ONE:
         with torch.device("meta"):
             assert [type(one) for one in few_and_strided(timm.create_model(name))] == [nn.Conv2d]
-        for network in (Student(f"timm:{name}").backbone, build(f"timm:{name}", {"num_classes": 0})):
+        tower = {"embed_dim": 8, "vision_cfg": {"timm_model_name": name, "image_size": 64, "timm_pool": "avg"}}
+        teachers = build(f"timm:{name}", {"num_classes": 0}), build("open_clip:visual", tower)
+        for network in (Student(f"timm:{name}").backbone, *teachers):
             (one,) = few_and_strided(network)
             assert type(one) is not nn.Conv2d
 

@@ -8,8 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ from rich.console import Console
 from monai_rd.protocol import scheduler
 from monai_rd.protocol.runs import Run
 from tests.protocol.conftest import a_run
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 BENCHMARK = """
@@ -49,13 +48,6 @@ def benchmark(data: Path, out: Path, seeds: int, jobs: int, seconds: float) -> s
     environment = {**os.environ, "FAKE_SECONDS": str(seconds), "PYTHONPATH": str(ROOT)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     return subprocess.Popen(words, cwd=ROOT, env=environment, text=True, **pipes)
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.02)
 
 
 def alive(pid: int) -> bool:

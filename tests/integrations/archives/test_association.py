@@ -31,6 +31,7 @@ from monai_rd.integrations.archives.receiving import Box, Receiver
 from tests.dicom_files import make_series
 from tests.integrations.archives.associations import CT, EXPLICIT, WAITS, connected, content, pair, pdu
 from tests.servers import free_ports
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.usefixtures("soon_closed")
 
@@ -204,11 +205,7 @@ def test_both_sides_may_end_it(first: str, receiver: Receiver) -> None:
     assert made.stands()
     begun = time.monotonic()
     {"we": made.release, "they": receiver.close, "both": lambda: (receiver.end(), made.release())}[first]()
-    for _ in range(100):
-        if not made.stands():
-            break
-        time.sleep(0.05)
-    assert not made.stands()
+    wait_for(lambda: not made.stands(), seconds=5)
     made.release()
     made.abort()
     assert time.monotonic() - begun < 30

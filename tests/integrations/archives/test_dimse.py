@@ -28,6 +28,7 @@ from monai_rd.integrations.archives.archive import Archive, Query
 from monai_rd.integrations.archives.archive_url import open_archive
 from monai_rd.integrations.archives.failures import ArchiveError, Failure
 from tests.dicom_files import NAME, make_series
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.usefixtures("soon_closed")
 FIND, GET, MOVE = dimse._FIND, dimse._GET, dimse._MOVE
@@ -288,10 +289,8 @@ def test_an_association_that_the_archive_has_ended_is_made_anew(files: list[Path
             assert len(opened) == number
             end(opened[-1].assoc)
             ours, _ = archive._open._associations["ask"]
-            for _ in range(0 if number == len(ends) else 500):  # until we have heard of it
-                if not ours.stands():
-                    break
-                time.sleep(0.01)
+            if number < len(ends):
+                wait_for(lambda ours=ours: not ours.stands(), seconds=5)  # until we have heard of it
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import random
 import socket
 import struct
 import threading
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from monai_rd.integrations.archives.pdu import Broken
 from monai_rd.integrations.archives.receiving import Box, Receiver
 from monai_rd.walk import walk
 from tests.integrations.archives.associations import COMMAND, CT, DATA, connected, content, pdu, piece, store
+from tests.waiting import wait_for
 
 
 def test_pieces_may_be_cut_and_joined_anyhow(receiver: Receiver, box: Box) -> None:
@@ -75,13 +75,9 @@ def test_who_keeps_to_no_rule_leaves_nothing(case: str, receiver: Receiver, box:
     other.release()
     whole = box.close()
     assert [content(one) for one in whole] == [DATA]
-    assert [Path(one) for one in walk(tmp_path / "out").files] == whole  # for a reader what is unfinished is not there
+    assert walk(tmp_path / "out").files == whole  # for a reader what is unfinished is not there
     receiver.close()
-    for _ in range(500):  # until it is gone: its thread may still be at it
-        if len(left := list((tmp_path / "out").iterdir())) == 1:
-            break
-        time.sleep(0.01)
-    assert left == whole
+    wait_for(lambda: list((tmp_path / "out").iterdir()) == whole, seconds=5)  # its thread may still be at it
 
 
 def recorded(receiver: Any) -> bytes:

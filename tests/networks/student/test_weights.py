@@ -15,6 +15,7 @@ from torch import nn
 from torchvision import models
 
 from monai_rd.networks import Student
+from tests.pickled import Marks
 
 SMALL = "timm:mobilenetv3_small_050"
 TWO_HEADS = "timm:deit_tiny_distilled_patch16_224"
@@ -81,11 +82,6 @@ def test_a_trained_student_is_rebuilt_without_its_first_weights(tmp_path: Path) 
     assert rebuilt.mean.flatten().tolist() == student.mean.flatten().tolist() == [0.5] * 3
 
 
-class _Code:
-    def __reduce__(self) -> Any:
-        return print, ("run",)
-
-
 @pytest.mark.slow
 def test_wrong_files_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     state = dict(published("resnet18").state_dict())
@@ -103,8 +99,9 @@ def test_wrong_files_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[s
     refused(dict(published(SMALL).state_dict()), r"1 of 120 .* fit; 96 missing: .*; 239 unexpected: .*; 4 misshapen")
     refused(dict(published("shufflenet_v2_x1_0").state_dict()), "does not fit timm:mobilenetv3", SMALL)
     refused(state, r"does not fit resnet10_3d: 60 of 72 tensors fit; 48 unexpected: .*; 12 misshapen", "resnet10_3d")
-    refused({"weight": _Code()}, "refused. It needs more than plain weights")
+    refused({"weight": Marks(tmp_path / "mark")}, "refused. It needs more than plain weights")
     refused([1, 2], "holds no state dict but a list")
+    assert not (tmp_path / "mark").exists()
     assert capsys.readouterr().out == ""
     for suffix, save in ((".pth", torch.save), (".safetensors", save_file)):
         whole = tmp_path / f"whole{suffix}"

@@ -19,6 +19,7 @@ from monai_rd.networks.levels import find_levels, pair_levels
 from monai_rd.networks.teacher.zoo import TeacherEntry
 from monai_rd.networks.teacher.zoo.networks import TeacherBackbone, build
 from tests.networks.levels_of import R18, noise, read, seeded
+from tests.networks.teacher.shapes import on_meta
 from tests.networks.teacher.test_blackbox import MOBILENET, export
 
 RESNET50 = {4: (256, 56), 8: (512, 28), 16: (1024, 14), 32: (2048, 7)}
@@ -40,7 +41,7 @@ def test_levels_of_every_teacher(entry: TeacherEntry) -> None:
     """Shapes at the full size of every network, of ViTs with four blocks; nothing is computed."""
     blocks = any(word in entry.builder for word in ("vit_", "beit"))
     depth = {"depth": 4} if blocks else {"num_layers": 4} if entry.builder == "monai:ViT" else {}
-    network = TeacherBackbone(build(entry.builder, {**entry.arguments, **depth}), entry.builder, "map").to("meta")
+    network = TeacherBackbone(on_meta(entry.builder, {**entry.arguments, **depth}), entry.builder, "map")
     image = torch.empty(1, *entry.input_shape, device="meta")
     levels = find_levels(network, network.stages, image, network.prefix)
     assert [level.module for level in levels] == list(network.stages)

@@ -51,6 +51,7 @@ def build(builder: str, arguments: Mapping[str, Any]) -> nn.Module:
             network = _BUILDERS[library](name, dict(arguments))
         except TypeError as error:
             raise ValueError(f"'{builder}' cannot be built with {dict(arguments)}: {error}") from error
+    avoid_strided_pointwise(network)  # the adapter `full` trains it
     return network.eval()
 
 
@@ -62,7 +63,6 @@ def _timm(name: str, arguments: dict[str, Any]) -> nn.Module:
     eps = arguments.pop("layer_norm_eps", None)
     final_relu, neck = arguments.pop("final_relu", True), arguments.pop("neck", True)
     network: Any = timm.create_model(name, pretrained=False, **arguments)
-    avoid_strided_pointwise(network)  # the adapter `full` trains it
     if eps is not None:
         for module in network.modules():
             if isinstance(module, nn.LayerNorm):

@@ -10,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from monai_rd.networks.preprocessing import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
 from monai_rd.networks.teacher.zoo import TEACHERS, TeacherEntry
-from monai_rd.networks.teacher.zoo.networks import TeacherBackbone, build
+from monai_rd.networks.teacher.zoo.networks import TeacherBackbone
+from tests.networks.teacher.shapes import on_meta
 from tests.networks.teacher.zoo import published
 
 # --- what is stated -------------------------------------------------------------------------------------------------
@@ -25,8 +26,7 @@ from tests.networks.teacher.zoo import published
 )
 def test_sizes_are_as_stated(entry: TeacherEntry) -> None:
     """Counted without computing anything, at the full size of every network."""
-    with torch.device("cpu" if entry.builder.startswith("monai") else "meta"):  # MONAI's Swin cannot be built on meta
-        network = build(entry.builder, entry.arguments).to("meta")
+    network = on_meta(entry.builder, entry.arguments)
     fused = timm.layers.use_fused_attn()
     timm.layers.set_fused_attn(False)  # the counter knows matrix products
     try:
