@@ -64,6 +64,9 @@ class TeacherEntry:
         gated: whether the source requires an account and consent.
         non_commercial: whether the licence forbids commercial use.
         window: Hounsfield units that correspond to 0 and 1 in its input volumes.
+        spacing: of its training volumes, in mm between voxels along D, H and W of volumes `[B, 1, D, H, W]` as they are
+            before the preprocessing ("SPL"); None if the authors state none, as when they resize to a fixed number of
+            voxels.
         file: name of the published file.
         hub: where the file can be downloaded; None if it must be fetched by hand.
         citation: the paper.
@@ -100,6 +103,7 @@ class TeacherEntry:
     gated: bool = False
     non_commercial: bool = False
     window: tuple[float, float] | None = None
+    spacing: tuple[float, float, float] | None = None
     file: str = ""
     hub: Hub | None = None
     citation: str = ""

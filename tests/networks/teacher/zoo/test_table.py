@@ -158,7 +158,9 @@ def test_the_pages_lists_are_the_entries() -> None:
     for name, entry in TEACHERS.items():
         if entry.window is not None:
             centre, width = sum(entry.window) / 2, entry.window[1] - entry.window[0]
-            assert f"| `{name}` | {entry.window[0]:g} to {entry.window[1]:g} HU | {centre:g} | {width:g} |" in text
+            spacing = " x ".join(f"{mm:g}" for mm in entry.spacing) if entry.spacing else "as scanned"
+            low, high = entry.window
+            assert f"| `{name}` | {low:g} to {high:g} HU | {centre:g} | {width:g} | {spacing} |" in text
         if entry.citation:
             assert entry.citation in text, name
 
