@@ -42,8 +42,9 @@ class Preprocessing:
 
     Args:
         size: rows and columns in pixels, one number for a square, or None to keep the image's size.
-        mean: one value per channel, in the teacher's channel order, for images in [0, 1].
-        std: as `mean`, above 0.
+        mean: one value per channel, in the teacher's channel order, for images in [0, 1]. None: the mean and standard
+            deviation of each image's own pixels, channel by channel.
+        std: as `mean`, above 0; None if `mean` is None.
         channel_order: of the teacher's training images; "GRAY" gives one channel, the ITU-R BT.601 luma.
         interpolation: "bilinear", or "bicubic" (clamped to [0, 1], because it overshoots).
         turn: rotation or flip from the displayed orientation to that of the teacher's training images: "rotate90",
@@ -52,8 +53,8 @@ class Preprocessing:
             orientation. None: no change.
 
     Raises:
-        ValueError: an unknown channel order, interpolation or turn, a wrong number of means or stds, or a std or size
-            not above 0.
+        ValueError: an unknown channel order, interpolation or turn, a wrong number of means or stds, a std or size not
+            above 0, or only one of mean and std is None.
 
     Example:
         >>> import torch
@@ -67,8 +68,8 @@ class Preprocessing:
     spatial_dims: ClassVar[Literal[2]] = 2
 
     size: int | tuple[int, int] | None
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
     channel_order: Literal["RGB", "BGR", "GRAY"] = "RGB"
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     turn: str | None = None
@@ -80,13 +81,21 @@ class Preprocessing:
             raise ValueError(f"channel_order must be 'RGB', 'BGR' or 'GRAY', not {self.channel_order!r}")
         if self.interpolation not in ("bilinear", "bicubic"):
             raise ValueError(f"interpolation must be 'bilinear' or 'bicubic', not {self.interpolation!r}")
-        channels = 1 if self.channel_order == "GRAY" else 3
-        if len(self.mean) != channels or len(self.std) != channels or min(self.std) <= 0:
+        fits = self.mean is None and self.std is None
+        if self.mean is not None and self.std is not None:
+            fits = len(self.mean) == len(self.std) == self.channels and min(self.std) > 0
+        if not fits:
             raise ValueError(
-                f"{self.channel_order} needs {channels} means and {channels} stds above 0, got {self.mean}, {self.std}"
+                f"{self.channel_order} needs {self.channels} means and {self.channels} stds above 0, or both None; got "
+                f"{self.mean}, {self.std}"
             )
         if self.size is not None and min(self._rows_columns(self.size)) < 1:
             raise ValueError(f"size must be at least 1, got {self.size}")
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of a preprocessed image: 1 for "GRAY", else 3."""
+        return 1 if self.channel_order == "GRAY" else 3
 
     @staticmethod
     def _rows_columns(size: int | tuple[int, int]) -> tuple[int, int]:
@@ -119,6 +128,8 @@ class Preprocessing:
             image = image.flip(1)
         elif self.channel_order == "GRAY":
             image = (image * _by_channel(_LUMA, image)).sum(dim=1, keepdim=True)
+        if self.mean is None or self.std is None:
+            return _standardised(image, torch.ones_like(image, dtype=torch.bool))
         return (image - _by_channel(self.mean, image)) / _by_channel(self.std, image)
 
     def back(self, maps: Tensor) -> Tensor:
@@ -148,6 +159,16 @@ def _by_channel(values: tuple[float, ...], image: Tensor) -> Tensor:
     return torch.tensor(values, dtype=image.dtype).view(1, -1, 1, 1).to(image.device, non_blocking=True)
 
 
+def _standardised(values: Tensor, counted: Tensor) -> Tensor:
+    """Standardise each channel `[B, C, ...]` by the mean and standard deviation of what is counted; all else is 0."""
+    axes = tuple(range(2, values.dim()))
+    count = counted.sum(dim=axes, keepdim=True).clamp(min=1)
+    mean = (values * counted).sum(dim=axes, keepdim=True) / count
+    centred = (values - mean) * counted
+    std = (centred.square().sum(dim=axes, keepdim=True) / count).sqrt()
+    return centred / torch.where(std > 1e-6, std, 1.0)  # values in [0, 1] that are all equal differ by rounding alone
+
+
 @dataclass(frozen=True)
 class VolumePreprocessing:
     """The input preprocessing of a 3D teacher, computed in float32 on the volume's device.
@@ -157,12 +178,13 @@ class VolumePreprocessing:
 
     Args:
         size: voxels along the teacher's axes, one number for a cube, or None to keep the volume's size.
-        mean: for volumes in [0, 1]. None: the mean and standard deviation of each volume's nonzero voxels, and zero
-            voxels stay 0 (MONAI's `NormalizeIntensity(nonzero=True)`, common for MR models).
+        mean: for volumes in [0, 1]. None: the mean and standard deviation of each volume's own voxels.
         std: as `mean`, above 0; None if `mean` is None.
         axcodes: orientation of the teacher's axes as in nibabel and MONAI. "RAS": the first axis points to the
             patient's right, the second to the front (anterior), the third to the head (superior).
         multiple: with `size=None`, every side is rounded to the nearest multiple of this number of voxels.
+        nonzero: with `mean=None`, only voxels other than 0 are counted and changed, as in MONAI's
+            `NormalizeIntensity(nonzero=True)`, which is common for MR models. False: all voxels.
 
     Raises:
         ValueError: invalid axis codes; a std, size or multiple not above 0; a size that is not a multiple of
@@ -185,6 +207,7 @@ class VolumePreprocessing:
     std: float | None = 1.0
     axcodes: str = AXES
     multiple: int = 1
+    nonzero: bool = True
 
     def __post_init__(self) -> None:
         if len(self.axcodes) != 3 or {min(c, _OPPOSITE.get(c, "?")) for c in self.axcodes} != {"I", "A", "L"}:
@@ -229,12 +252,7 @@ class VolumePreprocessing:
             volume = F.interpolate(volume, size=sides, mode="trilinear", align_corners=False)
         if self.mean is not None and self.std is not None:
             return (volume - self.mean) / self.std
-        inside = volume != 0
-        count = inside.sum(dim=(2, 3, 4), keepdim=True).clamp(min=1)
-        mean = volume.sum(dim=(2, 3, 4), keepdim=True) / count
-        centred = (volume - mean) * inside
-        std = (centred.square().sum(dim=(2, 3, 4), keepdim=True) / count).sqrt()
-        return centred / torch.where(std > 0, std, 1.0)
+        return _standardised(volume, volume != 0 if self.nonzero else torch.ones_like(volume, dtype=torch.bool))
 
     def back(self, maps: Tensor) -> Tensor:
         """Return feature maps `[B, C, d, h, w]` of preprocessed volumes with the axes "SPL" of the original volumes."""
@@ -243,7 +261,10 @@ class VolumePreprocessing:
 
     def to_dict(self) -> dict[str, Any]:
         """What JSON can hold; `from_dict` reads it back."""
-        return asdict(self)
+        values = asdict(self)
+        if self.nonzero:  # files and fingerprints are what they were before there was a choice
+            del values["nonzero"]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> VolumePreprocessing:

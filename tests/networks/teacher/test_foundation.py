@@ -199,6 +199,7 @@ def test_preprocessing_to_grey_in_float32_and_through_json():
         (0, (0.5,) * 3, (0.5,) * 3),
         (8, (0.5,), (0.5,)),
         (8, (0.5,) * 3, (0.5, 0.5, 0.0)),
+        (8, None, (0.5,) * 3),
         (8, (0.5,) * 3, (0.5,) * 3, "RBG"),
         (8, (0.5,) * 3, (0.5,) * 3, "RGB", "nearest"),
     ],
@@ -277,11 +278,26 @@ def test_volumes_of_arbitrary_units_are_standardised_as_monai_does():
     got = VolumePreprocessing(None, mean=None, std=None)(volume)
     torch.testing.assert_close(got[0], NormalizeIntensity(nonzero=True)(volume[0]), atol=1e-5, rtol=1e-5)
     assert torch.equal(got[1], volume[1])
+    got = VolumePreprocessing(None, mean=None, std=None, nonzero=False)(volume)
+    torch.testing.assert_close(got[0], NormalizeIntensity()(volume[0]), atol=1e-5, rtol=1e-5)
+
+
+def test_images_of_arbitrary_units_are_standardised_as_monai_does():
+    image = torch.rand(2, 3, 40, 50) * torch.tensor([1.0, 0.1, 0.01])[:, None, None]
+    image[1, 2] = 0.3  # all equal: rounding is no contrast
+    got = Preprocessing(None, None, None)(image)
+    torch.testing.assert_close(got[0], NormalizeIntensity(channel_wise=True)(image[0]), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(got[1, 2], torch.zeros(40, 50), atol=1e-6, rtol=0)
+    grey = Preprocessing(None, None, None, "GRAY")
+    assert grey(image).shape == (2, 1, 40, 50)
+    assert Preprocessing.from_dict(json.loads(json.dumps(grey.to_dict()))) == grey
 
 
 def test_volume_preprocessing_through_json_and_what_it_refuses():
-    preprocessing = VolumePreprocessing((32, 64, 96), None, None, "RAS", 32)
-    assert VolumePreprocessing.from_dict(json.loads(json.dumps(preprocessing.to_dict()))) == preprocessing
+    plain = VolumePreprocessing((32, 64, 96), None, None, "RAS", 32)
+    assert set(plain.to_dict()) == {"size", "mean", "std", "axcodes", "multiple"}
+    for preprocessing in (plain, VolumePreprocessing(None, None, None, nonzero=False)):
+        assert VolumePreprocessing.from_dict(json.loads(json.dumps(preprocessing.to_dict()))) == preprocessing
     for wrong in (
         {"axcodes": "RAL"},
         {"axcodes": "RA"},

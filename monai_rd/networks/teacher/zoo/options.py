@@ -40,7 +40,7 @@ def _with_options(plain: AnyPreprocessing, options: Mapping[str, Any]) -> AnyPre
     if isinstance(plain, Preprocessing):
         order = options.get("channel_order", plain.channel_order)
         if (order == "GRAY") != (plain.channel_order == "GRAY"):
-            raise ValueError(f"channel_order {order!r}: the network takes images of {len(plain.mean)} channels")
+            raise ValueError(f"channel_order {order!r}: the network takes images of {plain.channels} channels")
     return replace(plain, **{name: _read(plain, name, value) for name, value in options.items()})
 
 
@@ -48,9 +48,13 @@ def _read(plain: Preprocessing | VolumePreprocessing, name: str, value: Any) -> 
     if name == "size":
         return _size(value, plain.spatial_dims)
     if name in ("mean", "std"):
-        return _numbers(name, value, len(plain.mean)) if isinstance(plain, Preprocessing) else _number(name, value)
+        return _numbers(name, value, plain.channels) if isinstance(plain, Preprocessing) else _number(name, value)
     if name == "multiple":
         return _whole(name, value)
+    if name == "nonzero":
+        if not isinstance(value, bool):
+            raise ValueError(f"nonzero must be true or false, not {value!r}")
+        return value
     if not isinstance(value, str) and (name, value) != ("turn", None):
         raise ValueError(f"{name} must be a word, not {value!r}")
     return value
@@ -80,7 +84,9 @@ def _number(name: str, value: Any) -> float | None:
     return float(value)
 
 
-def _numbers(name: str, value: Any, channels: int) -> tuple[float, ...]:
+def _numbers(name: str, value: Any, channels: int) -> tuple[float, ...] | None:
+    if value is None:
+        return None
     every = value if isinstance(value, (list, tuple)) else [value] * channels
     found = tuple(number for one in every if (number := _number(name, one)) is not None)
     if len(found) != channels or len(every) != channels:

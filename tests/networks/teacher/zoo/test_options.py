@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from monai_rd.adapters import build_adapter
 from monai_rd.networks import FrozenFoundationModel, Preprocessing, Reads, VolumePreprocessing, load_teacher
+from monai_rd.networks.teacher.zoo.options import preprocessing_with_options
 from tests.networks.teacher.test_blackbox import classifier, export, tiny_tflite
 
 ARGUMENTS = {"channels": [4, 4, 8, 8], "num_classes": 0}
@@ -164,6 +166,15 @@ def test_tflite_of_the_size_that_was_asked_for(tmp_path: Path) -> None:
     assert teacher.preprocessing == Preprocessing((16, 12), (0.5,) * 3, (0.25,) * 3)
 
 
+def test_each_image_by_its_own_mean_and_std(resnet: Path) -> None:
+    teacher = load(resnet, mean=None, std=None)
+    assert teacher.preprocessing == Preprocessing((176, 176), None, None, interpolation="bicubic")
+    plain = VolumePreprocessing(8, None, None)
+    assert preprocessing_with_options("volumes", plain, {"nonzero": False}) == replace(plain, nonzero=False)
+    with pytest.raises(ValueError, match="teacher_options of 'volumes': nonzero must be true or false, not 1"):
+        preprocessing_with_options("volumes", plain, {"nonzero": 1})
+
+
 # ------------------------------------------------------------------------------------------------------------- refused
 
 
@@ -175,6 +186,7 @@ def test_tflite_of_the_size_that_was_asked_for(tmp_path: Path) -> None:
         ({"mean": "grey"}, "mean must be of numbers, not 'grey'"),
         ({"mean": [0.5, None, 0.5]}, "mean must be one number, or one for each of 3"),
         ({"std": float("nan")}, "std must be of numbers, not nan"),
+        ({"mean": None}, "RGB needs 3 means and 3 stds above 0, or both None; got None"),
         ({"std": 0}, "RGB needs 3 means and 3 stds above 0"),
         ({"channel_order": "GRB"}, "channel_order must be 'RGB', 'BGR' or 'GRAY', not 'GRB'"),
         ({"channel_order": "GRAY"}, "channel_order 'GRAY': the network takes images of 3 channels"),
