@@ -246,7 +246,7 @@ def open_teacher(
     if entry.window is not None:
         lower, upper = entry.window
         logger.info(
-            "teacher '%s': its volumes are CT, 0 is %g HU and 1 is %g HU: --windows \"[[%g, %g]]\" (centre, width)",
+            "teacher '%s': in CT, 0 is %g HU and 1 is %g HU: --windows \"[[%g, %g]]\" (centre, width)",
             entry.name,
             lower,
             upper,

@@ -19,14 +19,15 @@ __all__ = ["TeacherBackbone", "build", "named_level", "reach"]
 
 
 class _NoInitialisation(TorchFunctionMode):
-    """Skips in-place operations on parameters (their initialisation); the values are loaded from a file later."""
+    """Skips in-place operations on parameters and their parts (initialisation); the values come from a file later."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         target = args[0] if args else (kwargs or {}).get("tensor")  # torch.nn.init passes it by name
         name = getattr(func, "__name__", "")
-        if isinstance(target, nn.Parameter) and name.endswith("_") and not name.startswith(("__", "requires")):
+        in_place = name.endswith("_") and not name.startswith(("__", "requires"))
+        if in_place and any(isinstance(one, nn.Parameter) for one in (target, getattr(target, "_base", None))):
             return target
         return func(*args, **(kwargs or {}))
 
@@ -36,9 +37,9 @@ def build(builder: str, arguments: Mapping[str, Any]) -> nn.Module:
 
     Args:
         builder: "timm:NAME", "open_clip:visual" (an image tower) or "monai:NAME".
-        arguments: of the constructor; for open_clip `embed_dim`, `vision_cfg` and `quick_gelu`. In addition, for timm:
-            `layer_norm_eps`; `final_relu=False`, which removes the last ReLU of a DenseNet; `neck=False`, which removes
-            SAM's neck.
+        arguments: of the constructor; for open_clip `embed_dim`, `vision_cfg` and `quick_gelu`. timm's `mlp_layer` may
+            be the name of one of its layers, such as "SwiGLUPacked". In addition, for timm: `layer_norm_eps`;
+            `final_relu=False`, which removes the last ReLU of a DenseNet; `neck=False`, which removes SAM's neck.
 
     Raises:
         ValueError: an unknown builder, name or argument.
@@ -55,6 +56,9 @@ def build(builder: str, arguments: Mapping[str, Any]) -> nn.Module:
     return network.eval()
 
 
+_MLPS = ("Mlp", "GluMlp", "SwiGLU", "SwiGLUPacked")  # of timm.layers
+
+
 def _timm(name: str, arguments: dict[str, Any]) -> nn.Module:
     import timm
 
@@ -62,6 +66,10 @@ def _timm(name: str, arguments: dict[str, Any]) -> nn.Module:
         raise ValueError(f"timm {timm.__version__} has no model '{name}'; see timm.list_models()")
     eps = arguments.pop("layer_norm_eps", None)
     final_relu, neck = arguments.pop("final_relu", True), arguments.pop("neck", True)
+    if isinstance(mlp := arguments.get("mlp_layer"), str):
+        if mlp not in _MLPS:
+            raise ValueError(f"mlp_layer must be one of {', '.join(_MLPS)}, not '{mlp}'")
+        arguments["mlp_layer"] = getattr(timm.layers, mlp)
     network: Any = timm.create_model(name, pretrained=False, **arguments)
     if eps is not None:
         for module in network.modules():

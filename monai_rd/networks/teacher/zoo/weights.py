@@ -36,7 +36,10 @@ class Coverage:
         return f"{self.loaded} of {self.loaded} tensors" + (f"; left out by rule: {left}" if left else "")
 
 
-def _huggingface_vit(weights: dict[str, Any]) -> dict[str, Any]:
+Converted = tuple[dict[str, Any], Counter[str]]  # the weights, and how many were left out, by what they belong to
+
+
+def _huggingface_vit(weights: dict[str, Any]) -> Converted:
     """Join `attn.q`, `attn.k`, `attn.v` to timm's `attn.qkv`; add the batch axis to position embeddings `[N, C]`.
 
     Incomplete triples are left unchanged, so that the strict loader reports them.
@@ -53,10 +56,31 @@ def _huggingface_vit(weights: dict[str, Any]) -> dict[str, Any]:
     positions = joined.get("pos_embed")
     if isinstance(positions, Tensor) and positions.dim() == 2:
         joined["pos_embed"] = positions[None]
-    return joined
+    return joined, Counter()
 
 
-CONVERTERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"huggingface_vit": _huggingface_vit}
+def _dinov3(weights: dict[str, Any]) -> Converted:
+    """As `_huggingface_vit`; leave out what has no effect in Meta's DINOv3 files.
+
+    These are the biases of queries, keys and values, which are all zero, and the periods of the position embedding,
+    which timm computes. Other biases or periods stay, so that the strict loader reports them.
+    """
+    joined, left_out = _huggingface_vit(weights)
+    for key in [key for key in joined if re.search(r"\.attn\.(qkv|q|v)\.bias$", key)]:
+        if isinstance(joined[key], Tensor) and not joined[key].any():
+            del joined[key]
+            left_out["biases that are zero"] += 1
+    periods = joined.get(_PERIODS)
+    if isinstance(periods, Tensor) and periods.dim() == 1:
+        computed = 100 ** (torch.arange(len(periods)) / len(periods))
+        if torch.allclose(periods.float(), computed, rtol=0.01, atol=0):  # they may be rounded to bfloat16
+            del joined[_PERIODS]
+            left_out["position embedding, which is computed"] += 1
+    return joined, left_out
+
+
+_PERIODS = "rope_embed.periods"
+CONVERTERS: dict[str, Callable[[dict[str, Any]], Converted]] = {"huggingface_vit": _huggingface_vit, "dinov3": _dinov3}
 
 
 def _renamed(key: str, entry: TeacherEntry) -> str:
@@ -87,7 +111,10 @@ def _translated(weights: Mapping[str, Any], entry: TeacherEntry) -> tuple[dict[s
         if name in given:
             raise ValueError(f"{published[name]} and {key} would both become {name} of {entry.name}")
         given[name], published[name] = value, key
-    return (CONVERTERS[entry.converter](given) if entry.converter else given), published, ignored
+    if entry.converter:
+        given, left_out = CONVERTERS[entry.converter](given)
+        ignored += left_out
+    return given, published, ignored
 
 
 _layouts: dict[str, dict[str, Any]] = {}  # shapes of the networks that were built to recognise a file

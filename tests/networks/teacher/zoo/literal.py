@@ -36,11 +36,14 @@ def vit(
     gelu: str = "none",
     bias: Tensor | None = None,
     qkv_bias: Sequence[str] = (),
+    rope: Sequence[int] = (),
+    gated: bool = False,
 ) -> Tensor:
     """Transformer blocks (Dosovitskiy et al., 2010.11929) on tokens `[B, N, C]`, and the last norm.
 
     `block` has `{i}` for the block's number, the other names are those within it; three names in `qkv` are three linear
     layers, `qkv_bias` names the biases of q and v where k has none. `bias` `[heads, N, N]` is added to the scores.
+    `rope` are rows and columns of a grid whose tokens are turned by their places (`turned`), `gated` is SwiGLU.
     """
     batch, tokens, width = x.shape
     for i in range(depth):
@@ -55,13 +58,39 @@ def vit(
                 h = h + torch.cat([q, torch.zeros_like(q), v])
             parts = list(h.chunk(3, dim=-1))
         q, k, v = (part.view(batch, tokens, heads, -1).transpose(1, 2) for part in parts)
+        if rope:
+            q, k = turned(q, rope), turned(k, rope)
         scores = q @ k.transpose(2, 3) / (width // heads) ** 0.5
         attended = (scores if bias is None else scores + bias).softmax(dim=-1) @ v
         h = _linear(attended.transpose(1, 2).reshape(batch, tokens, width), w, at + out)
         x = x + (h * w[at + scales[0]] if scales else h)
-        h = _linear(F.gelu(_linear(_norm(x, w, at + norms[1], eps), w, at + mlp[0]), approximate=gelu), w, at + mlp[1])
+        h = _linear(_norm(x, w, at + norms[1], eps), w, at + mlp[0])
+        if gated:  # 2002.05202
+            gate, value = h.chunk(2, dim=-1)
+            h = F.silu(gate) * value
+        else:
+            h = F.gelu(h, approximate=gelu)
+        h = _linear(h, w, at + mlp[1])
         x = x + (h * w[at + scales[1]] if scales else h)
     return x if final is None else _norm(x, w, final, eps)
+
+
+def turned(tokens: Tensor, sides: Sequence[int]) -> Tensor:
+    """DINOv3's rotary positions (2508.10104) on `[B, heads, N, C]`: the last tokens are the grid's, others stay.
+
+    Rows and columns lie from -1 to 1 at the cells' centres. A pair of channels c and c + C/2 is turned by
+    2 pi place / period; the first half of the pairs goes by rows, the second by columns, each with periods
+    100^(i / n), i = 0 ... n - 1.
+    """
+    rows, columns = (2 * (torch.arange(side) + 0.5) / side - 1 for side in sides)
+    n = tokens.shape[-1] // 4
+    periods = 100 ** (torch.arange(n) / n)
+    places = torch.stack([rows.repeat_interleave(sides[1]), columns.repeat(sides[0])], dim=1)
+    angle = (2 * torch.pi * places[:, :, None] / periods).flatten(1)
+    prefix, on_grid = tokens.split([tokens.shape[2] - len(angle), len(angle)], dim=2)
+    first, second = on_grid.chunk(2, dim=-1)
+    there = [first * angle.cos() - second * angle.sin(), second * angle.cos() + first * angle.sin()]
+    return torch.cat([prefix, torch.cat(there, dim=-1)], dim=2)
 
 
 def patches(image: Tensor, w: Weights, name: str) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-Layout = Mapping[str, list[Any]]  # key -> shape; ["int64"] is a counter
+from tests.networks.teacher.zoo import vits
+from tests.networks.teacher.zoo.vits import Layout, linears, norms
 
 RECORDED: dict[str, Layout] = json.loads(
     gzip.decompress((Path(__file__).parent / "checkpoint_layouts.json.gz").read_bytes())
@@ -35,7 +36,7 @@ def values(layout: Layout) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     largest: dict[int, int] = {}
     for shape in layout.values():
-        if len(shape) > 1:
+        if len(shape) > 1 and not isinstance(shape[0], str):
             fan = _product(shape[1:])
             largest[fan] = max(largest.get(fan, 0), _product(shape))
     stores = {fan: torch.randn(n + 5000, generator=generator) / fan**0.5 for fan, n in largest.items()}
@@ -45,6 +46,10 @@ def values(layout: Layout) -> dict[str, Tensor]:
         start = number * 37 % 5000
         if shape == ["int64"]:
             made[key] = torch.tensor(7)
+        elif shape[0] == "zeros":
+            made[key] = torch.zeros(shape[1])
+        elif shape[0] == "periods":
+            made[key] = (100 ** (torch.arange(shape[1]) / shape[1])).bfloat16()
         elif len(shape) > 1:
             made[key] = stores[_product(shape[1:])][start : start + _product(shape)].view(shape)
         elif key.endswith(("running_var", "weight", "gamma", "lambda1", "gamma_1", "gamma_2")):
@@ -61,108 +66,7 @@ def _product(shape: list[Any]) -> int:
     return n
 
 
-# --- layouts that were not recorded, written from the publishers' code ----------------------------------------------
-
-
-def sam(size: int = 1024, depth: int = 12, global_blocks: tuple[int, ...] = (2, 5, 8, 11)) -> Layout:
-    """SAM's own file: its image encoder, and a tensor or two of its other parts."""
-    side = size // 16
-    layout: dict[str, list[Any]] = {
-        "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix": [2, 128],
-        "prompt_encoder.point_embeddings.0.weight": [1, 256],
-        "mask_decoder.iou_token.weight": [1, 256],
-        "image_encoder.pos_embed": [1, side, side, 768],
-        "image_encoder.patch_embed.proj.weight": [768, 3, 16, 16],
-        "image_encoder.patch_embed.proj.bias": [768],
-        "image_encoder.neck.0.weight": [256, 768, 1, 1],
-        "image_encoder.neck.2.weight": [256, 256, 3, 3],
-    }
-    for norm in (1, 3):
-        layout |= {f"image_encoder.neck.{norm}.weight": [256], f"image_encoder.neck.{norm}.bias": [256]}
-    for i in range(depth):
-        block = f"image_encoder.blocks.{i}."
-        positions = 2 * (side if i in global_blocks else 14) - 1
-        layout |= {f"{block}attn.rel_pos_h": [positions, 64], f"{block}attn.rel_pos_w": [positions, 64]}
-        layout |= _linears(block, {"attn.qkv": (768, 2304), "attn.proj": (768, 768)})
-        layout |= _linears(block, {"mlp.lin1": (768, 3072), "mlp.lin2": (3072, 768)})
-        layout |= _norms(block, ("norm1", "norm2"), 768)
-    return layout
-
-
-def _linears(prefix: str, sizes: Mapping[str, tuple[int, int]]) -> Layout:
-    return {
-        f"{prefix}{name}.{kind}": shape
-        for name, (inputs, outputs) in sizes.items()
-        for kind, shape in (("weight", [outputs, inputs]), ("bias", [outputs]))
-    }
-
-
-def _norms(prefix: str, names: tuple[str, ...], width: int) -> Layout:
-    return {f"{prefix}{name}.{kind}": [width] for name in names for kind in ("weight", "bias")}
-
-
-def siglip(size: int = 448, depth: int = 27) -> Layout:
-    """transformers' SiglipModel: the image tower, and a tensor or two of the text tower."""
-    vision, width, hidden = "vision_model.", 1152, 4304
-    layout: dict[str, list[Any]] = {
-        "logit_scale": [1],
-        "logit_bias": [1],
-        "text_model.embeddings.token_embedding.weight": [100, width],
-        "text_model.final_layer_norm.weight": [width],
-        f"{vision}embeddings.patch_embedding.weight": [width, 3, 14, 14],
-        f"{vision}embeddings.patch_embedding.bias": [width],
-        f"{vision}embeddings.position_embedding.weight": [(size // 14) ** 2, width],
-        f"{vision}head.probe": [1, 1, width],
-        f"{vision}head.attention.in_proj_weight": [3 * width, width],
-        f"{vision}head.attention.in_proj_bias": [3 * width],
-    }
-    layout |= _linears(f"{vision}head.", {"attention.out_proj": (width, width)})
-    layout |= _linears(f"{vision}head.", {"mlp.fc1": (width, hidden), "mlp.fc2": (hidden, width)})
-    layout |= _norms(vision, ("post_layernorm", "head.layernorm"), width)
-    for i in range(depth):
-        layer = f"{vision}encoder.layers.{i}."
-        layout |= _linears(layer, {f"self_attn.{name}_proj": (width, width) for name in ("q", "k", "v", "out")})
-        layout |= _linears(layer, {"mlp.fc1": (width, hidden), "mlp.fc2": (hidden, width)})
-        layout |= _norms(layer, ("layer_norm1", "layer_norm2"), width)
-    return layout
-
-
-def dinov2_of_transformers(depth: int = 12) -> Layout:
-    """transformers' Dinov2Model of a ViT-B/14 at 518."""
-    width = 768
-    layout: dict[str, list[Any]] = {
-        "embeddings.cls_token": [1, 1, width],
-        "embeddings.mask_token": [1, width],
-        "embeddings.position_embeddings": [1, 1370, width],
-        "embeddings.patch_embeddings.projection.weight": [width, 3, 14, 14],
-        "embeddings.patch_embeddings.projection.bias": [width],
-    }
-    for i in range(depth):
-        layer = f"encoder.layer.{i}."
-        layout |= _linears(layer, {f"attention.attention.{name}": (width, width) for name in ("query", "key", "value")})
-        layout |= _linears(layer, {"attention.output.dense": (width, width), "mlp.fc1": (width, 4 * width)})
-        layout |= _linears(layer, {"mlp.fc2": (4 * width, width)})
-        layout |= _norms(layer, ("norm1", "norm2"), width)
-        layout |= {f"{layer}layer_scale{n}.lambda1": [width] for n in (1, 2)}
-    return layout | _norms("", ("layernorm",), width)
-
-
-def mae(depth: int = 24) -> Layout:
-    """MAE's ViT-L/16 with its decoder, of which the first block stands for all."""
-    layout: dict[str, list[Any]] = {
-        "cls_token": [1, 1, 1024],
-        "pos_embed": [1, 197, 1024],
-        "mask_token": [1, 1, 512],
-        "decoder_pos_embed": [1, 197, 512],
-        "patch_embed.proj.weight": [1024, 3, 16, 16],
-        "patch_embed.proj.bias": [1024],
-    }
-    for i in range(depth):
-        layout |= _linears(f"blocks.{i}.", {"attn.qkv": (1024, 3072), "attn.proj": (1024, 1024)})
-        layout |= _linears(f"blocks.{i}.", {"mlp.fc1": (1024, 4096), "mlp.fc2": (4096, 1024)})
-        layout |= _norms(f"blocks.{i}.", ("norm1", "norm2"), 1024)
-    layout |= _linears("", {"decoder_embed": (1024, 512), "decoder_blocks.0.mlp.fc1": (512, 2048)})
-    return layout | _linears("", {"decoder_pred": (512, 768)}) | _norms("", ("norm",), 1024)
+# --- layouts that were not recorded, written from the publishers' code (those of vision transformers: vits.py) ------
 
 
 def xrv() -> Layout:
@@ -189,8 +93,8 @@ def swin_ssl() -> Layout:
         for key, shape in swin_of_monai().items()
         if key.startswith("swinViT.")
     }
-    layout |= _norms("module.", ("norm",), 768)
-    layout |= _linears("module.", {"rotation_head": (768, 4), "contrastive_head": (768, 512)})
+    layout |= norms("module.", ("norm",), 768)
+    layout |= linears("module.", {"rotation_head": (768, 4), "contrastive_head": (768, 512)})
     return layout | {"module.convTrans3d.weight": [768, 1, 2, 2, 2], "module.convTrans3d.bias": [1]}
 
 
@@ -252,21 +156,35 @@ FILES: list[tuple[str, str, Callable[[], Layout], Callable[[dict[str, Tensor]], 
     ("lvm_med_vit_b", "lvmmed_vit.pth", lambda: RECORDED["lvmmed/lvmmed_vit.pth"], _flat),
     ("lvm_med_resnet50", "lvmmed_resnet.torch", lambda: RECORDED["lvmmed/lvmmed_resnet.torch"], _flat),
     ("biomedclip", "open_clip_pytorch_model.bin", _biomedclip, _flat),
-    ("medsiglip_448", "model.bin", siglip, _flat),
+    ("medsiglip_448", "model.bin", vits.siglip, _flat),
     (
         "rad_dino",
         "backbone_compatible.bin",
         lambda: {**RECORDED["rad_dino/backbone_compatible.safetensors"], "mask_token": [1, 768]},
         _flat,
     ),
-    ("rad_dino", "model.bin", dinov2_of_transformers, _flat),
-    ("sam_vit_b", "sam_vit_b_01ec64.pth", sam, _flat),
-    ("medsam", "medsam_vit_b.pth", sam, _flat),
+    ("rad_dino", "model.bin", vits.dinov2_of_transformers, _flat),
+    ("dinov2_vits14", "dinov2_vits14_pretrain.pth", lambda: vits.dinov2(width=384), _flat),
+    ("dinov2_vitb14", "dinov2_vitb14_pretrain.pth", vits.dinov2, _flat),
+    ("dinov2_vitb14", "model.bin", vits.dinov2_of_transformers, _flat),
+    ("dinov2_vitl14", "dinov2_vitl14_pretrain.pth", lambda: vits.dinov2(24, 1024), _flat),
+    ("dinov3_vits16", "dinov3_vits16_pretrain_lvd1689m.pth", lambda: vits.dinov3(width=384), _flat),
+    ("dinov3_vitb16", "dinov3_vitb16_pretrain_lvd1689m.pth", vits.dinov3, _flat),
+    ("dinov3_vitb16", "model.bin", vits.dinov3_of_transformers, _flat),
+    ("dinov3_vitl16", "timm.bin", vits.dinov3_of_timm, _flat),
+    ("meddinov3_ct", "model.pth", vits.meddinov3, lambda made: {"teacher": made}),
+    ("curia", "model.bin", lambda: vits.dinov2_of_transformers(12, 32, 16, 1, gated=True), _flat),
+    ("curia_2", "model.bin", lambda: vits.dinov2_of_transformers(12, 32, 16, 1, gated=True), _flat),
+    ("uni2_h", "pytorch_model.bin", vits.uni2, _flat),
+    ("virchow2", "pytorch_model.bin", vits.virchow2, _flat),
+    ("panderm", "panderm_ll_data6_checkpoint-499.pth", vits.panderm, lambda made: {"model": made, "epoch": 499}),
+    ("sam_vit_b", "sam_vit_b_01ec64.pth", vits.sam, _flat),
+    ("medsam", "medsam_vit_b.pth", vits.sam, _flat),
     ("torchxrayvision_densenet121", "xrv.pt", xrv, _flat),
     (
         "retfound",
         "RETFound_mae_natureCFP.pth",
-        mae,
+        vits.mae,
         lambda made: {"model": made, "epoch": 799, "scaler": {}, "args": argparse.Namespace(blr=1e-3, device="cuda")},
     ),
     (
