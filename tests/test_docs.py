@@ -65,7 +65,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def wrong_words(words: list[str], command: Any) -> list[str]:
     """Of a command of ours: subcommands, options, rows of tables and bundle ids that do not exist."""
-    while words and getattr(command, "commands", None):
+    while words and not words[0].startswith("--") and getattr(command, "commands", None):
         if words[0] not in command.commands:
             return words[:1]
         command, words = command.commands[words[0]], words[1:]

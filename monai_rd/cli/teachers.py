@@ -13,16 +13,40 @@ app = typer.Typer(invoke_without_command=True)
 
 
 @app.callback()
-def list_teachers(context: typer.Context) -> None:
+def list_teachers(
+    context: typer.Context,
+    modality: Annotated[
+        str | None,
+        typer.Option("--for", help="Only those for ct, mr, xray, us, derm, fundus or pathology: best first, with why."),
+    ] = None,
+) -> None:
     """List the foundation models that are known by name: size, features, licence and how to get the file."""
     if context.invoked_subcommand is not None:
+        if modality is not None:
+            raise ValueError(f"--for {modality} lists teachers; leave it out before '{context.invoked_subcommand}'")
         return
-    from monai_rd.networks.teacher.zoo.table import files_by_hand, teachers_table
-
     console = terminal()
-    console.print(teachers_table())
+    if modality is None:
+        from monai_rd.networks.teacher.zoo.table import files_by_hand, teachers_table
+
+        console.print(teachers_table())
+        console.print(
+            "\nBy hand, then --teacher_checkpoint FILE:", *files_by_hand(), sep="\n  ", highlight=False, soft_wrap=True
+        )
+        return
+    from monai_rd.networks.teacher.zoo.recommend import recommend
+    from monai_rd.networks.teacher.zoo.table import recommendation_table
+
+    recommended = recommend(modality)
+    for dims, title in ((2, "images and slices"), (3, "volumes")):
+        fitting = [one for one in recommended if one.entry.preprocessing.spatial_dims == dims]
+        if fitting:
+            console.print(f"Teachers of {title} for {modality}, best first\n")
+            console.print(recommendation_table(fitting), "", highlight=False)
     console.print(
-        "\nBy hand, then --teacher_checkpoint FILE:", *files_by_hand(), sep="\n  ", highlight=False, soft_wrap=True
+        "The order follows training data, licence, file and cost; it says nothing of accuracy.",
+        "A student may inherit its teacher's licence: read it. Gated: the owner must consent.",
+        highlight=False,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,16 @@ from monai_rd.networks.teacher.foundation import FrozenFoundationModel
 from monai_rd.networks.teacher.zoo.entries import TEACHERS
 from monai_rd.networks.teacher.zoo.entry import TeacherEntry
 from monai_rd.networks.teacher.zoo.loading import is_black_box, is_shipped, load_teacher, open_teacher
+from monai_rd.networks.teacher.zoo.recommend import Recommendation
 
-__all__ = ["FileCheck", "check_file", "files_by_hand", "looks_untrained", "teachers_table"]
+__all__ = [
+    "FileCheck",
+    "check_file",
+    "files_by_hand",
+    "looks_untrained",
+    "recommendation_table",
+    "teachers_table",
+]
 
 
 def _file(entry: TeacherEntry) -> str:
@@ -48,6 +56,19 @@ def teachers_table() -> Table:
             entry.licence,
             _file(entry),
         )
+    return table
+
+
+def recommendation_table(recommended: Sequence[Recommendation]) -> Table:
+    """Recommended teachers in their order, one row each with the reasons for it."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for heading in ("teacher", "trained on", "commercial use", "file", "GMACs"):
+        table.add_column(
+            heading, justify="right" if heading == "GMACs" else "left", overflow="fold", no_wrap=heading == "teacher"
+        )
+    for one in recommended:
+        reasons = (one.fit[1], one.commercial_use[1], one.file[1], f"{one.entry.gmacs:.1f}")
+        table.add_row(one.entry.name, *reasons)
     return table
 
 

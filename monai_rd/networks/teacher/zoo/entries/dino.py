@@ -219,6 +219,7 @@ ENTRIES = (
         channels=1536,
         kind="map",
         licence="CC BY-NC-ND 4.0",
+        terms="its authors count models trained on its outputs as derivatives",
         source="https://huggingface.co/MahmoodLab/UNI2-h",
         modality="pathology",
         tap=_TAP,
@@ -231,7 +232,7 @@ ENTRIES = (
         hub=Hub("MahmoodLab/UNI2-h", "pytorch_model.bin"),
         citation="Chen et al., Nature Medicine 2024, arXiv 2308.15474",
         numerics=_LITERAL,
-        unverified="the licence",
+        unverified="interpolation",
     ),
     TeacherEntry(
         name="virchow2",

@@ -99,7 +99,7 @@ ENTRIES = (
         modality="photographs",
         file="sam_vit_b_01ec64.pth",
         citation="Kirillov et al., ICCV 2023, arXiv 2304.02643",
-        unverified="the licence; SAM pads an image to a square, here it is stretched",
+        unverified="SAM pads an image to a square, here it is stretched",
     ),
     _sam(
         "medsam",
