@@ -29,6 +29,7 @@ PACKAGES = [
     "monai_rd.methods.rd",
     "monai_rd.networks",
     "monai_rd.networks.teacher.zoo",
+    "monai_rd.networks.teacher.zoo.architectures",
     "monai_rd.protocol.statistics",
     "monai_rd.report",
     "monai_rd.report.layers",

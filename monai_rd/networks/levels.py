@@ -302,7 +302,7 @@ def _map_layout(output: Tensor, sides: Sequence[int], prefix: int) -> tuple[floa
             ("channels last", shape[-1], shape[1:-1]),
         )
         layout, channels, own = min(layouts, key=lambda one: _anisotropy(one[2], sides))
-        if _anisotropy(own, sides) < 1.5:
+        if _anisotropy(own, sides) < 3:  # 2 in inflated ResNets, which halve the depth one time less
             return (math.prod(sides) / math.prod(own)) ** (1 / dims), channels, layout, 0
     return None
 

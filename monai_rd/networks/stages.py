@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
-__all__ = ["monai_stages", "open_clip_stages", "timm_stages"]
+__all__ = ["monai_stages", "open_clip_stages", "quarters", "timm_stages"]
 
 Stages = tuple[tuple[str, ...], int]
 """Paths of the modules, from the input to the output, and the number of tokens before the grid's."""
 
 
-def _quarters(blocks: str, depth: int) -> tuple[str, ...]:
-    """Paths of the last block of each quarter of a transformer: blocks 3, 6, 9 and 12 of 12."""
+def quarters(blocks: str, depth: int) -> tuple[str, ...]:
+    """Return the paths of the last block of each quarter of a transformer: blocks 3, 6, 9 and 12 of 12."""
     last = dict.fromkeys(math.ceil(depth * quarter / 4) - 1 for quarter in (1, 2, 3, 4))
     return tuple(f"{blocks}.{number}" for number in last)
 
@@ -30,7 +30,7 @@ def timm_stages(network: Any) -> Stages:
     prefix = getattr(network, "num_prefix_tokens", 0)
     strides = {stage["module"]: stage["reduction"] for stage in getattr(described, "info", described)}
     if len(strides) > 4 and len(set(strides.values())) == 1:
-        return _quarters("blocks", len(strides)), prefix
+        return quarters("blocks", len(strides)), prefix
     names = {name for name, _ in network.named_modules()}
     return tuple(name for name, stride in strides.items() if stride >= 4 and name in names), prefix
 
@@ -42,7 +42,7 @@ def open_clip_stages(network: Any) -> Stages:
         return tuple(f"trunk.{stage}" for stage in stages), prefix
     if hasattr(network, "layer4"):
         return ("layer1", "layer2", "layer3", "layer4"), 0
-    return _quarters("transformer.resblocks", len(network.transformer.resblocks)), 1
+    return quarters("transformer.resblocks", len(network.transformer.resblocks)), 1
 
 
 def monai_stages(network: Any) -> Stages:
@@ -52,4 +52,4 @@ def monai_stages(network: Any) -> Stages:
         return tuple(f"layers.{number}.blocks" for number in range(len(network.layers))), 0
     if name == "SwinTransformer":
         return tuple(f"layers{number}.0" for number in (1, 2, 3, 4)), 0
-    return _quarters("blocks", len(network.blocks)), int(hasattr(network, "cls_token"))
+    return quarters("blocks", len(network.blocks)), int(hasattr(network, "cls_token"))

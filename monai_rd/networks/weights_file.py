@@ -19,7 +19,7 @@ from monai_rd.finite import refuse_not_finite
 __all__ = ["GET_AGAIN", "compare_shapes", "load_strictly", "read_weights", "shapes_of"]
 
 GET_AGAIN = "its training has diverged, or the file is damaged; get it again"
-_WRAPPERS = ("state_dict", "model", "net", "teacher")
+_WRAPPERS = ("state_dict", "model", "net", "teacher", "network_weights")
 _COUNTER = "num_batches_tracked"  # of BatchNorm: missing in older files, and not needed for inference
 
 

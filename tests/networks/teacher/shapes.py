@@ -12,5 +12,5 @@ from monai_rd.networks.teacher.zoo.networks import build
 
 
 def on_meta(builder: str, arguments: Mapping[str, Any]) -> nn.Module:
-    with torch.device("cpu" if builder.startswith("monai") else "meta"):  # MONAI's Swin cannot be built on meta
+    with torch.device("cpu" if builder.startswith("monai:") else "meta"):  # MONAI's Swin cannot be built on meta
         return build(builder, arguments).to("meta")

@@ -63,7 +63,7 @@ class TeacherEntry:
         gmacs: multiply-accumulates (10^9) of convolutions, linear layers and attention for one image or volume.
         gated: whether the source requires an account and consent.
         non_commercial: whether the licence forbids commercial use.
-        window: Hounsfield units that correspond to 0 and 1 in its input volumes.
+        window: Hounsfield units that correspond to 0 and 1 in its images or volumes.
         spacing: of its training volumes, in mm between voxels along D, H and W of volumes `[B, 1, D, H, W]` as they are
             before the preprocessing ("SPL"); None if the authors state none, as when they resize to a fixed number of
             voxels.

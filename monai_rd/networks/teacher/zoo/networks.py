@@ -13,6 +13,7 @@ from monai_rd.nearest import did_you_mean
 from monai_rd.networks.levels import Level, LevelReader, find_levels
 from monai_rd.networks.stages import monai_stages, open_clip_stages, timm_stages
 from monai_rd.networks.strided import avoid_strided_pointwise
+from monai_rd.networks.teacher.zoo import architectures
 from monai_rd.networks.teacher.zoo.entry import TeacherEntry
 
 __all__ = ["TeacherBackbone", "build", "named_level", "reach"]
@@ -36,7 +37,8 @@ def build(builder: str, arguments: Mapping[str, Any]) -> nn.Module:
     """Build the network of an entry's `builder`; its parameters are uninitialised, its buffers are initialised.
 
     Args:
-        builder: "timm:NAME", "open_clip:visual" (an image tower) or "monai:NAME".
+        builder: "timm:NAME", "open_clip:visual" (an image tower), "monai:NAME", or "monai_rd:NAME" for a class of
+            `monai_rd.networks.teacher.zoo.architectures`.
         arguments: of the constructor; for open_clip `embed_dim`, `vision_cfg` and `quick_gelu`. timm's `mlp_layer` may
             be the name of one of its layers, such as "SwiGLUPacked". In addition, for timm: `layer_norm_eps`;
             `final_relu=False`, which removes the last ReLU of a DenseNet; `neck=False`, which removes SAM's neck.
@@ -106,6 +108,13 @@ def _monai(name: str, arguments: dict[str, Any]) -> nn.Module:
     return network
 
 
+def _monai_rd(name: str, arguments: dict[str, Any]) -> nn.Module:
+    if name not in architectures.__all__:
+        known = ", ".join(f"monai_rd:{known}" for known in architectures.__all__)
+        raise ValueError(f"unknown builder 'monai_rd:{name}'; known: {known}")
+    return getattr(architectures, name)(**arguments)
+
+
 def _read_timm(network: Any, image: Tensor) -> Tensor:
     features = network.forward_features(image)
     if features.dim() == 3:
@@ -133,22 +142,33 @@ def _read_monai(network: Any, image: Tensor) -> Tensor:
     )
 
 
+def _read_monai_rd(network: Any, image: Tensor) -> Tensor:
+    return network(image)
+
+
 _BUILDERS: dict[str, Callable[[str, dict[str, Any]], nn.Module]] = {
     "timm": _timm,
     "open_clip": _open_clip,
     "monai": _monai,
+    "monai_rd": _monai_rd,
 }
 _READERS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "timm": _read_timm,
     "open_clip": _read_open_clip,
     "monai": _read_monai,
+    "monai_rd": _read_monai_rd,
 }
+
+
+def _monai_rd_stages(network: Any) -> tuple[tuple[str, ...], int]:
+    return network.stages, network.prefix
 
 
 _STAGES: dict[str, Callable[[nn.Module], tuple[tuple[str, ...], int]]] = {
     "timm": timm_stages,
     "open_clip": open_clip_stages,
     "monai": monai_stages,
+    "monai_rd": _monai_rd_stages,
 }
 
 

@@ -79,8 +79,21 @@ def _dinov3(weights: dict[str, Any]) -> Converted:
     return joined, left_out
 
 
+def _deflated(weights: dict[str, Any]) -> Converted:
+    """Sum kernels of volumes over their first axis, in float32: what they compute of a volume of equal slices."""
+    flat = {
+        key: value.float().sum(dim=2) if isinstance(value, Tensor) and value.dim() == 5 else value
+        for key, value in weights.items()
+    }
+    return flat, Counter()
+
+
 _PERIODS = "rope_embed.periods"
-CONVERTERS: dict[str, Callable[[dict[str, Any]], Converted]] = {"huggingface_vit": _huggingface_vit, "dinov3": _dinov3}
+CONVERTERS: dict[str, Callable[[dict[str, Any]], Converted]] = {
+    "deflated": _deflated,
+    "dinov3": _dinov3,
+    "huggingface_vit": _huggingface_vit,
+}
 
 
 def _renamed(key: str, entry: TeacherEntry) -> str:

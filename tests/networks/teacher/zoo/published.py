@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tests.networks.teacher.zoo import vits
+from tests.networks.teacher.zoo import published_3d, vits
 from tests.networks.teacher.zoo.vits import Layout, linears, norms
 
 RECORDED: dict[str, Layout] = json.loads(
@@ -206,6 +206,7 @@ FILES: list[tuple[str, str, Callable[[], Layout], Callable[[dict[str, Tensor]], 
         lambda made: {"net": relative_positions(made), "epoch": 2100},
     ),
     ("brainiac", "BrainIAC.ckpt", _brainiac, _state_dict),
+    *published_3d.FILES,
 ]
 
 

@@ -20,7 +20,7 @@ from tests.networks.teacher.zoo import published
 @pytest.mark.parametrize(
     "entry",
     [
-        pytest.param(one, id=name, marks=[pytest.mark.slow] * one.builder.startswith("monai"))
+        pytest.param(one, id=name, marks=[pytest.mark.slow] * one.builder.startswith("monai:"))
         for name, one in TEACHERS.items()
     ],
 )

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from monai_rd.networks.teacher.zoo import TEACHERS, load_teacher
 from monai_rd.networks.teacher.zoo.loading import open_teacher
 from monai_rd.networks.teacher.zoo.networks import TeacherBackbone, build
-from tests.networks.teacher.zoo import literal, published, vits
+from tests.networks.teacher.zoo import literal, published, published_3d, vits
 from tests.pickled import Marks
 
 # The default run reads the paper's three.
@@ -53,6 +53,7 @@ IGNORED = {
     ("swinunetr_ssl", "model_swinvit.pt"): {"heads of the pretraining": 8},
     ("suprem_swinunetr", "supervised_suprem_swinunetr_2100.pth"): {"rest of SwinUNETR": 33},
     ("brainiac", "BrainIAC.ckpt"): {"heads of the pretraining": 2},
+    **published_3d.IGNORED,
 }
 
 

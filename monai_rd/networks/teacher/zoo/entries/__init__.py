@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from monai_rd.networks.teacher.zoo.entries import dino, images, paper, phantoms, volumes
+from monai_rd.networks.teacher.zoo.entries import dino, flexict, images, inflated, paper, phantoms, volumes
 
 __all__ = ["TEACHERS"]
 
-TEACHERS = {entry.name: entry for group in (phantoms, paper, images, dino, volumes) for entry in group.ENTRIES}
+_GROUPS = (phantoms, paper, images, dino, volumes, inflated, flexict)
+TEACHERS = {entry.name: entry for group in _GROUPS for entry in group.ENTRIES}
