@@ -7,6 +7,7 @@ but whoever reads the file has to know the other one too. So the two graphs are 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
@@ -114,6 +115,14 @@ def test_what_decides_an_item_is_what_its_name_in_the_cache_counts() -> None:
     assert {"monai_rd.dicom.pixels", "monai_rd.images.nifti", "monai_rd.walk"} <= reached
     home = {name: name if files()[name].name == "__init__.py" else name.rpartition(".")[0] for name in reached}
     assert {name for name in reached if home[name] not in READING} == set()
+
+
+def test_every_package_is_installed() -> None:
+    (listed,) = re.findall(
+        r"^packages = \[(.*?)^\]", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M | re.S
+    )
+    packages = {name for name, path in files().items() if path.name == "__init__.py"}
+    assert packages - set(re.findall(r'"([\w.]+)"', listed)) == set()
 
 
 def test_files_can_be_read_in_a_sitting() -> None:
