@@ -26,7 +26,7 @@ from tests.pickled import Marks
 PAPERS = ("pmc_clip", "radimagenet_densenet121", "lvm_med_vit_b")
 JOINED = r"(attention\.query\.\w+|self_attn\.q_proj\.\w+|attention\.q_proj\.weight)$"
 COMPUTED = "position embedding, which is computed"
-DINOV3 = {"mask token": 1, "mask of the biases": 12, "biases that are zero": 12, COMPUTED: 1}
+DINOV3 = {"mask token": 1, "masks of the biases": 12, "biases that are zero": 12, COMPUTED: 1}
 IGNORED = {
     ("pmc_clip", "checkpoint.pt"): {"text encoder": 6, "fusion module": 2},
     ("lvm_med_vit_b", "lvmmed_vit.pth"): {"neck": 6},

@@ -40,7 +40,7 @@ _DINOV3_NAMES = {
     r"\.mlp\.up_proj\.": ".mlp.fc1.",
     r"\.mlp\.down_proj\.": ".mlp.fc2.",
 }
-_DINOV3_IGNORED = {**_MASK_TOKEN, r"blocks\.\d+\.attn\.qkv\.bias_mask$": "mask of the biases"}
+_DINOV3_IGNORED = {**_MASK_TOKEN, r"blocks\.\d+\.attn\.qkv\.bias_mask$": "masks of the biases"}
 
 
 def _dinov2(letter: str, size: str, channels: int, params: float, gmacs: float) -> TeacherEntry:
@@ -79,7 +79,7 @@ def _dinov3(letter: str, size: str, channels: int, params: float, gmacs: float) 
         channels=channels,
         kind="map",
         licence="DINOv3 License",
-        terms="Meta's terms, which allow commercial use",
+        terms="derivatives are passed on under it; no military use",
         source=f"https://huggingface.co/{hub}",
         renamed=_DINOV3_NAMES,
         ignored=_DINOV3_IGNORED,
@@ -93,7 +93,6 @@ def _dinov3(letter: str, size: str, channels: int, params: float, gmacs: float) 
         hub=Hub(hub, "model.safetensors"),
         citation="Simeoni et al., arXiv 2508.10104",
         numerics=_LITERAL,
-        unverified="the terms",
     )
 
 
