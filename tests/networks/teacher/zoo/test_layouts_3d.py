@@ -73,7 +73,7 @@ def test_slices_are_turned_as_volumes_are(axis: int) -> None:
 def real_ct() -> Tensor:
     """A series of pydicom's, five slices of a heart in 16 x 16 pixels; 0 is -1000 HU and 1 is 1000 HU."""
     folder = Path(get_testdata_file("CT_small.dcm")).parent / "dicomdirtests" / "98892001" / "CT5N"
-    volume = Orientation(axcodes="SPL")(LoadDicomSeriesd("image")({"image": str(folder)})["image"])
+    volume = Orientation(axcodes="SPL", labels=None)(LoadDicomSeriesd("image")({"image": str(folder)})["image"])
     assert volume.shape == (1, 5, 16, 16)
     return ((volume.as_tensor() + 1000) / 2000).clamp(0, 1)[None]
 
@@ -113,13 +113,16 @@ def test_the_real_astra_summed_on_a_real_ct() -> None:
 def test_the_stages_of_an_inflated_resnet_are_levels() -> None:
     """Although its maps are half as coarse along the depth as along the other sides."""
     small = I3ResNet(blocks=(1, 1, 1, 1)).to("meta")
-    levels = find_levels(small, small.stages, torch.empty(1, 1, 160, 224, 224, device="meta"))
+    volume = torch.empty(1, 1, 160, 224, 224, device="meta")
+    levels = find_levels(small, small.stages, volume)
     assert [(one.module, one.channels, one.stride) for one in levels] == [
         ("layer1", 256, 4),
         ("layer2", 512, 8),
         ("layer3", 1024, 16),
         ("layer4", 2048, 32),
     ]
+    (tap,) = find_levels(small, ["layer3"], volume)
+    assert (tap.channels, tap.layout) == (1024, "map")
 
 
 # --- FlexiCT --------------------------------------------------------------------------------------------------------
