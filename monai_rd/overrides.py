@@ -317,7 +317,10 @@ _EXAMPLES = {
     "teacher_options": "'channel_order': 'BGR', 'tap': 'layer3'",
 }
 _PLACES = ("bundle_root", "output_dir", "dataset_dir", "data_list", "cache_dir", "features_dir", "adapters_dir")
-_NAMES = ("teacher", "teacher_checkpoint", "student", "student_weights", "method", "adapter", "model_selection")
+_NAMES = (
+    *("teacher", "teacher_checkpoint", "student", "student_weights", "method", "adapter", "model_selection"),
+    *("criterion", "class_weights"),
+)
 _SWITCHES = ("report_page", "augment_on_device", "amp", "resume", "labelled", "multi_label", "n4", "phantom", "cutmix")
 _COUNTS = (
     *("image_size", "teacher_size", "slices", "batch_size"),
@@ -342,4 +345,5 @@ _KINDS: dict[str, Callable[[str, Any, str | None], Any]] = {
 _OPTIONAL = {
     *("data_list", "adapters_dir", "teacher_checkpoint", "teacher_options", "student_weights", "adapter"),
     *("class_names", "num_classes", "series_rule", "unlabelled", "epoch_steps", "teacher_size", "cross_fit"),
+    "class_weights",
 }

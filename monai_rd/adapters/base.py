@@ -74,10 +74,10 @@ class Phase(NamedTuple):
     start_epoch: Callable[[float], None] = lambda progress: None
 
 
-def one_phase(network: AdaptedTeacher, labels: Tensor, multi_label: bool) -> list[Phase]:
-    """Return a single phase that trains all trainable parameters with the (binary) cross entropy."""
+def one_phase(network: AdaptedTeacher, labels: Tensor, criterion: ClassificationLoss) -> list[Phase]:
+    """Return a single phase that trains all trainable parameters with the criterion."""
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    return [Phase(parameters, ClassificationLoss(multi_label))]
+    return [Phase(parameters, criterion)]
 
 
 def linear_head(channels: int, num_classes: int) -> nn.Linear:
@@ -98,8 +98,8 @@ class Adapter:
         recipe: how it is trained.
         head: function from the numbers of channels and classes to the head, a linear layer.
         normalised: normalise features over the batch before the head; after training this is merged into the head.
-        phases: function from the network, the labels of the training list and whether they are multi-label to the
-            phases of the training.
+        phases: function from the network, the labels of the training list and the criterion to the phases of the
+            training.
 
     Example:
         An adapter that trains the biases of the teacher.
@@ -123,7 +123,7 @@ class Adapter:
     recipe: Recipe
     head: Callable[[int, int], nn.Linear] = linear_head
     normalised: bool = False
-    phases: Callable[[AdaptedTeacher, Tensor, bool], list[Phase]] = one_phase
+    phases: Callable[[AdaptedTeacher, Tensor, ClassificationLoss], list[Phase]] = one_phase
 
 
 class _Standardisation(nn.BatchNorm1d):

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from monai.data import DataLoader, Dataset, DistributedSampler
 from torch import Tensor, nn
-from torch.utils.data import RandomSampler
+from torch.utils.data import RandomSampler, Sampler
 
 from monai_rd.cache.fingerprints import transforms_fingerprint
+from monai_rd.cache.orders import BalancedSampler, labels_of
 from monai_rd.networks.features import Reads, TeacherFeatures
 from monai_rd.networks.levels import Level, Levels
 from monai_rd.networks.teacher.foundation import FrozenFoundationModel
@@ -159,17 +160,22 @@ def fold_of_items(items: Sequence[Mapping[str, Any]], folds: Sequence[int]) -> T
 
 
 def loader_without(loader: DataLoader, left_out: Tensor) -> DataLoader:
-    """Return a training loader with the same settings, shuffled and with `drop_last`, without some of the items.
+    """Return a training loader with the same settings, shuffled (or balanced) and with `drop_last`, without some items.
 
     Args:
         loader: a loader of a MONAI data set.
         left_out: mask of the items to leave out, bool `[items]`.
     """
     part = _Part(loader.dataset, (~left_out).nonzero()[:, 0].tolist())
+    sampler: Sampler = RandomSampler(part)
+    if isinstance(loader.sampler, BalancedSampler):
+        sampler = BalancedSampler(labels_of(part.data), loader.sampler.seed)
+    elif world_size() > 1:
+        sampler = DistributedSampler(part, shuffle=True)
     return DataLoader(
         part,
         batch_size=loader.batch_size,
-        sampler=DistributedSampler(part, shuffle=True) if world_size() > 1 else RandomSampler(part),
+        sampler=sampler,
         drop_last=True,
         num_workers=loader.num_workers,
         collate_fn=loader.collate_fn,

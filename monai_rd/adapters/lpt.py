@@ -36,6 +36,7 @@ from monai_rd.adapters.base import AdaptedTeacher, Adapter, Fitted, Phase, Recip
 from monai_rd.adapters.vit import new_tokens, open_transformer, summary, with_prompts
 
 if TYPE_CHECKING:
+    from monai_rd.losses import ClassificationLoss
     from monai_rd.networks import FrozenFoundationModel
 
 __all__ = ["LPT", "CosineLinear", "GroupedTransformer"]
@@ -216,8 +217,18 @@ class _DualLoss(nn.Module):
         return loss - _KEYS * ((drawn + 1) * similarity).mean()
 
 
-def phases(network: AdaptedTeacher, labels: Tensor, multi_label: bool) -> list[Phase]:
-    """Return the two phases: phase 1 trains shared prompts and head, phase 2 pool, keys and head."""
+def phases(network: AdaptedTeacher, labels: Tensor, criterion: ClassificationLoss) -> list[Phase]:
+    """Return the two phases: phase 1 trains shared prompts and head, phase 2 pool, keys and head.
+
+    Raises:
+        ValueError: something else is done for classes of unequal frequency, which LPT's own loss is for.
+    """
+    if not criterion.plain:
+        raise ValueError(
+            "the adapter 'lpt' has a loss of its own for classes of unequal frequency: leave --criterion and "
+            "--class_weights out, or take another --adapter"
+        )
+    multi_label = criterion.multi_label
     grouped = network.backbone
     assert isinstance(grouped, GroupedTransformer)
     head = list(network.head.parameters())

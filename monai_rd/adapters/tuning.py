@@ -29,11 +29,13 @@ from monai_rd.adapters.standardised import standardise
 from monai_rd.adapters.stored import load_adapted, read_description, save_adapted
 from monai_rd.adapters.whole import LINEAR_PROBE
 from monai_rd.cache.fingerprints import transforms_fingerprint
+from monai_rd.cache.orders import labels_of
 from monai_rd.files import link_or_copy
 from monai_rd.finite import NotFiniteError, TermSums
 from monai_rd.handlers.cotraining import explain_small_batch
 from monai_rd.handlers.failing import on_failure
 from monai_rd.handlers.precision import CPUAutocast, amp_settings
+from monai_rd.losses import ClassificationLoss
 from monai_rd.processes import decided_by_rank_zero, derived_seed, rank, world_size
 from monai_rd.teacher_image import teacher_image
 
@@ -57,7 +59,7 @@ def tuned_teacher(
     max_epochs: int,
     device: torch.device | str,
     amp: bool = False,
-    multi_label: bool = False,
+    criterion: ClassificationLoss | None = None,
     learning_rate: float | None = None,
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
@@ -87,7 +89,7 @@ def tuned_teacher(
         max_epochs: number of epochs; an adapter with two phases (lpt) splits them.
         device: device of the training.
         amp: use automatic mixed precision.
-        multi_label: an image may have any number of the classes.
+        criterion: the loss that learns the labels; None for the cross entropy of single-label data.
         learning_rate: replaces the recipe's learning rate; None keeps it.
         seed: seed of head, adapter, order and augmentation.
         options: options of the adapter.
@@ -109,6 +111,7 @@ def tuned_teacher(
     if teacher is None:
         return None
     device, stem = torch.device(device), Path(output_dir) / f"teacher_{adapter}"
+    loss = criterion or ClassificationLoss()
     teacher.to(device)
     if adapter is None:
         return teacher
@@ -118,7 +121,9 @@ def tuned_teacher(
             raise ValueError(f"no batch of {loader.batch_size} to tune the teacher on: use a smaller --batch_size")
         torch.manual_seed(seed)
         network = build_adapter(adapter, teacher, num_classes, **(options or {})).to(device)
-        settings = [adapter, dict(options or {}), num_classes, max_epochs, amp, multi_label, learning_rate, seed]
+        settings = [adapter, dict(options or {}), num_classes, max_epochs, amp, learning_rate, seed]
+        settings += [type(loss).__name__, loss.multi_label, dict(loss.named_buffers())]
+        settings += [type(loader.sampler).__name__]
         run = _fingerprint(teacher, [*settings, repr(network.adapter.recipe)], loader, val_loader)
         shared = None if shared_dir is None else Path(shared_dir) / f"{path.stem}_{run[:16]}{path.suffix}"
         if decided_by_rank_zero(lambda: _made_by(path, run) or _taken_over(shared, path, run)):
@@ -126,7 +131,7 @@ def tuned_teacher(
             return load_adapted(path, teacher)
         trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
         logger.info("tuning '%s': %s of its parameters are trained", network.name, f"{trained:,}")
-        phases = network.adapter.phases(network, _labels(loader), multi_label)
+        phases = network.adapter.phases(network, torch.as_tensor(labels_of(_items(loader))), loss)
         for number, phase in enumerate(phases):
             epochs = max((max_epochs + len(phases) - 1 - number) // len(phases), 1)
             _train(network, phase, loader, val_loader, dict(key_metric), epochs, device, amp, learning_rate, seed)
@@ -322,11 +327,6 @@ def _items(loader: DataLoader) -> Any:
     if items is None:
         raise ValueError(f"a {type(loader.dataset).__name__} has no list `data`: give loaders of a MONAI data set")
     return items
-
-
-def _labels(loader: DataLoader) -> Tensor:
-    """Return the labels of all items: class indices `[N]`, or multi-label `[N, classes]`."""
-    return torch.as_tensor(np.stack([np.asarray(item["label"]) for item in _items(loader)]))
 
 
 def _fingerprint(

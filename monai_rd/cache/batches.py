@@ -11,7 +11,8 @@ from monai.data import DataLoader, Dataset, DistributedSampler
 from torch.utils.data import Sampler
 
 from monai_rd.cache.datasets import DiskCacheDataset, cached_dataset, loading_settings
-from monai_rd.processes import derived_seed, rank, world_size
+from monai_rd.cache.orders import BalancedOrder, BalancedSampler, ShuffledOrders, labels_of
+from monai_rd.processes import rank, world_size
 from monai_rd.transforms import bag_collate
 
 __all__ = ["ItemView", "Lists", "Loaders", "TrainingBatches", "TrainingItems", "training_items"]
@@ -144,6 +145,10 @@ class TrainingBatches(Sampler[list[ItemView]]):
     of an epoch depend only on its number and the seed. In distributed training, each process takes its own B and U
     items of every step.
 
+    With `balanced`, the labelled items of a round are not each item once but a part of a `BalancedOrder`, of the same
+    length. There are two such orders, for rounds by turns, because of `ReplayedViews`, which shows all items of a round
+    in stored views or all in new ones.
+
     Args:
         dataset: the items.
         batch_size: B, per process.
@@ -151,12 +156,13 @@ class TrainingBatches(Sampler[list[ItemView]]):
             least 1 if s > 0. Without unlabelled items U is 0.
         steps: batches per epoch; None for one round.
         seed: of the shuffling.
+        balanced: show all classes equally often, see `BalancedOrder`.
 
     Attributes:
         size: items in a batch, B + U.
 
     Raises:
-        ValueError: a share outside [0, 1), or fewer than 1 step.
+        ValueError: a share outside [0, 1), fewer than 1 step, or (balanced) a class without items.
 
     Example:
         >>> import torch
@@ -178,6 +184,7 @@ class TrainingBatches(Sampler[list[ItemView]]):
         unlabelled_share: float = 0.75,
         steps: int | None = None,
         seed: int = 0,
+        balanced: bool = False,
     ) -> None:
         if not 0 <= unlabelled_share < 1:
             raise ValueError(f"unlabelled_share is a share of a batch, from 0 to below 1, got {unlabelled_share}")
@@ -191,6 +198,10 @@ class TrainingBatches(Sampler[list[ItemView]]):
         self.round = self.labelled // (batch_size * world_size())
         self.steps = (steps or self.round) if self.round else 0
         self._epoch = 1
+        self._balanced: list[BalancedOrder] = []
+        if balanced:
+            labels = labels_of(dataset.labelled.data)
+            self._balanced = [BalancedOrder(labels, seed, stream) for stream in (0, 1)]
 
     def set_epoch(self, epoch: int) -> None:
         """Set the number of the next epoch, from 1."""
@@ -202,37 +213,31 @@ class TrainingBatches(Sampler[list[ItemView]]):
     def __iter__(self) -> Iterator[list[ItemView]]:
         """Yield the batches of this process in the epoch."""
         processes, first = world_size(), (self._epoch - 1) * self.steps
-        orders = _Orders(self.seed)
+        orders = ShuffledOrders(self.seed)
         for step in range(first, first + self.steps):
             turn, place = divmod(step, self.round)
-            labelled = [
-                ItemView(orders.of(0, self.labelled, turn)[at], turn)
-                for at in _share_of_process(place * self.batch_size * processes, self.batch_size)
-            ]
+            own = _share_of_process(place * self.batch_size * processes, self.batch_size)
+            if self._balanced:
+                labelled = [self._of_balanced(turn, at) for at in own]
+            else:
+                labelled = [ItemView(orders.of(0, self.labelled, turn)[at], turn) for at in own]
             others = []
             for at in _share_of_process(step * self.unlabelled_size * processes, self.unlabelled_size):
                 turn, place = divmod(at, self.unlabelled)
                 others.append(ItemView(self.labelled + orders.of(1, self.unlabelled, turn)[place], turn))
             yield labelled + others
 
+    def _of_balanced(self, turn: int, at: int) -> ItemView:
+        """Return the item at a position of a round of the balanced orders."""
+        before, stream = divmod(turn, len(self._balanced))
+        shown = self.round * self.batch_size * world_size()
+        item, again = self._balanced[stream].at(before * shown + at)
+        return ItemView(item, again * len(self._balanced) + stream)
+
 
 def _share_of_process(first: int, count: int) -> range:
     """Positions of this process's `count` items in a step whose items (of all processes) begin at `first`."""
     return range(first + rank() * count, first + (rank() + 1) * count)
-
-
-class _Orders:
-    """The shuffled order of the labelled (kind 0) and the unlabelled items (kind 1) in a round; the last is kept."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-        self._last: dict[int, tuple[int, list[int]]] = {}
-
-    def of(self, kind: int, count: int, turn: int) -> list[int]:
-        if self._last.get(kind, (-1, []))[0] != turn:
-            seed = derived_seed(self.seed, turn, kind)
-            self._last[kind] = turn, torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
-        return self._last[kind][1]
 
 
 class Loaders:
@@ -262,8 +267,17 @@ class Loaders:
         """Return a loader of a training's batches."""
         return self._loader(dataset, batch_sampler=batches)
 
-    def shuffled(self, dataset: Dataset) -> DataLoader:
-        """Return a loader of full batches, shuffled in each epoch; each process gets its share."""
+    def shuffled(self, dataset: Dataset, balanced: bool = False, seed: int = 0) -> DataLoader:
+        """Return a loader of full batches, shuffled in each epoch; each process gets its share.
+
+        Args:
+            dataset: the items.
+            balanced: show all classes equally often, see `BalancedSampler`.
+            seed: of the balanced order; otherwise torch's random state decides.
+        """
+        if balanced:
+            sampler: Sampler = BalancedSampler(labels_of(dataset.data), seed)
+            return self._loader(dataset, batch_size=self.batch_size, sampler=sampler, drop_last=True)
         if world_size() == 1:
             return self._loader(dataset, batch_size=self.batch_size, shuffle=True, drop_last=True)
         sampler = DistributedSampler(dataset, even_divisible=True, shuffle=True)

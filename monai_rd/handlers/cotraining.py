@@ -32,7 +32,8 @@ class CoTrainingHandler:
     After the forward pass it collects the student's features (the input of the student's classifier, and the maps that
     the method uses) and the teacher's features: from the batch's key `teacher_features` if they were precomputed,
     otherwise from the teacher. If they are `UNSEEN`, the student learns from the labels alone in this epoch. The
-    batch's key `index` gives the method the items' indices. After the loss it adds the weighted terms to
+    batch's key `index` gives the method the items' indices; the trainer's `loss_function` is its criterion for labels,
+    see `Step`. After the loss it adds the weighted terms to
     `engine.state.output["loss"]`, which `SupervisedTrainer` then uses for the backward pass. After the backward pass it
     removes the gradients of the method's `frozen_parameters`. At the start of each epoch it updates the weights, with
     progress from 0 in the first epoch to 1 in the last.
@@ -153,6 +154,7 @@ class CoTrainingHandler:
                 self._network,
                 target,
                 None if index is None else as_tensor(index).to(image.device, non_blocking=True),
+                engine.loss_function,
             )
         )
         self._features = None  # g has also been called on the teacher path's features

@@ -15,18 +15,29 @@ from monai_rd.losses import class_probabilities
 __all__ = ["additional_metrics", "key_metric"]
 
 
-def key_metric(multi_label: bool, device: torch.device) -> dict[str, Metric]:
+def key_metric(multi_label: bool, device: torch.device, plain: bool = True) -> dict[str, Metric]:
     """Return the metric that selects the best epoch: accuracy, or for multi-label data the mean ROC AUC over classes.
 
     Args:
         multi_label: an image may have any number of the classes.
         device: device on which the metric collects predictions.
+        plain: `ClassificationLoss.plain` of the training. If it is False, so that rare classes are to count as much as
+            frequent ones, the balanced accuracy takes the place of the accuracy.
 
     Returns:
-        One Ignite metric by its name, "val_accuracy" or "val_auc"; higher is better.
+        One Ignite metric by its name, "val_accuracy", "val_balanced_accuracy" or "val_auc"; higher is better.
     """
     if multi_label:
         return {"val_auc": EpochMetric(_mean_auc, _scores_and_labels, check_compute_fn=False, device=device)}
+    if not plain:
+        return {
+            "val_balanced_accuracy": EpochMetric(
+                _balanced_accuracy,
+                lambda output: (output["pred"].as_subclass(Tensor).argmax(dim=1), output["label"].as_subclass(Tensor)),
+                check_compute_fn=False,
+                device=device,
+            )
+        }
     return {"val_accuracy": Accuracy(lambda output: (output["pred"], output["label"]), device=device)}
 
 
@@ -45,6 +56,13 @@ def _scores_and_labels(output: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
 def _probabilities_and_one_hot(output: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     logits, labels = output["pred"], output["label"]
     return class_probabilities(logits), torch.nn.functional.one_hot(labels, logits.shape[1])
+
+
+def _balanced_accuracy(chosen: Tensor, labels: Tensor) -> float:
+    """Return the mean over the classes that occur of the share of their images that are classified correctly."""
+    classes, place = labels.unique(return_inverse=True)
+    right = torch.zeros(len(classes), dtype=torch.float64).index_add_(0, place.cpu(), (chosen == labels).cpu().double())
+    return float((right / place.cpu().bincount()).mean())
 
 
 def _mean_auc(scores: Tensor, labels: Tensor) -> float:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from monai_rd.losses import ClassificationLoss
 from monai_rd.networks import FrozenFoundationModel, Level, Reads, Student, StudentFeatures, TeacherFeatures
 from monai_rd.no_label import unlabelled_items
 from monai_rd.processes import world_size
@@ -37,6 +38,8 @@ class Step(NamedTuple):
         target: class indices `[B]`, or for mixed items the shares of the classes `[B, classes]`; for multi-label data
             values from 0 to 1, `[B, classes]`. Unlabelled items have `NO_LABEL` (-100).
         indices: indices of the items in the training list `[B]`; None if the data set does not provide them.
+        criterion: from logits and target to a scalar: the trainer's own loss, which a method uses for every other
+            logits that learn the labels, so that they all learn them alike.
 
     Example:
         >>> import torch
@@ -54,6 +57,7 @@ class Step(NamedTuple):
     network: Student
     target: Tensor
     indices: Tensor | None = None
+    criterion: Callable[[Tensor, Tensor], Tensor] = ClassificationLoss()
 
     @property
     def teacher_features(self) -> TeacherFeatures:

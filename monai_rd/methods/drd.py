@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from monai_rd.losses import CKALoss, ClassificationLoss, Estimator, KLDistillationLoss
+from monai_rd.losses import CKALoss, Estimator, KLDistillationLoss
 from monai_rd.methods.base import Method, Step, gather_batch, linear
 from monai_rd.methods.maps import average_pool, convolution
 from monai_rd.networks import FrozenFoundationModel, Level, Reads, Student
@@ -139,8 +139,7 @@ class DeepReprogrammingDistillation(Method):
         self.student_levels, theirs = zip(*pairs, strict=True)
         self.reads = Reads(levels=theirs)
         self.projectors = nn.ModuleList(_Projector(other, mine, width, self.spatial_dims) for mine, other in pairs)
-        self.ce, self.kl = ClassificationLoss(self.multi_label), KLDistillationLoss(temperature, self.multi_label)
-        self.cka = CKALoss(estimator)
+        self.kl, self.cka = KLDistillationLoss(temperature, self.multi_label), CKALoss(estimator)
         self.alpha, self.beta, self.cka_weight = alpha, beta, cka
 
     def weights(self, progress: float) -> dict[str, float]:
@@ -159,7 +158,7 @@ class DeepReprogrammingDistillation(Method):
             reprogrammed = projector(wanted.to(weight.dtype), mine.shape[2:])
             with _injected(step.network.backbone, level, reprogrammed):
                 hybrid = step.network(step.student.image)
-            terms["hybrid_ce"].append(self.ce(hybrid, step.target))
+            terms["hybrid_ce"].append(step.criterion(hybrid, step.target))
             terms["kl"].append(self.kl(step.student.logits, hybrid))
             terms["cka"].append(self.cka(*(gather_batch(_pooled(one, batch)) for one in (mine, reprogrammed))))
         return {name: torch.stack(values).sum() for name, values in terms.items()}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from monai_rd.losses import CKALoss, ClassificationLoss, Estimator, KLDistillationLoss
+from monai_rd.losses import CKALoss, Estimator, KLDistillationLoss
 from monai_rd.methods.base import Method, Step, gather_batch, linear
 from monai_rd.networks import FrozenFoundationModel, Reads, Reprogrammer, Student
 
@@ -71,8 +71,7 @@ class ReprogrammingDistillation(Method):
         self.reads, self.alpha, self.beta, self.detach_teacher = Reads(tap=True, grid=grid), alpha, beta, detach_teacher
         ends = teacher.channels, student.feature_dim, teacher.kind
         self.phi = Reprogrammer(*ends, width, blocks, self.spatial_dims, grid)
-        self.ce, self.cka = ClassificationLoss(self.multi_label), CKALoss(estimator)
-        self.kl = KLDistillationLoss(temperature, self.multi_label)
+        self.cka, self.kl = CKALoss(estimator), KLDistillationLoss(temperature, self.multi_label)
         self.terms = [name for name, on in (("teacher_ce", co_training), ("kl", kd), ("cka", cka)) if on]
 
     def weights(self, progress: float) -> dict[str, float]:
@@ -88,7 +87,7 @@ class ReprogrammingDistillation(Method):
         f_t = self.phi(step.teacher_features.tap)
         z_t = step.network.classifier(f_t)
         self.keep_path(step, f_t, z_t)
-        terms = {"teacher_ce": self.ce(z_t, step.target)} if "teacher_ce" in self.terms else {}
+        terms = {"teacher_ce": step.criterion(z_t, step.target)} if "teacher_ce" in self.terms else {}
         if self.detach_teacher == "unlabelled":
             f_t, z_t = (torch.where(step.unlabelled[:, None], one.detach(), one) for one in (f_t, z_t))
         elif self.detach_teacher:

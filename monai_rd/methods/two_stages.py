@@ -17,7 +17,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from monai_rd.losses import CKALoss, ClassificationLoss, Estimator, KLDistillationLoss
+from monai_rd.losses import CKALoss, Estimator, KLDistillationLoss
 from monai_rd.methods.base import Method, Step, gather_batch, linear
 from monai_rd.networks import FrozenFoundationModel, Reads, Reprogrammer, Student
 
@@ -66,7 +66,7 @@ class TwoStages(Method):
         ends = teacher.channels, student.feature_dim, teacher.kind
         self.phi = Reprogrammer(*ends, width, blocks, self.spatial_dims, grid)
         self.classifier = copy.deepcopy(student.classifier)
-        self.ce, self.kl = ClassificationLoss(self.multi_label), KLDistillationLoss(temperature, self.multi_label)
+        self.kl = KLDistillationLoss(temperature, self.multi_label)
         self.cka, self.beta = CKALoss(estimator), beta
         self.second = False
         self.register_buffer("handed_over", torch.tensor(False))
@@ -100,7 +100,7 @@ class TwoStages(Method):
         with torch.set_grad_enabled(learning and not self.second):
             f_t = self.phi(step.teacher_features.tap)
             z_t = self.classifier(f_t)
-            terms = {"teacher_ce": self.ce(z_t, step.target)}
+            terms = {"teacher_ce": step.criterion(z_t, step.target)}
         self.keep_path(step, f_t, z_t)
         with torch.set_grad_enabled(learning and self.second):
             terms["kl"] = self.kl(step.student.logits, z_t)

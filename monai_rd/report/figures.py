@@ -49,7 +49,12 @@ PATH: tuple[tuple[str, dict[str, str]], ...] = (
         },
     ),
 )
-METRICS: dict[str, str] = {"val_accuracy": "accuracy", "val_auc": "ROC AUC", "val_ap": "average precision"}
+METRICS: dict[str, str] = {
+    "val_accuracy": "accuracy",
+    "val_balanced_accuracy": "balanced accuracy",
+    "val_auc": "ROC AUC",
+    "val_ap": "average precision",
+}
 
 
 def learning_curves(history: Sequence[Mapping[str, Any]], chosen: int | None = None) -> Figure:

@@ -7,28 +7,23 @@ from typing import Any
 
 import pytest
 import torch
-from ignite.metrics import Accuracy
+from monai.data import Dataset
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_rd.adapters import CrossFittedTeacher, load_adapted
+from monai_rd.adapters.cross_fit import loader_without
+from monai_rd.cache import Loaders
+from monai_rd.cache.orders import BalancedSampler
 from monai_rd.datasets.lists import DataList
 from monai_rd.datasets.problems import DataListError
 from monai_rd.networks import FrozenFoundationModel, Preprocessing, Reads
-from tests.adapters.test_tuning import as_arrays, items, tune
+from tests.adapters.test_tuning import Last, as_arrays, items, tune
 from tests.adapters.tiny import teacher
 from tests.processes import in_two_processes
 
 LOGITS = Reads(logits=True)
 FOLDS = [0, 1, 2, 0, 1, 2, 2, 1, 0, 0, 1, 2, 1, 0, 2, 1]
-
-
-class Last(Accuracy):
-    """Finds every epoch as good as the others, so that the last one is kept."""
-
-    def compute(self) -> float:
-        super().compute()
-        return 0.0
 
 
 def numbered(data: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -245,3 +240,12 @@ def test_two_processes_fit_the_same(tmp_path: Path) -> None:
     in_two_processes(_rank, tmp_path)
     assert (tmp_path / "0.txt").read_text() == (tmp_path / "1.txt").read_text()
     assert len(list(tmp_path.glob("*.safetensors"))) == 3
+
+
+def test_a_part_of_a_balanced_loader_is_balanced() -> None:
+    data = Dataset([{"image": torch.rand(3, 8, 8), "label": label} for label in [0] * 12 + [1] * 4])
+    whole = Loaders(batch_size=4).shuffled(data, balanced=True, seed=3)
+    part = loader_without(whole, torch.arange(16) % 4 == 0)
+    assert isinstance(part.sampler, BalancedSampler)
+    assert part.sampler.seed == 3
+    assert [sorted(batch["label"].tolist()) for batch in part] == [[0, 0, 1, 1]] * 3

@@ -11,6 +11,7 @@ from monai_rd.adapters import build_adapter
 from monai_rd.adapters.agcl import AsymmetricCloudedLoss
 from monai_rd.adapters.base import AdaptedTeacher, Phase
 from monai_rd.adapters.lpt import GroupedBlock, GroupedTransformer, Prompts, phases
+from monai_rd.losses import ClassificationLoss, build_criterion
 from tests.adapters.tiny import inputs, teacher
 
 
@@ -21,7 +22,7 @@ def _network() -> AdaptedTeacher:
 def test_the_phases_of_lpt_train_what_they_should() -> None:
     network = _network()
     labels = torch.tensor([0, 0, 0, 1, 1, 2])
-    first, second = phases(network, labels, multi_label=False)
+    first, second = phases(network, labels, ClassificationLoss())
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     assert {names[id(p)].split(".", 1)[1].split(".", 4)[-1] for p in first.parameters} == {"shared.tokens", "weight"}
     trained = {names[id(p)].split(".", 1)[1].split(".", 4)[-1] for p in second.parameters}
@@ -44,7 +45,7 @@ def test_both_ways_of_drawing_have_their_loss_and_the_keys() -> None:
     """Drawn equally often, the images of a class of 3, 2 and 1 have 2/3, 1 and 2 times their share."""
     network = _network()
     labels, drawn = torch.tensor([0, 0, 0, 1, 1, 2]), torch.tensor([2 / 3, 2 / 3, 2 / 3, 1, 1, 2])
-    first, second = phases(network, labels, multi_label=False)
+    first, second = phases(network, labels, ClassificationLoss())
     with torch.no_grad():
         logits = network.eval()(inputs(6))
         cosines = network.backbone.key_similarity  # type: ignore[union-attr]
@@ -63,7 +64,7 @@ def test_both_ways_of_drawing_have_their_loss_and_the_keys() -> None:
 def test_the_keys_of_a_bag_are_the_mean_of_its_slices() -> None:
     network = _network()
     labels = torch.tensor([0, 1, 2])
-    _, second = phases(network, labels, multi_label=False)
+    _, second = phases(network, labels, ClassificationLoss())
     second.start_epoch(1.0)
     with torch.no_grad():
         logits = network.eval()(inputs(6).unflatten(0, (3, 2)))
@@ -75,7 +76,7 @@ def test_the_keys_of_a_bag_are_the_mean_of_its_slices() -> None:
 
 def test_prompts_of_lpt_have_dropout_while_they_are_trained() -> None:
     network = _network()
-    first, second = phases(network, torch.tensor([0, 1, 2]), multi_label=False)
+    first, second = phases(network, torch.tensor([0, 1, 2]), ClassificationLoss())
     grouped = network.backbone
     assert isinstance(grouped, GroupedTransformer)
     for phase, trained in ((first, "shared"), (second, "pool")):
@@ -95,3 +96,10 @@ def test_prompts_of_lpt_have_dropout_while_they_are_trained() -> None:
         image = inputs(2)
         assert not torch.equal(network(image), network(image))
         assert torch.equal(network.eval()(image), network(image))
+
+
+@pytest.mark.parametrize(("criterion", "weights"), [("logit_adjustment", None), ("cross_entropy", "sampling")])
+def test_another_loss_for_rare_classes_is_refused(criterion: str, weights: str | None) -> None:
+    chosen = build_criterion(criterion, weights, "abc", [3, 2, 1], 6)
+    with pytest.raises(ValueError, match="'lpt' has a loss of its own for classes of unequal frequency"):
+        phases(_network(), torch.tensor([0, 0, 0, 1, 1, 2]), chosen)

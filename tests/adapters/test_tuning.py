@@ -18,13 +18,23 @@ from torch.utils.data import DistributedSampler, RandomSampler
 
 from monai_rd.adapters import ADAPTERS, build_adapter, load_adapted, save_adapted, tuned_teacher
 from monai_rd.adapters.tuning import _share
+from monai_rd.cache.orders import BalancedSampler, labels_of
 from monai_rd.handlers import key_metric
+from monai_rd.losses import ClassificationLoss
 from monai_rd.networks import FrozenFoundationModel, Preprocessing, Reads
 from tests.adapters.tiny import KINDS, WIDTH, inputs, teacher
 from tests.processes import in_two_processes
 
 OPTIONS: dict[str, dict[str, Any]] = {"lpt": {"tokens": 2, "groups": 4, "grouped_blocks": 2}}
 CPU = torch.device("cpu")
+
+
+class Last(Accuracy):
+    """Finds every epoch as good as the others, so that the last one is kept."""
+
+    def compute(self) -> float:
+        super().compute()
+        return 0.0
 
 
 def items(multi_label: bool = False, bags: bool = False) -> list[dict[str, Any]]:
@@ -60,7 +70,7 @@ def tune(
     group = dist.is_initialized()
     train_sampler = DistributedSampler(train) if group else RandomSampler(train)
     val_sampler = DistributedSampler(validation, shuffle=False) if group else None
-    multi_label = changed.get("multi_label", False)
+    multi_label = changed.pop("multi_label", False)
     settings = {
         "num_classes": 3,
         "key_metric": key_metric(multi_label, CPU),
@@ -68,6 +78,7 @@ def tune(
         "max_epochs": 2,
         "device": "cpu",
         "options": OPTIONS.get(adapter or "", {}),
+        "criterion": ClassificationLoss(multi_label),
         **changed,
     }
     train_loader = DataLoader(train, batch_size=batch_size, sampler=train_sampler, drop_last=True, collate_fn=as_arrays)
@@ -293,3 +304,54 @@ def test_two_processes_tune_as_one_does_on_the_global_batch(tmp_path: Path) -> N
         torch.testing.assert_close(two[key], tensor, atol=1e-5, rtol=1e-4)
         if key.startswith("backbone."):
             assert not torch.allclose(tensor, begun[key.removeprefix("backbone.")], atol=1e-3)
+
+
+class Shifted(ClassificationLoss):
+    """Teaches the class after the label's."""
+
+    def losses(self, logits: Tensor, target: Tensor) -> Tensor:
+        return super().losses(logits, (target + 1) % 3)
+
+
+def test_the_criterion_teaches_and_another_one_is_another_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings: dict[str, Any] = {"max_epochs": 8, "learning_rate": 0.02}
+    settings["key_metric"] = {"last": Last(lambda output: (output["pred"], output["label"]))}
+    assert accuracy(tune(teacher("plain"), "linear_probe", tmp_path, **settings), items()) > 0.9
+    with caplog.at_level(logging.INFO):
+        tuned = tune(teacher("plain"), "linear_probe", tmp_path, criterion=Shifted(), **settings)
+    assert "was tuned before" not in caplog.text
+    shifted = [{**one, "label": (one["label"] + 1) % 3} for one in items()]
+    assert accuracy(tuned, shifted) > 0.9
+    for changed in (ClassificationLoss(weights=torch.ones(3)), ClassificationLoss(adjustment=torch.ones(3))):
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            tune(teacher("plain"), "linear_probe", tmp_path, criterion=changed, **{**settings, "max_epochs": 1})
+        assert "was tuned before" not in caplog.text
+
+
+def test_a_balanced_loader_shows_it_rare_classes_as_often(tmp_path: Path) -> None:
+    data = [items()[place] for place in (*range(0, 15, 3), *range(3, 15, 3), *range(0, 15, 3), 1, 2)]
+    train, seen = CacheDataset(data, RandGaussianNoised("image", prob=0.5), progress=False), []
+
+    def collate(batch: list[dict[str, Any]]) -> dict[str, Any]:
+        seen.append([one["label"] for one in batch])
+        return as_arrays(batch)
+
+    loader = DataLoader(train, batch_size=3, sampler=BalancedSampler(labels_of(data)), drop_last=True)
+    loader.collate_fn = collate
+    validation = DataLoader(CacheDataset(data, progress=False), batch_size=16, collate_fn=as_arrays)
+    tuned_teacher(
+        teacher("plain"),
+        "linear_probe",
+        loader,
+        validation,
+        num_classes=3,
+        key_metric=key_metric(False, CPU),
+        output_dir=tmp_path,
+        max_epochs=2,
+        device="cpu",
+    )
+    assert len(seen) == 2 * (16 // 3)
+    assert [sorted(labels) for labels in seen[:5]] == [[0, 1, 2]] * 5

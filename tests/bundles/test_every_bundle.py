@@ -12,6 +12,7 @@ import pytest
 import torch
 from monai.bundle import create_workflow, verify_metadata, verify_net_in_out
 
+from monai_rd.cache.orders import BalancedSampler
 from monai_rd.datasets import find_studies
 from monai_rd.networks import Student
 from tests.bundles.commands import BUNDLES, MODALITIES, PLANTED, config, score
@@ -38,6 +39,27 @@ def copy(cohort: str, name: str, to: Path) -> None:
     source = Path(cohort) / name
     to.mkdir(parents=True, exist_ok=True)
     shutil.copytree(source, to / name) if source.is_dir() else shutil.copy(source, to / name)
+
+
+@pytest.mark.parametrize("modality", ["us", "derm"])
+def test_what_is_done_about_rare_classes(modality: str, cohort_of: Cohort, tmp_path: Path) -> None:
+    places = {"dataset_dir": cohort_of(modality), "output_dir": str(tmp_path), "unlabelled": None, "num_workers": 0}
+    places |= {"student": SMALL, "image_size": 32, "slices": 2}
+    sampled = config(modality, "train.json", **places, class_weights="sampling")
+    counts = next(iter(sampled.get_parsed_content("train#dataloader")))["label"].bincount()
+    assert len(counts) == len(sampled.get_parsed_content("data").class_names)
+    assert counts.max() - counts.min() <= 1
+    assert isinstance(sampled.get_parsed_content("train#tuning_loader").sampler, BalancedSampler)
+    assert list(sampled.get_parsed_content("validate#key_metric")) == ["val_balanced_accuracy"]
+    trainer = sampled.get_parsed_content("train#trainer")
+    assert trainer.loss_function is sampled.get_parsed_content("train#loss")
+    adjusted = config(modality, "train.json", **places, criterion="logit_adjustment")
+    counts = torch.tensor(adjusted.get_parsed_content("data").class_counts("training"))
+    torch.testing.assert_close(adjusted.get_parsed_content("train#loss").adjustment, (counts / counts.sum()).log())
+    refused = config(modality, "train.json", **places, criterion="focal", adapter="lora")
+    with pytest.raises(RuntimeError) as raised:
+        refused.get_parsed_content("teacher_network")
+    assert "--criterion focal is for images with several labels" in str(raised.value.__cause__)
 
 
 @every_trained_bundle

@@ -102,6 +102,50 @@ def test_a_loader_gives_the_items_of_the_batches(workers: int) -> None:
     assert data.item_keys[9:11] == ["key of labelled 9", "key of unlabelled 0"]
 
 
+def skewed(unlabelled: int = 0) -> TrainingItems:
+    """16 labelled items: 12, 3 and 1 of three classes."""
+    data = items(16, unlabelled)
+    for place, one in enumerate(data.labelled.data):
+        one["label"] = 0 if place < 12 else 1 if place < 15 else 2
+    return data
+
+
+def test_balanced_batches_show_all_classes_equally_often_in_as_many_steps() -> None:
+    balanced, plain = TrainingBatches(skewed(7), 6, 0.5, balanced=True), TrainingBatches(skewed(7), 6, 0.5)
+    assert (len(balanced), balanced.size) == (len(plain), plain.size)
+    for number in (1, 2, 3):
+        batches = epoch(balanced, number)
+        for batch, other in zip(batches, epoch(plain, number), strict=True):
+            own = [one.item for one in batch[:6]]
+            assert [sum(first <= item < end for item in own) for first, end in ((0, 12), (12, 15), (15, 16))] == [2] * 3
+            assert batch[6:] == other[6:]  # the unlabelled ones are as ever
+        assert epoch(TrainingBatches(skewed(7), 6, 0.5, balanced=True), number) == batches
+
+
+def test_balanced_rounds_are_in_stored_views_or_in_new_ones() -> None:
+    """What `ReplayedViews` builds on: visits of a batch are all even or all odd; an item never has a visit twice."""
+    batches, seen = TrainingBatches(skewed(), 6, steps=3, balanced=True), Counter[ItemView]()
+    for number in range(1, 15):
+        for batch in epoch(batches, number):
+            assert len({one.visit % 2 for one in batch}) == 1
+            seen.update(batch)
+    assert set(seen.values()) == {1}
+    for item in range(16):
+        for kind in (0, 1):
+            visits = sorted(one.visit // 2 for one in seen if one.item == item and one.visit % 2 == kind)
+            assert visits == list(range(len(visits)))
+
+
+def test_processes_share_balanced_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = epoch(TrainingBatches(skewed(), 4, balanced=True), 3)
+    monkeypatch.setattr("monai_rd.cache.batches.world_size", lambda: 2)
+    halves = []
+    for number in (0, 1):
+        monkeypatch.setattr("monai_rd.cache.batches.rank", lambda number=number: number)
+        halves.append(epoch(TrainingBatches(skewed(), 2, balanced=True), 3))
+    assert [one + other for one, other in zip(*halves, strict=True)] == whole
+
+
 def test_wrong_settings_are_refused() -> None:
     for share in (-0.1, 1.0):
         with pytest.raises(ValueError, match="unlabelled_share"):

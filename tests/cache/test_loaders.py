@@ -42,6 +42,17 @@ def test_in_order_all_items_shuffled_whole_batches() -> None:
     assert first != second
 
 
+def test_balanced_batches_for_the_teacher() -> None:
+    data = Pictures(8)
+    for item in data.data:
+        item["label"] = int(item["image"][0, 0, 0, 0] >= 6)
+    loader = Loaders(batch_size=4).shuffled(data, balanced=True, seed=1)
+    for epoch in (1, 2, 3):
+        loader.sampler.set_epoch(epoch)
+        batches = shown(loader)
+        assert [len({*batch} & {6, 7}) for batch in batches] == [2, 2]
+
+
 def test_processes_share_what_is_shared_and_only_that(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "world_size", lambda: 2)
     ranks = []

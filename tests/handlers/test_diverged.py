@@ -73,12 +73,14 @@ def test_the_term_is_named_and_no_step_made_of_it(
                 handler._terms[term] = handler._terms[term] * torch.nan
 
     run.trainer.add_event_handler(IterationEvents.FORWARD_COMPLETED, spoil)
-    if term == "student_ce":
+    named = term
+    if term == "student_ce":  # the loss of both cross entropies
+        named = "student_ce, teacher_ce"
         plain = run.trainer.loss_function
         run.trainer.loss_function = lambda *given: (
             plain(*given) * (torch.nan if run.trainer.state.iteration == 4 else 1)
         )
-    stopped(run, tmp_path, f"in epoch 2, step 2, not finite: {term}; ", capsys, epochs=1)
+    stopped(run, tmp_path, f"in epoch 2, step 2, not finite: {named}; ", capsys, epochs=1)
     for key, value in run.network.named_parameters():
         assert torch.equal(value, before[0][key]), key
 

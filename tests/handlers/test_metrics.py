@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine
+from sklearn.metrics import balanced_accuracy_score
 
 from monai_rd.handlers import additional_metrics, key_metric
 from monai_rd.report import classification_metrics, multi_label_metrics
@@ -32,6 +33,17 @@ def test_one_class_an_image_is_what_the_report_says() -> None:
     assert list(found) == ["val_accuracy", "val_auc"]
     assert found["val_accuracy"] == pytest.approx(told["accuracy"]["value"])
     assert found["val_auc"] == pytest.approx(told["roc_auc"]["value"])
+
+
+def test_the_balanced_accuracy_takes_the_place_of_the_accuracy() -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.randn(40, 3), torch.tensor([0] * 30 + [1] * 7 + [2] * 3)
+    (name, metric), *others = key_metric(False, CPU, plain=False).items()
+    assert (name, others) == ("val_balanced_accuracy", [])
+    for batch in (slice(0, 25), slice(25, 40)):
+        metric.update(metric._output_transform({"pred": logits[batch], "label": labels[batch]}))
+    assert metric.compute() == pytest.approx(balanced_accuracy_score(labels, logits.argmax(dim=1)))
+    assert list(key_metric(True, CPU, plain=False)) == ["val_auc"]
 
 
 def test_multi_label_is_what_the_report_says() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from monai_rd.losses import ClassificationLoss
 from monai_rd.methods import Method, build_method
 from monai_rd.methods.base import Step
 from monai_rd.networks import (
@@ -74,13 +75,15 @@ def step(
     image: Tensor,
     target: Tensor,
     index: Tensor | None = None,
+    criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """The terms of one batch, `student_ce` left out, and their graph."""
     with LevelReader(student.backbone, method.student_levels) as reader:
         pooled = student.features(image)
         features = StudentFeatures(image, pooled, student.classifier(pooled), reader.take())
     seen = teacher.read(image, method.reads) if teacher is not None and method.needs_teacher else None
-    return method(Step(features, seen, student, target, index))
+    loss = criterion or ClassificationLoss(method.multi_label)
+    return method(Step(features, seen, student, target, index, loss))
 
 
 class TinyBackbone(nn.Sequential):

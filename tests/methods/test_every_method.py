@@ -120,6 +120,23 @@ def test_unlabelled_items_take_part(name: str, labels: list[Any], images: Case) 
     assert any(not torch.equal(found[0][key], found[1][key]) for key in found[0])
 
 
+@pytest.mark.parametrize(("name", "networks"), [("rd", 1), ("two_stages", 1), ("drd", 4), ("kd", 0), ("pseudo", 0)])
+def test_labels_are_learnt_by_the_criterion_of_the_step(name: str, networks: int, images: Case) -> None:
+    """The loss that the trainer has for the student; terms that compare with the teacher are none of it."""
+    method, student = built(name, images.student, images.teacher, SINGLE)
+    target, asked = torch.tensor(SINGLE), []
+
+    def criterion(logits: Tensor, given: Tensor) -> Tensor:
+        assert given is target
+        asked.append(logits)
+        return logits.sum() * 0 + 7
+
+    terms = step(method, student, images.teacher, images.image, target, criterion=criterion)
+    assert len(asked) == networks
+    found = [value.item() for key, value in terms.items() if key.endswith("_ce") and key != "pseudo_ce"]
+    assert found == ([7.0 * networks] if networks else [])
+
+
 def test_what_needs_unlabelled_images_is_refused_without_and_what_cannot_use_them_says_so(
     images: Case, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from monai_rd.losses import cka
+from monai_rd.losses import ClassificationLoss, cka
 from monai_rd.methods import build_method, trainable_parameters
 from monai_rd.methods.base import Step, gather_batch
 from monai_rd.methods.ce import CrossEntropyAlone
@@ -38,7 +38,7 @@ def test_multi_label_terms_are_by_class() -> None:
     method = ReprogrammingDistillation(*ends(5, 7, labels=SEVERAL), width=8).eval()
     g, target = nn.Linear(7, 3), (torch.rand(6, 3) > 0.5).float()
     f_s, teacher = torch.randn(6, 7), torch.randn(6, 5, 4, 4)
-    terms = method(Step(learnt(f_s, g), taught(teacher), Head(g), target))
+    terms = method(Step(learnt(f_s, g), taught(teacher), Head(g), target, criterion=ClassificationLoss(True)))
     z_t = g(method.phi(teacher))
     p_t, p_s = z_t.sigmoid(), g(f_s).sigmoid()
     kl = p_t * (p_t / p_s).log() + (1 - p_t) * ((1 - p_t) / (1 - p_s)).log()
