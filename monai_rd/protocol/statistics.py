@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student_t
 
-from monai_rd.report.metrics import auc_and_influence
+from monai_rd.report.metrics import accuracy_of_groups, auc_and_influence, sides_of_classes
 
 __all__ = ["Difference", "Estimate", "compare", "estimate", "handed_over", "holm", "image_values"]
 
@@ -98,17 +98,18 @@ class Difference:
 def image_values(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
     """Return the contribution of each image to each measure; a measure is the mean of its values.
 
-    Accuracy, sensitivity and specificity: 1 where the image is classified correctly, else 0. ROC AUC: DeLong's
-    structural components (DOI 10.2307/2531595); with more than two classes, their mean over classes, each against the
-    rest.
+    Accuracy, sensitivity and specificity: 1 where the image is classified correctly, else 0. Balanced accuracy: the
+    measure plus the image's influence on it. ROC AUC: the same, by DeLong's structural components (DOI
+    10.2307/2531595); with more than two classes, their mean over classes, each against the rest.
 
     Args:
         probabilities: predictions of each seed `[S, N, classes]`.
         labels: class indices `[N]`; multi-label: 0 or 1 `[N, classes]`.
 
     Returns:
-        `[S, N]` for "accuracy" and "roc_auc"; for two classes also "sensitivity" `[S, positives]` and "specificity"
-        `[S, negatives]`. For multi-label data only "roc_auc", over classes with both label values.
+        `[S, N]` for "accuracy", "balanced_accuracy" and "roc_auc"; for two classes also "sensitivity" `[S, positives]`
+        and "specificity" `[S, negatives]`. For multi-label data only "roc_auc" and "balanced_accuracy" (see
+        `multi_label_metrics`), over classes with both label values.
 
     Raises:
         ValueError: shapes that do not match, or no class with both label values.
@@ -125,9 +126,14 @@ def image_values(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, np.
     areas = [[sum(auc_and_influence(one[:, index], members[index])) for index in scored] for one in p]
     found = {"roc_auc": np.asarray(areas).mean(axis=1)}
     if multi_label:
-        return found
+        truth = y[:, scored].astype(bool)
+        each = [accuracy_of_groups(*sides_of_classes(one[:, scored] >= 0.5, truth)) for one in p]
+        return {**found, "balanced_accuracy": np.stack([value + influence for value, influence in each])}
     right = (p.argmax(axis=2) == y).astype(np.float64)
-    found = {"accuracy": right, **found}
+    there = members[members.any(axis=1)].T
+    each = [accuracy_of_groups(one[:, None] == 1, there) for one in right]
+    balanced = np.stack([value + influence for value, influence in each])
+    found = {"accuracy": right, "balanced_accuracy": balanced, **found}
     if classes == 2:
         found |= {"sensitivity": right[:, y == 1], "specificity": right[:, y == 0]}
     return found

@@ -16,8 +16,8 @@ from monai_rd.protocol.statistics import Difference, Estimate, compare, estimate
 __all__ = ["MEASURES", "Comparison", "Summary", "summarise"]
 
 ALL_STUDENTS = "mean of the students"
-MEASURES = ("accuracy", "roc_auc", "sensitivity", "specificity")
-COMPARED = ("accuracy", "roc_auc")
+MEASURES = ("accuracy", "balanced_accuracy", "roc_auc", "sensitivity", "specificity")
+COMPARED = ("accuracy", "balanced_accuracy", "roc_auc")
 _Values = dict[tuple[Row, Column], dict[int, dict[str, np.ndarray]]]
 _Estimates = dict[tuple[Row, Column], dict[str, Estimate]]
 

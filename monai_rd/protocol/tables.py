@@ -26,6 +26,7 @@ __all__ = ["Grid", "Report", "estimate_text", "number_text", "p_text", "print_re
 
 NAMES = {
     "accuracy": "Accuracy, %",
+    "balanced_accuracy": "Balanced accuracy, %",
     "roc_auc": "ROC AUC",
     "sensitivity": "Sensitivity, %",
     "specificity": "Specificity, %",

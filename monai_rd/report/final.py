@@ -23,7 +23,7 @@ from monai_rd.handlers.checkpoint import save_atomically
 from monai_rd.losses import class_probabilities
 from monai_rd.report.calibration import fit_temperature
 from monai_rd.report.curves import calibrated_events, reliability
-from monai_rd.report.metrics import METRIC_NAMES, classification_metrics, multi_label_metrics
+from monai_rd.report.metrics import METRIC_NAMES, OF_CLASSES, classification_metrics, multi_label_metrics
 from monai_rd.report.scoring import TestScores, answers, score_test_set
 
 if TYPE_CHECKING:
@@ -209,14 +209,16 @@ class FinalReport:
         table = Table(title=f"Test set, {n} studies, value and 95 % interval", title_justify="left", show_lines=True)
         table.add_column("")
         shown = {key: name for key, name in METRIC_NAMES.items() if key in rows["student"]}
+        if "sensitivity" in shown:  # of two classes the balanced accuracy is the mean of two of the other columns
+            del shown["balanced_accuracy"]
         for name in shown.values():
             table.add_column(name, justify="right")
         for row, metrics in rows.items():
             table.add_row(row, *(_cell(metrics[key]) for key in shown))
         console.print(table)
-        if self.multi_label:
-            console.print(self._classes(rows))
-        elif len(self.class_names) == 2:
+        if self.multi_label or len(self.class_names) > 2:
+            console.print(self._classes(rows["student"]["classes"]))
+        else:
             console.print(f"positive class: {self.class_names[1]}")
         saved = self.validation is not None
         console.print(_told(calibration, fitted=saved), soft_wrap=True, highlight=False)
@@ -224,15 +226,14 @@ class FinalReport:
         if self.phantom:
             console.print(PHANTOM_NOTE, style="bold")
 
-    def _classes(self, rows: dict[str, dict[str, Any]]) -> Table:
-        """Make a table of the ROC AUC of each class; "-" where all labels are equal."""
-        table = Table(title="ROC AUC by class", title_justify="left")
-        for name in ("", "positive", *rows):
+    def _classes(self, classes: list[dict[str, Any]]) -> Table:
+        """Make a table of the student's metrics of each class; "-" where there is nothing to measure."""
+        table = Table(title="The student by class", title_justify="left", show_lines=True)
+        shown = {key: name for key, name in OF_CLASSES.items() if key in classes[0]}
+        for name in ("", *shown.values()):
             table.add_column(name, justify="right" if name else "left")
-        for index, name in enumerate(self.class_names):
-            found = [metrics["classes"][index] for metrics in rows.values()]
-            aucs = ["-" if one["roc_auc"] is None else f"{one['roc_auc']:.3f}" for one in found]
-            table.add_row(name, str(found[0]["positives"]), *aucs)
+        for name, found in zip(self.class_names, classes, strict=True):
+            table.add_row(name, *(_cell(found[key]) for key in shown))
         return table
 
 
@@ -244,6 +245,8 @@ def _told(calibration: dict[str, Any], fitted: bool) -> str:
     )
 
 
-def _cell(metric: dict[str, Any]) -> str:
+def _cell(metric: dict[str, Any] | float | None) -> str:
+    if not isinstance(metric, dict):
+        return "-" if metric is None else str(metric) if isinstance(metric, int) else f"{metric:.3f}"
     interval = metric.get("interval")
     return f"{metric['value']:.3f}" + (f"\n{interval[0]:.3f}-{interval[1]:.3f}" if interval else "")

@@ -11,27 +11,44 @@ from sklearn.metrics import average_precision_score
 
 __all__ = [
     "METRIC_NAMES",
+    "OF_CLASSES",
+    "accuracy_of_groups",
     "auc_and_influence",
     "classification_metrics",
+    "mean_of_proportions",
     "multi_label_metrics",
     "present_metrics",
+    "proportion",
+    "sides_of_classes",
     "wilson",
 ]
 
 METRIC_NAMES = {
     "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
     "roc_auc": "ROC AUC",
     "average_precision": "average precision",
     "sensitivity": "sensitivity",
     "specificity": "specificity",
 }
+# Columns of the table of classes; those that the metrics of a class do not have are left out.
+OF_CLASSES = {
+    "items": "items",
+    "positives": "positive",
+    "sensitivity": "found (sensitivity)",
+    "precision": "right when named (precision)",
+    "specificity": "let pass (specificity)",
+    "roc_auc": "ROC AUC",
+    "average_precision": "average precision",
+}
 
 
 def classification_metrics(probabilities: ArrayLike, labels: ArrayLike, seed: int = 0) -> dict[str, Any]:
-    """Compute accuracy, ROC AUC, sensitivity and specificity.
+    """Compute accuracy, balanced accuracy, ROC AUC, sensitivity and specificity, and some of them for each class.
 
-    With two classes, class 1 is the positive one. With more, the AUC is the unweighted mean over classes, each against
-    the rest, and sensitivity and specificity are left out.
+    The balanced accuracy is the mean over classes of the share of their images that are classified correctly. With two
+    classes, class 1 is the positive one. With more, the AUC is the unweighted mean over classes, each against the rest
+    (macro AUC), and sensitivity and specificity are left out.
 
     Args:
         probabilities: `[N, classes]`, rows summing to 1.
@@ -39,8 +56,11 @@ def classification_metrics(probabilities: ArrayLike, labels: ArrayLike, seed: in
         seed: seed of the bootstrap.
 
     Returns:
-        `n`, and for each metric its `value` in [0, 1] and 95 % `interval`: Wilson's (1927) for proportions, a
-        stratified percentile bootstrap of 1000 draws for the AUC.
+        `n`, and for each metric its `value` in [0, 1] and 95 % `interval`: Wilson's (1927) for proportions; for their
+        mean, the balanced accuracy, by the squares of the distances to Wilson's limits (Newcombe, Statistics in
+        Medicine 17, 1998; here of several proportions); a stratified percentile bootstrap of 1000 draws for the AUC.
+        `classes`, in order: `items`, and with intervals `sensitivity`, `precision` (None if the class was never chosen)
+        and `roc_auc` against the rest (DeLong et al. 1988).
 
     Raises:
         ValueError: shapes that do not match, a label out of range, or a class without samples.
@@ -55,11 +75,17 @@ def classification_metrics(probabilities: ArrayLike, labels: ArrayLike, seed: in
             f"every class of 0 to {p.shape[1] - 1} must occur among the labels, found {sorted(set(y.tolist()))}"
         )
     chosen = p.argmax(axis=1)
-    result: dict[str, Any] = {"n": len(y), "accuracy": _proportion(chosen == y), "roc_auc": _auc(p, y, seed)}
+    classes = [_class_metrics(p[:, index], y == index, chosen == index) for index in range(p.shape[1])]
+    result: dict[str, Any] = {
+        "n": len(y),
+        "accuracy": proportion(chosen == y),
+        "balanced_accuracy": mean_of_proportions([one["sensitivity"] for one in classes]),
+        "roc_auc": _auc(p, y, seed),
+    }
     if p.shape[1] == 2:
-        result["sensitivity"] = _proportion(chosen[y == 1] == 1)
-        result["specificity"] = _proportion(chosen[y == 0] == 0)
-    return result
+        result["sensitivity"] = proportion(chosen[y == 1] == 1)
+        result["specificity"] = proportion(chosen[y == 0] == 0)
+    return {**result, "classes": classes}
 
 
 def present_metrics(probabilities: ArrayLike, labels: ArrayLike, multi_label: bool = False) -> dict[str, Any]:
@@ -75,7 +101,7 @@ def present_metrics(probabilities: ArrayLike, labels: ArrayLike, multi_label: bo
         return multi_label_metrics(p, y) if (y.min(axis=0) < y.max(axis=0)).any() else {"n": len(y)}
     if set(np.unique(y)) == set(range(p.shape[1])):
         return classification_metrics(p, y)
-    return {"n": len(y), "accuracy": _proportion(p.argmax(axis=1) == y)}
+    return {"n": len(y), "accuracy": proportion(p.argmax(axis=1) == y)}
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
@@ -84,8 +110,34 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def _proportion(hits: np.ndarray) -> dict[str, Any]:
+def proportion(hits: np.ndarray) -> dict[str, Any]:
+    """Return the share of hits with Wilson's interval, from a bool array `[n]`, n > 0."""
     return {"value": float(hits.mean()), "interval": list(wilson(int(hits.sum()), len(hits)))}
+
+
+def mean_of_proportions(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the mean of independent proportions, with an interval from theirs."""
+    value = float(np.mean([one["value"] for one in found]))
+    low, high = (
+        float(np.sqrt(sum((one["value"] - one["interval"][end]) ** 2 for one in found)) / len(found)) for end in (0, 1)
+    )
+    return {"value": value, "interval": [value - low, value + high]}
+
+
+def _normal(value: float, influence: np.ndarray) -> dict[str, Any]:
+    """Return a value with its normal interval, from each image's influence on it."""
+    half = float(norm.ppf(0.975) * influence.std() / np.sqrt(len(influence)))
+    return {"value": value, "interval": [max(value - half, 0.0), min(value + half, 1.0)]}
+
+
+def _class_metrics(score: np.ndarray, positive: np.ndarray, chosen: np.ndarray) -> dict[str, Any]:
+    """Return the metrics of one class against the rest, from its scores `[N]` and masks of its images."""
+    return {
+        "items": int(positive.sum()),
+        "sensitivity": proportion(chosen[positive]),
+        "precision": proportion(positive[chosen]) if chosen.any() else None,
+        "roc_auc": _normal(*auc_and_influence(score, positive)),
+    }
 
 
 def _auc(p: np.ndarray, y: np.ndarray, seed: int) -> dict[str, Any]:
@@ -101,16 +153,21 @@ def _auc(p: np.ndarray, y: np.ndarray, seed: int) -> dict[str, Any]:
 
 
 def multi_label_metrics(probabilities: ArrayLike, labels: ArrayLike) -> dict[str, Any]:
-    """Compute ROC AUC and average precision, each the unweighted mean over the classes with both label values.
+    """Compute ROC AUC, average precision and balanced accuracy, means over the classes with both label values.
+
+    A class is taken as present from a probability of 0.5 on; its balanced accuracy is the mean of sensitivity and
+    specificity.
 
     Args:
         probabilities: probability of each class `[N, classes]`.
         labels: 0 or 1 `[N, classes]`.
 
     Returns:
-        `n`; `roc_auc` with `value` and 95 % `interval` (DeLong et al. 1988, DOI 10.2307/2531595: normal, from each
-        image's influence on the mean, so that classes may be correlated); `average_precision` with `value`; `classes`,
-        in order: `positives`, `roc_auc` and `average_precision` of each, None where all labels are equal.
+        `n`; `balanced_accuracy` and `roc_auc` with `value` and 95 % `interval` (for the AUC DeLong et al. 1988, DOI
+        10.2307/2531595: normal, from each image's influence on the mean, so that classes may be correlated);
+        `average_precision` with `value`; `classes`, in order: `positives`, with intervals `sensitivity` and
+        `specificity` (Wilson's) and `roc_auc`, and the number `average_precision` of each; None where all labels are
+        equal.
 
     Raises:
         ValueError: shapes that do not match, labels other than 0 and 1, or no class with both values.
@@ -118,26 +175,52 @@ def multi_label_metrics(probabilities: ArrayLike, labels: ArrayLike) -> dict[str
     p, y = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
     if p.ndim != 2 or y.shape != p.shape or not np.isin(y, (0, 1)).all():
         raise ValueError(f"probabilities and labels (0 or 1) [N, classes] are needed, got {p.shape} and {y.shape}")
-    classes: list[dict[str, Any]] = []
-    influences = []
-    for score, positive in zip(p.T, y.T.astype(bool), strict=True):
-        auc = precision = None
-        if 0 < positive.sum() < len(positive):
-            auc, influence = auc_and_influence(score, positive)
-            influences.append(influence)
-            precision = float(average_precision_score(positive, score))
-        classes.append({"positives": int(positive.sum()), "roc_auc": auc, "average_precision": precision})
-    if not influences:
+    both = [index for index, column in enumerate(y.T) if 0 < column.sum() < len(column)]
+    if not both:
         raise ValueError("no class has both positive and negative images: nothing can be measured")
-    found = [one for one in classes if one["roc_auc"] is not None]
-    value = float(np.mean([one["roc_auc"] for one in found]))
-    half = norm.ppf(0.975) * np.mean(influences, axis=0).std() / np.sqrt(len(p))
+    truth, chosen = y.astype(bool), p >= 0.5
+    areas, influences = zip(*(auc_and_influence(p[:, index], truth[:, index]) for index in both), strict=True)
+    classes: list[dict[str, Any]] = [
+        {"positives": int(one.sum()), **dict.fromkeys(("sensitivity", "specificity", "roc_auc", "average_precision"))}
+        for one in truth.T
+    ]
+    for index, auc, influence in zip(both, areas, influences, strict=True):
+        classes[index] |= {
+            "sensitivity": proportion(chosen[truth[:, index], index]),
+            "specificity": proportion(~chosen[~truth[:, index], index]),
+            "roc_auc": _normal(auc, influence),
+            "average_precision": float(average_precision_score(truth[:, index], p[:, index])),
+        }
     return {
         "n": len(p),
-        "roc_auc": {"value": value, "interval": [max(value - half, 0.0), min(value + half, 1.0)]},
-        "average_precision": {"value": float(np.mean([one["average_precision"] for one in found]))},
+        "balanced_accuracy": _normal(*accuracy_of_groups(*sides_of_classes(chosen[:, both], truth[:, both]))),
+        "roc_auc": _normal(float(np.mean(areas)), np.mean(influences, axis=0)),
+        "average_precision": {"value": float(np.mean([classes[index]["average_precision"] for index in both]))},
         "classes": classes,
     }
+
+
+def sides_of_classes(chosen: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return `right` and `members` for `accuracy_of_groups`: present and absent images of each class apart.
+
+    Args:
+        chosen: whether an image was taken to have a class, bool `[N, classes]`.
+        truth: whether it has it, bool `[N, classes]`.
+    """
+    return np.tile(chosen == truth, 2), np.concatenate([truth, ~truth], axis=1)
+
+
+def accuracy_of_groups(right: np.ndarray, members: np.ndarray) -> tuple[float, np.ndarray]:
+    """Return the mean over groups of images of their accuracy, and each image's influence on it `[N]`.
+
+    Args:
+        right: whether an image was classified correctly, bool `[N, groups]`, or `[N, 1]` if it is the same in each.
+        members: whether it belongs to a group, bool `[N, groups]`; no group is empty.
+    """
+    sizes = members.sum(axis=0)
+    accuracies = (right & members).sum(axis=0) / sizes
+    influence = ((right - accuracies) * members * (len(members) / sizes)).mean(axis=1)
+    return float(accuracies.mean()), influence
 
 
 def auc_and_influence(score: np.ndarray, positive: np.ndarray) -> tuple[float, np.ndarray]:

@@ -19,7 +19,7 @@ from monai_rd.report import figures, page
 from monai_rd.report.curves import calibrated_events, reliability
 from monai_rd.report.gallery import gallery
 from monai_rd.report.memorised import memorised
-from monai_rd.report.metrics import METRIC_NAMES, wilson
+from monai_rd.report.metrics import METRIC_NAMES, OF_CLASSES
 from monai_rd.report.style import save_figure
 
 if TYPE_CHECKING:
@@ -136,9 +136,15 @@ class RunPage:
         if self.run.unread:
             body.append(page.alert(f"Left out because they cannot be read: {self.run.unread}."))
         if self.multi_label:
-            notes = ["Means over the classes that have both positive and negative images; an AUC of 0.5 is a guess."]
+            notes = [
+                "Means over the classes that have both positive and negative images; an AUC of 0.5 is a guess.",
+                "Balanced accuracy: mean of sensitivity and specificity, both at a probability of 0.5.",
+            ]
         else:
             notes = ["ROC AUC: how often a case scores higher than one of the other side; 0.5 is a guess."]
+            if len(self.names) > 2:
+                notes.append("The ROC AUC of all is the mean over classes, each against the rest (macro AUC).")
+            notes.append("Balanced accuracy: mean over classes, so that a rare class counts like a frequent one.")
         if len(self.names) == 2 and not self.multi_label:
             notes.append(
                 f"Sensitivity: share of the “{self.names[1]}” cases that were found. Specificity: share of the "
@@ -149,20 +155,10 @@ class RunPage:
 
     def _classes(self) -> tuple[list[list[str]], list[str]]:
         """Return the rows and header of the table of classes."""
-        if self.multi_label:
-            found = self.rows["student"]["classes"]
-            cells = [
-                [name, str(one["positives"]), _number(one["roc_auc"]), _number(one["average_precision"])]
-                for name, one in zip(self.names, found, strict=True)
-            ]
-            return cells, ["class", "positive", "ROC AUC", "average precision"]
-        chosen, labels = self.probabilities.argmax(axis=1), self.scores.labels
-        cells = []
-        for index, name in enumerate(self.names):
-            hits = int(((chosen == index) & (labels == index)).sum())
-            totals = int((labels == index).sum()), int((chosen == index).sum())
-            cells.append([name, str(totals[0]), *(_share(hits, total) for total in totals)])
-        return cells, ["class", "items", "found (sensitivity)", "right when named (precision)"]
+        classes = self.rows["student"]["classes"]
+        shown = {key: name for key, name in OF_CLASSES.items() if key in classes[0]}
+        cells = [[name, *(_cell(found[key]) for key in shown)] for name, found in zip(self.names, classes, strict=True)]
+        return cells, ["class", *shown.values()]
 
     def _discrimination(self) -> list[Markup]:
         labels = self.scores.labels
@@ -298,20 +294,10 @@ def _interval(metric: dict[str, Any]) -> str:
     return f"({interval[0]:.3f}–{interval[1]:.3f})" if interval else ""
 
 
-def _cell(metric: dict[str, Any]) -> str:
+def _cell(metric: dict[str, Any] | float | None) -> str:
+    if not isinstance(metric, dict):
+        return "–" if metric is None else str(metric) if isinstance(metric, int) else f"{metric:.3f}"
     return f"{metric['value']:.3f} {_interval(metric)}".strip()
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
-
-
-def _share(hits: int, n: int) -> str:
-    """Format a proportion with Wilson's interval."""
-    if n == 0:
-        return "–"
-    lower, upper = wilson(hits, n)
-    return f"{hits / n:.3f} ({lower:.3f}–{upper:.3f})"
 
 
 def _duration(seconds: float) -> str:

@@ -64,10 +64,10 @@ def test_table3(
     page = (out / "table3.html").read_text()
     assert "Against the best baseline" in page
     assert "**" not in page
-    assert page.count("<td><b>") == 3 * 4
+    assert page.count("<td><b>") == 3 * 5
 
     places = {(one["method"], one["student"], one["measure"]): one for one in records}
-    assert len(places) == len(records) == 2 * 3 * 4
+    assert len(places) == len(records) == 2 * 3 * 5
     runs = list((out / "runs").glob("rd_resnet18_*"))
     accuracies = [json.loads((c / "metrics.json").read_text())["test"]["student"]["accuracy"]["value"] for c in runs]
     mean, sd = np.mean(accuracies), np.std(accuracies, ddof=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.stats import ttest_rel
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from monai_rd.protocol import statistics
 from monai_rd.protocol.statistics import compare, estimate, handed_over, holm, image_values
@@ -28,10 +28,15 @@ def test_measures_are_means_of_image_values() -> None:
         areas = [[roc_auc_score(y == c, one[:, c]) for c in (range(3) if classes == 3 else [1])] for one in p]
         assert values["roc_auc"].mean(axis=1) == pytest.approx(np.mean(areas, axis=1))
         assert ("sensitivity" in values) == (classes == 2)
+        skewed = np.repeat([0, 1, 1, 1, 1] if classes == 2 else [0, 1, 1, 1, 2], 10)
+        balanced = image_values(p, skewed)["balanced_accuracy"].mean(axis=1)
+        assert balanced == pytest.approx([balanced_accuracy_score(skewed, one.argmax(1)) for one in p])
     y = random.integers(0, 2, (50, 3))
     y[:, 2] = 0  # a class that no image has
     values = image_values(p, y)
-    assert values.keys() == {"roc_auc"}
+    assert values.keys() == {"roc_auc", "balanced_accuracy"}
+    by_class = [[balanced_accuracy_score(y[:, c], one[:, c] >= 0.5) for c in (0, 1)] for one in p]
+    assert values["balanced_accuracy"].mean(axis=1) == pytest.approx(np.mean(by_class, axis=1))
     assert values["roc_auc"].mean(axis=1) == pytest.approx(
         [np.mean([roc_auc_score(y[:, c], one[:, c]) for c in (0, 1)]) for one in p]
     )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.metrics import balanced_accuracy_score
 
 from monai_rd.report import classification_metrics, multi_label_metrics
+from monai_rd.report.metrics import mean_of_proportions, proportion
 
 
 def slow_auc(scores: np.ndarray, positive: np.ndarray) -> float:
@@ -40,7 +42,47 @@ def test_more_classes_have_the_mean_auc_and_no_sensitivity() -> None:
     p, y = scored(45, 3)
     found = classification_metrics(p, y)
     assert found["roc_auc"]["value"] == pytest.approx(np.mean([slow_auc(p[:, k], y == k) for k in range(3)]))
-    assert set(found) == {"n", "accuracy", "roc_auc"}
+    assert set(found) == {"n", "accuracy", "balanced_accuracy", "roc_auc", "classes"}
+
+
+def skewed() -> tuple[np.ndarray, np.ndarray]:
+    """40, 15 and 3 images of three classes; the last is never chosen."""
+    p, y = scored(200, 3)
+    kept = np.concatenate([np.flatnonzero(y == k)[:n] for k, n in enumerate((40, 15, 3))])
+    p = p[kept]
+    p[:, 2] *= 0.1
+    return p, y[kept]
+
+
+def test_each_class_counts_alike_and_has_its_own_row() -> None:
+    p, y = skewed()
+    found, chosen = classification_metrics(p, y), p.argmax(axis=1)
+    assert found["balanced_accuracy"]["value"] == pytest.approx(balanced_accuracy_score(y, chosen))
+    for k, one in enumerate(found["classes"]):
+        assert one["items"] == (y == k).sum()
+        assert one["sensitivity"]["value"] == pytest.approx((chosen[y == k] == k).mean())
+        assert one["roc_auc"]["value"] == pytest.approx(slow_auc(p[:, k], y == k))
+        if k < 2:
+            assert one["precision"]["value"] == pytest.approx((y[chosen == k] == k).mean())
+            for name in ("sensitivity", "precision", "roc_auc"):
+                assert one[name]["interval"][0] < one[name]["value"] < one[name]["interval"][1]
+    assert found["classes"][2]["precision"] is None
+    low, high = found["balanced_accuracy"]["interval"]
+    assert high - found["balanced_accuracy"]["value"] > 0.1  # 0 of 3 may well be 1 of 3
+    assert low < found["balanced_accuracy"]["value"] < high
+
+
+@pytest.mark.slow
+def test_the_interval_of_the_balanced_accuracy_covers_as_often_as_it_says() -> None:
+    """Of 600 cohorts with few images of rare classes the 95 % interval should hold the truth in about 570."""
+    random, sizes, truths = np.random.default_rng(0), np.array([60, 25, 12]), np.array([0.95, 0.7, 0.6])
+    y, hits = np.repeat(np.arange(3), sizes), 0
+    for _ in range(600):
+        chosen = np.where(random.random(len(y)) < truths[y], y, (y + 1) % 3)
+        right, members = (chosen == y)[:, None], y[:, None] == np.arange(3)
+        low, high = mean_of_proportions([proportion(right[members[:, k], 0]) for k in range(3)])["interval"]
+        hits += low <= truths.mean() <= high
+    assert 555 <= hits <= 585
 
 
 def test_interval_of_a_proportion_is_wilsons() -> None:
@@ -93,9 +135,19 @@ def test_multi_label_is_the_mean_over_classes_that_occur() -> None:
     p, y = several(80)
     found = multi_label_metrics(p, y)
     aucs = [slow_auc(p[:, k], y[:, k] == 1) for k in range(3)]
-    assert [one["roc_auc"] for one in found["classes"]] == [*(pytest.approx(a) for a in aucs), None]
+    assert [one["roc_auc"]["value"] for one in found["classes"][:3]] == pytest.approx(aucs)
+    assert all(one["roc_auc"]["interval"][0] < auc for one, auc in zip(found["classes"], aucs, strict=False))
+    halves = [[(p[y[:, k] == side, k] >= 0.5).mean() for side in (1, 0)] for k in range(3)]
+    for (found_of, alarms), one in zip(halves, found["classes"], strict=False):
+        assert one["sensitivity"]["value"] == pytest.approx(found_of)
+        assert one["specificity"]["value"] == pytest.approx(1 - alarms)
+    expected = np.mean([(found_of + 1 - alarms) / 2 for found_of, alarms in halves])
+    assert found["balanced_accuracy"]["value"] == pytest.approx(expected)
+    low, high = found["balanced_accuracy"]["interval"]
+    assert low < expected < high
     assert found["roc_auc"]["value"] == pytest.approx(np.mean(aucs))
-    assert found["classes"][3] == {"positives": 0, "roc_auc": None, "average_precision": None}
+    names = ("sensitivity", "specificity", "roc_auc", "average_precision")
+    assert found["classes"][3] == {"positives": 0, **dict.fromkeys(names)}
     # average precision: precision at each positive, in falling order of the score
     distinct = np.unique(p[:, 0])[::-1]
     total, before = 0.0, 0
