@@ -12,6 +12,7 @@ from monai.transforms import Compose
 from rich.console import Console
 
 from monai_rd.cache import SkippingCacheDataset
+from monai_rd.datasets import make_datalist
 from monai_rd.networks import Student
 from monai_rd.transforms import CTAugmentation
 
@@ -48,6 +49,22 @@ def test_a_child_that_fails_is_an_error(script: Any, tmp_path: Path) -> None:
     assert timing.in_child(tmp_path / "one.py") == {"memory": 3}
     with pytest.raises(RuntimeError, match=r"one\.py word ended with 1"):
         timing.in_child(tmp_path / "one.py", "word")
+
+
+def test_skewed_data_have_the_shares_of_isic_in_every_split(script: Any, tmp_path: Path) -> None:
+    skewed = script("skewed")
+    assert sum(skewed.counts_of(10015).values()) == 10015
+    assert skewed.counts_of(30) == {"MEL": 3, "NV": 20, "BCC": 2, "AKIEC": 1, "BKL": 3, "DF": 1, "VASC": 1}
+    skewed.draw(tmp_path / "data", {"training": 12, "validation": 7, "test": 7})
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "data").iterdir()}
+    skewed.draw(tmp_path / "data", {"training": 12, "validation": 7, "test": 7})
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "data").iterdir()} == before
+    made = make_datalist(str(tmp_path / "data"), cache_dir=str(tmp_path / "cache"))
+    for split in ("training", "validation", "test"):
+        assert min(made.class_counts(split)) == 1
+        assert max(made.class_counts(split)) == made.class_counts(split)[made.class_names.index("NV")]
+    with pytest.raises(ValueError, match="other numbers of images"):
+        skewed.draw(tmp_path / "data", {"training": 30, "validation": 7, "test": 7})
 
 
 def test_share_of_the_ceiling(script: Any) -> None:
@@ -135,8 +152,8 @@ def test_what_lies_there_of_covid_ct_is_compared_as_the_docs_say(
     compare.main()
     told = (BENCHMARKS.parent / "docs" / "guide" / "speed.md").read_text()
     lines = [line.split("│")[3:-1] for line in capsys.readouterr().out.splitlines() if "±" in line]
-    assert len(lines) == 2
-    for cell in (text.strip() for line in lines[1:] for text in line[:2]):
+    assert len(lines) == 3  # accuracy and balanced accuracy in percent, then the AUC
+    for cell in (text.strip() for line in lines[2:] for text in line[:2]):
         assert cell in told
     monkeypatch.setattr("sys.argv", ["compare.py", results, "feature_views=9", ""])
     with pytest.raises(SystemExit):

@@ -203,6 +203,12 @@ _add_table(
     "unbiased_cka, constant, beta_5, small_phi, whole_maps, rd.",
 )
 
+_add_table(
+    "skewed",
+    "RD with each way to deal with classes of unequal frequency: rd (none), class_weights, sampling, logit_adjustment, "
+    "auc_margin, and with several labels an image focal.",
+)
+
 
 @app.command()
 def table6(

@@ -1,9 +1,11 @@
-"""Dermoscopy phantoms in four of ISIC 2018's seven classes: BCC, BKL, MEL, NV.
+"""Dermoscopy phantoms in ISIC 2018's seven classes; a cohort has four of them: BCC, BKL, MEL, NV.
 
 Skin of many tones under light of many colours, with hairs, bubbles, ruler marks and dark corners. NV: symmetric, one or
 two browns. MEL: asymmetric, irregular border, several colours with a blue veil. BKL: sharp border, waxy, white dots
-and dark openings. BCC: pink, little pigment, branching vessels and blue nests. Colours follow from the absorption of
-light by melanin and blood, so that no single colour identifies a class.
+and dark openings. BCC: pink, little pigment, branching vessels and blue nests. The others, for studies of rare classes:
+AKIEC: pink without a clear border, scales and many small white openings. DF: a white scar in a brown rim that fades.
+VASC: sharp red to purple lagoons without pigment. Colours follow from the absorption of light by melanin and blood, so
+that no single colour identifies a class.
 """
 
 from __future__ import annotations
@@ -19,12 +21,18 @@ from scipy.ndimage import gaussian_filter
 from monai_rd.phantoms.drawing import PhantomStudy, coordinates, ellipse, occurs, smooth_noise, soft
 from monai_rd.phantoms.writing import MARK
 
-__all__ = ["CLASS_NAMES", "OTHER_FINDINGS", "SUFFIX", "VERSION", "draw_study", "write_study"]
+__all__ = ["CLASS_NAMES", "OTHER_FINDINGS", "RARE_CLASSES", "SUFFIX", "VERSION", "draw_study", "write_study"]
 
-CLASS_NAMES = ("BCC", "BKL", "MEL", "NV")
+CLASS_NAMES, RARE_CLASSES = ("BCC", "BKL", "MEL", "NV"), ("AKIEC", "DF", "VASC")
 OTHER_FINDINGS = ("hair", "bubble", "ruler", "freckle")
 MATRIX, PIXEL_MM = 112, 0.15
 SUFFIX, VERSION = ".png", 1
+# Of each class: how irregular its border is, and the least and largest width of it.
+IRREGULAR = {"NV": 0.06, "MEL": 0.2, "BKL": 0.1, "BCC": 0.12, "AKIEC": 0.18, "DF": 0.05, "VASC": 0.1}
+EDGE = {
+    **{"NV": (0.08, 0.2), "MEL": (0.05, 0.2), "BKL": (0.02, 0.06), "BCC": (0.1, 0.3)},
+    **{"AKIEC": (0.25, 0.5), "DF": (0.2, 0.4), "VASC": (0.05, 0.15)},
+}
 # Absorption of red, green and blue by melanin and by blood; backscatter of deep melanin.
 MELANIN, BLOOD, VEIL = np.array([0.55, 0.95, 1.35]), np.array([0.12, 0.85, 0.65]), np.array([0.38, 0.44, 0.55])
 
@@ -32,6 +40,7 @@ MELANIN, BLOOD, VEIL = np.array([0.55, 0.95, 1.35]), np.array([0.12, 0.85, 0.65]
 def draw_study(random: np.random.Generator, label: str) -> PhantomStudy:
     """Draw one study; each finding other than that of the class occurs in 1 of 5 studies, hairs in 2 of 5.
 
+    `label` is one of `CLASS_NAMES` or `RARE_CLASSES`.
     `clean` holds melanin, blood and depth of pigment (each 0 to about 1), `[1, rows, columns, 3]`; `image` is the RGB
     picture from 0 to 1, `[1, rows, columns, 3]`.
     """
@@ -46,10 +55,9 @@ def draw_study(random: np.random.Generator, label: str) -> PhantomStudy:
     radius, ratio, turn = random.uniform(3.0, 5.5), random.uniform(1.0, 1.4), random.uniform(0, np.pi)
     angle = np.arctan2(y - at[0], x - at[1])
     outline = sum(random.normal() / n * np.cos(n * angle + random.uniform(0, 2 * np.pi)) for n in range(2, 9))
-    irregular = {"NV": 0.06, "MEL": 0.2, "BKL": 0.1, "BCC": 0.12}[label] * random.uniform(0.6, 1.4)
+    irregular = IRREGULAR[label] * random.uniform(0.6, 1.4)
     distance = np.sqrt(ellipse(y, x, at, (radius * ratio**0.5, radius / ratio**0.5), turn)) * (1 + irregular * outline)
-    edge = {"NV": (0.08, 0.2), "MEL": (0.05, 0.2), "BKL": (0.02, 0.06), "BCC": (0.1, 0.3)}[label]
-    lesion = soft(distance + 0.03 * middle, random.uniform(*edge))
+    lesion = soft(distance + 0.03 * middle, random.uniform(*EDGE[label]))
     across = (np.cos(turn) * (y - at[0]) + np.sin(turn) * (x - at[1])) / radius  # -1 to 1 over the lesion
 
     def inside(reach: float) -> tuple[float, float]:
@@ -80,6 +88,24 @@ def draw_study(random: np.random.Generator, label: str) -> PhantomStudy:
             white = np.maximum(white, lesion * blob(0.15, 0.3, 0.85) * random.uniform(0.4, 0.9))
         for _ in range(random.integers(0, 7)):
             melanin = melanin + lesion * blob(0.18, 0.4, 0.85) * random.uniform(0.5, 1.0)
+    elif label == "AKIEC":
+        melanin = melanin * (1 - 0.2 * lesion) + lesion * random.uniform(0.0, 0.3)
+        blood = blood + lesion * (random.uniform(0.15, 0.45) + 0.08 * middle)
+        for _ in range(random.integers(6, 16)):
+            white = np.maximum(white, lesion * blob(0.12, 0.22, 0.9) * random.uniform(0.3, 0.7))
+        for _ in range(random.integers(1, 5)):
+            white = np.maximum(white, lesion * blob(0.3, 1.0, 0.8, 0.4) * random.uniform(0.3, 0.7))
+    elif label == "DF":
+        scar = soft(distance / random.uniform(0.3, 0.6) + 0.1 * middle, 0.3)
+        melanin = melanin + lesion * (1 - 0.8 * scar) * random.uniform(0.15, 0.45) * (1 + 0.15 * np.abs(fine))
+        blood = blood + lesion * random.uniform(0.0, 0.25)
+        white = np.maximum(white, scar * random.uniform(0.25, 0.6))
+    elif label == "VASC":
+        blood = blood + lesion * random.uniform(0.1, 0.5)
+        for _ in range(random.integers(3, 10)):
+            lagoon = lesion * blob(0.6, 1.6, 0.8, 0.06)
+            blood = blood + lagoon * random.uniform(0.6, 1.6)
+            deep = np.maximum(deep, lagoon * random.uniform(0.0, 0.3))
     else:
         melanin = melanin * (1 - 0.3 * lesion) + lesion * random.uniform(0.0, 0.4)
         blood = blood + lesion * random.uniform(0.05, 0.3)

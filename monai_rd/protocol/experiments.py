@@ -42,6 +42,7 @@ class Row:
         options: options of the method, in JSON types (lists, no tuples).
         adapter: how the teacher is tuned; None: not at all.
         words: further arguments for the bundle.
+        multi_label: for data with several labels an image only.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Row:
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     adapter: str | None = None
     words: tuple[str, ...] = ()
+    multi_label: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,14 @@ _UNLABELLED_OPTIONS: dict[str, dict[str, Any]] = {
 _MIXED_OPTIONS: dict[str, dict[str, Any]] = {
     "cutmix": {},
     "cutmix_detached_constant": {"detach_teacher": True, "beta": [1.0, 1.0]},
+}
+_SKEWED = {
+    "rd": ("cross_entropy", "None"),
+    "class_weights": ("cross_entropy", "balanced"),
+    "sampling": ("cross_entropy", "sampling"),
+    "logit_adjustment": ("logit_adjustment", "None"),
+    "auc_margin": ("auc_margin", "None"),
+    "focal": ("focal", "None"),
 }
 _FEATURES = ("hint", "at", "vid", "sp", "rkd", "semckd", "crd", "mgd", "norm", "drd")
 _WITHOUT_LABELS = tuple(name for name in _FEATURES if name != "crd")  # CRD needs every item's label
@@ -148,6 +158,13 @@ TABLES = {
         ),
         (0.25,),
         labels=True,
+    ),
+    "skewed": Table(
+        "RD and classes of unequal frequency",
+        tuple(
+            Row(name, "rd", words=("--criterion", criterion, "--class_weights", weights), multi_label=name == "focal")
+            for name, (criterion, weights) in _SKEWED.items()
+        ),
     ),
     "figure2": Table("Decision boundaries", (_CE, Row("kd_full", "kd", {}, "full"), _RD)),
 }
@@ -220,7 +237,7 @@ def experiment(
         bundle: name of the bundle.
         teachers: the teachers, each with its own columns; empty uses the bundle's default.
         students: the students; empty uses the bundle's default.
-        methods: names of rows; empty uses all.
+        methods: names of rows; empty uses all that suit the data.
         seeds: number of seeds.
         max_epochs: epochs of each training; None uses the bundle's default.
         model_selection: "best" or "last".
@@ -264,7 +281,9 @@ def experiment(
     config = bundle_config(bundle, {**overrides, **known})
     made: DataList = config.get_parsed_content("data")
     common: dict[str, Any] = {"bundle": bundle, "dataset_dir": dataset, "data": data, "max_epochs": max_epochs}
-    rows = tuple(row for row in table.rows if not methods or row.name in methods)
+    rows = tuple(
+        row for row in table.rows if (row.name in methods if methods else made.multi_label or not row.multi_label)
+    )
     runs: dict[tuple[Row, Column, int], Run] = {}
     columns = tuple(
         Column(teacher, student, share, len(part_of(made, share, 0, table.labels).training))

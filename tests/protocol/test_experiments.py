@@ -137,6 +137,19 @@ def test_words() -> None:
     }
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_rows_for_several_labels_an_image_are_left_out_of_other_data(
+    several: bool, images: Path, tmp_path: Path
+) -> None:
+    if several:
+        sheet = images / "labels.csv"
+        sheet.write_text(re.sub(r",[ab],(P\d*5)", r",a|b,\1", sheet.read_text()))
+    made = experiment(TABLES["skewed"], tmp_path / "out", str(images), seeds=1)
+    assert ("focal" in {row.name for row in made.rows}) is several
+    named = experiment(TABLES["skewed"], tmp_path / "out", str(images), seeds=1, methods=["focal", "rd"])
+    assert [row.name for row in named.rows] == ["rd", "focal"]
+
+
 def test_rows_are_methods_that_exist() -> None:
     assert {row.method for row in TABLES["table2"].rows + TABLES["table5"].rows} <= METHODS.keys()
     names = [[row.name for row in table.rows] for table in TABLES.values()]
