@@ -70,28 +70,32 @@ class TermSums:
     """
 
     def __init__(self) -> None:
-        self._names: tuple[str, ...] = ()
-        self._sums = self._first = self._step = torch.zeros(0)
+        # By the names of a step's terms, as not every step has all: their sums, and the first steps that were wrong.
+        self._kinds: dict[tuple[str, ...], tuple[Tensor, Tensor]] = {}
+        self._steps = 0
 
     def add(self, terms: Mapping[str, Tensor]) -> list[str]:
         """Add the scalar terms of one step; on the CPU, return the names of those that are not finite, else []."""
         values = torch.stack([term.detach().float() for term in terms.values()])
-        if not self._names:
-            self._names = tuple(terms)
-            self._sums = self._first = self._step = torch.zeros_like(values)
-        self._sums, self._step = self._sums + values, self._step + 1  # counted on the device: no copy
+        sums, first = self._kinds.get(tuple(terms)) or (torch.zeros_like(values), torch.zeros_like(values))
+        self._steps += 1
         wrong = ~values.isfinite()
-        if values.device.type == "cpu":
-            return [name for name, bad in zip(terms, wrong.tolist(), strict=True) if bad]
-        self._first = torch.where(wrong & (self._first == 0), self._step, self._first)
-        return []
+        on_cpu = values.device.type == "cpu"
+        if not on_cpu:
+            first = torch.where(wrong & (first == 0), self._steps, first)
+        self._kinds[tuple(terms)] = sums + values, first
+        return [name for name, bad in zip(terms, wrong.tolist(), strict=True) if bad] if on_cpu else []
 
     def read(self) -> tuple[dict[str, float], int, list[str]]:
         """Return the sums, the number of the first step with terms that were not finite (from 1; 0: none), their names.
 
         The step and names are found on devices other than the CPU only.
         """
-        sums, first = torch.stack([self._sums, self._first]).tolist()
-        step = int(min((number for number in first if number), default=0))
-        names = [name for name, number in zip(self._names, first, strict=True) if step and number == step]
-        return dict(zip(self._names, sums, strict=True)), step, names
+        totals: dict[str, float] = {}
+        first: dict[str, int] = {}
+        for names, kept in self._kinds.items():
+            for name, total, number in zip(names, *torch.stack(kept).tolist(), strict=True):
+                totals[name] = totals.get(name, 0.0) + total
+                first[name] = min(filter(None, (first.get(name, 0), int(number))), default=0)
+        step = min(filter(None, first.values()), default=0)
+        return totals, step, [name for name, number in first.items() if step and number == step]

@@ -31,7 +31,7 @@ class CoTrainingHandler:
 
     After the forward pass it collects the student's features (the input of the student's classifier, and the maps that
     the method uses) and the teacher's features: from the batch's key `teacher_features` if they were precomputed,
-    otherwise from the teacher. If they are `UNSEEN`, the student learns from the labels alone in this epoch. The
+    otherwise from the teacher. If they are `UNSEEN`, the student learns from the labels alone in this step. The
     batch's key `index` gives the method the items' indices; the trainer's `loss_function` is its criterion for labels,
     see `Step`. After the loss it adds the weighted terms to
     `engine.state.output["loss"]`, which `SupervisedTrainer` then uses for the backward pass. After the backward pass it
@@ -39,8 +39,8 @@ class CoTrainingHandler:
     progress from 0 in the first epoch to 1 in the last.
 
     The unweighted, detached terms are in `engine.state.output["terms"]`, with the student's cross entropy as
-    `student_ce` and the weighted sum as `loss`; their means over the epoch are in `engine.state.metrics`, and the
-    weights in `engine.state.term_weights`.
+    `student_ce` and the weighted sum as `loss`; their means over the epoch (0 in a step without the term) are in
+    `engine.state.metrics`, and the weights in `engine.state.term_weights`.
 
     A loss that is not finite stops the training: on a CPU before the optimizer's step; on a GPU, where reading every
     loss would slow down every step, at the end of the epoch, before it is validated or saved. Weights that are not
@@ -138,8 +138,6 @@ class CoTrainingHandler:
         if features is None:
             raise RuntimeError("the trainer's network did not call the classifier of the network given to this handler")
         if is_unseen(engine.state.batch):
-            own = engine.state.term_weights
-            engine.state.term_weights = {"student_ce": own["student_ce"]} if "student_ce" in own else {}
             self._terms = {}
             self._maps.clear()
             return
@@ -187,6 +185,8 @@ class CoTrainingHandler:
         }
         refuse_not_finite(weights, f"the training has diverged in epoch {engine.state.epoch}", _REMEDY)
         self._named = tuple(sums)
+        given = engine.state.term_weights
+        engine.state.term_weights = {name: weight for name, weight in given.items() if name in sums}
         engine.state.metrics.update({name: total / engine.state.epoch_length for name, total in sums.items()})
 
     def _refuse(self, engine: Engine, terms: list[str], step: int) -> NoReturn:

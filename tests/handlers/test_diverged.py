@@ -133,13 +133,17 @@ def test_on_another_device_the_first_step_is_found_at_the_end() -> None:
     sums = TermSums()
     terms = {"loss": torch.ones((), device="meta"), "kl": torch.ones((), device="meta")}
     assert [sums.add(terms) for _ in range(5)] == [[]] * 5  # reading a value of the meta device would raise
-    assert sums._first.device.type == "meta"
+    ((_, first),) = sums._kinds.values()
+    assert first.device.type == "meta"
     known = TermSums()
     for number in range(1, 6):
         known.add({"loss": torch.tensor(1.0), "kl": torch.tensor(2.0 * number)})
     assert known.read() == ({"loss": 5.0, "kl": 30.0}, 0, [])
-    known._first = torch.tensor([4.0, 3.0])
+    known._kinds["loss", "kl"] = known._kinds["loss", "kl"][0], torch.tensor([4.0, 3.0])
     assert known.read()[1:] == (3, ["kl"])
+    known.add({"loss": torch.tensor(1.5)})  # a step without one of the terms
+    known._kinds[("loss",)] = known._kinds[("loss",)][0], torch.tensor([2.0])
+    assert known.read() == ({"loss": 6.5, "kl": 30.0}, 2, ["loss"])
 
 
 @pytest.mark.parametrize("method", ["ce", "rd"])

@@ -300,6 +300,30 @@ def test_views_that_no_teacher_saw_are_learnt_from_their_labels(tiny_run: Run) -
     assert any(not torch.equal(value, later[key]) for key, value in student.items())
 
 
+def test_an_epoch_may_have_steps_with_and_without_the_teacher(tiny_run: Run) -> None:
+    """As with stored views where an epoch ends within a round."""
+    run = tiny_run(max_epochs=1)
+    seen: list[dict[str, Any]] = []
+
+    def some(engine: Any) -> None:
+        if engine.state.iteration == 0:
+            engine.state.batch["teacher_features"] = UNSEEN
+
+    run.trainer.add_event_handler(Events.GET_BATCH_COMPLETED, some)
+    run.trainer.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda engine: seen.append(dict(engine.state.output["terms"]))
+    )
+    run.trainer.run()
+    assert [sorted(terms) for terms in seen] == [
+        ["loss", "student_ce"],
+        ["cka", "kl", "loss", "student_ce", "teacher_ce"],
+    ]
+    found, weights = run.trainer.state.metrics, run.trainer.state.term_weights
+    assert weights == {"teacher_ce": 1, "kl": 1, "cka": 1}
+    assert found["kl"] == pytest.approx(sum(terms.get("kl", 0) for terms in seen) / 2)
+    assert found["loss"] == pytest.approx(found["student_ce"] + sum(found[name] for name in weights), rel=1e-5)
+
+
 def test_without_teacher_and_features_the_error_says_what_to_do(tiny_run: Run) -> None:
     run = tiny_run(max_epochs=1)
     trainer = SupervisedTrainer(
