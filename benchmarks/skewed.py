@@ -58,10 +58,10 @@ def main() -> int:
     """Draw the data and run the benchmark; gives its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, metavar="OUT")
-    for split, images in (("training", 1000), ("validation", 400), ("test", 1500)):
+    for split, images in (("training", 700), ("validation", 300), ("test", 1500)):
         parser.add_argument(f"--{split}", type=int, default=images, help=f"images of the {split} set, about")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--max-epochs", type=int, default=30)
+    parser.add_argument("--max-epochs", type=int, default=20)
     parser.add_argument("--methods", default="", help="rows, comma-separated; by default all that suit the data")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
     parser.add_argument("words", nargs="*", help="arguments for the bundle, after --")

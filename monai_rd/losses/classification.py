@@ -40,8 +40,8 @@ class ClassificationLoss(nn.Module):
         adjustment: is added to the logits `[classes]`; None adds nothing.
 
     Attributes:
-        plain: nothing is done for classes of unequal frequency, here or in the choice of the images; set by
-            `build_criterion`.
+        plain: nothing is done for classes of unequal frequency, here or (set by `build_criterion`) in the choice of the
+            images.
 
     Raises:
         ValueError: (when called) the targets are not of this kind.
@@ -63,7 +63,7 @@ class ClassificationLoss(nn.Module):
         self, multi_label: bool = False, weights: Tensor | None = None, adjustment: Tensor | None = None
     ) -> None:
         super().__init__()
-        self.multi_label, self.plain = multi_label, True
+        self.multi_label, self.plain = multi_label, weights is None and adjustment is None
         self.register_buffer("weights", weights)
         self.register_buffer("adjustment", adjustment)
 
