@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from monai_rd.losses.auc_margin import AUCMarginLoss
 from monai_rd.losses.classification import ClassificationLoss
@@ -60,23 +59,17 @@ def build_criterion(
     if class_weights is not None or name in ("logit_adjustment", "auc_margin"):
         _refuse_missing_classes(class_names, counts, items, multi_label and class_weights != "sampling")
     shares = torch.tensor(counts, dtype=torch.float64) / max(items, 1)
-    sides = torch.stack([1 - shares, shares]) if multi_label else shares[None]  # multi-label: absent and present
-    weights = _as_weights(1 / (sides * (2 if multi_label else len(shares)))) if class_weights == "balanced" else None
+    sides = torch.stack([1 - shares, shares]) if multi_label else shares  # each class is absent or present
+    weights = (1 / (len(sides) * sides)).float() if class_weights == "balanced" else None
     if name == "auc_margin":
         made: ClassificationLoss = AUCMarginLoss(multi_label)
     elif name == "focal":
         made = FocalClassificationLoss(weights)
     else:
-        logs = sides.log()
-        adjustment = (logs[-1] - logs[0] if multi_label else logs[0]).float() if name == "logit_adjustment" else None
-        made = ClassificationLoss(multi_label, weights, adjustment)
+        logs = shares.logit() if multi_label else shares.log()
+        made = ClassificationLoss(multi_label, weights, logs.float() if name == "logit_adjustment" else None)
     made.plain = name == "cross_entropy" and class_weights is None
     return made
-
-
-def _as_weights(weights: Tensor) -> Tensor:
-    """Return weights in float32, `[classes]` if there is one row."""
-    return weights.float().squeeze(0)
 
 
 def _refuse_what_does_not_go_together(name: str, class_weights: str | None, multi_label: bool, cutmix: bool) -> None:
