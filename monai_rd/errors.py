@@ -10,12 +10,13 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from monai_rd.nearest import did_you_mean
 
 __all__ = [
     "BadGeometryError",
+    "CutOffError",
     "DicomSeriesError",
     "DuplicateSlicesError",
     "EmptyImageError",
@@ -29,11 +30,14 @@ __all__ = [
     "MixedShapeError",
     "NoDicomError",
     "NoHounsfieldError",
+    "NoRegionError",
     "NoSeriesUidError",
     "NotAnImageError",
     "OutOfScopeError",
     "Policy",
+    "SmallFieldError",
     "StudyError",
+    "ThickSlicesError",
     "TiltedStackError",
     "TooLargeError",
     "TruncatedPixelsError",
@@ -62,11 +66,13 @@ class StudyError(ValueError):
     Attributes:
         code: stable name of the reason, for programs, reports and policies.
         tolerable: what is read if the policy for the code is "warn"; "" if nothing can be read.
+        usual: the action if the policy names neither the code nor, where this is "error", a default.
         series_uid: ``SeriesInstanceUID`` of the DICOM series concerned, None if there is no single one.
         study_id: ID of the study in lists and scores, "" if it has none yet.
     """
 
     code: ClassVar[str] = "STUDY"
+    usual: ClassVar[Literal["error", "skip", "warn"]] = "error"
     tolerable: str = ""
     series_uid: str | None = None
     study_id: str = ""
@@ -112,6 +118,37 @@ class EmptyImageError(StudyError):
     """The image is empty: all values are equal, or black."""
 
     code = "EMPTY_IMAGE"
+
+
+class ThickSlicesError(StudyError):
+    """The voxels of a volume are much longer along one axis than those that the network is given."""
+
+    code = "THICK_SLICES"
+    usual = "warn"
+    tolerable = "the volume, interpolated, and its row of the scores is flagged"
+
+
+class SmallFieldError(StudyError):
+    """A volume covers less than half of the field that the network is given along one axis."""
+
+    code = "SMALL_FIELD"
+    usual = "warn"
+    tolerable = "the volume with empty space around it, and its row of the scores is flagged"
+
+
+class CutOffError(StudyError):
+    """The region that the network is given is cut off at the border of the volume, such as lungs without their base."""
+
+    code = "CUT_OFF"
+    usual = "warn"
+    tolerable = "what the volume shows of the region, and its row of the scores is flagged"
+
+
+class NoRegionError(StudyError):
+    """A volume does not show the region that the network is given, such as lungs in the CT of a head."""
+
+    code = "NO_REGION"
+    tolerable = "the middle of the volume, and its row of the scores is flagged"
 
 
 class OutOfScopeError(StudyError):
@@ -188,6 +225,7 @@ class LocalizerError(DicomSeriesError):
     """The series is a localizer (scout view), used to plan a scan, and not a study to be classified."""
 
     code = "LOCALIZER"
+    usual = "skip"
     tolerable = "the localizer"
 
 
@@ -267,6 +305,7 @@ class NotAnImageError(UnsupportedImageError):
     """The DICOM object is not an image that can be classified: a report, a segmentation, a dose, a document."""
 
     code = "NOT_AN_IMAGE"
+    usual = "skip"
 
 
 class NoHounsfieldError(DicomSeriesError):
@@ -291,11 +330,12 @@ class Policy:
     - "skip": the study is left out and counted. In inference it gets a row with the code and no score.
     - "warn": the study is read as described by `StudyError.tolerable`, with a warning in the log.
 
-    By default, localizers and objects that are not images are skipped and everything else is an error.
+    By default, localizers and objects that are not images are skipped, volumes with thick slices, a small field of view
+    or a region that is cut off are read and flagged, and everything else is an error.
 
     Args:
         actions: maps codes to actions, such as `{"TILTED_STACK": "warn", "default": "skip"}`. "default" applies to all
-            codes that are not named, except to localizers and objects that are not images, which are then skipped.
+            codes that are not named, except to those whose usual action is not "error" (see above).
 
     Raises:
         ValueError: an unknown code or action, or "warn" for a code under which nothing can be read.
@@ -311,18 +351,15 @@ class Policy:
         known = _codes()
         for code, action in (actions or {}).items():
             if code != "default" and code not in known:
-                meant = did_you_mean(code, (*known, "default"))
-                raise ValueError(
-                    f"policy: there is no code '{code}'; the codes: {', '.join(sorted(known))}, default{meant}"
-                )
+                meant, codes = did_you_mean(code, (*known, "default")), ", ".join(sorted(known))
+                raise ValueError(f"policy: there is no code '{code}'; the codes: {codes}, default{meant}")
             if action not in ("error", "skip", "warn"):
                 raise ValueError(f"policy: {action!r} for {code} is none of error, skip, warn")
             if action == "warn" and (code == "default" or not known[code].tolerable):
                 allowed = ", ".join(sorted(name for name, kind in known.items() if kind.tolerable))
-                raise ValueError(
-                    f"policy: {code} cannot be 'warn', nothing could be read; it is possible for {allowed}"
-                )
-        self.actions = {LocalizerError.code: "skip", NotAnImageError.code: "skip"} | dict(actions or {})
+                raise ValueError(f"policy: {code} cannot be 'warn', nothing could be read; possible for {allowed}")
+        usual: dict[str, str] = {code: kind.usual for code, kind in known.items() if kind.usual != "error"}
+        self.actions = usual | dict(actions or {})
 
     def __getitem__(self, code: str) -> str:
         """Return the action for a code."""
@@ -354,10 +391,8 @@ def reading_files() -> Iterator[None]:
     except OSError as error:
         if error.errno is None:
             raise
-        raise UnreadableFileError(
-            f"A file or folder cannot be read ({system_message(error)}). Check rights, where links lead, and disk "
-            "or network; or take it out of the data."
-        ) from None
+        told = "Check rights, where links lead, and disk or network; or take it out of the data."
+        raise UnreadableFileError(f"A file or folder cannot be read ({system_message(error)}). {told}") from None
 
 
 def system_message(error: OSError) -> str:

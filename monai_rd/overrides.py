@@ -297,6 +297,17 @@ def _count(least: int) -> Callable[[str, Any, str | None], int]:
     return read
 
 
+def _lengths(key: str, value: Any, word: str | None) -> list[float]:
+    found = re.split(r"[\s,x]+", value.strip()) if isinstance(value, str) else value
+    try:
+        numbers = [float(one) for one in found]
+    except (TypeError, ValueError):
+        numbers = []
+    if len(numbers) != 3 or not all(math.isfinite(one) and one > 0 for one in numbers):
+        raise _wrong(key, value, 'three lengths in mm (x, y, z), such as "1.5 1.5 3",')
+    return numbers
+
+
 def _device(key: str, value: Any, word: str | None) -> Any:
     import torch
 
@@ -319,7 +330,7 @@ _EXAMPLES = {
 _PLACES = ("bundle_root", "output_dir", "dataset_dir", "data_list", "cache_dir", "features_dir", "adapters_dir")
 _NAMES = (
     *("teacher", "teacher_checkpoint", "student", "student_weights", "method", "adapter", "model_selection"),
-    *("criterion", "class_weights"),
+    *("criterion", "class_weights", "region"),
 )
 _SWITCHES = ("report_page", "augment_on_device", "amp", "resume", "labelled", "multi_label", "n4", "phantom", "cutmix")
 _COUNTS = (
@@ -340,10 +351,11 @@ _KINDS: dict[str, Callable[[str, Any, str | None], Any]] = {
     "unlabelled": _sources,
     "unlabelled_share": _share,
     "windows": _list,
+    **dict.fromkeys(("spacing", "field", "teacher_spacing", "view_spacing"), _lengths),
     "device": _device,
 }
 _OPTIONAL = {
     *("data_list", "adapters_dir", "teacher_checkpoint", "teacher_options", "student_weights", "adapter"),
     *("class_names", "num_classes", "series_rule", "unlabelled", "epoch_steps", "teacher_size", "cross_fit"),
-    "class_weights",
+    *("class_weights", "image_size", "slices", "spacing", "field", "teacher_spacing", "view_spacing"),
 }

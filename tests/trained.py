@@ -16,6 +16,18 @@ from tests.small import SMALL
 CLASS_NAMES = ["no finding", "COVID", "Other"]
 
 
+# Settings of a student of images, and of volumes of 32 x 32 x 32 voxels.
+NO_VOLUME: dict[str, Any] = {"spacing": None, "field": None, "view_spacing": None, "region": "body"}
+VOLUMES: dict[str, Any] = {
+    "student": "resnet10_3d",
+    "windows": ["full"],
+    "image_size": None,
+    "slices": None,
+    "spacing": [4.0, 4.0, 5.0],
+    "field": [128.0, 128.0, 160.0],
+}
+
+
 def trained_bundle(to: Path, modality: str = "ct", **settings: Any) -> Path:
     """A copy of a bundle with a student of random weights that says other things of other images.
 
@@ -48,7 +60,7 @@ def trained_files(root: Path, **settings: Any) -> Path:
     """
     names = settings.get("class_names", ["clear", "opacity"])
     own = {"student": SMALL, "class_names": names, "multi_label": False, "windows": ["lung"]}
-    own |= {"image_size": 32, "slices": 2, "scope": None, **settings}
+    own |= {"image_size": 32, "slices": 2, "scope": None, **NO_VOLUME, **settings}
     (root / "models").mkdir()
     torch.manual_seed(0)
     torch.save(Student(own["student"], len(names)).state_dict(), root / "models" / "model.pt")

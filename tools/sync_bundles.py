@@ -20,7 +20,10 @@ SKELETON, OTHERS = "ct", ("mr", "us", "xray", "derm")
 # What each bundle says for itself. The first id of a file that the skeleton has for its modality alone stands for
 # whatever options the other's modality has: HU windows here, N4 there.
 OWN = {
-    "configs/train.json": ("windows", "settings", "load_transforms", "random_transforms", "bag_transforms"),
+    "configs/train.json": (
+        *("windows", "spacing", "field", "region", "settings"),
+        *("load_transforms", "random_transforms", "bag_transforms"),
+    ),
     "configs/inference.json": ("windows", "trained", "preprocessing"),
     "configs/evaluate.json": (),
     "configs/mlflow.json": (),

@@ -6,9 +6,11 @@ from monai_rd.transforms.derm import ColourConstancyd, DermAugmentation, RandCol
 from monai_rd.transforms.display import DisplayIntensityd
 from monai_rd.transforms.load import LoadDicomSeriesd, LoadImageOrSeriesd
 from monai_rd.transforms.mr import MRAugmentation, MRIntensityd
+from monai_rd.transforms.resampling import ResizeVolumed
 from monai_rd.transforms.scope import HeaderInScoped, IntensitiesInScoped, scope_of
-from monai_rd.transforms.sizes import ResizeForBothd, Sizes, chain
+from monai_rd.transforms.sizes import ResizeForBothd, Sizes, chain, resize
 from monai_rd.transforms.us import RandGaind, SpeckleNoised, UltrasoundRegiond, USAugmentation
+from monai_rd.transforms.volumes import VolumeViewd
 from monai_rd.transforms.xray import CollimationCropd, XrayAugmentation
 
 __all__ = [
@@ -28,13 +30,16 @@ __all__ = [
     "RandColourJitterd",
     "RandGaind",
     "ResizeForBothd",
+    "ResizeVolumed",
     "Sizes",
     "SliceStackd",
     "SpeckleNoised",
     "USAugmentation",
     "UltrasoundRegiond",
+    "VolumeViewd",
     "XrayAugmentation",
     "bag_collate",
     "chain",
+    "resize",
     "scope_of",
 ]

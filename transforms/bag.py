@@ -1,9 +1,8 @@
-"""From a loaded image to network input: a bag of slices for 2D networks, the whole volume for 3D networks.
+"""From a loaded image to the input of a 2D network: a bag of slices. Volumes for 3D networks are in `volumes`.
 
 Between loading and the last transform an item is a MONAI 2D image `[S * C, H, W]` whose channels are its slices (times
 windows or colours), so that MONAI's 2D transforms treat all slices of a study in the same way. The last transform makes
-the bag `[S, C, H, W]`; a single image is a bag of one slice. For a 3D network an item is the volume `[1, D, H, W]` all
-the way, in the same orientation.
+the bag `[S, C, H, W]`; a single image is a bag of one slice.
 
 Every volume is brought to one orientation: rows run from anterior to posterior, columns from the patient's right to
 left, slices from inferior to superior (an axial slice is then seen as radiologists see it and as figures print it).
@@ -21,7 +20,6 @@ from monai.data import MetaTensor
 from monai.data.utils import list_data_collate
 from monai.transforms import MapTransform, Orientation
 
-from monai_rd.errors import UnsupportedImageError
 from monai_rd.teacher_features import TEACHER_FEATURES
 from monai_rd.teacher_image import TEACHER_IMAGE
 from monai_rd.transforms.each import EachImaged
@@ -40,11 +38,9 @@ class SliceStackd(EachImaged):
             slices repeats some. A single image gives one slice. The frames of a cine are its slices.
         colour: keep colours: S RGB slices one after the other, `[S * 3, H, W]`; grey slices are repeated three times.
             By default colours become luminance (ITU-R BT.601). An alpha channel is dropped.
-        spatial_dims: 2 for the stack; 3 for the whole volume `[1, D, H, W]` in grey, where `slices` is ignored.
 
     Raises:
-        ValueError: slices below 1, other spatial dimensions, colour in 3D, or another shape.
-        UnsupportedImageError: a single image was given, but `spatial_dims` is 3.
+        ValueError: slices below 1, or another shape.
 
     Example:
         >>> import torch
@@ -55,36 +51,27 @@ class SliceStackd(EachImaged):
         torch.Size([5, 48, 64])
     """
 
-    def __init__(self, keys: KeysCollection, slices: int, colour: bool = False, spatial_dims: int = 2) -> None:
+    def __init__(self, keys: KeysCollection, slices: int, colour: bool = False) -> None:
         super().__init__(keys)
         if slices < 1:
             raise ValueError(f"slices must be at least 1, got {slices}")
-        if spatial_dims not in (2, 3) or (colour and spatial_dims == 3):
-            raise ValueError(f"spatial_dims must be 2, or 3 without colour, got {spatial_dims}")
-        self.slices, self.colour, self.spatial_dims = slices, colour, spatial_dims
+        self.slices, self.colour = slices, colour
         self._orient = Orientation(axcodes="LPS", labels=(("L", "R"), ("P", "A"), ("I", "S")))
 
     def _transform(self, image: MetaTensor) -> MetaTensor:
         values = _rgb(image.as_tensor()) if self.colour else luminance(image.as_tensor())
         if image.ndim == 4:
             volume = self._orient(MetaTensor(values, affine=image.affine)).as_tensor()  # to the left, back and top
-            if self.spatial_dims == 2:
-                depth = volume.shape[-1]
-                volume = volume[..., ((np.arange(self.slices) + 0.5) * depth / self.slices).astype(int)]
+            depth = volume.shape[-1]
+            volume = volume[..., ((np.arange(self.slices) + 0.5) * depth / self.slices).astype(int)]
             stack = volume.permute(3, 0, 2, 1).flatten(0, 1)
         elif image.ndim == 3:
-            if self.spatial_dims == 3:
-                raise UnsupportedImageError(
-                    "a single image was given to a 3D network, which needs volumes (DICOM series, NIfTI); take a 2D "
-                    "student and teacher",
-                    image.meta.get("series_uid"),
-                )
             stack = values.permute(0, 2, 1)
         else:
             raise ValueError(f"a volume [C, X, Y, Z] or an image [C, X, Y] is needed, got {list(image.shape)}")
         known = {key: image.meta[key] for key in ("modality",) if key in image.meta}
         meta = {"intensity": image.meta.get("intensity", "arbitrary"), **known}
-        return MetaTensor((stack[None] if self.spatial_dims == 3 else stack).contiguous(), meta=meta)
+        return MetaTensor(stack.contiguous(), meta=meta)
 
 
 def luminance(image: torch.Tensor) -> torch.Tensor:
@@ -101,11 +88,12 @@ def _rgb(image: torch.Tensor) -> torch.Tensor:
 
 
 def _as_long(features: Mapping[str, torch.Tensor], slices: int) -> dict[str, torch.Tensor]:
-    """Repeat teacher features of a single slice to `slices` slices; vectors of the whole item stay as they are."""
-    return {
-        name: part.expand(slices, *part.shape[1:]) if part.dim() > 1 and len(part) == 1 else part
-        for name, part in features.items()
-    }
+    """Repeat teacher features of slices to `slices` slices; vectors of the whole item stay as they are."""
+    return {name: _repeated(part, slices) if part.dim() > 1 else part for name, part in features.items()}
+
+
+def _repeated(bag: Any, slices: int) -> Any:
+    return bag.repeat(slices // len(bag), *[1] * (bag.dim() - 1))
 
 
 class ChannelsToBagd(MapTransform):
@@ -147,22 +135,21 @@ class ChannelsToBagd(MapTransform):
 def bag_collate(items: Sequence[Mapping[str, Any]]) -> Any:
     """Collate items into a batch, as MONAI's `list_data_collate`, also where studies and single images are mixed.
 
-    All studies have the same number of slices. In a mixed batch a single image is repeated to that number, which does
-    not change its mean over slices. Volumes `[1, D, H, W]` are collated as they are. The list of labels of a
-    multi-label item becomes one row of `[B, classes]`.
+    In a mixed batch the slices (or windows, of volumes) of a smaller bag are repeated to the number of the largest,
+    which does not change their mean. The list of labels of a multi-label item becomes one row of `[B, classes]`.
 
     Args:
-        items: items with an `image` `[S, 3, H, W]` or `[1, D, H, W]` each.
+        items: items with an `image` each: slices `[S, 3, H, W]` or windows `[S, D, H, W]`.
 
     Raises:
-        ValueError: bags of different sizes above one.
+        ValueError: the size of a bag is no divisor of the largest size.
     """
     sizes = {len(item["image"]) for item in items}
     largest, shown = max(sizes), [name for name in ("image", TEACHER_IMAGE) if name in items[0]]
-    if sizes - {1, largest}:
+    if any(largest % size for size in sizes):
         raise ValueError(f"bags of {sorted(sizes)} slices in one batch; give every volume the same number of slices")
     if len(sizes) > 1:
-        items = [{**item, **{name: item[name].expand(largest, -1, -1, -1) for name in shown}} for item in items]
+        items = [{**item, **{name: _repeated(item[name], largest) for name in shown}} for item in items]
         if TEACHER_FEATURES in items[0]:
             items = [{**item, TEACHER_FEATURES: _as_long(item[TEACHER_FEATURES], largest)} for item in items]
     for name in shown:

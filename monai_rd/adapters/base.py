@@ -200,10 +200,10 @@ class AdaptedTeacher(nn.Module):
         """Return features pooled over positions and slices `[B, C]`.
 
         Args:
-            image: `[B, 3, H, W]` or bags `[B, S, 3, H, W]` in [0, 1]; for a teacher of volumes `[B, 1, D, H, W]`.
+            image: `[B, 3, H, W]` or bags `[B, S, 3, H, W]` in [0, 1]; for a teacher of volumes `[B, S, D, H, W]`.
         """
         image = image.as_subclass(Tensor)
-        images, slices = fold(image) if self.preprocessing.spatial_dims == 2 else (image, 1)
+        images, slices = fold(image, self.preprocessing.spatial_dims)
         inputs = self.preprocessing(images)
         if isinstance(self.backbone, nn.Module):
             inputs = inputs.to(next((p.dtype for p in self.backbone.parameters()), inputs.dtype))

@@ -75,7 +75,7 @@ def standardise(
         set_rnd(dataset, 0)
         for place in chosen:
             image = teacher_image(dataset[place])[None].to(device)
-            several.update(fold(image)[0] if teacher.spatial_dims == 2 else image)
+            several.update(fold(image, teacher.spatial_dims)[0])
     if rank() == 0:
         tensors = {name: one.cpu().contiguous() for name, one in several.scales.state_dict().items()}
         with atomic_path(path) as beside:

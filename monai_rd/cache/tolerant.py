@@ -46,7 +46,7 @@ class TolerantDataset(Dataset):
         transform: gives a bag of slices `[S, 3, H, W]` or a volume `[1, D, H, W]` as `image`.
         shape: shape of the black image: `[1, 3, H, W]`, or `[1, D, H, W]` for networks of volumes.
         policy: see `Policy`; "warn" is handled by the loading transform.
-        teacher_size: rows and columns of the black teacher image in pixels, if items have a separate teacher image.
+        teacher_shape: shape of the black teacher image, if items have a separate one.
 
     Example:
         >>> from pathlib import Path
@@ -65,10 +65,10 @@ class TolerantDataset(Dataset):
         transform: Callable[[Any], Any],
         shape: Sequence[int],
         policy: Mapping[str, str] | None = None,
-        teacher_size: int | None = None,
+        teacher_shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__(data, transform)
-        self.shape, self.policy, self.teacher_size = tuple(shape), Policy(policy), teacher_size
+        self.shape, self.policy, self.teacher_shape = tuple(shape), Policy(policy), teacher_shape
 
     def _transform(self, index: int) -> dict[str, Any]:
         try:
@@ -77,6 +77,6 @@ class TolerantDataset(Dataset):
         except Exception as error:
             reason = reason_to_skip(error, self.policy, self.data[index])
         blank: dict[str, Any] = {"flags": "", "image": MetaTensor(torch.zeros(self.shape))}
-        if self.teacher_size:
-            blank[TEACHER_IMAGE] = MetaTensor(torch.zeros(*self.shape[:-2], self.teacher_size, self.teacher_size))
+        if self.teacher_shape is not None:
+            blank[TEACHER_IMAGE] = MetaTensor(torch.zeros(tuple(self.teacher_shape)))
         return {**self.data[index], **blank, "problem": reason.code, "message": str(reason)}

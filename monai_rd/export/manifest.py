@@ -27,7 +27,7 @@ def manifest(trained: TrainedBundle) -> dict[str, Any]:
     Everything in it is read from the bundle's transforms as inference.json builds them, from its metadata.json and from
     the training's settings. `preprocessing` lists the steps from a file to the input in order.
     """
-    first = "slices" if trained.network.spatial_dims == 2 else trained.image_shape[0]
+    first = "slices" if trained.network.spatial_dims == 2 else "windows"
     shape = ["batch", first, *trained.image_shape[1:]]
     given = trained.metadata["network_data_format"]["inputs"]["image"]
     return {
@@ -119,13 +119,29 @@ def _slices(transform: Any) -> dict[str, Any]:
 
     rows = {"slices": "inferior to superior", "rows": "anterior to posterior", "columns": "patient's right to left"}
     weights = luminance(torch.eye(3, dtype=torch.float64)).flatten().tolist()
-    taken = "all" if transform.spatial_dims == 3 else "floor((i + 0.5) * depth / slices) for i = 0 ... slices - 1"
     return {
         "does": "the slices of a volume that are taken, turned so; an image is one slice, rows and columns as shown",
-        "taken": taken,
+        "taken": "floor((i + 0.5) * depth / slices) for i = 0 ... slices - 1",
         "orientation": rows,
         **({} if transform.colour else {"grey_of_rgb": weights}),
     }
+
+
+def _view(transform: Any) -> dict[str, Any]:
+    lengths = {"field_mm": transform.field_mm, "voxels": transform.size}
+    return {
+        "does": "a field around the extent of the region (0.5 to 99.5 % quantile of its positions; rule "
+        "in monai_rd.transforms.regions); a region more than 1.1 times as long as the field: the least power of two "
+        "of windows that overlap by a quarter, evenly spread over it; axes slices inferior to superior, rows anterior "
+        "to posterior, columns the patient's right to left; values below `empty` are raised to it; along each axis a "
+        "triangle as wide as two voxels of the larger spacing, its weights divided by their sum; voxels whose centre "
+        "is outside of the volume are `empty` (0 unless the values are HU)",
+        **lengths,
+    }
+
+
+def _resize_volume(transform: Any) -> dict[str, Any]:
+    return {"does": "nothing to a volume of that size; else resampled in the same field, by triangles as above"}
 
 
 def _windows(transform: Any) -> dict[str, Any]:
@@ -174,6 +190,8 @@ _MORE: dict[str, Callable[[Any], dict[str, Any]]] = {
     "SliceStackd": _slices,
     "HounsfieldWindowsd": _windows,
     "Resized": _resize,
+    "ResizeVolumed": _resize_volume,
+    "VolumeViewd": _view,
     "DisplayIntensityd": _display,
     "MRIntensityd": _mr,
     "ChannelsToBagd": _bag,

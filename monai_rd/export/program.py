@@ -45,13 +45,13 @@ def predicted_labels(probabilities: Tensor, multi_label: bool) -> Tensor:
 
 
 def example(trained: TrainedBundle) -> Tensor:
-    """Return an example input of two studies with three slices, or of two volumes.
+    """Return an example input of two studies with three slices, or with volumes in three windows.
 
     No dynamic size is 1, as torch.export would treat it as fixed. The values are 0 because torch.export stores the
     example in the file, which should depend on the model only.
     """
     shape = trained.image_shape
-    return torch.zeros(2, 3, *shape[1:]) if trained.network.spatial_dims == 2 else torch.zeros(2, *shape)
+    return torch.zeros(2, 3, *shape[1:])
 
 
 def exported_program(trained: TrainedBundle, device: str = "cpu") -> torch.export.ExportedProgram:
@@ -62,7 +62,7 @@ def exported_program(trained: TrainedBundle, device: str = "cpu") -> torch.expor
         device: device of the graph; the bundle's own network is not moved.
     """
     free = torch.export.Dim.DYNAMIC
-    shapes = {"image": {0: free, 1: free} if trained.network.spatial_dims == 2 else {0: free}}
+    shapes = {"image": {0: free, 1: free}}
     network = copy.deepcopy(Probabilities(trained.network, trained.multi_label)).eval().to(device)
     with torch.no_grad():
         return torch.export.export(network, (example(trained).to(device),), dynamic_shapes=shapes)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["load_tensorrt", "write_tensorrt"]
 
-STUDIES, SLICES = 8, 64  # largest batch, for which memory is reserved
+STUDIES, SLICES, WINDOWS = 8, 64, 8  # largest batch, for which memory is reserved
 
 
 def write_tensorrt(trained: TrainedBundle, path: Path) -> None:
@@ -27,7 +27,7 @@ def write_tensorrt(trained: TrainedBundle, path: Path) -> None:
     """
     torch_tensorrt = _needed()
     shape = trained.image_shape
-    slices = (1, SLICES) if trained.network.spatial_dims == 2 else (shape[0], shape[0])  # a volume's channel
+    slices = (1, SLICES if trained.network.spatial_dims == 2 else WINDOWS)
     least, most = ((studies, first, *shape[1:]) for studies, first in zip((1, STUDIES), slices, strict=True))
     sizes = torch_tensorrt.Input(
         min_shape=least, opt_shape=(1, *shape), max_shape=most, dtype=torch.float32, name="image"

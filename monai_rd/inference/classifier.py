@@ -76,14 +76,14 @@ def infer(network: Network, image: Tensor, multi_label: bool = False, amp: bool 
             probabilities `[B, classes]`, as `FORMATS[...].load` returns for an exported file. A function is called
             twice: for the studies and for their slices.
         image: values in [0, 1], on the device of the network: bags `[B, S, 3, H, W]`, images `[B, 3, H, W]` (bags of
-            one slice) or volumes `[B, 1, D, H, W]`.
+            one slice) or volumes in S windows `[B, S, D, H, W]`.
         multi_label: whether an image may have several classes or none.
         amp: whether a student's features are computed in mixed precision on a GPU.
     """
     with torch.inference_mode():
         if not isinstance(network, torch.nn.Module):
             study = network(image)
-            if image.shape[1] == 1 and image.shape[2] != 3:  # the channel and the depth of a volume
+            if image.dim() == 5 and image.shape[2] != 3:  # the depth of a volume, at least 32
                 return Inferred(study, None)
             slices = network(image.flatten(0, -4)[:, None]).unflatten(0, (len(image), -1))
             return Inferred(study, slices)

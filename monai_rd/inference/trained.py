@@ -171,8 +171,7 @@ class TrainedBundle:
     @cached_property
     def image_shape(self) -> tuple[int, ...]:
         """Shape of the network's input for one study: slices `[S, 3, H, W]`, or a volume `[1, D, H, W]`."""
-        size, slices = [self.trained["image_size"]] * 2, self.trained["slices"]
-        return (slices, 3, *size) if self.network.spatial_dims == 2 else (1, slices, *size)
+        return tuple(self.parsed("sizes").bag)
 
     def inference_json(self) -> dict[str, Any]:
         """Return inference.json with the training's settings and the model's hash written into it."""

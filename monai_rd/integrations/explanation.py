@@ -81,7 +81,14 @@ def _look(predictor: Predictor, prediction: Prediction) -> _Look:
     made: Any = prediction.files if prediction.series else str(prediction.files[0])
     for step, image in known.prepare.steps({"image": made}):
         given[type(step).__name__], made = made, image
-    aspect, whole = _aspect(given["SliceStackd"]), given["Resized"].as_tensor()
+    volume = "VolumeViewd" in given
+    whole = given["ResizeVolumed" if volume else "Resized"].as_tensor()
+    if volume:  # the windows [W, D, H, W'] as one stack of slices
+        sizes, whole = predictor.student.parsed("sizes"), whole.flatten(0, 1)
+        width, height = (float(mm) / count for mm, count in zip(sizes.field[:2], sizes.view[:0:-1], strict=True))
+        aspect = height / width
+    else:
+        aspect = _aspect(given["SliceStackd"])
     network: Any = known.network
     batch = made.as_subclass(Tensor)[None].to(known.device)
     level = grad_cam_level(network, batch)
@@ -90,11 +97,9 @@ def _look(predictor: Predictor, prediction: Prediction) -> _Look:
     found = explain(network, batch, level, known.multi_label)
     assert found.heat is not None
     slices, at = slices_and_place(batch[0], found)
-    # Slices as channels [S * C, H, W], or a volume [1, D, H, W] of other depth than the network's.
+    # Slices as channels [S * C, H, W]; those of a volume may be more than the network's.
     shown = (
-        whole[:, int((at + 0.5) * whole.shape[1] / len(slices))]
-        if whole.ndim == 4
-        else whole.unflatten(0, (len(slices), -1))[at]
+        whole[int((at + 0.5) * len(whole) / len(slices))][None] if volume else whole.unflatten(0, (len(slices), -1))[at]
     )
     heat = F.interpolate(found.heat[at][None, None].float(), size=shown.shape[-2:], mode="bilinear")[0, 0]
     place = f"slice {at + 1} of the {len(slices)} it was shown, from inferior to superior" if len(slices) > 1 else ""

@@ -6,7 +6,7 @@ from monai_rd.networks.preprocessing import Preprocessing, VolumePreprocessing
 from monai_rd.networks.reprogramming import Reprogrammer
 from monai_rd.networks.student.students import STUDENTS, DeployedStudent, Student, channels_last, student_dims
 from monai_rd.networks.teacher.foundation import FrozenFoundationModel
-from monai_rd.networks.teacher.zoo import TEACHERS, load_teacher
+from monai_rd.networks.teacher.zoo import TEACHERS, StatedVolume, check_field, load_teacher, stated_volume
 
 __all__ = [
     "STUDENTS",
@@ -17,12 +17,15 @@ __all__ = [
     "Preprocessing",
     "Reads",
     "Reprogrammer",
+    "StatedVolume",
     "Student",
     "StudentFeatures",
     "TeacherFeatures",
     "VolumePreprocessing",
     "channels_last",
+    "check_field",
     "load_teacher",
     "pair_levels",
+    "stated_volume",
     "student_dims",
 ]

@@ -129,14 +129,14 @@ class TeacherFeatures:
 def to_rows(features: TeacherFeatures, image: Tensor, spatial_dims: int) -> dict[str, Tensor]:
     """Return the features by name, each with the batch's items along its first axis, as a feature store needs them.
 
-    Maps of bags `[B * S, C, h, w]` become `[B, S, C, h, w]`.
+    Maps of bags `[B * S, C, h, w]` become `[B, S, C, h, w]`; so do those of a volume's windows.
 
     Args:
         features: of one batch.
         image: the batch that they belong to; it tells bags from images.
         spatial_dims: 2 for images and bags, 3 for volumes.
     """
-    bags = spatial_dims == 2 and image.dim() == 5
+    bags = image.dim() == 5
     return {
         name: part.unflatten(0, (len(image), -1)) if bags and name.startswith("maps.") else part
         for name, part in features.parts.items()

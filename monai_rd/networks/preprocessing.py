@@ -229,6 +229,14 @@ class VolumePreprocessing:
         axes = [2 + next(i for i, own in enumerate(AXES) if own in (code, _OPPOSITE[code])) for code in self.axcodes]
         return axes, [2 + i for i, code in enumerate(self.axcodes) if code not in AXES]
 
+    @property
+    def voxels(self) -> tuple[int, ...] | None:
+        """The size along D, H and W of the volume that `__call__` takes; None if every size is kept."""
+        if self.size is None:
+            return None
+        axes, _ = self._turn()
+        return tuple(self._sides(())[axes.index(2 + own)] for own in range(3))
+
     def __call__(self, volume: Tensor) -> Tensor:
         """Preprocess volumes.
 

@@ -144,8 +144,8 @@ def slices_and_place(image: Tensor, found: Explanation) -> tuple[Tensor, int]:
 
     For a bag of slices that is the slice with the highest probability, for a volume the slice with the most heat.
     """
-    if found.slices is None:  # a volume [1, D, H, W]
-        slices = image.movedim(0, 1)
+    if found.slices is None:  # the windows [S, D, H, W] of a volume
+        slices = image.flatten(0, 1)[:, None]
         heat = found.heat
         return slices, len(slices) // 2 if heat is None else int(heat.mean(dim=(1, 2)).argmax())
     slices = image if image.dim() == 4 else image[None]

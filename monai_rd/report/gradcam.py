@@ -31,7 +31,7 @@ class Explanation(NamedTuple):
     Args:
         probabilities: probability of each class `[classes]`.
         chosen: the most probable class, which `heat` explains.
-        heat: heat map `[S, H, W]`, for volumes `[D, H, W]`, in [0, 1]: 1 at the item's maximum, 0 where there is no
+        heat: heat map `[S, H, W]`, for volumes `[S * D, H, W]`, in [0, 1]: 1 at the item's maximum, 0 where there is no
             evidence for the class. None if the student has no feature map.
         grid: size of the feature map, `(h, w)` or `(d, h, w)`: the true resolution of the heat map.
         slices: probabilities of each slice alone `[S, classes]`; None for volumes.
@@ -75,7 +75,7 @@ def explain(student: Student, image: Tensor, level: Level | None, multi_label: b
 
     Args:
         student: the student in eval mode.
-        image: a batch of one: image `[1, 3, H, W]`, bag `[1, S, 3, H, W]` or volume `[1, 1, D, H, W]`.
+        image: a batch of one: image `[1, 3, H, W]`, bag `[1, S, 3, H, W]` or volume in S windows `[1, S, D, H, W]`.
         level: the result of `grad_cam_level`; None gives no heat map.
         multi_label: whether an image may have any number of classes.
 
@@ -130,5 +130,5 @@ def _heat(activation: Tensor, gradient: Tensor, sides: tuple[int, ...]) -> Tenso
     cam = (weights * activation).sum(dim=1, keepdim=True).relu()
     mode = "bilinear" if len(sides) == 2 else "trilinear"
     heat = F.interpolate(cam.float(), size=sides, mode=mode, align_corners=False)[:, 0]
-    heat = heat if len(sides) == 2 else heat[0]
+    heat = heat if len(sides) == 2 else heat.flatten(0, 1)
     return heat / heat.max().clamp(min=torch.finfo(heat.dtype).tiny)

@@ -95,7 +95,7 @@ def score_test_set(
             indices.append(start + read.nonzero()[:, 0])
             start += len(image)
             labels.append(torch.as_tensor(batch["label"]).as_subclass(torch.Tensor).cpu()[read])
-            slices = image.shape[1] if network.spatial_dims == 2 and image.dim() == 5 else 1
+            slices = image.shape[1] if image.dim() == 5 else 1
             parts = (one[read].split(max(1, AT_ONCE // slices)) for one in (image, teacher_image(batch)))
             for part, theirs in zip(*parts, strict=True):
                 if len(part):

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from monai.networks.nets.segresnet_ds import SegResEncoder
@@ -67,6 +68,7 @@ def volume_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
         kind="map",
         licence="CC0",
         source="this test",
+        spacing=(4.0, 5.0, 5.0),
     )
     save_teacher(path, SegResEncoder(**arguments), entry)
     return path
@@ -77,20 +79,48 @@ def test_a_teacher_and_a_student_of_volumes(
     cohort_of: Callable[[str], str], pool_of: Callable[[str], str], volume_teacher: Path, tmp_path: Path
 ) -> None:
     root = copied("ct", tmp_path)
-    words = ["--slices", "32", "--max_epochs", "1", "--teacher", str(volume_teacher), "--student", "resnet10_3d"]
-    words += ["--epoch_steps", "3"]
-    unlabelled = ["--unlabelled", pool_of("ct"), "--cutmix", "true", "--feature_views", "1"]
-    unlabelled += ["--class_weights", "sampling"]
-    printed = train(root, cohort_of("ct"), *words, *unlabelled)
+    words = ["--spacing", "10 10 4", "--field", "[320, 320, 128]", "--max_epochs", "1", "--epoch_steps", "3"]
+    words += ["--teacher", str(volume_teacher), "--student", "resnet10_3d"]
+    words += ["--unlabelled", pool_of("ct"), "--cutmix", "true", "--feature_views", "1", "--report_page", "false"]
+    words += ["--class_weights", "sampling"]
+    printed = train(root, cohort_of("ct"), *words, quick=False)
     assert "epoch   1/1" in printed
     assert "unlabelled: 12 of 12 images" in printed
     settings = json.loads((root / "models" / "settings.json").read_text())
     assert settings["windows"] == ["full"]
+    assert (settings["spacing"], settings["field"]) == ([10, 10, 4], [320, 320, 128])
+    assert (settings["teacher_spacing"], settings["view_spacing"], settings["image_size"]) == (
+        [5, 5, 4],
+        [5, 5, 4],
+        None,
+    )
     assert set(json.loads((root / "eval" / "metrics.json").read_text())["test"]) == {"student", "reprogrammed teacher"}
     state = torch.load(root / "models" / "model.pt", weights_only=True)
     Student("resnet10_3d", 2).load_state_dict(state)
-    (row,) = score(root, str(Path(cohort_of("ct")) / "study_0001"), tmp_path / "out")
-    assert row["class"] in ("clear", "opacity")
+    rows = {row["id"]: row for row in score(root, cohort_of("ct"), tmp_path / "out")}
+    assert {row["class"] for row in rows.values()} <= {"clear", "opacity"}
+    logits = [float(np.log(float(row["p_opacity"]) / float(row["p_clear"]))) for row in rows.values()]
+    with np.load(root / "eval" / "predictions.npz") as tested:
+        seen = np.log(tested["probabilities"][:, 1] / tested["probabilities"][:, 0])
+    for logit in seen:  # the report of the training has seen the same images
+        assert min(abs(logit - other) for other in logits) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("modality", "words", "told"),
+    [
+        ("xray", [], "a 3D student needs volumes with a --spacing and a --field in mm: take the bundle rd_ct or"),
+        ("ct", ["--image_size", "64"], "--image_size: leave it out for a 3D student"),
+        ("ct", ["--spacing", "1 1"], '--spacing: three lengths in mm (x, y, z), such as "1.5 1.5 3", is needed'),
+        ("ct", ["--region", "liver"], "--region must be one of body, lung, brain, image, not 'liver'"),
+    ],
+)
+def test_wrong_words_for_volumes(
+    modality: str, words: list[str], told: str, cohort_of: Callable[[str], str], tmp_path: Path
+) -> None:
+    words = ["--student", "resnet10_3d", "--method", "ce", "--unlabelled", "None", *words]
+    assert told in train(copied(modality, tmp_path), cohort_of(modality), *words, quick=False, code=1)
 
 
 def test_a_teacher_of_volumes_and_a_student_of_slices_are_refused(

@@ -53,7 +53,7 @@ def test_the_teachers_image_of_what_is_not_read_is_black_too() -> None:
         return {**load(data), TEACHER_IMAGE: torch.ones(4, 3, 12, 12)}
 
     items = [{"image": name} for name in ("bad", "good")]
-    data = TolerantDataset(items, loaded, (1, 3, 8, 8), {"default": "skip"}, teacher_size=12)
+    data = TolerantDataset(items, loaded, (1, 3, 8, 8), {"default": "skip"}, teacher_shape=(1, 3, 12, 12))
     (batch,) = DataLoader(data, batch_size=2, collate_fn=bag_collate)
     assert batch[TEACHER_IMAGE].shape == (2, 4, 3, 12, 12)
     assert [bool(image.any()) for image in batch[TEACHER_IMAGE]] == [False, True]

@@ -20,9 +20,11 @@ from monai_rd.transforms import (
     HounsfieldWindowsd,
     MRAugmentation,
     MRIntensityd,
+    Sizes,
     SliceStackd,
     UltrasoundRegiond,
     USAugmentation,
+    VolumeViewd,
     XrayAugmentation,
     bag_collate,
 )
@@ -128,9 +130,10 @@ def test_the_chain_of_each_modality_ends_in_a_bag_of_0_to_1(name: str, kind: typ
 @pytest.mark.parametrize("name", ["ct", "mr"])
 def test_the_chain_of_a_3d_network_ends_in_a_volume(name: str) -> None:
     (load, image, _), kind = chains()[name], {"ct": CTAugmentation, "mr": MRAugmentation}[name]
-    load = [SliceStackd("image", 1, spatial_dims=3) if isinstance(step, SliceStackd) else step for step in load]
-    resize = Resized("image", (16, 24, 24), mode="trilinear", anti_aliasing=True)
-    chain = Compose([*load, resize, kind("image"), ChannelsToBagd("image")])
+    sizes = Sizes(spatial_dims=3, spacing=(10, 10, 10), field=(240, 240, 160))
+    view = VolumeViewd("image", sizes, empty=-1024 if name == "ct" else 0)
+    load = [view if isinstance(step, SliceStackd) else step for step in load]
+    chain = Compose([*load, kind("image"), ChannelsToBagd("image")])
     batch = bag_collate([{**chain({"image": image}), "label": label} for label in (0, 1)])
     assert batch["image"].shape == (2, 1, 16, 24, 24)
     assert np.isfinite(batch["image"].numpy()).all()

@@ -9,8 +9,8 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from monai_rd.errors import UnsupportedImageError
-from monai_rd.transforms import ChannelsToBagd, SliceStackd, bag_collate
+from monai_rd.teacher_features import TEACHER_FEATURES
+from monai_rd.transforms import ChannelsToBagd, Sizes, SliceStackd, VolumeViewd, bag_collate
 
 
 def volume(depth: int) -> MetaTensor:
@@ -86,10 +86,11 @@ def test_a_whole_volume_runs_up_back_and_left(flips: tuple[bool, ...], order: tu
             array = array.flip(axis)
             affine[:3, axis] *= -1
     stored = MetaTensor(array.permute(order)[None], affine=affine[:, [*order, 3]], meta={"intensity": "HU"})
-    found = SliceStackd("image", 1, spatial_dims=3)({"image": stored})["image"]
-    assert torch.equal(found.as_tensor(), drawn[None])
+    sizes = Sizes(spatial_dims=3, spacing=(1, 1, 1), field=(6, 5, 4))
+    found = VolumeViewd("image", sizes, region="image")({"image": stored})["image"]
+    torch.testing.assert_close(found.as_tensor(), drawn[None], atol=1e-6, rtol=0)
     assert found.meta["intensity"] == "HU"
-    assert torch.equal(ChannelsToBagd("image")({"image": found})["image"].as_tensor(), drawn[None])
+    assert torch.equal(ChannelsToBagd("image")({"image": found})["image"], found)
     batch = bag_collate([{"image": found, "label": 0}, {"image": found, "label": 1}])
     assert batch["image"].shape == (2, 1, 4, 5, 6)
 
@@ -109,17 +110,26 @@ def test_a_single_image_among_studies_is_repeated() -> None:
 def test_wrong_input_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 1, got 0"):
         SliceStackd("image", 0)
-    for options in ({"spatial_dims": 1}, {"spatial_dims": 3, "colour": True}):
-        with pytest.raises(ValueError, match="spatial_dims must be 2, or 3 without colour"):
-            SliceStackd("image", 1, **options)
-    with pytest.raises(UnsupportedImageError, match="a single image was given to a 3D network"):
-        SliceStackd("image", 1, spatial_dims=3)({"image": MetaTensor(torch.rand(1, 4, 4))})
     with pytest.raises(ValueError, match="must be 1 or 3, got 2"):
         ChannelsToBagd("image", 2)
     with pytest.raises(ValueError, match=r"got \[2, 3\]"):
         SliceStackd("image", 1)({"image": MetaTensor(np.zeros((2, 3)))})
     with pytest.raises(ValueError, match=r"bags of \[1, 2, 3\] slices"):
         bag_collate([item(1, 0), item(2, 0), item(3, 0)])
+
+
+def test_windows_of_a_shorter_volume_are_repeated_and_so_are_their_features() -> None:
+    def volume(windows: int) -> dict[str, object]:
+        image = torch.arange(float(windows))[:, None, None, None].expand(windows, 2, 2, 2)
+        kept = {"tap": torch.rand(windows, 5), "pooled": torch.rand(5)}
+        return {"image": image, "teacher_image": image + 1, "label": 0, TEACHER_FEATURES: kept}
+
+    batch = bag_collate([volume(4), volume(2), volume(1)])
+    assert batch["image"].shape == batch["teacher_image"].shape == (3, 4, 2, 2, 2)
+    assert batch["image"].mean(dim=(1, 2, 3, 4)).tolist() == [1.5, 0.5, 0]
+    assert batch[TEACHER_FEATURES]["tap"].shape == (3, 4, 5)
+    assert batch[TEACHER_FEATURES]["pooled"].shape == (3, 5)
+    assert torch.equal(batch[TEACHER_FEATURES]["tap"][1, :2], batch[TEACHER_FEATURES]["tap"][1, 2:])
 
 
 def test_multi_label_items_become_a_row_each() -> None:

@@ -37,7 +37,7 @@ class Student(nn.Module):
     The classifier is g of arXiv 2407.06504, Fig. 2, which RD also applies to the reprogrammed teacher features. The
     student is what `models/model.pt` holds and what is deployed. It normalises its input itself. A 2D student
     takes a study as a bag of slices and averages the slices' features; a single image is a bag of one slice. A 3D
-    student takes a study as a volume.
+    student takes a study as a volume, in one window or several, and averages the windows' features.
 
     Args:
         name: one of `STUDENTS` (three 2D networks of torchvision, as in the paper, and four 3D networks of MONAI), or
@@ -107,21 +107,21 @@ class Student(nn.Module):
         return self.slice_features(image).mean(dim=1)
 
     def slice_features(self, image: Tensor) -> Tensor:
-        """Return the features of every slice, `[B, S, D]`; S is 1 for single images and volumes.
+        """Return the features of every slice or window, `[B, S, D]`; S is 1 for single images.
 
         Args:
-            image: values in [0, 1]. 2D: images `[B, 3, H, W]` or bags of S slices `[B, S, 3, H, W]`. 3D: volumes
-                `[B, 1, D, H, W]`, each side at least 32 voxels.
+            image: values in [0, 1]. 2D: images `[B, 3, H, W]` or bags of S slices `[B, S, 3, H, W]`. 3D: volumes in S
+                windows `[B, S, D, H, W]` (usually one), each side at least 32 voxels.
 
         Raises:
             ValueError: a wrong shape, or an image size that the network cannot take.
         """
         if self.spatial_dims == 3:
-            if image.dim() != 5 or image.shape[1] != 1 or min(image.shape[2:]) < 32:  # halved five times
+            if image.dim() != 5 or min(image.shape[2:]) < 32:  # halved five times
                 raise ValueError(
-                    f"'{self.name}' takes volumes [B, 1, D, H, W] of at least 32 x 32 x 32, got {list(image.shape)}"
+                    f"'{self.name}' takes volumes [B, W, D, H, W'] of at least 32 x 32 x 32, got {list(image.shape)}"
                 )
-            images, slices = image, 1
+            images, slices = fold(image, 3)
         else:
             images, slices = fold(image)
             if images.shape[1] != 3:

@@ -164,13 +164,13 @@ class FrozenFoundationModel(nn.Module):
         """Compute the features F_t(x).
 
         Args:
-            image: RGB images `[B, 3, H, W]` or bags `[B, S, 3, H, W]` in [0, 1]. For a teacher of volumes
-                `[B, 1, D, H, W]` in [0, 1], with D from feet to head, H from front to back and W from the patient's
+            image: RGB images `[B, 3, H, W]` or bags `[B, S, 3, H, W]` in [0, 1]. For a teacher of volumes S windows
+                `[B, S, D, H, W]` in [0, 1], with D from feet to head, H from front to back and W from the patient's
                 right to left.
 
         Returns:
             Maps `[B, C, h, w]` or vectors `[B, C]`; for bags `[B, S, C, h, w]` or `[B, S, C]`; for volumes
-            `[B, C, d, h, w]` or `[B, C]`. Maps have the orientation of the images, whatever the preprocessing.
+            `[B, S, C, d, h, w]` or `[B, S, C]`. Maps have the orientation of the images, whatever the preprocessing.
 
         Raises:
             ValueError: a wrong shape of the images, or features that do not match `kind` and `channels`.
@@ -180,7 +180,7 @@ class FrozenFoundationModel(nn.Module):
         return self._run(image, ())[0]
 
     def _run(self, image: Tensor, levels: Sequence[Level]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        images, slices = fold(image) if self.spatial_dims == 2 else (image, 1)
+        images, slices = fold(image, self.spatial_dims)
         inputs = self.preprocessing(images)
         maps: tuple[Tensor, ...] = ()
         if isinstance(self.backbone, nn.Module):
@@ -204,7 +204,7 @@ class FrozenFoundationModel(nn.Module):
             self._refuse_not_finite(image, features)
         if self.kind == "map":
             features = self.preprocessing.back(features)
-        tap = features if image.dim() == 4 or self.spatial_dims == 3 else unfold(features, slices)
+        tap = features if image.dim() == 4 else unfold(features, slices)
         return tap, tuple(map(self.preprocessing.back, maps))
 
     def _refuse_not_finite(self, image: Tensor, features: Tensor) -> None:

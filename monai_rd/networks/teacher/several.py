@@ -85,6 +85,7 @@ class SeveralTeachers(nn.Module):
         return torch.cat([one if list(one.shape[2:]) == sides else pool(one, sides) for one in found], dim=1)
 
     def _as_map(self, features: Tensor) -> Tensor:
+        features = features[:, 0] if self._dims == 3 else features  # every window is an image of the batch here
         return features if features.dim() > 2 else features[(...,) + (None,) * self._dims]
 
     def fingerprint(self) -> str:

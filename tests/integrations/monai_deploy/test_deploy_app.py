@@ -29,7 +29,7 @@ from monai_rd.transforms.scope import image_levels
 from tests.bundles.commands import copied, score
 from tests.dicom_files import NAME, PATIENT_ID, make_series
 from tests.servers import deploy
-from tests.trained import trained_bundle
+from tests.trained import VOLUMES, trained_bundle
 
 CLASSES = ["cold", "warm", "hot"]
 
@@ -132,7 +132,7 @@ def test_the_same_answers_as_by_the_bundle(folder: Path, export: Path, expected:
 
 
 def test_volumes_and_several_labels(tmp_path: Path) -> None:
-    made = bundle(tmp_path, student="resnet10_3d", multi_label=True, slices=32, scope=None)
+    made = bundle(tmp_path, multi_label=True, scope=None, **VOLUMES)
     write_application(tmp_path / "app", str(made))
     classifier = Predictor(TorchScriptFile(tmp_path / "app" / "models" / "student" / "model.ts")).classifier
     item = {"id": "1", "flags": "", "files": (), "problem": "", "message": "", "image": torch.rand(1, 32, 32, 32)}

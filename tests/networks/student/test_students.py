@@ -289,9 +289,17 @@ def test_wrong_requests_are_refused() -> None:
         student("resnet18")(torch.rand(3, 64, 64))
     with pytest.raises(ValueError, match=r"images have 3 channels, got \[2, 1, 64, 64\]"):
         student("resnet18")(torch.rand(2, 1, 64, 64))
-    for shape in ((1, 3, 64, 64), (1, 3, 32, 32, 32), (1, 1, 32, 31, 32)):
+    for shape in ((1, 3, 64, 64), (1, 4, 3, 64, 64), (1, 1, 32, 31, 32)):
         with pytest.raises(ValueError, match=r"'resnet10_3d' takes volumes .*at least 32 x 32 x 32, got \[1, "):
             student("resnet10_3d")(torch.rand(shape))
+
+
+def test_a_3d_student_averages_the_features_of_windows() -> None:
+    windows, network = torch.rand(2, 3, 32, 32, 32), student("resnet10_3d")
+    features = network.slice_features(windows)
+    assert features.shape == (2, 3, 512)
+    torch.testing.assert_close(features[:, 2], network.features(windows[:, 2:]), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(network(windows), network.logits(features.mean(dim=1)))
 
 
 def test_fold_and_unfold_are_inverse() -> None:

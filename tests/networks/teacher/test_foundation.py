@@ -221,13 +221,15 @@ def volumes(channels=4, **changed):
 def test_a_teacher_of_volumes():
     frozen = volumes()
     assert (frozen.spatial_dims, teacher().spatial_dims) == (3, 2)
-    assert frozen(torch.rand(2, 1, 4, 6, 8)).shape == (2, 4, 2, 3, 4)
+    assert frozen(torch.rand(2, 1, 4, 6, 8)).shape == (2, 1, 4, 2, 3, 4)
+    windows = torch.rand(2, 3, 4, 6, 8)
+    found = frozen(windows)
+    assert found.shape == (2, 3, 4, 2, 3, 4)
+    torch.testing.assert_close(found[:, 1:2], frozen(windows[:, 1:2]))  # each window by itself
     pooled = nn.Sequential(nn.Conv3d(1, 4, 2), nn.AdaptiveAvgPool3d(1), nn.Flatten())
     vector = FrozenFoundationModel(pooled, channels=4, kind="vector", preprocessing=VolumePreprocessing(8), name="fake")
-    assert vector(torch.rand(2, 1, 4, 6, 8)).shape == (2, 4)
-    with pytest.raises(ValueError, match=r"3D teacher's volumes are \[B, 1, D, H, W\], got \[2, 5, 3, 8, 8\]"):
-        frozen(torch.rand(2, 5, 3, 8, 8))  # a bag of slices
-    with pytest.raises(ValueError, match=r"\[B, 1, D, H, W\]"):
+    assert vector(windows).shape == (2, 3, 4)
+    with pytest.raises(ValueError, match=r"volumes are \[B, windows, D, H, W\], got 4 dimensions"):
         frozen(torch.rand(2, 3, 8, 8))
     with pytest.raises(ValueError, match=r"states a map \[2, 5, d, h, w\].*\[2, 4, 2, 2, 2\]"):
         FrozenFoundationModel(

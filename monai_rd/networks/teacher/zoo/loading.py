@@ -48,6 +48,7 @@ Options = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
 
 _METADATA_KEY = "monai_rd_teacher"
 _STORED = ("builder", "arguments", "preprocessing", "channels", "kind", "licence", "source")
+_STORED_IF_STATED = ("spacing", "window")
 _SHIPPED = Path(__file__).parents[1] / "weights"
 _BLACK_BOXES = {".onnx": OnnxBackbone, ".tflite": TFLiteBackbone}
 _WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".torch")
@@ -65,7 +66,7 @@ def is_black_box(name: str) -> bool:
     return not name.startswith(_PREFIXES) and Path(name).suffix in _BLACK_BOXES
 
 
-def _described(path: Path) -> TeacherEntry | None:
+def described_entry(path: Path) -> TeacherEntry | None:
     """Read the description that `save_teacher` stored in a safetensors file; None if there is none.
 
     Raises:
@@ -210,7 +211,7 @@ def open_teacher(
     entry: TeacherEntry | None
     if is_weights:
         weights = Path(name)
-        entry = _described(weights)
+        entry = described_entry(weights)
         if entry is None:
             raise ValueError(
                 f"{name}: weights alone do not say the architecture; use --teacher NAME --teacher_checkpoint {name}. "
@@ -220,7 +221,7 @@ def open_teacher(
         entry = TEACHERS[name]
         if weights is None and is_shipped(name):
             weights = _SHIPPED / f"{name}.safetensors"
-            entry = _described(weights) or entry
+            entry = described_entry(weights) or entry
     elif name.startswith(_PREFIXES):
         entry, beside = generic_entry(name, arguments)
         arguments, weights = {}, weights or beside
@@ -371,7 +372,8 @@ def save_teacher(path: str | Path, backbone: nn.Module, entry: TeacherEntry) -> 
             raise ValueError(f"{path}: {key} has values that half precision cannot hold")
     plain = replace(entry, renamed={}, ignored={}, converter="", lookalikes={}, file="")
     load_strictly(build(entry.builder, entry.arguments), weights, plain, f"{path} is not written: the backbone")
-    described = {key: value for key, value in asdict(entry).items() if key in _STORED}
+    stated = {key for key in _STORED_IF_STATED if getattr(entry, key) is not None}
+    described = {key: value for key, value in asdict(entry).items() if key in {*_STORED, *stated}}
     described["preprocessing"] = entry.preprocessing.to_dict()
     with atomic_path(path) as beside:
         save_file(weights, beside, metadata={_METADATA_KEY: json.dumps(described, sort_keys=True)})

@@ -251,7 +251,7 @@ def test_a_shipped_teacher_needs_no_checkpoint(tmp_path, tiny, monkeypatch):
 @pytest.mark.parametrize("name", [name for name in TEACHERS if name.startswith("phantom_")])
 def test_what_is_shipped_is_what_its_entry_says(name):
     file = loading._SHIPPED / f"{name}.safetensors"
-    described, entry = loading._described(file), TEACHERS[name]
+    described, entry = loading.described_entry(file), TEACHERS[name]
     assert described is not None
     for stored in loading._STORED:
         assert getattr(described, stored) == getattr(entry, stored), stored
@@ -276,7 +276,7 @@ def test_a_teacher_of_volumes_can_be_saved(tmp_path):
     save_teacher(tmp_path / "small.safetensors", network, entry)
     loaded = load_teacher(str(tmp_path / "small.safetensors"))
     assert (loaded.spatial_dims, loaded.preprocessing) == (3, entry.preprocessing)
-    assert loaded(torch.rand(1, 1, 9, 9, 9)).shape == (1, 8, 8, 8, 4)  # 4 x 8 x 8 along its own axes
+    assert loaded(torch.rand(1, 1, 9, 9, 9)).shape == (1, 1, 8, 8, 8, 4)  # 4 x 8 x 8 along its own axes
 
 
 def test_mistaken_arguments_and_builders():

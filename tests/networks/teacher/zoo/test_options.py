@@ -90,7 +90,7 @@ def test_maps_lie_as_the_volume_does(axcodes: str) -> None:
     teacher = FrozenFoundationModel(_Same(3), channels=1, kind="map", preprocessing=plain, name="same")
     volume = torch.rand(2, 1, 4, 5, 6)
     seen = teacher.read(volume, Reads(tap=True, levels=teacher.levels))
-    for one in (seen.tap, *seen.maps):
+    for one in (seen.tap.flatten(0, 1), *seen.maps):
         torch.testing.assert_close(one, volume)
 
 
