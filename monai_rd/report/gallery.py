@@ -142,12 +142,15 @@ def _item(
 def slices_and_place(image: Tensor, found: Explanation) -> tuple[Tensor, int]:
     """Return the slices `[S, C, H, W]` of an item, and the slice with the most evidence for the chosen class.
 
-    For a bag of slices that is the slice with the highest probability, for a volume the slice with the most heat.
+    For a bag of slices that is the slice with the highest probability, for a volume the slice with the most heat among
+    those that show anything (a field in mm may reach beyond the scan).
     """
     if found.slices is None:  # the windows [S, D, H, W] of a volume
         slices = image.flatten(0, 1)[:, None]
-        heat = found.heat
-        return slices, len(slices) // 2 if heat is None else int(heat.mean(dim=(1, 2)).argmax())
+        if found.heat is None:
+            return slices, len(slices) // 2
+        empty = slices.amax(dim=(1, 2, 3)) == slices.amin(dim=(1, 2, 3))
+        return slices, int(found.heat.mean(dim=(1, 2)).masked_fill(empty.to(found.heat.device), -1).argmax())
     slices = image if image.dim() == 4 else image[None]
     return slices, int(found.slices[:, found.chosen].argmax())
 

@@ -9,8 +9,8 @@ from monai.visualize import GradCAM
 from torch import nn
 
 from monai_rd.networks import Student
-from monai_rd.report.gallery import choose
-from monai_rd.report.gradcam import explain, grad_cam_level
+from monai_rd.report.gallery import choose, slices_and_place
+from monai_rd.report.gradcam import Explanation, explain, grad_cam_level
 from tests.small import SMALL
 
 
@@ -150,3 +150,16 @@ def test_the_gallery_of_multi_label_data() -> None:
     probabilities = np.abs(labels - np.linspace(0, 0.9, 10)[:, None])
     shown = choose(probabilities, labels, multi_label=True)
     assert [one.row for one in shown] == [0, 1, 2, 3, 9, 8, 7, 6]
+
+
+def test_the_slice_of_a_volume_that_is_shown_is_none_of_the_empty_space_around_it() -> None:
+    windows = torch.zeros(2, 4, 8, 8)  # the second window ends in empty space
+    windows[0, 1:, 2:6, 2:6] = 0.5
+    windows[1, :2, 2:6, 2:6] = 0.5
+    heat = torch.zeros(8, 8, 8)
+    heat[7] = 1.0
+    heat[4] = 0.5
+    found = Explanation(torch.tensor([0.3, 0.7]), 1, heat, (2, 2, 2), None)
+    slices, place = slices_and_place(windows, found)
+    assert (slices.shape, place) == ((8, 1, 8, 8), 4)
+    assert slices_and_place(windows, found._replace(heat=None))[1] == 4

@@ -341,3 +341,8 @@ def test_channels_last_changes_the_layout_and_nothing_else(name: str, shape: tup
     image = torch.rand(shape)
     with torch.no_grad():
         torch.testing.assert_close(other(image), plain(image), atol=1e-4, rtol=1e-4)
+
+
+def test_networks_of_depthwise_convolutions_of_volumes_stay_as_they_are() -> None:
+    network = channels_last(Student("efficientnet_b0_3d", 2))
+    assert all(parameter.is_contiguous() for parameter in network.parameters())
