@@ -1,18 +1,17 @@
 """Errors for studies that cannot be read, each with a stable code, and the policy that decides what follows from them.
 
-Libraries raise errors of many types, whose messages may quote values of the header, such as names. Therefore all
-errors are raised anew as one of these classes, with a message that names nobody.
+Messages of libraries may quote names from the header: every error is raised anew as one of these, which name nobody.
 """
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
 from monai_rd.nearest import did_you_mean
+from monai_rd.text import system_message
 
 __all__ = [
     "BadGeometryError",
@@ -31,6 +30,7 @@ __all__ = [
     "NoDicomError",
     "NoHounsfieldError",
     "NoRegionError",
+    "NoRoleError",
     "NoSeriesUidError",
     "NotAnImageError",
     "OutOfScopeError",
@@ -54,7 +54,6 @@ __all__ = [
     "count_codes",
     "original_error",
     "reading_files",
-    "system_message",
 ]
 
 
@@ -149,6 +148,12 @@ class NoRegionError(StudyError):
 
     code = "NO_REGION"
     tolerable = "the middle of the volume, and its row of the scores is flagged"
+
+
+class NoRoleError(StudyError):
+    """A study has no image for any role of the series rule, or the same image for several."""
+
+    code = "NO_ROLE"
 
 
 class OutOfScopeError(StudyError):
@@ -393,8 +398,3 @@ def reading_files() -> Iterator[None]:
             raise
         told = "Check rights, where links lead, and disk or network; or take it out of the data."
         raise UnreadableFileError(f"A file or folder cannot be read ({system_message(error)}). {told}") from None
-
-
-def system_message(error: OSError) -> str:
-    """Return the system's message of an error, such as "Permission denied", without the path."""
-    return os.strerror(error.errno) if error.errno is not None else type(error).__name__

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["comparable", "csv_of", "decode", "name_key", "name_of", "printable", "read_text"]
+__all__ = ["comparable", "csv_of", "decode", "name_key", "name_of", "printable", "read_text", "system_message"]
 
 _JOINERS = "\u200c\u200d"
 # Characters that begin a formula in a spreadsheet.
@@ -96,3 +97,8 @@ def _no_formula(cell: Any) -> Any:
 
 def _is_number(cell: str) -> bool:
     return re.fullmatch(r"[+-]?\d+([.,]\d+)?([eE][+-]?\d+)?", cell) is not None
+
+
+def system_message(error: OSError) -> str:
+    """Return the system's message of an error, such as "Permission denied", without the path."""
+    return os.strerror(error.errno) if error.errno is not None else type(error).__name__

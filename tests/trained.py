@@ -60,7 +60,7 @@ def trained_files(root: Path, **settings: Any) -> Path:
     """
     names = settings.get("class_names", ["clear", "opacity"])
     own = {"student": SMALL, "class_names": names, "multi_label": False, "windows": ["lung"]}
-    own |= {"image_size": 32, "slices": 2, "scope": None, **NO_VOLUME, **settings}
+    own |= {"image_size": 32, "slices": 2, "scope": None, "series_roles": None, **NO_VOLUME, **settings}
     (root / "models").mkdir()
     torch.manual_seed(0)
     torch.save(Student(own["student"], len(names)).state_dict(), root / "models" / "model.pt")

@@ -2,7 +2,8 @@
 
 Between loading and the last transform an item is a MONAI 2D image `[S * C, H, W]` whose channels are its slices (times
 windows or colours), so that MONAI's 2D transforms treat all slices of a study in the same way. The last transform makes
-the bag `[S, C, H, W]`; a single image is a bag of one slice.
+the bag `[S, C, H, W]`; a single image is a bag of one slice. The images of a study of several roles are a mapping from
+roles to images until resizing gives them one size; then `joined` makes one stack of them.
 
 Every volume is brought to one orientation: rows run from anterior to posterior, columns from the patient's right to
 left, slices from inferior to superior (an axial slice is then seen as radiologists see it and as figures print it).
@@ -10,6 +11,7 @@ left, slices from inferior to superior (an axial slice is then seen as radiologi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -24,7 +26,7 @@ from monai_rd.teacher_features import TEACHER_FEATURES
 from monai_rd.teacher_image import TEACHER_IMAGE
 from monai_rd.transforms.each import EachImaged
 
-__all__ = ["ChannelsToBagd", "SliceStackd", "bag_collate", "luminance"]
+__all__ = ["ChannelsToBagd", "SliceStackd", "bag_collate", "joined", "luminance"]
 
 
 class SliceStackd(EachImaged):
@@ -87,6 +89,23 @@ def _rgb(image: torch.Tensor) -> torch.Tensor:
     return image[:1].expand(3, *image.shape[1:]) if image.shape[0] in (1, 2) else image[:3]
 
 
+def joined(images: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Join the stacks `[S * C, H, W]` of a study's roles, one after the other.
+
+    A role with fewer slices is repeated to the number of the largest, so that the mean over all slices is the mean over
+    the roles. Values and `meta["intensity"]` are kept, with the metadata of the first role.
+
+    Raises:
+        ValueError: the number of slices of a role is no divisor of the largest.
+    """
+    stacks = list(images.values())
+    largest = max(map(len, stacks))
+    if any(largest % len(one) for one in stacks):
+        raise ValueError(f"roles of {[len(one) for one in stacks]} slices; give every volume the same number of slices")
+    stack = torch.cat([_repeated(one.as_subclass(torch.Tensor), largest) for one in stacks])
+    return MetaTensor(stack, meta=stacks[0].meta) if isinstance(stacks[0], MetaTensor) else stack
+
+
 def _as_long(features: Mapping[str, torch.Tensor], slices: int) -> dict[str, torch.Tensor]:
     """Repeat teacher features of slices to `slices` slices; vectors of the whole item stay as they are."""
     return {name: _repeated(part, slices) if part.dim() > 1 else part for name, part in features.items()}
@@ -135,23 +154,19 @@ class ChannelsToBagd(MapTransform):
 def bag_collate(items: Sequence[Mapping[str, Any]]) -> Any:
     """Collate items into a batch, as MONAI's `list_data_collate`, also where studies and single images are mixed.
 
-    In a mixed batch the slices (or windows, of volumes) of a smaller bag are repeated to the number of the largest,
-    which does not change their mean. The list of labels of a multi-label item becomes one row of `[B, classes]`.
+    In a mixed batch the slices (or windows, of volumes) of all bags are repeated to the least common multiple of their
+    numbers, which does not change their means. The list of labels of a multi-label item becomes one row of
+    `[B, classes]`.
 
     Args:
         items: items with an `image` each: slices `[S, 3, H, W]` or windows `[S, D, H, W]`.
-
-    Raises:
-        ValueError: the size of a bag is no divisor of the largest size.
     """
     sizes = {len(item["image"]) for item in items}
-    largest, shown = max(sizes), [name for name in ("image", TEACHER_IMAGE) if name in items[0]]
-    if any(largest % size for size in sizes):
-        raise ValueError(f"bags of {sorted(sizes)} slices in one batch; give every volume the same number of slices")
+    common, shown = math.lcm(*sizes), [name for name in ("image", TEACHER_IMAGE) if name in items[0]]
     if len(sizes) > 1:
-        items = [{**item, **{name: _repeated(item[name], largest) for name in shown}} for item in items]
+        items = [{**item, **{name: _repeated(item[name], common) for name in shown}} for item in items]
         if TEACHER_FEATURES in items[0]:
-            items = [{**item, TEACHER_FEATURES: _as_long(item[TEACHER_FEATURES], largest)} for item in items]
+            items = [{**item, TEACHER_FEATURES: _as_long(item[TEACHER_FEATURES], common)} for item in items]
     for name in shown:
         if len({type(item[name]) for item in items}) > 1:  # the black image of a `TolerantDataset` is of another type
             items = [{**item, name: item[name].as_subclass(torch.Tensor)} for item in items]

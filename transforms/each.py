@@ -1,4 +1,4 @@
-"""Base class of transforms that change each key of an item on its own."""
+"""Base class of transforms that change each key of an item on its own, and each image of a study of several roles."""
 
 from __future__ import annotations
 
@@ -13,12 +13,20 @@ __all__ = ["EachImaged"]
 
 
 class EachImaged(MapTransform):
-    """Apply `_transform` to every key of an item; the given item itself is not changed."""
+    """Apply `_transform` to every key of an item; the given item itself is not changed.
+
+    The value of a key is one image, or a mapping from roles to images, each of which is transformed on its own.
+    """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Transform every key of the item."""
-        return dict(data) | {key: self._transform(data[key]) for key in self.key_iterator(dict(data))}
+        return dict(data) | {key: self._each(data[key]) for key in self.key_iterator(dict(data))}
+
+    def _each(self, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {role: self._transform(one) for role, one in value.items()}
+        return self._transform(value)
 
     @abstractmethod
     def _transform(self, value: Any) -> MetaTensor:
-        """Return the transformed value of one key."""
+        """Return the transformed value of one image."""

@@ -74,7 +74,7 @@ class LoadImageOrSeriesd(LoadDicomSeriesd):
     The name contains "LoadImage" because MONAI Deploy loads images itself and removes transforms of such names.
 
     Args:
-        keys: keys of the item that hold paths, or lists of the files of one DICOM series.
+        keys: keys of the item that hold paths, or lists of the files of one DICOM series; or these by role.
         window: see `LoadDicomSeriesd`.
         policy: see `LoadDicomSeriesd`.
 

@@ -10,9 +10,10 @@ from monai.config import KeysCollection
 from monai.transforms import Compose, MapTransform, Resized, Transform
 
 from monai_rd.teacher_image import TEACHER_IMAGE
+from monai_rd.transforms.bag import joined
 from monai_rd.transforms.resampling import ResizeVolumed
 
-__all__ = ["ResizeForBothd", "Sizes", "chain", "resize"]
+__all__ = ["ResizeForBothd", "ResizeImaged", "Sizes", "chain", "resize"]
 
 
 @dataclass(frozen=True)
@@ -127,11 +128,34 @@ def resize(keys: KeysCollection, size: Sequence[int]) -> Transform:
 
     Args:
         keys: keys of the item to transform.
-        size: `[H, W]` (MONAI's `Resized`), or `[D, H, W']` (`ResizeVolumed`).
+        size: `[H, W]` (`ResizeImaged`), or `[D, H, W']` (`ResizeVolumed`).
     """
     if len(size) == 3:
         return ResizeVolumed(keys, list(size))
-    return Resized(keys, spatial_size=list(size), mode="bilinear", anti_aliasing=True)
+    return ResizeImaged(keys, spatial_size=list(size), mode="bilinear", anti_aliasing=True)
+
+
+class ResizeImaged(Resized):
+    """Resize images `[S * C, H, W]` by MONAI's `Resized`; the images of a study's roles become one stack (`joined`).
+
+    Args:
+        keys: key of the item to transform (one). The other arguments are those of `Resized`.
+
+    Example:
+        >>> import torch
+        >>> from monai_rd.transforms import ResizeImaged
+        >>> views = {"pa": torch.rand(1, 100, 90), "lateral": torch.rand(1, 80, 60)}
+        >>> ResizeImaged("image", spatial_size=[64, 64])({"image": views})["image"].shape
+        torch.Size([2, 64, 64])
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any], *args: Any, **kwargs: Any) -> dict[Hashable, Any]:
+        """Resize the image of the item; further arguments are passed on to `Resized`."""
+        (key,) = self.keys
+        if not isinstance(data[key], Mapping):
+            return dict(super().__call__(data, *args, **kwargs))
+        parts = {role: super(ResizeImaged, self).__call__({key: one})[key] for role, one in data[key].items()}
+        return {**data, key: joined(parts)}
 
 
 class ResizeForBothd(MapTransform):
@@ -162,8 +186,12 @@ class ResizeForBothd(MapTransform):
         """Resize the image of the item."""
         item, image = dict(data), data[self._key]
         if self._teacher is not None:
-            item = self._teacher({**item, TEACHER_IMAGE: image.clone()})
-        elif list(image.shape[1:]) == self._size:  # a cached view already has its size; resizing would cost time
+            several = isinstance(image, Mapping)
+            copy = {role: one.clone() for role, one in image.items()} if several else image.clone()
+            item = self._teacher({**item, TEACHER_IMAGE: copy})
+        elif (
+            not isinstance(image, Mapping) and list(image.shape[1:]) == self._size
+        ):  # a cached view already has its size; resizing would cost time
             return item
         return dict(self._student(item))
 

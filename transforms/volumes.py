@@ -65,7 +65,7 @@ class VolumeViewd(MapTransform):
             `flags` if it has them (a training's items do not).
 
     Raises:
-        ValueError: an unknown region, `sizes` of 2D networks, or another shape.
+        ValueError: an unknown region, `sizes` of 2D networks, another shape, or a study of several roles.
         UnsupportedImageError: a single image, or pictures, which have no size in mm.
         ThickSlicesError: along one axis the voxels are more than 3 times as long as those of the result.
         SmallFieldError: the volume covers less than half of the field along one axis.
@@ -101,6 +101,8 @@ class VolumeViewd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Transform the item."""
         item = dict(data)
+        if any(isinstance(item[key], Mapping) for key in self.keys):
+            raise ValueError("a 3D student does not take studies of several roles: take a 2D student, or no roles")
         flags = [item["flags"]] if item.get("flags") else []
         for key in self.key_iterator(item):
             item[key], problems = self._windows(item[key])

@@ -7,7 +7,7 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -98,6 +98,13 @@ def _hash(source: Source) -> _Hashed:
     return _Hashed(key, stamp, newest < began - _YOUNG)
 
 
+def _arranged(source: Source) -> str:
+    """Return what else than its files an item's key depends on: frames, and the files of each role."""
+    if isinstance(source, Mapping):
+        return str([(role, _stamp(one)[0], _arranged(one)) for role, one in source.items()])
+    return str(getattr(source, "frames", None) or "")
+
+
 def _stamp(source: Source) -> tuple[bytes, int]:
     """Return a hash of the stat values of all files of an item, which changes with them, and their newest time in ns.
 
@@ -109,5 +116,5 @@ def _stamp(source: Source) -> tuple[bytes, int]:
     except OSError:
         return b"", 0
     each = sorted((one.st_dev, one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns) for one in stats)
-    text = f"{'file' if isinstance(found, Path) else 'files'} {each}{getattr(source, 'frames', None) or ''}"
+    text = f"{'file' if isinstance(found, Path) else 'files'} {each}{_arranged(source)}"
     return hashlib.sha256(text.encode()).digest(), max((max(one[3:]) for one in each), default=0)

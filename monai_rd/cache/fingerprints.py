@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["READING", "Source", "describe", "files_of", "fingerprint", "item_key", "transforms_fingerprint"]
 
-Source = str | Path | Sequence[str]
+Source = str | Path | Sequence[str] | Mapping[str, "str | Path | Sequence[str]"]
 
 _PACKAGE = __name__.partition(".")[0]
 
@@ -167,12 +167,15 @@ def item_key(source: Source) -> str:
     """Return a SHA-256 (64 hex digits) of an item's image, which depends only on the bytes of its files.
 
     Args:
-        source: a file, a folder, or a list of the files of one series. The order of the files does not matter; the
-            selection of their frames does.
+        source: a file, a folder, or a list of the files of one series; or these by role. The order of the files does
+            not matter; the selection of their frames does, and the role of each.
 
     Raises:
         UnreadableFileError: a file cannot be read.
     """
+    if isinstance(source, Mapping):
+        named = (f"{role} {item_key(one)}" for role, one in source.items())
+        return hashlib.sha256("\n".join(named).encode()).hexdigest()
     with reading_files():
         found = files_of(source)
         if isinstance(found, Path):
@@ -184,6 +187,9 @@ def item_key(source: Source) -> str:
 
 def files_of(source: Source) -> Path | list[Path]:
     """Return the file of an item, or all its files; for a header with a separate file of voxels, both."""
+    if isinstance(source, Mapping):
+        found = (files_of(one) for one in source.values())
+        return [file for own in found for file in ([own] if isinstance(own, Path) else own)]
     if not isinstance(source, (str, Path)):
         return [Path(one) for one in source]
     path = Path(source)

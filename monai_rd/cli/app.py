@@ -24,10 +24,9 @@ from monai_rd.cli import (
     teachers,
 )
 from monai_rd.cli import students as student_table
-from monai_rd.errors import system_message
 from monai_rd.files import error_text, no_room
 from monai_rd.streams import make_streams_robust
-from monai_rd.text import printable
+from monai_rd.text import printable, system_message
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command()(index.index)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from monai_rd.datasets import sources
 from monai_rd.datasets.json_list import from_json
@@ -71,7 +72,7 @@ def collect(
     class_names: Sequence[str] | None,
     num_classes: int | None,
     policy: Mapping[str, str] | None,
-    series_rule: Mapping[str, str] | None,
+    series_rule: Mapping[str, Any] | None,
     key: bytes | None,
     unlabelled: Sequence[str | os.PathLike[str]] = (),
 ) -> Collected:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from monai_rd.datasets.collecting import Collected, collect, names_file
 from monai_rd.datasets.lists import DataList, write_datalist
@@ -29,7 +30,7 @@ def make_datalist(
     num_classes: int | None = None,
     seed: int = 0,
     policy: Mapping[str, str] | None = None,
-    series_rule: Mapping[str, str] | None = None,
+    series_rule: Mapping[str, Any] | None = None,
     key: bytes | None = None,
     unlabelled: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
@@ -41,13 +42,13 @@ def make_datalist(
     or DICOM series for each class, either directly in the folder or in `train`, `val` and `test`.
 
     - Sheet (CSV, Excel): the column `label`, and one of `image` (file or series folder, relative to `dataset_dir`),
-      `series` (a SeriesInstanceUID found below it), `patient` (a PatientID found below it; `series_rule` chooses among
-      the patient's series, by default the one with the most slices). Optional: `patient`, `lesion`, `split` (training,
-      validation, test), and `sex`, `age` (years), `scanner`, `site` for results by group. The list is multi-label if
-      any cell of `label` holds several names separated by `|`, or if there is a column of 0 and 1 for each of
-      `class_names` in place of `label`; then an empty cell, "none" and "No Finding" mean no class.
+      `series` (a SeriesInstanceUID found below it), `study` (a StudyInstanceUID), `patient` (a PatientID found below
+      it; `series_rule` chooses among the series, by default the one with the most slices). Optional: `patient`,
+      `lesion`, `split` (training, validation, test), and `sex`, `age` (years), `scanner`, `site` for results by group.
+      The list is multi-label if any cell of `label` holds several names separated by `|`, or if there is a column of 0
+      and 1 for each of `class_names` in place of `label`; then an empty cell, "none" and "No Finding" mean no class.
     - JSON: MONAI's data list, `{"training": [{"image": ..., "label": ...}], "validation": [...], "test": [...]}`;
-      instead of `image` an item may have `series` or `sha256`, as `write_datalist` writes them. With
+      instead of `image` an item may have `series`, `study` or `sha256`, as `write_datalist` writes them. With
       `"multi_label": true` labels are lists of class indices or names.
 
     A source without splits is split 4:1 into development and test, and development 4:1 into training and validation:
@@ -66,7 +67,8 @@ def make_datalist(
         num_classes: expected number of classes; None accepts any.
         seed: seed of the split.
         policy: how to handle DICOM series that cannot be read, see `Policy`.
-        series_rule: which DICOM series to take where there are several, see `SeriesRule`.
+        series_rule: which DICOM series to take where there are several, see `SeriesRule`; with roles each study is one
+            item.
         key: key of the patient pseudonyms, see `project_key`; None makes one for this call.
         unlabelled: a folder or list of unlabelled images, or several. The data list itself may be among them: its rows
             without a label are then unlabelled images instead of an error.
@@ -131,7 +133,7 @@ def labelled_studies(
     data_list: str | os.PathLike[str] | None = None,
     class_names: Sequence[str] | None = None,
     policy: Mapping[str, str] | None = None,
-    series_rule: Mapping[str, str] | None = None,
+    series_rule: Mapping[str, Any] | None = None,
 ) -> Studies:
     """Return the labelled studies to evaluate a trained student on: the test split where the data set has splits.
 
@@ -173,7 +175,7 @@ def make_folds(
     class_names: Sequence[str] | None = None,
     seed: int = 0,
     policy: Mapping[str, str] | None = None,
-    series_rule: Mapping[str, str] | None = None,
+    series_rule: Mapping[str, Any] | None = None,
     key: bytes | None = None,
 ) -> list[DataList]:
     """Make the data lists of a k-fold cross-validation; splits that the source defines are ignored.

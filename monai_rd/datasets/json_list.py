@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,15 @@ from monai_rd.text import name_of, read_text
 __all__ = ["from_json", "unlabelled_of_json"]
 
 _KEYS = frozenset(
-    (*SPLITS, UNLABELLED, *("class_names", "multi_label", "image", "series", "sop", "sha256", "label", "patient"))
+    (
+        *SPLITS,
+        UNLABELLED,
+        *("class_names", "multi_label", "image", "series", "sop", "study", "roles", "sha256", "label", "patient"),
+    )
 )
+
+_NAMING = frozenset(("image", "series", "study", "sha256"))  # what names an image
+_NAMED = "'image', 'series', 'study', 'sha256'"
 
 
 def from_json(path: Path, reading: Reading, class_names: Sequence[str] | None, problems: Problems) -> Found:
@@ -43,8 +50,8 @@ def from_json(path: Path, reading: Reading, class_names: Sequence[str] | None, p
     splits: list[str] = []
     found = Found(splits=splits, class_names=names, multi_label=content.get("multi_label") is True)
     for row, (split, entry) in enumerate(((s, e) for s in SPLITS for e in content[s]), start=1):
-        if not isinstance(entry, dict) or "label" not in entry or not {"image", "series", "sha256"} & set(entry):
-            problems.add("needs 'label' and one of 'image', 'series', 'sha256'", row)
+        if not isinstance(entry, dict) or "label" not in entry or not _NAMING & set(entry):
+            problems.add(f"needs 'label' and one of {_NAMED}", row)
             continue
         label = _label(entry["label"], found, row, problems)
         items = _items(entry, reading, row, problems)
@@ -73,17 +80,17 @@ def unlabelled_of_json(path: Path, reading: Reading, problems: Problems) -> list
         raise DataListError(f"{path.name} needs the list {UNLABELLED}, of {{'image': ...}}")
     items: list[Item] = []
     for row, entry in enumerate(entries, start=1):
-        if isinstance(entry, dict) and {"image", "series", "sha256"} & set(entry):
+        if isinstance(entry, dict) and _NAMING & set(entry):
             items += _items(entry, reading, row, problems)
         else:
-            problems.add("needs one of 'image', 'series', 'sha256'", row)
+            problems.add(f"needs one of {_NAMED}", row)
     reading.advise(problems)
     return items
 
 
 def _items(entry: Mapping[str, Any], reading: Reading, row: int, problems: Problems) -> list[Item]:
     """Return the items that an entry names, without their label."""
-    texts = ("image", "series", "series_volume", "sop", "sha256")
+    texts = ("image", "series", "series_volume", "sop", "study", "sha256")
     wrong = [name for name in texts if not isinstance(entry.get(name, ""), str)]
     for name in wrong:
         problems.add(f"'{name}' is {kind_of(entry[name])}: give a text", row)
@@ -93,6 +100,8 @@ def _items(entry: Mapping[str, Any], reading: Reading, row: int, problems: Probl
         items = reading.picture_of_uid(entry["series"], entry["sop"], row, problems)
     elif "series" in entry:
         items = reading.series_of_uid(entry["series"], row, problems, entry.get("series_volume", ""))
+    elif "study" in entry:
+        items = _of_study(entry, reading, row, problems)
     elif "sha256" in entry:
         items = reading.with_hash(entry["sha256"], row, problems)
     else:
@@ -100,6 +109,19 @@ def _items(entry: Mapping[str, Any], reading: Reading, row: int, problems: Probl
     patient = _patient(entry.get("patient"), reading.key, row, problems)
     more: Item = {"patient": patient} if patient else {}
     return [item | more | groups_of(entry, row, problems) for item in items]
+
+
+def _of_study(entry: Mapping[str, Any], reading: Reading, row: int, problems: Problems) -> list[Item]:
+    """Return the items of a study; if the entry names its roles, the series rule must give the same ones."""
+    items = reading.series_of_study(entry["study"], row, problems)
+    if "roles" in entry and any(entry["roles"] != list(_roles_of(item)) for item in items):
+        problems.add("has other 'roles' by the series rule: give the --series_rule that the list was made with", row)
+        return []
+    return items
+
+
+def _roles_of(item: Item) -> Iterable[str]:
+    return item["image"] if isinstance(item["image"], Mapping) else ()
 
 
 def _json(path: Path) -> Any:

@@ -124,8 +124,10 @@ class DataList:
         root = os.path.commonpath([os.path.dirname(os.path.abspath(one)) for one in files]) if files else ""
 
         def named(item: Item) -> str:
-            image = item["image"] if isinstance(item["image"], str) else item["image"][0]
-            name = item.get("id") or Path(os.path.relpath(os.path.abspath(image), root)).as_posix()
+            name = item.get("id") or ""
+            if not name:
+                image = item["image"] if isinstance(item["image"], str) else item["image"][0]
+                name = Path(os.path.relpath(os.path.abspath(image), root)).as_posix()
             return hashlib.sha256(os.fsencode(name)).hexdigest()[:12]
 
         def label(item: Item) -> str:
@@ -177,10 +179,11 @@ def write_datalist(
     """Write a data list as MONAI's JSON, atomically.
 
     An image or volume file is written as `image`, its path relative to `dataset_dir`. DICOM is written as `series` by
-    its UIDs (with `sop` for a single picture, `series_volume` for one of several volumes), because export folders are
-    often named after patients. For the same reason a file whose path contains its patient's ID is written as the
-    `sha256` of its content. Patients are pseudonyms. A multi-label list has `"multi_label": true`; its labels are lists
-    of class indices. Unlabelled items are written under "unlabeled", as MONAI spells it.
+    its UIDs (with `sop` for a single picture, `series_volume` for one of several volumes), a study of several roles as
+    `study` with its `roles`, because export folders are often named after patients. For the same reason a file whose
+    path contains its patient's ID is written as the `sha256` of its content. Patients are pseudonyms. A multi-label
+    list has `"multi_label": true`; its labels are lists of class indices. Unlabelled items are written under
+    "unlabeled", as MONAI spells it.
 
     Args:
         made: the lists.
@@ -206,6 +209,8 @@ def _label(item: Item, made: DataList) -> dict[str, Any]:
 def _entry(item: Item, root: Path, key: bytes) -> dict[str, Any]:
     told: dict[str, Any] = dict(item)
     entry = {name: told[name] for name in ("label", "patient", *GROUPS) if told.get(name, "") != ""}
+    if isinstance(item["image"], Mapping):
+        return {"study": item["study"], "roles": list(item["image"]), **entry}
     if item["series"]:
         if item["volume"]:
             return {"series": item["series"], "series_volume": item["volume"], **entry}

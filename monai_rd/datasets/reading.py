@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,8 +11,16 @@ from pathlib import Path
 
 from monai_rd.datasets.near_matches import near_ids, near_paths, would_match
 from monai_rd.datasets.problems import Problems
-from monai_rd.datasets.studies import Item, id_of_file, item_of_file, item_of_image, items_of_series, reason_unread
-from monai_rd.dicom import SeriesInfo, SeriesRule, choose_series, index_dicom, is_dicom
+from monai_rd.datasets.studies import (
+    Item,
+    id_of_file,
+    item_of_file,
+    item_of_image,
+    item_of_study,
+    items_of_series,
+    reason_unread,
+)
+from monai_rd.dicom import RoleRule, SeriesInfo, SeriesRule, choose_roles, choose_series, index_dicom, is_dicom
 from monai_rd.dicom.values import known_uid_of
 from monai_rd.errors import NoDicomError, Policy, StudyError, count_codes
 from monai_rd.files import READ_SUFFIXES, sha256
@@ -104,6 +112,13 @@ class Reading:
         return found
 
     @cached_property
+    def _by_study(self) -> dict[str, list[SeriesInfo]]:
+        found: dict[str, list[SeriesInfo]] = {}
+        for one in self.series:
+            found.setdefault(one.study_uid, []).append(one)
+        return found
+
+    @cached_property
     def _by_folder(self) -> dict[Path, list[SeriesInfo]]:
         found: dict[Path, list[SeriesInfo]] = {}
         for one in self.series:
@@ -133,6 +148,8 @@ class Reading:
 
     def series_of_uid(self, uid: str, row: int, problems: Problems, volume: str = "") -> list[Item]:
         """Return the items of a series; if it has several volumes, those of the volume named or chosen by the rule."""
+        if self._needs_studies(row, problems):
+            return []
         found = self._of_uid(uid)
         if not found:
             self._no_series[row] = uid
@@ -156,6 +173,21 @@ class Reading:
             problems.add(f"{_volumes_of(found)}: name one as 'series_volume', or set a series rule", row)
             return []
         return self._by_rule(found, row, problems, "the series")
+
+    def series_of_study(self, uid: str, row: int, problems: Problems) -> list[Item]:
+        """Return the items of the study's series that the rule chooses; the item of the study if the rule has roles."""
+        found = self._by_study.get(uid) or self._by_study.get(known_uid_of(uid), [])
+        if not uid or not found:
+            problems.add("no DICOM series with this StudyInstanceUID below dataset_dir", row)
+            return []
+        return self._by_rule(found, row, problems, "this study")
+
+    def _needs_studies(self, row: int, problems: Problems) -> bool:
+        """Record a problem for a row that names a single image although the rule has roles."""
+        roles = self.rule is not None and self.rule.roles is not None
+        if roles:
+            problems.add("names one image, but the series rule has roles: name the study, the patient or a folder", row)
+        return roles
 
     def series_of_patient(self, patient: str, row: int, problems: Problems) -> list[Item]:
         """Return the items of the patient's series that the rule chooses."""
@@ -196,7 +228,9 @@ class Reading:
         """Record what would make rows without a match find one (see `near_matches`), without quoting their values."""
         studies = {one.study_uid for one in self.series} if self._no_series else set()
         uids = near_ids(self._no_series.values(), self._by_uid.__contains__) if self._no_series else {}
-        uids |= dict.fromkeys(studies.intersection(self._no_series.values()), "as a StudyInstanceUID: give the series")
+        uids |= dict.fromkeys(
+            studies.intersection(self._no_series.values()), "as a StudyInstanceUID: name it as 'study'"
+        )
         patients = near_ids(self._no_patient.values(), lambda one: patient_pseudonym(one, self.key) in self._by_patient)
         paths = near_paths(self._no_path.values(), self._relative_paths()) if self._no_path else {}
         for found, rows in ((uids, self._no_series), (patients, self._no_patient), (paths, self._no_path)):
@@ -209,7 +243,9 @@ class Reading:
         return [path.as_posix() for path in {*files, *(parent for file in files for parent in file.parents)}]
 
     def _by_rule(self, found: Sequence[SeriesInfo], row: int, problems: Problems, where: str) -> list[Item]:
-        """Return the items of the series that the rule chooses."""
+        """Return the items of the series or, if the rule has roles, of the studies that the rule chooses."""
+        if self.rule is not None and self.rule.roles is not None:
+            return self._by_roles(found, self.rule.roles, row, problems, where)
         chosen = choose_series(found, self.rule or SeriesRule(), self.policy)
         self.offered |= {one.id for one in found}
         self.chosen |= {one.id for one in chosen}
@@ -218,8 +254,26 @@ class Reading:
             problems.add(f"no series of {where} fits the rule and can be read{f' ({codes})' if codes else ''}", row)
         return [item for one in chosen for item in items_of_series(one)]
 
+    def _by_roles(
+        self, found: Sequence[SeriesInfo], roles: Mapping[str, RoleRule], row: int, problems: Problems, where: str
+    ) -> list[Item]:
+        """Return the items of the studies; what cannot be read is no missing role, and is treated by the policy."""
+        studies = choose_roles(found, roles, self.policy)
+        fit = (one for one in found if any(rule.accepts(one) for rule in roles.values()))
+        for problem in (*(one.problem(self.policy) for one in fit), *(study.problem for study in studies)):
+            if problem is not None:
+                self._refuse(problem, row, problems)
+        usable = [study for study in studies if study.problem is None]
+        self.offered |= {one.id for one in found}
+        self.chosen |= {one.id for study in usable for one, _ in study.images.values()}
+        if not studies:
+            problems.add(f"no series of {where} can be read", row)
+        return [item_of_study(study) for study in usable]
+
     def with_hash(self, digest: str, row: int, problems: Problems) -> list[Item]:
         """Return the item of the file whose content has this SHA-256."""
+        if self._needs_studies(row, problems):
+            return []
         if digest not in self._by_hash:
             problems.add("no file with this sha256 below dataset_dir", row)
             return []
@@ -227,6 +281,8 @@ class Reading:
 
     def picture_of_uid(self, uid: str, sop_uid: str, row: int, problems: Problems) -> list[Item]:
         """Return the item of one file of a series, by the UIDs of both."""
+        if self._needs_studies(row, problems):
+            return []
         wanted = (sop_uid, known_uid_of(sop_uid))
         for one in self._of_uid(uid):
             for number in range(len(one.files)):
@@ -237,6 +293,8 @@ class Reading:
 
     def _one_file(self, path: Path, row: int, problems: Problems) -> list[Item]:
         """Return the item of one file; for DICOM that is a picture, a multi-frame volume, or the single slice named."""
+        if self._needs_studies(row, problems):
+            return []
         if not is_dicom(path):
             reason = reason_unread(path)
             if reason is not None:

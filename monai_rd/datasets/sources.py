@@ -37,11 +37,14 @@ _COLUMNS = {
     "filepath": "image",
     "seriesinstanceuid": "series",
     "seriesuid": "series",
+    "studyinstanceuid": "study",
+    "studyuid": "study",
     "seriesvolume": "series_volume",
     "patientid": "patient",
     "lesionid": "lesion",
     "class": "label",
 }
+_SOURCES = "'image', 'series' (SeriesInstanceUID), 'study' (StudyInstanceUID), 'patient' (PatientID)"
 _KNOWN = frozenset((*_COLUMNS.values(), "split", *GROUPS))
 
 # ------------------------------------------------------------------------------------------------------- sheets
@@ -54,7 +57,7 @@ def from_sheet(
     problems: Problems,
     labels_may_miss: bool = False,
 ) -> Found:
-    """Read a CSV or Excel sheet; a row names its image by `image`, else by `series`, else by `patient`.
+    """Read a CSV or Excel sheet; a row names its image by `image`, else by `series`, `study` or `patient`.
 
     The sheet is multi-label if any label cell holds several names separated by `|`, or if there is a column of 0 and 1
     for each of `class_names` in place of `label`. With `labels_may_miss`, rows without a label are skipped, unless the
@@ -71,9 +74,8 @@ def from_sheet(
         has = f"{table.shape[1]} columns, of which are known: {', '.join(known) or 'none'}"
         has = f"more than one column of {', '.join(twice)}" if twice else has
         raise DataListError(
-            f"the sheet needs the columns 'label' and one of 'image', 'series' (SeriesInstanceUID), 'patient' "
-            f"(PatientID), it has: {has}. Where each class has a column of 0 and 1 of its own instead of 'label', name "
-            "the classes (class_names, on the console --class-names)"
+            f"the sheet needs the columns 'label' and one of {_SOURCES}, it has: {has}. Where each class has a column "
+            "of 0 and 1 of its own instead of 'label', name the classes (class_names, on the console --class-names)"
         )
     multi_label = indicators or any(SEPARATOR in cell for cell in table["label"])
     used = {*sources, "series_volume", "label", "lesion", "split", *GROUPS, *(columns.values() if indicators else ())}
@@ -121,10 +123,7 @@ def unlabelled_of_sheet(
     table, sources, twice = _table(path)
     if twice or not sources:
         has = f"more than one column of {', '.join(twice)}" if twice else "none of them"
-        raise DataListError(
-            f"the sheet needs one of the columns 'image', 'series' (SeriesInstanceUID), 'patient' (PatientID); it has "
-            f"{has}"
-        )
+        raise DataListError(f"the sheet needs one of the columns {_SOURCES}; it has {has}")
     used = {*sources, "series_volume", "label", "split", *GROUPS}
     items: list[Item] = []
     for row, record in zip(table.index, table.to_dict("records"), strict=True):
@@ -141,7 +140,7 @@ def _table(path: Path) -> tuple[pd.DataFrame, list[str], list[str]]:
     table = read_table(path)
     table.columns = pd.Index([_column(str(name)) for name in table.columns])
     twice = sorted({name for name in table if name in _KNOWN and list(table.columns).count(name) > 1})
-    return table, [column for column in ("image", "series", "patient") if column in table], twice
+    return table, [column for column in ("image", "series", "study", "patient") if column in table], twice
 
 
 def _cells(record: Mapping[Any, str], used: Container[str], row: int, problems: Problems) -> dict[str, str]:
@@ -166,8 +165,12 @@ def _located(
         problems.add("no patient", row)
     if cells.get("image") or sources == ["image"]:
         items = reading.at_path(cells["image"], row, problems)
-    elif cells.get("series") or sources[-1] != "patient":
+    elif cells.get("study") and not cells.get("series"):
+        items = reading.series_of_study(cells["study"], row, problems)
+    elif cells.get("series") or not {"study", "patient"} & set(sources):
         items = reading.series_of_uid(cells.get("series", ""), row, problems, cells.get("series_volume", ""))
+    elif "patient" not in told:
+        items = reading.series_of_study("", row, problems)
     elif told["patient"]:
         items = reading.series_of_patient(told["patient"], row, problems)
     else:
@@ -278,7 +281,6 @@ def _of_class(folder: Path, reading: Reading, class_names: Sequence[str] | None)
             raise DataListError(f"the folder {name!r} is not among the class names: is {meant[0]!r} meant? Rename it")
         logger.warning("data: a folder that is none of the classes named is not read")
         return []
-    rule: Mapping[str, Any] | None = None if reading.rule is None else vars(reading.rule)
-    studies = find_studies(folder, False, reading.policy.actions, rule, reading.key, labelled=True)
+    studies = find_studies(folder, False, reading.policy.actions, reading.rule, reading.key, labelled=True)
     reading.left_out += studies.problems
     return [item | {"label": name} for item in studies.items]

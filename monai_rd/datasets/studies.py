@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, TypedDict, cast
 
 from monai_rd.datasets.problems import DataListError
-from monai_rd.dicom import SeriesInfo, SeriesRule, choose_series, index_dicom
+from monai_rd.dicom import SeriesInfo, SeriesRule, StudyImages, choose_roles, choose_series, index_dicom
+from monai_rd.dicom.frames import SeriesFiles
 from monai_rd.dicom.media import is_directory_name
 from monai_rd.errors import (
     NoDicomError,
+    NoRoleError,
     Policy,
     StudyError,
     UnreadableFileError,
@@ -39,6 +41,7 @@ __all__ = [
     "images_among",
     "item_of_file",
     "item_of_image",
+    "item_of_study",
     "items_of_series",
     "reason_unread",
 ]
@@ -52,10 +55,10 @@ _CONVERT = f"Unpack it or convert it to one of {', '.join(READ_SUFFIXES)}; or ta
 class Item(TypedDict, total=False):
     """The keys of an item of a data list; all are optional."""
 
-    image: Any  # path of a file, or the paths of a DICOM series, in order
+    image: Any  # path of a file, or the paths of a DICOM series, in order; or these by role
     label: Any  # class name while lists are read, then class index; multi-label: floats `[classes]`
     id: str  # DICOM UID, or an ID made from the file's content; holds no patient data
-    series: str  # SeriesInstanceUID
+    series: str  # SeriesInstanceUID; of several roles joined by "|"
     volume: str  # which volume, if the series has several
     study: str  # StudyInstanceUID
     patient: str  # pseudonym
@@ -84,6 +87,9 @@ class Studies:
       and `NUMBER-HASH` for any other file: its position in the sorted list of the folder's files, from 1, and the start
       of its content's SHA-256 (`NUMBER-closed` where it cannot be opened).
     - `series` and `study` are the SeriesInstanceUID and StudyInstanceUID of DICOM, else "".
+    - Of a study of several roles (see `SeriesRule`), `image` is a mapping from the roles that it has to their files,
+      `id` the StudyInstanceUID, and `series` the SeriesInstanceUIDs joined by "|". Other keys are "" where the images
+      differ.
     - `volume` names the volume where a series holds several, and is then part of `id`; else it is "".
     - `patient` must not be divided between splits: the patient's pseudonym, or the hash of the file, equal for copies.
     - Further keys (`ABOUT`): modality, orientation, body part, sex, age, scanner and site; "" where unknown.
@@ -140,9 +146,33 @@ def reason_unread(path: Path) -> StudyError | None:
 def files_of_item(item: Mapping[str, Any]) -> tuple[Path, ...]:
     """Return the files of an item; for one of several volumes in multi-frame files, its `SeriesFiles`."""
     source = item["image"]
+    if isinstance(source, Mapping):
+        return _joined([files_of_item({"image": one}) for one in source.values()])
     if isinstance(source, tuple):
         return source
     return tuple(Path(file) for file in (source if isinstance(source, list) else [source]))
+
+
+def _joined(parts: Sequence[tuple[Path, ...]]) -> tuple[Path, ...]:
+    """Return the files of several images; see `SeriesFiles` for their frames."""
+    files = [file for part in parts for file in part]
+    each = [own for part in parts for own in getattr(part, "frames", ()) or [()] * len(part)]
+    return SeriesFiles(files, each if any(each) else ())
+
+
+def item_of_study(found: StudyImages) -> Item:
+    """Return the item of a study of several roles."""
+    parts = {
+        role: items_of_series(one)[0] if number is None else item_of_file(one, number)
+        for role, (one, number) in found.images.items()
+    }
+    told: dict[str, Any] = {
+        name: values.pop() if len(values := {cast(Any, part)[name] for part in parts.values()}) == 1 else ""
+        for name in ("study", "patient", *ABOUT)
+    }
+    series = "|".join(dict.fromkeys(part["series"] for part in parts.values()))
+    images = {role: part["image"] for role, part in parts.items()}
+    return cast(Item, {"image": images, "id": found.study_uid, "series": series, "volume": "", **told})
 
 
 def items_of_series(one: SeriesInfo) -> list[Item]:
@@ -175,7 +205,7 @@ def find_studies(
     folder: str | os.PathLike[str],
     empty_is_error: bool = True,
     policy: Mapping[str, str] | None = None,
-    series_rule: Mapping[str, str] | None = None,
+    series_rule: SeriesRule | Mapping[str, Any] | None = None,
     key: bytes | None = None,
     labelled: bool = False,
 ) -> Studies:
@@ -185,7 +215,8 @@ def find_studies(
         folder: the folder to search, nested and mixed content included; or a DICOMDIR, whose series are taken.
         empty_is_error: whether to raise an error if nothing is found.
         policy: how to handle series that cannot be read, see `Policy`.
-        series_rule: which DICOM series to take, see `SeriesRule`; None takes all. The choice is logged.
+        series_rule: which DICOM series to take, see `SeriesRule`; None takes all. The choice is logged. With roles,
+            files other than DICOM are problems.
         key: key of the patient pseudonyms, see `index_dicom`.
         labelled: whether all content shares a label. If so, files that cannot be opened, damaged DICOM files and images
             in unsupported formats are counted as problems, so that nobody trains on the rest without noticing.
@@ -208,11 +239,20 @@ def find_studies(
         series = []
     of_series = {file for one in series for file in one.files}
     files = sorted({*images_among(path for path in walk(root).files if path not in of_series), *unread})
-    actions = Policy(policy)
+    actions, rule = Policy(policy), SeriesRule.of(series_rule)
     problems: list[StudyError] = [problem for one in series if (problem := one.problem(actions)) is not None]
     if labelled:
         files, left = _readable(files, {*unread})
         problems += left
+    studies: list[StudyImages] = []
+    if rule is not None and rule.roles is not None:
+        studies = choose_roles(series, rule.roles, actions)
+        problems += [one.problem for one in studies if one.problem is not None]
+        files, without = (
+            [path for path in files if path in {*unread}],
+            [path for path in files if path not in {*unread}],
+        )
+        problems += [_without_role(path, number) for number, path in enumerate(without, start=1)]
     items: list[Item] = [
         item_of_image(path) | {"id": file_id(digest, number), "patient": digest}
         for number, path in enumerate(files, start=1)
@@ -225,8 +265,12 @@ def find_studies(
             f"{_counted(refused)} cannot be read ({count_codes(one.code for one in refused)}). Mend or remove them, or "
             'let the policy leave them out, by code or all with {"default": "skip"}:' + listed
         )
-    rule = SeriesRule.of(series_rule)
-    if rule is not None:
+    if rule is not None and rule.roles is not None:
+        usable = [one for one in studies if one.problem is None]
+        logger.info("studies: %d of %d taken (%s)", len(usable), len(studies), rule)
+        items += map(item_of_study, usable)
+        chosen = []
+    elif rule is not None:
         chosen = choose_series(series, rule, actions)
         logger.info("series: %d of %d taken (%s)", len(chosen), len(series), rule)
     else:
@@ -258,6 +302,12 @@ def images_among(files: Iterable[Path]) -> list[Path]:
         with suppress(OSError, ValueError):  # loading the file reports what is wrong
             beside.add(data_file(path))
     return [path for path in found if path not in beside]
+
+
+def _without_role(path: Path, number: int) -> NoRoleError:
+    problem = NoRoleError("A file other than DICOM does not tell its study and its view. Leave the roles out.")
+    problem.study_id = file_id(known_hash(path), number)
+    return problem
 
 
 def _readable(files: Iterable[Path], unread: Container[Path]) -> tuple[list[Path], list[StudyError]]:

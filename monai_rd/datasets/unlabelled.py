@@ -12,7 +12,6 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from monai_rd.datasets.json_list import unlabelled_of_json
 from monai_rd.datasets.lists import DataList, parts_of_path
@@ -52,10 +51,9 @@ def find_unlabelled(
     for source in sources:
         path = Path(source)
         if path.is_dir():
-            rule: Mapping[str, Any] | None = None if reading.rule is None else vars(reading.rule)
             # Archives also hold studies that cannot be read; those left out are counted in the log.
             policy = {"default": "skip", **reading.policy.actions}
-            found += find_studies(path, policy=policy, series_rule=rule, key=reading.key).items
+            found += find_studies(path, policy=policy, series_rule=reading.rule, key=reading.key).items
         elif path.is_file():
             problems = Problems("item" if path.suffix.lower() == ".json" else "row")
             if path.suffix.lower() == ".json":
@@ -83,11 +81,13 @@ def exclude_leaks(items: Sequence[Item], made: DataList, key: bytes, cache_dir: 
         The remaining items, with the label `NO_LABEL`.
 
     Raises:
-        DataListError: no item is left.
+        DataListError: no item is left, or there are studies of several roles.
         OSError: the folder cannot be used.
     """
     if not items:
         return []
+    if any(isinstance(item["image"], Mapping) for item in (*items, *made.training, *made.validation, *made.test)):
+        raise DataListError("unlabelled images are not combined with studies of several roles: leave out --unlabelled")
     from monai_rd.cache.file_hashes import HASHES_FILE, item_keys  # imports torch, which takes seconds
 
     why: Counter[str] = Counter()

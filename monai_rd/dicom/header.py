@@ -99,6 +99,8 @@ class Header:
         origin: patient group and origin.
         no_hounsfield: why a CT has no Hounsfield units, None if it has.
         problem: why this file cannot be read, whatever other files the series has, else None.
+        view: ``ViewPosition``, after ``ImageLaterality`` (or ``Laterality``) if that is R, L or B; for rules to search,
+            it must not be shown or written.
         unnamed: the file has no SeriesInstanceUID, and ``series_uid`` is a substitute, see `unnamed.named`.
     """
 
@@ -125,6 +127,7 @@ class Header:
     no_hounsfield: str | None
     problem: DicomSeriesError | None
     series_number: str
+    view: str = field(default="", repr=False)
     unnamed: bool = False
 
 
@@ -279,7 +282,15 @@ def describe(dataset: Dataset, key: bytes, words: bool = True) -> Header:
         no_hounsfield=no_hounsfield,
         problem=problem,
         series_number=sys.intern(text(dataset, "SeriesNumber")),
+        view=sys.intern(_view(dataset)),
     )
+
+
+def _view(dataset: Dataset) -> str:
+    """Return the view of a radiograph, such as "PA" or "R MLO"; "" if the header does not tell it."""
+    sides = (text(dataset, keyword).upper() for keyword in ("ImageLaterality", "Laterality"))
+    side = next((one for one in sides if one in ("R", "L", "B")), "")
+    return f"{side} {text(dataset, 'ViewPosition').upper()}".strip()
 
 
 def _unknown_patient(uid: str, key: bytes) -> str:

@@ -74,6 +74,7 @@ class SeriesInfo:
         sop_uids: ``SOPInstanceUID`` of each file; "" if it is neither a UID nor a code.
         problems: reasons from its headers for which `load_series` would refuse it, in the order of the checks.
         original_description: ``SeriesDescription`` unchanged, for rules to search; it must not be shown or written.
+        views: view of each file, such as "PA" or "R MLO", "" if unknown; likewise.
 
     Example:
         >>> from pathlib import Path
@@ -102,6 +103,7 @@ class SeriesInfo:
     sop_uids: tuple[str, ...]
     problems: tuple[DicomSeriesError, ...]
     original_description: str = field(default="", repr=False)
+    views: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def id(self) -> str:
@@ -331,6 +333,7 @@ def _summarise(
         sop_uids=tuple(header.sop_uid for header in headers),
         problems=tuple(problems),
         original_description=first.original_description,
+        views=tuple(header.view for header in headers),
     )
 
 

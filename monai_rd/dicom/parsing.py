@@ -49,6 +49,7 @@ _HEADER_TAGS = (MARK_TAGS | TILED_TAGS).union(
         *("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence", "PresentationLUTShape"),
         *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "SequenceOfUltrasoundRegions"),
         *("DetectorInformationSequence", "SliceVector", "SpacingBetweenSlices", *CLASS_TAGS),
+        *("ViewPosition", "ImageLaterality", "Laterality"),
     )
 )
 _PIXEL_TAGS = frozenset(

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 __all__ = ["manifest", "network_metadata"]
 
+_ROLES = (
+    "the slices of a study's roles, one role after the other, the same number for each (a single picture is repeated "
+    "among volumes); a role that the study lacks is left out; the mean over the slices is then the mean over the roles"
+)
 # Attributes of a step that concern the item and its errors, not the pixels.
 _NOT_OF_PIXELS = {"keys", "allow_missing_keys", "policy", "scope"}
 
@@ -30,6 +34,8 @@ def manifest(trained: TrainedBundle) -> dict[str, Any]:
     first = "slices" if trained.network.spatial_dims == 2 else "windows"
     shape = ["batch", first, *trained.image_shape[1:]]
     given = trained.metadata["network_data_format"]["inputs"]["image"]
+    roles = trained.series_roles
+    several = {} if roles is None else {"roles": {"does": _ROLES, **roles["roles"]}}
     return {
         "name": trained.metadata["name"],
         "intended_use": trained.metadata["intended_use"],
@@ -39,6 +45,7 @@ def manifest(trained: TrainedBundle) -> dict[str, Any]:
             "dtype": "float32",
             "shape": shape,
             "value_range": given["value_range"],
+            **several,
         },
         "preprocessing": [step for one in trained.parsed("preprocessing").transforms if (step := _step(one))],
         "output": {
@@ -189,7 +196,7 @@ _MORE: dict[str, Callable[[Any], dict[str, Any]]] = {
     "LoadImageOrSeriesd": _load,
     "SliceStackd": _slices,
     "HounsfieldWindowsd": _windows,
-    "Resized": _resize,
+    "ResizeImaged": _resize,
     "ResizeVolumed": _resize_volume,
     "VolumeViewd": _view,
     "DisplayIntensityd": _display,

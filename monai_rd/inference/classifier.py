@@ -125,11 +125,12 @@ class Preparation:
         """Preprocess an item.
 
         Args:
-            item: of `find_studies`, with `image` (one path or several).
+            item: of `find_studies`, with `image` (one path or several, or these by role).
 
         Returns:
-            The item with `image` (`[S, 3, H, W]` or `[1, D, H, W]`), `files` (the files that were read), `flags` (codes
-            joined by "|"), and `problem` (its code) and `message`, both "" if there is no problem.
+            The item with `image` (`[S, 3, H, W]` or `[1, D, H, W]`), `files` (the files that were read), `roles` (those
+            that the study has), `flags` (codes joined by "|"), and `problem` (its code) and `message`, both "" if there
+            is no problem.
 
         Raises:
             StudyError: a problem that is an error by the policy.
@@ -145,8 +146,12 @@ class Preparation:
 
     def dataset(self, items: Sequence[Mapping[str, Any]]) -> TolerantDataset:
         """Return a MONAI data set that preprocesses each item when it is accessed."""
-        named = [{**item, "files": files_of_item(item)} for item in items]
+        named = [{**item, "files": files_of_item(item), "roles": _roles(item)} for item in items]
         return TolerantDataset(named, self.preprocessing, self.shape, self.policy)
+
+
+def _roles(item: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(item["image"]) if isinstance(item["image"], Mapping) else ()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -207,6 +212,7 @@ class StudyClassifier:
             item.get("study", ""),
             model=self.model_sha256,
             files=item["files"],
+            roles=item.get("roles", ()),
         )
         if item["problem"]:
             return replace(named, problem=item["problem"], message=item["message"])

@@ -27,8 +27,9 @@ class Prediction:
 
     Attributes:
         id: for a DICOM volume its SeriesInstanceUID (with the volume's name if the series has several), for a DICOM
-            picture its SOPInstanceUID, for any other file its number and the hash of its content.
-        series: SeriesInstanceUID, "" if the study is not DICOM.
+            picture its SOPInstanceUID, for a study of several roles its StudyInstanceUID, for any other file its number
+            and the hash of its content.
+        series: SeriesInstanceUID, those of several roles joined by "|"; "" if the study is not DICOM.
         study: StudyInstanceUID, "" if the study is not DICOM.
         classes: the most probable class; for multi-label data, all classes with a probability of at least 0.5.
         probabilities: calibrated probability in [0, 1] of each class; empty if there is a problem.
@@ -39,6 +40,8 @@ class Prediction:
         message: the problem as a sentence.
         multi_label: whether an image may have several classes or none.
         model: SHA-256 of the student's file, 64 hex digits.
+        roles: the roles that the study has, in the order of `slices`, each with the same number of slices; empty if the
+            series rule has no roles.
         files: the files that were read, see `files_of_item`. Paths may contain names, so they are not in `row` and
             `repr`.
 
@@ -60,6 +63,7 @@ class Prediction:
     message: str = ""
     multi_label: bool = False
     model: str = ""
+    roles: tuple[str, ...] = ()
     files: tuple[Path, ...] = field(default=(), repr=False)
 
     @classmethod
@@ -104,7 +108,8 @@ class Prediction:
 
     def row(self) -> dict[str, Any]:
         """Return the prediction as in the JSON file."""
-        named = {"id": self.id, "series": self.series, "study": self.study}
+        named: dict[str, Any] = {"id": self.id, "series": self.series, "study": self.study}
+        named |= {"roles": list(self.roles)} if self.roles else {}
         if self.problem:
             return {**named, "problem": self.problem, "message": self.message}
         said = {
@@ -126,7 +131,8 @@ def write_scores(
 
     The CSV has one row per study: id, UIDs of series and study (empty if it is not DICOM), class, its probability, the
     probability of every class, flags, problem, message. For multi-label data, "class" has all predicted classes, joined
-    by "|", and "probability" is empty. The JSON has the same, and in addition `slices`, the model, and versions.
+    by "|", and "probability" is empty. The JSON has the same, and in addition `slices`, `roles` where the series rule
+    has some, the model, and versions.
 
     Args:
         path: of the CSV file.
@@ -170,7 +176,8 @@ def read_scores(path: str | os.PathLike[str]) -> list[Prediction]:
 
 
 def _of_row(row: Mapping[str, Any], content: Mapping[str, Any]) -> Prediction:
-    named = Prediction(row["id"], row["series"], row["study"], model=content["model"]["sha256"])
+    model, roles = content["model"]["sha256"], tuple(row.get("roles", ()))
+    named = Prediction(row["id"], row["series"], row["study"], model=model, roles=roles)
     if "problem" in row:
         return replace(named, problem=row["problem"], message=row["message"])
     return replace(

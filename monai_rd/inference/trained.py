@@ -177,11 +177,17 @@ class TrainedBundle:
         """Return inference.json with the training's settings and the model's hash written into it."""
         return {**self._inference, "trained": _literal(self.trained), "model_sha256": self.algorithm.sha256}
 
+    @property
+    def series_roles(self) -> dict[str, Any] | None:
+        """The series rule of the training if it has roles (see `SeriesRule`), else None."""
+        return self.trained["series_roles"]
+
     @cached_property
     def _training(self) -> Any:
-        """train.json with the overrides and the training's seed (for the same split), without unlabelled images."""
-        seed = {"seed": self._settings["seed"]} if "seed" in self._settings else {}
-        return _with_overrides(self._train, {**seed, **self._overrides, "unlabelled": None})
+        """train.json with the overrides, the training's seed (for the same split) and roles, no unlabelled images."""
+        kept = {"seed": self._settings["seed"]} if "seed" in self._settings else {}
+        kept |= {} if self.series_roles is None else {"series_rule": self.series_roles}
+        return _with_overrides(self._train, {**kept, **self._overrides, "unlabelled": None})
 
     @cached_property
     def _settings(self) -> dict[str, Any]:

@@ -192,7 +192,7 @@ def _images(prediction: Prediction) -> list[Image]:
 def _frames(prediction: Prediction) -> list[list[int] | None]:
     """Return the frames read from each file, numbered from 1 as in DICOM; None for all frames."""
     frames = getattr(prediction.files, "frames", None)
-    return [[number + 1 for number in own] for own in frames] if frames else [None] * len(prediction.files)
+    return [[number + 1 for number in own] or None for own in frames] if frames else [None] * len(prediction.files)
 
 
 def _uid(prediction: Prediction, algorithm: Algorithm, kind: str, images: Sequence[Image] = ()) -> str:

@@ -68,10 +68,12 @@ def explanation_picture(predictor: Predictor, prediction: Prediction) -> np.ndar
         one.
 
     Raises:
-        ValueError: a prediction with a problem, or a student without a feature map.
+        ValueError: a prediction with a problem or of several roles, or a student without a feature map.
     """
     if prediction.problem:
         raise ValueError(f"study {prediction.id} was not scored ({prediction.problem}): there is nothing to show")
+    if prediction.roles:
+        raise ValueError(f"study {prediction.id} has several roles, and the picture shows one image")
     return _draw(_look(predictor, prediction), prediction, predictor.algorithm)
 
 
@@ -82,7 +84,7 @@ def _look(predictor: Predictor, prediction: Prediction) -> _Look:
     for step, image in known.prepare.steps({"image": made}):
         given[type(step).__name__], made = made, image
     volume = "VolumeViewd" in given
-    whole = given["ResizeVolumed" if volume else "Resized"].as_tensor()
+    whole = given["ResizeVolumed" if volume else "ResizeImaged"].as_tensor()
     if volume:  # the windows [W, D, H, W'] as one stack of slices
         sizes, whole = predictor.student.parsed("sizes"), whole.flatten(0, 1)
         width, height = (float(mm) / count for mm, count in zip(sizes.field[:2], sizes.view[:0:-1], strict=True))

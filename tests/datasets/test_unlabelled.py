@@ -286,7 +286,7 @@ def test_a_json_brings_them_and_is_written_with_them(data: Path, tmp_path: Path)
     assert names(make_datalist(data, tmp_path / "list.json", unlabelled=tmp_path / "list.json")) == {"100", "101"}
     content["unlabeled"] += [{"label": "a"}, 7]
     (tmp_path / "list.json").write_text(json.dumps(content))
-    with pytest.raises(DataListError, match="items 3-4: needs one of 'image', 'series', 'sha256'"):
+    with pytest.raises(DataListError, match="items 3-4: needs one of 'image', 'series', 'study', 'sha256'"):
         make_datalist(data, tmp_path / "list.json")
 
 

@@ -109,7 +109,7 @@ def follow(manifest: dict[str, Any], values: np.ndarray, unit: str) -> np.ndarra
         elif step["step"] == "HounsfieldWindowsd":
             ((centre, width),) = step["windows"]
             values = np.clip((values - centre) / width + 0.5, 0, 1) if unit == "HU" else values / 255
-        elif step["step"] == "Resized":
+        elif step["step"] == "ResizeImaged":
             for axis, new in enumerate(step["size"], start=1):
                 values = resized(values, axis, new)
         elif step["step"] == "ChannelsToBagd":

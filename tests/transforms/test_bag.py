@@ -10,7 +10,16 @@ import torch
 from monai.data import MetaTensor
 
 from monai_rd.teacher_features import TEACHER_FEATURES
-from monai_rd.transforms import ChannelsToBagd, Sizes, SliceStackd, VolumeViewd, bag_collate
+from monai_rd.transforms import (
+    ChannelsToBagd,
+    ResizeForBothd,
+    Sizes,
+    SliceStackd,
+    VolumeViewd,
+    bag_collate,
+    resize,
+)
+from monai_rd.transforms.bag import joined
 
 
 def volume(depth: int) -> MetaTensor:
@@ -114,8 +123,52 @@ def test_wrong_input_is_refused() -> None:
         ChannelsToBagd("image", 2)
     with pytest.raises(ValueError, match=r"got \[2, 3\]"):
         SliceStackd("image", 1)({"image": MetaTensor(np.zeros((2, 3)))})
-    with pytest.raises(ValueError, match=r"bags of \[1, 2, 3\] slices"):
-        bag_collate([item(1, 0), item(2, 0), item(3, 0)])
+    with pytest.raises(ValueError, match=r"roles of \[2, 3\] slices"):
+        joined({"pa": torch.rand(2, 4, 4), "lateral": torch.rand(3, 4, 4)})
+    sizes = Sizes(spatial_dims=3, spacing=(1, 1, 1), field=(6, 5, 4))
+    with pytest.raises(ValueError, match="a 3D student does not take studies of several roles"):
+        VolumeViewd("image", sizes, region="image")({"image": {"t1": volume(4), "t2": volume(4)}})
+
+
+@pytest.mark.parametrize("numbers", [(1, 2, 3), (2, 3), (4, 6, 1)])
+def test_bags_of_any_sizes_keep_their_means(numbers: tuple[int, ...]) -> None:
+    """A study may have one, two or three of three roles."""
+    bags = [torch.rand(count, 3, 2, 2) for count in numbers]
+    features = {name: [torch.rand(count, 5) for count in numbers] for name in ("tap", "map")}
+    items = [
+        {"image": bag, TEACHER_FEATURES: {name: own[place] for name, own in features.items()}}
+        for place, bag in enumerate(bags)
+    ]
+    batch = bag_collate(items)
+    assert batch["image"].shape[1] == np.lcm.reduce(numbers)
+    for place, bag in enumerate(bags):
+        torch.testing.assert_close(batch["image"][place].mean(dim=0), bag.mean(dim=0))
+        for name, own in features.items():
+            torch.testing.assert_close(batch[TEACHER_FEATURES][name][place].mean(dim=0), own[place].mean(dim=0))
+
+
+def test_roles_are_transformed_one_by_one_and_become_one_stack() -> None:
+    """A picture among volumes of three slices counts as much as each of them."""
+    picture = MetaTensor(torch.rand(1, 6, 5), meta={"intensity": "display"})
+    stacks = SliceStackd("image", 3)({"image": {"scout": picture, "t1": volume(12), "t2": volume(9)}})["image"]
+    assert {role: len(stack) for role, stack in stacks.items()} == {"scout": 1, "t1": 3, "t2": 3}
+    one = resize("image", [8, 8])({"image": stacks})["image"]
+    alone = [resize("image", [8, 8])({"image": stack})["image"].as_tensor() for stack in stacks.values()]
+    assert torch.equal(one.as_tensor(), torch.cat([alone[0], alone[0], alone[0], alone[1], alone[2]]))
+    assert one.meta["intensity"] == "display"
+    bag = ChannelsToBagd("image")({"image": one})["image"]
+    torch.testing.assert_close(bag.mean(dim=0)[0], torch.stack([each.mean(dim=0) for each in alone]).mean(dim=0))
+
+
+@pytest.mark.parametrize("windows", [1, 3])
+def test_both_networks_get_the_roles(windows: int) -> None:
+    stacks = {"pa": torch.rand(windows, 40, 30), "lateral": torch.rand(windows, 20, 50)}
+    both = ResizeForBothd("image", Sizes(16, teacher_size=24))({"image": stacks})
+    for name, size in (("image", 16), ("teacher_image", 24)):
+        alone = [resize(name, [size, size])({name: stack})[name] for stack in stacks.values()]
+        torch.testing.assert_close(torch.as_tensor(both[name]), torch.cat(alone), atol=0, rtol=0)
+        assert ChannelsToBagd(name, windows)({name: both[name]})[name].shape == (2, 3, size, size)
+    assert list(stacks) == ["pa", "lateral"]
 
 
 def test_windows_of_a_shorter_volume_are_repeated_and_so_are_their_features() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -38,7 +38,12 @@ def audit(
         workers: number of processes that read images; more than 1 only helps large data sets, as each process imports
             torch and MONAI.
         left_out: why files and DICOM series are not in the lists; reported as unreadable.
+
+    Raises:
+        ValueError: the lists have studies of several roles.
     """
+    if any(isinstance(item["image"], Mapping) for split in SPLITS for item in datalist[split]):
+        raise ValueError("an audit compares single images: make the list without roles in the series rule")
     load = loader or default_loader()
     entries = [(split, index, item) for split in SPLITS for index, item in enumerate(datalist[split])]
     examined = _in_parallel(partial(examine, load), [item for _, _, item in entries], workers, "reading")

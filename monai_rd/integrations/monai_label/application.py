@@ -33,7 +33,8 @@ def write_label_app(folder: str | os.PathLike[str], bundles: Sequence[str | os.P
     Raises:
         FileExistsError: the folder exists.
         FileNotFoundError: a bundle lacks a file, for example because it was not trained yet.
-        ValueError: no bundle, or two of the same name; a model that is not the student named in its settings.
+        ValueError: no bundle, or two of the same name; a model that is not the student named in its settings, or that
+            takes studies of several roles.
     """
     target, sources = Path(folder), [Path(bundle).resolve() for bundle in bundles]
     names = [source.name if "classification" in source.name else f"{source.name}_classification" for source in sources]
@@ -46,6 +47,10 @@ def write_label_app(folder: str | os.PathLike[str], bundles: Sequence[str | os.P
         missing = [name for name in _NEEDED if not (source / name).is_file()]
         if missing:
             raise FileNotFoundError(f"the bundle '{source}' lacks {', '.join(missing)}")
+        if TrainedBundle(source).series_roles is not None:
+            raise ValueError(
+                f"'{source}': MONAI Label gives one image, and this student takes studies of several roles"
+            )
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(f"{target.name}.unfinished.{os.getpid()}")
     try:
