@@ -9,6 +9,8 @@ from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 
 from monai_rd.handlers.failing import on_failure
+from monai_rd.methods.base import unwrapped
+from monai_rd.networks import student_dims
 
 __all__ = ["CPUAutocast", "amp_settings", "default_amp"]
 
@@ -18,7 +20,9 @@ _FASTER_IN_FLOAT32 = ("efficientnet", "efficientvit", "fastvit", "mobilenetv3", 
 
 
 def default_amp(device: torch.device | str, student: str = "") -> bool:
-    """Whether mixed precision is faster: on CUDA, and for most students on a CPU with bfloat16 instructions.
+    """Whether mixed precision is faster: on CUDA, and for most 2D students on a CPU with bfloat16 instructions.
+
+    3D students are trained in float32 on a CPU, see `CPUAutocast`.
 
     Args:
         device: device of the training.
@@ -26,7 +30,7 @@ def default_amp(device: torch.device | str, student: str = "") -> bool:
     """
     if torch.device(device).type == "cuda":
         return True
-    if student.removeprefix("timm:").startswith(_FASTER_IN_FLOAT32):
+    if student.removeprefix("timm:").startswith(_FASTER_IN_FLOAT32) or (student and student_dims(student) == 3):
         return False
     return any(getattr(torch.cpu, f"_is_{name}_supported", bool)() for name in ("avx512_bf16", "amx_tile"))
 
@@ -43,8 +47,14 @@ class CPUAutocast:
     The backward pass runs outside autocast, as PyTorch's documentation recommends. There is no gradient scaling,
     because bfloat16 has the range of float32. Parameters and their gradients stay in float32.
 
+    3D students are refused: with PyTorch 2.14 (oneDNN 3.12) the gradient of a 3 x 3 x 3 convolution in bfloat16 comes
+    from memory that was never written, NaN or any number, where the map is 2 voxels wide (stride 1) or 1 (stride 2).
+
     Args:
         enabled: False disables the handler.
+
+    Raises:
+        ValueError: (when attached) the trainer's network is a 3D student.
 
     Example:
         >>> import torch
@@ -67,6 +77,12 @@ class CPUAutocast:
         """Attach to a trainer; nothing is attached to a trainer on a GPU, which uses MONAI's own mixed precision."""
         if not self.enabled or torch.device(engine.state.device).type != "cpu":
             return
+        network = getattr(engine, "network", None)  # MONAI's trainers have one
+        if network is not None and getattr(unwrapped(network), "spatial_dims", 2) == 3:
+            raise ValueError(
+                "--amp true: 3D students are trained in float32 on a CPU, as PyTorch's gradients of small maps of "
+                "volumes are wrong there in bfloat16: leave --amp out"
+            )
         engine.add_event_handler(Events.ITERATION_STARTED, self._enter)
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._leave)
         on_failure(engine, lambda engine, error: self._leave(engine))

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 from ignite.engine import Engine
+from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
 
 from monai_rd.handlers import CPUAutocast, amp_settings, default_amp
 from monai_rd.handlers.failing import on_failure
+from monai_rd.networks import Student
 
 Run = Callable[..., Any]
 
@@ -79,6 +81,14 @@ def test_what_is_done_when_a_run_fails_is_done_for_all(tiny_run: Run) -> None:
     assert seen == ["on purpose", "KeyError"]
 
 
+def test_3d_students_are_refused() -> None:
+    student = Student("resnet10_3d")
+    trainer = SupervisedTrainer("cpu", 1, [], student, torch.optim.SGD(student.parameters(), 0.1), torch.nn.MSELoss())
+    with pytest.raises(ValueError, match="--amp true: 3D students are trained in float32 on a CPU"):
+        CPUAutocast().attach(trainer)
+    CPUAutocast(enabled=False).attach(trainer)
+
+
 @pytest.mark.parametrize("computes", [False, True])
 def test_it_is_the_default_where_the_cpu_computes_in_bfloat16(monkeypatch: pytest.MonkeyPatch, computes: bool) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: computes)
@@ -87,7 +97,10 @@ def test_it_is_the_default_where_the_cpu_computes_in_bfloat16(monkeypatch: pytes
     assert default_amp("cpu", "resnet18") is computes
     for slower in ("shufflenet_v2_x1_0", "timm:efficientnet_b0", "efficientnet_b0_3d"):
         assert default_amp("cpu", slower) is False
+    for volumes in ("resnet10_3d", "densenet121_3d"):
+        assert default_amp("cpu", volumes) is False
     assert default_amp("cuda:1", "shufflenet_v2_x1_0") is True
+    assert default_amp("cuda:1", "resnet10_3d") is True
     assert amp_settings("cpu") == {}
 
 
