@@ -74,8 +74,6 @@ def predict(
     if folder is not None and not _is_archive(to) and Path(to).resolve().is_relative_to(folder.path.resolve()):
         raise ValueError(f"--to {to} lies in --from, and would be scored the next time: give another --to")
     predictor = Predictor(TrainedBundle(bundle, **parse_overrides(words or ())))
-    if sc and predictor.takes_roles:
-        raise ValueError("--sc shows where the student looked on one image, and it takes studies of several roles")
     remembers = _is_archive(source) or _is_archive(to)
     with ExitStack() as opened, log_warnings_once(), _remembering(state if remembers else None) as memory:
 

@@ -34,6 +34,7 @@ __all__ = [
     "ABOUT",
     "GROUPS",
     "Studies",
+    "StudyFiles",
     "file_id",
     "files_of_item",
     "find_studies",
@@ -143,21 +144,33 @@ def reason_unread(path: Path) -> StudyError | None:
     return None
 
 
+class StudyFiles(SeriesFiles):
+    """The files of a study of several roles, one role after the other.
+
+    Attributes:
+        images: the path or paths of each role, the `image` of an item.
+    """
+
+    images: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, images: Mapping[str, Any]) -> StudyFiles:
+        """Make it of the `image` of an item."""
+        parts = [files_of_item({"image": one}) for one in images.values()]
+        frames = [own for part in parts for own in getattr(part, "frames", ()) or [()] * len(part)]
+        made = cls((file for part in parts for file in part), frames if any(frames) else ())
+        made.images = images
+        return made
+
+
 def files_of_item(item: Mapping[str, Any]) -> tuple[Path, ...]:
-    """Return the files of an item; for one of several volumes in multi-frame files, its `SeriesFiles`."""
+    """Return the files of an item: for one of several volumes in multi-frame files, its `SeriesFiles`; `StudyFiles`."""
     source = item["image"]
     if isinstance(source, Mapping):
-        return _joined([files_of_item({"image": one}) for one in source.values()])
+        return StudyFiles.of(source)
     if isinstance(source, tuple):
         return source
     return tuple(Path(file) for file in (source if isinstance(source, list) else [source]))
-
-
-def _joined(parts: Sequence[tuple[Path, ...]]) -> tuple[Path, ...]:
-    """Return the files of several images; see `SeriesFiles` for their frames."""
-    files = [file for part in parts for file in part]
-    each = [own for part in parts for own in getattr(part, "frames", ()) or [()] * len(part)]
-    return SeriesFiles(files, each if any(each) else ())
 
 
 def item_of_study(found: StudyImages) -> Item:

@@ -69,11 +69,6 @@ class Predictor:
         self._series_rule = student.parsed("series_rule")
         self._batches = {name: student.parsed(name) for name in ("batch_size", "num_workers")}
 
-    @property
-    def takes_roles(self) -> bool:
-        """Whether a study is one item of several roles, see `SeriesRule`."""
-        return bool(self._series_rule and self._series_rule.get("roles"))
-
     def __call__(self, folder: str | os.PathLike[str]) -> list[Prediction]:
         """Score all studies in a folder.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from monai.transforms import Orientation
 from torch import Tensor
 from torch.nn import functional as F
 
+from monai_rd.datasets.studies import StudyFiles
 from monai_rd.report.gallery import overlay, rgb, slices_and_place
 from monai_rd.report.gradcam import explain, grad_cam_level
 
@@ -68,29 +70,22 @@ def explanation_picture(predictor: Predictor, prediction: Prediction) -> np.ndar
         one.
 
     Raises:
-        ValueError: a prediction with a problem or of several roles, or a student without a feature map.
+        ValueError: a prediction with a problem, or a student without a feature map.
     """
     if prediction.problem:
         raise ValueError(f"study {prediction.id} was not scored ({prediction.problem}): there is nothing to show")
-    if prediction.roles:
-        raise ValueError(f"study {prediction.id} has several roles, and the picture shows one image")
     return _draw(_look(predictor, prediction), prediction, predictor.algorithm)
 
 
 def _look(predictor: Predictor, prediction: Prediction) -> _Look:
     known = predictor.classifier
-    given: dict[str, MetaTensor] = {}  # the input of a preprocessing step
+    given: dict[str, Any] = {}  # the input of a preprocessing step: an image, or those of a study's roles
     made: Any = prediction.files if prediction.series else str(prediction.files[0])
+    if isinstance(prediction.files, StudyFiles):
+        made = prediction.files.images
     for step, image in known.prepare.steps({"image": made}):
         given[type(step).__name__], made = made, image
     volume = "VolumeViewd" in given
-    whole = given["ResizeVolumed" if volume else "ResizeImaged"].as_tensor()
-    if volume:  # the windows [W, D, H, W'] as one stack of slices
-        sizes, whole = predictor.student.parsed("sizes"), whole.flatten(0, 1)
-        width, height = (float(mm) / count for mm, count in zip(sizes.field[:2], sizes.view[:0:-1], strict=True))
-        aspect = height / width
-    else:
-        aspect = _aspect(given["SliceStackd"])
     network: Any = known.network
     batch = made.as_subclass(Tensor)[None].to(known.device)
     level = grad_cam_level(network, batch)
@@ -99,13 +94,32 @@ def _look(predictor: Predictor, prediction: Prediction) -> _Look:
     found = explain(network, batch, level, known.multi_label)
     assert found.heat is not None
     slices, at = slices_and_place(batch[0], found)
-    # Slices as channels [S * C, H, W]; those of a volume may be more than the network's.
-    shown = (
-        whole[int((at + 0.5) * len(whole) / len(slices))][None] if volume else whole.unflatten(0, (len(slices), -1))[at]
-    )
+    if volume:
+        # The windows [W, D, H, W'] as one stack of slices, which may be more than the network's.
+        sizes, whole = predictor.student.parsed("sizes"), given["ResizeVolumed"].as_tensor().flatten(0, 1)
+        width, height = (float(mm) / count for mm, count in zip(sizes.field[:2], sizes.view[:0:-1], strict=True))
+        shown, aspect = whole[int((at + 0.5) * len(whole) / len(slices))][None], height / width
+        place = _place(at, len(slices))
+    else:
+        shown, aspect, place = _slice(given, len(slices), at)
     heat = F.interpolate(found.heat[at][None, None].float(), size=shown.shape[-2:], mode="bilinear")[0, 0]
-    place = f"slice {at + 1} of the {len(slices)} it was shown, from inferior to superior" if len(slices) > 1 else ""
     return _Look(rgb(shown), heat.cpu().numpy(), aspect, known.class_names[found.chosen], place)
+
+
+def _slice(given: Mapping[str, Any], count: int, at: int) -> tuple[Tensor, float, str]:
+    """Return a slice `[C, H, W]` before resizing, its aspect and its place, by its number among all slices."""
+    stacks, loaded = (
+        made if isinstance(made, Mapping) else {"": made} for made in (given["ResizeImaged"], given["SliceStackd"])
+    )  # stacks of slices as channels [S * C, H, W]
+    each = count // len(stacks)
+    role = list(stacks)[at // each]
+    own = len(stacks[role]) * each // max(map(len, stacks.values()))  # 1 for a picture, which stands for `each` slices
+    shown = stacks[role].as_tensor().unflatten(0, (own, -1))[at % each % own]
+    return shown, _aspect(loaded[role]), ", ".join(one for one in (role, _place(at % each % own, own)) if one)
+
+
+def _place(at: int, count: int) -> str:
+    return f"slice {at + 1} of the {count} it was shown, from inferior to superior" if count > 1 else ""
 
 
 def _aspect(image: MetaTensor) -> float:

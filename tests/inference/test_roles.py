@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,15 @@ import torch
 from monai.data import DataLoader
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from typer.testing import CliRunner
 
-from monai_rd.cli.app import app
 from monai_rd.datasets.splits import SPLITS
 from monai_rd.export.manifest import manifest
 from monai_rd.inference import Prediction, Predictor, TrainedBundle, read_scores
-from monai_rd.integrations.dicom_output import structured_report
-from monai_rd.integrations.explanation import explanation_picture
+from monai_rd.integrations.dicom_output import secondary_capture, structured_report
+from monai_rd.integrations.explanation import _look, explanation_picture
 from monai_rd.integrations.monai_deploy.application import write_application
 from monai_rd.integrations.monai_label.application import write_label_app
-from monai_rd.transforms import bag_collate
+from monai_rd.transforms import CollimationCropd, LoadImageOrSeriesd, bag_collate
 from tests.bundles.commands import config, score
 from tests.dicom_files import make_series
 from tests.trained import trained_bundle
@@ -120,6 +119,10 @@ def test_sequences_of_an_mr_study_weigh_the_same(tmp_path: Path) -> None:
         uid: pytest.approx(own, abs=2e-6) for uid, own in expected.items()
     }
     assert [len(found[uid].slices) for uid in expected] == [9, 6, 3]
+    for one in found.values():
+        role, _, place = _look(predictor, one).place.partition(", ")
+        assert role in one.roles
+        assert re.fullmatch("slice [123] of the 3 it was shown, from inferior to superior", place)
     assert found["1.2.3.1"].roles == ("t1", "flair")
 
 
@@ -180,25 +183,30 @@ def test_a_report_refers_to_every_image(predictor: Predictor, studies: Studies) 
         assert report.StudyInstanceUID == evidence.StudyInstanceUID == one.id
 
 
+def test_the_picture_shows_the_role_with_the_most_evidence(predictor: Predictor, studies: Studies) -> None:
+    root, _ = studies
+    for one in (each for each in predictor(root) if not each.problem):
+        found = _look(predictor, one)
+        place = list(one.probabilities).index(one.classes[0])
+        best = max(range(len(one.roles)), key=lambda role: logits_alone(predictor, map(str, one.files))[role][place])
+        assert found.place == one.roles[best]
+        grey = LoadImageOrSeriesd("image")({"image": str(one.files[best])})["image"]
+        shown = CollimationCropd("image")({"image": grey})["image"].as_tensor()[0].T
+        np.testing.assert_allclose(found.pixels[..., 0], shown, atol=1)
+        captured = secondary_capture(one, predictor.algorithm, explanation_picture(predictor, one))
+        told = [source.ReferencedSOPInstanceUID for source in captured.SourceImageSequence]
+        assert told == [dcmread(file).SOPInstanceUID for file in one.files]
+
+
 def test_the_manifest_states_the_roles(bundle: Path) -> None:
     told = manifest(TrainedBundle(bundle))["input"]["roles"]
     assert {role: told[role] for role in ROLES["roles"]} == ROLES["roles"]
     assert "the mean over the roles" in told["does"]
 
 
-def test_what_cannot_show_several_images_says_so(
-    bundle: Path, predictor: Predictor, studies: Studies, tmp_path: Path
-) -> None:
-    root, _ = studies
+def test_servers_that_give_one_image_refuse_it(bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="takes studies of several roles"):
         write_application(tmp_path / "deploy", str(bundle))
     with pytest.raises(ValueError, match="takes studies of several roles"):
         write_label_app(tmp_path / "label", [bundle])
     assert not list(tmp_path.iterdir())
-    scored = next(one for one in predictor(root) if not one.problem)
-    with pytest.raises(ValueError, match="has several roles"):
-        explanation_picture(predictor, scored)
-    words = ["predict", str(bundle), "--from", str(root), "--to", str(tmp_path / "out"), "--sc"]
-    result = CliRunner().invoke(app, words)
-    assert result.exit_code != 0
-    assert "takes studies of several roles" in f"{result.output} {result.exception}"
