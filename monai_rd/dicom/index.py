@@ -46,6 +46,13 @@ logger = logging.getLogger(__name__)
 _RUN_KEY = secrets.token_bytes(32)
 # Files per task of a process; number of files up to which starting other processes does not pay.
 _CHUNK, _MOST_FILES_ALONE = 250, 5000
+# Sides, the terms that DICOM defines for ViewPosition, and the usual ones of mammography.
+_VIEWS = frozenset(
+    (
+        *("R", "L", "B", "AP", "PA", "LL", "RL", "RLD", "LLD", "RLO", "LLO"),
+        *("CC", "MLO", "ML", "LM", "LMO", "XCCL", "XCCM", "FB", "SIO"),
+    )
+)
 _Scanned = tuple[list[Header | str | None], set[str]]
 
 
@@ -74,7 +81,7 @@ class SeriesInfo:
         sop_uids: ``SOPInstanceUID`` of each file; "" if it is neither a UID nor a code.
         problems: reasons from its headers for which `load_series` would refuse it, in the order of the checks.
         original_description: ``SeriesDescription`` unchanged, for rules to search; it must not be shown or written.
-        views: view of each file, such as "PA" or "R MLO", "" if unknown; likewise.
+        views: view of each file, such as "PA" or "R MLO", "" if unknown; likewise, but for the terms in `row`.
 
     Example:
         >>> from pathlib import Path
@@ -140,6 +147,7 @@ class SeriesInfo:
             "columns": self.shape[1],
             "spacing_mm": " x ".join(f"{value:.3g}" for value in self.spacing or ()),
             "orientation": self.orientation,
+            "views": ", ".join(sorted({_shown(view) for view in self.views} - {""})),
             "body_part": self.origin.body_part,
             "transfer_syntax": ", ".join(self.syntaxes),
             "problems": ", ".join(one.code for one in self.problems),
@@ -339,6 +347,11 @@ def _summarise(
 
 def _least_slices(header: Header) -> int:
     return 0 if isinstance(header.problem, NotAnImageError) else max(1, len(header.planes))
+
+
+def _shown(view: str) -> str:
+    """Return a view as it may be shown: an element may hold any text, so only known terms are."""
+    return view if set(view.split()) <= _VIEWS else "another view"
 
 
 def _study_id(uid: str, volume: str) -> str:

@@ -45,7 +45,7 @@ def series_table(series: Sequence[SeriesInfo], chosen: Collection[str] | None = 
         table.add_row(
             *mark,
             f"..{one.series_uid[-10:]}\npatient {number}",
-            f"{' '.join(word for word in (one.modality, one.orientation) if word)}, {count}\n"
+            f"{' '.join(word for word in (one.modality, one.orientation, row['views']) if word)}, {count}\n"
             + (f"{row['spacing_mm']} mm" if one.spacing else f"{one.shape[0]} x {one.shape[1]} pixels"),
             told,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
+from rich.console import Console
 
 from monai_rd.dicom import SeriesRule, choose_roles, index_dicom
 from monai_rd.errors import Policy
+from monai_rd.report.series import series_table
 from tests.dicom_files import make_series
 from tests.two_views import ROLES, write_two_views
 
@@ -61,6 +64,21 @@ def test_sides_of_a_mammography(tmp_path: Path) -> None:
     ((_, found, problem),) = chosen(tmp_path, MAMMOGRAPHY)
     assert found == {"cc": files["R CC"], "mlo": files["R MLO"], "left": files["L CC"]}
     assert problem == ""
+
+
+@pytest.mark.parametrize(
+    ("views", "shown"),
+    [(("PA", "LL"), "LL, PA"), (("R CC", "L MLO"), "L MLO, R CC"), (("SECRETNAME", "PA"), "PA, another view")],
+)
+def test_the_index_shows_views_by_known_terms(views: tuple[str, ...], shown: str, tmp_path: Path) -> None:
+    write_two_views(tmp_path, "NORMAL", 0, views, series=1)
+    (one,) = index_dicom(tmp_path)
+    assert one.row()["views"] == shown
+    console = Console(file=StringIO(), width=120)
+    console.print(series_table([one]))
+    printed = console.file.getvalue()
+    assert f"DX {shown}, 2 pictures" in printed
+    assert "SECRETNAME" not in printed + repr(one)
 
 
 def test_the_larger_of_two_images_if_asked(tmp_path: Path) -> None:
