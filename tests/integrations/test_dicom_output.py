@@ -33,6 +33,7 @@ from monai_rd.integrations.dicom_output import (
 )
 from monai_rd.integrations.explanation import SIZE, explanation_picture
 from tests.dicom_files import NAME, PATIENT_ID, enhanced, make_series
+from tests.trained import VOLUMES
 
 SHAPE = (40, 44)
 
@@ -151,7 +152,7 @@ def test_picture_shows_the_slice_in_its_proportions(predictor: Predictor, scored
 def test_picture_by_a_student_of_volumes(bundle_of: Callable[..., Path], scored: Prediction) -> None:
     """Whose slices are others than the series has; and of more classes than a picture has room for."""
     names = [f"a class with a long name, the {number}th" for number in range(9)]
-    root = bundle_of(student="resnet10_3d", windows=["full"], slices=32, class_names=names)
+    root = bundle_of(**VOLUMES, class_names=names)
     volumes = Predictor(TrainedBundle("rd_ct", bundle_root=str(root), device="cpu"))
     (one,) = volumes(scored.files[0].parent)
     pixels = explanation_picture(volumes, replace(one, flags=("UNUSUAL_INTENSITIES", "WRONG_BODY_PART")))
