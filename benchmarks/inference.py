@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from monai.bundle import ConfigParser
 from parts import pictures, random_teacher
 from rich.console import Console
 from rich.table import Table
@@ -64,8 +65,10 @@ def learnt(name: str, size: int, place: Path) -> TrainedBundle:
     shutil.copytree(Path(bundle_root("rd_ct")) / "configs", root / "configs")
     (root / "models").mkdir()
     torch.save(student.state_dict(), root / "models" / "model.pt")
-    told = {"student": name, "class_names": ["dark", "bright"], "multi_label": False, "windows": ["lung"]}
-    settings = {**told, "image_size": size, "slices": 1, "scope": None, "phantom": True}
+    config = ConfigParser(json.loads((root / "configs" / "inference.json").read_text()))
+    config["bundle_root"] = str(root)
+    settings = {**config.get_parsed_content("trained"), "student": name, "class_names": ["dark", "bright"]}
+    settings |= {"image_size": size, "slices": 1, "phantom": True}
     (root / "models" / "settings.json").write_text(json.dumps(settings))
     return OnPictures(str(root))
 

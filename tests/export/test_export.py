@@ -28,7 +28,7 @@ from monai_rd.transforms.ct import WINDOWS
 from tests.bundles.commands import score
 from tests.dicom_files import make_series
 from tests.small import SMALL
-from tests.trained import trained_bundle
+from tests.trained import VOLUMES, trained_bundle
 
 SIZE, SLICES = 32, 3
 
@@ -239,10 +239,9 @@ def test_no_file_names_this_machine(form: str, exported: Path, bundle: Path, coh
 @pytest.mark.slow
 def test_volumes_with_several_labels(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript", reason="needs the extra 'onnx'")
-    settings = {"student": "resnet18_3d", "windows": ["full"], "slices": 32, "multi_label": True}
-    trained = TrainedBundle(bundle_of(tmp_path, **settings))
+    trained = TrainedBundle(bundle_of(tmp_path, **VOLUMES, multi_label=True))
     files = export_formats(trained, ["torchscript", "onnx"], tmp_path)
-    volume = torch.rand(3, 1, 32, SIZE, SIZE)
+    volume = torch.rand(3, 2, 32, 32, 32)  # in two windows
     with torch.inference_mode():
         expected = trained.network(volume).sigmoid()
         for form, file in files.items():
