@@ -48,13 +48,13 @@ def students() -> list[Student]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY)
 def test_an_epoch_with_the_papers_teachers_and_students(name: str, seen: Seen, students: list[Student]) -> None:
-    """An epoch of one batch, without and with AMP; the teacher has looked at the batch once for all of them."""
+    """An epoch of one batch, with one of the students with AMP too; the teacher has looked at the batch once."""
     image = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     target, index = torch.tensor(SINGLE), torch.arange(8)
-    for fresh in students:
+    for number, fresh in enumerate(students):
         method, student = built(name, fresh, seen.teacher, SINGLE)
         optimizer = torch.optim.SGD(parameter_groups(student, method), lr=1e-4)
-        for amp in (False, True):
+        for amp in (False, True) if number == list(EVERY).index(name) % len(students) else (False,):
             dtype = torch.bfloat16 if amp else torch.float32
             taught = TeacherFeatures.of(
                 tap=seen.features.tap.to(dtype),
