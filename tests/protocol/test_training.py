@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.slow
 def test_killed_and_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    split = {"training": 16, "validation": 8, "test": 8}
+    split = {"training": 8, "validation": 4, "test": 4}
     monkeypatch.setattr("monai_rd.phantoms.cohort.SPLIT", split)
     out = tmp_path / "out"
     words = ["table3", "--dataset", phantom_cohort(tmp_path), "--methods", "ce,rd", "--seeds", "1", "--max-epochs", "3"]
