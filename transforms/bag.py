@@ -26,7 +26,7 @@ from monai_rd.teacher_features import TEACHER_FEATURES
 from monai_rd.teacher_image import TEACHER_IMAGE
 from monai_rd.transforms.each import EachImaged
 
-__all__ = ["ChannelsToBagd", "SliceStackd", "bag_collate", "joined", "luminance"]
+__all__ = ["ChannelsToBagd", "SliceStackd", "bag_collate", "joined", "kept_meta", "luminance"]
 
 
 class SliceStackd(EachImaged):
@@ -71,9 +71,13 @@ class SliceStackd(EachImaged):
             stack = values.permute(0, 2, 1)
         else:
             raise ValueError(f"a volume [C, X, Y, Z] or an image [C, X, Y] is needed, got {list(image.shape)}")
-        known = {key: image.meta[key] for key in ("modality",) if key in image.meta}
-        meta = {"intensity": image.meta.get("intensity", "arbitrary"), **known}
-        return MetaTensor(stack.contiguous(), meta=meta)
+        return MetaTensor(stack.contiguous(), meta=kept_meta(image))
+
+
+def kept_meta(image: MetaTensor) -> dict[str, Any]:
+    """Return what later transforms need of a loaded image's metadata: `intensity`, and `modality` if known."""
+    known = {key: image.meta[key] for key in ("modality",) if key in image.meta}
+    return {"intensity": image.meta.get("intensity", "arbitrary"), **known}
 
 
 def luminance(image: torch.Tensor) -> torch.Tensor:

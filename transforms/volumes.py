@@ -32,7 +32,7 @@ from monai_rd.errors import (
     ThickSlicesError,
     UnsupportedImageError,
 )
-from monai_rd.transforms.bag import luminance
+from monai_rd.transforms.bag import kept_meta, luminance
 from monai_rd.transforms.regions import COARSE_MM, REGIONS, Extent, find_region
 from monai_rd.transforms.resampling import resampled
 from monai_rd.transforms.sizes import Sizes
@@ -97,6 +97,7 @@ class VolumeViewd(MapTransform):
             raise ValueError("a volume needs a field in mm: sizes of a 3D network")
         self.region, self.empty, self.policy = region, empty, Policy(policy)
         self.field_mm, self.size = [float(mm) for mm in reversed(sizes.field)], sizes.view
+        self._steps = [mm / count for mm, count in zip(self.field_mm, self.size, strict=True)]  # of a voxel
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Transform the item."""
@@ -123,20 +124,19 @@ class VolumeViewd(MapTransform):
         found = find_region(small.numpy(), coarse_mm, self.region, hounsfield)
         problems = list(self._problems(spacing, sides, found))
         extent = found or Extent((0.0, 0.0, 0.0), (sides[0], sides[1], sides[2]))
-        steps = [mm / count for mm, count in zip(self.field_mm, self.size, strict=True)]
         starts = [
             window_starts(low, high, mm, step)
-            for low, high, mm, step in zip(extent.starts, extent.ends, self.field_mm, steps, strict=True)
+            for low, high, mm, step in zip(extent.starts, extent.ends, self.field_mm, self._steps, strict=True)
         ]
         firsts = [own[0] for own in starts]
-        places = [[round((start - own[0]) / step) for start in own] for own, step in zip(starts, steps, strict=True)]
+        places = [
+            [round((start - own[0]) / step) for start in own] for own, step in zip(starts, self._steps, strict=True)
+        ]
         counts = [own[-1] + count for own, count in zip(places, self.size, strict=True)]
-        lengths = [count * step for count, step in zip(counts, steps, strict=True)]
+        lengths = [count * step for count, step in zip(counts, self._steps, strict=True)]
         whole = upright.resampled(firsts, lengths, counts)
         windows = torch.stack([_part(whole, place, self.size) for place in product(*places)])
-        known = {key: image.meta[key] for key in ("modality",) if key in image.meta}
-        meta = {"intensity": image.meta.get("intensity", "arbitrary"), **known}
-        return MetaTensor(windows, meta=meta), problems
+        return MetaTensor(windows, meta=kept_meta(image)), problems
 
     def _problems(self, spacing: list[float], sides: list[float], found: Extent | None) -> Iterator[StudyError]:
         if found is None:
@@ -146,12 +146,11 @@ class VolumeViewd(MapTransform):
             )
         elif found.cut:
             yield CutOffError(f"the region '{self.region}' is cut off at the {' and '.join(found.cut)} of the volume")
-        steps = [mm / count for mm, count in zip(self.field_mm, self.size, strict=True)]
-        thick = max(own / step for own, step in zip(spacing, steps, strict=True))
+        thick = max(own / step for own, step in zip(spacing, self._steps, strict=True))
         if thick > _THICK:
             yield ThickSlicesError(
-                f"the volume has voxels of {_mm(spacing)} mm, and those of the view are {_mm(steps)} mm: along one "
-                f"axis {thick:.1f} times smaller"
+                f"the volume has voxels of {_mm(spacing)} mm, and those of the view are {_mm(self._steps)} mm: along "
+                f"one axis {thick:.1f} times smaller"
             )
         if min(side / mm for side, mm in zip(sides, self.field_mm, strict=True)) < _SMALL:
             yield SmallFieldError(

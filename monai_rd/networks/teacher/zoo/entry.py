@@ -123,6 +123,14 @@ class TeacherEntry:
         return "; ".join(word for word in (self.licence, *special) if word)
 
     @property
+    def centre_and_width(self) -> tuple[float, float] | None:
+        """Centre and width of `window`, as `HounsfieldWindowsd` takes them; None if there is none."""
+        if self.window is None:
+            return None
+        lower, upper = self.window
+        return (lower + upper) / 2, upper - lower
+
+    @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one preprocessed image or volume: `(channels, ...)`."""
         size = self.preprocessing.size or self.OWN_SIZE

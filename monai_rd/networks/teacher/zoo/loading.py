@@ -244,15 +244,12 @@ def open_teacher(
     network = _build(entry, of_another_size="size" in options)
     coverage = load_strictly(network, tensors, entry, str(weights))
     logger.info("teacher '%s', %s: %s", entry.name, weights.name, coverage)
-    if entry.window is not None:
-        lower, upper = entry.window
+    if entry.window is not None and entry.centre_and_width is not None:
         logger.info(
             "teacher '%s': in CT, 0 is %g HU and 1 is %g HU: --windows \"[[%g, %g]]\" (centre, width)",
             entry.name,
-            lower,
-            upper,
-            (lower + upper) / 2,
-            upper - lower,
+            *entry.window,
+            *entry.centre_and_width,
         )
     kind: Literal["map", "vector"] = "vector" if tap == "vector" else entry.kind
     level: Level | None = None

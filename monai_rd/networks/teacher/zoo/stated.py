@@ -80,10 +80,7 @@ def _entry(name: str) -> TeacherEntry | None:
 
 
 def _stated(entry: TeacherEntry, options: Any) -> StatedVolume:
-    window = None
-    if entry.window is not None:
-        low, high = entry.window
-        window = [float(low + high) / 2, float(high - low)]
+    window = None if entry.centre_and_width is None else [float(one) for one in entry.centre_and_width]
     if entry.spacing is None or not isinstance(entry.preprocessing, VolumePreprocessing):
         return StatedVolume(window=window)
     field, voxels = None, entry.preprocessing.voxels
