@@ -93,11 +93,11 @@ class VolumeViewd(MapTransform):
         super().__init__(keys)
         if region not in REGIONS:
             raise ValueError(f"--region must be one of {', '.join(REGIONS)}, not {region!r}")
-        if sizes.field is None:
+        if sizes.field is None or sizes.view_mm is None:
             raise ValueError("a volume needs a field in mm: sizes of a 3D network")
         self.region, self.empty, self.policy = region, empty, Policy(policy)
         self.field_mm, self.size = [float(mm) for mm in reversed(sizes.field)], sizes.view
-        self._steps = [mm / count for mm, count in zip(self.field_mm, self.size, strict=True)]  # of a voxel
+        self._steps = sizes.view_mm[::-1]  # of a voxel
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Transform the item."""

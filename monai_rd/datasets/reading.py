@@ -99,23 +99,21 @@ class Reading:
 
     @cached_property
     def _by_uid(self) -> dict[str, list[SeriesInfo]]:
-        found: dict[str, list[SeriesInfo]] = {}
-        for one in self.series:
-            found.setdefault(one.series_uid, []).append(one)
-        return found
+        return self._grouped("series_uid")
 
     @cached_property
     def _by_patient(self) -> dict[str, list[SeriesInfo]]:
-        found: dict[str, list[SeriesInfo]] = {}
-        for one in self.series:
-            found.setdefault(one.patient_key, []).append(one)
-        return found
+        return self._grouped("patient_key")
 
     @cached_property
     def _by_study(self) -> dict[str, list[SeriesInfo]]:
+        return self._grouped("study_uid")
+
+    def _grouped(self, attribute: str) -> dict[str, list[SeriesInfo]]:
+        """Return the series by an attribute."""
         found: dict[str, list[SeriesInfo]] = {}
         for one in self.series:
-            found.setdefault(one.study_uid, []).append(one)
+            found.setdefault(getattr(one, attribute), []).append(one)
         return found
 
     @cached_property

@@ -97,7 +97,7 @@ def _look(predictor: Predictor, prediction: Prediction) -> _Look:
     if volume:
         # The windows [W, D, H, W'] as one stack of slices, which may be more than the network's.
         sizes, whole = predictor.student.parsed("sizes"), given["ResizeVolumed"].as_tensor().flatten(0, 1)
-        width, height = (float(mm) / count for mm, count in zip(sizes.field[:2], sizes.view[:0:-1], strict=True))
+        width, height, _ = sizes.view_mm
         shown, aspect = whole[int((at + 0.5) * len(whole) / len(slices))][None], height / width
         place = _place(at, len(slices))
     else:
