@@ -7,7 +7,6 @@ shown: none is planted there, but in the folders of patients below them and in t
 from __future__ import annotations
 
 import base64
-import gzip
 import io
 import os
 import re
@@ -260,14 +259,20 @@ def _place(word: str) -> str:
 
 
 def _unpacked(content: bytes) -> list[bytes]:
-    """What is packed in a zip (so in .npz, .pt, .xlsx), gzip, the text of a PNG, or a web page."""
-    if content[:4] == b"PK\3\4":
+    """What is packed in a zip (so in .npz, .pt, .xlsx), gzip, the text of a PNG, or a web page.
+
+    A tensor's bytes may begin like a packed file by chance: then nothing is packed in them.
+    """
+    if content[:4] == b"PK\3\4" and zipfile.is_zipfile(io.BytesIO(content)):
         with zipfile.ZipFile(io.BytesIO(content)) as file:
             return [
                 part for info in file.infolist() for part in (info.filename.encode(), info.comment, file.read(info))
             ]
     if content[:2] == b"\x1f\x8b":
-        return [gzip.decompress(content)]
+        try:
+            return [zlib.decompressobj(wbits=31).decompress(content)]
+        except zlib.error:
+            return []
     if content[:8] == b"\x89PNG\r\n\x1a\n":
         return _chunks(content)
     return [base64.b64decode(found) for found in re.findall(rb"data:[\w/+.-]+;base64,([A-Za-z0-9+/=]+)", content)]

@@ -11,6 +11,7 @@ What may hold one, and why:
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import re
@@ -127,6 +128,14 @@ def test_the_search_finds_what_is_planted(hospital: Path) -> None:
     assert {"patientname", "pngcompressed", "privatebytes", "descri", "headervalue", "artist", "oddpatientage"} <= found
     assert names_in(planted("PatientName").encode("utf-16")) == {"patientname"}
     assert names_in("Plantqz\nPatient\n  Name") == {"patientname"}
+    assert names_in(gzip.compress(planted("PatientName").encode())) == {"patientname"}
+
+
+@pytest.mark.parametrize("start", [b"\x1f\x8b", b"\x1f\x8b\x08\0", b"PK\3\4"], ids=["gzip", "deflate", "zip"])
+def test_the_search_takes_numbers_that_begin_like_a_packed_file(start: bytes) -> None:
+    """The bytes of a tensor in a checkpoint are as good as random."""
+    assert names_in(start + bytes(range(256))) == set()
+    assert names_in(start + planted("PatientName").encode()) == {"patientname"}
 
 
 def test_index(command: Command, hospital: Path, tmp_path: Path) -> None:
