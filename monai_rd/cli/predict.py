@@ -35,8 +35,8 @@ def predict(
         str,
         typer.Option(
             "--from",
-            help="A folder, searched with all its subfolders, a DICOMDIR, or an archive: http(s)://HOST/dicom-web or "
-            "dimse://AE_TITLE@HOST:PORT.",
+            help="A folder, searched with all its subfolders, a DICOMDIR, a list (CSV, Excel or JSON, with paths "
+            "relative to its folder), or an archive: http(s)://HOST/dicom-web or dimse://AE_TITLE@HOST:PORT.",
         ),
     ],
     to: Annotated[str, typer.Option("--to", help="A folder for scores and dicom/, or an archive.")],

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 from monai_rd.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from monai_rd.datasets.datalist import DataList, labelled_studies, make_datalist, make_folds, write_datalist
+    from monai_rd.datasets.datalist import (
+        DataList,
+        labelled_studies,
+        make_datalist,
+        make_folds,
+        studies_to_score,
+        write_datalist,
+    )
     from monai_rd.datasets.problems import DataListError
     from monai_rd.datasets.studies import Studies, find_studies
 
@@ -19,6 +26,7 @@ __getattr__ = lazy_names(
             "labelled_studies",
             "make_datalist",
             "make_folds",
+            "studies_to_score",
             "write_datalist",
         ),
         "problems": ("DataListError",),
@@ -37,5 +45,6 @@ __all__ = [
     "labelled_studies",
     "make_datalist",
     "make_folds",
+    "studies_to_score",
     "write_datalist",
 ]

@@ -17,6 +17,7 @@ from monai_rd.datasets.problems import Problems
 from monai_rd.datasets.published import Published, recognise
 from monai_rd.datasets.reading import Found, Reading
 from monai_rd.datasets.splits import Classes, group
+from monai_rd.datasets.studies import files_of_item
 from monai_rd.dicom import SeriesRule
 from monai_rd.errors import Policy, StudyError, count_codes
 from monai_rd.text import name_key, name_of
@@ -173,8 +174,10 @@ def _class_order(found: Found, class_names: Sequence[str] | None, problems: Prob
 def _check_duplicates(found: Found, problems: Problems) -> None:
     first: dict[str, str] = {}
     for item, row in zip(found.items, found.rows, strict=True):
-        name = item["id"] or os.path.realpath(item["image"])
-        if name in first:
-            other = "" if first[name] == item["label"] else " with another label"
+        names = [item["id"]] if item["id"] else [os.path.realpath(file) for file in files_of_item(item)]
+        before = {first[name] for name in names if name in first}
+        if before:
+            other = "" if before == {item["label"]} else " with another label"
             problems.add(f"the same image stands in an earlier row{other}", row)
-        first.setdefault(name, item["label"])
+        for name in names:
+            first.setdefault(name, item["label"])

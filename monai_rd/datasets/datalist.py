@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -11,12 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from monai_rd.datasets.collecting import Collected, collect, names_file
+from monai_rd.datasets.json_list import items_of_json
 from monai_rd.datasets.lists import DataList, write_datalist
+from monai_rd.datasets.problems import DataListError, Problems
+from monai_rd.datasets.reading import Reading
+from monai_rd.datasets.sources import items_of_sheet
 from monai_rd.datasets.splits import DEVELOPMENT, SPLITS, group, split_development, split_folds, split_once
-from monai_rd.datasets.studies import Item, Studies, file_id
+from monai_rd.datasets.studies import Item, Studies, file_id_of, find_studies
 from monai_rd.datasets.unlabelled import exclude_leaks, find_unlabelled
-from monai_rd.errors import StudyError
-from monai_rd.files import known_hash
+from monai_rd.dicom import SeriesRule
+from monai_rd.dicom.media import is_directory_name
+from monai_rd.errors import Policy, StudyError
 
 __all__ = ["DataList", "make_datalist", "make_folds", "read_datalist", "write_datalist"]
 
@@ -42,13 +48,15 @@ def make_datalist(
     or DICOM series for each class, either directly in the folder or in `train`, `val` and `test`.
 
     - Sheet (CSV, Excel): the column `label`, and one of `image` (file or series folder, relative to `dataset_dir`),
+      `image:ROLE` for each role of a study (a file, none of them DICOM; empty if the study lacks it),
       `series` (a SeriesInstanceUID found below it), `study` (a StudyInstanceUID), `patient` (a PatientID found below
       it; `series_rule` chooses among the series, by default the one with the most slices). Optional: `patient`,
       `lesion`, `split` (training, validation, test), and `sex`, `age` (years), `scanner`, `site` for results by group.
       The list is multi-label if any cell of `label` holds several names separated by `|`, or if there is a column of 0
       and 1 for each of `class_names` in place of `label`; then an empty cell, "none" and "No Finding" mean no class.
     - JSON: MONAI's data list, `{"training": [{"image": ..., "label": ...}], "validation": [...], "test": [...]}`;
-      instead of `image` an item may have `series`, `study` or `sha256`, as `write_datalist` writes them. With
+      instead of `image` an item may have `series`, `study` or `sha256`, as `write_datalist` writes them; `image` may
+      be a mapping from the roles of a study to files, like the columns above. With
       `"multi_label": true` labels are lists of class indices or names.
 
     A source without splits is split 4:1 into development and test, and development 4:1 into training and validation:
@@ -68,7 +76,7 @@ def make_datalist(
         seed: seed of the split.
         policy: how to handle DICOM series that cannot be read, see `Policy`.
         series_rule: which DICOM series to take where there are several, see `SeriesRule`; with roles each study is one
-            item.
+            item. The roles of a list of files need no rule.
         key: key of the patient pseudonyms, see `project_key`; None makes one for this call.
         unlabelled: a folder or list of unlabelled images, or several. The data list itself may be among them: its rows
             without a label are then unlabelled images instead of an error.
@@ -128,6 +136,57 @@ def read_datalist(
     return made, read.left_out
 
 
+def studies_to_score(
+    source: str | os.PathLike[str],
+    data_list: str | os.PathLike[str] | None = None,
+    policy: Mapping[str, str] | None = None,
+    series_rule: Mapping[str, Any] | None = None,
+    empty_is_error: bool = True,
+) -> Studies:
+    """Find the studies of a folder, or those that a list names, with or without labels.
+
+    Args:
+        source: a folder or DICOMDIR, see `find_studies`; or a list, whose paths are relative to its own folder.
+        data_list: a sheet or JSON list (of which every list is taken), whose paths are relative to `source`.
+        policy: how to handle studies that cannot be read, see `Policy`.
+        series_rule: see `make_datalist`.
+        empty_is_error: whether to raise an error if nothing is found.
+
+    Raises:
+        FileNotFoundError: no such folder or file.
+        DataListError: see `find_studies`; or a list has rows that cannot be used, all of which are listed.
+        ValueError: a role of the rule has no rule, and there is no list.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from monai_rd.datasets import studies_to_score
+        >>> for view in ("pa", "lateral"):
+        ...     Image.new("L", (8, 8), len(view)).save(f"{view}.png")
+        >>> _ = Path("new.json").write_text('{"test": [{"image": {"pa": "pa.png", "lateral": "lateral.png"}}]}')
+        >>> [list(study["image"]) for study in studies_to_score("new.json").items]
+        [['pa', 'lateral']]
+    """
+    path = Path(source)
+    if data_list is None and (not path.is_file() or is_directory_name(path)):
+        return find_studies(source, empty_is_error, policy, series_rule)
+    sheet, root = (path, path.parent) if data_list is None else (Path(data_list), path)
+    if not sheet.is_file():
+        raise FileNotFoundError(f"data_list '{sheet}' is not a file")
+    reading = Reading(root, Policy(policy), SeriesRule.of(series_rule), secrets.token_bytes(32))
+    of_json = sheet.suffix.lower() == ".json"
+    problems = Problems("item" if of_json else "row")
+    items = items_of_json(sheet, reading, problems) if of_json else items_of_sheet(sheet, reading, problems)
+    problems.refuse()
+    if not items and empty_is_error:
+        raise DataListError(f"the list names no study that can be read ({len(reading.left_out)} were left out)")
+    return Studies(_with_ids(items), reading.left_out)
+
+
+def _with_ids(items: Sequence[Item]) -> list[Item]:
+    return [item if item["id"] else item | {"id": file_id_of(item, n)} for n, item in enumerate(items, start=1)]
+
+
 def labelled_studies(
     dataset_dir: str | os.PathLike[str],
     data_list: str | os.PathLike[str] | None = None,
@@ -161,11 +220,7 @@ def labelled_studies(
     if not items:
         read.problems.add("no labelled item" + (" in the test split" if splits is not None else ""))
     read.problems.refuse()
-    named = [
-        item if item["id"] else item | {"id": file_id(known_hash(Path(item["image"])), number)}
-        for number, item in enumerate(items, start=1)
-    ]
-    return Studies(named, read.left_out)
+    return Studies(_with_ids(items), read.left_out)
 
 
 def make_folds(
@@ -234,7 +289,8 @@ def _datalist(read: Collected, chosen: Mapping[str, Iterable[int]]) -> DataList:
     indices = {split: list(chosen.get(split, ())) for split in SPLITS}
     lists = {split: [labelled(i) for i in own] for split, own in indices.items()}
     groups = group([str(read.groups[i]) for i in indices["training"]])
-    return DataList(read.order, **lists, multi_label=read.found.multi_label, groups=groups)
+    roles = None if read.reading.rule is None else read.reading.rule.roles_config
+    return DataList(read.order, **lists, multi_label=read.found.multi_label, groups=groups, series_roles=roles)
 
 
 def _check_leaks(read: Collected) -> None:

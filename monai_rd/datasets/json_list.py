@@ -18,7 +18,7 @@ from monai_rd.datasets.studies import Item
 from monai_rd.pseudonyms import patient_pseudonym
 from monai_rd.text import name_of, read_text
 
-__all__ = ["from_json", "unlabelled_of_json"]
+__all__ = ["from_json", "items_of_json"]
 
 _KEYS = frozenset(
     (
@@ -30,6 +30,8 @@ _KEYS = frozenset(
 
 _NAMING = frozenset(("image", "series", "study", "sha256"))  # what names an image
 _NAMED = "'image', 'series', 'study', 'sha256'"
+_TEXTS = ("image", "series", "series_volume", "sop", "study", "sha256")
+_BY_ROLE = ("image", "sha256")  # these may be mappings from roles to texts
 
 
 def from_json(path: Path, reading: Reading, class_names: Sequence[str] | None, problems: Problems) -> Found:
@@ -47,6 +49,7 @@ def from_json(path: Path, reading: Reading, class_names: Sequence[str] | None, p
     ):
         raise DataListError(f"{path.name}: class_names is no list of names")
     names = None if names is None else [name_of(str(name)) for name in names]
+    reading.take_roles(_roles_named(content))
     splits: list[str] = []
     found = Found(splits=splits, class_names=names, multi_label=content.get("multi_label") is True)
     for row, (split, entry) in enumerate(((s, e) for s in SPLITS for e in content[s]), start=1):
@@ -68,16 +71,20 @@ def from_json(path: Path, reading: Reading, class_names: Sequence[str] | None, p
     return found
 
 
-def unlabelled_of_json(path: Path, reading: Reading, problems: Problems) -> list[Item]:
-    """Return the items under "unlabeled" of a MONAI data list; an empty list where it has no such key.
+def items_of_json(
+    path: Path, reading: Reading, problems: Problems, keys: Sequence[str] = (*SPLITS, UNLABELLED)
+) -> list[Item]:
+    """Return the items of some lists of a MONAI data list, without their labels; the file need not have all of them.
 
     Raises:
         DataListError: the file is not a data list.
     """
     content = _json(path)
-    entries = content.get(UNLABELLED, []) if isinstance(content, dict) else None
-    if not isinstance(entries, list):
-        raise DataListError(f"{path.name} needs the list {UNLABELLED}, of {{'image': ...}}")
+    lists = [content.get(key, []) for key in keys] if isinstance(content, dict) else []
+    if not lists or not all(isinstance(one, list) for one in lists):
+        raise DataListError(f"{path.name} needs one of the lists {', '.join(keys)}, of {{'image': ...}}")
+    reading.take_roles(_roles_named(content))
+    entries = [entry for one in lists for entry in one]
     items: list[Item] = []
     for row, entry in enumerate(entries, start=1):
         if isinstance(entry, dict) and _NAMING & set(entry):
@@ -90,13 +97,18 @@ def unlabelled_of_json(path: Path, reading: Reading, problems: Problems) -> list
 
 def _items(entry: Mapping[str, Any], reading: Reading, row: int, problems: Problems) -> list[Item]:
     """Return the items that an entry names, without their label."""
-    texts = ("image", "series", "series_volume", "sop", "study", "sha256")
-    wrong = [name for name in texts if not isinstance(entry.get(name, ""), str)]
-    for name in wrong:
-        problems.add(f"'{name}' is {kind_of(entry[name])}: give a text", row)
+    told = {name: entry.get(name, "") for name in _TEXTS}
+    by_role = {name: told.pop(name) for name in _BY_ROLE if isinstance(told[name], dict)}
+    texts = [*told.items(), *(pair for one in by_role.values() for pair in one.items() if pair[1] is not None)]
+    wrong = [(name, value) for name, value in texts if not isinstance(value, str)]
+    for name, value in wrong:
+        problems.add(f"'{name}' is {kind_of(value)}: give a text", row)
     if wrong:
         return []
-    if "series" in entry and "sop" in entry:
+    if by_role:
+        images, hashes = ({r: one for r, one in by_role.get(name, {}).items() if one} for name in _BY_ROLE)
+        items = reading.study_of_files(images, hashes, row, problems)
+    elif "series" in entry and "sop" in entry:
         items = reading.picture_of_uid(entry["series"], entry["sop"], row, problems)
     elif "series" in entry:
         items = reading.series_of_uid(entry["series"], row, problems, entry.get("series_volume", ""))
@@ -118,6 +130,14 @@ def _of_study(entry: Mapping[str, Any], reading: Reading, row: int, problems: Pr
         problems.add("has other 'roles' by the series rule: give the --series_rule that the list was made with", row)
         return []
     return items
+
+
+def _roles_named(content: Mapping[str, Any]) -> list[str]:
+    """Return the roles that the entries of a data list name files for, in the order of their first occurrence."""
+    lists = (one for key in (*SPLITS, UNLABELLED) if isinstance(one := content.get(key), list))
+    entries = (entry for one in lists for entry in one if isinstance(entry, dict))
+    named = (value for entry in entries for key in _BY_ROLE if isinstance(value := entry.get(key), dict))
+    return list(dict.fromkeys(role for one in named for role in one))
 
 
 def _roles_of(item: Item) -> Iterable[str]:

@@ -63,6 +63,6 @@ def kind_of(value: Any) -> str:
     if isinstance(value, bool):
         return "true or false"
     kinds = {list: "a list", dict: "an object", float: "a number that is no index, such as 1.0 or NaN"}
-    return kinds.get(
-        type(value), "a number below 0" if isinstance(value, int) else "empty or a word for what is missing"
-    )
+    if isinstance(value, int):
+        return "a number below 0" if value < 0 else "a number"
+    return kinds.get(type(value), "empty or a word for what is missing")

@@ -44,6 +44,7 @@ class DataList:
             multi-label list).
         groups: group number of each training item; items of one patient, lesion or file share a number and must stay
             together. Empty: grouped by patient.
+        series_roles: the series rule, as in a bundle config, if the items are studies of several roles; else None.
 
     Example:
         >>> from monai_rd.datasets import DataList
@@ -62,6 +63,7 @@ class DataList:
     multi_label: bool = False
     unlabelled: list[Item] = field(default_factory=list)
     groups: list[int] = field(default_factory=list)
+    series_roles: dict[str, Any] | None = None
 
     def __getitem__(self, split: str) -> list[Item]:
         """Return the items of "training", "validation", "test" or "unlabelled"; bundle configs use this."""
@@ -115,19 +117,16 @@ class DataList:
     def identity(self) -> dict[str, list[tuple[str, str]]]:
         """Return a fingerprint of these lists without names or paths: (hash, label) of each item, in order, by split.
 
-        The hash is of an item's UID, or of its path relative to the folder that holds all items, so that data may be
+        The hash is of an item's UID, or of its paths relative to the folder that holds all items, so that data may be
         moved; the label is the class name. All unlabelled items, which may be very many, share one hash.
         """
         every = [item for split in (*SPLITS, "unlabelled") for item in self[split]]
-        paths = [item["image"] for item in every if not item.get("id")]
-        files = [one if isinstance(one, str) else one[0] for one in paths]
-        root = os.path.commonpath([os.path.dirname(os.path.abspath(one)) for one in files]) if files else ""
+        folders = [os.path.dirname(path) for item in every if not item.get("id") for path in _paths(item).values()]
+        root = os.path.commonpath(folders) if folders else ""
 
         def named(item: Item) -> str:
-            name = item.get("id") or ""
-            if not name:
-                image = item["image"] if isinstance(item["image"], str) else item["image"][0]
-                name = Path(os.path.relpath(os.path.abspath(image), root)).as_posix()
+            paths = {role: Path(os.path.relpath(path, root)).as_posix() for role, path in _paths(item).items()}
+            name = item.get("id") or "\n".join(" ".join(filter(None, one)) for one in sorted(paths.items()))
             return hashlib.sha256(os.fsencode(name)).hexdigest()[:12]
 
         def label(item: Item) -> str:
@@ -178,12 +177,12 @@ def write_datalist(
 ) -> None:
     """Write a data list as MONAI's JSON, atomically.
 
-    An image or volume file is written as `image`, its path relative to `dataset_dir`. DICOM is written as `series` by
-    its UIDs (with `sop` for a single picture, `series_volume` for one of several volumes), a study of several roles as
-    `study` with its `roles`, because export folders are often named after patients. For the same reason a file whose
-    path contains its patient's ID is written as the `sha256` of its content. Patients are pseudonyms. A multi-label
-    list has `"multi_label": true`; its labels are lists of class indices. Unlabelled items are written under
-    "unlabeled", as MONAI spells it.
+    An image or volume file is written as `image`, its path relative to `dataset_dir`, or the paths by role. DICOM is
+    written as `series` by its UIDs (with `sop` for a single picture, `series_volume` for one of several volumes), a
+    study of several roles as `study` with its `roles`, because export folders are often named after patients. For the
+    same reason a file whose path contains its patient's ID is written as the `sha256` of its content. Patients are
+    pseudonyms. A multi-label list has `"multi_label": true`; its labels are lists of class indices. Unlabelled items
+    are written under "unlabeled", as MONAI spells it.
 
     Args:
         made: the lists.
@@ -209,19 +208,41 @@ def _label(item: Item, made: DataList) -> dict[str, Any]:
 def _entry(item: Item, root: Path, key: bytes) -> dict[str, Any]:
     told: dict[str, Any] = dict(item)
     entry = {name: told[name] for name in ("label", "patient", *GROUPS) if told.get(name, "") != ""}
-    if isinstance(item["image"], Mapping):
+    if isinstance(item["image"], Mapping) and item["series"]:
         return {"study": item["study"], "roles": list(item["image"]), **entry}
+    if isinstance(item["image"], Mapping):
+        return {**_by_role(item, root, key), **entry}
     if item["series"]:
         if item["volume"]:
             return {"series": item["series"], "series_volume": item["volume"], **entry}
         picture = {"sop": item["id"]} if item["id"] != item["series"] else {}
         return {"series": item["series"], **picture, **entry}
-    file = Path(os.path.abspath(item["image"]))  # not resolved: links may lead out of the folder
+    return {**_file(item["image"], item["patient"], root, key), **entry}
+
+
+def _by_role(item: Item, root: Path, key: bytes) -> dict[str, dict[str, str]]:
+    told: dict[str, dict[str, str]] = {}
+    for role, file in item["image"].items():
+        for how, value in _file(file, item["patient"], root, key).items():
+            told.setdefault(how, {})[role] = value
+    return told
+
+
+def _file(path: str, patient: str, root: Path, key: bytes) -> dict[str, str]:
+    """Return how a file is named: as `image`, or as `sha256` if its path tells its patient."""
+    file = Path(os.path.abspath(path))  # not resolved: links may lead out of the folder
     relative = file.relative_to(root)
-    if item["patient"] and _tells_the_patient(relative, item["patient"], key):
+    if patient and _tells_the_patient(relative, patient, key):
         with reading_files():
-            return {"sha256": sha256(file), **entry}
-    return {"image": relative.as_posix(), **entry}
+            return {"sha256": sha256(file)}
+    return {"image": relative.as_posix()}
+
+
+def _paths(item: Item) -> dict[str, str]:
+    """Return the absolute path of the first file of each role; of an item without roles, of its first file."""
+    roles = item["image"] if isinstance(item["image"], Mapping) else {"": item["image"]}
+    firsts = {role: one if isinstance(one, str) else one[0] for role, one in roles.items()}
+    return {role: os.path.abspath(one) for role, one in firsts.items()}
 
 
 def _tells_the_patient(path: Path, pseudonym: str, key: bytes) -> bool:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 from monai_rd.datasets.near_matches import near_ids, near_paths, would_match
-from monai_rd.datasets.problems import Problems
+from monai_rd.datasets.problems import DataListError, Problems
 from monai_rd.datasets.studies import (
     Item,
     id_of_file,
@@ -22,7 +22,7 @@ from monai_rd.datasets.studies import (
 )
 from monai_rd.dicom import RoleRule, SeriesInfo, SeriesRule, choose_roles, choose_series, index_dicom, is_dicom
 from monai_rd.dicom.values import known_uid_of
-from monai_rd.errors import NoDicomError, Policy, StudyError, count_codes
+from monai_rd.errors import NoDicomError, NoRoleError, Policy, StudyError, count_codes
 from monai_rd.files import READ_SUFFIXES, sha256
 from monai_rd.pseudonyms import patient_pseudonym
 from monai_rd.walk import walk
@@ -74,7 +74,7 @@ class Reading:
     Args:
         root: folder of the data.
         policy: how to handle series that cannot be read.
-        rule: which series to take for a patient or a folder with several; None for no rule.
+        rule: which series to take for a patient or a folder with several; None for no rule. See also `take_roles`.
         key: key of the patient pseudonyms.
     """
 
@@ -87,6 +87,22 @@ class Reading:
         self._no_path: dict[int, str] = {}
         self._no_patient: dict[int, str] = {}
         self._no_series: dict[int, str] = {}
+
+    def take_roles(self, names: Collection[str]) -> None:
+        """Make the roles that a list names those of the rule.
+
+        Raises:
+            DataListError: the rule has none, or not these.
+            ValueError: a name that no role can have.
+        """
+        if not names:
+            return
+        if self.rule is None:
+            self.rule = SeriesRule(roles=dict.fromkeys(names))
+        if self.rule.roles is None:
+            raise DataListError("the list names images by role, and the series rule has no roles: leave the rule out")
+        if unknown := [name for name in names if name not in self.rule.roles]:
+            raise DataListError(f"the list names the role '{unknown[0]}'; the roles are {', '.join(self.rule.roles)}")
 
     @cached_property
     def series(self) -> list[SeriesInfo]:
@@ -182,10 +198,14 @@ class Reading:
 
     def _needs_studies(self, row: int, problems: Problems) -> bool:
         """Record a problem for a row that names a single image although the rule has roles."""
-        roles = self.rule is not None and self.rule.roles is not None
-        if roles:
-            problems.add("names one image, but the series rule has roles: name the study, the patient or a folder", row)
-        return roles
+        if self.rule is None or self.rule.roles is None:
+            return False
+        problems.add(
+            f"names one image, and there are the roles {', '.join(self.rule.roles)}: of DICOM name the study, the "
+            "patient or a folder, of other files one for each role",
+            row,
+        )
+        return True
 
     def series_of_patient(self, patient: str, row: int, problems: Problems) -> list[Item]:
         """Return the items of the patient's series that the rule chooses."""
@@ -198,13 +218,8 @@ class Reading:
 
     def at_path(self, value: str, row: int, problems: Problems) -> list[Item]:
         """Return the items at a path: an image or volume file, a DICOM file, or a folder of DICOM files."""
-        path = Path(os.path.abspath(self.root / value))
-        if not value or not os.path.lexists(path):
-            self._no_path[row] = value
-            problems.add("the image does not exist below dataset_dir", row)
-            return []
-        if not path.is_relative_to(self.root):
-            problems.add("the image lies outside dataset_dir", row)
+        path = self._placed(value, row, problems)
+        if path is None:
             return []
         if not os.path.isdir(path):
             return self._one_file(path, row, problems)
@@ -221,6 +236,50 @@ class Reading:
             return []
         readable = [one for one in found if one.problem(self.policy) is None]
         return self._readable(readable or found, row, problems)
+
+    def _placed(self, value: str, row: int, problems: Problems) -> Path | None:
+        """Return the file or folder that a row names; None if there is none."""
+        path = Path(os.path.abspath(self.root / value))
+        if not value or not os.path.lexists(path):
+            self._no_path[row] = value
+            problems.add("the image does not exist below dataset_dir", row)
+            return None
+        if not path.is_relative_to(self.root):
+            problems.add("the image lies outside dataset_dir", row)
+            return None
+        return path
+
+    def study_of_files(
+        self, images: Mapping[str, str], hashes: Mapping[str, str], row: int, problems: Problems
+    ) -> list[Item]:
+        """Return the item of a study whose images are files, none of them DICOM.
+
+        Args:
+            images: the path of each role that the study has.
+            hashes: in place of it, the SHA-256 of its file.
+            row: see `at_path`.
+            problems: see `at_path`.
+        """
+        found = {role: self._placed(path, row, problems) for role, path in images.items()}
+        found |= {role: self._of_hash(digest, row, problems) for role, digest in hashes.items()}
+        order = self.rule.roles if self.rule is not None and self.rule.roles is not None else found
+        files = {role: file for role in order if (file := found.get(role)) is not None}
+        if len(files) < len(found):
+            return []
+        for file in files.values():
+            if os.path.isdir(file) or is_dicom(file):
+                problems.add("a role names DICOM: name its study, and give a --series_rule with the roles", row)
+                return []
+            if (reason := reason_unread(file)) is not None:
+                self._refuse(reason, row, problems)
+                return []
+        if not files:
+            self._refuse(NoRoleError("names no image for any role"), row, problems)
+        elif len(set(map(os.path.realpath, files.values()))) < len(files):
+            problems.add("one file is named for two roles", row)
+        else:
+            return [item_of_image(files)]
+        return []
 
     def advise(self, problems: Problems) -> None:
         """Record what would make rows without a match find one (see `near_matches`), without quoting their values."""
@@ -243,7 +302,10 @@ class Reading:
     def _by_rule(self, found: Sequence[SeriesInfo], row: int, problems: Problems, where: str) -> list[Item]:
         """Return the items of the series or, if the rule has roles, of the studies that the rule chooses."""
         if self.rule is not None and self.rule.roles is not None:
-            return self._by_roles(found, self.rule.roles, row, problems, where)
+            if None in self.rule.roles.values():
+                problems.add("names DICOM, and the roles of this list are named by files", row)
+                return []
+            return self._by_roles(found, self.rule.role_rules(), row, problems, where)
         chosen = choose_series(found, self.rule or SeriesRule(), self.policy)
         self.offered |= {one.id for one in found}
         self.chosen |= {one.id for one in chosen}
@@ -272,10 +334,14 @@ class Reading:
         """Return the item of the file whose content has this SHA-256."""
         if self._needs_studies(row, problems):
             return []
-        if digest not in self._by_hash:
+        file = self._of_hash(digest, row, problems)
+        return [] if file is None else [item_of_image(file)]
+
+    def _of_hash(self, digest: str, row: int, problems: Problems) -> Path | None:
+        file = self._by_hash.get(digest)
+        if file is None:
             problems.add("no file with this sha256 below dataset_dir", row)
-            return []
-        return [item_of_image(self._by_hash[digest])]
+        return file
 
     def picture_of_uid(self, uid: str, sop_uid: str, row: int, problems: Problems) -> list[Item]:
         """Return the item of one file of a series, by the UIDs of both."""

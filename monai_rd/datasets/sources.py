@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from monai_rd.pseudonyms import patient_pseudonym
 from monai_rd.text import comparable, name_key, name_of
 from monai_rd.walk import folders_in, walk
 
-__all__ = ["from_folders", "from_sheet", "unlabelled_of_sheet"]
+__all__ = ["from_folders", "from_sheet", "items_of_sheet", "unlabelled_of_sheet"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +44,12 @@ _COLUMNS = {
     "lesionid": "lesion",
     "class": "label",
 }
-_SOURCES = "'image', 'series' (SeriesInstanceUID), 'study' (StudyInstanceUID), 'patient' (PatientID)"
+_SOURCES = (
+    "'image', 'series' (SeriesInstanceUID), 'study' (StudyInstanceUID), 'patient' (PatientID), 'image:ROLE' (for each "
+    "role of a study)"
+)
 _KNOWN = frozenset((*_COLUMNS.values(), "split", *GROUPS))
+_ROLE = "image:"  # how the name of a column with the files of a role begins
 
 # ------------------------------------------------------------------------------------------------------- sheets
 
@@ -58,6 +62,8 @@ def from_sheet(
     labels_may_miss: bool = False,
 ) -> Found:
     """Read a CSV or Excel sheet; a row names its image by `image`, else by `series`, `study` or `patient`.
+
+    Columns `image:ROLE` name the images of a study; an empty cell is a role that the study lacks.
 
     The sheet is multi-label if any label cell holds several names separated by `|`, or if there is a column of 0 and 1
     for each of `class_names` in place of `label`. With `labels_may_miss`, rows without a label are skipped, unless the
@@ -78,6 +84,7 @@ def from_sheet(
             "of 0 and 1 of its own instead of 'label', name the classes (class_names, on the console --class-names)"
         )
     multi_label = indicators or any(SEPARATOR in cell for cell in table["label"])
+    reading.take_roles(_roles(sources))
     used = {*sources, "series_volume", "label", "lesion", "split", *GROUPS, *(columns.values() if indicators else ())}
     found = Found(
         splits=[] if "split" in table else None,
@@ -118,18 +125,40 @@ def unlabelled_of_sheet(
     Rows that a column `split` assigns to validation or test are left out.
 
     Raises:
+        DataListError: see `items_of_sheet`.
+    """
+
+    def wanted(cells: Mapping[str, str]) -> bool:
+        split = SPLIT_NAMES.get(comparable(cells.get("split", "")).lower(), "training")
+        return split == "training" and _is_unlabelled(cells, class_names)
+
+    return items_of_sheet(path, reading, problems, wanted)
+
+
+def items_of_sheet(
+    path: Path, reading: Reading, problems: Problems, wanted: Callable[[Mapping[str, str]], bool] | None = None
+) -> list[Item]:
+    """Return the items of the rows that are wanted, without their labels.
+
+    Args:
+        path: a CSV or Excel sheet.
+        reading: finds what a row names.
+        problems: receives what is wrong with rows.
+        wanted: receives the cells of a row by column; None takes every row.
+
+    Raises:
         DataListError: the file is not a sheet, or has no column that names images.
     """
     table, sources, twice = _table(path)
     if twice or not sources:
         has = f"more than one column of {', '.join(twice)}" if twice else "none of them"
         raise DataListError(f"the sheet needs one of the columns {_SOURCES}; it has {has}")
+    reading.take_roles(_roles(sources))
     used = {*sources, "series_volume", "label", "split", *GROUPS}
     items: list[Item] = []
     for row, record in zip(table.index, table.to_dict("records"), strict=True):
         cells = _cells(record, used, row, problems)
-        split = SPLIT_NAMES.get(comparable(cells.get("split", "")).lower(), "training")
-        if split == "training" and _is_unlabelled(cells, class_names):
+        if wanted is None or wanted(cells):
             items += _located(cells, sources, reading, row, problems)[0]
     reading.advise(problems)
     return items
@@ -139,8 +168,16 @@ def _table(path: Path) -> tuple[pd.DataFrame, list[str], list[str]]:
     """Read a sheet; return it with normalised column names, its columns that name images, and its duplicate columns."""
     table = read_table(path)
     table.columns = pd.Index([_column(str(name)) for name in table.columns])
-    twice = sorted({name for name in table if name in _KNOWN and list(table.columns).count(name) > 1})
-    return table, [column for column in ("image", "series", "study", "patient") if column in table], twice
+    roles = [name for name in dict.fromkeys(table.columns) if name.startswith(_ROLE)]
+    names = list(table.columns)
+    twice = sorted(name for name in {*_KNOWN, *roles} if names.count(name) > 1)
+    twice += ["image"] if roles and "image" in names else []
+    naming = (*roles, "patient") if roles else ("image", "series", "study", "patient")
+    return table, [column for column in naming if column in table], twice
+
+
+def _roles(sources: Sequence[str]) -> list[str]:
+    return [name.removeprefix(_ROLE) for name in sources if name.startswith(_ROLE)]
 
 
 def _cells(record: Mapping[Any, str], used: Container[str], row: int, problems: Problems) -> dict[str, str]:
@@ -163,7 +200,10 @@ def _located(
     }
     if "patient" in told and not told["patient"]:
         problems.add("no patient", row)
-    if cells.get("image") or sources == ["image"]:
+    if roles := _roles(sources):
+        images = {role: cell for role in roles if (cell := cells[_ROLE + role]) not in MISSING}
+        items = reading.study_of_files(images, {}, row, problems)
+    elif cells.get("image") or sources == ["image"]:
         items = reading.at_path(cells["image"], row, problems)
     elif cells.get("study") and not cells.get("series"):
         items = reading.series_of_study(cells["study"], row, problems)
@@ -181,7 +221,13 @@ def _located(
 
 
 def _column(name: str) -> str:
-    """Normalise a column name: a known spelling to its standard name, any other to lower case without outer blanks."""
+    """Normalise a column name: a known spelling to its standard name, any other to lower case without outer blanks.
+
+    The role of a column `image:ROLE` keeps its case.
+    """
+    kind, colon, role = comparable(name).partition(":")
+    if colon and _column(kind) == "image":
+        return _ROLE + role.strip()
     plain = comparable(name).lower()
     joined = re.sub(r"[\s_.-]+", "", plain)
     return _COLUMNS.get(joined, joined if joined in _KNOWN else plain)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections import Counter
@@ -36,6 +37,7 @@ __all__ = [
     "Studies",
     "StudyFiles",
     "file_id",
+    "file_id_of",
     "files_of_item",
     "find_studies",
     "id_of_file",
@@ -58,7 +60,7 @@ class Item(TypedDict, total=False):
 
     image: Any  # path of a file, or the paths of a DICOM series, in order; or these by role
     label: Any  # class name while lists are read, then class index; multi-label: floats `[classes]`
-    id: str  # DICOM UID, or an ID made from the file's content; holds no patient data
+    id: str  # DICOM UID, or an ID made from the content of its files; holds no patient data
     series: str  # SeriesInstanceUID; of several roles joined by "|"
     volume: str  # which volume, if the series has several
     study: str  # StudyInstanceUID
@@ -88,9 +90,9 @@ class Studies:
       and `NUMBER-HASH` for any other file: its position in the sorted list of the folder's files, from 1, and the start
       of its content's SHA-256 (`NUMBER-closed` where it cannot be opened).
     - `series` and `study` are the SeriesInstanceUID and StudyInstanceUID of DICOM, else "".
-    - Of a study of several roles (see `SeriesRule`), `image` is a mapping from the roles that it has to their files,
-      `id` the StudyInstanceUID, and `series` the SeriesInstanceUIDs joined by "|". Other keys are "" where the images
-      differ.
+    - Of a study of several roles (see `SeriesRule`), `image` is a mapping from the roles that it has to their files.
+      Of DICOM, `id` is the StudyInstanceUID, and `series` the SeriesInstanceUIDs joined by "|"; other keys are "" where
+      the images differ.
     - `volume` names the volume where a series holds several, and is then part of `id`; else it is "".
     - `patient` must not be divided between splits: the patient's pseudonym, or the hash of the file, equal for copies.
     - Further keys (`ABOUT`): modality, orientation, body part, sex, age, scanner and site; "" where unknown.
@@ -114,15 +116,24 @@ class Studies:
     problems: list[StudyError]
 
 
-def item_of_image(path: Path) -> Item:
-    """Return the item of an image or volume file without further information."""
+def item_of_image(image: Path | Mapping[str, Path]) -> Item:
+    """Return the item of an image or volume file, or of files by role, without further information."""
     named = dict.fromkeys(("id", "series", "volume", "study", "patient", *ABOUT), "")
-    return cast(Item, {"image": str(path), **named})
+    paths = {role: str(one) for role, one in image.items()} if isinstance(image, Mapping) else str(image)
+    return cast(Item, {"image": paths, **named})
 
 
 def file_id(digest: str, number: int) -> str:
     """Return the ID of a file from its position in a list and its content's hash ("" if unreadable); see `Studies`."""
     return f"{number}-{digest or 'closed'}"
+
+
+def file_id_of(item: Item, number: int) -> str:
+    """Return the `file_id` of an item of files."""
+    digests = [known_hash(file) for file in files_of_item(item)]
+    if len(digests) == 1 or "" in digests:
+        return file_id(min(digests), number)
+    return file_id(hashlib.sha256("".join(digests).encode()).hexdigest()[: len(digests[0])], number)
 
 
 def reason_unread(path: Path) -> StudyError | None:
@@ -241,10 +252,13 @@ def find_studies(
     Raises:
         FileNotFoundError: no such folder, or a file that is not a DICOMDIR.
         DataListError: nothing in it can be read, or there are problems that are errors by the policy (all are listed).
+        ValueError: a role of the rule has no rule.
     """
     root = Path(folder)
     if not root.is_dir() and not (root.is_file() and is_directory_name(root)):
         raise FileNotFoundError(f"dataset_dir '{root}' is not a folder")
+    actions, rule = Policy(policy), SeriesRule.of(series_rule)
+    roles = rule.role_rules() if rule is not None and rule.roles is not None else None
     unread: list[Path] = []
     try:
         series = index_dicom(root, key=key, damaged=unread)
@@ -252,14 +266,13 @@ def find_studies(
         series = []
     of_series = {file for one in series for file in one.files}
     files = sorted({*images_among(path for path in walk(root).files if path not in of_series), *unread})
-    actions, rule = Policy(policy), SeriesRule.of(series_rule)
     problems: list[StudyError] = [problem for one in series if (problem := one.problem(actions)) is not None]
     if labelled:
         files, left = _readable(files, {*unread})
         problems += left
     studies: list[StudyImages] = []
-    if rule is not None and rule.roles is not None:
-        studies = choose_roles(series, rule.roles, actions)
+    if roles is not None:
+        studies = choose_roles(series, roles, actions)
         problems += [one.problem for one in studies if one.problem is not None]
         files, without = (
             [path for path in files if path in {*unread}],
@@ -278,7 +291,7 @@ def find_studies(
             f"{_counted(refused)} cannot be read ({count_codes(one.code for one in refused)}). Mend or remove them, or "
             'let the policy leave them out, by code or all with {"default": "skip"}:' + listed
         )
-    if rule is not None and rule.roles is not None:
+    if roles is not None:
         usable = [one for one in studies if one.problem is None]
         logger.info("studies: %d of %d taken (%s)", len(usable), len(studies), rule)
         items += map(item_of_study, usable)

@@ -13,8 +13,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from monai_rd.datasets.json_list import unlabelled_of_json
-from monai_rd.datasets.lists import DataList, parts_of_path
+from monai_rd.datasets.json_list import items_of_json
+from monai_rd.datasets.lists import UNLABELLED, DataList, parts_of_path
 from monai_rd.datasets.near_duplicates import IMAGES, VOLUMES, Fingerprint, copies_of
 from monai_rd.datasets.problems import DataListError, Problems
 from monai_rd.datasets.reading import Reading
@@ -57,7 +57,7 @@ def find_unlabelled(
         elif path.is_file():
             problems = Problems("item" if path.suffix.lower() == ".json" else "row")
             if path.suffix.lower() == ".json":
-                found += unlabelled_of_json(path, reading, problems)
+                found += items_of_json(path, reading, problems, [UNLABELLED])
             else:
                 found += unlabelled_of_sheet(path, reading, class_names, problems)
             problems.refuse(f"the list of unlabelled images '{path.name}'")

@@ -52,6 +52,11 @@ class _Wanted:
             )
         )
 
+    @property
+    def config(self) -> dict[str, Any]:
+        """The keys of a bundle config that differ from their defaults."""
+        return {one.name: value for one in fields(self) if (value := getattr(self, one.name)) != one.default}
+
     def size(self, slices: int, shape: tuple[int, int]) -> int:
         """The size by which `pick` compares series."""
         return slices * (shape[0] * shape[1] if self.pick == "largest" else 1)
@@ -105,7 +110,8 @@ class SeriesRule(_Wanted):
     """Rule that selects the series to use of each patient or study.
 
     By default a series is an item of its own. With `roles` a study is one item: each role selects one image of it (a
-    series, one of several volumes in a series, or a picture), and no other key is given.
+    series, one of several volumes in a series, or a picture), and no other key is given. A role without a rule (None)
+    selects nothing: its images are files that a data list names.
 
     Args:
         modality: such as "CT"; None accepts any.
@@ -114,7 +120,7 @@ class SeriesRule(_Wanted):
         orientation: "axial", "coronal", "sagittal" or "oblique"; None accepts any.
         pick: which of the accepted series to take: that with "most_slices", the "largest" (most voxels), or "all".
         per: take one series for each "patient" or for each "study".
-        roles: names (letters, digits and ``_.+-``), and the rule of each.
+        roles: names (letters, digits and ``_.+-``), and the rule of each, or None.
 
     Raises:
         ValueError: a value that is not allowed, or an invalid regular expression.
@@ -133,7 +139,7 @@ class SeriesRule(_Wanted):
     _picks: ClassVar[tuple[str, ...]] = ("most_slices", "largest", "all")
 
     per: str = "patient"
-    roles: Mapping[str, RoleRule] | None = None
+    roles: Mapping[str, RoleRule | None] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -143,8 +149,8 @@ class SeriesRule(_Wanted):
         if not self.roles:
             raise ValueError("series_rule: roles names no role, such as {'roles': {'pa': {'view': 'PA'}}}")
         if wrong := [name for name in self.roles if not re.fullmatch(r"[A-Za-z0-9_.+-]+", str(name))]:
-            raise ValueError(f"series_rule: the role {wrong[0]!r} may have letters, digits and _.+- in its name")
-        others = [one.name for one in fields(self) if one.name != "roles" and getattr(self, one.name) != one.default]
+            raise ValueError(f"the role {wrong[0]!r} may have letters, digits and _.+- in its name")
+        others = [name for name in self.config if name != "roles"]
         if others:
             raise ValueError(f"series_rule: {others[0]} stands beside roles; give it to each role that it is meant for")
 
@@ -160,10 +166,33 @@ class SeriesRule(_Wanted):
         roles = rule.get("roles")
         if roles is None:
             return cls(**_texts(cls, rule))
-        if not isinstance(roles, Mapping) or not all(isinstance(one, Mapping) for one in roles.values()):
+        if not isinstance(roles, Mapping) or not all(isinstance(one, Mapping | None) for one in roles.values()):
             raise ValueError("series_rule: roles is a table of tables, such as {'roles': {'pa': {'view': 'PA'}}}")
         others = _texts(cls, {name: value for name, value in rule.items() if name != "roles"})
-        return cls(**others, roles={name: RoleRule(**_texts(RoleRule, one)) for name, one in roles.items()})
+        rules = {name: None if one is None else RoleRule(**_texts(RoleRule, one)) for name, one in roles.items()}
+        return cls(**others, roles=rules)
+
+    @property
+    def roles_config(self) -> dict[str, Any] | None:
+        """The mapping of a bundle config that `of` makes this rule from, if it has roles; else None."""
+        if self.roles is None:
+            return None
+        told = {name: None if one is None else one.config for name, one in self.roles.items()}
+        return {"roles": told}
+
+    def role_rules(self) -> dict[str, RoleRule]:
+        """Return the rules of the roles.
+
+        Raises:
+            ValueError: a role has none.
+        """
+        rules = {name: one for name, one in (self.roles or {}).items() if one is not None}
+        if without := [name for name in self.roles or {} if name not in rules]:
+            raise ValueError(
+                f"the role '{without[0]}' has no rule that selects its images in a folder: give a list that names the "
+                "files of each role"
+            )
+        return rules
 
     def __str__(self) -> str:
         if self.roles is not None:

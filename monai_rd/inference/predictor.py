@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from monai.data import DataLoader
 
-from monai_rd.datasets.studies import Studies, files_of_item, find_studies
+from monai_rd.datasets.datalist import studies_to_score
+from monai_rd.datasets.studies import Studies, files_of_item
 from monai_rd.errors import StudyError, original_error
 from monai_rd.inference.classifier import StudyClassifier
 from monai_rd.inference.prediction import Prediction, write_scores
@@ -73,24 +74,25 @@ class Predictor:
         """Score all studies in a folder.
 
         Args:
-            folder: with DICOM series, volume files and pictures, in any subfolders; or a DICOMDIR.
+            folder: with DICOM series, volume files and pictures, in any subfolders; or a DICOMDIR; or a list (a sheet
+                or JSON), whose paths are relative to its folder.
 
         Returns:
             One prediction per study. First those that are left out by their headers, then all others, with scores or a
             problem. If the program fails on a study (code UNEXPECTED), the others are still scored.
 
         Raises:
-            FileNotFoundError: no such folder.
-            ValueError: a study has a problem that is an error by the policy.
+            FileNotFoundError: no such folder or list.
+            ValueError: a study has a problem that is an error by the policy, or a list cannot be used.
         """
         studies = self.find(folder)
         left_out = [Prediction.of_problem(one, self.classifier.model_sha256) for one in studies.problems]
         return [*left_out, *self.score(studies.items)]
 
     def find(self, folder: str | os.PathLike[str]) -> Studies:
-        """Find the studies in a folder, see `find_studies`; a folder without studies is not an error."""
+        """Find the studies in a folder or list, see `studies_to_score`; if there are none, that is not an error."""
         policy, rule = self.classifier.prepare.policy, self._series_rule
-        return find_studies(os.path.abspath(folder), empty_is_error=False, policy=policy, series_rule=rule)
+        return studies_to_score(os.path.abspath(folder), policy=policy, series_rule=rule, empty_is_error=False)
 
     def score(self, items: Sequence[Mapping[str, Any]]) -> list[Prediction]:
         """Score items of `find_studies`; returns one prediction per item, in the same order.

@@ -117,7 +117,7 @@ def test_a_row_of_one_image_is_refused(column: str, studies: Studies) -> None:
     root, _ = studies
     item = find_studies(root).items[0]
     name = item["series"] if column == "series" else Path(item["image"][0]).relative_to(root)
-    with pytest.raises(DataListError, match="names one image, but the series rule has roles"):
+    with pytest.raises(DataListError, match="names one image, and there are the roles pa, lateral"):
         make_datalist(root, rows(root, f"{column},label\n{name},NORMAL\n"), series_rule=ROLES)
 
 

@@ -43,10 +43,10 @@ class Sink(Protocol):
 
 
 class FolderSource:
-    """A source that yields a single folder or DICOMDIR.
+    """A source that yields a single folder, DICOMDIR or list.
 
     Args:
-        path: the folder or DICOMDIR.
+        path: the folder, DICOMDIR or list.
 
     Raises:
         FileNotFoundError: it does not exist.
@@ -54,7 +54,7 @@ class FolderSource:
 
     def __init__(self, path: Path) -> None:
         if not path.exists():
-            raise FileNotFoundError(f"--from {path}: no such folder or DICOMDIR")
+            raise FileNotFoundError(f"--from {path}: no such folder, DICOMDIR or list")
         self.path = path
 
     def __iter__(self) -> Iterator[Path]:

@@ -1,0 +1,88 @@
+"""A student of studies whose images are files by role is trained on a list, and scores another list of these roles."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from monai_rd.cli.app import app
+from monai_rd.export.manifest import manifest
+from monai_rd.inference import Predictor, TrainedBundle, read_scores
+from tests.bundles.commands import copied, infer, train
+from tests.inference.test_roles import _look, by_hand
+from tests.role_files import write_sequences, write_views
+from tests.small import SMALL
+from tests.trained import trained_bundle
+
+WRITE = {"mr": write_sequences, "xray": write_views}
+
+
+def rule(*names: str) -> dict[str, Any]:
+    return {"roles": dict.fromkeys(names)}
+
+
+def listed(path: Path, studies: list[dict[str, str]]) -> Path:
+    path.write_text(json.dumps({"test": [{"image": one} for one in studies]}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("modality", "names", "lacks"),
+    [("mr", ("t1", "t1gd", "flair"), ("flair", "t1")), ("xray", ("pa", "lateral"), ("lateral",))],
+)
+def test_probabilities_are_the_mean_by_hand(
+    modality: str, names: tuple[str, ...], lacks: tuple[str, ...], tmp_path: Path
+) -> None:
+    bundle = trained_bundle(tmp_path, modality, series_roles=rule(*names))
+    predictor = Predictor(TrainedBundle(bundle, device="cpu"))
+    studies = [WRITE[modality](tmp_path / "in", number, present) for number, present in enumerate([names, lacks])]
+    found = predictor(listed(tmp_path / "in" / "new.json", studies))
+    for one, study in zip(found, studies, strict=True):
+        assert one.roles == tuple(role for role in names if role in study)
+        files = [str(tmp_path / "in" / study[role]) for role in one.roles]
+        assert list(one.probabilities.values()) == pytest.approx(by_hand(predictor, files), abs=2e-6)
+        assert [str(file) for file in one.files] == files
+        assert (one.series, one.study) == ("", "")
+        assert _look(predictor, one).place.partition(",")[0] in one.roles
+    assert {role: manifest(TrainedBundle(bundle))["input"]["roles"][role] for role in names} == dict.fromkeys(names)
+
+
+def test_predict_scores_a_list_and_refuses_a_folder(tmp_path: Path) -> None:
+    bundle = trained_bundle(tmp_path, "xray", series_roles=rule("pa", "lateral"))
+    path = listed(tmp_path / "in" / "new.json", [write_views(tmp_path / "in", number) for number in range(2)])
+    words = ["predict", str(bundle), "--to", str(tmp_path / "out"), "--from"]
+    assert CliRunner().invoke(app, [*words, str(path)]).exit_code == 0
+    assert [one.roles for one in read_scores(tmp_path / "out" / "scores.csv")] == [("pa", "lateral")] * 2
+    refused = CliRunner().invoke(app, [*words, str(tmp_path / "in")])
+    assert refused.exit_code != 0
+    assert "give a list that names the files of each role" in str(refused.exception)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("modality", ["mr", "xray"])
+def test_a_training_on_a_list(modality: str, tmp_path: Path) -> None:
+    """The student keeps the roles of its list; it is evaluated and scores lists of them."""
+    data, made = tmp_path / "data", []
+    for number in range(24):
+        present = list(WRITE[modality](data, number).items())
+        images = dict(present[: 1 + number % 2] if number % 3 == 0 else present)
+        made.append({"image": images, "label": number % 2, "patient": f"P-{number}"})
+    content = {"training": made[:12], "validation": made[12:18], "test": made[18:]}
+    (data / "list.json").write_text(json.dumps(content))
+    root = copied(modality, tmp_path)
+    words = ("--student", SMALL, "--image_size", "32", "--data_list", str(data / "list.json"), "--batch_size", "6")
+    train(root, str(data), *words, *(("--slices", "3") if modality == "mr" else ()))
+    settings = json.loads((root / "models" / "settings.json").read_text())
+    names = ("t1", "t1gd", "flair") if modality == "mr" else ("pa", "lateral")
+    assert settings["series_roles"] == rule(*names)
+    out = tmp_path / "scored"
+    infer(root, str(data), out, "--data_list", str(data / "list.json"))
+    assert len(read_scores(out / "scores.csv")) == 6
+    assert json.loads((out / "scores_metrics.json").read_text())["metrics"]
+    unlabelled = tmp_path / "unlabelled"
+    infer(root, str(data), unlabelled, "--data_list", str(data / "list.json"), "--labelled", "false")
+    assert len(read_scores(unlabelled / "scores.csv")) == 24
