@@ -1,7 +1,8 @@
 """Base class and building blocks of the augmentations of all modalities.
 
-Augmentations act in the plane of the slices: a volume `[1, D, H, W]` is treated as the stack `[D, H, W]` of its slices
-and all slices get the same random change, so 2D and 3D networks of one modality are trained on the same kind of views.
+Augmentations act in the plane of the slices: the windows `[W, D, H, W']` of a volume are treated as the stack
+`[W * D, H, W']` of their slices and all slices get the same random change, so 2D and 3D networks of one modality are
+trained on the same kind of views.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ __all__ = ["InPlaneAugmentation", "clip", "small_affine"]
 
 
 class InPlaneAugmentation(Compose):
-    """Compose random 2D transforms for stacks `[S * C, H, W]` and volumes `[1, D, H, W]`.
+    """Compose random 2D transforms for stacks `[S * C, H, W]` and windows of volumes `[W, D, H, W']`.
 
     Outputs are plain tensors of the same shape: recording every transform in a MetaTensor takes as much time as the
     transforms themselves.
@@ -35,8 +36,8 @@ class InPlaneAugmentation(Compose):
 
     def __call__(self, data: Mapping[Hashable, Any], *args: Any, **kwargs: Any) -> dict[Hashable, Any]:
         """Transform every key of the item; further arguments are passed on to `Compose`."""
-        volumes = [key for key in self.keys if data[key].ndim == 4]
-        flat = dict(data) | {key: data[key].squeeze(0) for key in volumes}
+        volumes = {key: data[key].shape[:2] for key in self.keys if data[key].ndim == 4}
+        flat = dict(data) | {key: data[key].flatten(0, 1) for key in volumes}
         tracked = get_track_meta()
         set_track_meta(False)
         try:
@@ -44,7 +45,7 @@ class InPlaneAugmentation(Compose):
         finally:
             set_track_meta(tracked)
         plain = {key: convert_to_tensor(found[key], track_meta=False) for key in self.keys}
-        return found | plain | {key: plain[key].unsqueeze(0) for key in volumes}
+        return found | plain | {key: plain[key].unflatten(0, windows) for key, windows in volumes.items()}
 
 
 def small_affine(

@@ -94,10 +94,10 @@ def _rgb(image: torch.Tensor) -> torch.Tensor:
 
 
 def joined(images: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Join the stacks `[S * C, H, W]` of a study's roles, one after the other.
+    """Join the stacks `[S * C, H, W]` or windows `[W, D, H, W']` of a study's roles, one after the other.
 
     A role with fewer slices is repeated to the number of the largest, so that the mean over all slices is the mean over
-    the roles. Values and `meta["intensity"]` are kept, with the metadata of the first role.
+    the roles; likewise the windows. Values and `meta["intensity"]` are kept, with the metadata of the first role.
 
     Raises:
         ValueError: the number of slices of a role is no divisor of the largest.

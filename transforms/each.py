@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-__all__ = ["EachImaged"]
+__all__ = ["EachImaged", "each_image"]
+
+
+def each_image(value: Any, transform: Callable[[Any], Any]) -> Any:
+    """Transform one image, or each of a mapping from roles to images."""
+    if isinstance(value, Mapping):
+        return {role: transform(one) for role, one in value.items()}
+    return transform(value)
 
 
 class EachImaged(MapTransform):
@@ -20,12 +27,7 @@ class EachImaged(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Transform every key of the item."""
-        return dict(data) | {key: self._each(data[key]) for key in self.key_iterator(dict(data))}
-
-    def _each(self, value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {role: self._transform(one) for role, one in value.items()}
-        return self._transform(value)
+        return dict(data) | {key: each_image(data[key], self._transform) for key in self.key_iterator(dict(data))}
 
     @abstractmethod
     def _transform(self, value: Any) -> MetaTensor:

@@ -8,7 +8,7 @@ independent, each is one matrix product, and a large volume is never copied at i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from torch import Tensor
 
+from monai_rd.transforms.bag import joined
 from monai_rd.transforms.each import EachImaged
 
 __all__ = ["ResizeVolumed", "resampled"]
@@ -72,6 +73,8 @@ def _weights(count: int, mm: float, start: float, step: float, number: int) -> T
 class ResizeVolumed(EachImaged):
     """Resample windows `[W, D, H, W']` to another number of voxels in the same field, antialiased.
 
+    The windows of a study's roles become those of one item (`joined`).
+
     Args:
         keys: keys of the item to transform.
         size: voxels `[D, H, W']` of the result.
@@ -87,6 +90,12 @@ class ResizeVolumed(EachImaged):
     def __init__(self, keys: KeysCollection, size: list[int]) -> None:
         super().__init__(keys)
         self.size = list(size)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Resample every key of the item."""
+        made = super().__call__(data)
+        several = {key: joined(value) for key, value in made.items() if key in self.keys and isinstance(value, Mapping)}
+        return made | several
 
     def _transform(self, windows: Any) -> Any:
         if list(windows.shape[1:]) == self.size:

@@ -5,6 +5,9 @@ where the field reaches beyond the volume there is empty space. If the region is
 placed several times, evenly spread and overlapping, and a network averages the features of these windows. Along each
 axis their number is a power of two, so that studies with different numbers of windows fit into one batch (`bag_collate`
 repeats the windows of the shorter ones, which does not change their mean).
+
+The volumes of a study of several roles may have different geometries: each gets windows around its own region, and
+`ResizeVolumed` makes them the windows of one item.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from monai_rd.errors import (
     UnsupportedImageError,
 )
 from monai_rd.transforms.bag import kept_meta, luminance
+from monai_rd.transforms.each import each_image
 from monai_rd.transforms.regions import COARSE_MM, REGIONS, Extent, find_region
 from monai_rd.transforms.resampling import resampled
 from monai_rd.transforms.sizes import Sizes
@@ -50,14 +54,14 @@ _warned: set[str] = set()
 
 
 class VolumeViewd(MapTransform):
-    """Turn a volume `[C, X, Y, Z]` into windows `[W, D, H, W']` of a size in mm around a region of the body.
+    """Turn each volume `[C, X, Y, Z]` into windows `[W, D, H, W']` of a size in mm around a region of the body.
 
     D runs from inferior to superior, H from anterior to posterior, W' from the patient's right to left. Oblique volumes
     are turned by multiples of 90 degrees only. W is 1 unless the region is longer than the field, see
     `monai_rd.transforms.volumes`.
 
     Args:
-        keys: key of the item to transform (one).
+        keys: key of the item to transform (one): a volume, or volumes by role.
         sizes: field in mm and number of voxels (`Sizes.view`).
         region: around which the field is placed, see `monai_rd.transforms.regions`.
         empty: value of empty space, such as -1024 HU; lower values of the volume are raised to it.
@@ -65,7 +69,7 @@ class VolumeViewd(MapTransform):
             `flags` if it has them (a training's items do not).
 
     Raises:
-        ValueError: an unknown region, `sizes` of 2D networks, another shape, or a study of several roles.
+        ValueError: an unknown region, `sizes` of 2D networks, or another shape.
         UnsupportedImageError: a single image, or pictures, which have no size in mm.
         ThickSlicesError: along one axis the voxels are more than 3 times as long as those of the result.
         SmallFieldError: the volume covers less than half of the field along one axis.
@@ -101,18 +105,19 @@ class VolumeViewd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Transform the item."""
-        item = dict(data)
-        if any(isinstance(item[key], Mapping) for key in self.keys):
-            raise ValueError("a 3D student does not take studies of several roles: take a 2D student, or no roles")
-        flags = [item["flags"]] if item.get("flags") else []
-        for key in self.key_iterator(item):
-            item[key], problems = self._windows(item[key])
+        flags = [data["flags"]] if data.get("flags") else []
+
+        def view(image: MetaTensor) -> MetaTensor:
+            windows, problems = self._windows(image)
             for problem in problems:
                 if self.policy[problem.code] != "warn":
                     raise problem
                 _warn_once(problem)
                 flags.append(problem.code)
-        return {**item, "flags": "|".join(flags)} if "flags" in item else item
+            return windows
+
+        item = {**data, **{key: each_image(data[key], view) for key in self.key_iterator(dict(data))}}
+        return {**item, "flags": "|".join(dict.fromkeys(flags))} if "flags" in item else item
 
     def _windows(self, image: MetaTensor) -> tuple[MetaTensor, list[StudyError]]:
         hounsfield = image.meta.get("intensity") in ("HU", "unstated") and self.empty < 0

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["manifest", "network_metadata"]
 
 _ROLES = (
-    "the slices of a study's roles, one role after the other, the same number for each (a single picture is repeated "
-    "among volumes); a role that the study lacks is left out; the mean over the slices is then the mean over the roles"
+    "the slices or windows of a study's roles, one role after the other, the same number for each (those of a role "
+    "with fewer, such as a single picture, are repeated); a role that the study lacks is left out; the mean over them "
+    "is then the mean over the roles"
 )
 # Attributes of a step that concern the item and its errors, not the pixels.
 _NOT_OF_PIXELS = {"keys", "allow_missing_keys", "policy", "scope"}

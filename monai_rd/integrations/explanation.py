@@ -95,11 +95,13 @@ def _look(predictor: Predictor, prediction: Prediction) -> _Look:
     assert found.heat is not None
     slices, at = slices_and_place(batch[0], found)
     if volume:
-        # The windows [W, D, H, W'] as one stack of slices, which may be more than the network's.
-        sizes, whole = predictor.student.parsed("sizes"), given["ResizeVolumed"].as_tensor().flatten(0, 1)
-        width, height, _ = sizes.view_mm
-        shown, aspect = whole[int((at + 0.5) * len(whole) / len(slices))][None], height / width
-        place = _place(at, len(slices))
+        # The windows [W, D, H, W'] of a role as one stack of slices, which may be more than the network's.
+        windows = _by_role(given["ResizeVolumed"])
+        role, own_at, own = _own_place(windows, len(slices), at)
+        whole = windows[role].as_tensor().flatten(0, 1)
+        width, height, _ = predictor.student.parsed("sizes").view_mm
+        shown, aspect = whole[int((own_at + 0.5) * len(whole) / own)][None], height / width
+        place = _place(role, own_at, own)
     else:
         shown, aspect, place = _slice(given, len(slices), at)
     heat = F.interpolate(found.heat[at][None, None].float(), size=shown.shape[-2:], mode="bilinear")[0, 0]
@@ -108,18 +110,30 @@ def _look(predictor: Predictor, prediction: Prediction) -> _Look:
 
 def _slice(given: Mapping[str, Any], count: int, at: int) -> tuple[Tensor, float, str]:
     """Return a slice `[C, H, W]` before resizing, its aspect and its place, by its number among all slices."""
-    stacks, loaded = (
-        made if isinstance(made, Mapping) else {"": made} for made in (given["ResizeImaged"], given["SliceStackd"])
-    )  # stacks of slices as channels [S * C, H, W]
-    each = count // len(stacks)
-    role = list(stacks)[at // each]
-    own = len(stacks[role]) * each // max(map(len, stacks.values()))  # 1 for a picture, which stands for `each` slices
-    shown = stacks[role].as_tensor().unflatten(0, (own, -1))[at % each % own]
-    return shown, _aspect(loaded[role]), ", ".join(one for one in (role, _place(at % each % own, own)) if one)
+    stacks = _by_role(given["ResizeImaged"])  # stacks of slices as channels [S * C, H, W]
+    role, own_at, own = _own_place(stacks, count, at)
+    shown = stacks[role].as_tensor().unflatten(0, (own, -1))[own_at]
+    return shown, _aspect(_by_role(given["SliceStackd"])[role]), _place(role, own_at, own)
 
 
-def _place(at: int, count: int) -> str:
-    return f"slice {at + 1} of the {count} it was shown, from inferior to superior" if count > 1 else ""
+def _by_role(image: Any) -> Mapping[str, Any]:
+    return image if isinstance(image, Mapping) else {"": image}
+
+
+def _own_place(images: Mapping[str, Any], count: int, at: int) -> tuple[str, int, int]:
+    """Return the role of a slice, by its number among all; its number among those of the role; and how many they are.
+
+    A role with fewer slices or windows than the largest stands there several times, see `joined`.
+    """
+    each = count // len(images)
+    role = list(images)[at // each]
+    own = len(images[role]) * each // max(map(len, images.values()))
+    return role, at % each % own, own
+
+
+def _place(role: str, at: int, count: int) -> str:
+    slice_ = f"slice {at + 1} of the {count} it was shown, from inferior to superior" if count > 1 else ""
+    return ", ".join(one for one in (role, slice_) if one)
 
 
 def _aspect(image: MetaTensor) -> float:

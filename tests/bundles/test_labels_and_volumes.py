@@ -10,12 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from monai.networks.nets.segresnet_ds import SegResEncoder
 
 from monai_rd.networks import Student
-from monai_rd.networks.preprocessing import VolumePreprocessing
-from monai_rd.networks.teacher.zoo import TeacherEntry, save_teacher
 from tests.bundles.commands import copied, score, train
+from tests.volume_teacher import write_volume_teacher
 
 SEVERAL = {"NORMAL": "No Finding", "PNEUMONIA": "opacity|lobar", "COVID19": "opacity", "TURBERCULOSIS": "cavity"}
 
@@ -55,23 +53,7 @@ def test_several_labels_an_image(
 
 @pytest.fixture(scope="module")
 def volume_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """CT-FM's network, narrower, as a file that says what it is."""
-    arguments = {"spatial_dims": 3, "init_filters": 4, "in_channels": 1, "blocks_down": [1, 1, 1]}
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("teacher") / "small_volume.safetensors"
-    entry = TeacherEntry(
-        name="small_volume",
-        builder="monai:SegResEncoder",
-        arguments=arguments,
-        preprocessing=VolumePreprocessing(None, multiple=8),
-        channels=16,
-        kind="map",
-        licence="CC0",
-        source="this test",
-        spacing=(4.0, 5.0, 5.0),
-    )
-    save_teacher(path, SegResEncoder(**arguments), entry)
-    return path
+    return write_volume_teacher(tmp_path_factory.mktemp("teacher"))
 
 
 @pytest.mark.slow

@@ -14,9 +14,10 @@ from monai_rd.export.manifest import manifest
 from monai_rd.inference import Predictor, TrainedBundle, read_scores
 from tests.bundles.commands import copied, infer, train
 from tests.inference.test_roles import _look, by_hand
-from tests.role_files import write_sequences, write_views
+from tests.role_files import SEQUENCES, write_sequences, write_views
 from tests.small import SMALL
-from tests.trained import trained_bundle
+from tests.trained import VOLUMES, trained_bundle
+from tests.volume_teacher import write_volume_teacher
 
 WRITE = {"mr": write_sequences, "xray": write_views}
 
@@ -31,13 +32,22 @@ def listed(path: Path, studies: list[dict[str, str]]) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("modality", "names", "lacks"),
-    [("mr", ("t1", "t1gd", "flair"), ("flair", "t1")), ("xray", ("pa", "lateral"), ("lateral",))],
+    ("modality", "names", "lacks", "settings"),
+    [
+        ("mr", SEQUENCES, ("flair", "t1"), {}),
+        (
+            "mr",
+            SEQUENCES,
+            ("flair", "t1"),
+            VOLUMES | {"spacing": [4.0, 4.0, 2.5], "field": [128.0, 128.0, 80.0]},
+        ),  # of flair two windows
+        ("xray", ("pa", "lateral"), ("lateral",), {}),
+    ],
 )
 def test_probabilities_are_the_mean_by_hand(
-    modality: str, names: tuple[str, ...], lacks: tuple[str, ...], tmp_path: Path
+    modality: str, names: tuple[str, ...], lacks: tuple[str, ...], settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    bundle = trained_bundle(tmp_path, modality, series_roles=rule(*names))
+    bundle = trained_bundle(tmp_path, modality, series_roles=rule(*names), **settings)
     predictor = Predictor(TrainedBundle(bundle, device="cpu"))
     studies = [WRITE[modality](tmp_path / "in", number, present) for number, present in enumerate([names, lacks])]
     found = predictor(listed(tmp_path / "in" / "new.json", studies))
@@ -63,26 +73,40 @@ def test_predict_scores_a_list_and_refuses_a_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("modality", ["mr", "xray"])
-def test_a_training_on_a_list(modality: str, tmp_path: Path) -> None:
-    """The student keeps the roles of its list; it is evaluated and scores lists of them."""
+@pytest.mark.parametrize("kind", ["mr", "xray", "volumes"])
+def test_a_training_on_a_list(kind: str, tmp_path: Path) -> None:
+    """Also of volumes, with a teacher whose features are stored.
+
+    The student keeps the roles of its list; it is evaluated and scores lists of them.
+    """
+    modality = "xray" if kind == "xray" else "mr"
     data, made = tmp_path / "data", []
-    for number in range(24):
+    count = 12 if kind == "volumes" else 24
+    for number in range(count):
         present = list(WRITE[modality](data, number).items())
         images = dict(present[: 1 + number % 2] if number % 3 == 0 else present)
         made.append({"image": images, "label": number % 2, "patient": f"P-{number}"})
-    content = {"training": made[:12], "validation": made[12:18], "test": made[18:]}
+    content = {
+        "training": made[: -count // 2],
+        "validation": made[count // 2 : -count // 4],
+        "test": made[-count // 4 :],
+    }
     (data / "list.json").write_text(json.dumps(content))
     root = copied(modality, tmp_path)
-    words = ("--student", SMALL, "--image_size", "32", "--data_list", str(data / "list.json"), "--batch_size", "6")
-    train(root, str(data), *words, *(("--slices", "3") if modality == "mr" else ()))
+    words = ["--data_list", str(data / "list.json"), "--batch_size", str(count // 4), "--report_page", "false"]
+    if kind == "volumes":
+        words += ["--student", "resnet10_3d", "--teacher", str(write_volume_teacher(tmp_path)), "--feature_views", "1"]
+        words += ["--spacing", "4 4 4", "--field", "[128, 128, 128]", "--max_epochs", "1", "--epoch_steps", "1"]
+    else:
+        words += ["--student", SMALL, "--image_size", "32", *(["--slices", "3"] if modality == "mr" else [])]
+    train(root, str(data), *words, quick=kind != "volumes")
     settings = json.loads((root / "models" / "settings.json").read_text())
-    names = ("t1", "t1gd", "flair") if modality == "mr" else ("pa", "lateral")
+    names = SEQUENCES if modality == "mr" else ("pa", "lateral")
     assert settings["series_roles"] == rule(*names)
     out = tmp_path / "scored"
     infer(root, str(data), out, "--data_list", str(data / "list.json"))
-    assert len(read_scores(out / "scores.csv")) == 6
+    assert len(read_scores(out / "scores.csv")) == count // 4
     assert json.loads((out / "scores_metrics.json").read_text())["metrics"]
     unlabelled = tmp_path / "unlabelled"
     infer(root, str(data), unlabelled, "--data_list", str(data / "list.json"), "--labelled", "false")
-    assert len(read_scores(unlabelled / "scores.csv")) == 24
+    assert len(read_scores(unlabelled / "scores.csv")) == count

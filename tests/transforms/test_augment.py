@@ -70,10 +70,13 @@ def test_all_slices_are_treated_alike(kind: type[InPlaneAugmentation]) -> None:
 
 @pytest.mark.parametrize("kind", GREY)
 def test_a_volume_is_treated_as_its_slices(kind: type[InPlaneAugmentation]) -> None:
-    stack = smooth(5)
-    for flat, volume in zip(views(kind("image"), stack, 5), views(kind("image"), stack[None], 5), strict=True):
-        assert volume.shape == (1, 5, 32, 32)
-        assert torch.equal(volume[0], flat)
+    """Also in several windows."""
+    stack = smooth(6)
+    for windows in (1, 2):
+        volumes = views(kind("image"), stack.unflatten(0, (windows, -1)), 5)
+        for flat, volume in zip(views(kind("image"), stack, 5), volumes, strict=True):
+            assert volume.shape == (windows, 6 // windows, 32, 32)
+            assert torch.equal(volume.flatten(0, 1), flat)
 
 
 @pytest.mark.parametrize(

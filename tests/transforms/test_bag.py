@@ -125,9 +125,6 @@ def test_wrong_input_is_refused() -> None:
         SliceStackd("image", 1)({"image": MetaTensor(np.zeros((2, 3)))})
     with pytest.raises(ValueError, match=r"roles of \[2, 3\] slices"):
         joined({"pa": torch.rand(2, 4, 4), "lateral": torch.rand(3, 4, 4)})
-    sizes = Sizes(spatial_dims=3, spacing=(1, 1, 1), field=(6, 5, 4))
-    with pytest.raises(ValueError, match="a 3D student does not take studies of several roles"):
-        VolumeViewd("image", sizes, region="image")({"image": {"t1": volume(4), "t2": volume(4)}})
 
 
 @pytest.mark.parametrize("numbers", [(1, 2, 3), (2, 3), (4, 6, 1)])

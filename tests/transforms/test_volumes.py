@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from monai.data import MetaTensor
 
 from monai_rd.errors import CutOffError, NoRegionError, SmallFieldError, ThickSlicesError, UnsupportedImageError
-from monai_rd.transforms import Sizes, VolumeViewd
+from monai_rd.transforms import ResizeForBothd, Sizes, VolumeViewd
 from monai_rd.transforms.regions import find_region
 from monai_rd.transforms.volumes import window_starts
 
@@ -71,6 +72,25 @@ def test_the_storage_of_a_volume_does_not_matter(flips: tuple[bool, ...], order:
             affine[:3, axis] *= -1
     stored = MetaTensor(array.permute(order)[None], affine=affine[:, [*order, 3]], meta=dict(plain.meta))
     torch.testing.assert_close(view(stored)["image"].as_tensor(), expected, atol=0.01, rtol=0)
+
+
+def test_each_role_of_a_study_has_windows_around_its_own_region() -> None:
+    """Their places and lengths differ; the windows of the shorter volume are repeated, so that its weight is equal."""
+    images = {"plain": chest(moved=(7, -5, 3)), "long": chest(long=120, side=100, moved=(-9, 4, 0))}
+    wanted = sizes((192, 160, 240))
+    made = VolumeViewd("image", wanted, region="body", empty=-1024.0)({"image": images})["image"]
+    for role, image in images.items():
+        assert torch.equal(made[role].as_tensor(), view(image, wanted)["image"].as_tensor())
+    assert [len(windows) for windows in made.values()] == [1, 4]
+    both = ResizeForBothd("image", replace(wanted, teacher_spacing=(8.0, 8.0, 8.0)))({"image": made})
+    assert both["image"].shape == (8, 60, 40, 48)
+    assert both["teacher_image"].shape == (8, 30, 20, 24)
+    means = torch.stack([windows.as_tensor().mean(dim=0) for windows in made.values()])
+    torch.testing.assert_close(both["image"].as_tensor().mean(dim=0), means.mean(dim=0))
+    assert both["image"].meta["intensity"] == "HU"
+    policy = {"SMALL_FIELD": "warn"}
+    flagged = VolumeViewd("image", sizes((192, 160, 800)), region="image", policy=policy)
+    assert flagged({"image": dict.fromkeys(["a", "b"], chest()), "flags": ""})["flags"] == "SMALL_FIELD"
 
 
 def test_a_resampled_copy_gives_nearly_the_same_view() -> None:
