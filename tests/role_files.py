@@ -12,7 +12,7 @@ SEQUENCES = ("t1", "t1gd", "flair")
 
 
 def write_sequences(folder: Path, number: int, present: tuple[str, ...] = SEQUENCES) -> dict[str, str]:
-    """Write a study of a body in noise, bright in each sequence in its own way; return its file names by role."""
+    """Write a study of a body with spots, bright in each sequence in its own way; return its file names by role."""
     folder.mkdir(parents=True, exist_ok=True)
     names = {}
     for place, role in enumerate(present):
@@ -20,8 +20,14 @@ def write_sequences(folder: Path, number: int, present: tuple[str, ...] = SEQUEN
         shape, mm = (24 - 4 * at, 20 + 4 * at, 12 + 4 * at), (5.0 + at, 6.0 - at, 10.0 - 2 * at)
         grids = np.meshgrid(*(np.linspace(-1, 1, count) for count in shape), indexing="ij")
         inside = sum(grid**2 for grid in grids) < 0.6
-        noise = np.random.default_rng(100 * number + at).normal(0, 30, shape)
-        values = np.where(inside, 400 + 100 * at + 50 * (number % 2) + noise, 0).astype(np.int16)
+        draw = np.random.default_rng(number)
+        spots = sum(
+            np.exp(
+                -sum((grid - middle) ** 2 for grid, middle in zip(grids, draw.uniform(-0.6, 0.6, 3), strict=True)) * 15
+            )
+            for _ in range(12)
+        )
+        values = np.where(inside, 400 + 100 * at + 50 * (number % 2) + 600 * spots, 0).astype(np.int16)
         names[role] = f"{number}_{place}.nii.gz"
         nib.save(nib.Nifti1Image(values, np.diag([*mm, 1.0])), folder / names[role])
     return names

@@ -42,6 +42,7 @@ __all__ = [
     "find_studies",
     "id_of_file",
     "images_among",
+    "images_of_item",
     "item_of_file",
     "item_of_image",
     "item_of_study",
@@ -182,6 +183,12 @@ def files_of_item(item: Mapping[str, Any]) -> tuple[Path, ...]:
     if isinstance(source, tuple):
         return source
     return tuple(Path(file) for file in (source if isinstance(source, list) else [source]))
+
+
+def images_of_item(item: Item) -> list[Item]:
+    """Return an item for each role of a study, or the item itself if it has no roles."""
+    images = item["image"]
+    return [{**item, "image": one} for one in images.values()] if isinstance(images, Mapping) else [item]
 
 
 def item_of_study(found: StudyImages) -> Item:

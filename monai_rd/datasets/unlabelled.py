@@ -2,7 +2,7 @@
 
 Training on an image of a test patient, even without its label, would invalidate the test. So images that belong to a
 patient or study of validation or test are left out, and so are exact and near duplicates of images there (see
-`monai_rd.datasets.near_duplicates`).
+`monai_rd.datasets.near_duplicates`). Of studies of several roles each image is compared with all others.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from monai_rd.datasets.near_duplicates import IMAGES, VOLUMES, Fingerprint, copi
 from monai_rd.datasets.problems import DataListError, Problems
 from monai_rd.datasets.reading import Reading
 from monai_rd.datasets.sources import unlabelled_of_sheet
-from monai_rd.datasets.studies import Item, find_studies
+from monai_rd.datasets.studies import Item, files_of_item, find_studies, images_of_item
 from monai_rd.errors import StudyError, count_codes
 from monai_rd.pseudonyms import patient_pseudonym
 
@@ -81,32 +81,43 @@ def exclude_leaks(items: Sequence[Item], made: DataList, key: bytes, cache_dir: 
         The remaining items, with the label `NO_LABEL`.
 
     Raises:
-        DataListError: no item is left, or there are studies of several roles.
+        DataListError: no item is left, or they are studies of several roles and the labelled items are not.
         OSError: the folder cannot be used.
     """
     if not items:
         return []
-    if any(isinstance(item["image"], Mapping) for item in (*items, *made.training, *made.validation, *made.test)):
-        raise DataListError("unlabelled images are not combined with studies of several roles: leave out --unlabelled")
+    if made.series_roles is None and any(isinstance(item["image"], Mapping) for item in items):
+        raise DataListError(
+            "the unlabelled items are studies of several roles, and the labelled ones are single images"
+        )
     from monai_rd.cache.file_hashes import HASHES_FILE, item_keys  # imports torch, which takes seconds
 
     why: Counter[str] = Counter()
     held = [*made.validation, *made.test]
     hashes = None if cache_dir is None else cache_dir / HASHES_FILE
-    first = _of_other_patients(items, held, key, why)
-    keys = dict(zip(first, item_keys([items[place]["image"] for place in first], hashes), strict=True))
-    held_keys = item_keys([item["image"] for item in held], hashes)
+
+    def keys_of(images: Sequence[Item]) -> list[str]:
+        return item_keys([image["image"] for image in images], hashes)
+
+    left = _of_other_patients(items, held, key, why)
+    first = [images_of_item(item) for item in left]
+    keys = iter(keys_of([image for images in first for image in images]))
+    held_images = [image for item in held for image in images_of_item(item)]
+    held_keys = keys_of(held_images)
     known = dict.fromkeys(held_keys, "equal to an image of validation or test")
-    known |= dict.fromkeys(item_keys([item["image"] for item in made.training], hashes), "in the training list")
+    trained = keys_of([image for item in made.training for image in images_of_item(item)])
+    known |= dict.fromkeys(trained, "in the training list")
     known[""] = "not readable"
-    second = []
-    for place in first:
-        if keys[place] in known:
-            why[known[keys[place]]] += 1
+    second: list[tuple[Item, list[tuple[Item, str]]]] = []
+    for item, images in zip(left, first, strict=True):
+        own = [(image, next(keys)) for image in images]
+        reason = next((known[key] for _, key in own if key in known), "")
+        if reason:
+            why[reason] += 1
             continue
-        known[keys[place]] = "there twice"
-        second.append(place)
-    kept = _without_copies([(items[place], keys[place]) for place in second], held, held_keys, cache_dir, why)
+        known |= {key: "there twice" for _, key in own}
+        second.append((item, own))
+    kept = _without_copies(second, held_images, held_keys, cache_dir, why)
     left_out = "".join(f"; {count} {reason}" for reason, count in why.items())
     if not kept:
         raise DataListError(f"no unlabelled image of {len(items)} is left; left out: {left_out[2:]}")
@@ -114,11 +125,11 @@ def exclude_leaks(items: Sequence[Item], made: DataList, key: bytes, cache_dir: 
     return made.without_label(kept)
 
 
-def _of_other_patients(items: Sequence[Item], held: Sequence[Item], key: bytes, why: Counter[str]) -> list[int]:
-    """Positions of the items that neither header nor path assigns to a patient or study of `held`."""
+def _of_other_patients(items: Sequence[Item], held: Sequence[Item], key: bytes, why: Counter[str]) -> list[Item]:
+    """Return the items that neither header nor path assigns to a patient or study of `held`."""
     patients, studies = ({item[name] for item in held if item.get(name)} for name in ("patient", "study"))
     kept = []
-    for place, item in enumerate(items):
+    for item in items:
         if item.get("patient") in patients:
             why["of patients of validation or test"] += 1
         elif item.get("study") in studies:
@@ -126,32 +137,41 @@ def _of_other_patients(items: Sequence[Item], held: Sequence[Item], key: bytes, 
         elif not patients.isdisjoint(_ids_in_path(item, key)):
             why["with the ID of a patient of validation or test in their path"] += 1
         else:
-            kept.append(place)
+            kept.append(item)
     return kept
 
 
 def _ids_in_path(item: Item, key: bytes) -> Iterator[str]:
     """Yield pseudonyms of possible patient IDs in a path, unless the file is DICOM, whose header has the ID."""
     if not item["series"]:
-        for text in set(parts_of_path(Path(item["image"]).with_suffix(""))):
+        for text in {one for file in files_of_item(item) for one in parts_of_path(file.with_suffix(""))}:
             if len(text) >= (_SHORTEST_NUMBER if text.isdecimal() else _SHORTEST_ID):
                 yield patient_pseudonym(text, key)
 
 
 def _without_copies(
-    items: Sequence[tuple[Item, str]],
+    items: Sequence[tuple[Item, Sequence[tuple[Item, str]]]],
     held: Sequence[Item],
     held_keys: Sequence[str],
     cache_dir: Path | None,
     why: Counter[str],
 ) -> list[Item]:
-    """Return the items that are no copy of an image of `held`; works in blocks, as there may be very many items."""
+    """Return the items none of whose images is a copy of one of `held`; in blocks, as there may be very many images.
+
+    Args:
+        items: each with its images and their keys.
+        held: the images to compare with.
+        held_keys: their keys.
+        cache_dir: see `exclude_leaks`.
+        why: counts the items left out.
+    """
     from monai_rd.datasets.image_fingerprints import CopyCache, image_fingerprints
 
     database = None if cache_dir is None else cache_dir / "image_fingerprints.sqlite"
     copy_cache = CopyCache(database, held_keys)
-    known = copy_cache.known([key for _, key in items])
-    new = [one for one in items if one[1] not in known]
+    images = [image for _, own in items for image in own]
+    known = copy_cache.known([key for _, key in images])
+    new = [one for one in images if one[1] not in known]
     originals = _by_size(enumerate(image_fingerprints(held, held_keys, database))) if new else {}
     unread: Counter[str] = Counter()
     for start in range(0, len(new), _BLOCK):
@@ -165,9 +185,15 @@ def _without_copies(
             found |= {block[place][1]: at in copies for at, (place, _) in enumerate(own)}
         copy_cache.add(found)
         known |= found
-    why["near duplicate of an image of validation or test"] += sum(known.values())
-    why += Counter({f"not readable ({count_codes(unread.elements())})": unread.total()} if unread else {})
-    return [item for item, key in items if known.get(key) is False]
+    kept = []
+    for item, its_images in items:
+        answers = [known.get(key) for _, key in its_images]
+        if not any(answers) and None not in answers:
+            kept.append(item)
+        else:
+            copied = "near duplicate of an image of validation or test"
+            why[copied if any(answers) else f"not readable ({count_codes(unread.elements())})"] += 1
+    return kept
 
 
 def _by_size(fingerprints: Iterable[tuple[int, Fingerprint | StudyError]]) -> dict[int, list[tuple[int, Fingerprint]]]:

@@ -169,14 +169,11 @@ def test_the_key_of_an_item_depends_on_its_roles(studies: Studies, tmp_path: Pat
         assert item_keys(sources, tmp_path / "hashes.sqlite") == keys
 
 
-def test_what_does_not_take_roles_says_so(studies: Studies, tmp_path: Path) -> None:
+def test_what_does_not_take_roles_says_so(studies: Studies) -> None:
     root, _ = studies
     made = make_datalist(root, series_rule=ROLES)
     with pytest.raises(ValueError, match="an audit compares single images"):
         audit(made)
-    write_two_views(tmp_path, "NORMAL", 50)
-    with pytest.raises(DataListError, match="not combined with studies of several roles"):
-        make_datalist(root, series_rule=ROLES, unlabelled=tmp_path)
 
 
 def test_equal_lists_have_equal_identities(studies: Studies) -> None:

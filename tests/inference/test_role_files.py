@@ -20,6 +20,7 @@ from tests.trained import VOLUMES, trained_bundle
 from tests.volume_teacher import write_volume_teacher
 
 WRITE = {"mr": write_sequences, "xray": write_views}
+WINDOWS = VOLUMES | {"spacing": [4.0, 4.0, 2.5], "field": [128.0, 128.0, 80.0]}  # two along z
 
 
 def rule(*names: str) -> dict[str, Any]:
@@ -35,12 +36,7 @@ def listed(path: Path, studies: list[dict[str, str]]) -> Path:
     ("modality", "names", "lacks", "settings"),
     [
         ("mr", SEQUENCES, ("flair", "t1"), {}),
-        (
-            "mr",
-            SEQUENCES,
-            ("flair", "t1"),
-            VOLUMES | {"spacing": [4.0, 4.0, 2.5], "field": [128.0, 128.0, 80.0]},
-        ),  # of flair two windows
+        pytest.param("mr", SEQUENCES, ("flair", "t1"), WINDOWS, marks=pytest.mark.slow),
         ("xray", ("pa", "lateral"), ("lateral",), {}),
     ],
 )
@@ -75,7 +71,7 @@ def test_predict_scores_a_list_and_refuses_a_folder(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mr", "xray", "volumes"])
 def test_a_training_on_a_list(kind: str, tmp_path: Path) -> None:
-    """Also of volumes, with a teacher whose features are stored.
+    """Also of volumes, with a teacher whose features are stored; a part has no labels.
 
     The student keeps the roles of its list; it is evaluated and scores lists of them.
     """
@@ -91,6 +87,7 @@ def test_a_training_on_a_list(kind: str, tmp_path: Path) -> None:
         "validation": made[count // 2 : -count // 4],
         "test": made[-count // 4 :],
     }
+    content["unlabeled"] = [{"image": WRITE[modality](data, 100 + number)} for number in range(count // 4)]
     (data / "list.json").write_text(json.dumps(content))
     root = copied(modality, tmp_path)
     words = ["--data_list", str(data / "list.json"), "--batch_size", str(count // 4), "--report_page", "false"]
@@ -109,4 +106,4 @@ def test_a_training_on_a_list(kind: str, tmp_path: Path) -> None:
     assert json.loads((out / "scores_metrics.json").read_text())["metrics"]
     unlabelled = tmp_path / "unlabelled"
     infer(root, str(data), unlabelled, "--data_list", str(data / "list.json"), "--labelled", "false")
-    assert len(read_scores(unlabelled / "scores.csv")) == count
+    assert len(read_scores(unlabelled / "scores.csv")) == count + count // 4
