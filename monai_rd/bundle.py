@@ -155,6 +155,30 @@ def require_model(path: str | Path) -> None:
         raise FileNotFoundError(f"no trained model '{path}': run the bundle's train.json first")
 
 
+def check_roles(series_rule: Any, trained: Mapping[str, Any] | None) -> None:
+    """Check that a series rule for inference selects the images that the student was trained on.
+
+    Args:
+        series_rule: see `SeriesRule`, or its mapping in a config.
+        trained: the rule of the training if it has roles, else None.
+
+    Raises:
+        ValueError: the student takes studies of several roles, and the rule has none, or others.
+    """
+    from monai_rd.dicom import SeriesRule
+
+    rule, own = SeriesRule.of(series_rule), SeriesRule.of(trained)
+    if own is None or own.roles is None:
+        return
+    roles = ", ".join(own.roles)
+    if rule is None or rule.roles is None:
+        raise ValueError(
+            f"--series_rule: the student takes studies of the roles {roles}: give a rule with roles, or none"
+        )
+    if unknown := [name for name in rule.roles if name not in own.roles]:
+        raise ValueError(f"--series_rule: the student takes studies of the roles {roles}, not '{unknown[0]}'")
+
+
 def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
     """Parse command-line arguments for a bundle ("--id value", "--id=value") as MONAI's command does.
 

@@ -17,7 +17,7 @@ from monai.bundle import ConfigParser
 from torch import Tensor
 
 from monai_rd import __version__
-from monai_rd.bundle import bundle_root, is_bundle, require_model
+from monai_rd.bundle import bundle_root, check_roles, is_bundle, require_model
 from monai_rd.errors import count_codes, original_error
 from monai_rd.finite import NotFiniteError
 from monai_rd.overrides import ids_read, refuse_unread, settled, written
@@ -94,7 +94,7 @@ class TrainedBundle:
     Raises:
         FileNotFoundError: no such bundle, or it is not trained.
         ValueError: the model is damaged or not the student in `models/settings.json`; or an override is used by neither
-            inference.json nor train.json, or does not fit its id.
+            inference.json nor train.json, or does not fit its id or the student.
 
     Example:
         A student with random weights and the settings of an untrained bundle.
@@ -131,6 +131,7 @@ class TrainedBundle:
         self.trained: dict[str, Any] = {
             name: self.parsed(name) if name in self.config else value for name, value in self.parsed("trained").items()
         }
+        check_roles(self.parsed("series_rule"), self.series_roles)
         self.network = self._load_network()
 
     def parsed(self, name: str) -> Any:

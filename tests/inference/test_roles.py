@@ -16,8 +16,9 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from monai_rd.datasets.splits import SPLITS
+from monai_rd.errors import original_error
 from monai_rd.export.manifest import manifest
-from monai_rd.inference import Prediction, Predictor, TrainedBundle, read_scores
+from monai_rd.inference import Prediction, Predictor, TorchScriptFile, TrainedBundle, read_scores
 from monai_rd.integrations.dicom_output import secondary_capture, structured_report
 from monai_rd.integrations.explanation import _look, explanation_picture
 from monai_rd.integrations.monai_deploy.application import write_application
@@ -25,6 +26,7 @@ from monai_rd.integrations.monai_label.application import write_label_app
 from monai_rd.transforms import CollimationCropd, LoadImageOrSeriesd, bag_collate
 from tests.bundles.commands import config, score
 from tests.dicom_files import make_series
+from tests.servers import deploy
 from tests.trained import trained_bundle
 from tests.two_views import ROLES, write_two_views
 
@@ -204,9 +206,46 @@ def test_the_manifest_states_the_roles(bundle: Path) -> None:
     assert "the mean over the roles" in told["does"]
 
 
-def test_servers_that_give_one_image_refuse_it(bundle: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="takes studies of several roles"):
-        write_application(tmp_path / "deploy", str(bundle))
+def test_a_server_that_gives_one_image_refuses_it(bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="takes studies of several roles"):
         write_label_app(tmp_path / "label", [bundle])
-    assert not list(tmp_path.iterdir())
+    listed = trained_bundle(tmp_path, "xray", series_roles={"roles": {"pa": None, "lateral": None}})
+    with pytest.raises(ValueError, match="takes studies whose files a list names"):
+        write_application(tmp_path / "deploy", str(listed))
+    assert [path.name for path in tmp_path.iterdir()] == ["rd_xray"]
+
+
+def test_the_exported_application_gives_the_same(bundle: Path, studies: Studies, tmp_path: Path) -> None:
+    root, _ = studies
+    write_application(tmp_path / "app", str(bundle))
+    exported = Predictor(TorchScriptFile(tmp_path / "app" / "models" / "student" / "model.ts"))
+    expected = {one.id: one for one in Predictor(TrainedBundle(bundle, device="cpu"))(root)}
+    for one in exported(root):
+        assert (one.problem, one.roles) == (expected[one.id].problem, expected[one.id].roles)
+        assert one.probabilities == pytest.approx(expected[one.id].probabilities, abs=1e-6)
+    done = deploy(tmp_path / "app", "-i", root, "-o", tmp_path / "out", "-m", tmp_path / "app" / "models")
+    assert done.returncode == 0, done.stdout + done.stderr
+    scored = json.loads((tmp_path / "out" / "scores.json").read_text())["studies"]
+    assert {row["id"]: row.get("roles", []) for row in scored} == {uid: [*one.roles] for uid, one in expected.items()}
+    for row in (row for row in scored if "problem" not in row):
+        assert row["probabilities"] == pytest.approx(expected[row["id"]].probabilities, abs=1e-5)
+    assert len(list((tmp_path / "out").glob("*.dcm"))) == sum(not one.problem for one in expected.values())
+
+
+def test_a_rule_for_inference_has_the_roles_of_the_student(bundle: Path, studies: Studies, tmp_path: Path) -> None:
+    root, made = studies
+    rules = {
+        "give a rule with roles, or none": {"modality": "DX"},
+        "the roles pa, lateral, not 'ap'": {"roles": {"ap": {"view": "AP"}, "lateral": {"view": "LL"}}},
+    }
+    for told, rule in rules.items():
+        with pytest.raises(ValueError, match=told):
+            TrainedBundle(bundle, series_rule=rule)
+        words = {"bundle_root": str(bundle), "dataset_dir": str(root), "output_dir": str(tmp_path)}
+        parsed = config("xray", "inference.json", **words, series_rule=rule)
+        with pytest.raises(RuntimeError) as error:
+            parsed.get_parsed_content("initialize")
+        assert re.search(told, str(original_error(error.value)))
+    other = {"roles": {"lateral": {"view": "LL"}}}
+    found = Predictor(TrainedBundle(bundle, series_rule=other, device="cpu"))(root)
+    assert {one.id for one in found if one.roles == ("lateral",)} == {uid for uid, own in made.items() if "LL" in own}

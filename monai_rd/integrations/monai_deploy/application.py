@@ -29,14 +29,14 @@ def write_application(folder: Path, bundle: str) -> None:
     Raises:
         FileExistsError: the folder exists and is not empty.
         FileNotFoundError: no such bundle, or it has no trained student.
-        ValueError: the student takes studies of several roles.
+        ValueError: the student takes studies whose files a list names.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} is there already: give a new folder, or remove it")
     trained = TrainedBundle(bundle)
-    if trained.series_roles is not None:
+    if trained.series_roles is not None and None in trained.series_roles["roles"].values():
         raise ValueError(
-            f"{bundle}: the SDK selects series one by one, and this student takes studies of several roles"
+            f"{bundle}: MONAI Deploy is given DICOM, and this student takes studies whose files a list names"
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as place:

@@ -27,8 +27,9 @@ from monai.deploy.operators.dicom_data_loader_operator import DICOMDataLoaderOpe
 from pydicom import dcmread
 
 from monai_rd.datasets import Studies
-from monai_rd.datasets.studies import files_of_item
+from monai_rd.datasets.studies import Item, files_of_item
 from monai_rd.dicom.header_warnings import log_warnings_once
+from monai_rd.dicom.values import known_uid
 from monai_rd.errors import count_codes, reading_files
 from monai_rd.inference import Predictor
 from monai_rd.inference.predictor import without_paths
@@ -125,12 +126,14 @@ class StudyIndexOperator(DICOMDataLoaderOperator):
             if item["study"] not in by_study:
                 by_study[item["study"]] = DICOMStudy(item["study"])
                 self.populate_study_attributes(by_study[item["study"]], headers[0])
-            if item["series"] not in by_series:
-                series = by_series[item["series"]] = DICOMSeries(item["series"])
-                self.populate_series_attributes(series, headers[0])
-                by_study[item["study"]].add_series(series)
+            several = len(_series_of(item)) > 1
             for header in headers:
-                by_series[item["series"]].add_sop_instance(header)
+                uid = known_uid(header, "SeriesInstanceUID") if several else item["series"]
+                if uid not in by_series:
+                    series = by_series[uid] = DICOMSeries(uid)
+                    self.populate_series_attributes(series, header)
+                    by_study[item["study"]].add_series(series)
+                by_series[uid].add_sop_instance(header)
         return list(by_study.values())
 
 
@@ -144,6 +147,8 @@ class _OfPredictor(Operator):
 
 class StudyLoaderOperator(_OfPredictor):
     """Loads and preprocesses the selected series and pictures for the network.
+
+    A study of several roles is selected if all of its series are.
 
     Named inputs: `studies` of `StudyIndexOperator`, and the selector's `study_selected_series_list`.
     Named output: `images`, items with `image`, or with the code of a `problem` and its `message`.
@@ -168,7 +173,7 @@ class StudyLoaderOperator(_OfPredictor):
             for one in studies.problems
         ]
         for item in (one for one in studies.items if one["series"]):
-            if item["series"] in chosen:
+            if chosen.issuperset(_series_of(item)):
                 images.append(self.predictor.classifier.prepare(item))
             else:
                 images.append(_left_out(item, "NOT_SELECTED", "the selection rules do not take it"))
@@ -269,6 +274,11 @@ class ReportWriterOperator(_OfPredictor):
 
 def _left_out(item: Mapping[str, Any], problem: str, message: str) -> dict[str, Any]:
     return {**item, "files": (), "problem": problem, "message": message}
+
+
+def _series_of(item: Item) -> list[str]:
+    """Return the SeriesInstanceUIDs of an item; a study of several roles may have several."""
+    return item["series"].split("|")
 
 
 def _uids(selected: Iterable[StudySelectedSeries]) -> set[str]:
