@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from monai_rd.cli.options import Key
+from monai_rd.cli.options import Key, Roles, series_rule
 from monai_rd.console import terminal
 
 
@@ -24,6 +24,7 @@ def audit(
     workers: Annotated[
         int, typer.Option(min=1, help="Number of processes; more than one helps with thousands of images.")
     ] = 1,
+    roles: Roles = None,
     key: Key = Path("monai_rd.key"),
 ) -> None:
     """Find duplicates, leaks, contradicting labels, shortcuts and outliers; exit code 1 if there are errors."""
@@ -35,7 +36,7 @@ def audit(
     from monai_rd.pseudonyms import project_key
 
     secret = project_key(key)
-    made, left_out = read_datalist(dataset_dir, datalist, {"default": "skip"}, secret)
+    made, left_out = read_datalist(dataset_dir, datalist, {"default": "skip"}, secret, series_rule(roles=roles))
     report = audits.audit(made, workers=workers, left_out=left_out)
     atomic_write(json.dumps(report.as_dict(), indent=1) + "\n", out / "audit.json")
     audits.write_contact_sheet(report.pairs, out / "pairs.png")

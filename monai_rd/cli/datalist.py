@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from monai_rd.cli.options import Description, Key, Modality, Orientation, Per, Pick, Policies, policy_of, series_rule
+from monai_rd.cli.options import (
+    Description,
+    Key,
+    Modality,
+    Orientation,
+    Per,
+    Pick,
+    Policies,
+    Roles,
+    policy_of,
+    series_rule,
+)
 
 
 def datalist(
@@ -29,6 +40,7 @@ def datalist(
     orientation: Orientation = None,
     pick: Pick = None,
     per: Per = None,
+    roles: Roles = None,
     policy: Policies = None,
     key: Key = Path("monai_rd.key"),
 ) -> None:
@@ -37,7 +49,7 @@ def datalist(
     from monai_rd.pseudonyms import project_key
 
     names = None if class_names is None else [name.strip() for name in class_names.split(",")]
-    rule, actions = series_rule(modality, description, orientation, pick, per), policy_of(policy)
+    rule, actions = series_rule(modality, description, orientation, pick, per, roles), policy_of(policy)
     secret = project_key(key)
     if folds is None:
         made = [

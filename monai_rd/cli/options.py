@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,14 +22,26 @@ Modality = Annotated[str | None, typer.Option(help="Take series of this modality
 Description = Annotated[str | None, typer.Option(help="Take series whose description matches this regular expression.")]
 Orientation = Annotated[str | None, typer.Option(help="Take axial, coronal, sagittal or oblique series.")]
 Pick = Annotated[str | None, typer.Option(help="Choose among the remaining series: most_slices, largest or all.")]
+Roles = Annotated[
+    str | None,
+    typer.Option(help="Instead, make an item of each study: the rule of each role, such as {'pa': {'view': 'PA'}}."),
+]
 Per = Annotated[str | None, typer.Option(help="Choose one series per patient or per study.")]
 
 
 def series_rule(
-    modality: str | None, description: str | None, orientation: str | None, pick: str | None, per: str | None
-) -> dict[str, str] | None:
+    modality: str | None = None,
+    description: str | None = None,
+    orientation: str | None = None,
+    pick: str | None = None,
+    per: str | None = None,
+    roles: str | None = None,
+) -> dict[str, Any] | None:
     """Return the series rule made of the options; None if no option is given."""
+    from monai_rd.overrides import parsed
+
     words = {
+        "roles": None if roles is None else parsed(roles),
         "modality": modality,
         "description": description,
         "orientation": orientation,

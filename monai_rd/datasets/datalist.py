@@ -114,6 +114,7 @@ def read_datalist(
     data_list: str | os.PathLike[str] | None = None,
     policy: Mapping[str, str] | None = None,
     key: bytes | None = None,
+    series_rule: Mapping[str, Any] | None = None,
 ) -> tuple[DataList, list[StudyError]]:
     """Read a data list as it is, for an audit: `make_datalist` without its checks of copies, leaks and classes.
 
@@ -122,6 +123,7 @@ def read_datalist(
         data_list: see `make_datalist`.
         policy: see `make_datalist`.
         key: see `make_datalist`.
+        series_rule: see `make_datalist`.
 
     Returns:
         The lists, and the problems of the studies that the policy left out of them.
@@ -130,7 +132,7 @@ def read_datalist(
         FileNotFoundError: no such folder or file.
         DataListError: images that do not exist, and other rows that cannot be used.
     """
-    read = collect(dataset_dir, data_list, None, None, policy, None, key)
+    read = collect(dataset_dir, data_list, None, None, policy, series_rule, key)
     made = _split(read, 0)
     read.problems.refuse()
     return made, read.left_out

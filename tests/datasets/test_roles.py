@@ -13,7 +13,6 @@ from PIL import Image
 
 from monai_rd.cache.file_hashes import item_keys
 from monai_rd.datasets import DataList, DataListError, find_studies, make_datalist, make_folds, write_datalist
-from monai_rd.datasets.audit import audit
 from monai_rd.datasets.splits import SPLITS
 from monai_rd.datasets.studies import files_of_item
 from tests.two_views import ROLES, write_two_views
@@ -167,13 +166,6 @@ def test_the_key_of_an_item_depends_on_its_roles(studies: Studies, tmp_path: Pat
     assert "" not in keys
     for _ in range(2):  # from the database, the second time
         assert item_keys(sources, tmp_path / "hashes.sqlite") == keys
-
-
-def test_what_does_not_take_roles_says_so(studies: Studies) -> None:
-    root, _ = studies
-    made = make_datalist(root, series_rule=ROLES)
-    with pytest.raises(ValueError, match="an audit compares single images"):
-        audit(made)
 
 
 def test_equal_lists_have_equal_identities(studies: Studies) -> None:

@@ -83,19 +83,24 @@ def _differs(rows: Sequence[Sequence[int]]) -> bool:
     return bool(np.abs(shares - overall).max() > BALANCE_SHARE and chi2_contingency(table).pvalue < BALANCE_P)
 
 
-def shortcuts(targets: Mapping[str, Sequence[str]], examined: Sequence[Examined]) -> Iterator[Finding]:
+def shortcuts(targets: Mapping[str, Sequence[str]], studies: Sequence[Mapping[str, Examined]]) -> Iterator[Finding]:
     """Find properties from which a network could predict the label without looking at the patient.
 
     Args:
-        targets: what could be predicted, by name: one value per item.
-        examined: the measurements of the same items.
+        targets: what could be predicted, by name: one value per study.
+        studies: the measurements of the images of the same studies, by role; the role of an item without roles is "".
     """
-    plain = [one.measured if one.scanner is None else None for one in examined]
-    traits: dict[str, list[Hashable]] = {
-        "scanner (Manufacturer, ManufacturerModelName)": [one.scanner for one in examined],
-        "size of the images": [one and one.size for one in plain],
-        "number of channels": [one and one.channels for one in plain],
-    }
+    traits: dict[str, list[Hashable]] = {}
+    for role in dict.fromkeys(role for one in studies for role in one):
+        images = [one.get(role) for one in studies]
+        plain = [one.measured if one is not None and one.scanner is None else None for one in images]
+        of_role = f" of {role}" if role else ""
+        traits |= {
+            f"scanner (Manufacturer, ManufacturerModelName){of_role}": [one and one.scanner for one in images],
+            f"size of the images{of_role}": [one and one.size for one in plain],
+            f"number of channels{of_role}": [one and one.channels for one in plain],
+        }
+    traits["choice of the roles that a study has"] = [tuple(sorted(one)) for one in studies]
     for name, values in traits.items():
         for target, labels in targets.items():
             v, p, kinds = _association(values, labels)
@@ -135,7 +140,12 @@ def burned_in_text(read: Iterable[tuple[AuditItem, Measured]]) -> Iterator[Findi
 
 
 def outliers(read: Sequence[tuple[AuditItem, Measured]]) -> Iterator[Finding]:
-    """Find images far from the others in intensity, size or pixel spacing."""
+    """Find images far from the others of their role in intensity, size or pixel spacing."""
+    for role in dict.fromkeys(item.role for item, _ in read):
+        yield from _outliers_of_role([(item, one) for item, one in read if item.role == role])
+
+
+def _outliers_of_role(read: Sequence[tuple[AuditItem, Measured]]) -> Iterator[Finding]:
     items = [item for item, _ in read]
     known = [(item, one.intensity) for item, one in read if one.intensity is not None]
     what = "Mean or spread of its values"

@@ -59,7 +59,7 @@ def _half(sheet: Image.Image, draw: ImageDraw.ImageDraw, item: AuditItem, pictur
     scale = PICTURE / max(picture.size)
     fitted = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
     sheet.paste(fitted, (x + (PICTURE - fitted.width) // 2, y + (PICTURE - fitted.height) // 2))
-    text = f"{item.split}[{item.index}]  {item.label}"
+    text = "  ".join(filter(None, (f"{item.split}[{item.index}]", item.role, item.label)))
     draw.text((x + 4, y + PICTURE + 8), _fitting(draw, text, 16), INK, ImageFont.load_default(16))
     draw.text((x + 4, y + PICTURE + 32), _fitting(draw, item.id, 13), MUTED, ImageFont.load_default(13))
 

@@ -14,7 +14,8 @@ __all__ = ["exact_copies", "near_copies"]
 
 def _copies(items: tuple[AuditItem, ...], how: str, similarity: float) -> Finding:
     across = crosses(items)
-    where = "in two splits" if across else "in one split"
+    one = len({item.place for item in items}) == 1
+    where = "in two splits" if across else "in one study" if one else "in one split"
     if len({item.label for item in items}) > 1:
         return Finding("LABEL_CONFLICT", "error", f"{how} {where} have different labels.", items, similarity)
     kind = "EXACT_DUPLICATE" if similarity == 1 else "NEAR_DUPLICATE"
@@ -39,5 +40,7 @@ def near_copies(read: Sequence[tuple[AuditItem, Measured]]) -> Iterator[Finding]
     for alike, axes in ((IMAGES, 2), (VOLUMES, 3)):
         own = [(item, measured) for item, measured in read if len(measured.size) == axes]
         for i, j, similarity, mirrored in near_pairs([measured.fingerprint for _, measured in own], alike):
+            if own[i][0].place == own[j][0].place:  # images of one study may be alike
+                continue
             how = f"Two images alike ({'mirrored, ' if mirrored else ''}correlation {similarity:.3f})"
             yield _copies((own[i][0], own[j][0]), how, min(similarity, 0.9999))

@@ -32,14 +32,15 @@ PAIR_KINDS = ("LABEL_CONFLICT", "EXACT_DUPLICATE", "NEAR_DUPLICATE")
 
 @dataclass(frozen=True)
 class AuditItem:
-    """An item of the data list that a finding concerns.
+    """An item of the data list that a finding concerns, or one image of a study of several roles.
 
     Attributes:
         split: "training", "validation" or "test".
         index: position in the split's list, from 0.
-        id: "sha256:" and 12 hex digits of the file's content, or the SeriesInstanceUID of a DICOM series; "" where
-            neither can be read.
+        id: "sha256:" and 12 hex digits of the file's content, the SeriesInstanceUID of a DICOM series, or the
+            StudyInstanceUID of a study of several roles; "" where none can be read.
         label: class name; in a multi-label list all class names separated by " | ", or "none".
+        role: of the image in its study; "" for a study, and for an item without roles.
 
     Example:
         >>> from monai_rd.datasets.audit import AuditItem
@@ -52,9 +53,15 @@ class AuditItem:
     index: int
     id: str
     label: str
+    role: str = ""
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """The split, and the position in it."""
+        return self.split, self.index
 
     def __str__(self) -> str:
-        return f"{self.split}[{self.index}] {self.id}".rstrip()
+        return " ".join(filter(None, (f"{self.split}[{self.index}]", self.role, self.id)))
 
 
 @dataclass(frozen=True)

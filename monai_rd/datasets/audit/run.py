@@ -12,11 +12,11 @@ from tqdm import tqdm
 
 from monai_rd.datasets.audit import checks
 from monai_rd.datasets.audit.copies import exact_copies, near_copies
-from monai_rd.datasets.audit.examine import Loader, default_loader, examine, sheet_picture
+from monai_rd.datasets.audit.examine import Examined, Loader, default_loader, examine, sheet_picture
 from monai_rd.datasets.audit.findings import PAIR_KINDS, AuditItem, AuditReport, Finding, SuspiciousPair, worst_first
 from monai_rd.datasets.datalist import DataList
 from monai_rd.datasets.splits import SPLITS
-from monai_rd.datasets.studies import Item
+from monai_rd.datasets.studies import Item, images_of_item
 from monai_rd.errors import StudyError
 
 __all__ = ["audit", "fix"]
@@ -38,19 +38,20 @@ def audit(
         workers: number of processes that read images; more than 1 only helps large data sets, as each process imports
             torch and MONAI.
         left_out: why files and DICOM series are not in the lists; reported as unreadable.
-
-    Raises:
-        ValueError: the lists have studies of several roles.
     """
-    if any(isinstance(item["image"], Mapping) for split in SPLITS for item in datalist[split]):
-        raise ValueError("an audit compares single images: make the list without roles in the series rule")
     load = loader or default_loader()
     entries = [(split, index, item) for split in SPLITS for index, item in enumerate(datalist[split])]
-    examined = _in_parallel(partial(examine, load), [item for _, _, item in entries], workers, "reading")
+    images = [(split, index, role, one) for split, index, item in entries for role, one in _images(item)]
+    examined = _in_parallel(partial(examine, load), [one for *_, one in images], workers, "reading")
     items = [
-        AuditItem(split, index, one.id, _label(datalist, item))
-        for (split, index, item), one in zip(entries, examined, strict=True)
+        AuditItem(split, index, one.id, _label(datalist, image), role)
+        for (split, index, role, image), one in zip(images, examined, strict=True)
     ]
+    studies: dict[AuditItem, dict[str, Examined]] = {}  # an item without roles is a study of one image
+    first: dict[tuple[str, int], AuditItem] = {}
+    for item, one in zip(items, examined, strict=True):
+        studies.setdefault(first.setdefault(item.place, replace(item, role="")), {})[item.role] = one
+    whole = list(studies)
     names = datalist.class_names
     counts = {split: dict(zip(names, datalist.class_counts(split), strict=True)) for split in SPLITS}
     if datalist.multi_label:
@@ -59,25 +60,32 @@ def audit(
         targets = {f"class '{name}'": [str(n in own) for own in has] for n, name in enumerate(names)}
         balance = checks.multi_label_balance(counts, sizes)
     else:
-        targets = {"the label": [item.label for item in items]}
+        targets = {"the label": [item.label for item in whole]}
         balance = checks.class_balance(counts)
     read = [(item, one.measured) for item, one in zip(items, examined, strict=True) if one.measured is not None]
     copies = [*exact_copies(read), *near_copies(read)]
     findings = [
         *copies,
-        *checks.patients(items, [item.get("patient") for _, _, item in entries]),
+        *checks.patients(whole, [item.get("patient") for _, _, item in entries]),
         *checks.unreadable(items, examined, left_out),
         *balance,
-        *checks.shortcuts(targets, examined),
+        *checks.shortcuts(targets, list(studies.values())),
         *checks.burned_in_text(read),
         *checks.outliers(read),
     ]
     shown = sorted(copies, key=worst_first)[:SHEET_PAIRS]
-    chosen = [datalist[item.split][item.index] for finding in shown for item in finding.items[:2]]
+    of_item = {item: image for item, (*_, image) in zip(items, images, strict=True)}
+    chosen = [of_item[item] for finding in shown for item in finding.items[:2]]
     pictures = _in_parallel(partial(sheet_picture, load), chosen, workers, "contact sheet")
     both = zip(pictures[::2], pictures[1::2], strict=True)
     pairs = [SuspiciousPair(finding, pair) for finding, pair in zip(shown, both, strict=True)]
     return AuditReport(counts, sorted(findings, key=worst_first), pairs)
+
+
+def _images(item: Item) -> list[tuple[str, Item]]:
+    """Return the role and the item of each image; "" for an item without roles."""
+    roles = list(item["image"]) if isinstance(item["image"], Mapping) else [""]
+    return list(zip(roles, images_of_item(item), strict=True))
 
 
 def _label(datalist: DataList, item: Item) -> str:
@@ -113,10 +121,10 @@ def fix(datalist: DataList, report: AuditReport) -> tuple[DataList, list[dict[st
     gone: dict[tuple[str, int], dict[str, Any]] = {}
     for kind in ("UNREADABLE", "PATIENT_LEAK", *PAIR_KINDS):
         for finding in (finding for finding in report.findings if finding.kind == kind):
-            left = [item for item in finding.items if (item.split, item.index) not in gone]
+            left = list({item.place: item for item in finding.items if item.place not in gone}.values())
             for item in _leaving(finding, left):
                 why = {"kind": kind, "message": finding.message}
-                gone[item.split, item.index] = asdict(item) | why
+                gone[item.place] = asdict(item) | why
     kept = {
         split: [item for index, item in enumerate(datalist[split]) if (split, index) not in gone] for split in SPLITS
     }
