@@ -125,19 +125,19 @@ def trained_settings(root: str, **defaults: Any) -> dict[str, Any]:
         defaults: names of the needed settings, with values that apply if no model has been trained in the bundle yet.
 
     Returns:
-        The settings named in `defaults`, and no others.
+        The settings named in `defaults`, and no others. `decision` keeps its default until a training has ended.
 
     Raises:
-        ValueError: the file lacks a setting.
+        ValueError: the file lacks another setting.
     """
     path = Path(root) / "models" / "settings.json"
     if not path.is_file():
         return defaults
     settings = json.loads(path.read_text())
-    missing = sorted(set(defaults) - set(settings))
+    missing = sorted(set(defaults) - set(settings) - {"decision"})
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}: train again, or remove it to use the bundle's defaults")
-    return {name: settings[name] for name in defaults}
+    return {name: settings.get(name, default) for name, default in defaults.items()}
 
 
 def model_sha256(root: str) -> str:

@@ -144,6 +144,11 @@ class LabelServer:
         assert answer["label_names"] == names
         return {one["label"]: one["score"] for one in said}
 
+    def conformal_set(self, image: str) -> list[str]:
+        """Of an image of the server's, the classes that cannot be ruled out."""
+        found: list[str] = self.ask(image).json()["set"]
+        return found
+
 
 @contextmanager
 def label_server(

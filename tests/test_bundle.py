@@ -40,6 +40,8 @@ def test_settings_of_the_training_or_the_defaults(tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "settings.json").write_text(json.dumps({"student": "mobilenet_v2", "slices": 3}))
     assert trained_settings(str(tmp_path), student="resnet18") == {"student": "mobilenet_v2"}
+    older = trained_settings(str(tmp_path), student="resnet18", decision=None)
+    assert older == {"student": "mobilenet_v2", "decision": None}
     with pytest.raises(ValueError, match="lacks image_size: train again"):
         trained_settings(str(tmp_path), student="resnet18", image_size=64)
 

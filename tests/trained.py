@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from monai_rd.files import sha256
+from monai_rd.inference import ConformalSet, Decision
 from monai_rd.networks import Student
 from tests.bundles.commands import config, copied
 from tests.dicom_files import NAME
@@ -28,12 +30,13 @@ VOLUMES: dict[str, Any] = {
 }
 
 
-def trained_bundle(to: Path, modality: str = "ct", **settings: Any) -> Path:
+def trained_bundle(to: Path, modality: str = "ct", limits: tuple[float, ...] = (), **settings: Any) -> Path:
     """A copy of a bundle with a student of random weights that says other things of other images.
 
     Args:
         to: where the copy is made.
         modality: of the bundle.
+        limits: of the student's conformal set, by class; empty for a student without.
         settings: where they are not the bundle's defaults with a small student, 32 pixels and 3 slices.
     """
     root = copied(modality, to)
@@ -47,6 +50,9 @@ def trained_bundle(to: Path, modality: str = "ct", **settings: Any) -> Path:
         student.classifier.weight.mul_(3)
     (root / "models").mkdir()
     torch.save(student.state_dict(), root / "models" / "model.pt")
+    if limits:
+        sets = Decision((ConformalSet("class-conditional", (20,) * len(limits), limits),))
+        settings["decision"] = {"model_sha256": sha256(root / "models" / "model.pt"), **sets.stored()}
     (root / "models" / "settings.json").write_text(json.dumps(settings))
     return root
 

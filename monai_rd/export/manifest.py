@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from monai_rd.inference.decision import Decision
 from monai_rd.versions import versions
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ _ROLES = (
     "the slices or windows of a study's roles, one role after the other, the same number for each (those of a role "
     "with fewer, such as a single picture, are repeated); a role that the study lacks is left out; the mean over them "
     "is then the mean over the roles"
+)
+_DECISION = (
+    "an answer is in a set if its probability, rounded to 7 decimals, is at least its limit; one set of classes, "
+    "or for several labels an image one for each class, of absent (1 - probability) and present"
 )
 # Attributes of a step that concern the item and its errors, not the pixels.
 _NOT_OF_PIXELS = {"keys", "allow_missing_keys", "policy", "scope"}
@@ -57,6 +62,7 @@ def manifest(trained: TrainedBundle) -> dict[str, Any]:
             "activation": f"{'sigmoid' if trained.multi_label else 'softmax'}, already applied",
             "temperature": f"{float(trained.network.temperature):.6g}, already applied",
         },
+        "decision": {"does": _DECISION, **Decision.of(trained.trained["decision"], trained.algorithm.sha256).stored()},
         "scope": trained.trained["scope"],
         "model": {
             "student": trained.network.name,

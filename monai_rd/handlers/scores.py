@@ -62,4 +62,4 @@ class ScoreWriter:
         known, found = self.classifier, [*self._left_out, *self._predictions]
         student: Any = known.network
         model = {"sha256": known.model_sha256, "temperature": float(student.temperature)}
-        print(write_scores(self.path, found, known.class_names, model, known.multi_label))
+        print(write_scores(self.path, found, known.class_names, model, known.multi_label, known.decision))

@@ -8,6 +8,8 @@ from monai_rd.lazy import lazy_names
 
 if TYPE_CHECKING:
     from monai_rd.inference.classifier import Inferred, Preparation, StudyClassifier, infer
+    from monai_rd.inference.conformal import ConformalSet
+    from monai_rd.inference.decision import Decision
     from monai_rd.inference.prediction import Prediction, read_scores, write_scores
     from monai_rd.inference.predictor import Predictor
     from monai_rd.inference.torchscript import TorchScriptFile
@@ -17,6 +19,8 @@ __getattr__ = lazy_names(
     __name__,
     {
         "classifier": ("Inferred", "Preparation", "StudyClassifier", "infer"),
+        "conformal": ("ConformalSet",),
+        "decision": ("Decision",),
         "prediction": ("Prediction", "read_scores", "write_scores"),
         "predictor": ("Predictor",),
         "torchscript": ("TorchScriptFile",),
@@ -25,6 +29,8 @@ __getattr__ = lazy_names(
 )
 
 __all__ = [
+    "ConformalSet",
+    "Decision",
     "Inferred",
     "Prediction",
     "Predictor",

@@ -7,7 +7,7 @@ All code that scores studies uses this file: bundle inference, `monai-rd predict
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from monai_rd.cache.tolerant import TolerantDataset
 from monai_rd.datasets.studies import files_of_item
+from monai_rd.inference.decision import Decision
 from monai_rd.inference.prediction import Prediction
 from monai_rd.losses import class_probabilities
 from monai_rd.transforms import bag_collate
@@ -168,6 +169,7 @@ class StudyClassifier:
         model_sha256: SHA-256 of `models/model.pt`, 64 hex digits. It identifies the student in all its forms.
         device: device of the network.
         amp: see `infer`.
+        decision: what is said of the probabilities.
 
     Example:
         >>> import torch
@@ -189,6 +191,7 @@ class StudyClassifier:
     model_sha256: str = ""
     device: torch.device | str = "cpu"
     amp: bool = False
+    decision: Decision = field(default_factory=Decision)
 
     def infer(self, items: Sequence[Prepared]) -> list[Inferred]:
         """Compute the probabilities of each preprocessed item; they are meaningless for items with a problem."""
@@ -200,7 +203,7 @@ class StudyClassifier:
         return [Inferred(*one) for one in zip(study, own, strict=True)]
 
     def answer(self, item: Prepared, found: Inferred | None) -> Prediction:
-        """Make the `Prediction` of a preprocessed item: class, probabilities and flags, or its problem.
+        """Make the `Prediction` of a preprocessed item: class, probabilities, sets and flags, or its problem.
 
         Args:
             item: with `id`, `series`, `study` and the keys that `prepare` adds.
@@ -218,7 +221,8 @@ class StudyClassifier:
             return replace(named, problem=item["problem"], message=item["message"])
         assert found is not None, "an item without a problem is answered by what `infer` gives of it"
         slices = [] if found.slices is None else found.slices.tolist()
-        return named.answered(found.study.tolist(), self.class_names, self.multi_label, item["flags"], slices)
+        p, flags = found.study.tolist(), item["flags"]
+        return named.answered(p, self.class_names, self.multi_label, flags, slices, self.decision)
 
     def step(self, engine: Engine, items: Sequence[Prepared]) -> list[dict[str, Any]]:
         """Score a batch, as the `iteration_update` of MONAI's `SupervisedEvaluator`.

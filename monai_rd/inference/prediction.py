@@ -12,13 +12,14 @@ from typing import Any
 
 from monai_rd.errors import StudyError, count_codes
 from monai_rd.files import atomic_write
+from monai_rd.inference.conformal import DECIMALS, set_in_words
+from monai_rd.inference.decision import Decision
 from monai_rd.text import csv_of
 from monai_rd.versions import versions
 
 __all__ = ["NOT_FINITE", "Prediction", "read_scores", "write_scores"]
 
 NOT_FINITE = "NOT_FINITE"  # the problem's code if the network's output is infinite or not a number
-_DECIMALS = 7
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Prediction:
         study: StudyInstanceUID, "" if the study is not DICOM.
         classes: the most probable class; for multi-label data, all classes with a probability of at least 0.5.
         probabilities: calibrated probability in [0, 1] of each class; empty if there is a problem.
+        sets: the conformal sets (see `Decision`), empty if the student gives none: one with the names of the classes
+            that cannot be ruled out; for multi-label data one for each class, of "absent" and "present".
         slices: probabilities of each slice alone, by class index (the logits of a study are the mean of the logits of
             its slices); empty for volumes, which are scored as a whole.
         flags: codes of the reasons why the study may be out of scope, see `HeaderInScoped`.
@@ -46,8 +49,9 @@ class Prediction:
             `repr`.
 
     Example:
-        >>> from monai_rd.inference import Prediction
-        >>> found = Prediction("1.2.3").answered([0.1, 0.9], ["benign", "malignant"], False, flags="", slices=[])
+        >>> from monai_rd.inference import Decision, Prediction
+        >>> study = Prediction("1.2.3")
+        >>> found = study.answered([0.1, 0.9], ["benign", "malignant"], False, "", slices=[], decision=Decision())
         >>> found.classes, found.row()["probability"]
         (('malignant',), 0.9)
     """
@@ -57,6 +61,7 @@ class Prediction:
     study: str = ""
     classes: tuple[str, ...] = ()
     probabilities: Mapping[str, float] = field(default_factory=dict)
+    sets: tuple[tuple[str, ...], ...] = ()
     slices: tuple[tuple[float, ...], ...] = ()
     flags: tuple[str, ...] = ()
     problem: str = ""
@@ -78,6 +83,7 @@ class Prediction:
         multi_label: bool,
         flags: str,
         slices: Sequence[Sequence[float]],
+        decision: Decision,
     ) -> Prediction:
         """Return a copy with the network's probabilities.
 
@@ -88,11 +94,12 @@ class Prediction:
             multi_label: whether an image may have several classes or none.
             flags: codes joined by "|".
             slices: probabilities of each slice alone `[S, classes]`; empty for a volume.
+            decision: of the student.
         """
         if not all(math.isfinite(p) for p in probabilities):
             message = "the network gives no number for it; if it does so for every study, the training has diverged"
             return replace(self, problem=NOT_FINITE, message=message)
-        by_name = {name: round(p, _DECIMALS) for name, p in zip(class_names, probabilities, strict=True)}
+        by_name = {name: round(p, DECIMALS) for name, p in zip(class_names, probabilities, strict=True)}
         if multi_label:
             found = tuple(name for name, p in by_name.items() if p >= 0.5)
         else:
@@ -101,10 +108,18 @@ class Prediction:
             self,
             classes=found,
             probabilities=by_name,
+            sets=decision.answers(list(by_name.values()), class_names),
             multi_label=multi_label,
             flags=_codes(flags),
-            slices=tuple(tuple(round(p, _DECIMALS) for p in one) for one in slices),
+            slices=tuple(tuple(round(p, DECIMALS) for p in one) for one in slices),
         )
+
+    @property
+    def sets_in_words(self) -> tuple[str, ...]:
+        """The sets as in the CSV file: a full and an empty set in words, others by the names in them."""
+        if self.multi_label:
+            return tuple(set_in_words(one, 2, "present or absent", "neither") for one in self.sets)
+        return tuple(set_in_words(one, len(self.probabilities)) for one in self.sets)
 
     def row(self) -> dict[str, Any]:
         """Return the prediction as in the JSON file."""
@@ -112,11 +127,14 @@ class Prediction:
         named |= {"roles": list(self.roles)} if self.roles else {}
         if self.problem:
             return {**named, "problem": self.problem, "message": self.message}
-        said = {
+        said: dict[str, Any] = {
             "class": "|".join(self.classes),
             "probability": None if self.multi_label else self.probabilities[self.classes[0]],
             "probabilities": dict(self.probabilities),
         }
+        if self.sets:
+            sets = [list(one) for one in self.sets]
+            said["set"] = dict(zip(self.probabilities, sets, strict=True)) if self.multi_label else sets[0]
         return {**named, **said, "flags": "|".join(self.flags), "slices": [list(one) for one in self.slices]}
 
 
@@ -126,13 +144,15 @@ def write_scores(
     class_names: Sequence[str],
     model: Mapping[str, Any],
     multi_label: bool = False,
+    decision: Decision | None = None,
 ) -> str:
     """Write predictions to a CSV file, and to a JSON file with the same name; studies with scores come first.
 
     The CSV has one row per study: id, UIDs of series and study (empty if it is not DICOM), class, its probability, the
-    probability of every class, flags, problem, message. For multi-label data, "class" has all predicted classes, joined
-    by "|", and "probability" is empty. The JSON has the same, and in addition `slices`, `roles` where the series rule
-    has some, the model, and versions.
+    probability of every class, the conformal set, flags, problem, message. For multi-label data, "class" has all
+    predicted classes, joined by "|", "probability" is empty, and there is a set for every class. Sets are empty if the
+    student gives none. The JSON has the same, and in addition `slices`, `roles` where the series rule has some, the
+    model, its decision, and versions.
 
     Args:
         path: of the CSV file.
@@ -140,18 +160,20 @@ def write_scores(
         class_names: by class index.
         model: SHA-256 of the student's file ("sha256") and the "temperature" of its probabilities.
         multi_label: whether an image may have several classes or none.
+        decision: of the student; None: not known.
 
     Returns:
         The numbers of studies that were scored, left out and flagged, as a sentence.
     """
-    made = list(predictions)
+    made = sorted(predictions, key=lambda one: bool(one.problem))  # a stable order
     scored, unread = [one for one in made if not one.problem], [one for one in made if one.problem]
-    rows = [one.row() for one in (*scored, *unread)]
-    _write_csv(Path(path), rows, class_names)
+    rows = [one.row() for one in made]
+    _write_csv(Path(path), rows, [one.sets_in_words for one in made], class_names, multi_label)
     content = {
         "class_names": list(class_names),
         "multi_label": multi_label,
         "model": dict(model),
+        "decision": None if decision is None else decision.stored(),
         "versions": versions(),
         "studies": rows,
     }
@@ -184,22 +206,37 @@ def _of_row(row: Mapping[str, Any], content: Mapping[str, Any]) -> Prediction:
         named,
         classes=_codes(row["class"]) if content["multi_label"] else (row["class"],),
         probabilities=row["probabilities"],
+        sets=_sets_of_row(row.get("set"), content["multi_label"]),
         slices=tuple(map(tuple, row["slices"])),
         flags=_codes(row["flags"]),
         multi_label=content["multi_label"],
     )
 
 
+def _sets_of_row(stored: Any, multi_label: bool) -> tuple[tuple[str, ...], ...]:
+    if stored is None:
+        return ()
+    return tuple(map(tuple, stored.values() if multi_label else [stored]))
+
+
 def _codes(joined: str) -> tuple[str, ...]:
     return tuple(one for one in joined.split("|") if one)
 
 
-def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]], class_names: Sequence[str]) -> None:
+def _write_csv(
+    path: Path,
+    rows: Sequence[Mapping[str, Any]],
+    said: Sequence[Sequence[str]],
+    class_names: Sequence[str],
+    multi_label: bool,
+) -> None:
     scores = [f"p_{name}" for name in class_names]
-    columns = ["id", "series", "study", "class", "probability", *scores, "flags", "problem", "message"]
+    sets = [f"set_{name}" for name in class_names] if multi_label else ["set"]
+    columns = ["id", "series", "study", "class", "probability", *scores, *sets, "flags", "problem", "message"]
     table = []
-    for one in rows:
+    for one, words in zip(rows, said, strict=True):
         row = {name: value for name, value in one.items() if name in columns and value is not None}
+        row |= dict(zip(sets, words or [""] * len(sets), strict=True))
         row |= {f"p_{name}": f"{p:.7f}" for name, p in one.get("probabilities", {}).items()}
         table.append(row | ({"probability": f"{row['probability']:.7f}"} if "probability" in row else {}))
     atomic_write(csv_of(columns, table), path)

@@ -121,7 +121,9 @@ class Predictor:
     def write(self, predictions: Sequence[Prediction], path: str | os.PathLike[str]) -> str:
         """Write predictions to a CSV and a JSON file, and return their numbers as a sentence; see `write_scores`."""
         known = self.classifier
-        return write_scores(path, predictions, known.class_names, self.algorithm.model, known.multi_label)
+        return write_scores(
+            path, predictions, known.class_names, self.algorithm.model, known.multi_label, known.decision
+        )
 
     def could_have_made(self, prediction: Prediction) -> bool:
         """Whether a prediction can be of this student: it has the same model file and the same classes."""

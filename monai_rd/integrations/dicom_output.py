@@ -51,6 +51,7 @@ _PROCEDURE = CodedConcept("363679005", "SCT", "Imaging procedure")
 _COMMENT = CodedConcept("121106", "DCM", "Comment")
 _DEVICE = CodedConcept("121007", "DCM", "Device")
 _SOURCE = CodedConcept("121322", "DCM", "Source image for image processing operation")
+_SET = CodedConcept("SET_90", SCHEME, "In the 90 % conformal set")
 _UNLIKE = CodedConcept("UNLIKE", SCHEME, "Unlike the training data")
 _SERIES_NUMBERS = {"sr": 9801, "sc": 9802}
 # Attributes that an object of a study must have, possibly empty (type 2).
@@ -70,7 +71,8 @@ def structured_report(prediction: Prediction, algorithm: Algorithm) -> Comprehen
     """Make a Comprehensive SR (TID 1500) of a prediction.
 
     For mutually exclusive classes it contains one finding, the most probable class, and the probability of every class;
-    for multi-label data a finding for every class, present or absent. Classes have codes of the private scheme
+    for multi-label data a finding for every class, present or absent. Each finding lists what is in its conformal set;
+    an empty set is said in the comment. Classes have codes of the private scheme
     99MONAIRD. The report is marked as complete, preliminary and unverified.
 
     Args:
@@ -87,9 +89,11 @@ def structured_report(prediction: Prediction, algorithm: Algorithm) -> Comprehen
     shown = [SourceImageForMeasurementGroup(one.SOPClassUID, one.SOPInstanceUID, frames) for one, frames in images]
     named = list(prediction.probabilities)
     groups = [(name, (name,)) for name in named] if prediction.multi_label else [(prediction.classes[0], named)]
+    states = {"absent": _ABSENT, "present": _PRESENT}
+    sets = prediction.sets or ((),) * len(groups)
     flags = [QualitativeEvaluation(_UNLIKE, _code(flag, flag)) for flag in prediction.flags]
     found = []
-    for number, (name, measured) in enumerate(groups, start=1):
+    for number, ((name, measured), inside) in enumerate(zip(groups, sets, strict=True), start=1):
         presence = QualitativeEvaluation(_PRESENCE, _PRESENT if name in prediction.classes else _ABSENT)
         found.append(
             MeasurementsAndQualitativeEvaluations(
@@ -104,6 +108,10 @@ def structured_report(prediction: Prediction, algorithm: Algorithm) -> Comprehen
                 ],
                 qualitative_evaluations=[
                     *([presence] if prediction.multi_label else ()),
+                    *(
+                        QualitativeEvaluation(_SET, states[o] if prediction.multi_label else _code(o, o))
+                        for o in inside
+                    ),
                     *flags,
                 ],
                 source_images=shown,
@@ -259,4 +267,7 @@ def _code(name: str, meaning: str) -> CodedConcept:
 def _in_words(prediction: Prediction) -> str:
     said = ", ".join(f"{name} {p:.3f}" for name, p in prediction.probabilities.items())
     flags = f"; flagged: {', '.join(prediction.flags)}" if prediction.flags else ""
-    return f"{', '.join(prediction.classes) or 'none of the classes'}; probabilities (0 to 1): {said}{flags}."
+    names = prediction.probabilities if prediction.multi_label else ("",)
+    sets = "; ".join(f"{name} {one}".strip() for name, one in zip(names, prediction.sets_in_words, strict=False))
+    sets = f"; cannot be ruled out (90 % conformal set): {sets}" if sets else ""
+    return f"{', '.join(prediction.classes) or 'none of the classes'}; probabilities (0 to 1): {said}{sets}{flags}."

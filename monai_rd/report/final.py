@@ -18,8 +18,9 @@ from scipy.special import expit, logit, softmax
 from monai_rd.bundle import require_model
 from monai_rd.console import terminal
 from monai_rd.errors import count_codes
-from monai_rd.files import atomic_path, atomic_write
+from monai_rd.files import atomic_path, atomic_write, sha256
 from monai_rd.handlers.checkpoint import save_atomically
+from monai_rd.inference import Decision
 from monai_rd.losses import class_probabilities
 from monai_rd.report.calibration import fit_temperature
 from monai_rd.report.curves import calibrated_events, reliability
@@ -45,7 +46,8 @@ class FinalReport:
 
     It loads the best student (and phi of the same epoch), calibrates it on the validation set (`fit_temperature`) and
     stores the temperature in the student's file `model_path`, so that everything made from that file gives calibrated
-    probabilities.
+    probabilities. It also chooses the limits of the conformal sets on it (`Decision`) and stores them in
+    `settings.json` beside that file.
 
     Files written into `output_dir`:
 
@@ -69,7 +71,7 @@ class FinalReport:
         settings: written into `metrics.json` together with the metrics.
         multi_label: whether an image may have any number of classes.
         page: whether to write the page and its figures.
-        validation: the validation set; None leaves the student's temperature unchanged.
+        validation: the validation set; None leaves the student's temperature and sets unchanged.
 
     Example:
         >>> import torch
@@ -149,7 +151,7 @@ class FinalReport:
         return result
 
     def _calibrate(self, validation: Dataset) -> dict[str, np.ndarray]:
-        """Fit the temperature and store it in the model's file; return the validation probabilities and labels."""
+        """Fit temperature and decision and store them; return the validation probabilities and labels."""
         loader = DataLoader(validation, batch_size=self.loader.batch_size, collate_fn=self.loader.collate_fn)
         self.network.temperature.fill_(1.0)  # so that a second report fits the same value
         logits, labels = answers(self.network, loader, self.device)
@@ -158,7 +160,15 @@ class FinalReport:
         state = torch.load(self.model_path, map_location="cpu", weights_only=True)
         save_atomically({**state, "temperature": self.network.temperature.cpu()}, self.model_path)
         probabilities = class_probabilities(torch.from_numpy(logits) / temperature, self.multi_label).numpy()
+        self._store(Decision.fit(probabilities, labels, self.multi_label))
         return {"validation_probabilities": probabilities, "validation_labels": labels}
+
+    def _store(self, decision: Decision) -> None:
+        """Add the decision to the settings beside the model's file."""
+        path = self.model_path.with_name("settings.json")
+        known = json.loads(path.read_text()) if path.is_file() else self.settings
+        chosen = {"model_sha256": sha256(self.model_path), **decision.stored()}
+        atomic_write(json.dumps({**known, "decision": chosen}, indent=2) + "\n", path)
 
     def _calibration(self, scores: TestScores) -> dict[str, Any]:
         """Return the temperature, and the expected calibration error on the test set without and with it."""

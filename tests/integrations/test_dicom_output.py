@@ -114,6 +114,30 @@ def test_several_labels_have_a_finding_each(predictor: Predictor, scored: Predic
     assert found == dict(zip(probabilities, ((0.9, "Present"), (0.2, "Absent"), (0.5, "Present")), strict=True))
 
 
+def test_sets_are_listed_and_said_in_words(predictor: Predictor, scored: Prediction, tmp_path: Path) -> None:
+    def of(one: Prediction) -> tuple[list[list[str]], str]:
+        report = checked(structured_report(one, predictor.algorithm), tmp_path)
+        groups = content_of(report).get_image_measurement_groups()
+        listed = [
+            [o.value.meaning for o in group.get_qualitative_evaluations() if o.name.value == "SET_90"]
+            for group in groups
+        ]
+        return listed, report.ContentSequence[-1].TextValue
+
+    names = list(scored.probabilities)
+    listed, said = of(replace(scored, sets=(tuple(names),)))
+    assert listed == [names]
+    assert said.endswith("; cannot be ruled out (90 % conformal set): any class.")
+    listed, said = of(replace(scored, sets=((),)))
+    assert listed == [[]]
+    assert said.endswith("(90 % conformal set): no class.")
+    several = replace(scored, probabilities={"a": 0.9, "b": 0.5}, classes=("a", "b"), multi_label=True)
+    listed, said = of(replace(several, sets=(("present",), ("absent", "present"))))
+    assert listed == [["Present"], ["Absent", "Present"]]
+    assert said.endswith("(90 % conformal set): a present; b present or absent.")
+    assert "conformal" not in of(scored)[1]
+
+
 def test_the_same_question_has_the_same_uid(predictor: Predictor, scored: Prediction) -> None:
     first, again = (structured_report(scored, predictor.algorithm) for _ in range(2))
     assert first.SOPInstanceUID == again.SOPInstanceUID

@@ -1,4 +1,4 @@
-"""A CT series has the same probabilities wherever the student is asked about it."""
+"""A CT series has the same probabilities and conformal set wherever the student is asked about it."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ from typer.testing import CliRunner
 from monai_rd.cli.app import app
 from monai_rd.export import FORMATS, export_formats
 from monai_rd.inference import Predictor, TorchScriptFile, TrainedBundle
+from monai_rd.inference.conformal import set_in_words
 from monai_rd.integrations.monai_deploy.application import write_application
 from monai_rd.integrations.monai_label.application import write_label_app
 from tests.bundles.commands import score
 from tests.dicom_files import make_series, oblique
-from tests.servers import deploy, deploy_python, label_python, label_server, running_orthanc
+from tests.servers import LabelServer, deploy, deploy_python, label_python, label_server, running_orthanc
 from tests.trained import CLASS_NAMES, trained_bundle
 
 SHAPE = (40, 56)
-Answers = dict[str, dict[str, float]]  # by series and class
+LIMITS = (0.2, 0.375, 0.4)  # of which the two series have other sets
+Answers = dict[str, dict[str, Any]]  # by series: probabilities by class, and the "set" in words
 
 
 class Cohort:
@@ -39,7 +41,7 @@ class Cohort:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.bundle = trained_bundle(folder)
+        self.bundle = trained_bundle(folder, limits=LIMITS)
         self.dicom, self.nifti = folder / "dicom", folder / "nifti"
         self.nifti.mkdir()
         self.uids = {}
@@ -59,7 +61,8 @@ class Cohort:
     def named(self, rows: list[dict[str, str]]) -> Answers:
         """Rows of `scores.csv` by the names of their series."""
         names = {uid: name for name, uid in self.uids.items()}
-        return {names[row["series"]]: {one: float(row[f"p_{one}"]) for one in CLASS_NAMES} for row in rows}
+        p = {names[row["series"]]: {one: float(row[f"p_{one}"]) for one in CLASS_NAMES} for row in rows}
+        return {names[row["series"]]: {**p[names[row["series"]]], "set": row["set"]} for row in rows}
 
     def read(self, folder: Path) -> Answers:
         """What `scores*.csv` in a folder says."""
@@ -89,7 +92,7 @@ def by_export(name: str) -> Callable[[Cohort, Path], Answers]:
         found = predictor(cohort.dicom)
         for one, whole in zip(found, Predictor(trained)(cohort.dicom), strict=True):
             assert np.array(one.slices) == pytest.approx(np.array(whole.slices), abs=1e-5)
-        return {names[one.series]: dict(one.probabilities) for one in found}
+        return {names[one.series]: {**one.probabilities, "set": one.sets_in_words[0]} for one in found}
 
     return ask
 
@@ -129,7 +132,11 @@ def by_label_app(cohort: Cohort, place: Path) -> Answers:
     label_python()
     (copy,) = write_label_app(place / "app", [cohort.bundle])
     with label_server(place / "app", str(cohort.nifti), place / "home", copy.name) as server:
-        return {name: server.probabilities(name) for name in cohort.uids}
+        return {one: labelled(server, one) for one in cohort.uids}
+
+
+def labelled(server: LabelServer, image: str) -> dict[str, Any]:
+    return {**server.probabilities(image), "set": set_in_words(server.conformal_set(image), len(CLASS_NAMES))}
 
 
 def by_label_app_from_dicomweb(cohort: Cohort, place: Path) -> Answers:
@@ -138,7 +145,7 @@ def by_label_app_from_dicomweb(cohort: Cohort, place: Path) -> Answers:
     with running_orthanc(place) as orthanc:
         upload(cohort, orthanc.web)
         with label_server(place / "app", orthanc.web, place / "label", copy.name) as server:
-            return {name: server.probabilities(uid) for name, uid in cohort.uids.items()}
+            return {name: labelled(server, uid) for name, uid in cohort.uids.items()}
 
 
 def by_labels_own_bundle_app(cohort: Cohort, place: Path) -> Answers:
@@ -162,7 +169,10 @@ def by_deploy_app(cohort: Cohort, place: Path) -> Answers:
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
     names = {uid: name for name, uid in cohort.uids.items()}
     told = json.loads((place / "out" / "scores.json").read_text())["studies"]
-    return {names[row["series"]]: row["probabilities"] for row in told}
+    return {
+        names[row["series"]]: {**row["probabilities"], "set": set_in_words(row["set"], len(CLASS_NAMES))}
+        for row in told
+    }
 
 
 WAYS = {
@@ -182,14 +192,17 @@ WAYS = {
 def test_the_student_tells_the_series_apart(cohort: Cohort) -> None:
     axial, oblique_one = (cohort.expected[name] for name in ("axial", "oblique"))
     assert max(abs(axial[name] - oblique_one[name]) for name in CLASS_NAMES) > 1e-3
+    assert "" != axial["set"] != oblique_one["set"] != ""
 
 
 # Slowly: tests/export holds these two to the network, on images.
 @pytest.mark.parametrize(
     "way", [pytest.param(way, marks=[pytest.mark.slow] * (way in ("ONNX", "torch.export"))) for way in WAYS]
 )
-def test_the_probabilities_are_those_of_the_bundle(way: str, cohort: Cohort, tmp_path: Path) -> None:
+def test_the_answers_are_those_of_the_bundle(way: str, cohort: Cohort, tmp_path: Path) -> None:
     found = WAYS[way](cohort, tmp_path)
     assert found.keys() == cohort.expected.keys()
     for name, expected in cohort.expected.items():
+        if way == "MONAI Label's own bundle app":  # which gives probabilities alone
+            expected = {one: expected[one] for one in CLASS_NAMES}
         assert found[name] == pytest.approx(expected, abs=1e-5), name

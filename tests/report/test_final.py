@@ -11,6 +11,8 @@ import pytest
 import torch
 from monai.data import DataLoader, Dataset
 
+from monai_rd.files import sha256
+from monai_rd.inference import Decision
 from monai_rd.report import FinalReport
 
 
@@ -125,6 +127,12 @@ def test_the_students_file_is_calibrated(
     assert told["calibration"]["error_before"] == pytest.approx(before["calibration"]["error"], abs=1e-5)
     assert before["calibration"]["temperature"] == 1
     printed = capsys.readouterr().out
+    settings = json.loads((tmp_path / "run" / "models" / "settings.json").read_text())
+    assert settings["class_names"] == ["a", "b"], "the training's settings are kept"
+    decision = Decision.of(settings["decision"], sha256(tmp_path / "run" / "models" / "model.pt"))
+    with np.load(tmp_path / "run" / "eval" / "predictions.npz") as found:
+        assert decision == Decision.fit(found["validation_probabilities"], found["validation_labels"])
+    assert [one.n for one in decision.sets] == [(11, 5)]
     assert f"temperature {temperature:.2f}" in printed
     assert f"{told['calibration']['error']:.3f} with it" in printed
 

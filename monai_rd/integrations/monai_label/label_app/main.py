@@ -69,7 +69,8 @@ class ClassifierTask(InferTask):
         """Score one study; a study that cannot be scored gets HTTP status 422 with the code of its problem.
 
         Returns:
-            No file, and the result for the client: the probability of every class, warning flags, and the model.
+            No file, and the result for the client: class, the probability of every class, the conformal set,
+            warning flags, and the model.
         """
         image = Path(request["image"])
         if not image.is_file() or is_dicom(image):  # for an unknown name MONAI Label gives the studies' folder
@@ -84,7 +85,8 @@ class ClassifierTask(InferTask):
             raise HTTPException(status, {"problem": found.problem, "message": found.message})
         scores = enumerate(found.probabilities.items())
         prediction = [{"idx": number, "label": name, "score": score} for number, (name, score) in scores]
-        told = {"prediction": prediction, "flags": list(found.flags), "model": {"sha256": found.model}}
+        said = {key: value for key, value in found.row().items() if key in ("class", "set")}
+        told = {"prediction": prediction, **said, "flags": list(found.flags), "model": {"sha256": found.model}}
         return None, {**told, "label_names": self.labels}
 
 
