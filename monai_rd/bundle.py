@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from monai_rd.errors import original_error
 from monai_rd.files import error_text, no_room, sha256
 from monai_rd.memory import keep_freed_memory
+from monai_rd.operating_point import check_operating_point
 from monai_rd.overrides import (
     ids_read,
     overridden,
@@ -35,6 +36,7 @@ __all__ = [
     "argument_pairs",
     "bundle_config",
     "bundle_root",
+    "check_operating_point",
     "check_overrides",
     "default_device",
     "default_workers",

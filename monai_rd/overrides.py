@@ -308,6 +308,17 @@ def _lengths(key: str, value: Any, word: str | None) -> list[float]:
     return numbers
 
 
+def _operating_point(key: str, value: Any, word: str | None) -> str:
+    from monai_rd.operating_point import check_operating_point
+
+    asked = _text(key, value, word)
+    try:
+        check_operating_point(asked, 2, multi_label=False)
+    except ValueError as error:
+        raise OverrideError(f"--{error}") from None
+    return asked
+
+
 def _device(key: str, value: Any, word: str | None) -> Any:
     import torch
 
@@ -353,9 +364,19 @@ _KINDS: dict[str, Callable[[str, Any, str | None], Any]] = {
     "windows": _list,
     **dict.fromkeys(("spacing", "field", "teacher_spacing", "view_spacing"), _lengths),
     "device": _device,
+    "operating_point": _operating_point,
 }
 _OPTIONAL = {
     *("data_list", "adapters_dir", "teacher_checkpoint", "teacher_options", "student_weights", "adapter"),
     *("class_names", "num_classes", "series_rule", "unlabelled", "epoch_steps", "teacher_size", "cross_fit"),
-    *("class_weights", "image_size", "slices", "spacing", "field", "teacher_spacing", "view_spacing"),
+    *(
+        "operating_point",
+        "class_weights",
+        "image_size",
+        "slices",
+        "spacing",
+        "field",
+        "teacher_spacing",
+        "view_spacing",
+    ),
 }

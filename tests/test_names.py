@@ -145,7 +145,7 @@ def test_the_tables_of_a_run_and_of_groups(
 
 def test_figures_draw_names_as_they_are(tmp_path: Path) -> None:
     chances = np.full((len(NAMES), len(NAMES)), 1 / len(NAMES))
-    figure = figures.confusion_matrix(chances, np.arange(len(NAMES)), NAMES)
+    figure = figures.confusion_matrix(np.asarray(chances).argmax(axis=1), np.arange(len(NAMES)), NAMES)
     _, svg = save_figure(figure, tmp_path / "matrix")
     drawn = unescape(svg.read_text(encoding="utf-8"))
     for name in NAMES:

@@ -104,6 +104,16 @@ def test_expressions_are_left_to_monai(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--teacher_options", "[{},3]"], "--teacher_options: a table"),
         (["--device", "gpu"], "--device: a device, such as cpu or cuda:0, is needed, got 'gpu'"),
         (["--device", "cuda:77"], "there is no such device here"),
+        (
+            ["--operating_point", "sensitivity"],
+            "--operating_point: 'sensitivity SHARE' or 'specificity SHARE' is needed",
+        ),
+        (
+            ["--operating_point", "recall 0.9"],
+            "such as 'sensitivity 0.95', with a share above 0 and at most 1, got 'rec",
+        ),
+        (["--operating_point", "sensitivity 95"], "at most 1, got 'sensitivity 95'"),
+        (["--operating_point", "0.95"], "at most 1, got '0.95'"),
         (["--num_classes", "1"], "--num_classes: a whole number of at least 2"),
         (["--cross_fit", "1"], "--cross_fit: a whole number of at least 2"),
     ],

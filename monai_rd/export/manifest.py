@@ -25,7 +25,9 @@ _ROLES = (
 )
 _DECISION = (
     "an answer is in a set if its probability, rounded to 7 decimals, is at least its limit; one set of classes, "
-    "or for several labels an image one for each class, of absent (1 - probability) and present"
+    "or for several labels an image one for each class, of absent (1 - probability) and present. With "
+    "operating points, of two classes the second is said, or of several labels each, if its probability is at least "
+    "its threshold"
 )
 # Attributes of a step that concern the item and its errors, not the pixels.
 _NOT_OF_PIXELS = {"keys", "allow_missing_keys", "policy", "scope"}

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-__all__ = ["DECIMALS", "LEVEL", "ConformalSet", "set_in_words"]
+from monai_rd.operating_point import DECIMALS
+
+__all__ = ["LEVEL", "ConformalSet", "set_in_words"]
 
 LEVEL = 0.9  # share of studies whose set holds the true answer
-DECIMALS = 7  # of probabilities, here and in scores
 _FEWEST = 20  # validation studies of every answer from which on each answer has a limit of its own
 
 

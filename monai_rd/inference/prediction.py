@@ -12,8 +12,9 @@ from typing import Any
 
 from monai_rd.errors import StudyError, count_codes
 from monai_rd.files import atomic_write
-from monai_rd.inference.conformal import DECIMALS, set_in_words
+from monai_rd.inference.conformal import set_in_words
 from monai_rd.inference.decision import Decision
+from monai_rd.operating_point import DECIMALS
 from monai_rd.text import csv_of
 from monai_rd.versions import versions
 
@@ -32,7 +33,8 @@ class Prediction:
             and the hash of its content.
         series: SeriesInstanceUID, those of several roles joined by "|"; "" if the study is not DICOM.
         study: StudyInstanceUID, "" if the study is not DICOM.
-        classes: the most probable class; for multi-label data, all classes with a probability of at least 0.5.
+        classes: the most probable class, or that of the student's operating point; for multi-label data, all classes
+            with a probability of at least 0.5, or of that of their operating point.
         probabilities: calibrated probability in [0, 1] of each class; empty if there is a problem.
         sets: the conformal sets (see `Decision`), empty if the student gives none: one with the names of the classes
             that cannot be ruled out; for multi-label data one for each class, of "absent" and "present".
@@ -100,13 +102,13 @@ class Prediction:
             message = "the network gives no number for it; if it does so for every study, the training has diverged"
             return replace(self, problem=NOT_FINITE, message=message)
         by_name = {name: round(p, DECIMALS) for name, p in zip(class_names, probabilities, strict=True)}
-        if multi_label:
-            found = tuple(name for name, p in by_name.items() if p >= 0.5)
-        else:
-            found = (class_names[max(range(len(probabilities)), key=probabilities.__getitem__)],)
+        (said,) = decision.chosen([probabilities], multi_label)
+        found = (
+            [name for name, yes in zip(class_names, said, strict=True) if yes] if multi_label else [class_names[said]]
+        )
         return replace(
             self,
-            classes=found,
+            classes=tuple(found),
             probabilities=by_name,
             sets=decision.answers(list(by_name.values()), class_names),
             multi_label=multi_label,

@@ -50,14 +50,15 @@ class TorchScriptFile:
         config = json.loads(extra["inference.json"])
         if "settings_sha256" not in made_of or "classifier" not in config:
             raise ValueError(f"{path.name} was written by an older version: write it anew with monai-rd deploy-app")
+        self._config = ConfigParser({**config, "network_def": network})
         self.algorithm = Algorithm.of(
             json.loads(extra["metadata.json"]),
             made_of["student"],
             made_of["sha256"],
             network,
             made_of["settings_sha256"],
+            self.parsed("trained"),
         )
-        self._config = ConfigParser({**config, "network_def": network})
 
     def parsed(self, name: str) -> Any:
         """Return the object of an id of inference.json, with the student in this file as the network."""

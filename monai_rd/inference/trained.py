@@ -20,6 +20,7 @@ from monai_rd import __version__
 from monai_rd.bundle import bundle_root, check_roles, is_bundle, require_model
 from monai_rd.errors import count_codes, original_error
 from monai_rd.finite import NotFiniteError
+from monai_rd.inference.decision import Decision
 from monai_rd.overrides import ids_read, refuse_unread, settled, written
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Algorithm:
         sha256: SHA-256 of the student's `model.pt`.
         settings: SHA-256 of the training's settings that predictions depend on, see `TrainedBundle.trained`.
         temperature: temperature of the calibrated probabilities.
+        thresholds: from which probability on a class is said, in words; empty without operating points.
     """
 
     name: str
@@ -47,21 +49,41 @@ class Algorithm:
     sha256: str
     settings: str
     temperature: float
+    thresholds: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, metadata: Mapping[str, Any], student: str, sha256: str, network: Any, settings: str) -> Algorithm:
-        """Make an instance from a bundle's metadata.json, the student's name, its hash, its network and settings."""
+    def of(
+        cls,
+        metadata: Mapping[str, Any],
+        student: str,
+        sha256: str,
+        network: Any,
+        settings: str,
+        trained: Mapping[str, Any],
+    ) -> Algorithm:
+        """Make an instance.
+
+        Args:
+            metadata: content of the bundle's metadata.json.
+            student: name of the student.
+            sha256: SHA-256 of its `model.pt`.
+            network: the student.
+            settings: SHA-256 of `trained`.
+            trained: see `TrainedBundle.trained`.
+        """
         version = f"{metadata['version']} (monai_rd {__version__})"
-        return cls(str(metadata["name"]), version, student, sha256, settings, float(network.temperature))
+        said = Decision.of(trained.get("decision"), sha256).points_in_words(trained["class_names"])
+        return cls(str(metadata["name"]), version, student, sha256, settings, float(network.temperature), said)
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        """The student's name, the hashes of its file and of its settings, and its temperature, as "key=value" texts."""
+        """The student's name, the hashes of its file and settings, its temperature and thresholds, as "key=value"."""
         return (
             f"student={self.student}",
             f"model sha256={self.sha256}",
             f"settings sha256={self.settings}",
             f"temperature={self.temperature:.4g}",
+            *(f"threshold={one}" for one in self.thresholds),
         )
 
     @property
@@ -167,7 +189,8 @@ class TrainedBundle:
     def algorithm(self) -> Algorithm:
         """Name and version of the student, for reports."""
         settings = hashlib.sha256(json.dumps(self.trained, sort_keys=True).encode()).hexdigest()
-        return Algorithm.of(self.metadata, self.network.name, self.parsed("model_sha256"), self.network, settings)
+        sha256 = self.parsed("model_sha256")
+        return Algorithm.of(self.metadata, self.network.name, sha256, self.network, settings, self.trained)
 
     @cached_property
     def image_shape(self) -> tuple[int, ...]:

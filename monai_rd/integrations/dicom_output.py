@@ -124,7 +124,7 @@ def structured_report(prediction: Prediction, algorithm: Algorithm) -> Comprehen
         model_name=algorithm.version,
     )
     report = MeasurementReport(ObservationContext(ObserverContext(_DEVICE, device)), _PROCEDURE, found)
-    said = f"{RESEARCH_ONLY}. Made by a program, seen by nobody: {_in_words(prediction)}"
+    said = f"{RESEARCH_ONLY}. Made by a program, seen by nobody: {_in_words(prediction, algorithm)}"
     report[0].ContentSequence.append(TextContentItem(_COMMENT, said, RelationshipTypeValues.CONTAINS))
     made = ComprehensiveSR(
         evidence=[_blank(one) for one in sources],
@@ -264,10 +264,11 @@ def _code(name: str, meaning: str) -> CodedConcept:
     )
 
 
-def _in_words(prediction: Prediction) -> str:
+def _in_words(prediction: Prediction, algorithm: Algorithm) -> str:
     said = ", ".join(f"{name} {p:.3f}" for name, p in prediction.probabilities.items())
     flags = f"; flagged: {', '.join(prediction.flags)}" if prediction.flags else ""
     names = prediction.probabilities if prediction.multi_label else ("",)
     sets = "; ".join(f"{name} {one}".strip() for name, one in zip(names, prediction.sets_in_words, strict=False))
     sets = f"; cannot be ruled out (90 % conformal set): {sets}" if sets else ""
-    return f"{', '.join(prediction.classes) or 'none of the classes'}; probabilities (0 to 1): {said}{sets}{flags}."
+    at = f"; said: {'; '.join(algorithm.thresholds)}" if algorithm.thresholds else ""
+    return f"{', '.join(prediction.classes) or 'none of the classes'}; probabilities (0 to 1): {said}{sets}{flags}{at}."

@@ -228,18 +228,18 @@ def calibration_diagram(
     return figure
 
 
-def confusion_matrix(probabilities: ArrayLike, labels: ArrayLike, class_names: Sequence[str]) -> Figure:
-    """Draw a confusion matrix: true class by row, most probable class by column; colours show the share of the row.
+def confusion_matrix(chosen: ArrayLike, labels: ArrayLike, class_names: Sequence[str]) -> Figure:
+    """Draw a confusion matrix: true class by row, class that was said by column; colours show the share of the row.
 
     Args:
-        probabilities: `[N, classes]`.
+        chosen: class indices `[N]`.
         labels: class indices `[N]`.
         class_names: class names by class index.
     """
-    chosen, y = np.asarray(probabilities).argmax(axis=1), np.asarray(labels)
+    y = np.asarray(labels)
     k = len(class_names)
     counts = np.zeros((k, k), dtype=int)
-    np.add.at(counts, (y, chosen), 1)
+    np.add.at(counts, (y, np.asarray(chosen)), 1)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     cell = float(np.interp(k, (2, 12, 40), (1.35, 0.7, 0.24)))
     longest = max(min(len(name), 24) for name in class_names)

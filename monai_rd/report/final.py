@@ -46,8 +46,8 @@ class FinalReport:
 
     It loads the best student (and phi of the same epoch), calibrates it on the validation set (`fit_temperature`) and
     stores the temperature in the student's file `model_path`, so that everything made from that file gives calibrated
-    probabilities. It also chooses the limits of the conformal sets on it (`Decision`) and stores them in
-    `settings.json` beside that file.
+    probabilities. It also chooses the limits of the conformal sets and the operating points on it (`Decision`)
+    and stores them in `settings.json` beside that file.
 
     Files written into `output_dir`:
 
@@ -72,6 +72,8 @@ class FinalReport:
         multi_label: whether an image may have any number of classes.
         page: whether to write the page and its figures.
         validation: the validation set; None leaves the student's temperature and sets unchanged.
+        operating_point: the class is said from the probability on that reaches this on the validation set, such as
+            "sensitivity 0.95"; None: at 0.5. Without a validation set the student's own is kept.
 
     Example:
         >>> import torch
@@ -103,12 +105,14 @@ class FinalReport:
         multi_label: bool = False,
         page: bool = True,
         validation: Dataset | None = None,
+        operating_point: str | None = None,
     ) -> None:
         self.model_path, self.output_dir = Path(model_path), Path(output_dir)
         self.network, self.loader, self.class_names = network, loader, list(class_names)
         self.device = torch.device(device)
         self.method, self.teacher, self.phantom, self.settings = method, teacher, phantom, settings or {}
         self.multi_label, self.page, self.validation = multi_label, page, validation
+        self.operating_point = operating_point
 
     def run(self) -> dict[str, Any]:
         """Evaluate the student, and print and write the results.
@@ -137,17 +141,22 @@ class FinalReport:
         with atomic_path(self.output_dir / "predictions.npz") as beside, open(beside, "wb") as file:
             np.savez_compressed(file, **answered)
         measure = multi_label_metrics if self.multi_label else classification_metrics
+        decision = self._stored()
         rows = {row: measure(found, scores.labels) for row, found in scores.probabilities.items()}
+        said = decision.chosen(scores.probabilities["student"], self.multi_label)
+        rows["student"] = measure(scores.probabilities["student"], scores.labels, chosen=said)
         unread = count_codes(scores.unread)
         result = {"class_names": self.class_names, "phantom": self.phantom, "settings": self.settings, "test": rows}
         calibration = self._calibration(scores)
         result |= {"unread": unread, "calibration": calibration}
         atomic_write(json.dumps(result, indent=2) + "\n", self.output_dir / "metrics.json")
         self._print(rows, calibration)
+        for told in decision.points_in_words(self.class_names):
+            print(f"the student says {told}")
         if unread:
             print(f"test studies left out because they cannot be read: {unread}")
         if self.page:
-            self._write_page(scores, rows, unread)
+            self._write_page(scores, rows, unread, decision)
         return result
 
     def _calibrate(self, validation: Dataset) -> dict[str, np.ndarray]:
@@ -160,7 +169,7 @@ class FinalReport:
         state = torch.load(self.model_path, map_location="cpu", weights_only=True)
         save_atomically({**state, "temperature": self.network.temperature.cpu()}, self.model_path)
         probabilities = class_probabilities(torch.from_numpy(logits) / temperature, self.multi_label).numpy()
-        self._store(Decision.fit(probabilities, labels, self.multi_label))
+        self._store(Decision.fit(probabilities, labels, self.multi_label, self.operating_point))
         return {"validation_probabilities": probabilities, "validation_labels": labels}
 
     def _store(self, decision: Decision) -> None:
@@ -169,6 +178,12 @@ class FinalReport:
         known = json.loads(path.read_text()) if path.is_file() else self.settings
         chosen = {"model_sha256": sha256(self.model_path), **decision.stored()}
         atomic_write(json.dumps({**known, "decision": chosen}, indent=2) + "\n", path)
+
+    def _stored(self) -> Decision:
+        """Return the decision of the settings beside the model's file; none if there are no settings."""
+        path = self.model_path.with_name("settings.json")
+        known = json.loads(path.read_text()) if path.is_file() else {}
+        return Decision.of(known.get("decision"), sha256(self.model_path))
 
     def _calibration(self, scores: TestScores) -> dict[str, Any]:
         """Return the temperature, and the expected calibration error on the test set without and with it."""
@@ -188,7 +203,7 @@ class FinalReport:
                 logger.exception("scoring failed; once more without the layers' CKA")
         return score_test_set(*given, layers=False)
 
-    def _write_page(self, scores: TestScores, rows: dict[str, dict[str, Any]], unread: str) -> None:
+    def _write_page(self, scores: TestScores, rows: dict[str, dict[str, Any]], unread: str, decision: Decision) -> None:
         try:
             from monai_rd.report.run_page import FinishedRun, RunPage
 
@@ -205,6 +220,7 @@ class FinalReport:
                     scores=scores,
                     rows=rows,
                     unread=unread,
+                    decision=decision,
                 )
             )
             path = page.write()

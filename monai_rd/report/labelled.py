@@ -17,6 +17,7 @@ from rich.table import Table
 from monai_rd.console import terminal
 from monai_rd.datasets.studies import GROUPS
 from monai_rd.files import atomic_write
+from monai_rd.inference import Decision
 from monai_rd.report.curves import calibrated_events, reliability
 from monai_rd.report.metrics import METRIC_NAMES, classification_metrics, multi_label_metrics, present_metrics
 
@@ -37,6 +38,7 @@ class LabelledReport:
             `calibration_error`, and `groups`, the same for each group as far as its labels allow.
         class_names: class names by class index.
         multi_label: whether an image may have any number of classes.
+        decision: of the student, whose operating points say the classes; None: it has none.
 
     Example:
         >>> import json
@@ -53,7 +55,14 @@ class LabelledReport:
         1.0
     """
 
-    def __init__(self, path: str | os.PathLike[str], class_names: Sequence[str], multi_label: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        class_names: Sequence[str],
+        multi_label: bool = False,
+        decision: Decision | None = None,
+    ) -> None:
+        self.decision = decision or Decision()
         self.path, self.class_names, self.multi_label = Path(path), list(class_names), multi_label
         self._rows: list[tuple[np.ndarray, Any, dict[str, str]]] = []
 
@@ -76,16 +85,21 @@ class LabelledReport:
             raise ValueError("none of the labelled studies could be read")
         p, y = np.stack([row[0] for row in self._rows]), np.stack([row[1] for row in self._rows])
         measure = multi_label_metrics if self.multi_label else classification_metrics
-        found = measure(p, y)
+        said = self.decision.chosen(p, self.multi_label)
+        found = measure(p, y, chosen=said)
         found["calibration_error"] = {"value": reliability(*calibrated_events(p, y, self.multi_label)).error}
-        groups = group_metrics(p, y, [row[2] for row in self._rows], self.multi_label)
+        groups = group_metrics(p, y, [row[2] for row in self._rows], self.multi_label, said)
         content = {"class_names": self.class_names, "metrics": found, "groups": groups}
         atomic_write(json.dumps(content, indent=1) + "\n", self.path)
         terminal(width=120).print(_table(found, groups))
 
 
 def group_metrics(
-    probabilities: np.ndarray, labels: np.ndarray, groups: Sequence[Mapping[str, str]], multi_label: bool = False
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    groups: Sequence[Mapping[str, str]],
+    multi_label: bool = False,
+    chosen: np.ndarray | None = None,
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Compute the metrics of every patient group of at least 5 studies.
 
@@ -94,18 +108,22 @@ def group_metrics(
         labels: class indices `[N]`; multi-label: 0 or 1 `[N, classes]`.
         groups: the groups of each study, such as `{"sex": "F", "age": "40-59"}`; "" is unknown.
         multi_label: whether an image may have any number of classes.
+        chosen: see `classification_metrics` and `multi_label_metrics`.
 
     Returns:
         The metrics by kind of group and group. Kinds with fewer than two groups are left out, as there is nothing to
         compare.
     """
     found: dict[str, dict[str, dict[str, Any]]] = {}
+    said = Decision().chosen(probabilities, multi_label) if chosen is None else chosen
     for kind in sorted({name for one in groups for name in one}):
         values = np.array([one.get(kind, "") for one in groups])
         names = [name for name in sorted(set(values) - {""}) if (values == name).sum() >= SMALLEST]
         if len(names) > 1:
             found[kind] = {
-                str(name): present_metrics(probabilities[values == name], labels[values == name], multi_label)
+                str(name): present_metrics(
+                    probabilities[values == name], labels[values == name], multi_label, said[values == name]
+                )
                 for name in names
             }
     return found

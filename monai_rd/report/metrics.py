@@ -43,7 +43,9 @@ OF_CLASSES = {
 }
 
 
-def classification_metrics(probabilities: ArrayLike, labels: ArrayLike, seed: int = 0) -> dict[str, Any]:
+def classification_metrics(
+    probabilities: ArrayLike, labels: ArrayLike, seed: int = 0, chosen: ArrayLike | None = None
+) -> dict[str, Any]:
     """Compute accuracy, balanced accuracy, ROC AUC, sensitivity and specificity, and some of them for each class.
 
     The balanced accuracy is the mean over classes of the share of their images that are classified correctly. With two
@@ -54,6 +56,7 @@ def classification_metrics(probabilities: ArrayLike, labels: ArrayLike, seed: in
         probabilities: `[N, classes]`, rows summing to 1.
         labels: class indices `[N]`.
         seed: seed of the bootstrap.
+        chosen: indices of the classes that are said `[N]`; None: the most probable.
 
     Returns:
         `n`, and for each metric its `value` in [0, 1] and 95 % `interval`: Wilson's (1927) for proportions; for their
@@ -74,34 +77,37 @@ def classification_metrics(probabilities: ArrayLike, labels: ArrayLike, seed: in
         raise ValueError(
             f"every class of 0 to {p.shape[1] - 1} must occur among the labels, found {sorted(set(y.tolist()))}"
         )
-    chosen = p.argmax(axis=1)
-    classes = [_class_metrics(p[:, index], y == index, chosen == index) for index in range(p.shape[1])]
+    said = p.argmax(axis=1) if chosen is None else np.asarray(chosen)
+    classes = [_class_metrics(p[:, index], y == index, said == index) for index in range(p.shape[1])]
     result: dict[str, Any] = {
         "n": len(y),
-        "accuracy": proportion(chosen == y),
+        "accuracy": proportion(said == y),
         "balanced_accuracy": mean_of_proportions([one["sensitivity"] for one in classes]),
         "roc_auc": _auc(p, y, seed),
     }
     if p.shape[1] == 2:
-        result["sensitivity"] = proportion(chosen[y == 1] == 1)
-        result["specificity"] = proportion(chosen[y == 0] == 0)
+        result["sensitivity"] = proportion(said[y == 1] == 1)
+        result["specificity"] = proportion(said[y == 0] == 0)
     return {**result, "classes": classes}
 
 
-def present_metrics(probabilities: ArrayLike, labels: ArrayLike, multi_label: bool = False) -> dict[str, Any]:
+def present_metrics(
+    probabilities: ArrayLike, labels: ArrayLike, multi_label: bool = False, chosen: ArrayLike | None = None
+) -> dict[str, Any]:
     """Compute the metrics that the labels of a small group allow: only accuracy if all have one class.
 
     Args:
         probabilities: `[N, classes]`, N > 0.
         labels: class indices `[N]`; multi-label: 0 or 1 `[N, classes]`.
         multi_label: whether an image may have any number of classes.
+        chosen: see `classification_metrics` and `multi_label_metrics`.
     """
     p, y = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
     if multi_label:
-        return multi_label_metrics(p, y) if (y.min(axis=0) < y.max(axis=0)).any() else {"n": len(y)}
+        return multi_label_metrics(p, y, chosen) if (y.min(axis=0) < y.max(axis=0)).any() else {"n": len(y)}
     if set(np.unique(y)) == set(range(p.shape[1])):
-        return classification_metrics(p, y)
-    return {"n": len(y), "accuracy": proportion(p.argmax(axis=1) == y)}
+        return classification_metrics(p, y, chosen=chosen)
+    return {"n": len(y), "accuracy": proportion((p.argmax(axis=1) if chosen is None else np.asarray(chosen)) == y)}
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
@@ -152,15 +158,15 @@ def _auc(p: np.ndarray, y: np.ndarray, seed: int) -> dict[str, Any]:
     return {"value": auc(np.arange(len(y))), "interval": [float(q) for q in np.quantile(draws, (0.025, 0.975))]}
 
 
-def multi_label_metrics(probabilities: ArrayLike, labels: ArrayLike) -> dict[str, Any]:
+def multi_label_metrics(probabilities: ArrayLike, labels: ArrayLike, chosen: ArrayLike | None = None) -> dict[str, Any]:
     """Compute ROC AUC, average precision and balanced accuracy, means over the classes with both label values.
 
-    A class is taken as present from a probability of 0.5 on; its balanced accuracy is the mean of sensitivity and
-    specificity.
+    The balanced accuracy of a class is the mean of sensitivity and specificity.
 
     Args:
         probabilities: probability of each class `[N, classes]`.
         labels: 0 or 1 `[N, classes]`.
+        chosen: whether each class is said, bool `[N, classes]`; None: from a probability of 0.5 on.
 
     Returns:
         `n`; `balanced_accuracy` and `roc_auc` with `value` and 95 % `interval` (for the AUC DeLong et al. 1988, DOI
@@ -178,7 +184,7 @@ def multi_label_metrics(probabilities: ArrayLike, labels: ArrayLike) -> dict[str
     both = [index for index, column in enumerate(y.T) if 0 < column.sum() < len(column)]
     if not both:
         raise ValueError("no class has both positive and negative images: nothing can be measured")
-    truth, chosen = y.astype(bool), p >= 0.5
+    truth, said = y.astype(bool), p >= 0.5 if chosen is None else np.asarray(chosen)
     areas, influences = zip(*(auc_and_influence(p[:, index], truth[:, index]) for index in both), strict=True)
     classes: list[dict[str, Any]] = [
         {"positives": int(one.sum()), **dict.fromkeys(("sensitivity", "specificity", "roc_auc", "average_precision"))}
@@ -186,14 +192,14 @@ def multi_label_metrics(probabilities: ArrayLike, labels: ArrayLike) -> dict[str
     ]
     for index, auc, influence in zip(both, areas, influences, strict=True):
         classes[index] |= {
-            "sensitivity": proportion(chosen[truth[:, index], index]),
-            "specificity": proportion(~chosen[~truth[:, index], index]),
+            "sensitivity": proportion(said[truth[:, index], index]),
+            "specificity": proportion(~said[~truth[:, index], index]),
             "roc_auc": _normal(auc, influence),
             "average_precision": float(average_precision_score(truth[:, index], p[:, index])),
         }
     return {
         "n": len(p),
-        "balanced_accuracy": _normal(*accuracy_of_groups(*sides_of_classes(chosen[:, both], truth[:, both]))),
+        "balanced_accuracy": _normal(*accuracy_of_groups(*sides_of_classes(said[:, both], truth[:, both]))),
         "roc_auc": _normal(float(np.mean(areas)), np.mean(influences, axis=0)),
         "average_precision": {"value": float(np.mean([classes[index]["average_precision"] for index in both]))},
         "classes": classes,

@@ -25,6 +25,7 @@ from monai_rd.report.style import save_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from monai_rd.inference import Decision
     from monai_rd.networks import Student
     from monai_rd.report.scoring import TestScores
 
@@ -55,6 +56,7 @@ class FinishedRun:
         scores: predictions on the test set.
         rows: metrics by row of the table.
         unread: test studies that could not be read, counted by error code.
+        decision: of the student.
     """
 
     output_dir: Path
@@ -68,6 +70,7 @@ class FinishedRun:
     scores: TestScores
     rows: Mapping[str, dict[str, Any]]
     unread: str
+    decision: Decision
 
 
 class RunPage:
@@ -138,7 +141,7 @@ class RunPage:
         if self.multi_label:
             notes = [
                 "Means over the classes that have both positive and negative images; an AUC of 0.5 is a guess.",
-                "Balanced accuracy: mean of sensitivity and specificity, both at a probability of 0.5.",
+                "Balanced accuracy: mean of sensitivity and specificity.",
             ]
         else:
             notes = ["ROC AUC: how often a case scores higher than one of the other side; 0.5 is a guess."]
@@ -148,7 +151,12 @@ class RunPage:
         if len(self.names) == 2 and not self.multi_label:
             notes.append(
                 f"Sensitivity: share of the “{self.names[1]}” cases that were found. Specificity: share of the "
-                f"“{self.names[0]}” cases that were let pass. Both at a probability of 0.5."
+                f"“{self.names[0]}” cases that were let pass."
+            )
+        if len(self.names) == 2 or self.multi_label:
+            points = self.run.decision.points_in_words(self.names)
+            notes.append(
+                f"What is said: {'; '.join(points)}." if points else "What is said: from a probability of 0.5 on."
             )
         notes.append("In brackets 95 % intervals: about 95 of 100 such intervals hold the truth; wide means few cases.")
         return [*body, page.note(*notes)]
@@ -167,7 +175,7 @@ class RunPage:
         told = f"ROC curve of {'each class against the rest' if several else 'the student'} with its 95 % band."
         blocks = [self._figure(figure, "roc", told, wide=several)]
         if not self.multi_label:
-            figure = figures.confusion_matrix(self.probabilities, labels, self.names)
+            figure = figures.confusion_matrix(self.run.decision.chosen(self.probabilities), labels, self.names)
             told = "Confusion matrix: number of items, and share of their true class."
             blocks.append(self._figure(figure, "confusion_matrix", told, wide=len(self.names) > 5))
         return [
@@ -245,6 +253,8 @@ class RunPage:
         given = (run.network, run.loader, run.device, self.probabilities, scores.labels, scores.indices)
         markup, grid = gallery(*given, self.names, self.multi_label)
         notes = ["Items are numbered by their place in the test list. Left: the image as the student saw it."]
+        if self.run.decision.points and not self.multi_label:
+            notes.append("“Right” and “wrong” are those of the most probable class here, not of the operating point.")
         if grid:
             notes.append(
                 "Right: in warm colours what spoke for the class named (Grad-CAM, arXiv 1610.02391), a map of "

@@ -135,7 +135,7 @@ def test_inference_and_metadata_know_the_default_run(modality: str, cohort_of: C
     infer = config(modality, "inference.json", bundle_root=str(tmp_path))
     defaults = infer.get_parsed_content("trained")
     settings = train.get_parsed_content("settings")
-    assert defaults.pop("scope") is None  # nothing is known of what it will be asked
+    assert defaults.pop("scope") is defaults.pop("decision") is None  # nothing is known of what it will be asked
     assert defaults == {name: settings[name] for name in defaults}
     shape = json.loads((BUNDLES / f"rd_{modality}" / "configs" / "metadata.json").read_text())["network_data_format"]
     assert shape["inputs"]["image"]["spatial_shape"] == [settings["image_size"]] * 2

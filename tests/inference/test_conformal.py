@@ -166,7 +166,7 @@ def test_a_decision_is_stored_for_one_model() -> None:
     p, y = drawn(np.random.default_rng(3), 300)
     made = Decision.fit(p, y)
     stored = json.loads(json.dumps({"model_sha256": "ab", **made.stored()}))
-    assert stored["level"] == 0.9
+    assert (stored["level"], stored["operating_points"]) == (0.9, [])
     assert Decision.of(stored, "ab") == made
     with pytest.raises(ValueError, match=r"another model\.pt"):
         Decision.of(stored, "cd")

@@ -37,9 +37,9 @@ def test_the_same_figure_is_the_same_bytes_without_date_and_place(tmp_path: Path
 
 def test_confusion_matrix() -> None:
     p = np.array([[0.9, 0.1], [0.8, 0.2], [0.4, 0.6], [0.3, 0.7], [0.6, 0.4], [0.2, 0.8]])
-    figure = figures.confusion_matrix(p, [0, 0, 0, 1, 1, 1], ["clear", "opacity"])
+    figure = figures.confusion_matrix(np.asarray(p).argmax(axis=1), [0, 0, 0, 1, 1, 1], ["clear", "opacity"])
     assert texts(figure) == ["2\n67%", "1\n33%", "1\n33%", "2\n67%"]
-    many = figures.confusion_matrix(np.eye(20), np.arange(20), [f"class {index}" for index in range(20)])
+    many = figures.confusion_matrix(np.arange(20), np.arange(20), [f"class {index}" for index in range(20)])
     assert texts(many) == []  # colours alone: no number would be readable
 
 
