@@ -12,12 +12,14 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from monai_rd.report.curves import calibrated_events, reliability, roc_band
+from monai_rd.report.sets import AnsweredCurve
 from monai_rd.report.style import BLUES, COLOURS, STYLE, THEME, cycle, finish, line_styles, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = [
+    "answered_curve",
     "calibration_diagram",
     "cka_heat_map",
     "confusion_matrix",
@@ -225,6 +227,26 @@ def calibration_diagram(
         counts.yaxis.set_major_locator(MaxNLocator(2, integer=True))
         finish(counts, "", f"predicted probability of {event}", "n", legend=False)
         counts.grid(axis="x", visible=False)
+    return figure
+
+
+def answered_curve(found: AnsweredCurve, answered: float, accuracy: float | None) -> Figure:
+    """Draw the accuracy of the answered against the share answered, with its 95 % band.
+
+    Args:
+        found: the curve.
+        answered: share of studies whose conformal set has one class, marked on it.
+        accuracy: how many of these sets are right; None if there are none.
+    """
+    with rc_context(STYLE):
+        figure = Figure(figsize=(4.6, 4.2))
+        axes = figure.add_subplot()
+        axes.fill_between(found.answered, found.low, found.high, color=COLOURS[0], alpha=0.15, linewidth=0)
+        axes.plot(found.answered, found.accuracy, color=COLOURS[0], linewidth=1.6, label="most probable class")
+        if accuracy is not None:
+            axes.plot(answered, accuracy, "o", color=COLOURS[1], markersize=7, label="sets of one class")
+        axes.set(xlim=(0, 1.01), ylim=(min(0.5, float(found.low[len(found.low) // 2 :].min())), 1.01))
+        finish(axes, "Accuracy of the answered", "share answered, the surest first", "accuracy")
     return figure
 
 

@@ -26,6 +26,7 @@ from monai_rd.report.calibration import fit_temperature
 from monai_rd.report.curves import calibrated_events, reliability
 from monai_rd.report.metrics import METRIC_NAMES, OF_CLASSES, classification_metrics, multi_label_metrics
 from monai_rd.report.scoring import TestScores, answers, score_test_set
+from monai_rd.report.sets import set_metrics, sets_in_words
 
 if TYPE_CHECKING:
     from monai_rd.methods import Method
@@ -51,7 +52,7 @@ class FinalReport:
 
     Files written into `output_dir`:
 
-    - `metrics.json`: the metrics and settings.
+    - `metrics.json`: the metrics and settings, the `decision`, and what the conformal `sets` cover (`set_metrics`).
     - `predictions.npz`: `probabilities` `[N, classes]` float32, `labels`, and `places`, the position of each item in
       the test list (from 0; studies that cannot be read are missing); also `path_probabilities` of the teacher path
       where it has a row, and `validation_probabilities` and `validation_labels` of the validation set.
@@ -148,9 +149,14 @@ class FinalReport:
         unread = count_codes(scores.unread)
         result = {"class_names": self.class_names, "phantom": self.phantom, "settings": self.settings, "test": rows}
         calibration = self._calibration(scores)
-        result |= {"unread": unread, "calibration": calibration}
+        sets = set_metrics(decision, scores.probabilities["student"], scores.labels)
+        result |= {"unread": unread, "calibration": calibration, "sets": sets, "decision": decision.stored()}
         atomic_write(json.dumps(result, indent=2) + "\n", self.output_dir / "metrics.json")
         self._print(rows, calibration)
+        if sets is None and self.validation is not None:
+            print("no conformal sets: fewer than 9 validation studies")
+        elif sets is not None:
+            print(sets_in_words(sets))
         for told in decision.points_in_words(self.class_names):
             print(f"the student says {told}")
         if unread:

@@ -20,6 +20,7 @@ from monai_rd.files import atomic_write
 from monai_rd.inference import Decision
 from monai_rd.report.curves import calibrated_events, reliability
 from monai_rd.report.metrics import METRIC_NAMES, classification_metrics, multi_label_metrics, present_metrics
+from monai_rd.report.sets import set_metrics, sets_in_words
 
 __all__ = ["LabelledReport", "group_metrics"]
 
@@ -35,7 +36,8 @@ class LabelledReport:
 
     Args:
         path: the JSON file to write: `metrics` (see `classification_metrics`, `multi_label_metrics`) with
-            `calibration_error`, and `groups`, the same for each group as far as its labels allow.
+            `calibration_error`, what the conformal `sets` cover (`set_metrics`), and `groups`, the
+            metrics of each group as far as its labels allow.
         class_names: class names by class index.
         multi_label: whether an image may have any number of classes.
         decision: of the student, whose operating points say the classes; None: it has none.
@@ -89,9 +91,12 @@ class LabelledReport:
         found = measure(p, y, chosen=said)
         found["calibration_error"] = {"value": reliability(*calibrated_events(p, y, self.multi_label)).error}
         groups = group_metrics(p, y, [row[2] for row in self._rows], self.multi_label, said)
-        content = {"class_names": self.class_names, "metrics": found, "groups": groups}
+        sets = set_metrics(self.decision, p, y)
+        content = {"class_names": self.class_names, "metrics": found, "sets": sets, "groups": groups}
         atomic_write(json.dumps(content, indent=1) + "\n", self.path)
         terminal(width=120).print(_table(found, groups))
+        if sets is not None:
+            print(sets_in_words(sets))
 
 
 def group_metrics(

@@ -20,6 +20,7 @@ from monai_rd.report.curves import calibrated_events, reliability
 from monai_rd.report.gallery import gallery
 from monai_rd.report.memorised import memorised
 from monai_rd.report.metrics import METRIC_NAMES, OF_CLASSES
+from monai_rd.report.sets import answered_curve, set_metrics
 from monai_rd.report.style import save_figure
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ class RunPage:
             "Result on the test set": self._result,
             "How well it tells the classes apart": self._discrimination,
             "How far its probabilities can be trusted": self._calibration,
+            "When it holds back": self._sets,
             "Where the student looked": self._gallery,
             "What single slices say": self._slices,
             "Training": self._training,
@@ -198,6 +200,41 @@ class RunPage:
             "Bars are 95 % intervals; a long one stands for few predictions.",
         )
         return [page.row(self._figure(figure, "calibration", told), notes)]
+
+    def _sets(self) -> list[Markup]:
+        found = set_metrics(self.run.decision, self.probabilities, self.scores.labels)
+        if found is None:
+            return [page.note("No conformal sets: the student was trained without, or had too few validation studies.")]
+        numbers = {
+            "coverage": "of the sets hold the truth",
+            "size": "answers in a set (mean)",
+            "answered": "of the sets have one answer",
+            "accuracy_of_answered": "of these are right",
+        }
+        measured = [(found[key], told) for key, told in numbers.items() if found[key]]
+        body = [page.cards([(f"{one['value']:.3f}", told, _interval(one)) for one, told in measured])]
+        if not self.multi_label:
+            curve = answered_curve(self.probabilities, self.scores.labels)
+            right = found["accuracy_of_answered"]
+            figure = figures.answered_curve(curve, found["answered"]["value"], right["value"] if right else None)
+            body.append(self._figure(figure, "answered", "How accurate the student is if it answers only when sure."))
+        columns = {"coverage": "covered", "answered": "one answer", "accuracy_of_answered": "of these right"}
+        cells = [
+            [name, *(_cell(one[key]) for key in columns)]
+            for name, one in zip(self.names, found["classes"], strict=True)
+        ]
+        body.append(page.table(cells, ["true class" if not self.multi_label else "label", *columns.values()]))
+        kinds = sorted(set(found["kinds"]))
+        return [
+            *body,
+            page.note(
+                f"A set holds what cannot be ruled out ({' and '.join(kinds)}): 90 % of sets hold the truth, if the "
+                "studies are exchangeable with those of the validation set, that is if nobody could tell them apart. "
+                "Of other patients, scanners or hospitals nothing is promised; a coverage clearly below 0.9 tells so.",
+                "A set of one class is an answer; with several classes the student holds back; an empty set says that "
+                "no class is as probable as it usually is where it is true.",
+            ),
+        ]
 
     def _training(self) -> list[Markup]:
         history = read_history(self.run.output_dir / "history.json")

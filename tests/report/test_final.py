@@ -133,6 +133,9 @@ def test_the_students_file_is_calibrated(
     with np.load(tmp_path / "run" / "eval" / "predictions.npz") as found:
         assert decision == Decision.fit(found["validation_probabilities"], found["validation_labels"])
     assert [one.n for one in decision.sets] == [(11, 5)]
+    assert told["sets"]["kinds"] == ["marginal"]
+    assert told["decision"] == decision.stored()
+    assert f"90 % conformal sets, marginal: {told['sets']['coverage']['value']:.3f} (" in printed
     assert f"temperature {temperature:.2f}" in printed
     assert f"{told['calibration']['error']:.3f} with it" in printed
 

@@ -284,3 +284,17 @@ def test_the_browser_would_tell_of_what_is_fetched(tmp_path: Path) -> None:
     _, said = browse(tmp_path / "page.html", tmp_path, 500)
     assert len(said) == 1
     assert "Content Security Policy" in said[0]
+
+
+@pytest.mark.parametrize(("classes", "multi_label"), [(2, False), (3, True)])
+def test_the_page_tells_what_the_sets_promise(classes: int, multi_label: bool, tmp_path: Path) -> None:
+    report = a_report(tmp_path, classes=classes, multi_label=multi_label)
+    report.validation = report.loader.dataset
+    report.operating_point = "specificity 0.5"
+    told = report.run()
+    text = Reader((tmp_path / "eval" / "report.html").read_text(encoding="utf-8")).text
+    assert "could not be made" not in text
+    assert "exchangeable with those of the validation set" in text
+    assert f"{told['sets']['coverage']['value']:.3f}" in text
+    assert "(specificity 0.5 on the validation set)" in text
+    assert (tmp_path / "eval" / "figures" / "answered.png").is_file() is not multi_label
