@@ -6,6 +6,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from monai.transforms import Compose
@@ -173,3 +174,29 @@ def test_seeds_with_labels_of_their_own_are_compared_together(
     told = (BENCHMARKS.parent / "docs" / "results" / "README.md").read_text()
     assert f"`rd_unlabelled` | {line[3].strip()} [" in told
     assert line[5].strip() in told
+
+
+def test_coverage_of_mixed_images_is_what_is_promised(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    random = np.random.default_rng(0)
+    for run in "ab":
+        (tmp_path / "cohort" / "runs" / run).mkdir(parents=True)
+        known = {}
+        for name, n, shift in (("validation_", 120, 1.5), ("", 200, 0.0)):  # a test set unlike the validation set
+            y = random.integers(2, size=n)
+            p = 1 / (1 + np.exp(-(random.normal(size=n) + (2 * y - 1) * shift)))
+            known |= {f"{name}probabilities": np.stack([1 - p, p], axis=1), f"{name}labels": y}
+        np.savez(tmp_path / "cohort" / "runs" / run / "predictions.npz", **known)
+    given = ["conformal.py", "--resamplings", "100", str(tmp_path / "cohort" / "runs")]
+    monkeypatch.setattr("sys.argv", given)
+    script("conformal").main()
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    sets = cells[2]
+    assert sets[:3] == ["cohort", "2", "120, 200"]
+    assert float(sets[3].split()[0]) < 0.8
+    assert float(sets[7].split()[0]) == pytest.approx(0.905, abs=0.02)
+    assert float(sets[8]) == pytest.approx(0.95, abs=0.05)
+    assert float(sets[9]) == pytest.approx(0, abs=0.01)
+    assert [row[1] for row in cells[-2:]] == ["sensitivity 0.95", "specificity 0.9"]
+    assert float(cells[-1][4].split()[0]) == pytest.approx(0.9, abs=0.03)

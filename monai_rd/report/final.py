@@ -152,13 +152,7 @@ class FinalReport:
         sets = set_metrics(decision, scores.probabilities["student"], scores.labels)
         result |= {"unread": unread, "calibration": calibration, "sets": sets, "decision": decision.stored()}
         atomic_write(json.dumps(result, indent=2) + "\n", self.output_dir / "metrics.json")
-        self._print(rows, calibration)
-        if sets is None and self.validation is not None:
-            print("no conformal sets: fewer than 9 validation studies")
-        elif sets is not None:
-            print(sets_in_words(sets))
-        for told in decision.points_in_words(self.class_names):
-            print(f"the student says {told}")
+        self._print(rows, calibration, sets, decision)
         if unread:
             print(f"test studies left out because they cannot be read: {unread}")
         if self.page:
@@ -235,7 +229,13 @@ class FinalReport:
         else:
             print(f"report: {path}")
 
-    def _print(self, rows: dict[str, dict[str, Any]], calibration: dict[str, Any]) -> None:
+    def _print(
+        self,
+        rows: dict[str, dict[str, Any]],
+        calibration: dict[str, Any],
+        sets: dict[str, Any] | None,
+        decision: Decision,
+    ) -> None:
         console = terminal(width=100)
         n = rows["student"]["n"]
         table = Table(title=f"Test set, {n} studies, value and 95 % interval", title_justify="left", show_lines=True)
@@ -254,6 +254,12 @@ class FinalReport:
             console.print(f"positive class: {self.class_names[1]}")
         saved = self.validation is not None
         console.print(_told(calibration, fitted=saved), soft_wrap=True, highlight=False)
+        if sets is not None:
+            console.print(sets_in_words(sets), soft_wrap=True, highlight=False)
+        elif saved:
+            console.print("no conformal sets: fewer than 9 validation studies", highlight=False)
+        for told in decision.points_in_words(self.class_names):
+            console.print(f"the student says {told}", soft_wrap=True, highlight=False)
         console.print(f"student {'saved' if saved else 'measured'}: {self.model_path}", soft_wrap=True)
         if self.phantom:
             console.print(PHANTOM_NOTE, style="bold")
