@@ -30,7 +30,7 @@ class OperatingPoint:
 
     Example:
         >>> from monai_rd.operating_point import OperatingPoint
-        >>> point = OperatingPoint.fit("sensitivity 0.75", [0.1, 0.3, 0.2, 0.4, 0.6, 0.8], [0, 0, 1, 1, 1, 1])
+        >>> point = OperatingPoint.fit("sensitivity 0.6", [0.1, 0.3, 0.2, 0.4, 0.6, 0.8], [0, 0, 1, 1, 1, 1])
         >>> point.threshold, point.sensitivity["value"], point.specificity["value"]
         (0.4, 0.75, 1.0)
     """
@@ -42,7 +42,11 @@ class OperatingPoint:
 
     @classmethod
     def fit(cls, asked: str, probabilities: ArrayLike, present: ArrayLike) -> OperatingPoint | None:
-        """Choose the threshold that reaches what is asked, and among those the one best for the other measure.
+        """Choose the threshold that is best for the other measure among those that reach what is asked.
+
+        Of n validation studies of the side that is asked, floor((n + 1) (1 - share)) - 1 lie on the wrong side, or none
+        where this is negative. So new studies, exchangeable with these, reach the share in the mean over validation
+        sets, if n is at least 1 / (1 - share) - 1; with n (1 - share) on the wrong side they would not.
 
         Args:
             asked: see `check_operating_point`.
@@ -58,11 +62,9 @@ class OperatingPoint:
         side = np.sort(p[y] if measure == "sensitivity" else p[~y])
         if not len(side):
             return None
-        wrong = math.floor(round(len(side) * (1 - share), 9))  # as many may lie on the other side
+        wrong = max(math.floor(round((len(side) + 1) * (1 - share), 9)) - 1, 0)
         if measure == "sensitivity":
             threshold = float(side[wrong])
-        elif wrong == len(side):
-            threshold = 0.0
         else:
             threshold = round(float(side[len(side) - 1 - wrong]) + 10**-DECIMALS, DECIMALS)
         said = p >= threshold
