@@ -56,7 +56,7 @@ def splits(folder: Path) -> list[Split]:
     """
     files = [np.load(file) for file in sorted(folder.glob("*/predictions.npz"))]
     names = ("validation_probabilities", "validation_labels", "probabilities", "labels")
-    found: list[Split] = [tuple(file[name] for name in names) for file in files if names[0] in file]  # type: ignore[misc]
+    found: list[Split] = [tuple(file[name] for name in names) for file in files if names[0] in file]
     if not found:
         raise ValueError(f"{folder}: no run with validation predictions in predictions.npz")
     return found
