@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from monai_rd.networks import FrozenFoundationModel
 
 __all__ = ["run_settings"]
+
+logger = logging.getLogger(__name__)
 
 
 def run_settings(
@@ -31,6 +34,12 @@ def run_settings(
     Returns:
         The settings, with `class_names`, `multi_label`, `teacher` (its name) and `scope` (see `scope_of`).
     """
+    if teacher is not None and "phantom_" in teacher.name and not settings.get("phantom"):
+        logger.warning(
+            "the teacher %s was trained on drawn phantoms and knows nothing of real images: give --teacher; `monai-rd "
+            "teachers --for MODALITY` recommends some",
+            teacher.name,
+        )
     return {
         "class_names": list(data.class_names),
         "multi_label": data.multi_label,

@@ -28,10 +28,14 @@ class PhantomStudy:
     findings: dict[str, NDArray[np.bool_]]
 
 
-def coordinates(*axes: tuple[int, float]) -> tuple[NDArray[np.float32], ...]:
-    """Return the coordinates of a grid in mm from its centre; each axis is given as (number of points, spacing)."""
+def coordinates(*axes: tuple[int, float], sparse: bool = False) -> tuple[NDArray[np.float32], ...]:
+    """Return the coordinates of a grid in mm from its centre; each axis is given as (number of points, spacing).
+
+    With `sparse` each has one point along the other axes, and what is computed from them is broadcast.
+    """
     lines = [np.arange(number) * distance for number, distance in axes]
-    return tuple(a.astype(np.float32) for a in np.meshgrid(*(line - line.mean() for line in lines), indexing="ij"))
+    grid = np.meshgrid(*(line - line.mean() for line in lines), indexing="ij", sparse=sparse)
+    return tuple(a.astype(np.float32) for a in grid)
 
 
 def ellipse(y: NDArray, x: NDArray, centre: tuple, axes: tuple, angle: float = 0.0) -> NDArray:
