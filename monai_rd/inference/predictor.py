@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from monai.data import DataLoader
 
-from monai_rd.datasets.datalist import studies_to_score
 from monai_rd.datasets.studies import Studies, files_of_item
 from monai_rd.errors import StudyError, original_error
 from monai_rd.inference.classifier import StudyClassifier
@@ -91,6 +90,9 @@ class Predictor:
 
     def find(self, folder: str | os.PathLike[str]) -> Studies:
         """Find the studies in a folder or list, see `studies_to_score`; if there are none, that is not an error."""
+        # Not at the top: it reads lists with packages that MONAI Label's environment lacks.
+        from monai_rd.datasets.datalist import studies_to_score
+
         policy, rule = self.classifier.prepare.policy, self._series_rule
         return studies_to_score(os.path.abspath(folder), policy=policy, series_rule=rule, empty_is_error=False)
 
