@@ -20,8 +20,8 @@ import numpy as np
 from scipy.stats import betabinom
 
 from monai_rd.inference import Decision
-from monai_rd.inference.conformal import LEVEL
-from monai_rd.report.metrics import wilson
+from monai_rd.inference.conformal import excluded
+from monai_rd.proportions import wilson
 from monai_rd.report.sets import set_metrics
 
 RESAMPLINGS = 1000
@@ -98,7 +98,7 @@ def sets_of(found: Sequence[Split], resamplings: int) -> list[str]:
 @cache
 def covered_by_chance(tests: int, n: int) -> tuple[float, float, float]:
     """Return the 2.5 % quantile, mean and 97.5 % quantile of how many of `tests` images n validation images cover."""
-    k = int(np.floor(round((n + 1) * (1 - LEVEL), 9)))
+    k = excluded(n)
     expected = betabinom(tests, n + 1 - k, k)
     return float(expected.ppf(0.025)), float(expected.mean()), float(expected.ppf(0.975))
 

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from monai_rd.proportions import proportion
+
 __all__ = ["DECIMALS", "OperatingPoint", "check_operating_point"]
 
 DECIMALS = 7  # of probabilities in scores
@@ -103,9 +105,4 @@ def _parsed(asked: str) -> tuple[str, float]:
 
 
 def _share(hits: np.ndarray) -> dict[str, Any] | None:
-    from scipy.stats import binomtest
-
-    if not len(hits):
-        return None
-    interval = binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
-    return {"value": float(hits.mean()), "interval": [float(interval.low), float(interval.high)], "n": len(hits)}
+    return {**proportion(hits), "n": len(hits)} if len(hits) else None

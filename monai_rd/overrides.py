@@ -369,14 +369,6 @@ _KINDS: dict[str, Callable[[str, Any, str | None], Any]] = {
 _OPTIONAL = {
     *("data_list", "adapters_dir", "teacher_checkpoint", "teacher_options", "student_weights", "adapter"),
     *("class_names", "num_classes", "series_rule", "unlabelled", "epoch_steps", "teacher_size", "cross_fit"),
-    *(
-        "operating_point",
-        "class_weights",
-        "image_size",
-        "slices",
-        "spacing",
-        "field",
-        "teacher_spacing",
-        "view_spacing",
-    ),
+    *("class_weights", "image_size", "slices", "spacing", "field", "teacher_spacing", "view_spacing"),
+    "operating_point",
 }

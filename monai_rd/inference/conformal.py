@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from monai_rd.operating_point import DECIMALS
 
-__all__ = ["LEVEL", "ConformalSet", "set_in_words"]
+__all__ = ["LEVEL", "ConformalSet", "excluded", "set_in_words"]
 
 LEVEL = 0.9  # share of studies whose set holds the true answer
 _FEWEST = 20  # validation studies of every answer from which on each answer has a limit of its own
@@ -65,7 +65,7 @@ class ConformalSet:
         n = tuple(int((y == answer).sum()) for answer in answers)
         if min(n) >= _FEWEST:
             return cls("class-conditional", n, tuple(_limit(true[y == answer]) for answer in answers))
-        if _excluded(len(y)) == 0:
+        if excluded(len(y)) == 0:
             return None
         return cls("marginal", n, (_limit(true),) * len(n))
 
@@ -80,11 +80,11 @@ def set_in_words(members: Sequence[str], answers: int, every: str = "any class",
     return none if not members else every if len(members) == answers else "|".join(members)
 
 
-def _excluded(n: int) -> int:
+def excluded(n: int) -> int:
     """Return how many of n + 1 exchangeable studies may be outside their set: floor((n + 1) (1 - LEVEL))."""
     return math.floor(round((n + 1) * (1 - LEVEL), 9))
 
 
 def _limit(true: np.ndarray) -> float:
-    """Return the k-th smallest probability of the true answer, k = `_excluded`: LAC's quantile of 1 - p."""
-    return float(np.sort(true)[_excluded(len(true)) - 1])
+    """Return the k-th smallest probability of the true answer, k = `excluded`: LAC's quantile of 1 - p."""
+    return float(np.sort(true)[excluded(len(true)) - 1])

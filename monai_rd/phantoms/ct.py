@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from monai_rd.phantoms.drawing import PhantomStudy, coordinates, ellipse, ellipsoid
-from monai_rd.phantoms.writing import Identity, write_axial_series
+from monai_rd.phantoms.writing import Identity, write_chest_ct
 
 __all__ = ["CLASS_NAMES", "OTHER_FINDINGS", "SUFFIX", "VERSION", "draw_study", "write_study"]
 
@@ -109,7 +109,4 @@ def draw_study(random: np.random.Generator, label: str) -> PhantomStudy:
 def write_study(path: Path, label: str, seed: int, number: int) -> None:
     """Draw one study and write it as an axial CT series."""
     volume = draw_study(np.random.default_rng([seed, number]), label).image
-    attributes = {"BodyPartExamined": "CHEST", "KVP": 120}
-    attributes |= {"RescaleSlope": 1, "RescaleIntercept": -1024, "RescaleType": "HU"}
-    attributes |= {"WindowCenter": -600, "WindowWidth": 1500}
-    write_axial_series(path, Identity("CT", VERSION, seed, number), volume + 1024, PIXEL_MM, SLICE_MM, attributes)
+    write_chest_ct(path, Identity("CT", VERSION, seed, number), volume, PIXEL_MM, SLICE_MM)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
-__all__ = ["MARK", "Identity", "put_pixels", "write_axial_series"]
+__all__ = ["MARK", "Identity", "put_pixels", "write_axial_series", "write_chest_ct"]
 
 MARK = "phantom, not a patient"
 FIRST_DAY = date(2026, 1, 1)  # of study 0; each further study is one day later, so that queries by date can be tested
@@ -97,3 +97,11 @@ def write_axial_series(
             setattr(image, keyword, value)
         put_pixels(image, pixels, "MONOCHROME2")
         image.save_as(path / f"IM{order[index]:04d}.dcm", enforce_file_format=True)
+
+
+def write_chest_ct(path: Path, identity: Identity, hounsfield: NDArray, pixel_mm: float, slice_mm: float) -> None:
+    """Write an axial CT series of a chest, see `write_axial_series`; `hounsfield` holds HU from -1024 on."""
+    attributes = {"BodyPartExamined": "CHEST", "KVP": 120}
+    attributes |= {"RescaleSlope": 1, "RescaleIntercept": -1024, "RescaleType": "HU"}
+    attributes |= {"WindowCenter": -600, "WindowWidth": 1500}
+    write_axial_series(path, identity, hounsfield + 1024, pixel_mm, slice_mm, attributes)

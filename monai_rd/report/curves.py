@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.metrics import roc_auc_score
 
-from monai_rd.report.metrics import wilson
+from monai_rd.proportions import wilson
 
 __all__ = ["Reliability", "RocBand", "calibrated_events", "reliability", "roc_band"]
 

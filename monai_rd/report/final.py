@@ -143,9 +143,8 @@ class FinalReport:
             np.savez_compressed(file, **answered)
         measure = multi_label_metrics if self.multi_label else classification_metrics
         decision = self._stored()
-        rows = {row: measure(found, scores.labels) for row, found in scores.probabilities.items()}
-        said = decision.chosen(scores.probabilities["student"], self.multi_label)
-        rows["student"] = measure(scores.probabilities["student"], scores.labels, chosen=said)
+        said = {"student": decision.chosen(scores.probabilities["student"], self.multi_label)}
+        rows = {row: measure(found, scores.labels, chosen=said.get(row)) for row, found in scores.probabilities.items()}
         unread = count_codes(scores.unread)
         result = {"class_names": self.class_names, "phantom": self.phantom, "settings": self.settings, "test": rows}
         calibration = self._calibration(scores)
@@ -156,7 +155,7 @@ class FinalReport:
         if unread:
             print(f"test studies left out because they cannot be read: {unread}")
         if self.page:
-            self._write_page(scores, rows, unread, decision)
+            self._write_page(scores, rows, unread, decision, sets)
         return result
 
     def _calibrate(self, validation: Dataset) -> dict[str, np.ndarray]:
@@ -203,7 +202,14 @@ class FinalReport:
                 logger.exception("scoring failed; once more without the layers' CKA")
         return score_test_set(*given, layers=False)
 
-    def _write_page(self, scores: TestScores, rows: dict[str, dict[str, Any]], unread: str, decision: Decision) -> None:
+    def _write_page(
+        self,
+        scores: TestScores,
+        rows: dict[str, dict[str, Any]],
+        unread: str,
+        decision: Decision,
+        sets: dict[str, Any] | None,
+    ) -> None:
         try:
             from monai_rd.report.run_page import FinishedRun, RunPage
 
@@ -221,6 +227,7 @@ class FinalReport:
                     rows=rows,
                     unread=unread,
                     decision=decision,
+                    sets=sets,
                 )
             )
             path = page.write()

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import binomtest, norm, rankdata
+from scipy.stats import norm, rankdata
 from sklearn.metrics import average_precision_score
+
+from monai_rd.proportions import proportion
 
 __all__ = [
     "METRIC_NAMES",
@@ -17,10 +19,9 @@ __all__ = [
     "classification_metrics",
     "mean_of_proportions",
     "multi_label_metrics",
+    "normal",
     "present_metrics",
-    "proportion",
     "sides_of_classes",
-    "wilson",
 ]
 
 METRIC_NAMES = {
@@ -110,17 +111,6 @@ def present_metrics(
     return {"n": len(y), "accuracy": proportion((p.argmax(axis=1) if chosen is None else np.asarray(chosen)) == y)}
 
 
-def wilson(hits: int, n: int) -> tuple[float, float]:
-    """Return the 95 % interval of the proportion `hits / n`, n > 0 (Wilson, 1927)."""
-    interval = binomtest(hits, n).proportion_ci(method="wilson")
-    return float(interval.low), float(interval.high)
-
-
-def proportion(hits: np.ndarray) -> dict[str, Any]:
-    """Return the share of hits with Wilson's interval, from a bool array `[n]`, n > 0."""
-    return {"value": float(hits.mean()), "interval": list(wilson(int(hits.sum()), len(hits)))}
-
-
 def mean_of_proportions(found: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the mean of independent proportions, with an interval from theirs."""
     value = float(np.mean([one["value"] for one in found]))
@@ -130,10 +120,10 @@ def mean_of_proportions(found: list[dict[str, Any]]) -> dict[str, Any]:
     return {"value": value, "interval": [value - low, value + high]}
 
 
-def _normal(value: float, influence: np.ndarray) -> dict[str, Any]:
-    """Return a value with its normal interval, from each image's influence on it."""
+def normal(value: float, influence: np.ndarray, most: float = 1.0) -> dict[str, Any]:
+    """Return a value of 0 to `most` with its normal 95 % interval, from each image's influence on it."""
     half = float(norm.ppf(0.975) * influence.std() / np.sqrt(len(influence)))
-    return {"value": value, "interval": [max(value - half, 0.0), min(value + half, 1.0)]}
+    return {"value": value, "interval": [max(value - half, 0.0), min(value + half, most)]}
 
 
 def _class_metrics(score: np.ndarray, positive: np.ndarray, chosen: np.ndarray) -> dict[str, Any]:
@@ -142,7 +132,7 @@ def _class_metrics(score: np.ndarray, positive: np.ndarray, chosen: np.ndarray) 
         "items": int(positive.sum()),
         "sensitivity": proportion(chosen[positive]),
         "precision": proportion(positive[chosen]) if chosen.any() else None,
-        "roc_auc": _normal(*auc_and_influence(score, positive)),
+        "roc_auc": normal(*auc_and_influence(score, positive)),
     }
 
 
@@ -194,13 +184,13 @@ def multi_label_metrics(probabilities: ArrayLike, labels: ArrayLike, chosen: Arr
         classes[index] |= {
             "sensitivity": proportion(said[truth[:, index], index]),
             "specificity": proportion(~said[~truth[:, index], index]),
-            "roc_auc": _normal(auc, influence),
+            "roc_auc": normal(auc, influence),
             "average_precision": float(average_precision_score(truth[:, index], p[:, index])),
         }
     return {
         "n": len(p),
-        "balanced_accuracy": _normal(*accuracy_of_groups(*sides_of_classes(said[:, both], truth[:, both]))),
-        "roc_auc": _normal(float(np.mean(areas)), np.mean(influences, axis=0)),
+        "balanced_accuracy": normal(*accuracy_of_groups(*sides_of_classes(said[:, both], truth[:, both]))),
+        "roc_auc": normal(float(np.mean(areas)), np.mean(influences, axis=0)),
         "average_precision": {"value": float(np.mean([classes[index]["average_precision"] for index in both]))},
         "classes": classes,
     }

@@ -20,7 +20,7 @@ from monai_rd.report.curves import calibrated_events, reliability
 from monai_rd.report.gallery import gallery
 from monai_rd.report.memorised import memorised
 from monai_rd.report.metrics import METRIC_NAMES, OF_CLASSES
-from monai_rd.report.sets import answered_curve, set_metrics
+from monai_rd.report.sets import answered_curve
 from monai_rd.report.style import save_figure
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class FinishedRun:
         rows: metrics by row of the table.
         unread: test studies that could not be read, counted by error code.
         decision: of the student.
+        sets: what its conformal sets cover, see `set_metrics`.
     """
 
     output_dir: Path
@@ -72,6 +73,7 @@ class FinishedRun:
     rows: Mapping[str, dict[str, Any]]
     unread: str
     decision: Decision
+    sets: dict[str, Any] | None
 
 
 class RunPage:
@@ -202,7 +204,7 @@ class RunPage:
         return [page.row(self._figure(figure, "calibration", told), notes)]
 
     def _sets(self) -> list[Markup]:
-        found = set_metrics(self.run.decision, self.probabilities, self.scores.labels)
+        found = self.run.sets
         if found is None:
             return [page.note("No conformal sets: the student was trained without, or had too few validation studies.")]
         numbers = {

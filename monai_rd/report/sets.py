@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import binomtest, norm
 
 from monai_rd.inference.decision import Decision
-from monai_rd.report.metrics import proportion
+from monai_rd.proportions import proportion, wilson
+from monai_rd.report.metrics import normal
 
 __all__ = ["AnsweredCurve", "answered_curve", "set_metrics", "sets_in_words"]
 
@@ -47,7 +47,7 @@ def set_metrics(decision: Decision, probabilities: ArrayLike, labels: ArrayLike)
     return {
         "kinds": [found.kind for found in decision.sets],
         **_shares(covered, one),
-        "size": _mean(sizes.mean(axis=1), 0, inside.shape[2]),
+        "size": _mean(sizes.mean(axis=1), inside.shape[2]),
         "classes": each,
     }
 
@@ -95,8 +95,7 @@ def answered_curve(probabilities: ArrayLike, labels: ArrayLike) -> AnsweredCurve
     hits, n = np.cumsum((p.argmax(axis=1) == y)[order]), np.arange(1, len(y) + 1)
     sure = p.max(axis=1)[order]
     ends = np.flatnonzero(np.append(sure[1:] < sure[:-1], True))  # equally sure studies are answered together
-    bounds = [binomtest(int(hits[end]), int(n[end])).proportion_ci(method="wilson") for end in ends]
-    low, high = np.array([(one.low, one.high) for one in bounds]).T
+    low, high = np.array([wilson(int(hits[end]), int(n[end])) for end in ends]).T
     return AnsweredCurve(n[ends] / len(y), hits[ends] / n[ends], low, high)
 
 
@@ -111,15 +110,14 @@ def _shares(covered: np.ndarray, one: np.ndarray) -> dict[str, Any]:
     if one.any():
         share = one.mean()
         value = float((covered & one).sum() / one.sum())
-        right = _mean(value + ((covered & one).mean(axis=1) - value * one.mean(axis=1)) / share, 0, 1)  # linearised
+        right = _mean(value + ((covered & one).mean(axis=1) - value * one.mean(axis=1)) / share)  # linearised
     return {
-        "coverage": _mean(covered.mean(axis=1), 0, 1),
-        "answered": _mean(one.mean(axis=1), 0, 1),
+        "coverage": _mean(covered.mean(axis=1)),
+        "answered": _mean(one.mean(axis=1)),
         "accuracy_of_answered": right,
     }
 
 
-def _mean(values: np.ndarray, least: float, most: float) -> dict[str, Any]:
-    """Return the mean of a value of each study with its normal 95 % interval, within its range."""
-    mean, half = float(values.mean()), float(norm.ppf(0.975) * values.std() / np.sqrt(len(values)))
-    return {"value": mean, "interval": [max(mean - half, least), min(mean + half, most)]}
+def _mean(values: np.ndarray, most: float = 1.0) -> dict[str, Any]:
+    """Return the mean of a value of each study, of 0 to `most`, with its normal interval."""
+    return normal(float(values.mean()), values, most)

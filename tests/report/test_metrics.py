@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score
 
+from monai_rd.proportions import proportion
 from monai_rd.report import classification_metrics, multi_label_metrics
-from monai_rd.report.metrics import mean_of_proportions, proportion
+from monai_rd.report.metrics import mean_of_proportions
 
 
 def slow_auc(scores: np.ndarray, positive: np.ndarray) -> float:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from monai_rd.inference import ConformalSet, Decision
+from monai_rd.proportions import wilson
 from monai_rd.report.figures import answered_curve as drawn
-from monai_rd.report.metrics import wilson
 from monai_rd.report.sets import answered_curve, set_metrics, sets_in_words
 
 
