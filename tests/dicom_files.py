@@ -199,3 +199,14 @@ def group(sequence: str, **values: Any) -> Callable[[], Dataset]:
         return whole
 
     return made
+
+
+def image_library(report: Dataset) -> list[Dataset]:
+    """Give the references of a structured report's image library; each of its groups begins with the modality."""
+    (library,) = [one for one in report.ContentSequence if one.ConceptNameCodeSequence[0].CodeValue == "111028"]
+    found = []
+    for of_series in library.ContentSequence:
+        modality, *images = of_series.ContentSequence
+        assert modality.ConceptNameCodeSequence[0].CodeMeaning == "Modality"
+        found += [one.ReferencedSOPSequence[0] for one in images]
+    return found

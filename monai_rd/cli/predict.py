@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,6 +42,12 @@ def predict(
     to: Annotated[str, typer.Option("--to", help="A folder for scores and dicom/, or an archive.")],
     words: Words = None,
     sr: Annotated[bool, typer.Option(help="Write a DICOM structured report for each scored DICOM study.")] = True,
+    text: Annotated[
+        bool,
+        typer.Option(
+            help="Write a DICOM report in plain text, for viewers that show no measurements without coordinates (OHIF)."
+        ),
+    ] = False,
     sc: Annotated[
         bool, typer.Option(help="Write a DICOM picture that shows where the student looked (Grad-CAM).")
     ] = False,
@@ -68,7 +74,8 @@ def predict(
     from monai_rd.integrations.archives.archive_url import open_archive
     from monai_rd.integrations.archives.endpoints import FolderSink, FolderSource, Scores
 
-    if (sr or sc) and find_spec("highdicom") is None:
+    wanted = frozenset(kind for kind, asked in (("sr", sr), ("text", text), ("sc", sc)) if asked)
+    if wanted and find_spec("highdicom") is None:
         raise ValueError('DICOM objects need highdicom: pip install "monai_rd[dicom]", or leave them out by --no-sr')
     folder = None if _is_archive(source) else FolderSource(Path(source))
     if folder is not None and not _is_archive(to) and Path(to).resolve().is_relative_to(folder.path.resolve()):
@@ -99,7 +106,7 @@ def predict(
         without = 0
         for one in studies:
             predictions = predictor(one)
-            objects, failed = _objects(predictor, predictions, sr, sc)
+            objects, failed = _objects(predictor, predictions, wanted)
             if predictions:
                 answers.store(predictions, objects)
             made += predictions
@@ -148,13 +155,16 @@ def _modality(given: str | None, predictor: Predictor) -> str:
 
 
 def _objects(
-    predictor: Predictor, predictions: list[Prediction], sr: bool, sc: bool
+    predictor: Predictor, predictions: list[Prediction], wanted: Collection[str]
 ) -> tuple[list[tuple[str, Dataset]], int]:
-    """Make the DICOM objects of the scored DICOM studies, with file names; also count the studies that lack one."""
-    if not (sr or sc):
+    """Make the wanted kinds of objects ("sr", "text", "sc") of the scored DICOM studies, with file names.
+
+    Also returns how many studies lack one.
+    """
+    if not wanted:
         return [], 0
     from monai_rd.inference.predictor import without_paths
-    from monai_rd.integrations.dicom_output import NoObjectError, secondary_capture, structured_report
+    from monai_rd.integrations.dicom_output import NoObjectError, secondary_capture, structured_report, text_report
     from monai_rd.integrations.explanation import explanation_picture
 
     found: list[tuple[str, Dataset]] = []
@@ -163,9 +173,11 @@ def _objects(
         if one.problem or not one.series:
             continue
         try:
-            if sr:
+            if "sr" in wanted:
                 found.append((f"{one.id}_sr.dcm", structured_report(one, predictor.algorithm)))
-            if sc:
+            if "text" in wanted:
+                found.append((f"{one.id}_text.dcm", text_report(one, predictor.algorithm)))
+            if "sc" in wanted:
                 pixels = explanation_picture(predictor, one)
                 found.append((f"{one.id}_sc.dcm", secondary_capture(one, predictor.algorithm, pixels)))
         except NoObjectError as error:

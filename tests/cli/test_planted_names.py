@@ -240,7 +240,9 @@ def test_predict(command: Command, hospital: Path, tmp_path: Path) -> None:
     assert code == 3, told
     assert "studies scored" in told
     assert names_in(told) == set(), told
-    code, told = command("predict", bundle, "--from", hospital / planted("PatientFolder") / "0", "--to", "one", "--sc")
+    code, told = command(
+        "predict", bundle, "--from", hospital / planted("PatientFolder") / "0", "--to", "one", "--sc", "--text"
+    )
     assert names_in(told) == set(), told
     assert len(list((tmp_path / "work").rglob("*_s[rc].dcm"))) > 3
     assert names_but_of_objects(tmp_path / "work") == {}
@@ -251,7 +253,7 @@ def test_predict(command: Command, hospital: Path, tmp_path: Path) -> None:
 def names_but_of_objects(folder: Path) -> dict[str, set[str]]:
     """The names below a folder without those that DICOM objects bear, which have no other than they must."""
     found = names_below(folder)
-    for name in [one for one in found if re.fullmatch(r"\w+/dicom/[\w.-]+_s[rc]\.dcm", one)]:
+    for name in [one for one in found if re.fullmatch(r"\w+/dicom/[\w.-]+_(sr|sc|text)\.dcm", one)]:
         assert found.pop(name) <= OF_THE_STUDY
     return found
 

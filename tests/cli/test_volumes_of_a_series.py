@@ -6,13 +6,12 @@ import csv
 from collections.abc import Callable
 from pathlib import Path
 
-import highdicom.sr
 from pydicom import dcmread
 from typer.testing import CliRunner
 
 from monai_rd.cli.app import app
 from tests.dicom.test_classes import ROOT, write
-from tests.dicom_files import attributes, group, multi_frame, several
+from tests.dicom_files import attributes, group, image_library, multi_frame, several
 
 SHAPE = (40, 44)
 
@@ -50,8 +49,6 @@ def test_each_volume_has_a_row_and_a_report(bundle_of: Callable[..., Path], tmp_
 
     frames = []
     for word in ("B30f", "B70f"):
-        content = highdicom.sr.ComprehensiveSR.from_dataset(reports[f"{whole}_kernel_{word}"]).content
-        (image,) = content.get_image_measurement_groups()[0].source_images
-        assert image.referenced_frame_numbers is not None
-        frames += image.referenced_frame_numbers
+        (image,) = image_library(reports[f"{whole}_kernel_{word}"])
+        frames += image.ReferencedFrameNumber
     assert sorted(frames) == list(range(1, 11))

@@ -30,9 +30,10 @@ from monai_rd.integrations.dicom_output import (
     NoObjectError,
     secondary_capture,
     structured_report,
+    text_report,
 )
 from monai_rd.integrations.explanation import SIZE, explanation_picture
-from tests.dicom_files import NAME, PATIENT_ID, enhanced, make_series
+from tests.dicom_files import NAME, PATIENT_ID, enhanced, image_library, make_series
 from tests.trained import VOLUMES
 
 SHAPE = (40, 44)
@@ -84,10 +85,12 @@ def test_report_holds_finding_probabilities_algorithm_and_sources(
     (group,) = content.get_image_measurement_groups()
     assert (group.finding_type.scheme_designator, group.finding_type.meaning) == (SCHEME, scored.classes[0])
     measured = {one.name.meaning: (one.value, one.unit.value) for one in group.get_measurements()}
-    assert measured == {f"Probability of {name}": (p, "{0:1}") for name, p in scored.probabilities.items()}
+    expected = {name: (pytest.approx(100 * p), "%") for name, p in scored.probabilities.items()}
+    assert measured == {f"Probability of {name}": value for name, value in expected.items()}
     assert [one.value.meaning for one in group.get_qualitative_evaluations()] == ["UNUSUAL_INTENSITIES"]
-    sources = {one.referenced_sop_instance_uid for one in group.source_images}
-    assert sources == {dcmread(file).SOPInstanceUID for file in scored.files}
+    assert [one.ReferencedSOPInstanceUID for one in image_library(report)] == [
+        dcmread(file).SOPInstanceUID for file in scored.files
+    ]
     evidence = report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0]
     assert evidence.SeriesInstanceUID == scored.series
     assert len(evidence.ReferencedSOPSequence) == len(scored.files) == 6
@@ -111,7 +114,7 @@ def test_several_labels_have_a_finding_each(predictor: Predictor, scored: Predic
         (measured,), (presence,) = group.get_measurements(), group.get_qualitative_evaluations()
         found[group.finding_type.meaning] = (measured.value, presence.value.meaning)
         assert len(group.finding_type.value) <= 16
-    assert found == dict(zip(probabilities, ((0.9, "Present"), (0.2, "Absent"), (0.5, "Present")), strict=True))
+    assert found == dict(zip(probabilities, ((90, "Present"), (20, "Absent"), (50, "Present")), strict=True))
 
 
 def test_sets_are_listed_and_said_in_words(predictor: Predictor, scored: Prediction, tmp_path: Path) -> None:
@@ -127,14 +130,15 @@ def test_sets_are_listed_and_said_in_words(predictor: Predictor, scored: Predict
     names = list(scored.probabilities)
     listed, said = of(replace(scored, sets=(tuple(names),)))
     assert listed == [names]
-    assert said.endswith("; cannot be ruled out (90 % conformal set): any class.")
+    assert "Cannot be ruled out (90 % conformal set): any class\n" in said
     listed, said = of(replace(scored, sets=((),)))
     assert listed == [[]]
-    assert said.endswith("(90 % conformal set): no class.")
+    assert "(90 % conformal set): no class\n" in said
     several = replace(scored, probabilities={"a": 0.9, "b": 0.5}, classes=("a", "b"), multi_label=True)
     listed, said = of(replace(several, sets=(("present",), ("absent", "present"))))
     assert listed == [["Present"], ["Absent", "Present"]]
-    assert said.endswith("(90 % conformal set): a present; b present or absent.")
+    assert "(90 % conformal set): a: present\n" in said
+    assert "(90 % conformal set): b: present or absent\n" in said
     assert "conformal" not in of(scored)[1]
 
 
@@ -247,6 +251,7 @@ def test_sources_of_every_kind(
     )
     for made in (
         structured_report(answer, predictor.algorithm),
+        text_report(answer, predictor.algorithm),
         secondary_capture(answer, predictor.algorithm, np.zeros((16, 16, 3), np.uint8)),
     ):
         read = checked(made, tmp_path) if kind != "damaged header" else made
@@ -261,6 +266,8 @@ def test_a_class_may_have_any_name(name: str, predictor: Predictor, scored: Pred
     answer = replace(scored, classes=(name,), probabilities={name: 0.75, "other": 0.25})
     read = checked(structured_report(answer, predictor.algorithm), tmp_path)
     assert name.replace("\\", "/")[:64] in str(read)
+    read = checked(text_report(answer, predictor.algorithm), tmp_path)
+    assert read.ContentSequence[-1].ContentSequence[0].TextValue == f"Answer: {name}"
 
 
 def test_what_no_object_is_made_of(predictor: Predictor, scored: Prediction, tmp_path: Path) -> None:
