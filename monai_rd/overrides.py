@@ -337,6 +337,7 @@ _EXAMPLES = {
     "method_options": "'temperature': 4",
     "adapter_options": "'rank': 4",
     "teacher_options": "'channel_order': 'BGR', 'tap': 'layer3'",
+    "licences": "'teacher': 'MIT'",
 }
 _PLACES = ("bundle_root", "output_dir", "dataset_dir", "data_list", "cache_dir", "features_dir", "adapters_dir")
 _NAMES = (
@@ -353,7 +354,7 @@ _KINDS: dict[str, Callable[[str, Any, str | None], Any]] = {
     **dict.fromkeys(_SWITCHES, _switch),
     **dict.fromkeys(_COUNTS, _count(1)),
     **dict.fromkeys(("feature_views", "num_workers", "seed"), _count(0)),
-    **dict.fromkeys(("policy", "series_rule"), _table),
+    **dict.fromkeys(("policy", "series_rule", "licences"), _table),
     **dict.fromkeys(("method_options", "adapter_options"), _options),
     "teacher_options": _tables,
     **dict.fromkeys(("num_classes", "cross_fit"), _count(2)),
@@ -370,5 +371,5 @@ _OPTIONAL = {
     *("data_list", "adapters_dir", "teacher_checkpoint", "teacher_options", "student_weights", "adapter"),
     *("class_names", "num_classes", "series_rule", "unlabelled", "epoch_steps", "teacher_size", "cross_fit"),
     *("class_weights", "image_size", "slices", "spacing", "field", "teacher_spacing", "view_spacing"),
-    "operating_point",
+    *("operating_point", "licences"),
 }

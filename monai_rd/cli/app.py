@@ -14,6 +14,7 @@ from monai_rd.cli import (
     audit,
     benchmark,
     bundles,
+    card,
     datalist,
     deploy_app,
     export,
@@ -35,6 +36,7 @@ app.command()(audit.audit)
 for command in (bundles.train, bundles.evaluate, bundles.score):
     app.command(context_settings=bundles.WORDS_FOLLOW)(command)
 app.command()(predict.predict)
+app.command()(card.card)
 app.command("export")(export.export_command)
 app.command("label-app")(label_app.label_app)
 app.command("deploy-app")(deploy_app.deploy_app)

@@ -15,5 +15,6 @@ def deploy_app(
     """Write a trained bundle as an application for MONAI Deploy: DICOM in, scores and DICOM structured reports out."""
     from monai_rd.integrations.monai_deploy.application import write_application
 
-    write_application(folder, bundle)
+    licences = write_application(folder, bundle)
     print(f"{folder}: python {folder / 'app.py'} -i DICOM_FOLDER -o OUTPUT_FOLDER -m {folder / 'models'}")
+    print(f"licences: {licences}")

@@ -54,6 +54,7 @@ def export_command(
             if name not in wrong:
                 os.replace(made[name], targets[name])
                 print(f"{name}: {targets[name]}")
+    print(f"licences: {trained.licences['in_words']}")
     if wrong:
         raise typer.Exit(1)
 

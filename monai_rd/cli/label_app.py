@@ -13,7 +13,10 @@ def label_app(
     bundles: Annotated[list[Path], typer.Argument(help="Folders of trained bundles.")],
 ) -> None:
     """Write a MONAI Label app that serves trained bundles."""
+    from monai_rd.inference.papers import licences_of
     from monai_rd.integrations.monai_label.application import write_label_app
 
     copies = write_label_app(folder, bundles)
     print(f"{folder}: {', '.join(copy.name for copy in copies)}")
+    for copy in copies:
+        print(f"{copy.name}, licences: {licences_of(copy / 'models' / 'model.pt')['in_words']}")

@@ -29,6 +29,7 @@ _DECISION = (
     "operating points, of two classes the second is said, or of several labels each, if its probability is at least "
     "its threshold"
 )
+_VERSIONS = {"monai": "monai", "pytorch": "torch", "numpy": "numpy"}
 # Attributes of a step that concern the item and its errors, not the pixels.
 _NOT_OF_PIXELS = {"keys", "allow_missing_keys", "policy", "scope"}
 
@@ -66,6 +67,7 @@ def manifest(trained: TrainedBundle) -> dict[str, Any]:
         },
         "decision": {"does": _DECISION, **Decision.of(trained.trained["decision"], trained.algorithm.sha256).stored()},
         "scope": trained.trained["scope"],
+        "licences": dict(trained.licences),
         "model": {
             "student": trained.network.name,
             "sha256": trained.algorithm.sha256,
@@ -76,7 +78,11 @@ def manifest(trained: TrainedBundle) -> dict[str, Any]:
 
 
 def network_metadata(trained: TrainedBundle) -> dict[str, Any]:
-    """Return the bundle's metadata.json with the input and classes of the trained student, not of the default."""
+    """Return the bundle's metadata.json for the trained student.
+
+    Input and classes are those of the student, not of the default; with a model card also its versions, data, licences
+    and results (`eval_metrics`: `value`, 95 % `interval` where there is one, and `n`).
+    """
     volumes = trained.network.spatial_dims == 3
     size = list(trained.image_shape[1:] if volumes else trained.image_shape[2:])
     channels = 1 if volumes else 3
@@ -92,7 +98,15 @@ def network_metadata(trained: TrainedBundle) -> dict[str, Any]:
     image |= {"num_channels": channels, "spatial_shape": size, "channel_def": _numbered(shown)}
     count = len(trained.class_names)
     pred |= {"num_channels": count, "spatial_shape": [1, count], "channel_def": _numbered(trained.class_names)}
-    return metadata
+    metadata |= {"model_sha256": trained.algorithm.sha256, "licences": dict(trained.licences)}
+    try:
+        card = trained.card
+    except ValueError:  # `licences` says so
+        return metadata
+    found = card["results"]["student"]
+    measured = {name: one for name, one in found.items() if isinstance(one, dict)}
+    known = {f"{key}_version": card["versions"][name] for key, name in _VERSIONS.items()}
+    return metadata | known | {"data_source": card["data"]["in_words"], "eval_metrics": measured}
 
 
 def _numbered(names: list[str]) -> dict[str, str]:

@@ -46,7 +46,8 @@ class TorchScriptFile:
         network = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)
         if not all(extra.values()):
             raise ValueError(f"{path.name} carries no {', '.join(extra)}: write it with monai-rd deploy-app")
-        made_of = json.loads(extra["manifest.json"])["model"]
+        manifest = json.loads(extra["manifest.json"])
+        made_of = manifest["model"]
         config = json.loads(extra["inference.json"])
         if "settings_sha256" not in made_of or "classifier" not in config:
             raise ValueError(f"{path.name} was written by an older version: write it anew with monai-rd deploy-app")
@@ -58,6 +59,7 @@ class TorchScriptFile:
             network,
             made_of["settings_sha256"],
             self.parsed("trained"),
+            manifest.get("licences", {"in_words": "not recorded"}),
         )
 
     def parsed(self, name: str) -> Any:

@@ -21,6 +21,7 @@ from monai_rd.bundle import bundle_root, check_roles, is_bundle, require_model
 from monai_rd.errors import count_codes, original_error
 from monai_rd.finite import NotFiniteError
 from monai_rd.inference.decision import Decision
+from monai_rd.inference.papers import licences_of, read_card
 from monai_rd.overrides import ids_read, refuse_unread, settled, written
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Algorithm:
         settings: SHA-256 of the training's settings that predictions depend on, see `TrainedBundle.trained`.
         temperature: temperature of the calibrated probabilities.
         thresholds: from which probability on a class is said, in words; empty without operating points.
+        licences: what the licences of the student's teacher and initial weights say of its use, in words.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Algorithm:
     settings: str
     temperature: float
     thresholds: tuple[str, ...] = ()
+    licences: str = "not recorded"
 
     @classmethod
     def of(
@@ -60,6 +63,7 @@ class Algorithm:
         network: Any,
         settings: str,
         trained: Mapping[str, Any],
+        licences: Mapping[str, Any],
     ) -> Algorithm:
         """Make an instance.
 
@@ -70,20 +74,23 @@ class Algorithm:
             network: the student.
             settings: SHA-256 of `trained`.
             trained: see `TrainedBundle.trained`.
+            licences: see `TrainedBundle.licences`.
         """
         version = f"{metadata['version']} (monai_rd {__version__})"
         said = Decision.of(trained.get("decision"), sha256).points_in_words(trained["class_names"])
-        return cls(str(metadata["name"]), version, student, sha256, settings, float(network.temperature), said)
+        temperature, words = float(network.temperature), str(licences["in_words"])
+        return cls(str(metadata["name"]), version, student, sha256, settings, temperature, said, words)
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        """The student's name, the hashes of its file and settings, its temperature and thresholds, as "key=value"."""
+        """The student's name, hashes of its file and settings, temperature, thresholds and licences, "key=value"."""
         return (
             f"student={self.student}",
             f"model sha256={self.sha256}",
             f"settings sha256={self.settings}",
             f"temperature={self.temperature:.4g}",
             *(f"threshold={one}" for one in self.thresholds),
+            f"licences={self.licences}",
         )
 
     @property
@@ -190,7 +197,22 @@ class TrainedBundle:
         """Name and version of the student, for reports."""
         settings = hashlib.sha256(json.dumps(self.trained, sort_keys=True).encode()).hexdigest()
         sha256 = self.parsed("model_sha256")
-        return Algorithm.of(self.metadata, self.network.name, sha256, self.network, settings, self.trained)
+        given = self.metadata, self.network.name, sha256, self.network, settings, self.trained
+        return Algorithm.of(*given, self.licences)
+
+    @cached_property
+    def card(self) -> dict[str, Any]:
+        """The facts of the student's model card, `models/model_card.json`.
+
+        Raises:
+            ValueError: there is none of this `model.pt`, see `read_card`.
+        """
+        return read_card(self.model_path)
+
+    @cached_property
+    def licences(self) -> Mapping[str, Any]:
+        """What the licences of the student's teacher and initial weights say, see `licences_of`."""
+        return licences_of(self.model_path)
 
     @cached_property
     def image_shape(self) -> tuple[int, ...]:

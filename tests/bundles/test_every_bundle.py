@@ -14,8 +14,10 @@ from monai.bundle import create_workflow, verify_metadata, verify_net_in_out
 
 from monai_rd.cache.orders import BalancedSampler
 from monai_rd.datasets import find_studies
+from monai_rd.files import sha256
 from monai_rd.networks import Student
 from tests.bundles.commands import BUNDLES, MODALITIES, PLANTED, config, score
+from tests.card.reading import bare_numbers, front, hub_faults, licence_faults
 from tests.small import SMALL
 
 PATIENT = "PHANTOM"
@@ -85,7 +87,8 @@ def test_model_is_the_student_alone(modality: str, trained_of: Trained) -> None:
     student.load_state_dict(state)
     found = {path.relative_to(root).parts[0] for path in root.rglob("*") if path.is_file()}
     assert found == {"configs", "docs", "LICENSE", "eval", "models"}
-    assert sorted(path.name for path in (root / "models").iterdir()) == ["model.pt", "settings.json"]
+    papers = ["metadata.json", "model.pt", "model_card.json", "model_card.md", "settings.json"]
+    assert sorted(path.name for path in (root / "models").iterdir()) == papers
 
 
 @every_trained_bundle
@@ -177,6 +180,25 @@ def test_metadata_meets_the_schema_20240725(modality: str, tmp_path: Path) -> No
     (tmp_path / "broken.json").write_text(json.dumps(broken))
     with pytest.raises(ValueError, match="value_range"):
         verify_metadata(meta_file=str(tmp_path / "broken.json"), filepath=str(tmp_path / "schema.json"))
+
+
+@every_trained_bundle
+def test_a_stranger_can_read_the_card(modality: str, trained_of: Trained, tmp_path: Path) -> None:
+    """No number without interval or n, no licence missing, metadata that the Hub and MONAI read, nobody's name."""
+    root, printed = trained_of(modality)
+    card = root / "models" / "model_card.md"
+    assert "model card: " in printed
+    text = card.read_text()
+    assert bare_numbers(text) == licence_faults(text) == hub_faults(text) == []
+    assert front(text)["license"] == "apache-2.0"
+    facts = json.loads(card.with_name("model_card.json").read_text())
+    assert facts["results"]["student"]["n"] == facts["data"]["splits"]["test"]["n"] == 8
+    assert facts["recipe"]["epochs_done"] == 2
+    assert facts["model"]["sha256"] == sha256(root / "models" / "model.pt")
+    assert "Trained and tested on drawn phantoms" in text
+    assert [value for value in (*PLANTED.values(), PATIENT + "-", str(root)) if value in text + str(facts)] == []
+    shutil.copy(Path(__file__).with_name("meta_schema_20240725_requirements.json"), tmp_path / "schema.json")
+    verify_metadata(meta_file=str(root / "models" / "metadata.json"), filepath=str(tmp_path / "schema.json"))
 
 
 @every_bundle

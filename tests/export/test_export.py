@@ -92,6 +92,7 @@ def test_the_table_tells_what_was_compared(
     assert command(bundle, "--format", "torchscript", "--out", tmp_path / "m.ts", "--", "--dataset_dir", cohort) == 0
     printed = capsys.readouterr().out
     assert f"{SMALL}: 4 phantoms" in printed
+    assert "licences: not recorded, as there is no models/model_card.json" in printed
     assert (tmp_path / "m.ts").is_file()
     (row,) = (line for line in printed.splitlines() if line.startswith("│ torchscript"))
     _, _, size, difference, same, latency, _ = (cell.strip() for cell in row.split("│"))

@@ -12,19 +12,23 @@ from typing import Any
 from monai_rd import __version__
 from monai_rd.export.formats import export_formats
 from monai_rd.inference import TrainedBundle
+from monai_rd.inference.papers import CARD
 
 __all__ = ["selection_rules", "write_application"]
 
 TEMPLATES = Path(__file__).parent / "map_app"
 
 
-def write_application(folder: Path, bundle: str) -> None:
+def write_application(folder: Path, bundle: str) -> str:
     """Write a MONAI Deploy application for the trained student of a bundle.
 
     Args:
         folder: a new folder. It gets `app.py`, `__main__.py`, `app.yaml`, `requirements.txt`, `selection.json` (which
-            series to select) and `models/student/model.ts`.
+            series to select), `models/student/model.ts` and the student's `model_card.md`.
         bundle: folder of a bundle, or name of one of the project's bundles.
+
+    Returns:
+        What the licences of the student's teacher and initial weights say, in words.
 
     Raises:
         FileExistsError: the folder exists and is not empty.
@@ -56,9 +60,12 @@ def write_application(folder: Path, bundle: str) -> None:
             (made / template.name).write_text(text, encoding="utf-8")
         rules = selection_rules(trained.trained["scope"])
         (made / "selection.json").write_text(json.dumps(rules, indent=2) + "\n", encoding="utf-8")
+        if trained.licences["chain"]:  # the card is this student's
+            shutil.copyfile(trained.model_path.with_name(CARD), made / CARD)
         if folder.exists():
             folder.rmdir()
         shutil.move(made, folder)
+    return str(trained.licences["in_words"])
 
 
 def selection_rules(scope: Mapping[str, Any] | None) -> dict[str, Any]:

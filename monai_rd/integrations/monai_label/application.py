@@ -11,17 +11,20 @@ from pathlib import Path
 from monai_rd.bundle import require_model
 from monai_rd.export.manifest import network_metadata
 from monai_rd.inference import TrainedBundle
+from monai_rd.inference.papers import CARD, CARD_JSON, licences_of
 
 __all__ = ["write_label_app"]
 
 _NEEDED = ("configs/inference.json", "configs/metadata.json", "models/model.pt", "models/settings.json", "LICENSE")
+_PAPERS = (f"models/{CARD}", f"models/{CARD_JSON}")
 
 
 def write_label_app(folder: str | os.PathLike[str], bundles: Sequence[str | os.PathLike[str]]) -> list[Path]:
     """Write the app with copies of trained bundles, atomically.
 
     A bundle `rd_ct` becomes `FOLDER/model/rd_ct_classification`: MONAI Label's own bundle app derives the task of a
-    bundle from that name. The metadata of the copy name the classes it was trained on.
+    bundle from that name. The metadata of the copy name the classes it was trained on. A student's model card comes
+    with it.
 
     Args:
         folder: the folder to create.
@@ -55,7 +58,8 @@ def write_label_app(folder: str | os.PathLike[str], bundles: Sequence[str | os.P
     unfinished = target.with_name(f"{target.name}.unfinished.{os.getpid()}")
     try:
         for source, name in zip(sources, names, strict=True):
-            for file in _NEEDED:
+            recorded = bool(licences_of(source / "models" / "model.pt")["chain"])
+            for file in (*_NEEDED, *(_PAPERS if recorded else ())):
                 copied = unfinished / "model" / name / file
                 copied.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source / file, copied)

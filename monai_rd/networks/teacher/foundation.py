@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from monai_rd.files import no_room
 from monai_rd.finite import NotFiniteError, not_finite
+from monai_rd.licences import Origin
 from monai_rd.memory import give_back_freed_memory
 from monai_rd.networks.bag import fold, unfold
 from monai_rd.networks.features import Reads, TeacherFeatures, pool_features, pool_to_grid, to_rows
@@ -42,6 +43,7 @@ class FrozenFoundationModel(nn.Module):
         name: the teacher's name in errors and logs.
         head: linear layer from pooled features to logits, if the teacher was fitted to the task. It is frozen in place
             and not registered, like the backbone.
+        origins: where its weights come from, one for each teacher joined in it.
 
     Attributes:
         spatial_dims: 2 for a teacher of images, 3 for a teacher of volumes.
@@ -72,6 +74,7 @@ class FrozenFoundationModel(nn.Module):
         preprocessing: Preprocessing | VolumePreprocessing,
         name: str,
         head: nn.Linear | None = None,
+        origins: Sequence[Origin] = (),
     ) -> None:
         super().__init__()
         if kind not in ("map", "vector"):
@@ -87,6 +90,7 @@ class FrozenFoundationModel(nn.Module):
         self.preprocessing = preprocessing
         self.spatial_dims: Literal[2, 3] = preprocessing.spatial_dims
         self.name = name
+        self.origins = tuple(origins)
         self._levels: Levels | None = None
         self._seen = False
         self.eval()

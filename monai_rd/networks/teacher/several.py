@@ -116,4 +116,5 @@ def join_teachers(teachers: Sequence[FrozenFoundationModel]) -> FrozenFoundation
         kind=backbone.kind,
         preprocessing=as_they_are,
         name=",".join(teacher.name for teacher in teachers),
+        origins=[origin for teacher in teachers for origin in teacher.origins],
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from monai_rd.licences import CommercialUse
 from monai_rd.networks.preprocessing import Preprocessing, VolumePreprocessing
 
 __all__ = ["Hub", "TeacherEntry"]
@@ -121,6 +123,15 @@ class TeacherEntry:
             self.terms,
         )
         return "; ".join(word for word in (self.licence, *special) if word)
+
+    @property
+    def commercial_use(self) -> CommercialUse:
+        """What the licence says of commercial use, see `Origin`."""
+        if self.non_commercial:
+            return "forbidden"
+        if self.licence == "unknown":
+            return "unknown"
+        return "unverified" if re.search(r"\b(licence|terms)\b", self.unverified) else "allowed"
 
     @property
     def centre_and_width(self) -> tuple[float, float] | None:

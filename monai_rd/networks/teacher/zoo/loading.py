@@ -15,7 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from monai_rd.files import atomic_path, existing_file
+from monai_rd.files import atomic_path, existing_file, sha256
+from monai_rd.licences import Origin
 from monai_rd.nearest import did_you_mean
 from monai_rd.networks.levels import Level
 from monai_rd.networks.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, VolumePreprocessing
@@ -28,6 +29,7 @@ from monai_rd.networks.teacher.zoo.generic import FORMS, generic_entry
 from monai_rd.networks.teacher.zoo.hub import fetch
 from monai_rd.networks.teacher.zoo.networks import TeacherBackbone, build, named_level
 from monai_rd.networks.teacher.zoo.options import preprocessing_with_options
+from monai_rd.networks.teacher.zoo.origin import WHAT, origin_of
 from monai_rd.networks.teacher.zoo.weights import Coverage, load_strictly
 from monai_rd.networks.weights_file import read_weights
 
@@ -48,7 +50,7 @@ Options = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
 
 _METADATA_KEY = "monai_rd_teacher"
 _STORED = ("builder", "arguments", "preprocessing", "channels", "kind", "licence", "source")
-_STORED_IF_STATED = ("spacing", "window")
+_STORED_IF_STATED = ("spacing", "window", "terms", "non_commercial")
 _SHIPPED = Path(__file__).parents[1] / "weights"
 _BLACK_BOXES = {".onnx": OnnxBackbone, ".tflite": TFLiteBackbone}
 _WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".torch")
@@ -120,7 +122,12 @@ def _load_black_box(path: Path, tap: str, options: Mapping[str, Any]) -> FrozenF
         else f"mean {preprocessing.mean} and std {preprocessing.std} of values in [0, 1]",
     )
     return FrozenFoundationModel(
-        backbone, channels=backbone.channels, kind=backbone.kind, preprocessing=preprocessing, name=path.name
+        backbone,
+        channels=backbone.channels,
+        kind=backbone.kind,
+        preprocessing=preprocessing,
+        name=path.name,
+        origins=(Origin(WHAT, path.name, source="a file of the user", sha256=sha256(path)),),
     )
 
 
@@ -233,6 +240,7 @@ def open_teacher(
         preprocessing=preprocessing_with_options(entry.name, entry.preprocessing, options),
     )
     logger.info("teacher '%s': licence: %s; source: %s", entry.name, entry.conditions, entry.source)
+    given = is_weights or checkpoint is not None
     if weights is None:
         if entry.hub is None:
             raise ValueError(
@@ -262,6 +270,7 @@ def open_teacher(
         kind=kind,
         preprocessing=entry.preprocessing,
         name=entry.name,
+        origins=(origin_of(name, entry, weights, given),),
     )
     if "size" in options:
         _try_size(teacher, entry)
@@ -369,7 +378,7 @@ def save_teacher(path: str | Path, backbone: nn.Module, entry: TeacherEntry) -> 
             raise ValueError(f"{path}: {key} has values that half precision cannot hold")
     plain = replace(entry, renamed={}, ignored={}, converter="", lookalikes={}, file="")
     load_strictly(build(entry.builder, entry.arguments), weights, plain, f"{path} is not written: the backbone")
-    stated = {key for key in _STORED_IF_STATED if getattr(entry, key) is not None}
+    stated = {key for key in _STORED_IF_STATED if getattr(entry, key) not in (None, "", False)}
     described = {key: value for key, value in asdict(entry).items() if key in {*_STORED, *stated}}
     described["preprocessing"] = entry.preprocessing.to_dict()
     with atomic_path(path) as beside:

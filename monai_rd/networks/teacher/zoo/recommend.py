@@ -52,14 +52,9 @@ class Recommendation:
     @cached_property
     def commercial_use(self) -> tuple[int, str]:
         """What the licence says of commercial use. Rank 0: it allows it; 1: unverified or unknown; 2: it forbids it."""
-        licence = self.entry.licence
-        if self.entry.non_commercial:
-            return 2, f"forbidden ({licence})"
-        if licence == "unknown":
-            return 1, licence
-        if re.search(r"\b(licence|terms)\b", self.entry.unverified):
-            return 1, f"unverified ({licence})"
-        return 0, f"allowed ({licence})"
+        use, licence = self.entry.commercial_use, self.entry.licence
+        rank = {"allowed": 0, "unverified": 1, "unknown": 1, "forbidden": 2}[use]
+        return rank, use if use == "unknown" else f"{use} ({licence})"
 
     @cached_property
     def file(self) -> tuple[int, str]:
