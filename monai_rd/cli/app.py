@@ -17,6 +17,7 @@ from monai_rd.cli import (
     card,
     datalist,
     deploy_app,
+    drift,
     export,
     features,
     index,
@@ -37,6 +38,7 @@ for command in (bundles.train, bundles.evaluate, bundles.score):
     app.command(context_settings=bundles.WORDS_FOLLOW)(command)
 app.command()(predict.predict)
 app.command()(card.card)
+app.command()(drift.drift)
 app.command("export")(export.export_command)
 app.command("label-app")(label_app.label_app)
 app.command("deploy-app")(deploy_app.deploy_app)

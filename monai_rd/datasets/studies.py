@@ -74,11 +74,13 @@ class Item(TypedDict, total=False):
     age: str
     scanner: str
     site: str
+    kernel: str
+    thickness: str
     index: int  # position in the training list, unlabelled items after labelled ones
 
 
 GROUPS = ("sex", "age", "scanner", "site")  # groups of patients for which a student may perform differently
-ABOUT = ("modality", "orientation", "body_part", *GROUPS)
+ABOUT = ("modality", "orientation", "body_part", *GROUPS, "kernel", "thickness")
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,8 @@ class Studies:
       the images differ.
     - `volume` names the volume where a series holds several, and is then part of `id`; else it is "".
     - `patient` must not be divided between splits: the patient's pseudonym, or the hash of the file, equal for copies.
-    - Further keys (`ABOUT`): modality, orientation, body part, sex, age, scanner and site; "" where unknown.
+    - Further keys (`ABOUT`): modality, orientation, body part, sex, age, scanner, site, kernel and slice thickness; ""
+      where unknown.
 
     Attributes:
         items: the items to load.

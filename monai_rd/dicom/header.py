@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 
 from monai_rd.dicom.classes import no_image
 from monai_rd.dicom.header_warnings import log_warnings_once
-from monai_rd.dicom.marks import Marks, frame_marks
+from monai_rd.dicom.marks import Marks, frame_marks, shown_mark
 from monai_rd.dicom.mosaic import Tiles, is_tiled, tiles_of
 from monai_rd.dicom.planes import Plane, functional_groups, macro, nuclear_kind, nuclear_planes, plane_of, why_no_planes
 from monai_rd.dicom.redaction import Identity, decoded, identity_of, redacted, redacted_code
@@ -73,6 +73,8 @@ class Origin:
         age: "0-17", "18-39", "40-59", "60-79" or "80+" years.
         scanner: manufacturer and model.
         site: ``InstitutionName``.
+        kernel: ``ConvolutionKernel``, such as "Br40d"; "another" if it is no name known to be harmless.
+        thickness: slice thickness, such as "5 mm".
     """
 
     body_part: str = ""
@@ -80,6 +82,8 @@ class Origin:
     age: str = ""
     scanner: str = ""
     site: str = ""
+    kernel: str = ""
+    thickness: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +167,7 @@ def _free_text(dataset: Dataset, keyword: str, who: Identity) -> str:
     return redacted(found, who)[:64] if found else ""
 
 
-def _origin(dataset: Dataset, who: Identity) -> Origin:
+def _origin(dataset: Dataset, who: Identity, marks: tuple[Marks, ...]) -> Origin:
     sex = text(dataset, "PatientSex").upper()
     scanner = " ".join(_free_text(dataset, keyword, who) for keyword in ("Manufacturer", "ManufacturerModelName"))
     return Origin(
@@ -172,6 +176,8 @@ def _origin(dataset: Dataset, who: Identity) -> Origin:
         age=_age(text(dataset, "PatientAge")),
         scanner=sys.intern(scanner.strip()),
         site=sys.intern(_free_text(dataset, "InstitutionName", who)),
+        kernel=sys.intern(shown_mark(marks[0], "kernel") if marks else ""),
+        thickness=sys.intern(shown_mark(marks[0], "slice thickness") if marks else ""),
     )
 
 
@@ -258,6 +264,7 @@ def describe(dataset: Dataset, key: bytes, words: bool = True) -> Header:
             f"{who}: a localizer, the overview a scan was planned on. Give the series that was scanned.", series_uid
         )
     thickness = numbers(macro(dataset, sources[0], "PixelMeasuresSequence"), "SliceThickness", 1)
+    marks = frame_marks(dataset, shared, per_frame, frames) if planes else ()
     return Header(
         series_uid=sys.intern(series_uid),
         study_uid=sys.intern(study_uid),
@@ -276,9 +283,9 @@ def describe(dataset: Dataset, key: bytes, words: bool = True) -> Header:
         picture=picture,
         localizer=localizer,
         planes=planes,
-        marks=frame_marks(dataset, shared, per_frame, frames) if planes else (),
+        marks=marks,
         thickness=thickness[0] if thickness and thickness[0] > 0 else 1.0,
-        origin=_origin(dataset, identity) if words else Origin(),
+        origin=_origin(dataset, identity, marks) if words else Origin(),
         no_hounsfield=no_hounsfield,
         problem=problem,
         series_number=sys.intern(text(dataset, "SeriesNumber")),

@@ -17,7 +17,7 @@ from pydicom.tag import BaseTag
 
 from monai_rd.dicom.values import all_numbers, parts, tag_of
 
-__all__ = ["MARK_TAGS", "Key", "Marks", "frame_marks", "named"]
+__all__ = ["MARK_TAGS", "Key", "Marks", "frame_marks", "named", "shown_mark"]
 
 Key = tuple[int, int]  # index of a mark in `_MARKS`, and index of one of its values
 Value = tuple[float, ...] | str
@@ -247,6 +247,20 @@ def named(key: Key, values: Iterable[Value | None]) -> dict[Value | None, str]:
             shown = value.replace("\\", " ") if isinstance(value, str) else " ".join(f"{one:.6g}" for one in value)
             names[value] = " ".join(word for word in (mark.name, shown, mark.unit) if word)
     return names | {None: f"no {mark.name}"}
+
+
+def shown_mark(marks: Marks, name: str) -> str:
+    """Return a mark's value as it may be shown, such as "5 mm"; "" if there is none, "another" if it may be a name.
+
+    Args:
+        marks: of a frame.
+        name: name of an attribute whose values are one mark.
+    """
+    value = marks.get((_PLACES[name], 0), "")
+    if not _harmless(value):
+        return "another"
+    words = [value.replace("\\", " ")] if isinstance(value, str) else [f"{one:.3g}" for one in value]
+    return " ".join([*words, _MARKS[_PLACES[name]].unit]).strip() if value else ""
 
 
 def _harmless(value: Value) -> bool:

@@ -17,6 +17,7 @@ from torch import Tensor
 from monai_rd.cache.tolerant import TolerantDataset
 from monai_rd.datasets.studies import files_of_item
 from monai_rd.inference.decision import Decision
+from monai_rd.inference.facts import study_facts
 from monai_rd.inference.prediction import Prediction
 from monai_rd.losses import class_probabilities
 from monai_rd.transforms import bag_collate
@@ -222,6 +223,7 @@ class StudyClassifier:
         assert found is not None, "an item without a problem is answered by what `infer` gives of it"
         slices = [] if found.slices is None else found.slices.tolist()
         p, flags = found.study.tolist(), item["flags"]
+        named = replace(named, facts=study_facts(item))
         return named.answered(p, self.class_names, self.multi_label, flags, slices, self.decision)
 
     def step(self, engine: Engine, items: Sequence[Prepared]) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,9 @@ class Prediction:
         model: SHA-256 of the student's file, 64 hex digits.
         roles: the roles that the study has, in the order of `slices`, each with the same number of slices; empty if the
             series rule has no roles.
+        facts: what header and image tell about scanner and intensities, see `study_facts`; empty if there is a problem.
+        scored: the day on which it was made, YYYY-MM-DD in local time, which has no part in comparisons; "" if it was
+            read from a file of an older version.
         files: the files that were read, see `files_of_item`. Paths may contain names, so they are not in `row` and
             `repr`.
 
@@ -71,6 +75,8 @@ class Prediction:
     multi_label: bool = False
     model: str = ""
     roles: tuple[str, ...] = ()
+    facts: Mapping[str, str | float] = field(default_factory=dict)
+    scored: str = field(default_factory=lambda: date.today().isoformat(), compare=False)
     files: tuple[Path, ...] = field(default=(), repr=False)
 
     @classmethod
@@ -125,7 +131,7 @@ class Prediction:
 
     def row(self) -> dict[str, Any]:
         """Return the prediction as in the JSON file."""
-        named: dict[str, Any] = {"id": self.id, "series": self.series, "study": self.study}
+        named: dict[str, Any] = {"id": self.id, "series": self.series, "study": self.study, "scored": self.scored}
         named |= {"roles": list(self.roles)} if self.roles else {}
         if self.problem:
             return {**named, "problem": self.problem, "message": self.message}
@@ -137,7 +143,8 @@ class Prediction:
         if self.sets:
             sets = [list(one) for one in self.sets]
             said["set"] = dict(zip(self.probabilities, sets, strict=True)) if self.multi_label else sets[0]
-        return {**named, **said, "flags": "|".join(self.flags), "slices": [list(one) for one in self.slices]}
+        said |= {"flags": "|".join(self.flags), "facts": dict(self.facts)}
+        return {**named, **said, "slices": [list(one) for one in self.slices]}
 
 
 def write_scores(
@@ -150,11 +157,11 @@ def write_scores(
 ) -> str:
     """Write predictions to a CSV file, and to a JSON file with the same name; studies with scores come first.
 
-    The CSV has one row per study: id, UIDs of series and study (empty if it is not DICOM), class, its probability, the
-    probability of every class, the conformal set, flags, problem, message. For multi-label data, "class" has all
-    predicted classes, joined by "|", "probability" is empty, and there is a set for every class. Sets are empty if the
-    student gives none. The JSON has the same, and in addition `slices`, `roles` where the series rule has some, the
-    model, its decision, and versions.
+    The CSV has one row per study: id, UIDs of series and study (empty if it is not DICOM), the day on which it was
+    scored, class, its probability, the probability of every class, the conformal set, flags, problem, message. For
+    multi-label data, "class" has all predicted classes, joined by "|", "probability" is empty, and there is a set for
+    every class. Sets are empty if the student gives none. The JSON has the same, and in addition `facts`, `slices`,
+    `roles` where the series rule has some, the model, its decision, and versions.
 
     Args:
         path: of the CSV file.
@@ -201,7 +208,7 @@ def read_scores(path: str | os.PathLike[str]) -> list[Prediction]:
 
 def _of_row(row: Mapping[str, Any], content: Mapping[str, Any]) -> Prediction:
     model, roles = content["model"]["sha256"], tuple(row.get("roles", ()))
-    named = Prediction(row["id"], row["series"], row["study"], model=model, roles=roles)
+    named = Prediction(row["id"], row["series"], row["study"], model=model, roles=roles, scored=row.get("scored", ""))
     if "problem" in row:
         return replace(named, problem=row["problem"], message=row["message"])
     return replace(
@@ -212,6 +219,7 @@ def _of_row(row: Mapping[str, Any], content: Mapping[str, Any]) -> Prediction:
         slices=tuple(map(tuple, row["slices"])),
         flags=_codes(row["flags"]),
         multi_label=content["multi_label"],
+        facts=row.get("facts", {}),
     )
 
 
@@ -234,7 +242,7 @@ def _write_csv(
 ) -> None:
     scores = [f"p_{name}" for name in class_names]
     sets = [f"set_{name}" for name in class_names] if multi_label else ["set"]
-    columns = ["id", "series", "study", "class", "probability", *scores, *sets, "flags", "problem", "message"]
+    columns = ["id", "series", "study", "scored", "class", "probability", *scores, *sets, "flags", "problem", "message"]
     table = []
     for one, words in zip(rows, said, strict=True):
         row = {name: value for name, value in one.items() if name in columns and value is not None}

@@ -17,6 +17,7 @@ from scipy.special import expit, logit, softmax
 
 from monai_rd.bundle import require_model
 from monai_rd.console import terminal
+from monai_rd.drift import reference_of_validation
 from monai_rd.errors import count_codes
 from monai_rd.files import atomic_path, atomic_write, sha256
 from monai_rd.handlers.checkpoint import save_atomically
@@ -48,7 +49,7 @@ class FinalReport:
     It loads the best student (and phi of the same epoch), calibrates it on the validation set (`fit_temperature`) and
     stores the temperature in the student's file `model_path`, so that everything made from that file gives calibrated
     probabilities. It also chooses the limits of the conformal sets and the operating points on it (`Decision`)
-    and stores them in `settings.json` beside that file.
+    and stores them in `settings.json` beside that file, and summarises it in `reference.json` there (`Reference`).
 
     Files written into `output_dir`:
 
@@ -168,7 +169,10 @@ class FinalReport:
         state = torch.load(self.model_path, map_location="cpu", weights_only=True)
         save_atomically({**state, "temperature": self.network.temperature.cpu()}, self.model_path)
         probabilities = class_probabilities(torch.from_numpy(logits) / temperature, self.multi_label).numpy()
-        self._store(Decision.fit(probabilities, labels, self.multi_label, self.operating_point))
+        decision = Decision.fit(probabilities, labels, self.multi_label, self.operating_point)
+        self._store(decision)
+        known = (probabilities, self.class_names, self.multi_label, decision, sha256(self.model_path))
+        reference_of_validation(validation, *known).write(self.model_path.with_name("reference.json"))
         return {"validation_probabilities": probabilities, "validation_labels": labels}
 
     def _store(self, decision: Decision) -> None:

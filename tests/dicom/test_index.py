@@ -64,12 +64,15 @@ def test_of_whom_and_where_a_series_is_goes_no_further_than_groups(tmp_path: Pat
         ds.BodyPartExamined, ds.PatientSex, ds.PatientAge = "CHEST", "F", "067Y"
         ds.Manufacturer, ds.ManufacturerModelName = "Maker & Sons", "Scan+ 3"
         ds.InstitutionName = f"Practice {NAME.split('^')[0]}, Anytown"
+        ds.ConvolutionKernel = ["Br40d", "3"]
 
     make_series(tmp_path / "told", change=change)
     make_series(tmp_path / "untold", change=lambda k, ds: delattr(ds, "PatientSex"))
     one, other = sorted(index_dicom(tmp_path), key=lambda each: each.origin.body_part == "")
-    assert one.origin == Origin("CHEST", "F", "60-79", "Maker & Sons Scan+ 3", "Practice ***, Anytown")
-    assert other.origin == Origin(scanner="test")
+    assert one.origin == Origin(
+        "CHEST", "F", "60-79", "Maker & Sons Scan+ 3", "Practice ***, Anytown", "Br40d 3", "3 mm"
+    )
+    assert other.origin == Origin(scanner="test", kernel="another", thickness="3 mm")
     assert one.row()["body_part"] == "CHEST"
 
 
