@@ -11,6 +11,7 @@ import pytest
 import torch
 from monai.data import DataLoader, Dataset
 
+from monai_rd.drift import Reference
 from monai_rd.files import sha256
 from monai_rd.inference import Decision
 from monai_rd.report import FinalReport
@@ -77,6 +78,13 @@ def test_what_is_printed_was_done(
     temperature = torch.load(report.model_path, weights_only=True)["temperature"]
     assert f"temperature {temperature:.2f}, " in printed
     assert str(report.model_path) in printed
+    reference = report.model_path.with_name("reference.json")
+    assert reference.is_file() is fitted
+    if fitted:
+        known = Reference.read(reference)
+        assert (known.model, known.studies) == (sha256(report.model_path), 12)
+        assert known.class_names == ("clear", "opacity")
+        assert ("says opacity" in known.categories, "class" in known.categories) == (multi_label, not multi_label)
 
 
 def test_it_is_the_best_model_that_is_scored(tiny_run: Callable, tmp_path: Path) -> None:
