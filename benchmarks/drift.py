@@ -32,7 +32,7 @@ from monai_rd.phantoms.writing import Identity, write_chest_ct
 from monai_rd.proportions import wilson
 
 ROOT = Path(__file__).parents[1]
-YEARS, STREAMS, STUDIES, WEEKS = 100, 100, 50, 52
+YEARS, STREAMS, STUDIES, WEEKS = 100, 50, 50, 52
 SPLITS = {"training": 40, "validation": 120, "test": 40}
 POOL = 400
 SEED = 7
@@ -125,7 +125,7 @@ def _write(path: Path, seed: int, number: int, label: str, name: str) -> None:
     if change is not None:
         volume = np.clip(change(volume.astype(np.float32), random), -1024, 3071).astype(np.int16)
     write_chest_ct(path, Identity("CT", ct.VERSION, seed, number), volume, ct.PIXEL_MM, ct.SLICE_MM)
-    told = {"Manufacturer": "Maker A", "ConvolutionKernel": "B30f"}
+    told: dict[str, str | int] = {"Manufacturer": "Maker A", "ConvolutionKernel": "B30f"}
     if name.startswith("scanner"):
         told = {"Manufacturer": "Maker B", "ConvolutionKernel": "Br40d", "SliceThickness": 5}
     for file in path.iterdir():
@@ -139,30 +139,39 @@ def _write(path: Path, seed: int, number: int, label: str, name: str) -> None:
 
 
 def runs(folder: Path) -> None:
-    """Draw streams from the validation and the test predictions of each run, with its own decision."""
-    alarms: Counter[str] = Counter()
+    """Count the runs with an alarm, for references of two sizes out of the validation set, each with its decision."""
+    alarms: Counter[tuple[str, int]] = Counter()
+    count = 0
     for file in sorted(folder.glob("*/predictions.npz")):
         kept = np.load(file)
         if "validation_labels" not in kept:
             continue
-        random = np.random.default_rng(0)
-        p, y = kept["validation_probabilities"], kept["validation_labels"]
-        decision = Decision.fit(p, y)
+        count += 1
+        random = np.random.default_rng(count)
+        labels, test = kept["validation_labels"], kept["labels"]
+        decision = Decision.fit(kept["validation_probabilities"], labels)
         old, new = (_predictions(kept[name], decision) for name in ("validation_probabilities", "probabilities"))
-        places = random.permutation(len(old))
-        reference = Reference.of([old[place] for place in places[:120]], "", "validation set")
-        usual, test = [old[place] for place in places[120:]], kept["labels"]
-        share = float((y == 1).mean())
-        by_class = [[one for one, label in zip(new, test, strict=True) if label == name] for name in (0, 1)]
-        again = _mixed((by_class[1], share), (by_class[0], 1 - share))
-        alarms["runs"] += 1
-        alarms["a year of validation images"] += bool(compare(reference, _stream(random, [_mixed((usual, 1.0))] * 52)))
-        alarms["3 weeks of test images"] += bool(compare(reference, _stream(random, [_mixed((new, 1.0))] * 3)))
-        alarms["3 weeks of test images, mixed as in validation"] += bool(
-            compare(reference, _stream(random, [again] * 3))
-        )
-    for name, count in alarms.items():
-        print(f"| {name} | {count} |")
+        places, half = random.permutation(len(old)), len(old) // 2
+        rest = places[half:]
+        usual, ill = [old[place] for place in rest], labels[rest] == 1
+        by_class = [[one for one, is_ill in zip(usual, ill, strict=True) if is_ill == which] for which in (False, True)]
+        share = float((test == 1).mean())
+        streams = {
+            "a year of the other validation images": [_mixed((usual, 1.0))] * WEEKS,
+            "3 weeks of these, the classes as often as in the test set": [
+                _mixed((by_class[1], share), (by_class[0], 1 - share))
+            ]
+            * 3,
+            "3 weeks of test images": [_mixed((new, 1.0))] * 3,
+            "13 weeks of test images": [_mixed((new, 1.0))] * 13,
+        }
+        for size in (120, half):
+            reference = Reference.of([old[place] for place in places[:size]], "", "validation set")
+            for name, weeks in streams.items():
+                alarms[name, size] += bool(compare(reference, _stream(random, weeks)))
+    print(f"Runs with an alarm, of {count}\n\n| stream | reference | runs |\n|---|---|---|")
+    for (name, size), found in alarms.items():
+        print(f"| {name} | {size} | {found} |")
 
 
 def _predictions(probabilities: np.ndarray, decision: Decision) -> list[Prediction]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -89,9 +90,9 @@ def compare(reference: Reference, weeks: Sequence[Week]) -> list[Finding]:
             before = weeks[max(0, place - span + 1) : place]
             if span > 1 and not any(one.scored or one.problems for one in before):
                 continue
-            for name, p, words in _tested(reference, [*before, week]):
+            for name, p, values in _tested(reference, [*before, week]):
                 if p * tests <= FALSE_ALARMS:
-                    of_week.append(Finding(week.monday, span, name, words, p * tests))
+                    of_week.append(Finding(week.monday, span, name, _in_words(reference, name, values), p * tests))
         found += _clearest(of_week)
     return found
 
@@ -114,20 +115,20 @@ def _clearest(findings: Sequence[Finding]) -> list[Finding]:
     return list(best.values())
 
 
-def _tested(reference: Reference, weeks: Sequence[Week]) -> list[tuple[str, float, str]]:
-    """Return name, p-value and words for each statistic of the reference of which there are enough studies."""
+def _tested(reference: Reference, weeks: Sequence[Week]) -> Iterator[tuple[str, float, list[Any]]]:
+    """Yield name, p-value and values of each statistic of the reference of which there are enough studies."""
     told = [statistics_of(one) for week in weeks for one in week.scored]
     codes = [code for week in weeks for code in week.problems]
-    found = []
     for name, histogram in reference.numbers.items():
-        values = [float(one[name]) for one in told if name in one]
-        if len(values) >= FEWEST:
-            found.append((name, _p_of_numbers(histogram, values), _numbers_in_words(name, histogram, values)))
+        numbers = [float(one[name]) for one in told if name in one]
+        if len(numbers) >= FEWEST:
+            yield name, _p_of_numbers(histogram, numbers), numbers
     for name, counts in reference.categories.items():
         texts = ["none"] * len(told) + codes if name == PROBLEM else [str(one.get(name, UNSTATED)) for one in told]
         if len(texts) >= FEWEST:
-            found.append((name, *_texts(name, counts, texts)))
-    return found
+            by_value = _p_by_value(counts, texts)
+            # The tests of two values are one.
+            yield name, min(by_value.values()) * (len(by_value) if len(by_value) > 2 else 1), texts
 
 
 def _p_of_numbers(histogram: Histogram, values: Sequence[float]) -> float:
@@ -136,38 +137,43 @@ def _p_of_numbers(histogram: Histogram, values: Sequence[float]) -> float:
     return float(result.pvalue)
 
 
-def _numbers_in_words(name: str, histogram: Histogram, values: Sequence[float]) -> str:
-    here = np.quantile(values, (0.1, 0.5, 0.9))
-    low, middle, high = (f"{one:.3g}" for one in here)
-    theirs = [f"{one:.3g}" for one in histogram.quantiles]
-    return (
-        f"{name} differs: {middle} in the middle ({low} to {high} in 8 of 10) of {len(values)} studies, "
-        f"{theirs[1]} ({theirs[0]} to {theirs[2]}) in the reference"
-    )
-
-
-def _texts(name: str, counts: Mapping[str, int], values: Sequence[str]) -> tuple[float, str]:
-    """Return the p-value of the value that differs most, times the number of values tested, and words."""
+def _p_by_value(counts: Mapping[str, int], values: Sequence[str]) -> dict[str, float]:
+    """Return the p-value of each value that occurs here or in the reference; those that it lacks are "other"."""
     here = Counter(value if value in counts else OTHER for value in values)
-    here[OTHER] += 0
     n, of_reference = len(values), sum(counts.values())
-    p_values = {
-        value: float(fisher_exact([[here[value], n - here[value]], [count, of_reference - count]]).pvalue)
+    return {
+        value: _fisher(here[value], n - here[value], count, of_reference - count)
         for value, count in counts.items()
         if here[value] or count
     }
-    least = min(p_values.values())
-    value = max((one for one, p in p_values.items() if p <= least * (1 + 1e-6)), key=lambda one: here[one])
-    p = least if len(p_values) <= 2 else min(1.0, least * len(p_values))  # the two tests of two values are one
-    share, before = here[value] / n, counts[value] / of_reference
-    return p, f"{name} differs: {_share_in_words(value, share, before, n, values, counts)}"
 
 
-def _share_in_words(
-    value: str, share: float, before: float, n: int, values: Sequence[str], counts: Mapping[str, int]
-) -> str:
+@lru_cache(maxsize=1 << 14)
+def _fisher(a: int, b: int, c: int, d: int) -> float:
+    return float(fisher_exact([[a, b], [c, d]]).pvalue)
+
+
+def _in_words(reference: Reference, name: str, values: list[Any]) -> str:
+    n = len(values)
+    if name in reference.numbers:
+        low, middle, high = (f"{one:.3g}" for one in np.quantile(values, (0.1, 0.5, 0.9)))
+        theirs = [f"{one:.3g}" for one in reference.numbers[name].quantiles]
+        return (
+            f"{name} differs: {middle} in the middle ({low} to {high} in 8 of 10) of {n} studies, {theirs[1]} "
+            f"({theirs[0]} to {theirs[2]}) in the reference"
+        )
+    counts, here = reference.categories[name], Counter(values)
+    by_value = _p_by_value(counts, values)
+    clearest = [one for one, p in by_value.items() if p <= min(by_value.values()) * (1 + 1e-6)]
+    value = max(clearest, key=lambda one: here[one])
     if value != OTHER:
-        return f"{value} in {share:.0%} of {n} studies, {before:.0%} in the reference".replace("%", " %")
-    new = [(one, count) for one, count in Counter(values).most_common(3) if one not in counts and count >= LEAST]
-    listed = " and ".join(f"{one} in {count / n:.0%}" for one, count in new) or f"rare values in {share:.0%}"
-    return f"{listed} of {n} studies, other than in the reference".replace("%", " %")
+        before = _percent(counts[value], sum(counts.values()))
+        return f"{name} differs: {value} in {_percent(here[value], n)} of {n} studies, {before} in the reference"
+    new = {one: count for one, count in here.most_common() if one not in counts}
+    told = [f"{one} in {_percent(count, n)}" for one, count in list(new.items())[:3] if count >= LEAST]
+    listed = " and ".join(told) or f"rare values in {_percent(sum(new.values()), n)}"
+    return f"{name} differs: {listed} of {n} studies, other than in the reference"
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{part / whole * 100:.0f} %"

@@ -92,8 +92,8 @@ def _result(reference: Reference, weeks: Sequence[Week], findings: Sequence[Find
             f"A year of weeks like the reference gives any alarm with a chance of {FALSE_ALARMS:.0%} at most, if this "
             "is looked at once a week.".replace("%", " %"),
             f"Each week is tested alone and with the two before it, if that makes {FEWEST} studies.",
-            "No alarm does not mean that the student is right: a disease that changes without changing the images, or "
-            "labels that do, are not seen here.",
+            "No alarm does not mean that the student is right: a disease that changes without changing images and "
+            "answers is seen in labels alone.",
         )
     )
     return body
@@ -111,8 +111,10 @@ def _how_to_read(title: str) -> Markup:
         "The images, as the network sees them": [numbers, scale],
         "The scanners": [shares],
     }
-    few = f"Red: an alarm. Grey, hollow: fewer than {FEWEST} studies, tested only together with the two weeks before."
-    return page.note(*told[title], few)
+    red = (
+        f"Red: an alarm, of the week alone or with the two before it. Hollow: fewer than {FEWEST} studies in the week."
+    )
+    return page.note(*told[title], red)
 
 
 def _drawn(figure: Figure, name: str, told: str) -> Markup:
