@@ -18,6 +18,7 @@ PACKAGES = [
     "monai_rd.datasets.audit",
     "monai_rd.datasets.published",
     "monai_rd.dicom",
+    "monai_rd.drift",
     "monai_rd.errors",
     "monai_rd.finite",
     "monai_rd.handlers",

@@ -34,6 +34,17 @@ class Finding:
         words: what differs.
         chance: upper bound of the chance that a year of weeks like the reference shows any such finding or a clearer
             one.
+
+    Example:
+        >>> from datetime import date
+        >>> from monai_rd.drift import Reference, Week, compare
+        >>> from monai_rd.inference import Decision, Prediction
+        >>> def studies(scanner, count):
+        ...     bare = [Prediction(str(n), facts={"scanner": scanner}) for n in range(count)]
+        ...     return [one.answered([0.9, 0.1], ["clear", "opacity"], False, "", [], Decision()) for one in bare]
+        >>> reference = Reference.of(studies("Maker A", 40), "ab12", "validation set")
+        >>> print(*compare(reference, [Week(date(2026, 3, 2), studies("Maker B", 30))]))
+        week of 2026-03-02: scanner differs: Maker B in 100 % of 30 studies, other than in the reference
     """
 
     monday: date
@@ -66,17 +77,6 @@ def compare(reference: Reference, weeks: Sequence[Week]) -> list[Finding]:
 
     Raises:
         ValueError: the reference has fewer than 20 studies.
-
-    Example:
-        >>> from datetime import date
-        >>> from monai_rd.drift import Reference, Week, compare
-        >>> from monai_rd.inference import Decision, Prediction
-        >>> def studies(scanner, count):
-        ...     bare = [Prediction(str(n), facts={"scanner": scanner}) for n in range(count)]
-        ...     return [one.answered([0.9, 0.1], ["clear", "opacity"], False, "", [], Decision()) for one in bare]
-        >>> reference = Reference.of(studies("Maker A", 40), "ab12", "validation set")
-        >>> print(*compare(reference, [Week(date(2026, 3, 2), studies("Maker B", 30))]))
-        week of 2026-03-02: scanner differs: Maker B in 100 % of 30 studies, other than in the reference
     """
     if reference.studies < FEWEST:
         raise ValueError(
@@ -139,13 +139,17 @@ def _p_of_numbers(histogram: Histogram, values: Sequence[float]) -> float:
 
 def _p_by_value(counts: Mapping[str, int], values: Sequence[str]) -> dict[str, float]:
     """Return the p-value of each value that occurs here or in the reference; those that it lacks are "other"."""
-    here = Counter(value if value in counts else OTHER for value in values)
+    here = _folded(counts, values)
     n, of_reference = len(values), sum(counts.values())
     return {
         value: _fisher(here[value], n - here[value], count, of_reference - count)
         for value, count in counts.items()
         if here[value] or count
     }
+
+
+def _folded(counts: Mapping[str, int], values: Sequence[str]) -> Counter[str]:
+    return Counter(value if value in counts else OTHER for value in values)
 
 
 @lru_cache(maxsize=1 << 14)
@@ -162,14 +166,15 @@ def _in_words(reference: Reference, name: str, values: list[Any]) -> str:
             f"{name} differs: {middle} in the middle ({low} to {high} in 8 of 10) of {n} studies, {theirs[1]} "
             f"({theirs[0]} to {theirs[2]}) in the reference"
         )
-    counts, here = reference.categories[name], Counter(values)
+    counts = reference.categories[name]
+    here = _folded(counts, values)
     by_value = _p_by_value(counts, values)
     clearest = [one for one, p in by_value.items() if p <= min(by_value.values()) * (1 + 1e-6)]
     value = max(clearest, key=lambda one: here[one])
     if value != OTHER:
         before = _percent(counts[value], sum(counts.values()))
         return f"{name} differs: {value} in {_percent(here[value], n)} of {n} studies, {before} in the reference"
-    new = {one: count for one, count in here.most_common() if one not in counts}
+    new = {one: count for one, count in Counter(values).most_common() if one not in counts}
     told = [f"{one} in {_percent(count, n)}" for one, count in list(new.items())[:3] if count >= LEAST]
     listed = " and ".join(told) or f"rare values in {_percent(sum(new.values()), n)}"
     return f"{name} differs: {listed} of {n} studies, other than in the reference"

@@ -22,6 +22,16 @@ class Week:
         monday: its first day.
         scored: a prediction of each study that has one.
         problems: code of each study of which nothing was scored.
+
+    Example:
+        >>> from monai_rd.drift import read_weeks
+        >>> from monai_rd.inference import Prediction, write_scores
+        >>> found = Prediction("1.2.3", scored="2026-03-04", problem="LOCALIZER")
+        >>> write_scores("scores.csv", [found], ["clear", "opacity"], {"sha256": "ab12", "temperature": 1.0})
+        '0 studies scored, 1 left out (1 LOCALIZER): scores.csv'
+        >>> (week,) = read_weeks(["scores.csv"])
+        >>> type(week).__name__, str(week.monday), week.problems
+        ('Week', '2026-03-02', ['LOCALIZER'])
     """
 
     monday: date
