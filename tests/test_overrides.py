@@ -102,6 +102,7 @@ def test_expressions_are_left_to_monai(monkeypatch: pytest.MonkeyPatch) -> None:
             "--teacher_options: a table, such as \"{'channel_order': 'BGR', 'tap': 'layer3'}\",",
         ),
         (["--teacher_options", "[{},3]"], "--teacher_options: a table"),
+        (["--licences", "MIT"], "--licences: a table, such as \"{'teacher': 'MIT'}\","),
         (["--device", "gpu"], "--device: a device, such as cpu or cuda:0, is needed, got 'gpu'"),
         (["--device", "cuda:77"], "there is no such device here"),
         (

@@ -61,7 +61,8 @@ def licence_chain(origins: Sequence[Origin], student: str) -> dict[str, Any]:
                 _OWN,
                 "monai_rd developers",
                 "monai_rd",
-                "Sets no condition on the student. Other packages, listed under versions, have licences of their own.",
+                "Sets no condition on the student; a bundle's file LICENSE is that of its configs. Other packages, "
+                "listed under versions, have licences of their own.",
             ),
             _step(
                 "student",

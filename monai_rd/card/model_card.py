@@ -56,7 +56,8 @@ class ModelCard:
             atomic_write(metadata, trained.model_path.with_name(METADATA))
         except Exception as error:  # hours of training must not end in an error because of their papers
             known = isinstance(error, (OSError, ValueError))
-            logger.error("the model card could not be written: %s", error_text(error), exc_info=not known)
+            words = "the model card could not be written (one that is there is of an earlier student): %s"
+            logger.error(words, error_text(error), exc_info=not known)
             return None
         print(f"model card: {card}")
         return card
@@ -96,7 +97,8 @@ def rewrite(folder: Path) -> Path:
 def _notes(path: Path) -> str:
     """Return the user's words; in place of those that cannot be read, why."""
     try:
-        return printable(read_text(path)) if path.exists() else ""
+        text = read_text(path) if path.exists() else ""
+        return printable("\n".join(text.splitlines()).expandtabs(4))
     except OSError as error:
         reason = f"{NOTES} could not be read: {system_message(error)}"
         logger.warning("the model card is without your words: %s", reason)

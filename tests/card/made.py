@@ -17,7 +17,7 @@ from monai_rd.datasets.studies import item_of_image
 from monai_rd.inference import TrainedBundle
 from monai_rd.licences import Origin
 from monai_rd.report import FinalReport
-from tests.trained import trained_bundle
+from tests.trained import VOLUMES, trained_bundle
 
 TEACHER = Origin("teacher weights", "phantom_ct", "Apache-2.0", "here", "the zoo")
 DATA = Origin("training images and labels", "the user's own", source="the user")
@@ -30,6 +30,7 @@ def ended(
     origins: tuple[Origin, ...] = (TEACHER, DATA),
     operating_point: str | None = None,
     per_class: int = 24,
+    volumes: bool = False,
     **groups: tuple[str, ...],
 ) -> ModelCard:
     """Make the results of a student with random weights on random images, and the card to be written of them.
@@ -41,9 +42,11 @@ def ended(
         origins: of the student.
         operating_point: which is asked for.
         per_class: items of each class in each split.
+        volumes: the student takes volumes.
         groups: such as `site=("A", "B")`, which take turns over the items.
     """
-    root = trained_bundle(to, class_names=list(class_names), multi_label=multi_label)
+    more: dict[str, Any] = VOLUMES if volumes else {}
+    root = trained_bundle(to, class_names=list(class_names), multi_label=multi_label, **more)
     trained = TrainedBundle(root, device="cpu")
     settings = json.loads((root / "models" / "settings.json").read_text())
     random, splits = np.random.default_rng(0), {}
@@ -62,12 +65,12 @@ def ended(
     data = DataList(tuple(class_names), **splits, multi_label=multi_label)
 
     def loaded(split: str) -> Dataset:
-        images = torch.rand(len(splits[split]), 3, 32, 32, generator=torch.Generator().manual_seed(len(split)))
+        shape = (1, 32, 32, 32) if volumes else (3, 32, 32)
+        images = torch.rand(len(splits[split]), *shape, generator=torch.Generator().manual_seed(len(split)))
         rows = zip(images, splits[split], strict=True)
         return Dataset([{"image": image, "label": torch.tensor(one["label"])} for image, one in rows])
 
-    more = {"phantom": False, "adapter": None, "field": None, "seed": 0, "method": "rd", "teacher": "t"}
-    settings = {**settings, **more, "learning_rate": 0.001}
+    settings |= {"phantom": False, "adapter": None, "seed": 0, "method": "rd", "teacher": "t", "learning_rate": 0.001}
     FinalReport(
         root / "models" / "model.pt",
         root / "eval",

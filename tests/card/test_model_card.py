@@ -32,8 +32,9 @@ def facts_of(card: Path) -> dict:
         {"class_names": ("a", "b", "c"), "per_class": 12},
         {"class_names": ("a", "b", "c"), "multi_label": True, "per_class": 12, "operating_point": "specificity 0.8"},
         {"per_class": 4},
+        {"per_class": 5, "volumes": True},
     ],
-    ids=["two classes", "three classes", "several labels", "few"],
+    ids=["two classes", "three classes", "several labels", "few", "volumes"],
 )
 def test_no_number_stands_alone_and_no_licence_is_missing(kind: dict, tmp_path: Path) -> None:
     card = ended(tmp_path / "MUELLER_HANS", **kind).write()
@@ -58,6 +59,7 @@ def test_no_number_stands_alone_and_no_licence_is_missing(kind: dict, tmp_path: 
         assert sum(int(row["n"]) for row in groups) == 2 * n
         (points,) = tables(sections(text)["Operating points"])
         assert points[0]["n"] == "24 and 24"
+    assert ("| region | body |" in text) is ("volumes" in kind)
     if kind.get("per_class") == 4:
         assert "No conformal sets: fewer than 9 validation studies." in text
         assert "Classes with fewer than 20 test studies" in text
@@ -158,14 +160,14 @@ def test_own_words_are_merged_in_and_kept(tmp_path: Path, caplog: pytest.LogCapt
     notes = path.with_name("model_card_notes.md")
     assert not notes.exists()
     before = path.read_text()
-    notes.write_bytes("# Ethics\n\nVote 12/3 <!-- not closed\n\n```\nMünchen".encode("cp1252"))
+    notes.write_bytes("# Ethics\r\n\nVote 12/3 <!-- not closed\n\n```\n\tMünchen\a".encode("cp1252"))
     done = CliRunner().invoke(app, ["card", str(path.parents[1])])
     assert (done.exit_code, done.stdout) == (0, f"{path}\n")
-    words = "# Ethics\n\nVote 12/3 <!-- not closed\n\n```\nMünchen\n"
+    words = "# Ethics\n\nVote 12/3 <!-- not closed\n\n```\n    München\\x07\n"
     assert path.read_text() == before[: before.index("None. Write them")] + words
     card.write()
     assert path.read_text().endswith(words)
-    assert notes.read_bytes().endswith("München".encode("cp1252"))
+    assert notes.read_bytes().endswith("\tMünchen\a".encode("cp1252"))
     assert caplog.records == []
 
     path.write_text(path.read_text() + "Written by hand.\n")
@@ -190,7 +192,7 @@ def test_a_training_does_not_fail_because_of_its_card(tmp_path: Path, caplog: py
     (path / "in the way").touch()
     assert card.write() is None
     (record,) = (one for one in caplog.records if one.levelno == logging.ERROR)
-    assert "the model card could not be written" in record.getMessage()
+    assert "the model card could not be written (one that is there is of an earlier student)" in record.getMessage()
     assert not record.exc_info
 
 
