@@ -114,13 +114,20 @@ def _preprocessing(facts: Mapping[str, Any]) -> list[str]:
     given, scope = facts["input"], facts["scope"] or {}
     seen = [f"{name.replace('_', ' ')} {', '.join(scope[name])}" for name in scope if name != "levels" and scope[name]]
     told = f"; the training images' headers say: {literal('; '.join(seen))}" if seen else ""
-    steps = [f"{number}. {literal(one['does'])}" for number, one in enumerate(facts["preprocessing"], start=1)]
+    steps = [f"{number}. {literal(_step(one))}" for number, one in enumerate(facts["preprocessing"], start=1)]
     shape = " x ".join(map(str, given["shape"]))
     return [
         f"Modality: {literal(given['modality'])}{told}.",
         f"Input: {literal(shape)}, {literal(given['dtype'])}, values {literal(given['value_range'])}.",
         "\n".join(steps),
     ]
+
+
+def _step(step: Mapping[str, Any]) -> str:
+    """Return what a step does and the settings it does it with."""
+    given = {name: value for name, value in step.items() if name not in ("step", "does") and value not in (None, False)}
+    told = "; ".join(f"{name.replace('_', ' ')} {_plain(value)}" for name, value in given.items())
+    return f"{step['does']} ({told})" if told else str(step["does"])
 
 
 def _recipe(facts: Mapping[str, Any]) -> list[str]:
