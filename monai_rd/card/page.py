@@ -161,7 +161,11 @@ def _results(facts: Mapping[str, Any]) -> list[str]:
         [literal(name), str(one.get("items", one.get("positives"))), *(measured(_metric(one[key])) for key in of)]
         for name, one in zip(names, classes, strict=True)
     ]
-    if not facts["data"]["multi_label"] and len(names) == 2:
+    if facts["data"]["multi_label"]:
+        blocks.append("Means over the classes that have test studies both with and without them.")
+    elif len(names) > 2:
+        blocks.append("The ROC AUC is the mean over classes, each against the rest.")
+    else:
         blocks.append(f"Positive class, for sensitivity and specificity: {literal(names[1])}.")
     blocks += [
         "The student by class; n is the number of test studies of the class.",
