@@ -21,7 +21,7 @@ SKELETON, OTHERS = "ct", ("mr", "us", "xray", "derm")
 # whatever options the other's modality has: HU windows here, N4 there.
 OWN = {
     "configs/train.json": (
-        *("windows", "spacing", "field", "region", "settings"),
+        *("teacher", "windows", "spacing", "field", "region", "settings"),
         *("load_transforms", "random_transforms", "bag_transforms"),
     ),
     "configs/inference.json": ("windows", "trained", "preprocessing"),

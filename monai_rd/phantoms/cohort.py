@@ -26,8 +26,8 @@ VOLUMES = {"ct_3d": ct_3d}  # for 3D networks
 _KINDS = MODALITIES | VOLUMES
 # Number of studies in every cohort, for all modalities; volumes, which are larger, are fewer. The classes alternate.
 SPLIT = {"training": 40, "validation": 40, "test": 160}
-SPLIT_3D = {"training": 40, "validation": 20, "test": 60}
-POOL, POOL_3D = 400, 80  # number of unlabelled studies
+SPLIT_3D = {"training": 20, "validation": 20, "test": 60}
+POOL, POOL_3D = 400, 60  # number of unlabelled studies
 MARKER = "phantoms.json"
 
 

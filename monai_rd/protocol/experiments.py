@@ -255,8 +255,9 @@ def experiment(
 
     for teacher in teachers:
         check_teacher_name(teacher)
-    for student in students:
-        student_dims(student)  # raises an error for an unknown one
+    dims = {student_dims(student) for student in students}  # raises an error for an unknown one
+    if len(dims) > 1:
+        raise ValueError(f"--students {','.join(students)}: networks of images and of volumes have no teacher in common")
     unknown = sorted(set(methods) - {row.name for row in table.rows})
     if unknown:
         raise ValueError(f"--methods {','.join(unknown)}: there are {', '.join(row.name for row in table.rows)}")
@@ -268,7 +269,7 @@ def experiment(
     if own & set(overrides):
         raise ValueError(f"--{sorted(own & set(overrides))[0]} is an option of the benchmark: put it before the --")
     if dataset is None:
-        dataset = phantom_cohort(out, bundle.removeprefix("rd_"))
+        dataset = phantom_cohort(out, bundle.removeprefix("rd_"), volumes=dims == {3})
         if not table.labels and "unlabelled" not in overrides:
             words = (*words, "--unlabelled", "None")  # phantoms have unlabelled images by default
     if out.resolve().is_relative_to(Path(dataset).resolve()):
@@ -278,6 +279,7 @@ def experiment(
     key = project_key(out / "monai_rd.key")  # stored, so that the pseudonyms in the lists stay the same
     # Each training searches for further unlabelled images itself.
     known = {"dataset_dir": dataset, "seed": SPLIT_SEED, "data#key": key, "unlabelled": None}
+    known |= {"student": students[0]} if students else {}
     config = bundle_config(bundle, {**overrides, **known})
     made: DataList = config.get_parsed_content("data")
     common: dict[str, Any] = {"bundle": bundle, "dataset_dir": dataset, "data": data, "max_epochs": max_epochs}
@@ -287,7 +289,7 @@ def experiment(
     runs: dict[tuple[Row, Column, int], Run] = {}
     columns = tuple(
         Column(teacher, student, share, len(part_of(made, share, 0, table.labels).training))
-        for teacher in teachers or (str(config["teacher"]),)
+        for teacher in teachers or (config.get_parsed_content("teacher"),)
         for student in students or (str(config["student"]),)
         for share in shares or table.shares
     )

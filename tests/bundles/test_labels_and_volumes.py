@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from monai_rd.networks import Student
-from tests.bundles.commands import copied, score, train
+from tests.bundles.commands import config, copied, score, train
 from tests.volume_teacher import write_volume_teacher
 
 SEVERAL = {"NORMAL": "No Finding", "PNEUMONIA": "opacity|lobar", "COVID19": "opacity", "TURBERCULOSIS": "cavity"}
@@ -49,6 +49,31 @@ def test_several_labels_an_image(
     for row in scored:
         named = [name for name in result["class_names"] if float(row[f"p_{name}"]) >= 0.5]
         assert row["class"] == "|".join(named)
+
+
+def test_a_student_of_volumes_has_phantoms_and_a_teacher_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def drawn(output_dir: str, modality: str, volumes: bool) -> str:
+        (tmp_path / "phantoms.json").write_text(json.dumps({"modality": modality, "volumes": volumes}))
+        return str(tmp_path)
+
+    monkeypatch.setattr("monai_rd.phantoms.phantom_cohort", drawn)
+    train = config("ct", "train.json", student="densenet121_3d")
+    words = ("dataset_dir", "teacher", "spacing", "teacher_spacing", "field", "region", "batch_size")
+    values = {word: train.get_parsed_content(word) for word in words}
+    assert json.loads((Path(values.pop("dataset_dir")) / "phantoms.json").read_text())["volumes"] is True
+    assert values == {
+        "teacher": "phantom_ct_3d",
+        "spacing": [5, 5, 5],
+        "teacher_spacing": [5, 5, 5],
+        "field": [220, 160, 200],
+        "region": "lung",
+        "batch_size": 4,
+    }
+    own = config("ct", "train.json", student="densenet121_3d", dataset_dir=str(tmp_path / "own"))
+    assert own.get_parsed_content("spacing") == [3, 3, 4]
+    assert own.get_parsed_content("region") == "body"
 
 
 @pytest.fixture(scope="module")

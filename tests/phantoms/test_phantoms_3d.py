@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from torch.nn import functional as F
 
 from monai_rd.datasets import make_datalist
 from monai_rd.dicom import index_dicom, load_series
+from monai_rd.networks import TEACHERS, load_teacher
 from monai_rd.phantoms import ct_3d, is_phantom, phantom_cohort, phantom_pool
 
 
@@ -45,6 +48,20 @@ def test_nodules_lie_above_each_other_and_vessels_do_not(pairs: list[tuple[NDArr
     for clear, nodules in pairs:
         seen_from_above = [alone(a, b).any(axis=0).sum() for a, b in ((clear, nodules), (nodules, clear))]
         assert seen_from_above[0] > 1.3 * seen_from_above[1]
+
+
+def test_the_shipped_teacher_tells_the_classes_apart(pairs: list[tuple[NDArray, NDArray]]) -> None:
+    """Where the class alone differs, the mean of its features changes in the same direction in every patient."""
+    teacher = load_teacher("phantom_ct_3d")
+    low, high = TEACHERS["phantom_ct_3d"].window or (0, 0)
+    changes = []
+    for pair in pairs:
+        volumes = ((torch.from_numpy(np.stack(pair)).float() - low) / (high - low)).clamp(0, 1)
+        features = teacher(F.interpolate(volumes[:, None], (40, 52, 52), mode="area"))  # [2, 1 window, C, d, h, w]
+        clear, nodules = features.mean(dim=(1, 3, 4, 5))
+        changes.append(nodules - clear)
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert F.cosine_similarity(changes[one], changes[other], dim=0) > 0.8
 
 
 def test_only_nodules_are_said_to_be_nodules() -> None:
