@@ -127,6 +127,18 @@ def test_what_is_refused(images: Path, tmp_path: Path) -> None:
             experiment(TABLES["table3"], tmp_path / "out", str(images), teachers=[teacher])
     with pytest.raises(ValueError, match="unknown student 'resnet19'"):
         experiment(TABLES["table3"], tmp_path / "out", str(images), students=["resnet19"])
+    with pytest.raises(ValueError, match="--students resnet18,resnet10_3d: networks of images and of volumes have no"):
+        experiment(TABLES["table3"], tmp_path / "out", str(images), students=["resnet18", "resnet10_3d"])
+
+
+def test_students_of_volumes_have_their_own_phantoms_and_teacher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("monai_rd.phantoms.cohort.SPLIT_3D", {"training": 2, "validation": 2, "test": 2})
+    made = experiment(PAIR, tmp_path / "out", students=["densenet121_3d"], seeds=1)
+    (column,) = made.columns
+    assert (column.teacher, column.student, column.training) == ("phantom_ct_3d", "densenet121_3d", 2)
+    assert all(run.dataset_dir.endswith("phantoms_ct_3d_0") for run in made.runs.values())
 
 
 def test_words() -> None:
