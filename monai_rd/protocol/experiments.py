@@ -257,7 +257,9 @@ def experiment(
         check_teacher_name(teacher)
     dims = {student_dims(student) for student in students}  # raises an error for an unknown one
     if len(dims) > 1:
-        raise ValueError(f"--students {','.join(students)}: networks of images and of volumes have no teacher in common")
+        raise ValueError(
+            f"--students {','.join(students)}: networks of images and of volumes have no teacher in common"
+        )
     unknown = sorted(set(methods) - {row.name for row in table.rows})
     if unknown:
         raise ValueError(f"--methods {','.join(unknown)}: there are {', '.join(row.name for row in table.rows)}")
