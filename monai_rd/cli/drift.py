@@ -51,9 +51,9 @@ def drift(
     findings = compare(expected, weeks)
     print(f"reference: {expected.studies} studies of the {expected.source}")
     few = [week for week in weeks if len(week.scored) < FEWEST]
-    print(f"{len(weeks)} weeks, {sum(len(week.scored) for week in weeks)} studies scored")
+    print(f"weeks: {len(weeks)}, studies scored: {sum(len(week.scored) for week in weeks)}")
     if few:
-        print(f"{len(few)} weeks of fewer than {FEWEST} studies are tested only together with the two before them")
+        print(f"weeks of fewer than {FEWEST} studies, tested only together with the two before them: {len(few)}")
     for sentence in in_words(findings):
         print(sentence)
     write_drift_page(page, expected, weeks, findings)
@@ -67,11 +67,11 @@ def _of_first(weeks: list[Week], count: int) -> tuple[Reference, list[Week]]:
     from monai_rd.drift import Reference
 
     if len(weeks) <= count:
-        raise ValueError(f"--first-weeks {count}: the scores span {len(weeks)} weeks, so none is left to be compared")
+        raise ValueError(f"--first-weeks {count}: of the weeks of these scores ({len(weeks)}) none is left to compare")
     first = weeks[:count]
     studies = [one for week in first for one in week.scored]
     if not studies:
         raise ValueError(f"--first-weeks {count}: no study was scored in them")
     problems = [code for week in first for code in week.problems]
-    source = f"first {count} weeks, from {first[0].monday} on"
+    source = f"first weeks ({count}, from {first[0].monday} on)"
     return Reference.of(studies, studies[0].model, source, problems), weeks[count:]

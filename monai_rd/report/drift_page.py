@@ -65,8 +65,8 @@ def write_drift_page(
         path,
         "Drift: has the stream of studies changed?",
         sections,
-        f"{len(weeks)} weeks from that of {weeks[0].monday}, {sum(len(week.scored) for week in weeks)} studies scored; "
-        f"compared with {reference.studies} studies of the {reference.source}",
+        f"Weeks: {len(weeks)}, from {weeks[0].monday} on; studies scored: {sum(len(week.scored) for week in weeks)}. "
+        f"Compared with {reference.studies} studies of the {reference.source}",
         in_words(findings),
         f"Written by monai_rd {version('monai_rd')}. For research. Not a medical device, and not to be used for "
         "diagnosis.",

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from monai.data import Dataset
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from monai_rd.cli.app import app
-from monai_rd.drift import Reference
+from monai_rd.drift import Reference, reference_of_validation
+from monai_rd.inference import Predictor, TrainedBundle
 from tests.drift.streams import MODEL, studies, weeks, written
 
 
@@ -46,7 +50,7 @@ def test_cron_hears_of_a_change_and_of_nothing_else(known: Path, tmp_path: Path)
     assert not re.search("|".join(one.id for week in made for one in week.scored), text + done.output)
     accepted = say(tmp_path / "late.csv", *quiet, "--first-weeks", 1, "--since", made[5].monday, *page)
     assert accepted.exit_code == 0, accepted.output
-    assert f"50 studies of the first 1 weeks, from {made[5].monday} on" in accepted.output
+    assert f"50 studies of the first weeks (1, from {made[5].monday} on)" in accepted.output
 
 
 def test_a_statistic_that_the_reference_lacks_is_named(known: Path, tmp_path: Path) -> None:
@@ -62,7 +66,7 @@ def test_few_studies_are_said(known: Path, tmp_path: Path) -> None:
     scores = written(tmp_path / "a.csv", weeks(np.random.default_rng(1), {}, {}, count=3))
     done = say(scores, "--reference", known, "--page", tmp_path / "page.html")
     assert done.exit_code == 0
-    assert "2 weeks of fewer than 20 studies are tested only together with the two before them" in done.output
+    assert "weeks of fewer than 20 studies, tested only together with the two before them: 2" in done.output
 
 
 def test_wrong_input_says_what_to_do(known: Path, tmp_path: Path) -> None:
@@ -74,9 +78,35 @@ def test_wrong_input_says_what_to_do(known: Path, tmp_path: Path) -> None:
         ((scores, "--reference", known, "--first-weeks", 3), "give either --reference FILE"),
         ((scores, "--reference", tmp_path / "none.json"), "no reference '.*none.json'"),
         ((scores, "--reference", other), "the scores are of the model.pt with SHA-256 abababababab..., the reference"),
-        ((scores, "--first-weeks", 1), "the scores span 1 weeks, so none is left to be compared"),
+        ((scores, "--first-weeks", 1), r"of the weeks of these scores \(1\) none is left to compare"),
         ((tmp_path / "b.csv", "--reference", known), "no scores file '.*b.json'"),
     ):
         done = say(*words)
         assert re.search(told, str(done.exception)), (words, done.exception)
         assert isinstance(done.exception, (ValueError, OSError))
+
+
+def test_what_predict_wrote_can_be_compared(bundle_of: Callable[..., Path], tmp_path: Path) -> None:
+    """A reference of these very studies, written as at the end of a training, finds nothing in them."""
+    random = np.random.default_rng(0)
+    (tmp_path / "in").mkdir()
+    for number in range(24):
+        pixels = random.integers(0, 256, (40, 40), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "in" / f"{number}.png")
+    root = bundle_of()
+    words = ["rd_ct", "--from", str(tmp_path / "in"), "--to", str(tmp_path / "out"), "--", "--bundle_root", str(root)]
+    done = CliRunner().invoke(app, ["predict", *words, "--device", "cpu"])
+    assert done.exit_code == 0, done.output
+    predictor = Predictor(TrainedBundle("rd_ct", bundle_root=str(root), device="cpu"))
+    known = predictor.classifier
+    items = [{**item, "patient": ""} for item in known.prepare.dataset(predictor.find(tmp_path / "in").items)]
+    p = np.array([list(one.probabilities.values()) for one in predictor.score(predictor.find(tmp_path / "in").items)])
+    made = reference_of_validation(
+        Dataset(items), p, known.class_names, known.multi_label, known.decision, known.model_sha256
+    )
+    made.write(root / "models" / "reference.json")
+    page = tmp_path / "page.html"
+    done = say(tmp_path / "out" / "scores.csv", "--reference", root / "models" / "reference.json", "--page", page)
+    assert done.exit_code == 0, done.output
+    assert "weeks: 1, studies scored: 24" in done.output
+    assert "Not compared" not in page.read_text()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import json
 import logging
 import os
 from collections.abc import Callable
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from typer.testing import CliRunner, Result
 
 from monai_rd.cli.app import app
 from monai_rd.datasets import studies
+from monai_rd.inference.facts import SCANNER
 from tests.dicom_files import CORONAL, NAME, PATIENT_ID, make_series
 
 Bundle = Callable[..., Path]
@@ -93,6 +96,14 @@ def test_a_ward_of_good_and_bad(ward: tuple[Path, dict[str, str]], bundle_of: Bu
     }
     reports = {f"dicom/{uids[name]}_sr.dcm" for name in ("one", "two")}
     assert written == {"scores.csv", "scores.json", *reports}
+    assert {row["scored"] for row in rows} <= {(date.today() - timedelta(days)).isoformat() for days in (0, 1)}
+    told = json.loads((tmp_path / "out" / "scores.json").read_text())["studies"]
+    facts = [row["facts"] for row in told if not row.get("problem")]
+    assert len(facts) == 2
+    for one in facts:
+        assert [one[name] for name in SCANNER] == ["test", "another", "3 mm"]
+        assert 0 <= one["dark end (5 %)"] <= one["median"] <= one["bright end (95 %)"] <= 1
+        assert 0 < one["fine detail (difference of neighbours)"] < 1
 
 
 def test_what_cannot_be_opened_or_is_of_another_kind_has_its_row(
