@@ -85,16 +85,18 @@ def write_axial_series(
     path.mkdir()
     order = np.random.default_rng([identity.seed, identity.number, 1]).permutation(len(volume))
     across, down = (-(count - 1) / 2 * pixel_mm for count in (volume.shape[2], volume.shape[1]))
+    # What the slices have in common is set once.
+    image = identity.header(CTImageStorage if identity.modality == "CT" else MRImageStorage)
+    image.FrameOfReferenceUID, image.PositionReferenceIndicator = identity.uid("frame"), ""
+    image.ImageType, image.AcquisitionNumber = ["DERIVED", "PRIMARY", "AXIAL"], 1
+    image.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    image.PixelSpacing, image.SliceThickness = [pixel_mm, pixel_mm], slice_mm
+    for keyword, value in attributes.items():
+        setattr(image, keyword, value)
     for index, pixels in enumerate(volume):
-        image = identity.header(CTImageStorage if identity.modality == "CT" else MRImageStorage, index)
-        image.FrameOfReferenceUID, image.PositionReferenceIndicator = identity.uid("frame"), ""
-        image.ImageType = ["DERIVED", "PRIMARY", "AXIAL"]
-        image.InstanceNumber, image.AcquisitionNumber = int(order[index]) + 1, 1
+        image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID = identity.uid("image", index)
+        image.InstanceNumber = int(order[index]) + 1
         image.ImagePositionPatient = [across, down, (index - (len(volume) - 1) / 2) * slice_mm]
-        image.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-        image.PixelSpacing, image.SliceThickness = [pixel_mm, pixel_mm], slice_mm
-        for keyword, value in attributes.items():
-            setattr(image, keyword, value)
         put_pixels(image, pixels, "MONOCHROME2")
         image.save_as(path / f"IM{order[index]:04d}.dcm", enforce_file_format=True)
 
