@@ -90,6 +90,7 @@ def facts(training: Training) -> dict[str, Any]:
             "spatial_dims": trained.network.spatial_dims,
         },
         "written": datetime.now(timezone.utc).date().isoformat(),
+        "task": trained.metadata["task"],
         "description": trained.metadata["description"],
         "intended_use": trained.metadata["intended_use"],
         "data": data,

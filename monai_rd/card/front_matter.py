@@ -6,8 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["front_matter"]
+__all__ = ["NO_MODALITY", "front_matter"]
 
+NO_MODALITY = "n/a"  # in metadata.json: the images are not of DICOM
 _METRICS = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
@@ -51,7 +52,7 @@ def front_matter(facts: Mapping[str, Any]) -> dict[str, Any]:
         **_licence(facts, weights),
         "library_name": "monai",
         "pipeline_tag": "image-classification",
-        "tags": [*kinds, *([modality] if modality else [])],
+        "tags": [*kinds, *([] if facts["input"]["modality"] == NO_MODALITY else [modality])],
         **({"base_model": bases} if bases else {}),
         "metrics": [one["type"] for one in metrics],
         "model-index": [{"name": named, "results": [{"task": task, "dataset": dataset, "metrics": metrics}]}],

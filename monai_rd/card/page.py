@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from monai_rd.card.front_matter import front_matter
+from monai_rd.card.front_matter import NO_MODALITY, front_matter
 from monai_rd.card.markdown import code, literal, measured, table
 from monai_rd.inference.decision import PRESENCE
 from monai_rd.report.metrics import METRIC_NAMES, OF_CLASSES
@@ -60,6 +60,7 @@ def _head(facts: Mapping[str, Any]) -> list[str]:
         f"**For research only, not for clinical use.{phantoms}**",
         f"**Licences: {literal(facts['licences']['in_words'])}.**",
         literal(facts["description"]),
+        f"- Task: {literal(facts['task'])}\n"
         f"- Classes: {classes}; a study has {how}\n"
         f"- Intended use: {literal(facts['intended_use'])}\n"
         f"- Network: {literal(model['student'])}, {model['parameters']:,} parameters, {model['spatial_dims']}D\n"
@@ -116,8 +117,9 @@ def _preprocessing(facts: Mapping[str, Any]) -> list[str]:
     told = f"; the training images' headers say: {literal('; '.join(seen))}" if seen else ""
     steps = [f"{number}. {literal(_step(one))}" for number, one in enumerate(facts["preprocessing"], start=1)]
     shape = " x ".join(map(str, given["shape"]))
+    modality = "no DICOM modality" if given["modality"] == NO_MODALITY else given["modality"]
     return [
-        f"Modality: {literal(given['modality'])}{told}.",
+        f"Modality: {literal(modality)}{told}.",
         f"Input: {literal(shape)}, {literal(given['dtype'])}, values {literal(given['value_range'])}.",
         "\n".join(steps),
     ]

@@ -87,7 +87,7 @@ def test_model_is_the_student_alone(modality: str, trained_of: Trained) -> None:
     student.load_state_dict(state)
     found = {path.relative_to(root).parts[0] for path in root.rglob("*") if path.is_file()}
     assert found == {"configs", "docs", "LICENSE", "eval", "models"}
-    papers = ["metadata.json", "model.pt", "model_card.json", "model_card.md", "settings.json"]
+    papers = ["metadata.json", "model.pt", "model_card.json", "model_card.md", "reference.json", "settings.json"]
     assert sorted(path.name for path in (root / "models").iterdir()) == papers
 
 
