@@ -48,9 +48,7 @@ def predict(
             help="Write a DICOM report in plain text, for viewers that show no measurements without coordinates (OHIF)."
         ),
     ] = False,
-    sc: Annotated[
-        bool, typer.Option(help="Write a DICOM picture that shows where the student looked (Grad-CAM).")
-    ] = False,
+    sc: Annotated[bool, typer.Option(help="Write a DICOM picture that shows where the student looked.")] = False,
     modality: Annotated[
         str | None, typer.Option(help="Archive only: modality of the studies; by default that of the training data.")
     ] = None,

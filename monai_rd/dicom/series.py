@@ -59,6 +59,8 @@ class SeriesVolume:
         picture: it has no position in the patient: a radiograph, an ultrasound, a colour image.
         tolerated: codes of the problems that the policy tolerated.
         regions: regions of an ultrasound picture and their content; () if not stated.
+        images: for each slice (frame of a picture) along z its ``InstanceNumber``, 0 if not stated, and which frame of
+            its file it is, from 1; 0 if the file has one.
 
     Example:
         >>> from pathlib import Path
@@ -79,6 +81,7 @@ class SeriesVolume:
     picture: bool = False
     tolerated: tuple[str, ...] = ()
     regions: tuple[Region, ...] = ()
+    images: tuple[tuple[int, int], ...] = ()
 
 
 @log_warnings_once()
@@ -149,6 +152,9 @@ def load_series(
         series_uid=first.series_uid,
         intensity=intensity,
         tolerated=tuple(error.code for error in tolerated),
+        images=tuple(
+            (one.header.instance_number, one.number + 1 if len(one.header.planes) > 1 else 0) for one in frames
+        ),
     )
 
 
@@ -200,6 +206,7 @@ def _picture(dataset: Dataset, header: Header) -> SeriesVolume:
     array = pixels.picture(dataset, header)
     found = numbers(dataset, "PixelSpacing", 2) or numbers(dataset, "ImagerPixelSpacing", 2)
     rows, columns = found if found and min(found) > 0 else (1.0, 1.0)
+    count = array.shape[1]
     return SeriesVolume(
         array=array.transpose(0, 3, 2, 1),
         affine=np.diag([-columns, -rows, 1.0, 1.0]),
@@ -209,6 +216,7 @@ def _picture(dataset: Dataset, header: Header) -> SeriesVolume:
         intensity="display",
         picture=True,
         regions=regions(dataset),
+        images=tuple((header.instance_number, frame if count > 1 else 0) for frame in range(1, count + 1)),
     )
 
 

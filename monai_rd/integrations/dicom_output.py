@@ -192,7 +192,7 @@ def secondary_capture(prediction: Prediction, algorithm: Algorithm, pixels: np.n
         setattr(made, keyword, None)
     made.ConversionType = "WSD"
     made.ImageComments = RESEARCH_ONLY
-    made.DerivationDescription = "Grad-CAM of a neural network over its input"
+    made.DerivationDescription = "Heat map of a neural network (Grad-CAM or occlusion) over its input"
     made.SourceImageSequence = [_reference(one) for one in sources]
     for keyword in (*_LOSSY, "BurnedInAnnotation"):
         if keyword in sources[0]:

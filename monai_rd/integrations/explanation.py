@@ -15,18 +15,19 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from monai.data import MetaTensor
 from monai.transforms import Orientation
+from nibabel.orientations import io_orientation
 from torch import Tensor
 from torch.nn import functional as F
 
 from monai_rd.datasets.studies import StudyFiles
-from monai_rd.report.gallery import overlay, rgb, slices_and_place
-from monai_rd.report.gradcam import explain, grad_cam_level
+from monai_rd.report.explaining import explain, grad_cam_level
+from monai_rd.report.gallery import overlay, rgb, slices_of
 
 if TYPE_CHECKING:
     from monai_rd.inference import Prediction, Predictor
     from monai_rd.inference.trained import Algorithm
 
-__all__ = ["explanation_picture"]
+__all__ = ["Look", "explanation_picture", "look"]
 
 SIZE = (1100, 660)  # pixels: columns, rows
 MOST_CLASSES = 6
@@ -40,7 +41,7 @@ _STYLE: Any = {
 }
 
 
-class _Look(NamedTuple):
+class Look(NamedTuple):
     """The content of the picture.
 
     Args:
@@ -48,7 +49,9 @@ class _Look(NamedTuple):
         heat: heat map of the class `[H, W]` in [0, 1].
         aspect: ratio of the height of a pixel to its width, both in mm.
         name: name of the class.
-        place: which slice it is, in words.
+        place: which image of the source it is, in words.
+        source: its place along z of the source as loaded (see `SeriesVolume`); None if it is a cut through several.
+        method: how the heat map was made, and its positions, in words.
     """
 
     pixels: np.ndarray
@@ -56,10 +59,12 @@ class _Look(NamedTuple):
     aspect: float
     name: str
     place: str
+    source: int | None
+    method: str
 
 
 def explanation_picture(predictor: Predictor, prediction: Prediction) -> np.ndarray:
-    """Draw the slice with the most evidence for the most probable class, with and without Grad-CAM, and the result.
+    """Draw the slice with the most evidence for the most probable class, where the student looked, and the result.
 
     Args:
         predictor: the predictor that made the prediction.
@@ -70,14 +75,15 @@ def explanation_picture(predictor: Predictor, prediction: Prediction) -> np.ndar
         one.
 
     Raises:
-        ValueError: a prediction with a problem, or a student without a feature map.
+        ValueError: a prediction with a problem.
     """
     if prediction.problem:
         raise ValueError(f"study {prediction.id} was not scored ({prediction.problem}): there is nothing to show")
-    return _draw(_look(predictor, prediction), prediction, predictor.algorithm)
+    return _draw(look(predictor, prediction), prediction, predictor.algorithm)
 
 
-def _look(predictor: Predictor, prediction: Prediction) -> _Look:
+def look(predictor: Predictor, prediction: Prediction) -> Look:
+    """Return what `explanation_picture` draws."""
     known = predictor.classifier
     given: dict[str, Any] = {}  # the input of a preprocessing step: an image, or those of a study's roles
     made: Any = prediction.files if prediction.series else str(prediction.files[0])
@@ -89,31 +95,32 @@ def _look(predictor: Predictor, prediction: Prediction) -> _Look:
     network: Any = known.network
     batch = made.as_subclass(Tensor)[None].to(known.device)
     level = grad_cam_level(network, batch)
-    if level is None:
-        raise ValueError(f"no secondary capture: '{network.name}' has no map that shows where it looked")
     found = explain(network, batch, level, known.multi_label)
-    assert found.heat is not None
-    slices, at = slices_and_place(batch[0], found)
+    count, at = len(slices_of(batch[0], found)), found.place
     if volume:
         # The windows [W, D, H, W'] of a role as one stack of slices, which may be more than the network's.
         windows = _by_role(given["ResizeVolumed"])
-        role, own_at, own = _own_place(windows, len(slices), at)
+        role, own_at, own = _own_place(windows, count, at)
         whole = windows[role].as_tensor().flatten(0, 1)
         width, height, _ = predictor.student.parsed("sizes").view_mm
         shown, aspect = whole[int((own_at + 0.5) * len(whole) / own)][None], height / width
-        place = _place(role, own_at, own)
+        place, source = _joined(role, f"slice {own_at + 1} of {own} of a volume made of all images"), None
     else:
-        shown, aspect, place = _slice(given, len(slices), at)
-    heat = F.interpolate(found.heat[at][None, None].float(), size=shown.shape[-2:], mode="bilinear")[0, 0]
-    return _Look(rgb(shown), heat.cpu().numpy(), aspect, known.class_names[found.chosen], place)
+        shown, aspect, place, source = _slice(given, count, at)
+    method = f"{found.method}, {' x '.join(map(str, found.grid))} positions made smooth"
+    heat = F.interpolate(found.heat[None, None].float(), size=shown.shape[-2:], mode="bilinear")[0, 0]
+    return Look(rgb(shown), heat.cpu().numpy(), aspect, known.class_names[found.chosen], place, source, method)
 
 
-def _slice(given: Mapping[str, Any], count: int, at: int) -> tuple[Tensor, float, str]:
+def _slice(given: Mapping[str, Any], count: int, at: int) -> tuple[Tensor, float, str, int | None]:
     """Return a slice `[C, H, W]` before resizing, its aspect and its place, by its number among all slices."""
     stacks = _by_role(given["ResizeImaged"])  # stacks of slices as channels [S * C, H, W]
     role, own_at, own = _own_place(stacks, count, at)
     shown = stacks[role].as_tensor().unflatten(0, (own, -1))[own_at]
-    return shown, _aspect(_by_role(given["SliceStackd"])[role]), _place(role, own_at, own)
+    loaded = _by_role(given["SliceStackd"])[role]
+    source = _source(loaded, own_at, own)
+    of_several = f"slice {own_at + 1} of the {own} it was shown" if own > 1 else ""
+    return shown, _aspect(loaded), _joined(role, _image(loaded, source), of_several), source
 
 
 def _by_role(image: Any) -> Mapping[str, Any]:
@@ -131,9 +138,30 @@ def _own_place(images: Mapping[str, Any], count: int, at: int) -> tuple[str, int
     return role, at % each % own, own
 
 
-def _place(role: str, at: int, count: int) -> str:
-    slice_ = f"slice {at + 1} of the {count} it was shown, from inferior to superior" if count > 1 else ""
-    return ", ".join(one for one in (role, slice_) if one)
+def _joined(*words: str) -> str:
+    return ", ".join(one for one in words if one)
+
+
+def _source(loaded: MetaTensor, at: int, count: int) -> int | None:
+    """Return the place along z of slice `at` of the `count` that `SliceStackd` took; None if it cuts across z."""
+    if loaded.ndim == 3:
+        return 0
+    axis, way = io_orientation(loaded.affine.numpy())[2]
+    depth = loaded.shape[-1]
+    along = int((at + 0.5) * depth / count)
+    return None if axis != 2 else along if way > 0 else depth - 1 - along
+
+
+def _image(loaded: MetaTensor, source: int | None) -> str:
+    """Name an image of the source, by the number that viewers show."""
+    images = loaded.meta.get("images", ())
+    if source is None:
+        return "a cut through all images"
+    if not images:
+        return ""
+    number, frame = images[source]
+    named = f"InstanceNumber {number}" if number else f"image {source + 1} of {len(images)} (without InstanceNumber)"
+    return f"{named}, frame {frame}" if frame else named
 
 
 def _aspect(image: MetaTensor) -> float:
@@ -146,7 +174,7 @@ def _aspect(image: MetaTensor) -> float:
     return height / width
 
 
-def _draw(look: _Look, prediction: Prediction, algorithm: Algorithm) -> np.ndarray:
+def _draw(shown: Look, prediction: Prediction, algorithm: Algorithm) -> np.ndarray:
     columns, rows = SIZE
     with rc_context(_STYLE):
         figure = Figure(figsize=(columns / 100, rows / 100), dpi=100)
@@ -155,12 +183,12 @@ def _draw(look: _Look, prediction: Prediction, algorithm: Algorithm) -> np.ndarr
         figure.text(0.29, 0.945, "not for clinical use", color=_WARNING, size=13, va="center")
         figure.text(0.975, 0.945, "not verified", color=_MUTED, size=11, va="center", ha="right")
         pictures = (
-            (look.pixels, "what the network saw"),
-            (overlay(look.pixels, look.heat), f"what spoke for {_short(look.name, 30)}"),
+            (shown.pixels, "what the network saw"),
+            (overlay(shown.pixels, shown.heat), f"what spoke for {_short(shown.name, 30)}"),
         )
         for place, (pixels, title) in enumerate(pictures):
             axes = figure.add_axes((0.025 + 0.352 * place, 0.15, 0.34, 0.7))
-            axes.imshow(pixels, aspect=look.aspect, interpolation="bilinear")
+            axes.imshow(pixels, aspect=shown.aspect, interpolation="bilinear")
             axes.set_axis_off()
             axes.set_anchor("N")
             figure.text(0.195 + 0.352 * place, 0.875, title, size=11, color=_INK, ha="center", va="center")
@@ -172,8 +200,9 @@ def _draw(look: _Look, prediction: Prediction, algorithm: Algorithm) -> np.ndarr
         bar.outline.set_visible(False)
         bar.ax.tick_params(colors=_MUTED, labelsize=9, length=0)
         _say(figure, prediction)
-        told = look.place, f"{algorithm.name}, {algorithm.version}, model {prediction.model[:12]}"
-        for height, text in zip((0.1, 0.055), told, strict=True):
+        about = f"{algorithm.name}, {algorithm.version}, model {prediction.model[:12]}"
+        told = shown.place, f"right: {shown.method}; a hint of the region, no outline", about
+        for height, text in zip((0.115, 0.075, 0.035), told, strict=True):
             figure.text(0.025, height, text, size=10, color=_MUTED, va="center")
         canvas.draw()
         return np.asarray(canvas.buffer_rgba())[..., :3].copy()
@@ -191,7 +220,7 @@ def _say(figure: Figure, prediction: Prediction) -> None:
     for place, (name, p) in enumerate(most):
         y, said = 0.775 - 0.085 * place, name in prediction.classes
         style: dict[str, Any] = {"size": 12, "weight": "bold" if said else "normal", "color": _INK if said else _MUTED}
-        figure.text(left, y, _short(name, 14), **style)
+        figure.text(left, y, _short(name, 12), **style)
         figure.text(left + width, y, f"{p:.3f}", ha="right", **style)
         for share, colour in ((1.0, "#2a3038"), (p, _WARNING if said else _MUTED)):
             figure.add_artist(Rectangle((left, y - 0.03), width * share, 0.014, color=colour, linewidth=0))

@@ -75,6 +75,7 @@ def draw_study(random: np.random.Generator, label: str) -> PhantomStudy:
     for _ in range(random.integers(50, 80)):  # vessels, thicker near the hilum
         add_patch(change, (2.5, 5.5), (250, 650), 0.2)
     findings = {name: np.zeros(SLICES, dtype=bool) for name in ("opacity", *OTHER_FINDINGS)}
+    place = np.zeros(z.shape, dtype=bool)
     recipe = {
         "nodule": (random.integers(2, 5), (5.0, 9.0), (750.0, 900.0), 0.08),
         "emphysema": (random.integers(6, 12), (9.0, 16.0), (-130.0, -80.0), 0.15),
@@ -89,6 +90,8 @@ def draw_study(random: np.random.Generator, label: str) -> PhantomStudy:
             add_patch(added, radius, gain, softness)
         change += added
         seen = (np.abs(added) > 0.5 * abs(gain[0])) & lungs
+        if name == "opacity":
+            place = seen
         findings[name] = seen.sum(axis=(1, 2)) >= 4
     hu += np.where(lungs, change, 0)
     if random.random() < 0.2:
@@ -103,7 +106,7 @@ def draw_study(random: np.random.Generator, label: str) -> PhantomStudy:
     noiseless = gaussian_filter(hu, (0.3, 0.6, 0.6))
     noise = gaussian_filter(random.normal(size=hu.shape), (0, 0.7, 0.7)) * random.uniform(50, 100)
     hounsfield, clean = (np.clip(v, -1024, 3071).astype(np.int16) for v in (noiseless + noise, noiseless))
-    return PhantomStudy(hounsfield, clean, findings)
+    return PhantomStudy(hounsfield, clean, findings, place)
 
 
 def write_study(path: Path, label: str, seed: int, number: int) -> None:

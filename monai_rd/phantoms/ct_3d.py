@@ -63,7 +63,7 @@ def draw_study(random: np.random.Generator, label: str) -> PhantomStudy:
     noise = gaussian_filter(random.standard_normal(hu.shape, dtype=np.float32), (0, 0.6, 0.6), truncate=2)
     noise *= random.uniform(20, 40)
     image, clean = (np.clip(values, -1024, 3071).astype(np.int16) for values in (clean + noise, clean))
-    return PhantomStudy(image, clean, findings)
+    return PhantomStudy(image, clean, findings, discs & (label == "nodules"))
 
 
 def write_study(path: Path, label: str, seed: int, number: int) -> None:

@@ -151,7 +151,7 @@ def draw_study(random: np.random.Generator, label: str) -> PhantomStudy:
     if random.random() < 0.3:  # the tube of the dermatoscope
         colour = colour * soft(np.hypot(y, x) / random.uniform(8.2, 10), 0.015)[..., None]
     image = np.clip(colour + 0.015 * random.normal(size=colour.shape), 0, 1)
-    return PhantomStudy(image[None].astype(np.float32), clean[None].astype(np.float32), findings)
+    return PhantomStudy(image[None].astype(np.float32), clean[None].astype(np.float32), findings, distance[None] < 1)
 
 
 def _branching(

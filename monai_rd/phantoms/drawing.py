@@ -21,11 +21,13 @@ class PhantomStudy:
         clean: the tissue without noise and acquisition effects, `[slices, rows, columns]`, or several of its properties
             `[slices, rows, columns, properties]`.
         findings: by name of the finding, which slices show it, bool `[slices]`.
+        place: where the finding of the study's class is, bool `[slices, rows, columns]`; nowhere if the class has none.
     """
 
     image: NDArray
     clean: NDArray
     findings: dict[str, NDArray[np.bool_]]
+    place: NDArray[np.bool_]
 
 
 def coordinates(*axes: tuple[int, float], sparse: bool = False) -> tuple[NDArray[np.float32], ...]:

@@ -119,7 +119,7 @@ def draw_study(random: np.random.Generator, label: str) -> PhantomStudy:
     coil = np.exp((way[0] * z / 48 + way[1] * y / 100 + way[2] * x / 100) - random.uniform(0, 0.3) * (1 - head) ** 2)
     noise = random.normal(size=(2, *shape)) * random.uniform(0.02, 0.05)
     image = np.hypot(clean * coil + noise[0], noise[1])  # magnitude image: Rician noise
-    return PhantomStudy(image.astype(np.float32), clean.astype(np.float32), findings)
+    return PhantomStudy(image.astype(np.float32), clean.astype(np.float32), findings, tumour)
 
 
 def write_study(path: Path, label: str, seed: int, number: int) -> None:

@@ -78,6 +78,7 @@ def draw_study(random: np.random.Generator, label: str, frames: int = 1) -> Phan
         else:
             side = random.choice([-1, 1])
             below += -20 * soft((19.2 - side * x) / random.uniform(4, 9), 0.15)
+    lesion = np.zeros(shape, dtype=bool)
     if label != "normal":
         malignant = label == "malignant"
         at = (random.uniform(-7, 4), random.uniform(-11, 11))
@@ -101,20 +102,23 @@ def draw_study(random: np.random.Generator, label: str, frames: int = 1) -> Phan
             column = soft(np.abs(x - at[1]) / wide, 0.12) * soft(-(y - at[0]) / tall + 1.2, 0.3)
             below += column * (random.uniform(-11, -5) if malignant else random.uniform(3, 6))
         findings["lesion"][:] = True
+        lesion = distance < 1
     clean = gaussian_filter(echo + below, 0.5)
 
     # Attenuation that the operator's gain curve does not fully compensate.
     gain = random.uniform(-0.15, 0.05) * depth + random.uniform(0, 2) * np.sin(depth / random.uniform(5, 12))
     spread, range_db, bright = random.uniform(0.5, 0.8), random.uniform(42, 58), random.uniform(-2, 6)
-    images, cleans = [], []
+    images, cleans, places = [], [], []
     for frame in range(frames):
-        moved = np.roll(clean, (frame // 2, frame), axis=(0, 1)) if frame else clean
+        moved, there = (np.roll(one, (frame // 2, frame), axis=(0, 1)) for one in (clean, lesion))
         waves = gaussian_filter(random.normal(size=(2, *shape)), (0, spread, 2 * spread))
         envelope = np.hypot(*waves) / waves.std()
         shown = 20 * np.log10(envelope * 10 ** ((moved + gain) / 20) + 1e-3)
         images.append(np.clip((shown + bright + range_db - 12) / range_db, 0, 1))
         cleans.append(moved)
-    return PhantomStudy(np.stack(images).astype(np.float32), np.stack(cleans).astype(np.float32), findings)
+        places.append(there)
+    image, clean = (np.stack(one).astype(np.float32) for one in (images, cleans))
+    return PhantomStudy(image, clean, findings, np.stack(places))
 
 
 def write_study(path: Path, label: str, seed: int, number: int) -> None:

@@ -71,9 +71,12 @@ def draw_study(random: np.random.Generator, label: str) -> PhantomStudy:
         clavicle = np.abs(y + 95 * size + side * random.uniform(0.1, 0.25) * (x - side * 10))
         density += 0.12 * soft(clavicle / 5, 0.15) * (side * x > 12) * (side * x < 125)
 
-    def shade(distance: NDArray, gain: float, softness: float, lung: NDArray) -> None:
+    place = np.zeros(shape, dtype=bool)
+
+    def shade(distance: NDArray, gain: float, softness: float, lung: NDArray, of_class: bool = True) -> None:
         nonlocal density
         density = density + gain * soft(distance, softness) * lung
+        np.logical_or(place, (distance < 1) & (lung > 0.5) & of_class, out=place)
 
     def spot(lung_of: int, high: tuple[float, float], out: tuple[float, float]) -> tuple[float, float]:
         """Draw a place in one lung: `high` in mm downwards, `out` from the middle (-1) to the edge (1) of the lung."""
@@ -94,7 +97,7 @@ def draw_study(random: np.random.Generator, label: str) -> PhantomStudy:
             which = int(random.integers(2))
             shade(
                 np.sqrt(ellipse(y, x, spot(which, (-60, 50), (-0.6, 0.7)), (1, 1))) / random.uniform(5, 9),
-                random.uniform(0.12, 0.22), 0.12, sides[which][3],
+                random.uniform(0.12, 0.22), 0.12, sides[which][3], of_class=False,
             )  # fmt: skip
     if occurs(random):
         findings["tube"][:] = True
@@ -133,7 +136,7 @@ def draw_study(random: np.random.Generator, label: str) -> PhantomStudy:
     noise = gaussian_filter(random.normal(size=shape), 0.5) * random.uniform(0.01, 0.03) * (0.5 + clean)
     image = np.clip((seen + noise) * random.uniform(0.85, 1.05) + random.uniform(-0.05, 0.08), 0, 1)
     image = image ** random.uniform(0.75, 1.3)
-    return PhantomStudy(image[None].astype(np.float32), clean[None].astype(np.float32), findings)
+    return PhantomStudy(image[None].astype(np.float32), clean[None].astype(np.float32), findings, place[None])
 
 
 def write_study(path: Path, label: str, seed: int, number: int) -> None:

@@ -1,4 +1,4 @@
-"""The Grad-CAM gallery of a report: correct and wrong, sure and unsure test items, and where the student looked."""
+"""The gallery of a report: correct and wrong, sure and unsure test items, and where the student looked."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from matplotlib import colormaps
 from monai.data import DataLoader
 from torch import Tensor
 
-from monai_rd.report.gradcam import Explanation, explain, grad_cam_level
+from monai_rd.report.explaining import Explanation, explain, grad_cam_level
 from monai_rd.report.page import part, picture
 
 if TYPE_CHECKING:
     from monai_rd.networks import Student
 
-__all__ = ["GalleryItem", "choose", "gallery", "overlay", "rgb", "slices_and_place"]
+__all__ = ["GalleryItem", "choose", "gallery", "overlay", "rgb", "slices_of"]
 
 EACH = 2  # items of each kind
 MOST_CLASSES = 5
@@ -74,7 +74,7 @@ def gallery(
     indices: np.ndarray,
     class_names: Sequence[str],
     multi_label: bool,
-) -> tuple[Markup, tuple[int, ...]]:
+) -> tuple[Markup, Explanation | None]:
     """Make the gallery's markup. Items are identified only by their position in the test list, from 1.
 
     Args:
@@ -88,21 +88,20 @@ def gallery(
         multi_label: whether an image may have any number of classes.
 
     Returns:
-        The markup, and the size of the student's feature map; an empty size if there is no map and so no heat map.
+        The markup, and the explanation of the last item, whose method and grid are those of all; None without items.
     """
     network.to(device).eval()
     items: list[dict[str, Any]] = []
     level = None
-    grid: tuple[int, ...] = ()
+    found: Explanation | None = None
     for shown in choose(probabilities, labels, multi_label):
         place = int(indices[shown.row])
         batch = loader.collate_fn([loader.dataset[place]])
         image = batch["image"].as_subclass(torch.Tensor).to(device)
         level = level if items else grad_cam_level(network, image)
         found = explain(network, image, level, multi_label)
-        grid = found.grid
         items.append(_item(shown.kind, place, image[0], labels[shown.row], found, class_names, multi_label))
-    return part("gallery", items=items), grid
+    return part("gallery", items=items), found
 
 
 def _item(
@@ -116,12 +115,10 @@ def _item(
 ) -> dict[str, Any]:
     """Return the values with which `templates/parts.html` shows an item."""
     chosen = names[found.chosen]
-    slices, at = slices_and_place(image, found)
-    pixels = rgb(slices[at])
+    slices = slices_of(image, found)
+    pixels = rgb(slices[found.place])
     told = f"test item {place + 1}"
-    pictures = [picture(pixels, told)]
-    if found.heat is not None:
-        pictures.append(picture(overlay(pixels, found.heat[at].cpu().numpy()), f"{told}, what spoke for {chosen}"))
+    hot = overlay(pixels, found.heat.cpu().numpy())
     if multi_label:
         truth = ", ".join(name for name, there in zip(names, label, strict=True) if there) or "none of the classes"
     else:
@@ -130,29 +127,20 @@ def _item(
     return {
         "number": place + 1,
         "kind": kind,
-        "pictures": pictures,
+        "pictures": [picture(pixels, told), picture(hot, f"{told}, what spoke for {chosen}")],
         "said": f"most probable: {chosen}" if multi_label else f"says {chosen}",
         "wrong": not multi_label and int(label) != found.chosen,
         "truth": truth,
         "probabilities": [(names[index], float(found.probabilities[index])) for index in likeliest],
-        "strip": _strip(found, at, len(slices), chosen) if len(slices) > 1 else None,
+        "strip": _strip(found, len(slices), chosen) if len(slices) > 1 else None,
     }
 
 
-def slices_and_place(image: Tensor, found: Explanation) -> tuple[Tensor, int]:
-    """Return the slices `[S, C, H, W]` of an item, and the slice with the most evidence for the chosen class.
-
-    For a bag of slices that is the slice with the highest probability, for a volume the slice with the most heat among
-    those that show anything (a field in mm may reach beyond the scan).
-    """
-    if found.slices is None:  # the windows [S, D, H, W] of a volume
-        slices = image.flatten(0, 1)[:, None]
-        if found.heat is None:
-            return slices, len(slices) // 2
-        empty = slices.amax(dim=(1, 2, 3)) == slices.amin(dim=(1, 2, 3))
-        return slices, int(found.heat.mean(dim=(1, 2)).masked_fill(empty.to(found.heat.device), -1).argmax())
-    slices = image if image.dim() == 4 else image[None]
-    return slices, int(found.slices[:, found.chosen].argmax())
+def slices_of(image: Tensor, found: Explanation) -> Tensor:
+    """Return the slices `[S, C, H, W]` of an item, those of a volume's windows `[S, D, H, W]` one after the other."""
+    if found.slices is None:
+        return image.flatten(0, 1)[:, None]
+    return image if image.dim() == 4 else image[None]
 
 
 def rgb(image: Tensor) -> np.ndarray:
@@ -168,13 +156,11 @@ def overlay(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
     return (pixels * (1 - opacity) + colours * opacity).round().astype(np.uint8)
 
 
-def _strip(found: Explanation, at: int, count: int, chosen: str) -> tuple[list[float], int, str]:
+def _strip(found: Explanation, count: int, chosen: str) -> tuple[list[float], int, str]:
     """Return a value per slice (its own probability, or its share of a volume's heat), the slice shown, a caption."""
-    shown = f"shown: slice {at + 1} of {count}"
+    at, shown = found.place, f"shown: slice {found.place + 1} of {count}"
     if found.slices is not None:
-        values = found.slices[:, found.chosen]
-        return values.tolist(), at, f"{chosen} by each slice alone; {shown}, {float(values[at]):.2f}"
-    if found.heat is not None:
-        values = found.heat.mean(dim=(1, 2))
-        return (values / values.max().clamp(min=torch.finfo(values.dtype).tiny)).tolist(), at, f"heat by slice; {shown}"
-    return [], at, shown
+        values = found.slices[:, found.chosen].tolist()
+        return values, at, f"{chosen} by each slice alone; {shown}, {values[at]:.2f}"
+    assert found.heat_by_slice is not None
+    return found.heat_by_slice.tolist(), at, f"heat by slice; {shown}"

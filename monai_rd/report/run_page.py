@@ -17,6 +17,7 @@ from monai.data import DataLoader
 from monai_rd.handlers.history import read_history
 from monai_rd.report import figures, page
 from monai_rd.report.curves import calibrated_events, reliability
+from monai_rd.report.explaining import METHODS
 from monai_rd.report.gallery import gallery
 from monai_rd.report.memorised import memorised
 from monai_rd.report.metrics import METRIC_NAMES, OF_CLASSES
@@ -290,14 +291,14 @@ class RunPage:
     def _gallery(self) -> list[Markup]:
         run, scores = self.run, self.scores
         given = (run.network, run.loader, run.device, self.probabilities, scores.labels, scores.indices)
-        markup, grid = gallery(*given, self.names, self.multi_label)
+        markup, explained = gallery(*given, self.names, self.multi_label)
         notes = ["Items are numbered by their place in the test list. Left: the image as the student saw it."]
         if self.run.decision.points and not self.multi_label:
             notes.append("“Right” and “wrong” are those of the most probable class here, not of the operating point.")
-        if grid:
+        if explained:
             notes.append(
-                "Right: in warm colours what spoke for the class named (Grad-CAM, arXiv 1610.02391), a map of "
-                f"{' × '.join(map(str, grid))} positions made smooth: a hint of the region, no outline."
+                f"Right: in warm colours what spoke for the class named ({METHODS[explained.method]}), a map of "
+                f"{' × '.join(map(str, explained.grid))} positions made smooth: a hint of the region, no outline."
             )
         if scores.slices and len(scores.slices[0]) > 1:
             notes.append(

@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 from monai_rd.cli.app import app
 from monai_rd.export.manifest import manifest
 from monai_rd.inference import Predictor, TrainedBundle, read_scores
+from monai_rd.integrations.explanation import look
 from tests.bundles.commands import copied, infer, train
-from tests.inference.test_roles import _look, by_hand
+from tests.inference.test_roles import by_hand
 from tests.role_files import SEQUENCES, write_sequences, write_views
 from tests.small import SMALL
 from tests.trained import VOLUMES, trained_bundle
@@ -53,7 +54,7 @@ def test_probabilities_are_the_mean_by_hand(
         assert list(one.probabilities.values()) == pytest.approx(by_hand(predictor, files), abs=2e-6)
         assert [str(file) for file in one.files] == files
         assert (one.series, one.study) == ("", "")
-        assert _look(predictor, one).place.partition(",")[0] in one.roles
+        assert look(predictor, one).place.partition(",")[0] in one.roles
     assert {role: manifest(TrainedBundle(bundle))["input"]["roles"][role] for role in names} == dict.fromkeys(names)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
+from monai_rd.datasets.studies import files_of_item, find_studies
 from monai_rd.inference import Prediction, Predictor, TrainedBundle
 from monai_rd.integrations.dicom_output import (
     RESEARCH_ONLY,
@@ -32,8 +34,8 @@ from monai_rd.integrations.dicom_output import (
     structured_report,
     text_report,
 )
-from monai_rd.integrations.explanation import SIZE, explanation_picture
-from tests.dicom_files import NAME, PATIENT_ID, enhanced, image_library, make_series
+from monai_rd.integrations.explanation import SIZE, explanation_picture, look
+from tests.dicom_files import AXIAL, NAME, PATIENT_ID, SAGITTAL, enhanced, image_library, make_series
 from tests.trained import VOLUMES
 
 SHAPE = (40, 44)
@@ -174,6 +176,29 @@ def test_picture_shows_the_slice_in_its_proportions(predictor: Predictor, scored
     rows, columns = (np.flatnonzero(shown.max(axis=2).max(axis=1 - axis)) for axis in (0, 1))
     height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
     assert height / width == pytest.approx(40 * 1.6 / (44 * 0.8), rel=0.03)
+
+
+@pytest.mark.parametrize("downwards", [False, True])
+def test_picture_names_the_image_that_it_shows(predictor: Predictor, tmp_path: Path, downwards: bool) -> None:
+    """Whichever way the slices are stored: the number's file has the pixels."""
+    way = (1.0, 0.0, 0.0, 0.0, -1.0, 0.0) if downwards else AXIAL
+    make_series(tmp_path, slices=9, orientation=way, shape=SHAPE, seed=3)
+    (one,) = predictor(tmp_path)
+    shown = look(predictor, one)
+    named = re.fullmatch(r"InstanceNumber (\d+), slice \d of the \d it was shown", shown.place)
+    assert named, shown.place
+    (header,) = [read for read in map(dcmread, one.files) if read.InstanceNumber == int(named[1])]
+    grey = np.clip((header.pixel_array * 2.0 - 1024 + 1350) / 1500, 0, 1)  # the lung window
+    np.testing.assert_allclose(shown.pixels[..., 0], 255 * (grey[::-1] if downwards else grey), atol=1)
+    assert shown.method == "occlusion, 9 x 9 positions made smooth"
+
+
+def test_picture_across_all_images_names_none(predictor: Predictor, tmp_path: Path) -> None:
+    make_series(tmp_path, slices=9, orientation=SAGITTAL, shape=SHAPE, spacing=(1.0, 1.0))
+    (item,) = find_studies(tmp_path).items
+    assert predictor.algorithm
+    one = Prediction("1", "1.2", "1.3", ("clear",), {"clear": 1.0}, files=files_of_item(item))
+    assert look(predictor, one).place.startswith("a cut through all images, slice ")
 
 
 @pytest.mark.slow

@@ -113,6 +113,18 @@ def test_neither_brightness_nor_other_findings_tell_the_classes_apart(modality: 
             assert 1 <= sum(found.any() for found in seen) <= 18, (label, name)
 
 
+@pytest.mark.parametrize("modality", [name for name in MODALITIES])
+def test_the_place_of_the_finding_is_where_its_slices_are(modality: str) -> None:
+    kind = MODALITIES[modality]
+    finding = {"ct": "opacity", "mr": "tumour"}.get(modality, "lesion")
+    for number, label in enumerate(kind.CLASS_NAMES):
+        study = kind.draw_study(np.random.default_rng([5, number]), label)
+        assert study.place.shape == study.image.shape[:3]
+        shown = study.place.sum(axis=(1, 2)) >= (4 if modality == "ct" else 3)
+        np.testing.assert_array_equal(shown, study.findings[finding])
+        assert study.place.mean() < 0.5
+
+
 def test_a_finished_cohort_is_used_and_another_one_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cohort = Path(phantom_cohort(tmp_path))
     made = (cohort / "labels.csv").stat().st_mtime_ns
