@@ -368,7 +368,7 @@ def _words(prediction: Prediction, algorithm: Algorithm) -> list[str]:
         f"{RESEARCH_ONLY}. Made by a program, seen by nobody.",
         f"Answer: {', '.join(prediction.classes) or 'none of the classes'}",
         *(f"Probability of {name}: {100 * p:.1f} %" for name, p in prediction.probabilities.items()),
-        *(f"Cannot be ruled out (90 % conformal set): {name}{one}" for name, one in sets),
+        *(f"Cannot be ruled out (90 % conformal set): {name}{one.replace('|', ', ')}" for name, one in sets),
         *(f"Unlike the training data: {flag}" for flag in prediction.flags),
         *(f"Operating point: {one}" for one in algorithm.thresholds),
         f"By {algorithm.name} {algorithm.version}, model {prediction.model[:12]}",

@@ -133,6 +133,8 @@ def test_sets_are_listed_and_said_in_words(predictor: Predictor, scored: Predict
     listed, said = of(replace(scored, sets=(tuple(names),)))
     assert listed == [names]
     assert "Cannot be ruled out (90 % conformal set): any class\n" in said
+    three = replace(scored, probabilities={"a": 0.5, "b": 0.3, "c": 0.2}, classes=("a",))
+    assert "Cannot be ruled out (90 % conformal set): a, b\n" in of(replace(three, sets=(("a", "b"),)))[1]
     listed, said = of(replace(scored, sets=((),)))
     assert listed == [[]]
     assert "(90 % conformal set): no class\n" in said
