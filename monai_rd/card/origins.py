@@ -69,7 +69,9 @@ def find_origins(
     else:
         data = Origin(DATA, "the user's own", source="the user")
     if rank() == 0 and strictest(found) != "allowed":
-        logger.warning("licences: %s; the model card, exports and reports will say so", licences_in_words(found))
+        remedy = "; --licences tells one" if any(one.commercial_use == "unknown" for one in found) else ""
+        said = licences_in_words(found)
+        logger.warning("licences: %s; the model card, exports and reports will say so%s", said, remedy)
     return [*found, _told(data, told.get("data"))]
 
 

@@ -37,6 +37,7 @@ def test_a_training_warns_of_what_is_forbidden_unknown_or_special(caplog: pytest
         (record,) = caplog.records
         assert record.levelno == logging.WARNING
         assert said in record.getMessage()
+        assert record.getMessage().endswith("; --licences tells one") is (NOBODYS in teachers)
     assert "the model card, exports and reports will say so" in caplog.text
 
 
