@@ -176,6 +176,28 @@ def test_seeds_with_labels_of_their_own_are_compared_together(
     assert line[5].strip() in told
 
 
+def test_raps_sums_probabilities_and_covers_what_it_promises(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raps, p = script("raps"), np.array([[0.2, 0.5, 0.3]])
+    assert raps.scores(p, 0.1, 1, 0.0).tolist() == [pytest.approx([1.2, 0.5, 0.9])]
+    assert raps.scores(p, 0.1, 1, 0.5).tolist() == [pytest.approx([1.1, 0.25, 0.75])]
+    assert [raps.largest(np.arange(n)) for n in (9, 19)] == [8, 17]
+    random, known = np.random.default_rng(0), {}
+    for name, n in (("validation_", 150), ("", 300)):
+        y = random.integers(3, size=n)
+        p = np.exp(2 * random.normal(size=(n, 3)) + 3 * np.eye(3)[y])
+        known |= {f"{name}probabilities": p / p.sum(axis=1, keepdims=True), f"{name}labels": y}
+    (tmp_path / "cohort" / "runs" / "a").mkdir(parents=True)
+    np.savez(tmp_path / "cohort" / "runs" / "a" / "predictions.npz", **known)
+    monkeypatch.setattr("sys.argv", ["raps.py", "--resamplings", "100", str(tmp_path / "cohort" / "runs")])
+    raps.main()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[1] for row in rows] == list(raps.WAYS)
+    for row in rows:
+        assert float(row[2]) == pytest.approx(0.91, abs=0.02), row
+
+
 def test_coverage_of_mixed_images_is_what_is_promised(
     script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,7 +19,7 @@ from monai_rd.operating_point import DECIMALS
 __all__ = ["LEVEL", "ConformalSet", "excluded", "set_in_words"]
 
 LEVEL = 0.9  # share of studies whose set holds the true answer
-_FEWEST = 20  # validation studies of every answer from which on each answer has a limit of its own
+FEWEST = 20  # validation studies of every answer from which on each answer has a limit of its own
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class ConformalSet:
         p, y = np.asarray(probabilities, dtype=np.float64), np.asarray(labels, dtype=np.int64)
         true, answers = np.round(p[np.arange(len(y)), y], DECIMALS), range(p.shape[1])
         n = tuple(int((y == answer).sum()) for answer in answers)
-        if min(n) >= _FEWEST:
+        if min(n) >= FEWEST:
             return cls("class-conditional", n, tuple(_limit(true[y == answer]) for answer in answers))
         if excluded(len(y)) == 0:
             return None
