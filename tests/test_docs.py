@@ -18,7 +18,7 @@ from monai_rd.cli.app import app
 from monai_rd.protocol.experiments import TABLES
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/**/*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md"))]
 PAGES += [ROOT / "benchmarks" / "results" / "README.md", *sorted(ROOT.glob("bundles/*/docs/README.md"))]
 CONFIGS = [path for path in ROOT.glob("bundles/*/configs/*.json") if path.name != "metadata.json"]
 IDS = {key for path in CONFIGS for key in json.loads(path.read_text(encoding="utf-8"))} | {"config_file", "bundle_root"}

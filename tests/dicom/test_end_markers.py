@@ -56,7 +56,7 @@ CODECS: dict[str, tuple[str, int, Callable[[np.ndarray], bytes]]] = {
         lambda a: pillow(a, "JPEG2000", no_jp2=True, tile_size=(32, 32)),
     ),
 }
-if imagecodecs.HTJ2K.available:
+if getattr(getattr(imagecodecs, "HTJ2K", None), "available", False):  # not in those for Python 3.10
     htj2k = ("1.2.840.10008.1.2.4.201", 12, lambda a: imagecodecs.htj2k_encode(a, reversible=True))
     CODECS["HTJ2K"] = htj2k
 
