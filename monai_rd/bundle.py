@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
+from monai_rd.conformal_groups import check_conformal_groups
 from monai_rd.errors import original_error
 from monai_rd.files import error_text, no_room, sha256
 from monai_rd.memory import keep_freed_memory
@@ -36,6 +37,7 @@ __all__ = [
     "argument_pairs",
     "bundle_config",
     "bundle_root",
+    "check_conformal_groups",
     "check_operating_point",
     "check_overrides",
     "default_device",

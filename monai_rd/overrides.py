@@ -319,6 +319,17 @@ def _operating_point(key: str, value: Any, word: str | None) -> str:
     return asked
 
 
+def _conformal_groups(key: str, value: Any, word: str | None) -> str:
+    from monai_rd.conformal_groups import check_conformal_groups
+
+    asked = _text(key, value, word)
+    try:
+        check_conformal_groups(asked)
+    except ValueError as error:
+        raise OverrideError(f"--{error}") from None
+    return asked
+
+
 def _device(key: str, value: Any, word: str | None) -> Any:
     import torch
 
@@ -366,10 +377,11 @@ _KINDS: dict[str, Callable[[str, Any, str | None], Any]] = {
     **dict.fromkeys(("spacing", "field", "teacher_spacing", "view_spacing"), _lengths),
     "device": _device,
     "operating_point": _operating_point,
+    "conformal_groups": _conformal_groups,
 }
 _OPTIONAL = {
     *("data_list", "adapters_dir", "teacher_checkpoint", "teacher_options", "student_weights", "adapter"),
     *("class_names", "num_classes", "series_rule", "unlabelled", "epoch_steps", "teacher_size", "cross_fit"),
     *("class_weights", "image_size", "slices", "spacing", "field", "teacher_spacing", "view_spacing"),
-    *("operating_point", "licences"),
+    *("operating_point", "conformal_groups", "licences"),
 }

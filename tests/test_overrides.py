@@ -115,6 +115,7 @@ def test_expressions_are_left_to_monai(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (["--operating_point", "sensitivity 95"], "at most 1, got 'sensitivity 95'"),
         (["--operating_point", "0.95"], "at most 1, got '0.95'"),
+        (["--conformal_groups", "hospital"], "--conformal_groups: 'scanner' or 'site' is needed, got 'hospital'"),
         (["--num_classes", "1"], "--num_classes: a whole number of at least 2"),
         (["--cross_fit", "1"], "--cross_fit: a whole number of at least 2"),
     ],

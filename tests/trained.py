@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,20 @@ VOLUMES: dict[str, Any] = {
 }
 
 
-def trained_bundle(to: Path, modality: str = "ct", limits: tuple[float, ...] = (), **settings: Any) -> Path:
+def trained_bundle(
+    to: Path,
+    modality: str = "ct",
+    limits: tuple[float, ...] = (),
+    of_scanners: Mapping[str, tuple[float, ...]] | None = None,
+    **settings: Any,
+) -> Path:
     """A copy of a bundle with a student of random weights that says other things of other images.
 
     Args:
         to: where the copy is made.
         modality: of the bundle.
         limits: of the student's conformal set, by class; empty for a student without.
+        of_scanners: limits of scanners that have their own.
         settings: where they are not the bundle's defaults with a small student, 32 pixels and 3 slices.
     """
     root = copied(modality, to)
@@ -51,10 +59,15 @@ def trained_bundle(to: Path, modality: str = "ct", limits: tuple[float, ...] = (
     (root / "models").mkdir()
     torch.save(student.state_dict(), root / "models" / "model.pt")
     if limits:
-        sets = Decision((ConformalSet("class-conditional", (20,) * len(limits), limits),))
+        made = {name: (_set(own),) for name, own in (of_scanners or {}).items()}
+        sets = Decision((_set(limits),), (), "scanner" if made else None, made)
         settings["decision"] = {"model_sha256": sha256(root / "models" / "model.pt"), **sets.stored()}
     (root / "models" / "settings.json").write_text(json.dumps(settings))
     return root
+
+
+def _set(limits: tuple[float, ...]) -> ConformalSet:
+    return ConformalSet("class-conditional", (20,) * len(limits), limits)
 
 
 def trained_files(root: Path, **settings: Any) -> Path:

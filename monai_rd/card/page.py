@@ -225,9 +225,15 @@ def _sets(facts: Mapping[str, Any]) -> list[str]:
         of = n if several else other["items"]
         rows.append([literal(name), str(of), *(measured(one.get(key)) for key in numbers)])
     answers, label = (PRESENCE, ["Label"]) if several else (names, [])
+    own = decision.get("of_groups", {})
+    grouped = [decision["grouped_by"].capitalize()] if own else []
     limits = [
-        [*([literal(name)] if several else []), literal(answer), one["kind"], str(count), f"{limit:.4f}"]
-        for name, one in zip(names, decision["sets"], strict=False)
+        [*group, *([literal(name)] if several else []), literal(answer), one["kind"], str(count), f"{limit:.4f}"]
+        for group, sets in [
+            *(([literal(key)], of) for key, of in own.items()),
+            (["any other"] * len(grouped), decision["sets"]),
+        ]
+        for name, one in zip(names, sets, strict=False)
         for answer, count, limit in zip(answers, one["n"], one["limits"], strict=True)
     ]
     return [
@@ -235,7 +241,7 @@ def _sets(facts: Mapping[str, Any]) -> list[str]:
         "exchangeable with the validation set. On the test set:",
         table(header, rows),
         "An answer is in the set from this probability on; n is the number of its validation studies:",
-        table([*label, "Answer", "Kind", "n", "Limit"], limits),
+        table([*grouped, *label, "Answer", "Kind", "n", "Limit"], limits),
     ]
 
 

@@ -226,7 +226,7 @@ def reference_of_validation(
     """Summarise the validation studies of a training, one of each patient.
 
     Not the training studies: the student has fitted them, and is surer of them than of any new one. No validation study
-    has a flag, as the range of what is usual is theirs.
+    has a flag but UNKNOWN_GROUP, as the range of what is usual is theirs.
 
     Args:
         items: the validation set, as the network sees it.
@@ -241,6 +241,6 @@ def reference_of_validation(
         patient = items[place].get("patient") or str(place)
         if patient not in found:
             bare = Prediction("", facts=study_facts(items[place]))
-            row = probabilities[place].tolist()
-            found[patient] = bare.answered(row, class_names, multi_label, "", [], decision)
+            row, group = probabilities[place].tolist(), decision.group_of(items[place])
+            found[patient] = bare.answered(row, class_names, multi_label, "", [], decision, group)
     return Reference.of(list(found.values()), model, "validation set")

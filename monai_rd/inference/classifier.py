@@ -224,7 +224,8 @@ class StudyClassifier:
         slices = [] if found.slices is None else found.slices.tolist()
         p, flags = found.study.tolist(), item["flags"]
         named = replace(named, facts=study_facts(item))
-        return named.answered(p, self.class_names, self.multi_label, flags, slices, self.decision)
+        group = self.decision.group_of(item)
+        return named.answered(p, self.class_names, self.multi_label, flags, slices, self.decision, group)
 
     def step(self, engine: Engine, items: Sequence[Prepared]) -> list[dict[str, Any]]:
         """Score a batch, as the `iteration_update` of MONAI's `SupervisedEvaluator`.

@@ -16,10 +16,10 @@ from numpy.typing import ArrayLike
 
 from monai_rd.operating_point import DECIMALS
 
-__all__ = ["LEVEL", "ConformalSet", "excluded", "set_in_words"]
+__all__ = ["FEWEST", "LEVEL", "ConformalSet", "excluded", "set_in_words"]
 
 LEVEL = 0.9  # share of studies whose set holds the true answer
-FEWEST = 20  # validation studies of every answer from which on each answer has a limit of its own
+FEWEST = 20  # validation studies from which on an answer, or a scanner or site, has limits of its own
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class ConformalSet:
     """The limits for one question that has exactly one true answer, such as "which class?" or "is the class present?".
 
     Args:
-        kind: "class-conditional": 90 % of the studies of every answer are covered; "marginal": 90 % of all studies.
+        kind: "class-conditional": 90 % of the studies of every answer are covered; "marginal": 90 % of all studies;
+            "by scanner" or "by site": for a study of another group, see `lowest`.
         n: validation studies of each answer.
         limits: for each answer the probability in [0, 1] from which on it is in the set.
 
@@ -68,6 +69,11 @@ class ConformalSet:
         if excluded(len(y)) == 0:
             return None
         return cls("marginal", n, (_limit(true),) * len(n))
+
+    @classmethod
+    def lowest(cls, kind: str, known: Sequence[ConformalSet]) -> ConformalSet:
+        """Return the lowest limits of several, with the `n` of the first: its sets hold the sets of each of them."""
+        return cls(kind, known[0].n, tuple(map(min, zip(*(one.limits for one in known), strict=True))))
 
     def members(self, probabilities: ArrayLike) -> np.ndarray:
         """Return which answers are in the set, bool `[..., answers]`, from their probabilities, same shape."""

@@ -11,6 +11,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from monai_rd.conformal_groups import UNKNOWN_GROUP
 from monai_rd.errors import StudyError, count_codes
 from monai_rd.files import atomic_write
 from monai_rd.inference.conformal import set_in_words
@@ -41,7 +42,7 @@ class Prediction:
             that cannot be ruled out; for multi-label data one for each class, of "absent" and "present".
         slices: probabilities of each slice alone, by class index (the logits of a study are the mean of the logits of
             its slices); empty for volumes, which are scored as a whole.
-        flags: codes of the reasons why the study may be out of scope, see `HeaderInScoped`.
+        flags: codes of the reasons why the study may be out of scope, see `HeaderInScoped`; UNKNOWN_GROUP.
         problem: code of the reason why there is no prediction, "" if there is one.
         message: the problem as a sentence.
         multi_label: whether an image may have several classes or none.
@@ -92,6 +93,7 @@ class Prediction:
         flags: str,
         slices: Sequence[Sequence[float]],
         decision: Decision,
+        group: str = "",
     ) -> Prediction:
         """Return a copy with the network's probabilities.
 
@@ -103,6 +105,8 @@ class Prediction:
             flags: codes joined by "|".
             slices: probabilities of each slice alone `[S, classes]`; empty for a volume.
             decision: of the student.
+            group: the study's scanner or site, see `Decision.group_of`. Where the student asks for one and it has no
+                sets of its own, the copy has the flag UNKNOWN_GROUP.
         """
         if not all(math.isfinite(p) for p in probabilities):
             message = "the network gives no number for it; if it does so for every study, the training has diverged"
@@ -116,9 +120,9 @@ class Prediction:
             self,
             classes=tuple(found),
             probabilities=by_name,
-            sets=decision.answers(list(by_name.values()), class_names),
+            sets=decision.answers(list(by_name.values()), class_names, group),
             multi_label=multi_label,
-            flags=_codes(flags),
+            flags=_codes(flags) + ((UNKNOWN_GROUP,) if decision.grouped_by and not group else ()),
             slices=tuple(tuple(round(p, DECIMALS) for p in one) for one in slices),
         )
 

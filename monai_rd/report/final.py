@@ -76,6 +76,7 @@ class FinalReport:
         validation: the validation set; None leaves the student's temperature and sets unchanged.
         operating_point: the class is said from the probability on that reaches this on the validation set, such as
             "sensitivity 0.95"; None: at 0.5. Without a validation set the student's own is kept.
+        conformal_groups: "scanner" or "site" for conformal limits of each, see `Decision.fit`; None: the same for all.
 
     Example:
         >>> import torch
@@ -108,13 +109,14 @@ class FinalReport:
         page: bool = True,
         validation: Dataset | None = None,
         operating_point: str | None = None,
+        conformal_groups: str | None = None,
     ) -> None:
         self.model_path, self.output_dir = Path(model_path), Path(output_dir)
         self.network, self.loader, self.class_names = network, loader, list(class_names)
         self.device = torch.device(device)
         self.method, self.teacher, self.phantom, self.settings = method, teacher, phantom, settings or {}
         self.multi_label, self.page, self.validation = multi_label, page, validation
-        self.operating_point = operating_point
+        self.operating_point, self.conformal_groups = operating_point, conformal_groups
 
     def run(self) -> dict[str, Any]:
         """Evaluate the student, and print and write the results.
@@ -149,7 +151,7 @@ class FinalReport:
         unread = count_codes(scores.unread)
         result = {"class_names": self.class_names, "phantom": self.phantom, "settings": self.settings, "test": rows}
         calibration = self._calibration(scores)
-        sets = set_metrics(decision, scores.probabilities["student"], scores.labels)
+        sets = set_metrics(decision, scores.probabilities["student"], scores.labels, self._groups(decision, scores))
         result |= {"unread": unread, "calibration": calibration, "sets": sets, "decision": decision.stored()}
         atomic_write(json.dumps(result, indent=2) + "\n", self.output_dir / "metrics.json")
         self._print(rows, calibration, sets, decision)
@@ -169,7 +171,9 @@ class FinalReport:
         state = torch.load(self.model_path, map_location="cpu", weights_only=True)
         save_atomically({**state, "temperature": self.network.temperature.cpu()}, self.model_path)
         probabilities = class_probabilities(torch.from_numpy(logits) / temperature, self.multi_label).numpy()
-        decision = Decision.fit(probabilities, labels, self.multi_label, self.operating_point)
+        kind = self.conformal_groups
+        groups = () if kind is None else [item.get(kind, "") for item in validation]
+        decision = Decision.fit(probabilities, labels, self.multi_label, self.operating_point, kind, groups)
         self._store(decision)
         known = (probabilities, self.class_names, self.multi_label, decision, sha256(self.model_path))
         reference_of_validation(validation, *known).write(self.model_path.with_name("reference.json"))
@@ -187,6 +191,13 @@ class FinalReport:
         path = self.model_path.with_name("settings.json")
         known = json.loads(path.read_text()) if path.is_file() else {}
         return Decision.of(known.get("decision"), sha256(self.model_path))
+
+    def _groups(self, decision: Decision, scores: TestScores) -> list[str] | None:
+        """Return the groups of the test studies; None if the sets are the same for all."""
+        if decision.grouped_by is None:
+            return None
+        items = self.loader.dataset.data
+        return [decision.group_of(items[place]) for place in scores.indices]
 
     def _calibration(self, scores: TestScores) -> dict[str, Any]:
         """Return the temperature, and the expected calibration error on the test set without and with it."""
@@ -269,6 +280,8 @@ class FinalReport:
             console.print(sets_in_words(sets), soft_wrap=True, highlight=False)
         elif saved:
             console.print("no conformal sets: fewer than 9 validation studies", highlight=False)
+        if saved and self.conformal_groups is not None:
+            console.print(decision.groups_in_words(self.conformal_groups), soft_wrap=True, highlight=False)
         for told in decision.points_in_words(self.class_names):
             console.print(f"the student says {told}", soft_wrap=True, highlight=False)
         console.print(f"student {'saved' if saved else 'measured'}: {self.model_path}", soft_wrap=True)

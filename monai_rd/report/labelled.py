@@ -91,7 +91,7 @@ class LabelledReport:
         found = measure(p, y, chosen=said)
         found["calibration_error"] = {"value": reliability(*calibrated_events(p, y, self.multi_label)).error}
         groups = group_metrics(p, y, [row[2] for row in self._rows], self.multi_label, said)
-        sets = set_metrics(self.decision, p, y)
+        sets = set_metrics(self.decision, p, y, [self.decision.group_of(row[2]) for row in self._rows])
         content = {"class_names": self.class_names, "metrics": found, "sets": sets, "groups": groups}
         atomic_write(json.dumps(content, indent=1) + "\n", self.path)
         terminal(width=120).print(_table(found, groups))

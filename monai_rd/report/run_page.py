@@ -227,6 +227,12 @@ class RunPage:
             for name, one in zip(self.names, found["classes"], strict=True)
         ]
         body.append(page.table(cells, ["true class" if not self.multi_label else "label", *columns.values()]))
+        if found["groups"]:
+            cells = [
+                [key or "any other", str(one["n"]), *(_cell(one[name]) for name in columns)]
+                for key, one in found["groups"].items()
+            ]
+            body.append(page.table(cells, [str(self.run.decision.grouped_by), "studies", *columns.values()]))
         kinds = sorted(set(found["kinds"]))
         return [
             *body,

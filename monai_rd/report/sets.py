@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,13 +15,16 @@ from monai_rd.report.metrics import normal
 __all__ = ["AnsweredCurve", "answered_curve", "set_metrics", "sets_in_words"]
 
 
-def set_metrics(decision: Decision, probabilities: ArrayLike, labels: ArrayLike) -> dict[str, Any] | None:
+def set_metrics(
+    decision: Decision, probabilities: ArrayLike, labels: ArrayLike, groups: Sequence[str] | None = None
+) -> dict[str, Any] | None:
     """Measure conformal sets.
 
     Args:
         decision: of the student.
         probabilities: calibrated `[N, classes]`, N > 0.
         labels: class indices `[N]`; multi-label: 0 or 1 `[N, classes]`.
+        groups: see `Decision.members`.
 
     Returns:
         None if the student gives no sets. Else with `value` and 95 % `interval` (Wilson's; for multi-label data, whose
@@ -32,10 +36,12 @@ def set_metrics(decision: Decision, probabilities: ArrayLike, labels: ArrayLike)
           None if there are none.
         - `kinds` and `classes`: the kind of each set, and for each class coverage, answered and accuracy: of the
           studies of this class, or for multi-label data of the label.
+        - `groups`: the same of each scanner or site with sets of its own, with `n` studies, by its key, and as ""
+          of all others; {} if all studies have the same sets.
     """
     if not decision.sets:
         return None
-    inside, y = decision.members(probabilities), np.asarray(labels, dtype=np.int64)
+    inside, y = decision.members(probabilities, groups), np.asarray(labels, dtype=np.int64)
     truth = y.reshape(len(y), -1)  # [N, questions]
     covered = np.take_along_axis(inside, truth[..., None], axis=2)[..., 0]
     sizes = inside.sum(axis=2)
@@ -44,11 +50,18 @@ def set_metrics(decision: Decision, probabilities: ArrayLike, labels: ArrayLike)
         each = [_shares(covered[:, index, None], one[:, index, None]) for index in range(truth.shape[1])]
     else:
         each = [_shares(covered[y == index], one[y == index]) for index in range(inside.shape[2])]
+    keys = np.array(groups if groups is not None else [""] * len(y))
+    by_group = {
+        key: {"n": int((keys == key).sum()), **_shares(covered[keys == key], one[keys == key])}
+        for key in (*decision.of_groups, "")
+        if decision.of_groups
+    }
     return {
         "kinds": [found.kind for found in decision.sets],
         **_shares(covered, one),
         "size": _mean(sizes.mean(axis=1), inside.shape[2]),
         "classes": each,
+        "groups": by_group,
     }
 
 

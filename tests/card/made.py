@@ -29,6 +29,7 @@ def ended(
     multi_label: bool = False,
     origins: tuple[Origin, ...] = (TEACHER, DATA),
     operating_point: str | None = None,
+    conformal_groups: str | None = None,
     per_class: int = 24,
     volumes: bool = False,
     **groups: tuple[str, ...],
@@ -41,6 +42,7 @@ def ended(
         multi_label: an image may have several; the first class is that of every second image, and so on.
         origins: of the student.
         operating_point: which is asked for.
+        conformal_groups: the same.
         per_class: items of each class in each split.
         volumes: the student takes volumes.
         groups: such as `site=("A", "B")`, which take turns over the items.
@@ -68,7 +70,7 @@ def ended(
         shape = (1, 32, 32, 32) if volumes else (3, 32, 32)
         images = torch.rand(len(splits[split]), *shape, generator=torch.Generator().manual_seed(len(split)))
         rows = zip(images, splits[split], strict=True)
-        return Dataset([{"image": image, "label": torch.tensor(one["label"])} for image, one in rows])
+        return Dataset([{**one, "image": image, "label": torch.tensor(one["label"])} for image, one in rows])
 
     settings |= {"phantom": False, "adapter": None, "seed": 0, "method": "rd", "teacher": "t", "learning_rate": 0.001}
     FinalReport(
@@ -83,6 +85,7 @@ def ended(
         page=False,
         validation=loaded("validation"),
         operating_point=operating_point,
+        conformal_groups=conformal_groups,
     ).run()
     row = {"epoch": 1, "seconds": 1.5, "best": True, "terms": {}, "weights": {}, "validation": {}}
     (root / "eval" / "history.json").write_text(json.dumps([row]))

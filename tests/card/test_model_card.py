@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from monai_rd.card.page import page
 from monai_rd.cli.app import app
+from monai_rd.conformal_groups import group_key
 from monai_rd.inference import TrainedBundle
 from monai_rd.inference.papers import licences_of
 from monai_rd.licences import Origin
@@ -28,7 +29,12 @@ def facts_of(card: Path) -> dict:
 @pytest.mark.parametrize(
     "kind",
     [
-        {"sex": ("F", "M"), "site": ("Geheim Hospital", "Other"), "operating_point": "sensitivity 0.9"},
+        {
+            "sex": ("F", "M"),
+            "site": ("Geheim Hospital", "Other"),
+            "operating_point": "sensitivity 0.9",
+            "conformal_groups": "site",
+        },
         {"class_names": ("a", "b", "c"), "per_class": 12},
         {"class_names": ("a", "b", "c"), "multi_label": True, "per_class": 12, "operating_point": "specificity 0.8"},
         {"per_class": 4},
@@ -59,6 +65,10 @@ def test_no_number_stands_alone_and_no_licence_is_missing(kind: dict, tmp_path: 
         assert sum(int(row["n"]) for row in groups) == 2 * n
         (points,) = tables(sections(text)["Operating points"])
         assert points[0]["n"] == "24 and 24"
+        _, limits = tables(sections(text)["Conformal sets"])
+        known = [group_key("site", name) for name in sorted(kind["site"], key=lambda name: group_key("site", name))]
+        assert [row["Site"] for row in limits] == [name for name in (*known, "any other") for _ in "ab"]
+        assert [row["n"] for row in limits] == ["12"] * 4 + ["24"] * 2
     assert ("| region | body |" in text) is ("volumes" in kind)
     if kind.get("per_class") == 4:
         assert "No conformal sets: fewer than 9 validation studies." in text

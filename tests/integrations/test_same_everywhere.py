@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 
 from monai_rd.cli.app import app
 from monai_rd.export import FORMATS, export_formats
-from monai_rd.inference import Predictor, TorchScriptFile, TrainedBundle
+from monai_rd.export.manifest import manifest
+from monai_rd.inference import ConformalSet, Decision, Predictor, TorchScriptFile, TrainedBundle
 from monai_rd.inference.conformal import set_in_words
 from monai_rd.integrations.monai_deploy.application import write_application
 from monai_rd.integrations.monai_label.application import write_label_app
@@ -29,11 +30,14 @@ from tests.trained import CLASS_NAMES, trained_bundle
 
 SHAPE = (40, 56)
 LIMITS = (0.2, 0.375, 0.4)  # of which the two series have other sets
+MAKER, OWN = "Maker Scan 3", (0.9, 0.9, 0.9)  # the scanner of one series, and its limits
 Answers = dict[str, dict[str, Any]]  # by series: probabilities by class, and the "set" in words
 
 
 class Cohort:
     """Two CT series, one of them oblique and with a mark outside its field of view; the same as NIfTI.
+
+    The axial series is of a scanner that has limits of its own, which a NIfTI cannot tell.
 
     Attributes:
         bundle: whose inference.json gives what is `expected`.
@@ -41,16 +45,32 @@ class Cohort:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.bundle = trained_bundle(folder, limits=LIMITS)
+        self.bundle = trained_bundle(folder, limits=LIMITS, of_scanners={MAKER: OWN})
         self.dicom, self.nifti = folder / "dicom", folder / "nifti"
         self.nifti.mkdir()
         self.uids = {}
-        for name, how in {"axial": {}, "oblique": {"orientation": oblique(), "change": self._mark}}.items():
+        for name, how in {
+            "axial": {"change": self._made},
+            "oblique": {"orientation": oblique(), "change": self._mark},
+        }.items():
             self.uids[name], _ = make_series(self.dicom / name, slices=9, shape=SHAPE, seed=len(name), **how)
             reader = SimpleITK.ImageSeriesReader()  # as MONAI Label converts DICOM
             reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(self.dicom / name)))
             SimpleITK.WriteImage(reader.Execute(), str(self.nifti / f"{name}.nii.gz"))
         self.expected = self.named(score(self.bundle, str(self.dicom), folder / "scores"))
+
+    def without_header(self) -> Answers:
+        """What is expected of files that do not tell the scanner: the sets of an unknown one."""
+        sets = Decision((ConformalSet("by scanner", (20,) * 3, LIMITS),))
+        found = {}
+        for name, one in self.expected.items():
+            (said,) = sets.answers([one[label] for label in CLASS_NAMES], CLASS_NAMES)
+            found[name] = {**one, "set": set_in_words(said, len(CLASS_NAMES))}
+        return found
+
+    @staticmethod
+    def _made(number: int, dataset: Any) -> None:
+        dataset.Manufacturer, dataset.ManufacturerModelName = MAKER.split(" ", 1)
 
     @staticmethod
     def _mark(number: int, dataset: Any) -> None:
@@ -193,6 +213,11 @@ def test_the_student_tells_the_series_apart(cohort: Cohort) -> None:
     axial, oblique_one = (cohort.expected[name] for name in ("axial", "oblique"))
     assert max(abs(axial[name] - oblique_one[name]) for name in CLASS_NAMES) > 1e-3
     assert "" != axial["set"] != oblique_one["set"] != ""
+    unknown = cohort.without_header()
+    assert unknown["axial"]["set"] != axial["set"]
+    assert unknown["oblique"] == oblique_one
+    told = manifest(TrainedBundle(cohort.bundle))["decision"]
+    assert (told["grouped_by"], told["of_groups"][MAKER][0]["limits"]) == ("scanner", OWN)
 
 
 # Slowly: tests/export holds these two to the network, on images.
@@ -201,8 +226,9 @@ def test_the_student_tells_the_series_apart(cohort: Cohort) -> None:
 )
 def test_the_answers_are_those_of_the_bundle(way: str, cohort: Cohort, tmp_path: Path) -> None:
     found = WAYS[way](cohort, tmp_path)
+    from_dicom = way not in ("NIfTI", "MONAI Label", "MONAI Label, Orthanc by DICOMweb")
     assert found.keys() == cohort.expected.keys()
-    for name, expected in cohort.expected.items():
+    for name, expected in (cohort.expected if from_dicom else cohort.without_header()).items():
         if way == "MONAI Label's own bundle app":  # which gives probabilities alone
             expected = {one: expected[one] for one in CLASS_NAMES}
         assert found[name] == pytest.approx(expected, abs=1e-5), name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -158,6 +159,37 @@ def test_the_students_file_is_calibrated(
         np.testing.assert_allclose(found["probabilities"], expected, atol=1e-6)
     assert a_report(run, tmp_path / "run", validation=validation).run() == told  # not on top of the first time
     assert report.run() == told
+
+
+def test_limits_by_scanner_are_chosen_stored_and_told(
+    tiny_run: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tiny_run()
+    run.trainer.run()
+    items = run.loader.dataset.data
+    validation = Dataset([{**items[n % len(items)], "scanner": "A" if n < 24 else "B"} for n in range(36)])
+
+    def reported(**options: object) -> dict[str, Any]:
+        report = a_report(run, tmp_path / "run", **options)
+        for place, item in enumerate(report.loader.dataset.data):
+            item["scanner"] = "AAB"[place % 3]
+        return report.run()
+
+    told = reported(validation=validation, conformal_groups="scanner")
+    settings = json.loads((tmp_path / "run" / "models" / "settings.json").read_text())
+    decision = Decision.of(settings["decision"], sha256(tmp_path / "run" / "models" / "model.pt"))
+    with np.load(tmp_path / "run" / "eval" / "predictions.npz") as found:
+        known = found["validation_probabilities"], found["validation_labels"]
+    groups = [item["scanner"] for item in validation]
+    assert decision == Decision.fit(*known, grouped_by="scanner", groups=groups)
+    assert told["decision"]["of_groups"].keys() == {"A"}
+    assert {key: one["n"] for key, one in told["sets"]["groups"].items()} == {"A": 8, "": 4}
+    printed = capsys.readouterr().out
+    assert "conformal limits by scanner: A (n = 24); any other scanner has the lowest of all" in printed
+    assert reported()["sets"] == told["sets"], "measured again as it is stored"
+    capsys.readouterr()
+    reported(validation=validation, conformal_groups="site")
+    assert "no site has 20 validation studies, so the limits are the same for all" in capsys.readouterr().out
 
 
 def test_phantoms_are_named(tiny_run: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

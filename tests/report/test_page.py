@@ -289,12 +289,18 @@ def test_the_browser_would_tell_of_what_is_fetched(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("classes", "multi_label"), [(2, False), (3, True)])
 def test_the_page_tells_what_the_sets_promise(classes: int, multi_label: bool, tmp_path: Path) -> None:
     report = a_report(tmp_path, classes=classes, multi_label=multi_label)
-    report.validation = report.loader.dataset
-    report.operating_point = "specificity 0.5"
+    items = report.loader.dataset.data
+    for number, item in enumerate(items):
+        item["scanner"] = f"Maker {number % 3 > 0}"
+    report.validation = Dataset(items * 3)
+    report.operating_point, report.conformal_groups = "specificity 0.5", "scanner"
     told = report.run()
     text = Reader((tmp_path / "eval" / "report.html").read_text(encoding="utf-8")).text
     assert "could not be made" not in text
     assert "exchangeable with those of the validation set" in text
     assert f"{told['sets']['coverage']['value']:.3f}" in text
     assert "(specificity 0.5 on the validation set)" in text
+    known, others = told["sets"]["groups"]["Maker True"], told["sets"]["groups"][""]
+    assert f"Maker True{known['n']}{known['coverage']['value']:.3f}" in text.replace("\n", "")
+    assert f"any other{others['n']}{others['coverage']['value']:.3f}" in text.replace("\n", "")
     assert (tmp_path / "eval" / "figures" / "answered.png").is_file() is not multi_label
