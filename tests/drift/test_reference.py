@@ -71,12 +71,12 @@ def test_several_labels_and_sets_are_statistics() -> None:
 
 
 def test_a_patient_of_the_validation_set_counts_once() -> None:
-    items = [{"image": torch.full((1, 3, 8, 8), n / 40), "patient": f"p{n // 2}", "scanner": "M"} for n in range(40)]
+    items = [{"image": torch.full((1, 3, 8, 8), n / 40), "patient": f"p{n // 2}", "scanner": "GE M"} for n in range(40)]
     items += [{"image": torch.rand(1, 3, 8, 8), "patient": ""} for _ in range(3)]
     p = np.linspace(0, 1, 43)
     made = reference_of_validation(Dataset(items), np.stack([1 - p, p], 1), NAMES, False, Decision(), MODEL)
     assert made.studies == 23
-    assert made.categories["scanner"] == {"M": 20, "other": 3}
+    assert made.categories["scanner"] == {"GE M": 20, "other": 3}
     assert sum(made.numbers["probability of opacity"].counts) == 23
     low, _, high = made.numbers["median"].quantiles
     assert 0 < low < 0.2

@@ -256,7 +256,8 @@ def test_what_is_shipped_is_what_its_entry_says(name):
     for stored in loading._STORED:
         assert getattr(described, stored) == getattr(entry, stored), stored
     loaded = load_teacher(name)
-    assert loaded(torch.rand(1, 3, 64, 64)).shape == (1, entry.channels, *entry.grid)
+    image = torch.rand(1, 3, 64, 64) if loaded.spatial_dims == 2 else torch.rand(1, 1, *[entry.OWN_SIZE] * 3)
+    assert loaded(image).flatten(0, -2 - len(entry.grid)).shape == (1, entry.channels, *entry.grid)
 
 
 def test_a_teacher_of_volumes_can_be_saved(tmp_path):
