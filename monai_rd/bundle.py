@@ -137,7 +137,7 @@ def trained_settings(root: str, **defaults: Any) -> dict[str, Any]:
     path = Path(root) / "models" / "settings.json"
     if not path.is_file():
         return defaults
-    settings = json.loads(path.read_text())
+    settings = json.loads(path.read_text(encoding="utf-8"))
     missing = sorted(set(defaults) - set(settings) - {"decision"})
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}: train again, or remove it to use the bundle's defaults")
@@ -206,7 +206,9 @@ def bundle_config(bundle: str, overrides: Mapping[str, Any]) -> Any:
     Raises:
         OverrideError: see `overridden`.
     """
-    return overridden(json.loads(Path(bundle_root(bundle), "configs", "train.json").read_text()), overrides)
+    return overridden(
+        json.loads(Path(bundle_root(bundle), "configs", "train.json").read_text(encoding="utf-8")), overrides
+    )
 
 
 def argument_pairs(words: Sequence[str]) -> list[tuple[str, str]]:

@@ -212,7 +212,7 @@ def list_stores(directory: str | Path) -> list[StoreInfo]:
         raise FileNotFoundError(f"no folder '{directory}': give the features_dir of a training")
     found = []
     for path in sorted(Path(directory).glob(f"*/{_ABOUT}")):
-        about = json.loads(path.read_text())
+        about = json.loads(path.read_text(encoding="utf-8"))
         store = FeatureStore(directory, about["decided_by"], about["notes"])
         store.refresh()
         size = sum(one.stat().st_size for one in path.parent.iterdir() if one.is_file())

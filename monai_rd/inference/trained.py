@@ -238,7 +238,7 @@ class TrainedBundle:
     @cached_property
     def _settings(self) -> dict[str, Any]:
         path = self.model_path.with_name("settings.json")
-        return json.loads(path.read_text()) if path.is_file() else {}
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
     @cached_property
     def data(self) -> Any:

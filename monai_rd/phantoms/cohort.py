@@ -72,7 +72,7 @@ def phantom_pool(cohort: str | os.PathLike[str]) -> str:
     Returns:
         The path of the folder `COHORT_unlabelled`: one file or folder for each study, without any hint of its class.
     """
-    told = json.loads((Path(cohort) / MARKER).read_text())
+    told = json.loads((Path(cohort) / MARKER).read_text(encoding="utf-8"))
     modality, seed = told["modality"], told["seed"]
     numbers = range(first := sum(told["split"].values()), first + (POOL_3D if modality in VOLUMES else POOL))
     made = {"modality": modality, "version": told["version"], "seed": seed, "pool": len(numbers)}
@@ -92,7 +92,7 @@ def _written(target: Path, made: Mapping[str, object], write: Callable[[Path], o
     try:
         unfinished.mkdir()
         write(unfinished)
-        (unfinished / MARKER).write_text(json.dumps(made))
+        (unfinished / MARKER).write_text(json.dumps(made), encoding="utf-8")
         if not _is_complete(target, made):  # unless another process was faster
             shutil.rmtree(target, ignore_errors=True)
             unfinished.rename(target)
@@ -112,7 +112,7 @@ def _write_cohort(folder: Path, modality: str, seed: int, split: Mapping[str, in
         (study, label, f"PHANTOM-{number:04d}", splits[number])
         for number, (study, label) in enumerate(_write_studies(folder, modality, seed, range(len(splits))))
     ]
-    with open(folder / "labels.csv", "w", newline="") as file:
+    with open(folder / "labels.csv", "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("image", "label", "patient", "split"), *rows])
 
 
@@ -130,4 +130,4 @@ def _write_studies(folder: Path, modality: str, seed: int, numbers: range) -> li
 
 
 def _is_complete(target: Path, made: Mapping[str, object]) -> bool:
-    return (target / MARKER).is_file() and json.loads((target / MARKER).read_text()) == made
+    return (target / MARKER).is_file() and json.loads((target / MARKER).read_text(encoding="utf-8")) == made

@@ -154,7 +154,7 @@ class Run:
         """
         folder = self.folder(out)
         try:
-            content = json.loads((folder / "run.json").read_text())
+            content = json.loads((folder / "run.json").read_text(encoding="utf-8"))
             same = content["cell"] == self.description
             if not same or any(sha256(folder / name) != content["files"][name] for name in _RESULTS):
                 return None
@@ -200,7 +200,7 @@ def read_result(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         ValueError: a file is damaged, or the two are not of the same run.
         KeyError: a file lacks a key.
     """
-    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     with np.load(folder / "predictions.npz", allow_pickle=False) as stored:
         arrays = dict(stored)
     n = metrics["test"]["student"]["n"]

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import ctypes
-import fcntl
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
+from monai_rd.protocol import children
 from monai_rd.protocol.runs import Run
 
 __all__ = ["Failure", "default_jobs", "gpus", "run_all"]
@@ -45,7 +43,7 @@ class Failure:
 class _Running:
     run: Run
     process: subprocess.Popen[bytes]
-    lock: IO[str]
+    lock: children.Lock
     slot: int
     since: float
 
@@ -75,6 +73,7 @@ def run_all(
 
     Several processes may work on one folder: a run is locked while it runs, and the lock is released when its process
     ends, for whatever reason. If this process is interrupted or terminated, the runs that it started are ended too.
+    On Windows they go on if it is killed, and lock nothing then; their own lock (`RunLock`) keeps a second one out.
 
     Args:
         runs: the runs; equal ones are run once.
@@ -107,7 +106,7 @@ def run_all(
             for one in [one for one in running if one.process.poll() is not None]:
                 running.remove(one)
                 failure = _end(one, out)
-                one.lock.close()
+                one.lock.release()
                 failures += [failure] if failure else []
                 progress.ended(one.run, time.monotonic() - one.since, failure)
             time.sleep(_LOOK)
@@ -129,12 +128,12 @@ def _start(
         run = waiting.popleft()
         folder = run.folder(out)
         folder.mkdir(parents=True, exist_ok=True)
-        lock = _lock(folder / "lock")
+        lock = children.lock(folder / "lock")
         if lock is None:
             waiting.append(run)
             continue
         if run.result(out) is not None:  # another process was faster
-            lock.close()
+            lock.release()
             progress.ended(run, 0.0, None)
             continue
         slot = min(set(range(jobs)) - {one.slot for one in running})
@@ -143,17 +142,8 @@ def _start(
         if devices:
             environment["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
         words = run.command(out)
-        with open(folder / "log.txt", "a" if "--resume" in words else "w") as log:
-            process = subprocess.Popen(
-                words,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,  # so that its data loaders are ended with it
-                pass_fds=(lock.fileno(),),  # locked as long as it lives, even if this process is killed
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
-            )
+        with open(folder / "log.txt", "ab" if "--resume" in words else "wb") as log:
+            process = children.start(words, log, environment, lock)
         running.append(_Running(run, process, lock, slot, time.monotonic()))
         progress.started(run)
 
@@ -173,27 +163,11 @@ def _end(one: _Running, out: Path) -> Failure | None:
 
 def _cause(log: Path, code: int) -> str:
     """Return the line of a log that names the cause of the failure: the bundle's own message, else the last line."""
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     if code < 0:
         return f"ended by signal {signal.Signals(-code).name}" + (" (out of memory?)" if code == -9 else "")
     named = [line for line in lines if line.startswith("The cause: ")]
     return (named or lines or [f"exit code {code} and nothing said"])[-1].removeprefix("The cause: ")
-
-
-def _lock(path: Path) -> IO[str] | None:
-    """Lock a file; None if another process holds the lock. The system releases it when its last holder ends."""
-    file = open(path, "w")  # noqa: SIM115 - held for as long as the run lasts
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        return None
-    return file
-
-
-def _die_with_parent() -> None:
-    """Ask Linux to terminate this process when its parent ends, even if the parent is killed."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 @contextmanager
@@ -207,15 +181,9 @@ def _ended_with_us(running: list[_Running]) -> Iterator[None]:
     try:
         yield
     finally:
-        for wanted in (signal.SIGTERM, signal.SIGKILL):
-            for one in running:
-                if one.process.poll() is None:
-                    os.killpg(one.process.pid, wanted)
-            end = time.monotonic() + 10
-            while any(one.process.poll() is None for one in running) and time.monotonic() < end:
-                time.sleep(_LOOK / 4)
+        children.end([one.process for one in running])
         for one in running:
-            one.lock.close()
+            one.lock.release()
         signal.signal(signal.SIGTERM, before)
 
 

@@ -182,14 +182,14 @@ class FinalReport:
     def _store(self, decision: Decision) -> None:
         """Add the decision to the settings beside the model's file."""
         path = self.model_path.with_name("settings.json")
-        known = json.loads(path.read_text()) if path.is_file() else self.settings
+        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else self.settings
         chosen = {"model_sha256": sha256(self.model_path), **decision.stored()}
         atomic_write(json.dumps({**known, "decision": chosen}, indent=2) + "\n", path)
 
     def _stored(self) -> Decision:
         """Return the decision of the settings beside the model's file; none if there are no settings."""
         path = self.model_path.with_name("settings.json")
-        known = json.loads(path.read_text()) if path.is_file() else {}
+        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         return Decision.of(known.get("decision"), sha256(self.model_path))
 
     def _groups(self, decision: Decision, scores: TestScores) -> list[str] | None:

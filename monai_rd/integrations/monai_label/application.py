@@ -64,7 +64,7 @@ def write_label_app(folder: str | os.PathLike[str], bundles: Sequence[str | os.P
                 copied.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source / file, copied)
             metadata = json.dumps(network_metadata(TrainedBundle(source)), indent=4) + "\n"
-            (unfinished / "model" / name / "configs" / "metadata.json").write_text(metadata)
+            (unfinished / "model" / name / "configs" / "metadata.json").write_text(metadata, encoding="utf-8")
         shutil.copyfile(Path(__file__).parent / "label_app" / "main.py", unfinished / "main.py")
         unfinished.rename(target)
     finally:

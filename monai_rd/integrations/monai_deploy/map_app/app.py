@@ -36,7 +36,9 @@ class StudentApp(Application):
         predictor, output = Predictor(TorchScriptFile(Path(model.path))), Path(context.output_path)
 
         index = StudyIndexOperator(self, input_folder=Path(context.input_path), predictor=predictor, name="index")
-        select = DICOMSeriesSelectorOperator(self, rules=RULES.read_text(), all_matched=True, name="select")
+        select = DICOMSeriesSelectorOperator(
+            self, rules=RULES.read_text(encoding="utf-8"), all_matched=True, name="select"
+        )
         load = StudyLoaderOperator(self, predictor=predictor, name="load")
         infer = StudyInferenceOperator(self, predictor=predictor, name="infer")
         self.classify = ClassifierOperator(self, predictor=predictor, output_folder=output, name="classify")

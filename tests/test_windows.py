@@ -1,0 +1,96 @@
+"""What runs on Windows, whose rules processes are given here (`tests/windows_rules.py`)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from monai_rd.protocol import children
+from tests.bundles.commands import BUNDLES, QUICK, ROOT
+from tests.protocol.conftest import a_run, data  # noqa: F401 - a fixture
+from tests.protocol.test_scheduler import BENCHMARK, alive, starts
+from tests.waiting import wait_for
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks /proc which files are open")
+RULES = "import tests.windows_rules\n"
+
+
+def process(code: str, *words: object, **settings: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", RULES + code, *map(str, words)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **settings},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def printed(code: str, *words: object, **settings: str) -> str:
+    started = process(code, *words, **settings)
+    text = started.communicate()[0]
+    assert started.returncode == 0, text[-6000:]
+    return text
+
+
+def test_the_rules_are_in_force(tmp_path: Path) -> None:
+    code = """
+import os, sys
+def refused(do):
+    try:
+        do()
+    except (ImportError, OSError, ValueError, AttributeError):
+        return True
+place = sys.argv[1]
+a, b = (os.path.join(place, name) for name in "ab")
+with open(a, "w"), open(b, "w"):
+    print(refused(lambda: os.replace(b, a)), refused(lambda: os.remove(a)))
+print(refused(lambda: os.replace(b, a)), refused(lambda: open(a + ":x", "w")), refused(lambda: __import__("fcntl")))
+"""
+    assert printed(code, tmp_path).split() == ["True", "True", "None", "True", "True"]
+
+
+def test_a_benchmark_runs_each_training_once(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    for _ in range(2):
+        printed(BENCHMARK, data, tmp_path, 2, 2)
+    assert [starts(a_run(data, seed=seed), tmp_path) for seed in range(2)] == [1, 1]
+
+
+def test_a_benchmark_that_is_ended_ends_its_trainings(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    run = a_run(data)
+    started = process(BENCHMARK, data, tmp_path, 1, 1, FAKE_SECONDS="60")
+    wait_for(lambda: (run.folder(tmp_path) / "last.pt").is_file())
+    started.send_signal(signal.SIGINT)
+    started.communicate()
+    running = int((run.folder(tmp_path) / "starts.txt").read_text())
+    wait_for(lambda: not alive(running), seconds=5)
+    assert run.result(tmp_path) is None
+
+
+def test_a_locked_run_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(children, "fcntl", None)
+    held = children.lock(tmp_path / "lock")
+    assert held is not None
+    assert children.lock(tmp_path / "lock") is None
+    held.release()
+    again = children.lock(tmp_path / "lock")
+    assert again is not None
+    again.release()
+
+
+@pytest.mark.slow
+def test_a_training_and_its_predictions(tmp_path: Path) -> None:
+    root = shutil.copytree(BUNDLES / "rd_ct", tmp_path / "rd_ct", ignore=shutil.ignore_patterns("models", "eval"))
+    monai = "import runpy; runpy.run_module('monai.bundle', run_name='__main__', alter_sys=True)"
+    config = ["--config_file", root / "configs/train.json", "--bundle_root", root]
+    printed(monai, "run", *config, *QUICK[2:], "--max_epochs", 1)
+    (cohort,) = (root / "eval").glob("phantoms_*")
+    own = "from monai_rd.cli.app import main; main()"
+    printed(own, "predict", root, "--from", cohort, "--to", tmp_path / "scores", "--no-sr")
+    assert (tmp_path / "scores/scores.csv").is_file()
