@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from monai_rd.scanners import maker_known
+
 __all__ = ["GROUPED_BY", "UNKNOWN_GROUP", "check_conformal_groups", "group_key"]
 
 GROUPED_BY = ("scanner", "site")  # keys of the items of a data list
@@ -39,15 +41,17 @@ def check_conformal_groups(asked: str | None, validation: Sequence[Mapping[str, 
 
 
 def group_key(kind: str, name: str) -> str:
-    """Return what is stored of a group: a scanner's name, or the start of the SHA-256 of a site's name.
+    """Return what is stored of a group: its name if it is a scanner of a known maker, else a part of the name's hash.
 
-    The names of sites are not for those who get a student; whoever knows a name can find it again.
+    The names of sites are not for those who get a student, and a header may hold any text in place of a manufacturer.
+    Whoever knows a name can find it again.
 
     Args:
         kind: "scanner" or "site".
         name: of the group, "" if it is not known.
 
     Returns:
-        The key; "" if the group is not known.
+        The name, or the first 12 hexadecimal digits of its SHA-256; "" if it is not known.
     """
-    return name if kind == "scanner" or not name else hashlib.sha256(name.encode()).hexdigest()[:12]
+    shown = not name or (kind == "scanner" and maker_known(name))
+    return name if shown else hashlib.sha256(name.encode()).hexdigest()[:12]

@@ -26,8 +26,8 @@ _ROLES = (
 _DECISION = (
     "an answer is in a set if its probability, rounded to 7 decimals, is at least its limit; one set of classes, "
     "or for several labels an image one for each class, of absent (1 - probability) and present. With grouped_by, "
-    "studies have the sets of_groups of their scanner (manufacturer and model, as in the header), or of their site "
-    "(the first 12 hexadecimal digits of the SHA-256 of its name in UTF-8), and the others `sets`. With "
+    "studies have the sets of_groups of their scanner (manufacturer and model, as in the header) or site, by its name "
+    "or the first 12 hexadecimal digits of the SHA-256 of its name in UTF-8, and the others `sets`. With "
     "operating points, of two classes the second is said, or of several labels each, if its probability is at least "
     "its threshold"
 )

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from monai_rd.scanners import maker_known
 from monai_rd.transforms.scope import image_levels
 
 __all__ = ["SCANNER", "study_facts"]
 
 _HEADERS = {"scanner": "scanner", "kernel": "kernel", "thickness": "slice thickness"}  # key of an item, and its name
 SCANNER = tuple(_HEADERS.values())
-# A header may hold a name where a manufacturer belongs: only what begins with one of these is shown.
-_MAKERS = re.compile(
-    "agfa|analogic|bruker|canon|carestream|elscint|esaote|fuji|ge |ge$|general electric|hitachi|hologic|imatron|"
-    "konica|kodak|marconi|mindray|minfound|monai_rd|neusoft|picker|philips|samsung|shimadzu|siemens|sonosite|"
-    "supersonic|toshiba|uih|united imaging|varian|ziehm",
-    re.IGNORECASE,
-)
 _DETAIL = "fine detail (difference of neighbours)"
 
 
@@ -45,7 +38,7 @@ def study_facts(item: Mapping[str, Any]) -> dict[str, str | float]:
         ('Philips Brilliance 64', 0.5, False)
     """
     told: dict[str, str | float] = {name: item[key] for key, name in _HEADERS.items() if item.get(key)}
-    if "scanner" in told and not _MAKERS.match(scanner := str(told["scanner"])):
+    if "scanner" in told and not maker_known(scanner := str(told["scanner"])):
         told["scanner"] = f"another ({int(hashlib.sha256(scanner.encode()).hexdigest(), 16) % 10000:04d})"
     image = torch.as_tensor(item["image"]).as_subclass(torch.Tensor).float()
     return {**told, **image_levels(image), _DETAIL: round(float(image.diff(dim=-1).abs().mean()), 5)}

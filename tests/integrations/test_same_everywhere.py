@@ -30,7 +30,7 @@ from tests.trained import CLASS_NAMES, trained_bundle
 
 SHAPE = (40, 56)
 LIMITS = (0.2, 0.375, 0.4)  # of which the two series have other sets
-MAKER, OWN = "Maker Scan 3", (0.9, 0.9, 0.9)  # the scanner of one series, and its limits
+MAKER, OWN = "Siemens Scan 3", (0.9, 0.9, 0.9)  # the scanner of one series, and its limits
 Answers = dict[str, dict[str, Any]]  # by series: probabilities by class, and the "set" in words
 
 

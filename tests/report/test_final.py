@@ -167,12 +167,12 @@ def test_limits_by_scanner_are_chosen_stored_and_told(
     run = tiny_run()
     run.trainer.run()
     items = run.loader.dataset.data
-    validation = Dataset([{**items[n % len(items)], "scanner": "A" if n < 24 else "B"} for n in range(36)])
+    validation = Dataset([{**items[n % len(items)], "scanner": "GE A" if n < 24 else "B"} for n in range(36)])
 
     def reported(**options: object) -> dict[str, Any]:
         report = a_report(run, tmp_path / "run", **options)
         for place, item in enumerate(report.loader.dataset.data):
-            item["scanner"] = "AAB"[place % 3]
+            item["scanner"] = ("GE A", "GE A", "B")[place % 3]
         return report.run()
 
     told = reported(validation=validation, conformal_groups="scanner")
@@ -182,10 +182,10 @@ def test_limits_by_scanner_are_chosen_stored_and_told(
         known = found["validation_probabilities"], found["validation_labels"]
     groups = [item["scanner"] for item in validation]
     assert decision == Decision.fit(*known, grouped_by="scanner", groups=groups)
-    assert told["decision"]["of_groups"].keys() == {"A"}
-    assert {key: one["n"] for key, one in told["sets"]["groups"].items()} == {"A": 8, "": 4}
+    assert told["decision"]["of_groups"].keys() == {"GE A"}
+    assert {key: one["n"] for key, one in told["sets"]["groups"].items()} == {"GE A": 8, "": 4}
     printed = capsys.readouterr().out
-    assert "conformal limits by scanner: A (n = 24); any other scanner has the lowest of all" in printed
+    assert "conformal limits by scanner: GE A (n = 24); any other scanner has the lowest of all" in printed
     assert reported()["sets"] == told["sets"], "measured again as it is stored"
     capsys.readouterr()
     reported(validation=validation, conformal_groups="site")

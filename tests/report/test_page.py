@@ -291,7 +291,7 @@ def test_the_page_tells_what_the_sets_promise(classes: int, multi_label: bool, t
     report = a_report(tmp_path, classes=classes, multi_label=multi_label)
     items = report.loader.dataset.data
     for number, item in enumerate(items):
-        item["scanner"] = f"Maker {number % 3 > 0}"
+        item["scanner"] = f"Siemens {number % 3 > 0}"
     report.validation = Dataset(items * 3)
     report.operating_point, report.conformal_groups = "specificity 0.5", "scanner"
     told = report.run()
@@ -300,7 +300,7 @@ def test_the_page_tells_what_the_sets_promise(classes: int, multi_label: bool, t
     assert "exchangeable with those of the validation set" in text
     assert f"{told['sets']['coverage']['value']:.3f}" in text
     assert "(specificity 0.5 on the validation set)" in text
-    known, others = told["sets"]["groups"]["Maker True"], told["sets"]["groups"][""]
-    assert f"Maker True{known['n']}{known['coverage']['value']:.3f}" in text.replace("\n", "")
+    known, others = told["sets"]["groups"]["Siemens True"], told["sets"]["groups"][""]
+    assert f"Siemens True{known['n']}{known['coverage']['value']:.3f}" in text.replace("\n", "")
     assert f"any other{others['n']}{others['coverage']['value']:.3f}" in text.replace("\n", "")
     assert (tmp_path / "eval" / "figures" / "answered.png").is_file() is not multi_label
