@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from ignite.engine import Engine
 from scipy.special import softmax
 from scipy.stats import betabinom
 
@@ -15,6 +17,7 @@ from monai_rd.conformal_groups import check_conformal_groups, group_key
 from monai_rd.drift import reference_of_validation
 from monai_rd.inference import ConformalSet, Decision, Prediction
 from monai_rd.inference.conformal import excluded
+from monai_rd.report import LabelledReport
 from monai_rd.report.sets import set_metrics
 
 A, B = "Siemens A", "Philips B"
@@ -158,3 +161,11 @@ def test_other_groups_and_lists_without_them_are_refused() -> None:
         check_conformal_groups("sex")
     with pytest.raises(ValueError, match=r"no validation study tells its site: add a column 'site'.*InstitutionName"):
         check_conformal_groups("site", [{"site": "", "scanner": "A"}])
+
+
+def test_own_labelled_studies_are_measured_by_their_scanners(tmp_path: Path) -> None:
+    evaluator = Engine(lambda engine, studies: [{"pred": torch.tensor([0.7, 0.3])} for _ in studies])
+    LabelledReport(tmp_path / "metrics.json", NAMES, decision=of_one_scanner()).attach(evaluator)
+    evaluator.run([[{"label": n % 2, "problem": "", "scanner": A if n < 4 else "new"} for n in range(10)]])
+    told = json.loads((tmp_path / "metrics.json").read_text())["sets"]["groups"]
+    assert {key: (one["n"], one["coverage"]["value"]) for key, one in told.items()} == {A: (4, 0.5), "": (6, 1.0)}
