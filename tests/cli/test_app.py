@@ -182,8 +182,8 @@ def test_words_for_a_bundle_stand_after_two_dashes(words: list[str], monai_rd: C
     (tmp_path / "x").mkdir()
     ran = monai_rd(*words, "rd_ct", "--dataset_dir", "z", folder=tmp_path)
     assert ran.returncode == 2
-    assert "No such option: --dataset_dir" in ran.stderr
-    assert "[-- --ID VALUE]..." in ran.stderr
+    assert re.search("No such option:? '?--dataset_dir", ran.stderr)  # as Typer's versions word it
+    assert "-- --ID VALUE" in ran.stderr
     ran = monai_rd(*words, "rd_ct", "--", "--datasetdir", "z", folder=tmp_path)
     assert ran.returncode == 2
     assert "nothing reads --datasetdir (did you mean 'dataset_dir'?)" in ran.stderr
