@@ -32,7 +32,7 @@ __all__ = ["COARSEST", "METHODS", "Explanation", "explain", "grad_cam_level", "o
 COARSEST = 4  # positions a side of a map that is shown
 POSITIONS = {2: 9, 3: 5}  # of occlusion a side, by dimensions; a patch is a quarter of the image wide
 METHODS = {"Grad-CAM": "Grad-CAM, arXiv 1610.02391", "occlusion": "occlusion: where covering a patch hurts it most"}
-_AT_ONCE = 32  # covered images in a batch
+_AT_ONCE = {2: 32, 3: 4}  # covered images in a batch, by dimensions
 _MODES = {2: "bilinear", 3: "trilinear"}
 
 
@@ -161,8 +161,8 @@ def occlusion(score: Callable[[Tensor], Tensor], image: Tensor, dims: int) -> Te
 
     positions = list(product(range(count), repeat=dims))
     falls = [
-        score(image[None]) - score(torch.stack([covered(one) for one in positions[first : first + _AT_ONCE]]))
-        for first in range(0, len(positions), _AT_ONCE)
+        score(image[None]) - score(torch.stack([covered(one) for one in positions[first : first + _AT_ONCE[dims]]]))
+        for first in range(0, len(positions), _AT_ONCE[dims])
     ]
     return torch.cat(falls).relu().view([count] * dims)
 

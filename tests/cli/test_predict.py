@@ -101,7 +101,7 @@ def test_a_ward_of_good_and_bad(ward: tuple[Path, dict[str, str]], bundle_of: Bu
     facts = [row["facts"] for row in told if not row.get("problem")]
     assert len(facts) == 2
     for one in facts:
-        assert [one[name] for name in SCANNER] == ["test", "another", "3 mm"]
+        assert [one[name] for name in SCANNER] == ["another (3272)", "another", "3 mm"]
         assert 0 <= one["dark end (5 %)"] <= one["median"] <= one["bright end (95 %)"] <= 1
         assert 0 < one["fine detail (difference of neighbours)"] < 1
 
