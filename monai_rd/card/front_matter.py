@@ -6,17 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from monai_rd.report.metrics import METRIC_NAMES
+
 __all__ = ["NO_MODALITY", "front_matter"]
 
 NO_MODALITY = "n/a"  # in metadata.json: the images are not of DICOM
-_METRICS = {
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "roc_auc": "ROC AUC",
-    "average_precision": "average precision",
-    "sensitivity": "sensitivity",
-    "specificity": "specificity",
-}
 
 
 def front_matter(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -38,7 +32,7 @@ def front_matter(facts: Mapping[str, Any]) -> dict[str, Any]:
             "value": round(found[name]["value"], 4),
             "name": f"{words}{_interval(found[name])} (n = {found[name]['n']})",
         }
-        for name, words in _METRICS.items()
+        for name, words in METRIC_NAMES.items()
         if name in found
     ]
     dataset = {

@@ -238,9 +238,10 @@ def reference_of_validation(
     """
     found: dict[str, Prediction] = {}
     for place in np.random.default_rng(0).permutation(len(probabilities)).tolist():
-        patient = items[place].get("patient") or str(place)
+        item = items[place]  # read once, as it may be loaded from a file
+        patient = item.get("patient") or str(place)
         if patient not in found:
-            bare = Prediction("", facts=study_facts(items[place]))
-            row, group = probabilities[place].tolist(), decision.group_of(items[place])
+            bare = Prediction("", facts=study_facts(item))
+            row, group = probabilities[place].tolist(), decision.group_of(item)
             found[patient] = bare.answered(row, class_names, multi_label, "", [], decision, group)
     return Reference.of(list(found.values()), model, "validation set")

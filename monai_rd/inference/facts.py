@@ -26,9 +26,8 @@ def study_facts(item: Mapping[str, Any]) -> dict[str, str | float]:
 
     Returns:
         Texts: "scanner" (manufacturer and model; of an unknown manufacturer "another" with a number that tells it from
-        others), "kernel", "slice thickness". Numbers: the 5, 50 and 95 % quantile of
-        the image, its standard deviation, and the mean difference of neighbouring pixels, which noise, sharpness and
-        compression change.
+        others), "kernel", "slice thickness". Numbers: the 5, 50 and 95 % quantile of the image, its standard deviation,
+        and the mean difference of neighbouring pixels, which noise, sharpness and compression change.
 
     Example:
         >>> import torch

@@ -39,13 +39,13 @@ class Identity:
         words = (self.modality, self.version, self.seed, self.number, *parts)
         return generate_uid(entropy_srcs=["monai_rd phantom", *map(str, words)])
 
-    def header(self, storage: UID, image: int = 0) -> Dataset:
-        """Return the header of an image of the study, without pixels."""
+    def header(self, storage: UID) -> Dataset:
+        """Return the header of the study's first image, without pixels."""
         header = Dataset()
         header.file_meta = FileMetaDataset()
         header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         header.file_meta.MediaStorageSOPClassUID = header.SOPClassUID = storage
-        header.file_meta.MediaStorageSOPInstanceUID = header.SOPInstanceUID = self.uid("image", image)
+        header.file_meta.MediaStorageSOPInstanceUID = header.SOPInstanceUID = self.uid("image", 0)
         header.StudyInstanceUID, header.SeriesInstanceUID = self.uid("study"), self.uid("series")
         header.PatientName, header.PatientID = f"PHANTOM^{self.number:04d}", f"PHANTOM-{self.number:04d}"
         header.PatientBirthDate = header.PatientSex = header.StudyTime = ""

@@ -159,9 +159,9 @@ def occlusion(score: Callable[[Tensor], Tensor], image: Tensor, dims: int) -> Te
         made[(..., *patch)] = mean
         return made
 
-    positions = list(product(range(count), repeat=dims))
+    positions, whole = list(product(range(count), repeat=dims)), score(image[None])
     falls = [
-        score(image[None]) - score(torch.stack([covered(one) for one in positions[first : first + _AT_ONCE[dims]]]))
+        whole - score(torch.stack([covered(one) for one in positions[first : first + _AT_ONCE[dims]]]))
         for first in range(0, len(positions), _AT_ONCE[dims])
     ]
     return torch.cat(falls).relu().view([count] * dims)
