@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import linecache
 import logging
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = [
     "argument_pairs",
     "bundle_config",
+    "bundle_folder",
     "bundle_root",
     "check_conformal_groups",
     "check_operating_point",
@@ -65,6 +67,16 @@ def own_bundles() -> tuple[Path, Path]:
     """Return the folders that may hold the project's own bundles: in a checkout, and in an installed wheel."""
     package = Path(__file__).resolve().parent
     return package.parent / "bundles", package / "bundles"
+
+
+def bundle_folder(bundle: str | os.PathLike[str]) -> Path:
+    """Return the folder of a bundle that is given as a folder, or by its name, see `bundle_root`.
+
+    Raises:
+        FileNotFoundError: no bundle has this name. Whether a folder is a bundle is not checked.
+    """
+    folder = Path(bundle)
+    return folder if is_bundle(folder) or len(folder.parts) > 1 else Path(bundle_root(str(bundle)))
 
 
 def bundle_root(name: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,9 +11,9 @@ def card(
     bundle: Annotated[str, typer.Argument(help="Name of a bundle, such as rd_ct, or folder of a trained bundle.")],
 ) -> None:
     """Write a trained student's model card anew, with your own words from models/model_card_notes.md."""
-    from monai_rd.bundle import bundle_root, is_bundle, require_model
+    from monai_rd.bundle import bundle_folder, require_model
     from monai_rd.card.model_card import rewrite
 
-    root = Path(bundle) if is_bundle(Path(bundle)) or len(Path(bundle).parts) > 1 else Path(bundle_root(bundle))
+    root = bundle_folder(bundle)
     require_model(root / "models" / "model.pt")
     print(rewrite(root / "models"))

@@ -9,7 +9,7 @@ from typing import Any
 
 from monai_rd.files import sha256
 
-__all__ = ["CARD", "CARD_JSON", "licences_of", "read_card"]
+__all__ = ["CARD", "CARD_JSON", "licences_of", "not_recorded", "read_card"]
 
 CARD, CARD_JSON = "model_card.md", "model_card.json"
 
@@ -41,4 +41,9 @@ def licences_of(model_path: Path) -> Mapping[str, Any]:
     try:
         return dict(read_card(model_path)["licences"])
     except ValueError as error:
-        return {"commercial_use": "unknown", "in_words": f"not recorded, as {error}", "chain": []}
+        return not_recorded(error)
+
+
+def not_recorded(reason: ValueError) -> dict[str, Any]:
+    """Return `licences` of a student without a model card of its own, from what `read_card` said."""
+    return {"commercial_use": "unknown", "in_words": f"not recorded, as {reason}", "chain": []}

@@ -17,11 +17,11 @@ from monai.bundle import ConfigParser
 from torch import Tensor
 
 from monai_rd import __version__
-from monai_rd.bundle import bundle_root, check_roles, is_bundle, require_model
+from monai_rd.bundle import bundle_folder, check_roles, require_model
 from monai_rd.errors import count_codes, original_error
 from monai_rd.finite import NotFiniteError
 from monai_rd.inference.decision import Decision
-from monai_rd.inference.papers import licences_of, read_card
+from monai_rd.inference.papers import not_recorded, read_card
 from monai_rd.overrides import ids_read, refuse_unread, settled, written
 
 if TYPE_CHECKING:
@@ -140,9 +140,7 @@ class TrainedBundle:
     """
 
     def __init__(self, bundle: str | os.PathLike[str], **overrides: Any) -> None:
-        folder = Path(bundle)
-        by_path = is_bundle(folder) or len(folder.parts) > 1
-        root = folder.resolve() if by_path else Path(bundle_root(str(bundle)))
+        root = bundle_folder(bundle).resolve()
         if not (root / "configs" / "inference.json").is_file():
             raise FileNotFoundError(f"no bundle '{bundle}': a folder with configs/inference.json is needed")
         training = root / "configs" / "train.json"
@@ -211,8 +209,11 @@ class TrainedBundle:
 
     @cached_property
     def licences(self) -> Mapping[str, Any]:
-        """What the licences of the student's teacher and initial weights say, see `licences_of`."""
-        return licences_of(self.model_path)
+        """What the licences of the student's teacher and initial weights say; without a card that they are unknown."""
+        try:
+            return dict(self.card["licences"])
+        except ValueError as error:
+            return not_recorded(error)
 
     @cached_property
     def image_shape(self) -> tuple[int, ...]:
