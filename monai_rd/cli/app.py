@@ -23,6 +23,7 @@ from monai_rd.cli import (
     index,
     label_app,
     predict,
+    serve,
     teachers,
 )
 from monai_rd.cli import students as student_table
@@ -37,6 +38,7 @@ app.command()(audit.audit)
 for command in (bundles.train, bundles.evaluate, bundles.score):
     app.command(context_settings=bundles.WORDS_FOLLOW)(command)
 app.command()(predict.predict)
+app.command()(serve.serve)
 app.command()(card.card)
 app.command()(drift.drift)
 app.command("export")(export.export_command)

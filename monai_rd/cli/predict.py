@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from importlib.util import find_spec
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from monai_rd.integrations.archives.endpoints import Sink, Source
 
 __all__ = ["predict"]
-
-logger = logging.getLogger(__name__)
 
 
 def predict(
@@ -155,33 +152,8 @@ def _modality(given: str | None, predictor: Predictor) -> str:
 def _objects(
     predictor: Predictor, predictions: list[Prediction], wanted: Collection[str]
 ) -> tuple[list[tuple[str, Dataset]], int]:
-    """Make the wanted kinds of objects ("sr", "text", "sc") of the scored DICOM studies, with file names.
-
-    Also returns how many studies lack one.
-    """
     if not wanted:
         return [], 0
-    from monai_rd.inference.predictor import without_paths
-    from monai_rd.integrations.dicom_output import NoObjectError, secondary_capture, structured_report, text_report
-    from monai_rd.integrations.explanation import explanation_picture
+    from monai_rd.integrations.dicom_objects import dicom_objects  # needs highdicom
 
-    found: list[tuple[str, Dataset]] = []
-    failed = 0
-    for one in predictions:
-        if one.problem or not one.series:
-            continue
-        try:
-            if "sr" in wanted:
-                found.append((f"{one.id}_sr.dcm", structured_report(one, predictor.algorithm)))
-            if "text" in wanted:
-                found.append((f"{one.id}_text.dcm", text_report(one, predictor.algorithm)))
-            if "sc" in wanted:
-                pixels = explanation_picture(predictor, one)
-                found.append((f"{one.id}_sc.dcm", secondary_capture(one, predictor.algorithm, pixels)))
-        except NoObjectError as error:
-            failed += 1
-            logger.warning("%s", error)
-        except Exception as error:  # one study's failure must not affect the others
-            failed += 1
-            logger.warning("study %s: no DICOM object was made of it, because of %s", one.id, without_paths(error))
-    return found, failed
+    return dicom_objects(predictor, predictions, wanted)

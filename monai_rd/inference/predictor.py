@@ -45,6 +45,7 @@ class Predictor:
         classifier: the student with its preprocessing.
         algorithm: name and version of the student, for reports.
         modalities: DICOM modalities of the training data; empty if not known.
+        batch_size: number of studies that are scored at a time.
 
     Example:
         A bundle with a student whose weights are random.
@@ -67,7 +68,8 @@ class Predictor:
         self.classifier: StudyClassifier = student.parsed("classifier")
         self.modalities: list[str] = (student.parsed("trained")["scope"] or {"modality": []})["modality"]
         self._series_rule = student.parsed("series_rule")
-        self._batches = {name: student.parsed(name) for name in ("batch_size", "num_workers")}
+        self.batch_size: int = student.parsed("batch_size")
+        self._num_workers: int = student.parsed("num_workers")
 
     def __call__(self, folder: str | os.PathLike[str]) -> list[Prediction]:
         """Score all studies in a folder.
@@ -104,7 +106,8 @@ class Predictor:
         """
         known = self.classifier
         try:
-            loader = DataLoader(known.prepare.dataset(items), collate_fn=list, **self._batches)
+            data = known.prepare.dataset(items)
+            loader = DataLoader(data, batch_size=self.batch_size, num_workers=self._num_workers, collate_fn=list)
             return [
                 known.answer(item, found)
                 for batch in loader

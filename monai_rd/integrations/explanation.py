@@ -20,14 +20,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from monai_rd.datasets.studies import StudyFiles
-from monai_rd.report.explaining import explain, grad_cam_level
+from monai_rd.report.explaining import Explanation, explain, grad_cam_level
 from monai_rd.report.gallery import overlay, rgb, slices_of
 
 if TYPE_CHECKING:
     from monai_rd.inference import Prediction, Predictor
     from monai_rd.inference.trained import Algorithm
 
-__all__ = ["Look", "explanation_picture", "look"]
+__all__ = ["Look", "explanation_picture", "look", "looks"]
 
 SIZE = (1100, 660)  # pixels: columns, rows
 MOST_CLASSES = 6
@@ -52,6 +52,7 @@ class Look(NamedTuple):
         place: which image of the source it is, in words.
         source: its place along z of the source as loaded (see `SeriesVolume`); None if it is a cut through several.
         method: how the heat map was made, and its positions, in words.
+        value: the class's probability by this slice alone; of a volume the slice's mean heat, 1 in the hottest one.
     """
 
     pixels: np.ndarray
@@ -61,6 +62,7 @@ class Look(NamedTuple):
     place: str
     source: int | None
     method: str
+    value: float
 
 
 def explanation_picture(predictor: Predictor, prediction: Prediction) -> np.ndarray:
@@ -84,20 +86,45 @@ def explanation_picture(predictor: Predictor, prediction: Prediction) -> np.ndar
 
 def look(predictor: Predictor, prediction: Prediction) -> Look:
     """Return what `explanation_picture` draws."""
+    given, found = _explained(predictor, prediction, every=False)
+    return _look(predictor, given, found, found.place, found.heat)
+
+
+def looks(predictor: Predictor, prediction: Prediction) -> tuple[int, list[Look]]:
+    """Return every slice that the student was shown, with its heat map; the maps are on one scale.
+
+    Args:
+        predictor: the predictor that made the prediction.
+        prediction: a prediction without a problem, whose files still exist.
+
+    Returns:
+        Which of them `explanation_picture` draws, from 0, and the slices in the order in which the student has them;
+        of a volume those of its windows, one after the other.
+    """
+    given, found = _explained(predictor, prediction, every=True)
+    assert found.heats is not None
+    return found.place, [_look(predictor, given, found, at, heat) for at, heat in enumerate(found.heats)]
+
+
+def _explained(predictor: Predictor, prediction: Prediction, every: bool) -> tuple[dict[str, Any], Explanation]:
+    """Return the inputs of the preprocessing's steps by their names, and the explanation of their result ("made")."""
     known = predictor.classifier
-    given: dict[str, Any] = {}  # the input of a preprocessing step: an image, or those of a study's roles
+    given: dict[str, Any] = {}  # each an image, or those of a study's roles
     made: Any = prediction.files if prediction.series else str(prediction.files[0])
     if isinstance(prediction.files, StudyFiles):
         made = prediction.files.images
     for step, image in known.prepare.steps({"image": made}):
         given[type(step).__name__], made = made, image
-    volume = "VolumeViewd" in given
     network: Any = known.network
     batch = made.as_subclass(Tensor)[None].to(known.device)
-    level = grad_cam_level(network, batch)
-    found = explain(network, batch, level, known.multi_label)
-    count, at = len(slices_of(batch[0], found)), found.place
-    if volume:
+    found = explain(network, batch, grad_cam_level(network, batch), known.multi_label, every)
+    return {**given, "made": made}, found
+
+
+def _look(predictor: Predictor, given: Mapping[str, Any], found: Explanation, at: int, heat: Tensor) -> Look:
+    """Return a slice by its number among all, with its heat map."""
+    count = len(slices_of(given["made"], found))
+    if "VolumeViewd" in given:
         # The windows [W, D, H, W'] of a role as one stack of slices, which may be more than the network's.
         windows = _by_role(given["ResizeVolumed"])
         role, own_at, own = _own_place(windows, count, at)
@@ -107,9 +134,12 @@ def look(predictor: Predictor, prediction: Prediction) -> Look:
         place, source = _joined(role, f"slice {own_at + 1} of {own} of a volume made of all images"), None
     else:
         shown, aspect, place, source = _slice(given, count, at)
+    values = found.heat_by_slice if found.slices is None else found.slices[:, found.chosen]
+    assert values is not None  # a volume has the one, a bag the other
     method = f"{found.method}, {' x '.join(map(str, found.grid))} positions made smooth"
-    heat = F.interpolate(found.heat[None, None].float(), size=shown.shape[-2:], mode="bilinear")[0, 0]
-    return Look(rgb(shown), heat.cpu().numpy(), aspect, known.class_names[found.chosen], place, source, method)
+    heat = F.interpolate(heat[None, None].float(), size=shown.shape[-2:], mode="bilinear")[0, 0]
+    name = predictor.classifier.class_names[found.chosen]
+    return Look(rgb(shown), heat.cpu().numpy(), aspect, name, place, source, method, float(values[at]))
 
 
 def _slice(given: Mapping[str, Any], count: int, at: int) -> tuple[Tensor, float, str, int | None]:

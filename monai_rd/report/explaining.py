@@ -49,6 +49,8 @@ class Explanation(NamedTuple):
         grid: positions of the map, `(h, w)` or `(d, h, w)`: the true resolution of the heat map.
         slices: probabilities of each slice alone `[S, classes]`; None for volumes.
         heat_by_slice: of volumes the mean heat of each slice `[S * D]`, 1 at its maximum; None for bags.
+        heats: heat map of every slice `[S, H, W]`, of a volume `[S * D, H, W]`, all on one scale: 1 at the maximum of
+            all; None unless asked for.
     """
 
     probabilities: Tensor
@@ -59,6 +61,7 @@ class Explanation(NamedTuple):
     grid: tuple[int, ...]
     slices: Tensor | None
     heat_by_slice: Tensor | None
+    heats: Tensor | None = None
 
 
 def grad_cam_level(student: Student, image: Tensor) -> Level | None:
@@ -85,7 +88,9 @@ def grad_cam_level(student: Student, image: Tensor) -> Level | None:
     return reached[-1][0] if reached and min(reached[-1][1].shape[-2:]) >= COARSEST else None
 
 
-def explain(student: Student, image: Tensor, level: Level | None, multi_label: bool = False) -> Explanation:
+def explain(
+    student: Student, image: Tensor, level: Level | None, multi_label: bool = False, every: bool = False
+) -> Explanation:
     """Run a student on one item and explain the most probable class.
 
     Args:
@@ -93,6 +98,7 @@ def explain(student: Student, image: Tensor, level: Level | None, multi_label: b
         image: a batch of one: image `[1, 3, H, W]`, bag `[1, S, 3, H, W]` or volume in S windows `[1, S, D, H, W]`.
         level: the map for Grad-CAM, see `grad_cam_level`; None for occlusion.
         multi_label: whether an image may have any number of classes.
+        every: whether the heat maps of all slices are wanted, and not only of one; occlusion takes as much longer.
 
     Raises:
         ValueError: a batch of more than one item.
@@ -111,18 +117,18 @@ def explain(student: Student, image: Tensor, level: Level | None, multi_label: b
     slices = None if found.slices is None else found.slices[0]
     parts = image if image.dim() == 4 else image[0]  # slices [S, 3, H, W] or windows [S, D, H, W]
     shown = None if slices is None else int(slices[:, chosen].argmax())
+    first, end = (0, len(parts)) if every or shown is None else (shown, shown + 1)  # of the parts with maps
     if level is None:
 
         def of_class(covered: Tensor) -> Tensor:
             return _score(student.logits(student.slice_features(covered[:, None]).mean(dim=1)), chosen, multi_label)
 
         with torch.inference_mode():
-            maps = [occlusion(of_class, part, len(sides)) for part in (parts if shown is None else parts[shown][None])]
+            maps = [occlusion(of_class, part, len(sides)) for part in parts[first:end]]
     else:
         activation, gradient = (as_map(one, level, sides) for one in (outputs[0].detach(), gradients[0]))
         weights = gradient.flatten(2).mean(dim=2).view(*gradient.shape[:2], *[1] * len(sides))
-        maps = list((weights * activation).sum(dim=1).relu())
-        maps = maps if shown is None else [maps[shown]]
+        maps = list((weights * activation).sum(dim=1).relu())[first:end]
     heat = F.interpolate(torch.stack(maps)[:, None].float(), size=sides, mode=_MODES[len(sides)])[:, 0]
     by_slice = None
     if shown is None:
@@ -130,9 +136,9 @@ def explain(student: Student, image: Tensor, level: Level | None, multi_label: b
         by_slice = heat.mean(dim=(1, 2))
         empty = all_slices.amax(dim=(1, 2)) == all_slices.amin(dim=(1, 2))
         shown, by_slice = int(by_slice.masked_fill(empty, -1).argmax()), _to_one(by_slice)
-        heat = heat[shown][None]
-    method = "occlusion" if level is None else "Grad-CAM"
-    return Explanation(found.study[0], chosen, shown, _to_one(heat[0]), method, tuple(maps[0].shape), slices, by_slice)
+    own, grid = _to_one(heat[shown - first]), tuple(maps[0].shape)
+    method, heats = "occlusion" if level is None else "Grad-CAM", _to_one(heat) if every else None
+    return Explanation(found.study[0], chosen, shown, own, method, grid, slices, by_slice, heats)
 
 
 def occlusion(score: Callable[[Tensor], Tensor], image: Tensor, dims: int) -> Tensor:

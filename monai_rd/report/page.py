@@ -22,7 +22,19 @@ from PIL import Image
 from monai_rd.files import atomic_write
 from monai_rd.report.style import COLOURS, THEME
 
-__all__ = ["Section", "alert", "cards", "figure_block", "note", "part", "picture", "row", "table", "write_page"]
+__all__ = [
+    "Section",
+    "alert",
+    "cards",
+    "figure_block",
+    "note",
+    "part",
+    "picture",
+    "row",
+    "style_sheet",
+    "table",
+    "write_page",
+]
 
 _TEMPLATES = Environment(
     loader=PackageLoader("monai_rd.report"),
@@ -81,6 +93,11 @@ def write_page(
 def part(name: str, **values: Any) -> Markup:
     """Render a macro of `templates/parts.html` with these values; texts are escaped."""
     return Markup(getattr(_TEMPLATES.get_template("parts.html").module, name)(**values))
+
+
+def style_sheet() -> str:
+    """The style of the pages, as CSS."""
+    return _TEMPLATES.get_template("style.css").render()
 
 
 def alert(text: str) -> Markup:
