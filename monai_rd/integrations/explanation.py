@@ -13,6 +13,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 from monai.data import MetaTensor
 from monai.transforms import Orientation
 from nibabel.orientations import io_orientation
@@ -214,14 +215,14 @@ def _draw(shown: Look, prediction: Prediction, algorithm: Algorithm) -> np.ndarr
         figure.text(0.975, 0.945, "not verified", color=_MUTED, size=11, va="center", ha="right")
         pictures = (
             (shown.pixels, "what the network saw"),
-            (overlay(shown.pixels, shown.heat), f"what spoke for {_short(shown.name, 30)}"),
+            (overlay(shown.pixels, shown.heat), f"what spoke for {shown.name}"),
         )
         for place, (pixels, title) in enumerate(pictures):
             axes = figure.add_axes((0.025 + 0.352 * place, 0.15, 0.34, 0.7))
             axes.imshow(pixels, aspect=shown.aspect, interpolation="bilinear")
             axes.set_axis_off()
             axes.set_anchor("N")
-            figure.text(0.195 + 0.352 * place, 0.875, title, size=11, color=_INK, ha="center", va="center")
+            _fit(figure.text(0.195 + 0.352 * place, 0.875, title, size=11, color=_INK, ha="center", va="center"), 0.34)
         colours = overlay(np.full((256, 1, 3), 64, np.uint8), np.linspace(0, 1, 256)[:, None])[:, 0] / 255  # over grey
         bar = figure.colorbar(
             ScalarMappable(cmap=ListedColormap(colours)), cax=figure.add_axes((0.727, 0.45, 0.012, 0.4))
@@ -238,8 +239,13 @@ def _draw(shown: Look, prediction: Prediction, algorithm: Algorithm) -> np.ndarr
         return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _short(name: str, most: int) -> str:
-    return name if len(name) <= most else f"{name[: most - 1]}…"
+def _fit(text: Text, width: float) -> Text:
+    """Shorten a text of a figure until it takes at most this share of the figure's width."""
+    words = text.get_text()
+    while len(words) > 1 and text.get_window_extent().width > width * SIZE[0]:
+        words = words[:-1]
+        text.set_text(f"{words}…")
+    return text
 
 
 def _say(figure: Figure, prediction: Prediction) -> None:
@@ -248,11 +254,11 @@ def _say(figure: Figure, prediction: Prediction) -> None:
     most = sorted(prediction.probabilities.items(), key=lambda one: -one[1])[:MOST_CLASSES]
     figure.text(left, 0.835, "calibrated probability", size=10, color=_MUTED)
     for place, (name, p) in enumerate(most):
-        y, said = 0.775 - 0.085 * place, name in prediction.classes
+        y, said = 0.775 - 0.095 * place, name in prediction.classes
         style: dict[str, Any] = {"size": 12, "weight": "bold" if said else "normal", "color": _INK if said else _MUTED}
-        figure.text(left, y, _short(name, 12), **style)
-        figure.text(left + width, y, f"{p:.3f}", ha="right", **style)
+        _fit(figure.text(left, y, name, **style), width)
+        figure.text(left + width, y - 0.027, f"{p:.3f}", ha="right", va="center", **{**style, "size": 11})
         for share, colour in ((1.0, "#2a3038"), (p, _WARNING if said else _MUTED)):
-            figure.add_artist(Rectangle((left, y - 0.03), width * share, 0.014, color=colour, linewidth=0))
+            figure.add_artist(Rectangle((left, y - 0.034), (width - 0.055) * share, 0.014, color=colour, linewidth=0))
     for place, flag in enumerate(prediction.flags):
-        figure.text(left, 0.775 - 0.085 * len(most) - 0.04 * place, f"! {flag}", size=10, color=_WARNING)
+        figure.text(left, 0.775 - 0.095 * len(most) - 0.04 * place, f"! {flag}", size=10, color=_WARNING)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 import highdicom.sr
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -26,6 +28,7 @@ from pydicom.uid import (
 
 from monai_rd.datasets.studies import files_of_item, find_studies
 from monai_rd.inference import Prediction, Predictor, TrainedBundle
+from monai_rd.integrations import explanation
 from monai_rd.integrations.dicom_output import (
     RESEARCH_ONLY,
     SCHEME,
@@ -178,6 +181,17 @@ def test_picture_shows_the_slice_in_its_proportions(predictor: Predictor, scored
     rows, columns = (np.flatnonzero(shown.max(axis=2).max(axis=1 - axis)) for axis in (0, 1))
     height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
     assert height / width == pytest.approx(40 * 1.6 / (44 * 0.8), rel=0.03)
+
+
+def test_long_names_of_classes_hide_nothing(scored: Prediction) -> None:
+    figure = Figure(figsize=(11, 6.6), dpi=100)
+    names = {"W" * 40: 0.5, "meningioma_tumor": 0.3, "TURBERCULOSIS": 0.15, "a": 0.05}
+    explanation._say(figure, replace(scored, classes=tuple(names), probabilities=names))
+    drawn = {text.get_text(): text.get_window_extent() for text in figure.texts}
+    assert {"0.500", "0.050", "meningioma_tumor", "TURBERCULOSIS", "a"} < drawn.keys()
+    assert all(box.x1 <= 1100 for box in drawn.values())
+    for one, other in itertools.combinations(drawn.values(), 2):
+        assert not one.overlaps(other)
 
 
 @pytest.mark.parametrize("downwards", [False, True])
