@@ -131,8 +131,8 @@ def test_the_old_file_stays_and_nothing_else(name: str, tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="no limits of files")
 def test_a_feature_store_and_a_resting_teacher(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path / "features", {"views": 1})
-    with pytest.raises(DiskFullError, match="shard"):
-        limited(store.write, "shard", {"item": {"tap": torch.rand(1, 100_000)}})
+    with pytest.raises(DiskFullError, match="file"):
+        limited(store.write, "file", {"item": {"tap": torch.rand(1, 100_000)}}, True)
     assert [path.name for path in store.folder.iterdir()] == ["store.json"]
     plain = Preprocessing(None, (0.0,) * 3, (1.0,) * 3)
     backbone = torch.nn.Conv2d(3, 512, 16)

@@ -110,7 +110,7 @@ def test_a_fitted_teacher(tmp_path: Path) -> None:
 
 def test_a_feature_store(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path, {"views": 1})
-    store.write("shard", {"item": {"tap": torch.tensor([[1.0, NAN]])}})
+    store.write("shard", {"item": {"tap": torch.tensor([[1.0, NAN]])}}, locked=True)
     store.refresh()
     with pytest.raises(NotFiniteError, match="holds features that are not finite: remove"):
         store.read("item", 0)

@@ -7,7 +7,6 @@ import math
 import random
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -27,6 +26,7 @@ from monai_rd.cache.feature_store import FeatureStore
 from monai_rd.cache.fingerprints import describe, fingerprint, transforms_fingerprint
 from monai_rd.cache.views import PROBE, ReplayedViews, probe
 from monai_rd.files import free_space, size_in_words
+from monai_rd.locks import can_lock
 from monai_rd.processes import rank, world_size
 from monai_rd.teacher_image import teacher_image
 
@@ -34,8 +34,8 @@ __all__ = ["Agreement", "FeatureExtractor", "Teacher", "feature_dataset"]
 
 logger = logging.getLogger(__name__)
 
-_SHARD = 64 << 20  # bytes: the most that a killed process or a damaged file loses
-_LEAST_SHARDS = 16  # approximately, so that several processes can share the work on a small data set
+_FILE = 64 << 20  # bytes: the most that a killed process or a damaged file loses
+_LEAST_FILES = 16  # approximately, so that several processes can share the work on a small data set
 _FORMAT = 1
 
 
@@ -184,73 +184,96 @@ class FeatureExtractor:
 
     # ------------------------------------------------------------------------------------------------------------ fill
 
-    def fill(self) -> None:
+    def fill(self, shard: tuple[int, int] = (1, 1)) -> None:
         """Compute the features that are missing in the store; several processes may do so together.
 
-        The unit of work is a shard. A killed process loses at most one, and finished shards are not computed again.
+        The unit of work is a file of features. A killed process loses at most one, and finished files are not computed
+        again. Processes with the same `shard` share the work by locks; on a disk without locks they would all compute
+        everything. N shards need no locks: which files are a shard's is fixed by the list of items.
+
+        Args:
+            shard: number i, from 1 to N, of the shard to compute, and N, the number of shards. All N together leave
+                the same files as one process, and what a shard left out a later `fill` computes.
 
         Raises:
             OSError: the disk is too small; this is checked before anything is computed.
-            ValueError: features exceed the range of half precision.
+            ValueError: no such shard, or features exceed the range of half precision.
         """
+        number, count = shard
+        if not 1 <= number <= count:
+            raise ValueError(f"there is no shard {number} of {count}: shards are numbered from 1 to their number")
         self.store.refresh(check=True)
-        missing = self._missing(range(len(self.views.keys)))
+        if not self._missing(self._items):
+            return
+        plan = self._plan(number, count)
+        missing = self._missing([index for _, piece in plan for index in piece])
         if not missing:
             return
-        self._refuse_too_large(len({self.views.keys[index] for index in missing}))
+        self._refuse_too_large(len(missing))
         since, views, first = time.monotonic(), len(missing) * self.views.views, rank() == 0
         quiet = not (first and sys.stderr.isatty())
         with tqdm(total=views, unit="view", dynamic_ncols=True, disable=quiet, desc="teacher features") as bar:
-            self._compute_shards(self._plan(), bar.update)
+            if count == 1 and can_lock(self.store.folder):
+                self._share_by_locks(plan, bar.update)
+            else:
+                for name, piece in plan:
+                    self._compute_file(name, piece, bar.update, locked=False)
         if first:
             seconds = time.monotonic() - since
             logger.info("teacher features: %d views in %.1f s, %.1f a second", views, seconds, views / seconds)
 
+    @cached_property
+    def _items(self) -> list[int]:
+        """Indices of the items without repetitions: the same file may be in the list twice."""
+        first = {key: index for index, key in reversed(list(enumerate(self.views.keys)))}
+        return sorted(first.values())
+
     def _missing(self, indices: Sequence[int]) -> list[int]:
         return [index for index in indices if self.views.keys[index] not in self.store]
 
-    def _plan(self) -> list[tuple[str, range]]:
-        """Return name and items of each shard; they depend on the whole list, so all processes agree on them."""
-        every = range(len(self.views.keys))
+    def _plan(self, number: int, count: int) -> list[tuple[str, list[int]]]:
+        """Return name and items of each file of a shard; the whole list decides, so all processes agree on them."""
         batches = self._batch_size // math.gcd(self._batch_size, self.views.views)  # items that fill whole batches
-        share = math.ceil(len(every) / _LEAST_SHARDS / batches) * batches
-        many = max(min(_SHARD // self._bytes_of_an_item, share), 1)
-        pieces = [every[start : start + many] for start in range(0, len(every), many)]
-        first = len(pieces) * rank() // world_size()  # each rank starts at another shard
-        named = [(fingerprint([self.views.keys[index] for index in piece])[:16], piece) for piece in pieces]
+        share = math.ceil(len(self._items) / _LEAST_FILES / batches) * batches
+        many = max(min(_FILE // self._bytes_of_an_item, share), 1)
+        pieces = [self._items[start : start + many] for start in range(0, len(self._items), many)]
+        mine = pieces[number - 1 :: count]
+        named = [(fingerprint([self.views.keys[index] for index in piece])[:16], piece) for piece in mine]
+        first = len(mine) * rank() // world_size()  # each rank starts at another file
         return named[first:] + named[:first]
 
-    def _compute_shards(self, plan: Sequence[tuple[str, range]], tick: Callable[[int], Any]) -> None:
-        """Compute shards that no other process has locked, until all exist; `tick` is called with numbers of views."""
+    def _share_by_locks(self, plan: Sequence[tuple[str, list[int]]], tick: Callable[[int], Any]) -> None:
+        """Compute files that no other process has locked, until all exist; `tick` is called with numbers of views."""
         waiting = [(name, piece) for name, piece in plan if self._missing(piece)]
         while waiting:
             left = []
             for name, piece in waiting:
-                before = len(self._missing(piece))
                 try:
                     with self.store.lock(name) as lock:
-                        self.store.refresh()  # another process may have computed it meanwhile
-                        todo = self._missing(piece)
-                        tick((before - len(todo)) * self.views.views)
-                        if todo:
-                            self.store.write(name, self._features_of(todo, tick))
-                            self.store.refresh()
+                        self._compute_file(name, piece, tick, locked=True)
                         with suppress(OSError):  # Windows does not delete open files
                             Path(lock.lock_file).unlink()
                 except Timeout:
                     left.append((name, piece))
             if len(left) == len(waiting):
-                time.sleep(0.5)  # all remaining shards are locked by other processes
+                time.sleep(0.5)  # all remaining files are locked by other processes
             waiting = left
+
+    def _compute_file(self, name: str, piece: list[int], tick: Callable[[int], Any], locked: bool) -> None:
+        before = len(self._missing(piece))
+        self.store.refresh()  # another process may have computed it meanwhile
+        todo = self._missing(piece)
+        tick((before - len(todo)) * self.views.views)
+        if todo:
+            self.store.write(name, self._features_of(todo, tick), locked)
+            self.store.refresh()
 
     def _features_of(self, indices: Sequence[int], tick: Callable[[int], Any]) -> dict[str, dict[str, Tensor]]:
         """Compute the features of all views of some items: by item and name `[views, ...]`."""
-        items = {self.views.keys[index]: index for index in indices}  # the same file may be in the list twice
-        times = Counter(self.views.keys[index] for index in indices)
-        pairs = [(index, number) for index in items.values() for number in range(self.views.views)]
-        rows = self._rows(pairs)
+        rows = self._rows([(index, number) for index in indices for number in range(self.views.views)])
         found: dict[str, dict[str, Tensor]] = {}
-        for key in items:
+        for index in indices:
+            key = self.views.keys[index]
             views = [next(rows) for _ in range(self.views.views)]
             found[key] = {part: torch.stack([view[part] for view in views]) for part in views[0]}
             if not all(bool(part.isfinite().all()) for part in found[key].values()):
@@ -258,7 +281,7 @@ class FeatureExtractor:
                     f"the features that '{self.teacher.name}' gives of image sha256 {key[:12]} do not fit into half "
                     "precision: train with --feature_views 0"
                 )
-            tick(self.views.views * times[key])
+            tick(self.views.views)
         return found
 
     def _rows(self, pairs: Sequence[tuple[int, int]]) -> Iterator[dict[str, Tensor]]:

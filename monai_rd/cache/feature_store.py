@@ -1,10 +1,10 @@
 """Teacher features on disk, computed once for a fixed number of views of every training item.
 
 A store is a folder, named by a hash of everything that its content depends on except the items: the teacher's
-fingerprint, which features are read, transforms, seed, number of views. It has shards of about 64 MB: safetensors files
-with one tensor `[views, ...]` in half precision per item and feature, found by the hash of the item's content. So after
-a change of weights, tap, transforms, seed or an image's bytes, features are computed again, never reused; and adding,
-moving or removing items does not affect other items. A shard's name ends in its CRC-32, and it is written atomically.
+fingerprint, which features are read, transforms, seed, number of views. It has safetensors files of about 64 MB with
+one tensor `[views, ...]` in half precision per item and feature, found by the hash of the item's content. So after a
+change of weights, tap, transforms, seed or an image's bytes, features are computed again, never reused; and adding,
+moving or removing items does not affect other items. A file's name ends in its CRC-32, and it is written atomically.
 """
 
 from __future__ import annotations
@@ -72,13 +72,13 @@ class FeatureStore:
         return len(self._places)
 
     def refresh(self, check: bool = False) -> list[Path]:
-        """Read which items are in the shards that were added since the last call.
+        """Read which items are in the files that were added since the last call.
 
         Args:
-            check: compare every new shard with the checksum in its name, and remove those that differ.
+            check: compare every new file with the checksum in its name, and remove those that differ.
 
         Returns:
-            The shards that were removed.
+            The files that were removed.
         """
         damaged = []
         for path in sorted(self.folder.glob("*.safetensors")):
@@ -91,7 +91,7 @@ class FeatureStore:
             except FileNotFoundError:  # another process has just removed it
                 continue
             except ValueError:
-                logger.warning("teacher features: the shard %s is damaged and computed again", path.name)
+                logger.warning("teacher features: the file %s is damaged and computed again", path.name)
                 path.unlink(missing_ok=True)
                 damaged.append(path)
                 continue
@@ -109,17 +109,19 @@ class FeatureStore:
 
         Raises:
             KeyError: the item is not in the store.
-            OSError: the shard was removed or truncated.
+            OSError: the file was removed or truncated.
             NotFiniteError: features are infinite or not a number.
         """
         return {part: _read(place, view) for part, place in self._places[key].items()}
 
-    def write(self, name: str, items: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Write a shard.
+    def write(self, name: str, items: Mapping[str, Mapping[str, Tensor]], locked: bool) -> None:
+        """Write a file.
 
         Args:
-            name: of the shard; the same for the same items, so that a killed run leaves at most one unfinished file.
+            name: of the file; the same for the same items.
             items: features `[views, ...]` by item and name.
+            locked: whether this process holds the lock of that name. A killed run then leaves at most one unfinished
+                file for each name, otherwise another one each time.
 
         Raises:
             OSError: it could not be written.
@@ -130,11 +132,11 @@ class FeatureStore:
             f"{key}/{part}": one.half().contiguous() for key, parts in items.items() for part, one in parts.items()
         }
         content = save(tensors)
-        with atomic_path(self.folder / f"{name}.{zlib.crc32(content):08x}.safetensors", others=False) as beside:
+        with atomic_path(self.folder / f"{name}.{zlib.crc32(content):08x}.safetensors", others=not locked) as beside:
             beside.write_bytes(content)
 
     def lock(self, name: str) -> FileLock:
-        """Return the file lock of a shard; it is released when the process ends, even if it is killed."""
+        """Return the lock for writing the file `name`; it is released when the process ends, even if it is killed."""
         self.folder.mkdir(parents=True, exist_ok=True)
         return FileLock(self.folder / f"{name}.lock", timeout=0)
 

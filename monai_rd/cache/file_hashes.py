@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from monai_rd.cache.fingerprints import Source, files_of, item_key
 from monai_rd.errors import UnreadableFileError
+from monai_rd.locks import can_lock
 from monai_rd.processes import own_cores
 
 __all__ = ["HASHES_FILE", "item_keys"]
@@ -36,7 +37,8 @@ def item_keys(sources: Sequence[Source], database: Path | None = None) -> list[s
 
     Args:
         sources: see `item_key`.
-        database: the SQLite file; None stores nothing. Not used on Windows, which has no change time.
+        database: the SQLite file; None stores nothing. Not used on Windows, which has no change time, nor on a disk
+            without locks.
 
     Returns:
         The keys; "" for an item with a file that cannot be read (loading it will raise the error).
@@ -44,9 +46,8 @@ def item_keys(sources: Sequence[Source], database: Path | None = None) -> list[s
     Raises:
         OSError: the database cannot be written, or another process keeps it locked.
     """
-    if database is None or os.name != "posix":
+    if database is None or os.name != "posix" or not can_lock(database.parent):
         return [found.key for found in _hashed(sources)]
-    database.parent.mkdir(parents=True, exist_ok=True)
     try:
         return _through_database(sources, database)
     except sqlite3.OperationalError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,15 +32,33 @@ def _extraction(bundle: str, words: list[str]) -> Any:
     return parser.get_parsed_content("train#taught")
 
 
+def _numbers(shard: str) -> tuple[int, int]:
+    """Read `--shard`, such as 2/4."""
+    found = re.fullmatch(r"([0-9]+)/([0-9]+)", shard)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise ValueError(f"--shard {shard}: give the number of the shard and how many there are, from 1/4 to 4/4")
+    return int(found[1]), int(found[2])
+
+
 @app.command()
-def fill(words: Words = None, bundle: Bundle = "rd_ct") -> None:
+def fill(
+    words: Words = None,
+    bundle: Bundle = "rd_ct",
+    shard: Annotated[
+        str, typer.Option(metavar="I/N", help="Compute one of N parts that need no locks; start all, from 1/N to N/N.")
+    ] = "1/1",
+) -> None:
     """Compute the teacher's features for a training; arguments after -- are those of the training.
 
     Several processes may run at once, each on its own GPU, and each may be stopped and started again.
+    They share the work by locks, or by --shard if the disk has none.
     """
+    numbers = _numbers(shard)
     extraction = _extraction(bundle, words or [])
-    extraction.fill()
-    print(f"{extraction.store.folder}: {len(extraction.store)} items, {extraction.views.views} views each")
+    extraction.fill(numbers)
+    keys, views = extraction.views.keys, extraction.views.views
+    there = sum(key in extraction.store for key in keys)
+    print(f"{extraction.store.folder}: {there} of {len(keys)} training items, {views} views each")
 
 
 @app.command()

@@ -21,6 +21,7 @@ from monai_rd.datasets.reading import Reading
 from monai_rd.datasets.sources import unlabelled_of_sheet
 from monai_rd.datasets.studies import Item, files_of_item, find_studies, images_of_item
 from monai_rd.errors import StudyError, count_codes
+from monai_rd.locks import can_lock
 from monai_rd.pseudonyms import patient_pseudonym
 
 __all__ = ["exclude_leaks", "find_unlabelled"]
@@ -167,7 +168,7 @@ def _without_copies(
     """
     from monai_rd.datasets.image_fingerprints import CopyCache, image_fingerprints
 
-    database = None if cache_dir is None else cache_dir / "image_fingerprints.sqlite"
+    database = cache_dir / "image_fingerprints.sqlite" if cache_dir is not None and can_lock(cache_dir) else None
     copy_cache = CopyCache(database, held_keys)
     images = [image for _, own in items for image in own]
     known = copy_cache.known([key for _, key in images])

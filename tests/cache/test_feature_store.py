@@ -20,12 +20,12 @@ pytestmark = pytest.mark.usefixtures("few_threads")
 
 
 @pytest.fixture
-def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An item a shard."""
-    monkeypatch.setattr("monai_rd.cache.feature_extraction._SHARD", 1)
+def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An item a file."""
+    monkeypatch.setattr("monai_rd.cache.feature_extraction._FILE", 1)
 
 
-@pytest.mark.usefixtures("small_shards")
+@pytest.mark.usefixtures("small_files")
 def test_a_killed_fill_goes_on_where_it_stopped(images: list[Path], tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         filled(images, tmp_path / "store", teacher=Counting(kill_after=1 + 2 * VIEWS), batch_size=1)
@@ -35,7 +35,7 @@ def test_a_killed_fill_goes_on_where_it_stopped(images: list[Path], tmp_path: Pa
     assert {path.suffix for path in info.folder.iterdir()} == {".json", ".safetensors"}
 
 
-@pytest.mark.usefixtures("small_shards")
+@pytest.mark.usefixtures("small_files")
 def test_a_flipped_byte_is_found_and_mended(
     images: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -89,7 +89,7 @@ def _fill(paths: list[Path], store: Path, queue: Any) -> None:
     queue.put((teacher.seen, len(made.store)))
 
 
-@pytest.mark.usefixtures("small_shards")
+@pytest.mark.usefixtures("small_files")
 @pytest.mark.slow
 def test_processes_share_the_work(images: list[Path], tmp_path: Path) -> None:
     queue = CONTEXT.Queue()
@@ -153,8 +153,10 @@ def test_parts_of_several_shapes_and_items(tmp_path: Path) -> None:
     given = {
         key: {"tap": torch.randn(2, n + 1, 3).half(), "logits": torch.randn(2, 2).half()} for n, key in enumerate("abc")
     }
-    store.write("first", {"a": given["a"], "b": given["b"]})
-    store.write("second", {"c": given["c"], "a": {"tap": torch.zeros(2, 1, 3), "logits": torch.zeros(2, 2)}})
+    store.write("first", {"a": given["a"], "b": given["b"]}, locked=True)
+    store.write(
+        "second", {"c": given["c"], "a": {"tap": torch.zeros(2, 1, 3), "logits": torch.zeros(2, 2)}}, locked=False
+    )
     store.refresh(check=True)
     assert len(store) == 3
     for key, view in itertools.product("abc", range(2)):

@@ -55,10 +55,20 @@ def monai_rd(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     return run
 
 
+def test_shards_fill_a_store_together(monai_rd: Command, images: Path, tmp_path: Path) -> None:
+    words = ("--", "--dataset_dir", images, "--output_dir", tmp_path, *WORDS)
+    code, said = monai_rd("features", "fill", "--shard", "2/2", *words)
+    assert (code, "12 of 25 training items, 2 views each" in said) == (0, True), said
+    code, said = monai_rd("features", "verify", *words)
+    assert (code, "13 of 25 training items are not there" in said) == (1, True), said
+    assert monai_rd("features", "fill", "--shard", "1/2", *words)[0] == 0
+    assert monai_rd("features", "verify", *words)[0] == 0
+
+
 def test_fill_verify_list_clear(monai_rd: Command, images: Path, tmp_path: Path) -> None:
     words = ("--", "--dataset_dir", images, "--output_dir", tmp_path, *WORDS)
     code, said = monai_rd("features", "fill", *words)
-    assert (code, "25 items, 2 views each" in said) == (0, True)
+    assert (code, "25 of 25 training items, 2 views each" in said) == (0, True)
     code, said = monai_rd("features", "verify", "--sample", 3, *words)
     assert code == 0, said
     assert "0 of 25 training items are not there" in said
@@ -80,6 +90,9 @@ def test_fill_verify_list_clear(monai_rd: Command, images: Path, tmp_path: Path)
     [
         (("fill",), "give the number of views"),
         (("fill", "--", "--feature_views", "2", "--method", "ce"), "nothing to compute"),
+        (("fill", "--shard", "3/2"), "--shard 3/2: give the number of the shard and how many there are"),
+        (("fill", "--shard", "0/2"), "--shard 0/2: give the number"),
+        (("fill", "--shard", "a/b"), "--shard a/b: give the number"),
         (("fill", "--bundle", "rd_none", "--", "--feature_views", "2"), "no bundle 'rd_none'"),
         (("verify", "--", "feature_views"), "words for the bundle are ids and values"),
         (("info", "nowhere"), "give the features_dir of a training"),
