@@ -70,29 +70,36 @@ def test_slices_are_turned_as_volumes_are(axis: int) -> None:
     assert flat.std() > 0.1
 
 
-def real_ct() -> Tensor:
-    """A series of pydicom's, five slices of a heart in 16 x 16 pixels; 0 is -1000 HU and 1 is 1000 HU."""
-    folder = Path(get_testdata_file("CT_small.dcm")).parent / "dicomdirtests" / "98892001" / "CT5N"
-    volume = Orientation(axcodes="SPL", labels=None)(LoadDicomSeriesd("image")({"image": str(folder)})["image"])
-    assert volume.shape == (1, 5, 16, 16)
+HEART = "98892001/CT5N", (1, 5, 16, 16), "*"
+# Of the series that the documentation of highdicom uses, the three slices beside each other.
+HEAD = "77654033/CT2", (1, 3, 16, 16), "171[369]6"
+
+
+def real_ct(series: str, shape: tuple[int, ...], names: str) -> Tensor:
+    """A series of pydicom's in 16 x 16 pixels; 0 is -1000 HU and 1 is 1000 HU."""
+    folder = Path(get_testdata_file("CT_small.dcm")).parent / "dicomdirtests" / series
+    files = [str(path) for path in sorted(folder.glob(names))]
+    volume = Orientation(axcodes="SPL", labels=None)(LoadDicomSeriesd("image")({"image": files})["image"])
+    assert volume.shape == shape
     return ((volume.as_tensor() + 1000) / 2000).clamp(0, 1)[None]
 
 
 @needs_astra
 @pytest.mark.slow
 @torch.no_grad()
-def test_the_real_astra_on_a_real_ct() -> None:
+def test_the_real_astra_on_real_cts() -> None:
     teacher, _, coverage = open_teacher("astra", REAL, options={"size": [16, 64, 64]})
     assert str(coverage) == "930 of 930 tensors"
-    weights = torch.load(REAL, weights_only=True)["state_dict"]
-    expected = literal_3d.inflated_resnet(teacher.preprocessing(real_ct()), weights)
-    seen = teacher.read(real_ct(), Reads(tap=True, levels=teacher.levels))
     assert [level.stride for level in teacher.levels] == [4, 8, 16, 32]
-    for got, right in ((seen.maps[2], expected[0]), (seen.maps[3], expected[1]), (seen.tap, expected[1])):
-        assert got is not None
-        assert got.isfinite().all()
-        right = teacher.preprocessing.back(right)
-        torch.testing.assert_close(got.reshape(right.shape), right, atol=1e-4, rtol=1e-4)
+    weights = torch.load(REAL, weights_only=True)["state_dict"]
+    for volume in (real_ct(*HEART), real_ct(*HEAD)):
+        expected = literal_3d.inflated_resnet(teacher.preprocessing(volume), weights)
+        seen = teacher.read(volume, Reads(tap=True, levels=teacher.levels))
+        for got, right in ((seen.maps[2], expected[0]), (seen.maps[3], expected[1]), (seen.tap, expected[1])):
+            assert got is not None
+            assert got.isfinite().all()
+            right = teacher.preprocessing.back(right)
+            torch.testing.assert_close(got.reshape(right.shape), right, atol=1e-4, rtol=1e-4)
 
 
 @needs_astra
@@ -105,7 +112,7 @@ def test_the_real_astra_summed_on_a_real_ct() -> None:
     other = resnet152(weights=None).eval()
     flat = {key: tensor.float().sum(dim=2) if tensor.dim() == 5 else tensor for key, tensor in weights.items()}
     other.load_state_dict(flat, strict=False)
-    image = real_ct()[:, 0, 2:3].expand(-1, 3, -1, -1)
+    image = real_ct(*HEART)[:, 0, 2:3].expand(-1, 3, -1, -1)
     expected = nn.Sequential(*list(other.children())[:8])(teacher.preprocessing(image))
     assert expected.std() > 0.01
     torch.testing.assert_close(teacher(image), teacher.preprocessing.back(expected), atol=1e-4, rtol=1e-4)
