@@ -26,6 +26,10 @@ from monai_rd.networks.preprocessing import AXES, Preprocessing, VolumePreproces
 
 __all__ = ["FrozenFoundationModel", "add_weights"]
 
+# Voxels that a teacher of volumes is shown at a time: Merlin's 224 x 224 x 160, of which it needs 2.9 GiB. More would
+# cost memory and save no time.
+_VOXELS = 1 << 23
+
 
 class FrozenFoundationModel(nn.Module):
     """A teacher: it maps images to features, is never trained and is in no checkpoint.
@@ -185,6 +189,18 @@ class FrozenFoundationModel(nn.Module):
 
     def _run(self, image: Tensor, levels: Sequence[Level]) -> tuple[Tensor, tuple[Tensor, ...]]:
         images, slices = fold(image, self.spatial_dims)
+        many = max(_VOXELS // images[0].numel(), 1) if self.spatial_dims == 3 else len(images)
+        features, maps = zip(*(self._features(piece, levels) for piece in images.split(many)), strict=True)
+        tap = torch.cat(features)
+        if not self._seen and tap.device.type == "cpu":  # on other devices it would cost a synchronisation
+            self._seen = True
+            self._refuse_not_finite(image, tap)
+        if self.kind == "map":
+            tap = self.preprocessing.back(tap)
+        tap = tap if image.dim() == 4 else unfold(tap, slices)
+        return tap, tuple(self.preprocessing.back(torch.cat(level)) for level in zip(*maps, strict=True))
+
+    def _features(self, images: Tensor, levels: Sequence[Level]) -> tuple[Tensor, tuple[Tensor, ...]]:
         inputs = self.preprocessing(images)
         maps: tuple[Tensor, ...] = ()
         if isinstance(self.backbone, nn.Module):
@@ -203,13 +219,7 @@ class FrozenFoundationModel(nn.Module):
                 f"teacher '{self.name}' states a {self.kind} [{', '.join(map(str, stated))}], but its backbone gave "
                 f"{list(features.shape)}"
             )
-        if not self._seen and features.device.type == "cpu":  # on other devices it would cost a synchronisation
-            self._seen = True
-            self._refuse_not_finite(image, features)
-        if self.kind == "map":
-            features = self.preprocessing.back(features)
-        tap = features if image.dim() == 4 else unfold(features, slices)
-        return tap, tuple(map(self.preprocessing.back, maps))
+        return features, maps
 
     def _refuse_not_finite(self, image: Tensor, features: Tensor) -> None:
         if not_finite({"image": image}):

@@ -11,7 +11,9 @@ from monai.transforms import NormalizeIntensity, Orientation
 from torch import nn
 from torch.nn import functional as F
 
+from monai_rd.networks.features import Reads
 from monai_rd.networks.preprocessing import Preprocessing, VolumePreprocessing
+from monai_rd.networks.teacher import foundation
 from monai_rd.networks.teacher.foundation import FrozenFoundationModel
 from monai_rd.networks.teacher.zoo import TEACHERS
 from monai_rd.transforms import SliceStackd
@@ -237,6 +239,21 @@ def test_a_teacher_of_volumes():
         )(torch.rand(2, 1, 4, 4, 4))
     prints = {volumes().fingerprint() for _ in range(2)} | {volumes(axcodes="RAS").fingerprint()}
     assert len(prints) == 3  # two sets of weights, and other axes
+
+
+@pytest.mark.parametrize("fits", [4 * 6 * 8 - 1, 2 * 4 * 6 * 8 + 1])
+def test_large_volumes_are_shown_a_few_at_a_time(monkeypatch, fits):
+    """So that a batch needs no more memory than a volume of the largest teachers."""
+    frozen, windows = volumes(), torch.rand(2, 3, 4, 6, 8)
+    frozen.backbone.stages = [""]
+    whole, sizes = frozen.read(windows, Reads(tap=True, levels=frozen.levels)), []
+    monkeypatch.setattr(foundation, "_VOXELS", fits)
+    frozen.backbone.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    pieces = frozen.read(windows, Reads(tap=True, levels=frozen.levels))
+    assert sizes == ([1] * 6 if fits < 4 * 6 * 8 else [2] * 3)
+    torch.testing.assert_close(pieces.tap, whole.tap)
+    torch.testing.assert_close(pieces.maps, whole.maps)
+    assert len(whole.maps) == 1
 
 
 @pytest.mark.parametrize(
