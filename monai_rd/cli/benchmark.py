@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from monai_rd.protocol.scheduler import Failure
     from monai_rd.protocol.tables import Report
 
+    Train = Callable[[list[Run], Path, Console], list[Failure]]
+
 app = typer.Typer(no_args_is_help=True)
 
 Dataset = Annotated[Path | None, typer.Option(help="Folder of the data; by default the bundle's phantoms.")]
@@ -33,7 +35,10 @@ Methods = Annotated[str, typer.Option(help="Rows of the table, comma-separated; 
 Seeds = Annotated[int, typer.Option(min=1, help="Number of trainings of each method, with seeds 0, 1, ...")]
 MaxEpochs = Annotated[int | None, typer.Option(min=1, help="Epochs of each training; by default the bundle's.")]
 Jobs = Annotated[
-    int | None, typer.Option(min=1, help="Number of trainings at a time; by default one per GPU, or one on a CPU.")
+    int | None,
+    typer.Option(
+        min=1, help="Number of trainings at a time; by default one per GPU, or one on a CPU, and 256 jobs of a cluster."
+    ),
 ]
 Out = Annotated[Path, typer.Option(help="Folder for the trainings and tables; give the same folder to resume.")]
 
@@ -52,6 +57,22 @@ class On(str, Enum):
     validation = "validation"
 
 
+class Launcher(str, Enum):
+    """Where the trainings run."""
+
+    local = "local"
+    slurm = "slurm"
+
+
+Launch = Annotated[Launcher, typer.Option(help="Train on this machine, or each training as a job of a SLURM cluster.")]
+Slurm = Annotated[
+    str,
+    typer.Option(
+        metavar="OPTIONS",
+        help="What each job asks for, such as partition=gpu,time=60,gpus=1: time in minutes (needed), partition, "
+        "numbers of gpus and cpus, memory in GB.",
+    ),
+]
 Images = Annotated[
     On, typer.Option(help="Evaluate on the test images, or on the validation images for model selection.")
 ]
@@ -107,11 +128,22 @@ def _laid_out(
     )
 
 
-def _run(made: Experiment, out: Path, jobs: int | None, console: Console) -> list[Failure]:
-    """Start the unfinished runs, and print which failed."""
+def _launcher(launcher: Launcher, slurm: str, jobs: int | None) -> Train:
+    """Return what trains runs: on this machine, or on a cluster."""
+    from monai_rd.protocol.cluster import read_options, run_on_slurm
     from monai_rd.protocol.scheduler import default_jobs, run_all
 
-    failures = run_all(list(made.runs.values()), out, jobs or default_jobs(), console)
+    if launcher is Launcher.slurm:
+        read_options(slurm)  # before anything is read
+        return lambda runs, out, console: run_on_slurm(runs, out, slurm, jobs, console)
+    if slurm:
+        raise ValueError("--slurm is for --launcher slurm")
+    return lambda runs, out, console: run_all(runs, out, jobs or default_jobs(), console)
+
+
+def _run(made: Experiment, out: Path, train: Train, console: Console) -> list[Failure]:
+    """Start the unfinished runs, and print which failed."""
+    failures = train(list(made.runs.values()), out, console)
     for failure in failures:
         print(f"FAILED {failure.run.name}: {failure.cause}\n  {failure.log}", file=sys.stderr)
     if failures:
@@ -120,14 +152,14 @@ def _run(made: Experiment, out: Path, jobs: int | None, console: Console) -> lis
 
 
 def _make_table(
-    name: str, made: Experiment, dataset: Path | None, select: Select, on: On, jobs: int | None, out: Path
+    name: str, made: Experiment, dataset: Path | None, select: Select, on: On, train: Train, out: Path
 ) -> None:
     """Start the unfinished runs of a table, then make the table from the finished ones; exit code 1 if a run failed."""
     from monai_rd.protocol import paper, tables
     from monai_rd.protocol.summary import summarise
 
     console = terminal()
-    failures = _run(made, out, jobs, console)
+    failures = _run(made, out, train, console)
     if settings := _settings(made.runs.values(), out):
         known = None if dataset is None else paper.published_name(str(dataset))
         _publish(
@@ -169,12 +201,15 @@ def _add_table(name: str, what: str) -> None:
         shares: Shares = "",
         on: Images = On.test,
         jobs: Jobs = None,
+        launcher: Launch = Launcher.local,
+        slurm: Slurm = "",
         out: Out = Path("benchmark"),
     ) -> None:
+        train = _launcher(launcher, slurm, jobs)
         made = _laid_out(
             name, dataset, bundle, teachers, students, methods, seeds, max_epochs, select, out, words, shares
         )
-        _make_table(name, made, dataset, select, on, jobs, out)
+        _make_table(name, made, dataset, select, on, train, out)
 
 
 _add_table(
@@ -242,6 +277,8 @@ def figure2(
     ] = 10,
     resolution: Annotated[int, typer.Option(min=2, help="Points along a side of a plane.")] = 50,
     jobs: Jobs = None,
+    launcher: Launch = Launcher.local,
+    slurm: Slurm = "",
     out: Out = Path("benchmark"),
 ) -> None:
     """Decision boundaries of the students (ce, kd, rd) and of the fully tuned teacher, and their agreement."""
@@ -251,9 +288,9 @@ def figure2(
 
     if parse_overrides(words or ()).get("cross_fit"):
         raise ValueError("--cross_fit fits several teachers, and figure 2 looks at the one that taught: leave it out")
-    console = terminal()
+    console, train = terminal(), _launcher(launcher, slurm, jobs)
     made = _laid_out("figure2", dataset, bundle, teachers, students, "", seeds, max_epochs, select, out, words)
-    if _run(made, out, jobs, console):
+    if _run(made, out, train, console):
         raise typer.Exit(1)
     with console.status("") as status:
         # A plane may take a minute.

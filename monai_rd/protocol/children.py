@@ -15,6 +15,8 @@ from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
+from monai_rd.locks import can_lock
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -39,7 +41,10 @@ class Lock:
 
 
 def lock(path: Path) -> Lock | None:
-    """Lock a file; None if another process holds the lock. The system releases it when its last holder ends."""
+    """Lock a file; None if another process holds the lock. The system releases it when its last holder ends.
+
+    On a disk without locks nothing is locked, with a warning.
+    """
     if fcntl is None:
         held = FileLock(path)
         try:
@@ -51,8 +56,9 @@ def lock(path: Path) -> Lock | None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        file.close()
-        return None
+        if can_lock(path.parent):
+            file.close()
+            return None
     return Lock(file.close, file.fileno())
 
 

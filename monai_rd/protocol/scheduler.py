@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from monai_rd.protocol import children
 from monai_rd.protocol.runs import Run
 
-__all__ = ["Failure", "default_jobs", "gpus", "run_all"]
+__all__ = ["Failure", "RunProgress", "default_jobs", "finish", "gpus", "run_all", "start", "unfinished_of"]
 
 _LOOK = 0.1  # seconds between two checks of the running processes
 
@@ -89,14 +89,9 @@ def run_all(
     """
     if jobs < 1:
         raise ValueError(f"--jobs {jobs}: at least one is needed")
-    if (out / "cells").is_dir():
-        raise ValueError(
-            f"{out / 'cells'} holds trainings of an earlier version: to go on with them, rename that folder to 'runs' "
-            "and each 'cell.json' in it to 'run.json'; or give another --out"
-        )
-    different = {run.key: run for run in runs}.values()
-    waiting = deque(run for run in different if run.result(out) is None)
-    progress = _Progress(console, len(different), len(different) - len(waiting), jobs)
+    total, unfinished = unfinished_of(runs, out)
+    waiting = deque(unfinished)
+    progress = RunProgress(console, total, total - len(waiting), jobs)
     running: list[_Running] = []
     failures: list[Failure] = []
     devices = gpus()
@@ -105,12 +100,28 @@ def run_all(
             _start(waiting, running, out, jobs, devices, progress)
             for one in [one for one in running if one.process.poll() is not None]:
                 running.remove(one)
-                failure = _end(one, out)
+                seconds = time.monotonic() - one.since
+                failure = finish(one.run, out, one.process.returncode, seconds)
                 one.lock.release()
                 failures += [failure] if failure else []
-                progress.ended(one.run, time.monotonic() - one.since, failure)
+                progress.ended(one.run, seconds, failure)
             time.sleep(_LOOK)
     return failures
+
+
+def unfinished_of(runs: Sequence[Run], out: Path) -> tuple[int, list[Run]]:
+    """Return the number of different runs, and those of them that are not finished.
+
+    Raises:
+        ValueError: the folder was begun by an earlier version.
+    """
+    if (out / "cells").is_dir():
+        raise ValueError(
+            f"{out / 'cells'} holds trainings of an earlier version: to go on with them, rename that folder to 'runs' "
+            "and each 'cell.json' in it to 'run.json'; or give another --out"
+        )
+    different = {run.key: run for run in runs}.values()
+    return len(different), [run for run in different if run.result(out) is None]
 
 
 def _start(
@@ -119,7 +130,7 @@ def _start(
     out: Path,
     jobs: int,
     devices: Sequence[str],
-    progress: _Progress,
+    progress: RunProgress,
 ) -> None:
     """Fill the free slots; a run that is locked by another process goes to the end of the queue."""
     for _ in range(len(waiting)):
@@ -137,27 +148,34 @@ def _start(
             progress.ended(run, 0.0, None)
             continue
         slot = min(set(range(jobs)) - {one.slot for one in running})
-        (folder / "run.json").unlink(missing_ok=True)
         environment = {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // jobs, 1)), **os.environ}
         if devices:
             environment["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
-        words = run.command(out)
-        with open(folder / "log.txt", "ab" if "--resume" in words else "wb") as log:
-            process = children.start(words, log, environment, lock)
+        process = start(run, out, environment, lock)
         running.append(_Running(run, process, lock, slot, time.monotonic()))
         progress.started(run)
 
 
-def _end(one: _Running, out: Path) -> Failure | None:
-    log = one.run.folder(out) / "log.txt"
-    if one.process.returncode != 0:
-        return Failure(one.run, _cause(log, one.process.returncode), log)
+def start(run: Run, out: Path, environment: Mapping[str, str], held: children.Lock) -> subprocess.Popen[bytes]:
+    """Start the training of a run, whose lock is `held`, or go on with it; its log is `log.txt` in its folder."""
+    folder = run.folder(out)
+    (folder / "run.json").unlink(missing_ok=True)
+    words = run.command(out)
+    with open(folder / "log.txt", "ab" if "--resume" in words else "wb") as log:
+        return children.start(words, log, environment, held)
+
+
+def finish(run: Run, out: Path, code: int, seconds: float) -> Failure | None:
+    """Mark a run as finished, unless its training failed: `code` is the exit code of its process."""
+    log = run.folder(out) / "log.txt"
+    if code != 0:
+        return Failure(run, _cause(log, code), log)
     try:
-        one.run.finish(out, time.monotonic() - one.since)
+        run.finish(out, seconds)
     except ValueError as error:
-        return Failure(one.run, str(error), log)
+        return Failure(run, str(error), log)
     for name in ("last.pt", "best_method.pt"):  # checkpoints: hundreds of megabytes for each run
-        (one.run.folder(out) / name).unlink(missing_ok=True)
+        (run.folder(out) / name).unlink(missing_ok=True)
     return None
 
 
@@ -187,7 +205,7 @@ def _ended_with_us(running: list[_Running]) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-class _Progress:
+class RunProgress:
     """Progress display: a bar on a terminal, otherwise one line for each run, with rate and remaining time."""
 
     def __init__(self, console: Console, total: int, finished: int, jobs: int) -> None:
@@ -206,7 +224,7 @@ class _Progress:
         )
         self._task = self._bar.add_task("", total=total, completed=finished)
 
-    def __enter__(self) -> _Progress:
+    def __enter__(self) -> RunProgress:
         self._bar.start()
         todo = self.total - self.finished
         self.console.print(f"{self.total} runs, {self.finished} finished before, {todo} to run, {self.jobs} at a time")
@@ -216,10 +234,12 @@ class _Progress:
         self._bar.stop()
 
     def started(self, run: Run) -> None:
+        """Show a run as running."""
         self._now.append(run.name)
         self._show()
 
     def ended(self, run: Run, seconds: float, failure: Failure | None) -> None:
+        """Show a run as finished or failed; 0 seconds if another process trained it."""
         if run.name in self._now:
             self._now.remove(run.name)
         if seconds:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from monai_rd.protocol import runs
 from monai_rd.protocol.runs import Run, data_fingerprint
 
 FAKE = Path(__file__).with_name("fake_bundle.py")
@@ -21,6 +22,16 @@ def fake_command(run: Run, out: Path) -> list[str]:
     if (folder / "last.pt").is_file():
         words["resume"] = True
     return [sys.executable, str(FAKE), *(str(text) for name, value in words.items() for text in (f"--{name}", value))]
+
+
+class FakeRun(Run):
+    """A run of the fake, also in another process."""
+
+    command = fake_command
+
+    def finish(self, out: Path, seconds: float) -> None:
+        runs.versions = dict  # which imports torch: seconds
+        super().finish(out, seconds)
 
 
 @pytest.fixture
@@ -40,7 +51,7 @@ def data(tmp_path: Path) -> Path:
     return folder
 
 
-def a_run(data: Path, **fields: Any) -> Run:
-    """A run; `fields` are its own."""
+def a_run(data: Path, made: type[Run] = Run, **fields: Any) -> Run:
+    """A run of class `made`; `fields` are its own."""
     given = {"bundle": "rd_ct", "student": "resnet18", "method": "ce", "seed": 0, **fields}
-    return Run(dataset_dir=str(data), data=data_fingerprint(data), **given)
+    return made(dataset_dir=str(data), data=data_fingerprint(data), **given)

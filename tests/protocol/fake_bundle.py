@@ -1,7 +1,7 @@
 """Stands for a bundle's training: writes what one leaves, in a moment. Words as for `monai.bundle run`.
 
 Of the environment: FAKE_SECONDS, how long it takes; FAKE_FAILS, a method that fails; each start is a line of
-`starts.txt` in the run's folder.
+`starts.txt` in the run's folder, and each end of `ends.txt`.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ def main() -> None:
     if method == "rd":
         test["reprogrammed teacher"] = {"n": 60, "accuracy": {"value": 0.9}, "roc_auc": {"value": 0.95}}
     (folder / "metrics.json").write_text(json.dumps({"settings": settings, "test": test}))
+    with open(folder / "ends.txt", "a") as file:
+        file.write(f"{os.getpid()}\n")
 
 
 if __name__ == "__main__":
