@@ -39,6 +39,14 @@ def label_python() -> str:
     return python
 
 
+def triton_python() -> str:
+    """Python of an environment with Triton's server and client, and ONNX Runtime (docs/guide/export.md)."""
+    python = os.environ.get("TRITON_PYTHON")
+    if not python:
+        pytest.skip("TRITON_PYTHON names no Python with nvidia-pytriton and onnxruntime, see docs/guide/export.md")
+    return python
+
+
 def deploy_python() -> str:
     """Python of an environment with MONAI Deploy's SDK and this package (docs/guide/monai_deploy.md)."""
     python = os.environ.get("MONAI_DEPLOY_PYTHON")

@@ -1,4 +1,4 @@
-"""`monai-rd export`: exporting a trained student to TorchScript, ONNX, int8 ONNX or torch.export."""
+"""`monai-rd export`: exporting a trained student to TorchScript, ONNX, int8 ONNX, torch.export, Triton or TensorRT."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from monai_rd.console import Words, terminal
 
 Formats = Annotated[
     list[str],
-    typer.Option("--format", help="torchscript, onnx, onnx-int8 or torch.export; several separated by commas."),
+    typer.Option(
+        "--format", help="torchscript, onnx, onnx-int8, torch.export, triton or tensorrt; several separated by commas."
+    ),
 ]
 Out = Annotated[
     Path | None, typer.Option(help="A folder, or a file for a single format; by default the bundle's models folder.")
@@ -52,11 +54,19 @@ def export_command(
             print(f"not written: {', '.join(wrong)} differs from PyTorch by more than {TOLERANCE:g}")
         for name in names:
             if name not in wrong:
-                os.replace(made[name], targets[name])
+                _put(made[name], targets[name])
                 print(f"{name}: {targets[name]}")
     print(f"licences: {trained.licences['in_words']}")
     if wrong:
         raise typer.Exit(1)
+
+
+def _put(made: Path, target: Path) -> None:
+    """Move a file to its place; of a folder its files, so that others in the place stay."""
+    for path in [one for one in (made, *made.rglob("*")) if one.is_file()]:
+        to = target / path.relative_to(made)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(path, to)
 
 
 def _targets(formats: list[str], out: Path) -> dict[str, Path]:

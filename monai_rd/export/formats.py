@@ -1,4 +1,4 @@
-"""Export of the deployed student: TorchScript, ONNX in float32 and int8, torch.export, TensorRT.
+"""Export of the deployed student: TorchScript, ONNX in float32 and int8, torch.export, TensorRT, Triton.
 
 All formats but TorchScript include the last step, so they return calibrated `probabilities` `[B, classes]` for `image`:
 bags of slices `[B, S, 3, H, W]` with dynamic B and S (a single image is a bag of one), or volumes `[B, 1, D, H, W]`
@@ -19,6 +19,7 @@ from monai_rd.export.program import Classify, quiet_exporters
 from monai_rd.export.tensorrt import load_tensorrt, write_tensorrt
 from monai_rd.export.torch_export_file import load_torch_export, write_torch_export
 from monai_rd.export.torchscript_file import load_torchscript, write_torchscript
+from monai_rd.export.triton import load_triton, write_triton
 
 if TYPE_CHECKING:
     from monai_rd.inference import TrainedBundle
@@ -31,7 +32,7 @@ class Format:
     """An export format.
 
     Args:
-        file: file name.
+        file: name of the file or folder.
         write: writes a bundle's student to the file.
         load: returns a function from an image to probabilities that uses the file with the given number of threads
             (PyTorch's formats use PyTorch's own number).
@@ -83,5 +84,6 @@ FORMATS = {
     "onnx": Format("model.onnx", write_onnx, load_onnx),
     "onnx-int8": Format("model_int8.onnx", write_int8, load_onnx, exact=False),
     "torch.export": Format("model.pt2", write_torch_export, load_torch_export),
+    "triton": Format("triton", write_triton, load_triton),
     "tensorrt": Format("model_tensorrt.pt2", write_tensorrt, load_tensorrt),
 }

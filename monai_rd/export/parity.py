@@ -78,10 +78,15 @@ def parity(trained: TrainedBundle, files: Mapping[str, Path], images: Iterable[T
             agreement=float((label(found) == label(expected)).float().mean()),
             images=len(expected),
             seconds=median(seconds[name]),
-            size=files[name].stat().st_size if name in files else 0,
+            size=_size(files[name]) if name in files else 0,
         )
         for name, found in ((name, torch.cat(one)) for name, one in answers.items())
     }
+
+
+def _size(path: Path) -> int:
+    """Return the size of a file, or of all files in a folder."""
+    return sum(one.stat().st_size for one in (path, *path.rglob("*")) if one.is_file())
 
 
 def latencies(runs: Mapping[str, Classify], image: Tensor, rounds: int = ROUNDS) -> dict[str, list[float]]:

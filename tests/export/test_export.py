@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 import zipfile
 from dataclasses import replace
@@ -27,6 +26,7 @@ from monai_rd.phantoms import phantom_cohort
 from monai_rd.transforms.ct import WINDOWS
 from tests.bundles.commands import score
 from tests.dicom_files import make_series
+from tests.export.following import follow
 from tests.small import SMALL
 from tests.trained import VOLUMES, trained_bundle
 
@@ -99,36 +99,6 @@ def test_the_table_tells_what_was_compared(
     assert (size[-2:], same) == ("MB", "100.0%")
     assert float(difference) < 1e-6
     assert float(latency) > 0
-
-
-def follow(manifest: dict[str, Any], values: np.ndarray, unit: str) -> np.ndarray:
-    """Do with slices `[D, H, W]` in HU, or a picture `[1, H, W]` of 0 to 255, what the metadata say, in numpy alone."""
-    for step in manifest["preprocessing"]:
-        if step["step"] == "SliceStackd" and unit == "HU":
-            depth, slices = len(values), step["slices"]
-            values = values[[math.floor((i + 0.5) * depth / slices) for i in range(slices)]]
-        elif step["step"] == "HounsfieldWindowsd":
-            ((centre, width),) = step["windows"]
-            values = np.clip((values - centre) / width + 0.5, 0, 1) if unit == "HU" else values / 255
-        elif step["step"] == "ResizeImaged":
-            for axis, new in enumerate(step["size"], start=1):
-                values = resized(values, axis, new)
-        elif step["step"] == "ChannelsToBagd":
-            values = np.repeat(values[:, None], 3, axis=1)
-    return values[None].astype(np.float32)
-
-
-def resized(values: np.ndarray, axis: int, new: int) -> np.ndarray:
-    old = values.shape[axis]
-    sigma = max(old / new - 1, 0) / 2
-    values = np.moveaxis(values, axis, -1)
-    if sigma:
-        radius = math.floor(max(4 * sigma, 0.5) + 0.5)
-        mass = [0.5 * math.erf(k / sigma / 2**0.5) for k in np.arange(-radius - 0.5, radius + 1)]
-        values = np.apply_along_axis(np.convolve, -1, values, np.diff(mass), mode="same")
-    place = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
-    low = np.minimum(place.astype(int), old - 2)
-    return np.moveaxis(values[..., low] * (1 - (place - low)) + values[..., low + 1] * (place - low), -1, axis)
 
 
 def test_whoever_follows_the_metadata_gets_the_bundles_scores(bundle: Path, exported: Path, tmp_path: Path) -> None:
@@ -213,7 +183,10 @@ def test_no_word_of_the_data_is_run_by_who_opens_an_export(tmp_path: Path) -> No
 @pytest.mark.parametrize("form", WITHOUT_GPU)
 def test_every_file_names_the_model_it_was_made_of(form: str, exported: Path, bundle: Path) -> None:
     file = exported / FORMATS[form].file
-    if file.suffix == ".onnx":
+    if file.is_dir():
+        (described,) = file.rglob("manifest.json")
+        made_of = json.loads(described.read_text())["model"]
+    elif file.suffix == ".onnx":
         onnx = pytest.importorskip("onnx")
         made_of = json.loads({one.key: one.value for one in onnx.load(file).metadata_props}["model"])
     else:
@@ -227,8 +200,8 @@ def test_every_file_names_the_model_it_was_made_of(form: str, exported: Path, bu
 @pytest.mark.parametrize("form", WITHOUT_GPU)
 def test_no_file_names_this_machine(form: str, exported: Path, bundle: Path, cohort: str) -> None:
     path = exported / FORMATS[form].file
-    contents = [path.read_bytes()]
-    if zipfile.is_zipfile(path):
+    contents = [one.read_bytes() for one in (path, *path.rglob("*")) if one.is_file()]
+    if path.is_file() and zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as file:
             contents += [file.read(name) for name in file.namelist()] + [" ".join(file.namelist()).encode()]
     package = Path(monai_rd.__file__).parents[1]
