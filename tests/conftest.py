@@ -52,6 +52,14 @@ def tiny_run(tmp_path: Path) -> Callable[..., TinyRun]:
     return make
 
 
+@pytest.fixture
+def few_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Occlusion covers 8 patches of a volume instead of 125."""
+    from monai_rd.report import explaining
+
+    monkeypatch.setitem(explaining.POSITIONS, 3, 2)
+
+
 @pytest.fixture(scope="session")
 def bundle_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Give a bundle_root for CT whose student has random weights and these settings."""

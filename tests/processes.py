@@ -18,11 +18,23 @@ import torch.distributed as dist
 from torch.multiprocessing import start_processes  # type: ignore[attr-defined]
 
 PRELOADED = [
+    "fire",
+    "imagecodecs",
+    "imagehash",
     "monai.bundle",
+    "monai_rd.adapters",
+    "monai_rd.bundle",
     "monai_rd.cache",
-    "monai_rd.datasets",
+    "monai_rd.card",
+    "monai_rd.cli.app",
+    "monai_rd.datasets.collecting",
+    "monai_rd.dicom.codecs",
     "monai_rd.handlers",
     "monai_rd.networks",
+    "monai_rd.phantoms",
+    "monai_rd.report",
+    "pydicom.sr.codedict",
+    "timm",
     "torch.distributed",
     "torchvision",
 ]

@@ -42,7 +42,12 @@ def listed(path: Path, studies: list[dict[str, str]]) -> Path:
     ],
 )
 def test_probabilities_are_the_mean_by_hand(
-    modality: str, names: tuple[str, ...], lacks: tuple[str, ...], settings: dict[str, Any], tmp_path: Path
+    modality: str,
+    names: tuple[str, ...],
+    lacks: tuple[str, ...],
+    settings: dict[str, Any],
+    tmp_path: Path,
+    few_positions: None,
 ) -> None:
     bundle = trained_bundle(tmp_path, modality, series_roles=rule(*names), **settings)
     predictor = Predictor(TrainedBundle(bundle, device="cpu"))

@@ -218,7 +218,9 @@ def test_picture_across_all_images_names_none(predictor: Predictor, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_picture_by_a_student_of_volumes(bundle_of: Callable[..., Path], scored: Prediction) -> None:
+def test_picture_by_a_student_of_volumes(
+    bundle_of: Callable[..., Path], scored: Prediction, few_positions: None
+) -> None:
     """Whose slices are others than the series has; and of more classes than a picture has room for."""
     names = [f"a class with a long name, the {number}th" for number in range(9)]
     root = bundle_of(**VOLUMES, class_names=names)

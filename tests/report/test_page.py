@@ -59,10 +59,10 @@ def a_report(
     network = Student(SMALL if dims == 2 else "resnet10_3d", classes)
     with torch.no_grad():
         network.classifier.weight.mul_(20)  # so that it does not say the same of all
-    shape = (slices, 3, 64, 64) if dims == 2 else (1, 32, 32, 32)
+    shape, each = ((slices, 3, 64, 64), 6) if dims == 2 else ((1, 32, 32, 32), 3)
     random = torch.Generator().manual_seed(5)
     items = []
-    for index in range(6 * classes):
+    for index in range(each * classes):
         label: Any = index % classes
         if multi_label:
             label = [float((index >> bit) % 2) for bit in range(classes)]
@@ -196,7 +196,9 @@ def test_nobody_is_named_and_class_names_are_escaped(run: Path) -> None:
         pytest.param({"dims": 3}, {"calibration", "confusion_matrix", "roc"}, "heat by slice", marks=pytest.mark.slow),
     ],
 )
-def test_other_kinds_of_data(options: dict[str, Any], figures: set[str], said: str, tmp_path: Path) -> None:
+def test_other_kinds_of_data(
+    options: dict[str, Any], figures: set[str], said: str, tmp_path: Path, few_positions: None
+) -> None:
     a_report(tmp_path, **options).run()
     assert {path.stem for path in (tmp_path / "eval" / "figures").iterdir()} == figures
     found = Reader((tmp_path / "eval" / "report.html").read_text(encoding="utf-8"))
