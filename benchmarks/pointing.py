@@ -3,8 +3,8 @@
     python benchmarks/pointing.py rd_ct --bundle_root DIR
 
 DIR is the folder of a training on phantoms. Of each test study whose class has a finding and was said rightly, the
-slice that the picture shows is explained in three ways: as the picture does it (`explain` with `grad_cam_level`), by
-Grad-CAM of the last map however coarse, and by Grad-CAM of the map before it. Hit: the hottest point lies in the
+slice that the picture shows is explained as the picture does it (`explain` with `grad_cam_level`), by occlusion, and by
+Grad-CAM of the last map and the two before it, however coarse. Hit: the hottest point lies in the
 finding as drawn, without a margin. Chance is the share of the slice that the finding fills, its mean over the studies.
 Slices that do not show the finding are counted as misses. In brackets the 95 % interval (Wilson).
 """
@@ -59,19 +59,17 @@ def game(bundle: str, root: Path, most: int | None) -> tuple[dict[str, list[bool
         if most is not None and len(shares) >= most:
             break
         image = classifier.prepare({"image": source})["image"].as_subclass(Tensor)[None]
-        last, before = network.levels[-1], network.levels[-2]
-        found = explain(network, image, grad_cam_level(network, image))
+        level = grad_cam_level(network, image)
+        found = explain(network, image, level)
         if names[found.chosen] != label:
             continue
         drawn = place[int((found.place + 0.5) * len(place) / image.shape[1])]  # as `SliceStackd` takes slices
         mask = F.interpolate(torch.as_tensor(drawn)[None, None].float(), size=image.shape[-2:], mode="area")[0, 0] > 0.5
         shares.append(float(mask.float().mean()))
-        shown = {
-            "as shown": found,
-            "Grad-CAM, last map": explain(network, image, last),
-            "Grad-CAM, map before": explain(network, image, before),
-        }
-        for way, one in shown.items():
+        ways = [found, *([] if level is None else [explain(network, image, None)])]
+        ways += [explain(network, image, one) for one in network.levels[:-4:-1]]
+        for number, one in enumerate(ways):
+            way = f"{'' if number else 'as shown: '}{one.method}, {' x '.join(map(str, one.grid))}"
             hits.setdefault(way, []).append(bool(mask.flatten()[int(one.heat.argmax())]))
     return hits, shares
 

@@ -3,8 +3,8 @@
 They return MONAI's layout: a `MetaTensor` `[C, X, Y]` (image) or `[1, X, Y, Z]` (volume) with its affine in mm, RAS+.
 `meta["intensity"]` states what the values are: "HU" (CT series), "display" (0 to 255, grey or colour, as shown on a
 screen), "arbitrary" (other series) or "unstated" (NIfTI, MetaImage and NRRD, which do not state it; a CT bundle assumes
-HU). For DICOM, `meta` also holds `modality`, `series_uid` and `images` (see `SeriesVolume`), and for ultrasound
-`regions` (see `Region`). It holds nothing else: no file name, nothing about the patient.
+HU). For DICOM, `meta` also holds `modality`, `series_uid`, `picture` and `images` (see `SeriesVolume`), and for
+ultrasound `regions` (see `Region`). It holds nothing else: no file name, nothing about the patient.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class LoadDicomSeriesd(EachImaged):
 
         series = load_series(source, window=self.window, policy=self.policy)
         meta: dict[str, Any] = {"intensity": series.intensity, "modality": series.modality}
-        meta |= {"series_uid": series.series_uid, "images": series.images}
+        meta |= {"series_uid": series.series_uid, "images": series.images, "picture": series.picture}
         if series.regions:
             meta["regions"] = series.regions
         array = series.array[..., 0] if series.picture and series.array.shape[-1] == 1 else series.array

@@ -46,6 +46,13 @@ def predict(
         ),
     ] = False,
     sc: Annotated[bool, typer.Option(help="Write a DICOM picture that shows where the student looked.")] = False,
+    heat: Annotated[
+        bool,
+        typer.Option(
+            "--map/--no-map",
+            help="Write a DICOM parametric map of where the student looked, to be laid over a series (CT, MR).",
+        ),
+    ] = False,
     modality: Annotated[
         str | None, typer.Option(help="Archive only: modality of the studies; by default that of the training data.")
     ] = None,
@@ -69,7 +76,7 @@ def predict(
     from monai_rd.integrations.archives.archive_url import open_archive
     from monai_rd.integrations.archives.endpoints import FolderSink, FolderSource, Scores
 
-    wanted = frozenset(kind for kind, asked in (("sr", sr), ("text", text), ("sc", sc)) if asked)
+    wanted = frozenset(kind for kind, asked in (("sr", sr), ("text", text), ("sc", sc), ("map", heat)) if asked)
     if wanted and find_spec("highdicom") is None:
         raise ValueError('DICOM objects need highdicom: pip install "monai_rd[dicom]", or leave them out by --no-sr')
     folder = None if _is_archive(source) else FolderSource(Path(source))

@@ -7,8 +7,14 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from monai_rd.inference.predictor import without_paths
-from monai_rd.integrations.dicom_output import NoObjectError, secondary_capture, structured_report, text_report
-from monai_rd.integrations.explanation import explanation_picture
+from monai_rd.integrations.dicom_output import (
+    NoObjectError,
+    parametric_map,
+    secondary_capture,
+    structured_report,
+    text_report,
+)
+from monai_rd.integrations.explanation import explanation_picture, heat_map, looks
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -28,7 +34,7 @@ def dicom_objects(
     Args:
         predictor: the predictor that made the predictions.
         predictions: with the files that they were made of; those with a problem, or not of DICOM, are left out.
-        wanted: kinds of objects: "sr", "text", "sc".
+        wanted: kinds of objects: "sr", "text", "sc", "map".
 
     Returns:
         The objects, each with a file name without patient data, and how many studies lack one; the log says why.
@@ -46,6 +52,9 @@ def dicom_objects(
             if "sc" in wanted:
                 pixels = explanation_picture(predictor, one)
                 found.append((f"{one.id}_sc.dcm", secondary_capture(one, predictor.algorithm, pixels)))
+            if "map" in wanted:
+                heat = heat_map(*looks(predictor, one))
+                found.append((f"{one.id}_map.dcm", parametric_map(one, predictor.algorithm, heat)))
         except NoObjectError as error:
             failed += 1
             logger.warning("%s", error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from monai.data import MetaTensor
 from monai.transforms import Orientation
-from nibabel.orientations import io_orientation
+from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -28,10 +28,11 @@ if TYPE_CHECKING:
     from monai_rd.inference import Prediction, Predictor
     from monai_rd.inference.trained import Algorithm
 
-__all__ = ["Look", "explanation_picture", "look", "looks"]
+__all__ = ["HeatMap", "Look", "explanation_picture", "heat_map", "look", "looks"]
 
 SIZE = (1100, 660)  # pixels: columns, rows
 MOST_CLASSES = 6
+_LPS = axcodes2ornt(("L", "P", "S"))
 _PAPER, _INK, _MUTED, _WARNING = "#000000", "#f2f4f7", "#9aa4b2", "#ffb000"
 _STYLE: Any = {
     "font.family": "DejaVu Sans",
@@ -40,6 +41,20 @@ _STYLE: Any = {
     "axes.facecolor": _PAPER,
     "text.parse_math": False,
 }
+
+
+class Taken(NamedTuple):
+    """A slice of those that `SliceStackd` took.
+
+    Args:
+        volume: of which it took them, as loaded `[C, X, Y, Z]`.
+        number: of the slice, from 0.
+        slices: how many it took.
+    """
+
+    volume: MetaTensor
+    number: int
+    slices: int
 
 
 class Look(NamedTuple):
@@ -54,6 +69,8 @@ class Look(NamedTuple):
         source: its place along z of the source as loaded (see `SeriesVolume`); None if it is a cut through several.
         method: how the heat map was made, and its positions, in words.
         value: the class's probability by this slice alone; of a volume the slice's mean heat, 1 in the hottest one.
+        way: how the heat map was made, one of `METHODS`.
+        taken: where the slice was taken from; None of a student of volumes, which sees slices that no series has.
     """
 
     pixels: np.ndarray
@@ -64,6 +81,27 @@ class Look(NamedTuple):
     source: int | None
     method: str
     value: float
+    way: str
+    taken: Taken | None
+
+
+class HeatMap(NamedTuple):
+    """Where a student looked, as a volume in its series.
+
+    Args:
+        heat: float32 `[slices, rows, columns]` in [0, 1], in the order of `SeriesVolume`; 0 where the student was shown
+            nothing.
+        affine: float64 `[4, 4]`, (column, row, slice, 1) to mm in DICOM's LPS.
+        series: SeriesInstanceUID.
+        name: name of the class.
+        way: how it was made, one of `METHODS`.
+    """
+
+    heat: np.ndarray
+    affine: np.ndarray
+    series: str
+    name: str
+    way: str
 
 
 def explanation_picture(predictor: Predictor, prediction: Prediction) -> np.ndarray:
@@ -107,6 +145,28 @@ def looks(predictor: Predictor, prediction: Prediction) -> tuple[int, list[Look]
     return found.place, [_look(predictor, given, found, at, heat) for at, heat in enumerate(found.heats)]
 
 
+def heat_map(at: int, shown: Sequence[Look]) -> HeatMap | None:
+    """Return the heat of all slices of the DICOM series to which one of them belongs; None if it belongs to none.
+
+    Args:
+        at: which of them.
+        shown: see `looks`.
+    """
+    taken = shown[at].taken
+    if taken is None or taken.volume.meta.get("picture", True):
+        return None
+    affine = taken.volume.affine.numpy()
+    own = io_orientation(affine)
+    turn = ornt_transform(own, _LPS)
+    upright = np.zeros([taken.volume.shape[1:][axis] for axis in np.argsort(turn[:, 0])], dtype=np.float32)
+    for one in shown:
+        if one.taken is not None and one.taken.volume is taken.volume:
+            upright[:, :, int((one.taken.number + 0.5) * upright.shape[2] / one.taken.slices)] = one.heat.T
+    heat = apply_orientation(upright, ornt_transform(_LPS, own))  # [X, Y, Z] as loaded
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    return HeatMap(np.ascontiguousarray(heat.T), lps, taken.volume.meta["series_uid"], shown[at].name, shown[at].way)
+
+
 def _explained(predictor: Predictor, prediction: Prediction, every: bool) -> tuple[dict[str, Any], Explanation]:
     """Return the inputs of the preprocessing's steps by their names, and the explanation of their result ("made")."""
     known = predictor.classifier
@@ -133,17 +193,19 @@ def _look(predictor: Predictor, given: Mapping[str, Any], found: Explanation, at
         width, height, _ = predictor.student.parsed("sizes").view_mm
         shown, aspect = whole[int((own_at + 0.5) * len(whole) / own)][None], height / width
         place, source = _joined(role, f"slice {own_at + 1} of {own} of a volume made of all images"), None
+        taken = None
     else:
-        shown, aspect, place, source = _slice(given, count, at)
+        shown, aspect, place, source, taken = _slice(given, count, at)
     values = found.heat_by_slice if found.slices is None else found.slices[:, found.chosen]
     assert values is not None  # a volume has the one, a bag the other
     method = f"{found.method}, {' x '.join(map(str, found.grid))} positions made smooth"
     heat = F.interpolate(heat[None, None].float(), size=shown.shape[-2:], mode="bilinear")[0, 0]
     name = predictor.classifier.class_names[found.chosen]
-    return Look(rgb(shown), heat.cpu().numpy(), aspect, name, place, source, method, float(values[at]))
+    of_slice = float(values[at]), found.method, taken
+    return Look(rgb(shown), heat.cpu().numpy(), aspect, name, place, source, method, *of_slice)
 
 
-def _slice(given: Mapping[str, Any], count: int, at: int) -> tuple[Tensor, float, str, int | None]:
+def _slice(given: Mapping[str, Any], count: int, at: int) -> tuple[Tensor, float, str, int | None, Taken]:
     """Return a slice `[C, H, W]` before resizing, its aspect and its place, by its number among all slices."""
     stacks = _by_role(given["ResizeImaged"])  # stacks of slices as channels [S * C, H, W]
     role, own_at, own = _own_place(stacks, count, at)
@@ -151,7 +213,7 @@ def _slice(given: Mapping[str, Any], count: int, at: int) -> tuple[Tensor, float
     loaded = _by_role(given["SliceStackd"])[role]
     source = _source(loaded, own_at, own)
     of_several = f"slice {own_at + 1} of the {own} it was shown" if own > 1 else ""
-    return shown, _aspect(loaded), _joined(role, _image(loaded, source), of_several), source
+    return shown, _aspect(loaded), _joined(role, _image(loaded, source), of_several), source, Taken(loaded, own_at, own)
 
 
 def _by_role(image: Any) -> Mapping[str, Any]:

@@ -236,7 +236,7 @@ def test_lists_and_audit_of_sheets(sheet: str, command: Command, export: Path, t
 
 def test_predict(command: Command, hospital: Path, tmp_path: Path) -> None:
     bundle = trained_bundle(tmp_path / "bundle")
-    code, told = command("predict", bundle, "--from", hospital, "--to", "out")
+    code, told = command("predict", bundle, "--from", hospital, "--to", "out", "--map")
     assert code == 3, told
     assert "studies scored" in told
     assert names_in(told) == set(), told
@@ -245,6 +245,7 @@ def test_predict(command: Command, hospital: Path, tmp_path: Path) -> None:
     )
     assert names_in(told) == set(), told
     assert len(list((tmp_path / "work").rglob("*_s[rc].dcm"))) > 3
+    assert list((tmp_path / "work").rglob("*_map.dcm"))
     assert names_but_of_objects(tmp_path / "work") == {}
     for words in ([hospital / planted("CutFolder"), "--no-sr"], [hospital / "nowhere"]):
         assert names_in(command("predict", bundle, "--to", "bad", "--from", *words)[1]) == set()
@@ -253,7 +254,7 @@ def test_predict(command: Command, hospital: Path, tmp_path: Path) -> None:
 def names_but_of_objects(folder: Path) -> dict[str, set[str]]:
     """The names below a folder without those that DICOM objects bear, which have no other than they must."""
     found = names_below(folder)
-    for name in [one for one in found if re.fullmatch(r"\w+/dicom/[\w.-]+_(sr|sc|text)\.dcm", one)]:
+    for name in [one for one in found if re.fullmatch(r"\w+/dicom/[\w.-]+_(sr|sc|text|map)\.dcm", one)]:
         assert found.pop(name) <= OF_THE_STUDY
     return found
 

@@ -6,6 +6,7 @@ import re
 import socket
 import time
 import weakref
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
@@ -21,6 +22,7 @@ from pydicom.uid import (
     BreastTomosynthesisImageStorage,
     ComputedRadiographyImageStorage,
     CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
     DermoscopicPhotographyImageStorage,
     DigitalMammographyXRayImageStorageForPresentation,
     DigitalXRayImageStorageForPresentation,
@@ -335,7 +337,12 @@ def _coded(one: Dataset, syntax: str) -> bytes:
     out = DicomBytesIO()
     out.is_little_endian, out.is_implicit_VR = True, syntax == ImplicitVRLittleEndian
     write_dataset(out, one)
-    return bytes(out.getvalue())
+    data = bytes(out.getvalue())
+    if syntax != DeflatedExplicitVRLittleEndian:
+        return data
+    deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    data = deflate.compress(data) + deflate.flush()
+    return data + b"\0" * (len(data) % 2)
 
 
 def _decoded(data: bytes, syntax: str, what: str) -> Dataset:

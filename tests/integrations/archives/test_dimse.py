@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, JPEGLSLossless
 
 pytest.importorskip("pynetdicom", reason="the extra 'test' is not installed")
 
@@ -271,6 +271,28 @@ def test_a_compressed_result_is_unpacked_for_who_cannot(syntaxes: list[str], fil
     for one in came[:2]:
         assert one.file_meta.TransferSyntaxUID == syntaxes[0]
         assert np.array_equal(one.pixel_array, expected[one.SOPInstanceUID])
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian])
+def test_a_deflated_result_arrives_as_it_was(syntax: str, files: list[Path], tmp_path: Path) -> None:
+    came: list[Dataset] = []
+
+    def take(event: evt.Event) -> int:
+        came.append(event.dataset)
+        assert event.context.transfer_syntax == syntax
+        return 0x0000
+
+    one = dcmread(files[0])
+    one.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    one.save_as(tmp_path / "deflated.dcm")
+    server = AE("PACS")
+    server.add_supported_context(CTImageStorage, syntax)
+    running = server.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, take)])
+    try:
+        open_archive(f"dimse://PACS@127.0.0.1:{running.server_address[1]}").store([tmp_path / "deflated.dcm"])
+    finally:
+        running.shutdown()
+    assert came == [dcmread(files[0])]
 
 
 def test_an_association_that_the_archive_has_ended_is_made_anew(files: list[Path]) -> None:
