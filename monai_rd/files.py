@@ -38,6 +38,7 @@ __all__ = [
     "sha256",
     "size_in_words",
     "unread_kind",
+    "write_new",
 ]
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")  # a file with such a suffix that is not DICOM counts as damaged
@@ -170,6 +171,28 @@ def atomic_write(text: str, path: Path, others: bool = True) -> None:
     """Write a UTF-8 text file atomically, with line ends unchanged; `others` as in `atomic_path`."""
     with atomic_path(path, others) as beside:
         beside.write_text(text, encoding="utf-8", newline="")
+
+
+def write_new(text: str, path: Path) -> None:
+    """Write a UTF-8 text file that must not exist yet; of several machines that share the disk, one succeeds.
+
+    The file appears with its whole text, except on file systems without hard links, where it may be seen empty.
+
+    Raises:
+        FileExistsError: it exists.
+    """
+    beside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        beside.write_text(text, encoding="utf-8", newline="")
+        try:
+            os.link(beside, path)
+        except OSError:
+            if beside.stat().st_nlink == 2:  # a network disk may do it and say that it failed
+                return
+            with open(path, "x", encoding="utf-8", newline="") as file:
+                file.write(text)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def link_or_copy(file: Path, path: Path) -> None:

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from monai_rd.cli.options import SOME_LEFT_OUT
 from monai_rd.console import Words
-from monai_rd.dicom.header_warnings import log_warnings_once
 from monai_rd.errors import count_codes
-
-if TYPE_CHECKING:
-    from pydicom.dataset import Dataset
-
-    from monai_rd.inference import Prediction, Predictor
-    from monai_rd.integrations.archives.archive import Archive
-    from monai_rd.integrations.archives.archive_endpoints import State
-    from monai_rd.integrations.archives.endpoints import Sink, Source
 
 __all__ = ["predict"]
 
@@ -59,108 +49,57 @@ def predict(
     since: Annotated[str | None, typer.Option(help="Archive only: studies of this day or later, YYYYMMDD.")] = None,
     study: Annotated[list[str] | None, typer.Option(help="Archive only: a StudyInstanceUID; may be repeated.")] = None,
     state: Annotated[
-        Path, typer.Option(help="Archive only: folder that records answered studies and reports waiting to be stored.")
-    ] = Path("monai_rd_state"),
+        Path | None,
+        typer.Option(
+            help="Folder that remembers answered studies and reports waiting to be stored, which several processes may "
+            "share; with an archive monai_rd_state by default."
+        ),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Number of processes that share the work on this machine.")] = 1,
     ae_title: Annotated[str, typer.Option(help="Our own AE title for DIMSE archives.")] = "MONAI_RD",
     listen: Annotated[int | None, typer.Option(help="Port to receive images at by C-MOVE, instead of C-GET.")] = None,
 ) -> None:
     """Score studies with a trained bundle; if some cannot be scored, prints their codes and exits with code 3.
 
-    A study of an archive is answered only once. Arguments after -- are for the bundle's inference.json, such as
-    -- --bundle_root DIR.
+    A study of an archive is answered only once; one of a folder too, if --state is given. Arguments after -- are for
+    the bundle's inference.json, such as -- --bundle_root DIR.
     """
     from monai_rd.bundle import parse_overrides
-    from monai_rd.inference import Predictor, TrainedBundle
-    from monai_rd.integrations.archives.archive import Query
-    from monai_rd.integrations.archives.archive_endpoints import ArchiveSink, ArchiveSource
-    from monai_rd.integrations.archives.archive_url import open_archive
-    from monai_rd.integrations.archives.endpoints import FolderSink, FolderSource, Scores
+    from monai_rd.integrations.archives.state import State
+    from monai_rd.integrations.scoring import Task, is_archive, listing, score
+    from monai_rd.integrations.workers import score_by_workers
 
     wanted = frozenset(kind for kind, asked in (("sr", sr), ("text", text), ("sc", sc), ("map", heat)) if asked)
     if wanted and find_spec("highdicom") is None:
         raise ValueError('DICOM objects need highdicom: pip install "monai_rd[dicom]", or leave them out by --no-sr')
-    folder = None if _is_archive(source) else FolderSource(Path(source))
-    if folder is not None and not _is_archive(to) and Path(to).resolve().is_relative_to(folder.path.resolve()):
+    if not is_archive(source) and not Path(source).exists():
+        raise FileNotFoundError(f"--from {source}: no such folder, DICOMDIR or list")
+    if not is_archive(source) and not is_archive(to) and Path(to).resolve().is_relative_to(Path(source).resolve()):
         raise ValueError(f"--to {to} lies in --from, and would be scored the next time: give another --to")
-    predictor = Predictor(TrainedBundle(bundle, **parse_overrides(words or ())))
-    remembers = _is_archive(source) or _is_archive(to)
-    with ExitStack() as opened, log_warnings_once(), _remembering(state if remembers else None) as memory:
-
-        def connect(url: str) -> Archive:
-            return opened.enter_context(closing(open_archive(url, ae_title, listen)))
-
-        studies: Source
-        if folder is None:
-            assert memory is not None
-            archive = connect(source)
-            query = Query(_modality(modality, predictor), since, tuple(study or ()))
-            studies = ArchiveSource(archive, query, memory, predictor.algorithm.identity)
-        else:
-            studies = folder
-        answers: Sink
-        if memory is not None and _is_archive(to):
-            answers = ArchiveSink(connect(to), memory, predictor)
-        elif memory is not None:
-            answers = FolderSink(Path(to), memory.scores(Path(to), predictor))
-        else:
-            answers = FolderSink(Path(to), Scores(Path(to) / "scores.csv", predictor))
-        made: list[Prediction] = []
-        without = 0
-        for one in studies:
-            predictions = predictor(one)
-            objects, failed = _objects(predictor, predictions, wanted)
-            if predictions:
-                answers.store(predictions, objects)
-            made += predictions
-            without += failed
-        if memory is not None:
-            memory.finish()
-    if not made and folder is not None:
+    if state is None and (is_archive(source) or is_archive(to)):
+        state = Path("monai_rd_state")
+    if workers > 1 and state is None:
+        raise ValueError(f"--workers {workers}: workers share a folder that remembers what is scored: give --state")
+    if workers > 1 and listen is not None:
+        raise ValueError(f"--workers {workers}: one process alone can listen at port {listen}: leave out --listen")
+    overrides, uids = parse_overrides(words or ()), tuple(study or ())
+    task = Task(bundle, overrides, source, to, wanted, modality, since, uids, state, ae_title, listen)
+    if workers > 1:
+        done = score_by_workers(task, workers)
+    elif state is not None:
+        with closing(State(state)) as own, listing(own, to):
+            done = score(task, own)
+    else:
+        done = score(task, None)
+    if done.empty:
         raise ValueError(f"--from {source}: no DICOM series, volume file or picture to score")
-    scored = [one for one in made if not one.problem]
-    print(f"{len(scored)} studies scored, {len(made) - len(scored)} left out: {to}")
-    if len(scored) < len(made):
-        print(f"left out: {count_codes(one.problem for one in made if one.problem)}")
-    flagged = count_codes(code for one in scored for code in one.flags)
-    if flagged:
-        print(f"flagged: {flagged}")
-    left, waiting = getattr(studies, "left", 0), getattr(answers, "waiting", 0)
-    if left or waiting:
-        print(f"left: {left} studies not answered, {waiting} reports to be stored. The same command again goes on")
-    if len(scored) < len(made) or without or left or waiting:
+    print(f"{done.scored} studies scored, {done.problems.total()} left out: {to}")
+    if done.problems:
+        print(f"left out: {count_codes(done.problems.elements())}")
+    if done.flags:
+        print(f"flagged: {count_codes(done.flags.elements())}")
+    if done.left or done.waiting:
+        left = f"{len(done.left)} studies not answered, {done.waiting} reports to be stored"
+        print(f"left: {left}. The same command again goes on")
+    if done.problems or done.without or done.left or done.waiting:
         raise typer.Exit(SOME_LEFT_OUT)
-
-
-def _is_archive(place: str) -> bool:
-    return "://" in place
-
-
-@contextmanager
-def _remembering(folder: Path | None) -> Iterator[State | None]:
-    if folder is None:
-        yield None
-        return
-    from monai_rd.integrations.archives.archive_endpoints import State
-
-    memory = State(folder)
-    try:
-        yield memory
-    finally:
-        memory.close()
-
-
-def _modality(given: str | None, predictor: Predictor) -> str:
-    if given is None and len(predictor.modalities) != 1:
-        known = ", ".join(predictor.modalities) or "none, the training's images were no DICOM"
-        raise ValueError(f"give --modality: the training does not say it alone (it knows {known})")
-    return given or predictor.modalities[0]
-
-
-def _objects(
-    predictor: Predictor, predictions: list[Prediction], wanted: Collection[str]
-) -> tuple[list[tuple[str, Dataset]], int]:
-    if not wanted:
-        return [], 0
-    from monai_rd.integrations.dicom_objects import dicom_objects  # needs highdicom
-
-    return dicom_objects(predictor, predictions, wanted)

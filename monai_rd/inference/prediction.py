@@ -20,7 +20,15 @@ from monai_rd.operating_point import DECIMALS
 from monai_rd.text import csv_of
 from monai_rd.versions import versions
 
-__all__ = ["NOT_FINITE", "Prediction", "read_scores", "write_scores"]
+__all__ = [
+    "NOT_FINITE",
+    "Prediction",
+    "joined_contents",
+    "read_scores",
+    "scores_content",
+    "write_content",
+    "write_scores",
+]
 
 NOT_FINITE = "NOT_FINITE"  # the problem's code if the network's output is infinite or not a number
 
@@ -178,23 +186,45 @@ def write_scores(
     Returns:
         The numbers of studies that were scored, left out and flagged, as a sentence.
     """
-    made = sorted(predictions, key=lambda one: bool(one.problem))  # a stable order
-    scored, unread = [one for one in made if not one.problem], [one for one in made if one.problem]
-    rows = [one.row() for one in made]
-    _write_csv(Path(path), rows, [one.sets_in_words for one in made], class_names, multi_label)
-    content = {
+    content = scores_content(predictions, class_names, model, multi_label, decision)
+    write_content(content, path)
+    rows = content["studies"]
+    problems = [one["problem"] for one in rows if "problem" in one]
+    which = f" ({count_codes(problems)})" if problems else ""
+    flagged = count_codes(code for one in rows for code in _codes(one.get("flags", "")))
+    also = f"; flagged: {flagged}" if flagged else ""
+    return f"{len(rows) - len(problems)} studies scored, {len(problems)} left out{which}{also}: {path}"
+
+
+def scores_content(
+    predictions: Iterable[Prediction],
+    class_names: Sequence[str],
+    model: Mapping[str, Any],
+    multi_label: bool = False,
+    decision: Decision | None = None,
+) -> dict[str, Any]:
+    """Return the content of the JSON file of `write_scores`, which has the same arguments."""
+    return {
         "class_names": list(class_names),
         "multi_label": multi_label,
         "model": dict(model),
         "decision": None if decision is None else decision.stored(),
         "versions": versions(),
-        "studies": rows,
+        "studies": [one.row() for one in sorted(predictions, key=lambda one: bool(one.problem))],  # a stable order
     }
+
+
+def joined_contents(contents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the content of a file with the studies of several by the same student, in the order of their ids."""
+    rows = sorted((row for one in contents for row in one["studies"]), key=lambda row: ("problem" in row, row["id"]))
+    return {**contents[0], "studies": rows}
+
+
+def write_content(content: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Write a content of `scores_content` as a CSV file and, after it, as a JSON file with the same name."""
+    said = [_of_row(row, content).sets_in_words for row in content["studies"]]
+    _write_csv(Path(path), content["studies"], said, content["class_names"], content["multi_label"])
     atomic_write(json.dumps(content, indent=1) + "\n", Path(path).with_suffix(".json"))
-    which = f" ({count_codes(one.problem for one in unread)})" if unread else ""
-    flagged = count_codes(code for one in scored for code in one.flags)
-    also = f"; flagged: {flagged}" if flagged else ""
-    return f"{len(scored)} studies scored, {len(unread)} left out{which}{also}: {path}"
 
 
 def read_scores(path: str | os.PathLike[str]) -> list[Prediction]:
@@ -211,7 +241,7 @@ def read_scores(path: str | os.PathLike[str]) -> list[Prediction]:
 
 
 def _of_row(row: Mapping[str, Any], content: Mapping[str, Any]) -> Prediction:
-    model, roles = content["model"]["sha256"], tuple(row.get("roles", ()))
+    model, roles = content["model"].get("sha256", ""), tuple(row.get("roles", ()))
     named = Prediction(row["id"], row["series"], row["study"], model=model, roles=roles, scored=row.get("scored", ""))
     if "problem" in row:
         return replace(named, problem=row["problem"], message=row["message"])

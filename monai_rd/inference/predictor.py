@@ -13,7 +13,7 @@ from monai.data import DataLoader
 from monai_rd.datasets.studies import Studies, files_of_item
 from monai_rd.errors import StudyError, original_error
 from monai_rd.inference.classifier import StudyClassifier
-from monai_rd.inference.prediction import Prediction, write_scores
+from monai_rd.inference.prediction import Prediction, scores_content, write_scores
 
 if TYPE_CHECKING:
     from monai_rd.inference.trained import Algorithm
@@ -86,7 +86,10 @@ class Predictor:
             FileNotFoundError: no such folder or list.
             ValueError: a study has a problem that is an error by the policy, or a list cannot be used.
         """
-        studies = self.find(folder)
+        return self.answer(self.find(folder))
+
+    def answer(self, studies: Studies) -> list[Prediction]:
+        """Score studies that `find` found: one prediction for each, as of `__call__`."""
         left_out = [Prediction.of_problem(one, self.classifier.model_sha256) for one in studies.problems]
         return [*left_out, *self.score(studies.items)]
 
@@ -130,10 +133,10 @@ class Predictor:
             path, predictions, known.class_names, self.algorithm.model, known.multi_label, known.decision
         )
 
-    def could_have_made(self, prediction: Prediction) -> bool:
-        """Whether a prediction can be of this student: it has the same model file and the same classes."""
-        named = bool(prediction.problem) or list(prediction.probabilities) == list(self.classifier.class_names)
-        return named and prediction.model == self.classifier.model_sha256
+    def content(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
+        """Return what `write` writes as the JSON file; see `scores_content`."""
+        known = self.classifier
+        return scores_content(predictions, known.class_names, self.algorithm.model, known.multi_label, known.decision)
 
 
 def without_paths(error: BaseException) -> str:
