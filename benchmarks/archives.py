@@ -15,6 +15,8 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -24,8 +26,9 @@ from timing import in_turn, machine, middle, ratios
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from monai_rd.integrations.archives.archive import Archive, Query
-from monai_rd.integrations.archives.archive_endpoints import ArchiveSource, State
+from monai_rd.integrations.archives.archive_endpoints import ArchiveSource
 from monai_rd.integrations.archives.archive_url import open_archive
+from monai_rd.integrations.archives.state import State
 from monai_rd.phantoms import ct
 from tests.dicom_files import make_series
 from tests.servers import running_orthanc
@@ -33,12 +36,13 @@ from tests.servers import running_orthanc
 
 def all_studies(archive: Archive, folder: Path, expected: int) -> Callable[[], None]:
     """Fetch all CT studies of an archive, none of which was answered before."""
+    finder: Any = SimpleNamespace(find=Path, algorithm=SimpleNamespace(identity="none"))
 
     def fetch() -> None:
         with tempfile.TemporaryDirectory(dir=folder) as remembered:
             state = State(Path(remembered))
             try:
-                came = sum(1 for _ in ArchiveSource(archive, Query("CT"), state, "none"))
+                came = sum(1 for _ in ArchiveSource(archive, Query("CT"), state, finder))
             finally:
                 state.close()
         if came != expected:

@@ -172,7 +172,8 @@ def what_is_wrong(state: Path, web: str, series: set[str]) -> list[str]:
         wrong.append(f"{len(series - rows.keys())} studies without a row, {rows.total() - len(rows)} rows too many")
     if reports != {(1,): len(series)}:
         wrong.append(f"studies by the reports in their series: {dict(reports)}")
-    left = {part: len(list((state / part).rglob("*"))) for part in ("claims", "incoming", "outbox", "scores")}
+    parts = ("claims", "incoming", "outbox", "scores")
+    left = {part: sum(one.suffix != ".tmp" for one in (state / part).rglob("*")) for part in parts}
     if any(left.values()):
         wrong.append(f"left behind: {left}")
     return wrong

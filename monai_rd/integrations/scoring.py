@@ -111,13 +111,12 @@ def listing(state: State, to: str) -> Iterator[None]:
         state.list_scores(state.folder if is_archive(to) else Path(to))
 
 
-def score(task: Task, state: State | None, goes_on: Callable[[], bool] = lambda: True) -> Tally:
+def score(task: Task, state: State | None) -> Tally:
     """Score the studies of a source that no other worker scores.
 
     Args:
         task: what is to be scored.
         state: of this worker; None as in the task.
-        goes_on: asked after each study whether there is to be another one.
 
     Raises:
         OSError: an archive cannot be searched, or a result cannot be stored.
@@ -135,8 +134,6 @@ def score(task: Task, state: State | None, goes_on: Callable[[], bool] = lambda:
             objects, failed = _objects(predictor, predictions, task.wanted)
             sink.store(study.key, predictions, objects)
             tally.add(predictions, failed)
-            if not goes_on():
-                break
         sink.finish()
     tally.done, tally.left = source.done, source.left
     tally.empty = isinstance(source, FolderSource) and source.empty

@@ -121,9 +121,9 @@ def _work(task: Task, threads: int | None, pipe: Connection) -> None:
     assert task.state is not None
     done: Tally | str
     try:
-        with closing(State(task.state)) as state:
+        with closing(State(task.state, lambda: _wanted(pipe))) as state:
             pipe.send(state.name)
-            done = score(task, state, goes_on=lambda: _wanted(pipe))
+            done = score(task, state)
     except Exception as error:
         if not isinstance(error, (ValueError, OSError)) and not no_room(error):
             raise

@@ -28,7 +28,7 @@ import shutil
 import socket
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -57,6 +57,7 @@ class State:
 
     Args:
         folder: the folder, created if it does not exist.
+        goes_on: asked before each study whether to go on.
 
     Attributes:
         name: the worker's name.
@@ -64,8 +65,8 @@ class State:
         outbox: folder of its reports that wait for the archive.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, goes_on: Callable[[], bool] = lambda: True) -> None:
+        self.folder, self._goes_on = folder, goes_on
         for part in ("answered", "claims", "incoming", "outbox", "scores", "workers"):
             (folder / part).mkdir(mode=0o700 if part == "incoming" else 0o777, parents=True, exist_ok=True)
         self._host = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
@@ -136,6 +137,8 @@ class State:
         """
         others = []
         for key, study in studies.items():
+            if not self._goes_on():
+                return
             try:
                 write_new(self.name, self._claim(key))
             except FileExistsError:
@@ -144,7 +147,7 @@ class State:
             yield key, study
             self._let_go(key)  # not if the caller fails: then the claim is that of a dead worker
         for key in others:
-            if self._take_over(key):
+            if self._goes_on() and self._take_over(key):
                 yield key, studies[key]
                 self._let_go(key)
 
@@ -206,12 +209,13 @@ class State:
                 mark = f"{own.setdefault(student, _now())} {self.name}"
                 tables[self._marked(file.stem, mark)].append((file, content))
         for (name, worker), rows in tables.items():
-            if worker != self.name and self.lives(worker):
-                continue
             table = folder / f"scores_{name}.csv"
-            content = joined_contents([one for _, one in rows])
-            if content["studies"] and not table.with_suffix(".json").exists():
-                write_content(content, table)
+            if not table.with_suffix(".json").exists():
+                if worker != self.name and self.lives(worker):
+                    continue
+                content = joined_contents([one for _, one in rows])
+                if content["studies"]:
+                    write_content(content, table)
             for file, _ in rows:
                 file.unlink(missing_ok=True)
 
@@ -233,7 +237,7 @@ class State:
         return sorted(self.outbox.glob("*.dcm"))
 
     def adopt(self) -> None:
-        """Take over the reports of dead workers, and delete their images."""
+        """Take over the reports of dead workers, and delete their images and what they were writing."""
         for part in ("incoming", "outbox"):
             for folder in (self.folder / part).iterdir():
                 if folder.name == self.name or self.lives(folder.name):
@@ -248,6 +252,10 @@ class State:
                         else:  # unfinished
                             file.unlink()
                     folder.rmdir()
+        for part in ("claims", "scores"):
+            for file in (self.folder / part).glob("*.tmp"):
+                if self._age(file) > _EXPIRES:
+                    file.unlink(missing_ok=True)
         for file in (self.folder / "workers").iterdir():
             if self._age(file) > _FORGOTTEN and not self.lives(file.name):
                 file.unlink(missing_ok=True)

@@ -5,17 +5,21 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from monai_rd.inference import Prediction
+from monai_rd.inference.prediction import scores_content
 from monai_rd.integrations.archives.archive import Query
-from monai_rd.integrations.archives.archive_endpoints import ArchiveSink, ArchiveSource, State
+from monai_rd.integrations.archives.archive_endpoints import ArchiveSink, ArchiveSource
 from monai_rd.integrations.archives.archive_url import open_archive
 from monai_rd.integrations.archives.failures import ArchiveError, Failure
 from monai_rd.integrations.archives.retries import with_retries
+from monai_rd.integrations.archives.state import State
 from tests.dicom_files import make_series
 
 
@@ -60,12 +64,18 @@ class Shelf:
             self.stored[dcmread(file).SOPInstanceUID] = file.name
 
 
-class Writer:
-    """The part of a predictor that writes scores."""
+class Finder:
+    """The part of a predictor that finds what is in a folder, here the folder, and names itself; it writes problems."""
 
-    def write(self, predictions: Sequence[Any], path: Path) -> str:
-        Path(path).write_text("".join(f"{one}\n" for one in predictions))
-        return ""
+    def __init__(self, model: str = "a") -> None:
+        self.algorithm = SimpleNamespace(identity=model)
+
+    def find(self, folder: Path) -> Path:
+        return Path(folder)
+
+    def content(self, predictions: Sequence[str]) -> dict[str, Any]:
+        made = [Prediction(one, problem="X", message="no") for one in predictions]
+        return scores_content(made, ["a", "b"], {"sha256": self.algorithm.identity})
 
 
 @pytest.fixture
@@ -84,11 +94,16 @@ def state(tmp_path: Path) -> Iterator[State]:
 
 
 def source(shelf: Shelf, state: State, model: str = "a") -> ArchiveSource:
-    return ArchiveSource(shelf, Query("CT"), state, model)
+    return ArchiveSource(shelf, Query("CT"), state, Finder(model))
 
 
 def seen(from_: ArchiveSource) -> list[int]:
-    return [len(list(folder.rglob("*.dcm"))) for folder in from_]
+    """Numbers of images of the studies, each of which is answered."""
+    found = []
+    for study in from_:
+        found.append(len(list(study.found.rglob("*.dcm"))))
+        from_.state.keep(study.key, from_.predictor.content([study.key]))
+    return found
 
 
 def an_object(shelf: Shelf, study: str = "1.1") -> Dataset:
@@ -102,7 +117,7 @@ def test_a_study_is_answered_once_until_it_grows_or_the_model_changes(shelf: She
     more = shelf.root / "1.2" / "1.2.1"
     shutil.copy(next(more.iterdir()), more / "more.dcm")
     assert seen(source(shelf, state)) == [5]
-    assert list((state.folder / "incoming").iterdir()) == []
+    assert list(state.incoming.iterdir()) == []
 
 
 def test_who_stops_before_the_answer_is_stored_gets_the_study_again(shelf: Shelf, state: State) -> None:
@@ -121,10 +136,10 @@ def test_one_that_stays_broken_leaves_the_study_for_the_next_run(shelf: Shelf, s
     shelf.fail = ["fetch"] * 5
     first = source(shelf, state)
     assert seen(first) == [4]
-    assert first.left == 1
+    assert len(first.left) == 1
     again = source(shelf, state)
     assert seen(again) == [4]
-    assert again.left == 0
+    assert not again.left
 
 
 class Many:
@@ -181,13 +196,13 @@ def test_an_archive_that_goes_away_is_not_waited_for_at_each_study(
     monkeypatch.setattr("tenacity.nap.time", type("time", (), {"sleep": staticmethod(waited.append)}))
     after = 6 if call == "series" else 3
     many = Many(kind, call, after, wait)
-    source = ArchiveSource(many, Query("CT"), state, "m")
-    assert len(list(source)) == 3
+    source = ArchiveSource(many, Query("CT"), state, Finder())
+    assert len(seen(source)) == 3
     assert (many.calls.count(call) - after, len(waited)) == (calls, pauses)
-    assert source.left == 37
+    assert len(source.left) == 37
     assert len(caplog.records) <= 8
-    again = ArchiveSource(Many(kind, "none", 0), Query("CT"), state, "m")
-    assert (len(list(again)), again.left) == (37, 0)
+    again = ArchiveSource(Many(kind, "none", 0), Query("CT"), state, Finder())
+    assert (len(seen(again)), again.left) == (37, set())
 
 
 @pytest.mark.parametrize("kind", Failure)
@@ -195,10 +210,10 @@ def test_a_place_for_reports_that_fails_is_not_asked_for_each_of_them(
     kind: Failure, shelf: Shelf, state: State, caplog: pytest.LogCaptureFixture
 ) -> None:
     many = Many(kind, "store", 0)
-    sink = ArchiveSink(many, state, Writer())  # type: ignore[arg-type]
+    sink = ArchiveSink(many, state, Finder())  # type: ignore[arg-type]
     for number in range(30):
-        sink.store([f"{number}"], [(f"{number:02d}.dcm", an_object(shelf))])
-    assert sink.waiting == 30
+        sink.store(f"{number}", [f"{number}"], [(f"{number:02d}.dcm", an_object(shelf))])
+    assert len(state.waiting()) == 30
     assert (
         len(many.calls)
         <= {Failure.UNAVAILABLE: 7, Failure.REFUSED: 1, Failure.DAMAGED: 63, Failure.IMPOSSIBLE: 30}[kind]
@@ -211,33 +226,22 @@ def test_a_study_that_is_still_arriving_waits(shelf: Shelf, state: State, monkey
     monkeypatch.setattr(shelf, "series", lambda study, modality: next(counts, {"1.2.1": 9}))
     first = source(shelf, state)
     assert seen(first) == []  # one has grown meanwhile, of the other only 4 of 9 images can be had
-    assert first.left == 2
-    assert list((state.folder / "answered").iterdir()) == []
+    assert len(first.left) == 2
+    assert list((state.folder / "scores").iterdir()) == []
 
 
 def test_reports_wait_in_the_outbox_until_the_archive_takes_them(shelf: Shelf, state: State) -> None:
-    sink = ArchiveSink(shelf, state, Writer())  # type: ignore[arg-type]
+    sink = ArchiveSink(shelf, state, Finder())  # type: ignore[arg-type]
     shelf.fail = ["store"] * 6
-    sink.store(["one"], [("1.dcm", an_object(shelf))])
-    assert (sink.waiting, shelf.stored) == (1, {})
-    sink.store(["two"], [("refused.dcm", an_object(shelf)), ("2.dcm", an_object(shelf, "1.2"))])
+    sink.store("one", ["one"], [("1.dcm", an_object(shelf))])
+    assert (len(state.waiting()), shelf.stored) == (1, {})
+    sink.store("two", ["two"], [("refused.dcm", an_object(shelf)), ("2.dcm", an_object(shelf, "1.2"))])
     assert sorted(shelf.stored.values()) == ["1.dcm", "2.dcm"]
-    assert sink.waiting == 1
-    (scores,) = state.folder.glob("scores_*.csv")
-    assert scores.read_text() == "one\ntwo\n"
+    assert len(state.waiting()) == 1
+    assert sorted(file.stem for file in (state.folder / "scores").iterdir()) == ["one", "two"]
     shelf.stored.clear()
-    assert ArchiveSink(shelf, state, Writer()).waiting == 1  # type: ignore[arg-type]
-
-
-def test_one_process_at_a_time(state: State) -> None:
-    (state.folder / "incoming" / "rest").mkdir()
-    with pytest.raises(OSError, match="another process works on it"):
-        State(state.folder)
-    state.close()
-    again = State(state.folder)
-    assert list((state.folder / "incoming").iterdir()) == []
-    assert (state.folder / "incoming").stat().st_mode & 0o077 == 0
-    again.close()
+    ArchiveSink(shelf, state, Finder())  # type: ignore[arg-type]
+    assert len(state.waiting()) == 1
 
 
 def test_attempts_end_with_the_last_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,10 +17,12 @@ import pytest
 pytest.importorskip("requests", reason="the extra 'dicom' is not installed")
 
 from monai_rd.integrations.archives.archive import Query
-from monai_rd.integrations.archives.archive_endpoints import ArchiveSource, State
+from monai_rd.integrations.archives.archive_endpoints import ArchiveSource
 from monai_rd.integrations.archives.archive_url import open_archive
 from monai_rd.integrations.archives.failures import ArchiveError, Failure
+from monai_rd.integrations.archives.state import State
 from tests.dicom_files import NAME
+from tests.integrations.archives.test_archive_endpoints import Finder
 from tests.integrations.archives.web_server import PAGE, SECRET, Answer, always, endless, series_of, site, studies_of
 
 pytestmark = pytest.mark.usefixtures("short")
@@ -130,10 +132,10 @@ def test_uids_that_are_paths_are_left(uid: str, tmp_path: Path) -> None:
 
     with site(answers) as (url, asked):
         state = State(tmp_path / "state")
-        source = ArchiveSource(open_archive(url), Query("CT"), state, "m")
+        source = ArchiveSource(open_archive(url), Query("CT"), state, Finder())
         assert list(source) == []
         state.close()
-        assert source.left == 2
+        assert len(source.left) == 2
     assert {path.split("?")[0] for _, path in asked} <= {"/studies", "/studies/1.2/series", "/studies/1.9/series"}
 
 
