@@ -34,7 +34,8 @@ class ArchiveSource:
     """Iterates over the studies of an archive that have not been answered yet.
 
     A study has two keys. By the first, of its UID, it is claimed before the archive is asked about it. By the second,
-    of its images too, it is answered: a study that has grown since is scored again. Both tell the student.
+    of its images too, it is answered: a study that has grown since is scored again. Both tell the student. For ten
+    minutes after a study was answered the archive is not asked about it, so that not each worker asks.
 
     A study that cannot be fetched is left; after that, each study is tried only once until one succeeds. If the archive
     is gone (`RetryPolicy`), it is not asked about the others.
@@ -67,7 +68,9 @@ class ArchiveSource:
                 self.left.add(key)
                 continue
             try:
-                yield from self._study(study, retry_policy)
+                if not self.state.settled(key):
+                    yield from self._study(study, retry_policy)
+                    self.state.settle(key)
                 self.done.add(key)
             except ArchiveError as error:
                 self.left.add(key)

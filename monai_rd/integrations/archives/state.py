@@ -9,6 +9,7 @@ A worker is a process; any number may share the folder, on one machine or on sev
 - `scores/`: the scores of each study that was scored since the last table. Such a file appears at once and with its
   whole content, and with it the study is answered.
 - `answered/`: a file for each answered study whose scores are in a table, with the names of table and worker.
+- `seen/`: a file for each study of an archive that was answered when its images were last counted.
 - `incoming/`: images that a worker is scoring, which contain patient data. Other users cannot read them.
 - `outbox/`: reports of a worker that wait for the archive.
 - `scores_TIME.csv` and `.json`: the tables, if the results go to an archive; otherwise they lie with the results.
@@ -44,6 +45,7 @@ __all__ = ["State", "key_of"]
 T = TypeVar("T")
 _BEAT = 15.0  # seconds between two touches of a worker's file
 _EXPIRES = 180.0  # seconds without a touch; network disks show a touch up to a minute late
+_SETTLED = 600.0  # seconds for which an answered study of an archive is not looked at again
 _FORGOTTEN = 86_400.0  # seconds after which the file of a dead worker is deleted
 
 
@@ -67,7 +69,7 @@ class State:
 
     def __init__(self, folder: Path, goes_on: Callable[[], bool] = lambda: True) -> None:
         self.folder, self._goes_on = folder, goes_on
-        for part in ("answered", "claims", "incoming", "outbox", "scores", "workers"):
+        for part in ("answered", "claims", "incoming", "outbox", "scores", "seen", "workers"):
             (folder / part).mkdir(mode=0o700 if part == "incoming" else 0o777, parents=True, exist_ok=True)
         self._host = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
         self._start()
@@ -181,6 +183,14 @@ class State:
     def answered(self, key: str) -> bool:
         """Whether a study is answered; the key tells its images and the student, too."""
         return self._scores(key).exists() or (self.folder / "answered" / key).exists()
+
+    def settle(self, key: str) -> None:
+        """Remember that the study of a claim is answered, with all images that it has now."""
+        (self.folder / "seen" / key).touch()
+
+    def settled(self, key: str) -> bool:
+        """Whether that was less than ten minutes ago, so that the archive need not be asked again."""
+        return self._age(self.folder / "seen" / key) < _SETTLED
 
     def keep(self, key: str, content: Mapping[str, Any]) -> None:
         """Keep the scores of a study, with which it is answered.

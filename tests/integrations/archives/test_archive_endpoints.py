@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -116,6 +117,10 @@ def test_a_study_is_answered_once_until_it_grows_or_the_model_changes(shelf: She
     assert seen(source(shelf, state, "another model")) == [4, 4]
     more = shelf.root / "1.2" / "1.2.1"
     shutil.copy(next(more.iterdir()), more / "more.dcm")
+    shelf.calls.clear()
+    assert (seen(source(shelf, state)), shelf.calls) == ([], ["studies"])  # nobody asks so soon
+    for file in (state.folder / "seen").iterdir():
+        os.utime(file, (0, 0))
     assert seen(source(shelf, state)) == [5]
     assert list(state.incoming.iterdir()) == []
 
