@@ -105,9 +105,8 @@ def test_two_workers_are_counted_together(predictor: Predictor, ward: Path, tmp_
     assert len(list(tmp_path.glob("out/scores_*.csv"))) == 1
     assert sorted(path.name.removesuffix("_sr.dcm") for path in (tmp_path / "out/dicom").iterdir()) == series_of(ward)
     assert left_in(tmp_path / "state") == NOTHING
-    for number in (1, 2):
-        again = say(words, number)
-        assert (again.exit_code, "0 studies scored, 0 left out" in again.output) == (0, True)
+    again = say(words, 1)
+    assert (again.exit_code, "0 studies scored, 0 left out" in again.output) == (0, True)
     assert rows_of(tmp_path / "out") == series_of(ward)
 
 
@@ -128,6 +127,7 @@ def test_a_killed_worker_stops_no_other(
     assert left_in(state) == NOTHING
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quickly_started")
 def test_an_interrupt_ends_all_after_their_study(predictor: Predictor, ward: Path, tmp_path: Path) -> None:
     state = tmp_path / "state"
