@@ -86,6 +86,50 @@ def test_a_locked_run_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     again.release()
 
 
+def test_workers_share_a_state_folder(tmp_path: Path) -> None:
+    """Two of one process, and a third whose process has ended without a word."""
+    code = """
+import os, sys
+from pathlib import Path
+from monai_rd.inference.prediction import Prediction, scores_content
+from monai_rd.integrations.archives.state import State
+place, dead = Path(sys.argv[1]), sys.argv[2]
+def content(name):
+    return scores_content([Prediction(name, problem="X", message="no")], ["a"], {"sha256": ""})
+one = State(place / "state")
+if not dead:
+    print(one.name, flush=True)
+    next(one.each({"a": 1, "b": 2}))
+    one.keep("b", content("b"))
+    (one.outbox / "1.dcm").touch()
+    os._exit(0)
+os.utime(place / "state" / "workers" / dead, (0, 0))  # its lock is no lock of Windows
+two = State(place / "state")
+first, second = one.each({"b": 2, "c": 3}), two.each({"a": 1, "c": 3, "b": 2})
+print(next(first), next(second), one.lives(two.name))
+for worker in (first, second):
+    for key, _ in worker:
+        print(key)
+        two.keep(key, content(key))
+two.list_scores(place)
+print(len(two.waiting()))
+two.waiting()[0].unlink()
+for worker in (one, two):
+    worker.close()
+print(*[len(list((place / "state" / part).iterdir())) for part in ("claims", "incoming", "outbox", "scores")])
+"""
+    dead = printed(code, tmp_path, "", PYTHONWARNINGS="ignore").strip()
+    assert printed(code, tmp_path, dead, PYTHONWARNINGS="ignore").splitlines() == [
+        "('b', 2) ('c', 3) True",
+        "b",
+        "a",
+        "1",
+        "0 0 0 0",
+    ]
+    (table,) = tmp_path.glob("scores_*.csv")
+    assert [line[0] for line in table.read_text().splitlines()] == ["i", "a", "b"]
+
+
 @pytest.mark.slow
 def test_a_training_and_its_predictions(tmp_path: Path) -> None:
     root = shutil.copytree(BUNDLES / "rd_ct", tmp_path / "rd_ct", ignore=shutil.ignore_patterns("models", "eval"))
@@ -96,3 +140,7 @@ def test_a_training_and_its_predictions(tmp_path: Path) -> None:
     own = "from monai_rd.cli.app import main; main()"
     printed(own, "predict", root, "--from", cohort, "--to", tmp_path / "scores", "--no-sr")
     assert (tmp_path / "scores/scores.csv").is_file()
+    words = ["--from", cohort, "--to", tmp_path / "shared", "--state", tmp_path / "state", "--no-sr", "--workers", 2]
+    printed(own, "predict", root, *words)
+    (table,) = (tmp_path / "shared").glob("scores_*.csv")
+    assert len(table.read_text().splitlines()) == len((tmp_path / "scores/scores.csv").read_text().splitlines())

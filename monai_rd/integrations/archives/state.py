@@ -3,9 +3,9 @@
 A worker is a process; any number may share the folder, on one machine or on several that share its disk:
 
 - `claims/`: a file for each study that a worker is scoring, named by a hash, with the worker's name.
-- `workers/`: a file for each worker, locked and touched as long as it lives. On the same machine the lock tells at
-  once that a worker is dead. Locks of other machines may not be seen: there a worker counts as dead when its file has
-  not been touched for three minutes, by the disk's own clock.
+- `workers/`: a file for each worker, locked and touched as long as it lives. A worker is dead when its file has not
+  been touched for three minutes, by the disk's own clock. On the same machine the lock tells it at once; locks of other
+  machines may not be seen.
 - `scores/`: the scores of each study that was scored since the last table. Such a file appears at once and with its
   whole content, and with it the study is answered.
 - `answered/`: a file for each answered study whose scores are in a table, with the names of table and worker.
@@ -109,17 +109,17 @@ class State:
     def lives(self, worker: str) -> bool:
         """Whether a worker of this name lives."""
         file = self.folder / "workers" / worker
-        if not worker or not file.exists():
+        if not worker or self._age(file) >= _EXPIRES:
             return False
-        if worker.rpartition("_")[2] == self._host:
-            lock = FileLock(file)
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                return True
-            lock.release()
-            return False
-        return self._age(file) < _EXPIRES
+        if worker.rpartition("_")[2] != self._host:
+            return True
+        lock = FileLock(file)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return True
+        lock.release()
+        return False
 
     def _age(self, file: Path) -> float:
         """Return the seconds since a file was touched, by the clock of the disk; infinite if it is gone."""
