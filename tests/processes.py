@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from torch.multiprocessing import start_processes  # type: ignore[attr-defined]
+from torch.multiprocessing import start_processes
 
 PRELOADED = [
     "fire",

@@ -222,3 +222,13 @@ def test_coverage_of_mixed_images_is_what_is_promised(
     assert float(sets[9]) == pytest.approx(0, abs=0.01)
     assert [row[1] for row in cells[-2:]] == ["sensitivity 0.95", "specificity 0.9"]
     assert float(cells[-1][4].split()[0]) == pytest.approx(0.9, abs=0.03)
+
+
+def test_studies_per_second_are_those_between_the_first_and_the_last_answer(script: Any) -> None:
+    seen = script("predict_workers").Watched([(0.0, 0), (9.0, 2), (11.0, 5), (13.0, 8), (20.0, 8)])
+    assert seen.speed() == 1.5
+
+
+def test_memory_is_told_at_a_share_of_the_answers(script: Any) -> None:
+    memory = [(0, 1.0), (5, 2.0), (10, 3.0)]
+    assert [script("predict_workers").memory_at(memory, number) for number in (0, 4, 10, 99)] == [1.0, 2.0, 3.0, 3.0]

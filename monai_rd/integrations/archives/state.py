@@ -90,7 +90,8 @@ class State:
             self._alive = self.folder / "workers" / self.name
         self._alive.touch()
         self._ended = threading.Event()
-        threading.Thread(target=self._beat, daemon=True).start()
+        self._beats = threading.Thread(target=self._beat, daemon=True)
+        self._beats.start()
 
     def _beat(self) -> None:
         while not self._ended.wait(_BEAT):
@@ -100,6 +101,7 @@ class State:
     def close(self) -> None:
         """End the worker; reports that still wait remain for the next one, and so do claims of unfinished studies."""
         self._ended.set()
+        self._beats.join(_BEAT)  # so that it does not touch a file that is gone
         shutil.rmtree(self.incoming, ignore_errors=True)
         with suppress(OSError):  # reports wait
             self.outbox.rmdir()
