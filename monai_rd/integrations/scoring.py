@@ -35,7 +35,7 @@ class Task:
         overrides: ids of its inference.json.
         source: folder, DICOMDIR, list, or address of an archive.
         to: folder, or address of an archive.
-        wanted: kinds of DICOM objects: "sr", "text", "sc".
+        wanted: kinds of DICOM objects, see `dicom_objects`.
         modality: of the studies of an archive; None: that of the training data.
         since: day of the oldest study of an archive, YYYYMMDD; None: all.
         studies: StudyInstanceUIDs of an archive; empty: all.
