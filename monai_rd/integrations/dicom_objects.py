@@ -53,7 +53,8 @@ def dicom_objects(
                 pixels = explanation_picture(predictor, one)
                 found.append((f"{one.id}_sc.dcm", secondary_capture(one, predictor.algorithm, pixels)))
             if "map" in wanted:
-                heat = heat_map(*looks(predictor, one))
+                shown = looks(predictor, one)
+                heat = heat_map(shown.at, shown.slices)
                 found.append((f"{one.id}_map.dcm", parametric_map(one, predictor.algorithm, heat)))
         except NoObjectError as error:
             failed += 1

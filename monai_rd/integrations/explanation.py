@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from monai_rd.inference import Prediction, Predictor
     from monai_rd.inference.trained import Algorithm
 
-__all__ = ["HeatMap", "Look", "explanation_picture", "heat_map", "look", "looks"]
+__all__ = ["HeatMap", "Look", "Looks", "explanation_picture", "heat_map", "look", "looks", "picture_of"]
 
 SIZE = (1100, 660)  # pixels: columns, rows
 MOST_CLASSES = 6
@@ -104,6 +104,21 @@ class HeatMap(NamedTuple):
     way: str
 
 
+class Looks(NamedTuple):
+    """All slices that the student was shown.
+
+    Args:
+        best: the one with the most evidence for the class, as `look` returns it.
+        at: its place among `slices`, from 0.
+        slices: in the order in which the student has them, of a volume those of its windows, one after the other; their
+            heat maps are on one scale.
+    """
+
+    best: Look
+    at: int
+    slices: tuple[Look, ...]
+
+
 def explanation_picture(predictor: Predictor, prediction: Prediction) -> np.ndarray:
     """Draw the slice with the most evidence for the most probable class, where the student looked, and the result.
 
@@ -120,7 +135,7 @@ def explanation_picture(predictor: Predictor, prediction: Prediction) -> np.ndar
     """
     if prediction.problem:
         raise ValueError(f"study {prediction.id} was not scored ({prediction.problem}): there is nothing to show")
-    return _draw(look(predictor, prediction), prediction, predictor.algorithm)
+    return picture_of(look(predictor, prediction), prediction, predictor.algorithm)
 
 
 def look(predictor: Predictor, prediction: Prediction) -> Look:
@@ -129,20 +144,12 @@ def look(predictor: Predictor, prediction: Prediction) -> Look:
     return _look(predictor, given, found, found.place, found.heat)
 
 
-def looks(predictor: Predictor, prediction: Prediction) -> tuple[int, list[Look]]:
-    """Return every slice that the student was shown, with its heat map; the maps are on one scale.
-
-    Args:
-        predictor: the predictor that made the prediction.
-        prediction: a prediction without a problem, whose files still exist.
-
-    Returns:
-        Which of them `explanation_picture` draws, from 0, and the slices in the order in which the student has them;
-        of a volume those of its windows, one after the other.
-    """
+def looks(predictor: Predictor, prediction: Prediction) -> Looks:
+    """Return every slice that the student was shown, each with its heat map; arguments as of `explanation_picture`."""
     given, found = _explained(predictor, prediction, every=True)
     assert found.heats is not None
-    return found.place, [_look(predictor, given, found, at, heat) for at, heat in enumerate(found.heats)]
+    slices = tuple(_look(predictor, given, found, at, heat) for at, heat in enumerate(found.heats))
+    return Looks(_look(predictor, given, found, found.place, found.heat), found.place, slices)
 
 
 def heat_map(at: int, shown: Sequence[Look]) -> HeatMap | None:
@@ -267,7 +274,8 @@ def _aspect(image: MetaTensor) -> float:
     return height / width
 
 
-def _draw(shown: Look, prediction: Prediction, algorithm: Algorithm) -> np.ndarray:
+def picture_of(shown: Look, prediction: Prediction, algorithm: Algorithm) -> np.ndarray:
+    """Draw the picture of `explanation_picture` of what `look` or `looks` has returned."""
     columns, rows = SIZE
     with rc_context(_STYLE):
         figure = Figure(figsize=(columns / 100, rows / 100), dpi=100)

@@ -14,13 +14,13 @@ from PIL import Image
 from monai_rd.datasets.studies import files_of_item
 from monai_rd.dicom.header import describe
 from monai_rd.dicom.parsing import read_file
-from monai_rd.integrations.explanation import explanation_picture, looks
+from monai_rd.integrations.explanation import looks, picture_of
 from monai_rd.report.gallery import overlay
 
 if TYPE_CHECKING:
     from monai_rd.inference import Prediction, Predictor
 
-__all__ = ["FLAGS", "Answer", "Drawn", "about", "draw", "picture_of", "slice_of"]
+__all__ = ["FLAGS", "Answer", "Drawn", "about", "draw", "slice_of", "whole_of"]
 
 # What the codes of flags mean, in simple words; others are shown as they are.
 FLAGS = {
@@ -86,14 +86,15 @@ def about(item: Mapping[str, Any]) -> str:
 
 
 def draw(predictor: Predictor, prediction: Prediction, folder: Path, number: int) -> Drawn:
-    """Write the pictures of a scored study into a folder, see `slice_of` and `picture_of`."""
-    at, found = looks(predictor, prediction)
-    for place, one in enumerate(found, start=1):
+    """Write the pictures of a scored study into a folder, see `slice_of` and `whole_of`."""
+    found = looks(predictor, prediction)
+    for place, one in enumerate(found.slices, start=1):
         _save(one.pixels, one.aspect, slice_of(folder, number, "image", place))
         _save(overlay(one.pixels, one.heat), one.aspect, slice_of(folder, number, "heat", place))
-    Image.fromarray(explanation_picture(predictor, prediction)).save(picture_of(folder, number))
-    first, places = found[at], tuple(one.place for one in found)
-    return Drawn(first.name, first.method, at + 1, places, tuple(one.value for one in found))
+    picture = picture_of(found.best, prediction, predictor.algorithm)
+    Image.fromarray(picture).save(whole_of(folder, number))
+    places, values = tuple(one.place for one in found.slices), tuple(one.value for one in found.slices)
+    return Drawn(found.best.name, found.best.method, found.at + 1, places, values)
 
 
 def slice_of(folder: Path, number: int, kind: str, place: int) -> Path:
@@ -101,7 +102,7 @@ def slice_of(folder: Path, number: int, kind: str, place: int) -> Path:
     return folder / f"study_{number:06d}_{kind}_{place:06d}.jpg"
 
 
-def picture_of(folder: Path, number: int) -> Path:
+def whole_of(folder: Path, number: int) -> Path:
     """Return the path of the picture that `monai-rd predict --sc` would put into DICOM."""
     return folder / f"study_{number:06d}.png"
 

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp
 from monai_rd.files import size_in_words
 from monai_rd.integrations.dicom_output import RESEARCH_ONLY
 from monai_rd.report.page import style_sheet
-from monai_rd.serve.answers import FLAGS, Answer, picture_of, slice_of
+from monai_rd.serve.answers import FLAGS, Answer, slice_of, whole_of
 from monai_rd.serve.guard import Guard, Sessions
 from monai_rd.serve.jobs import Job, Jobs
 from monai_rd.serve.limits import Limits, RefusedError
@@ -226,7 +226,7 @@ def _add_results(app: FastAPI, jobs: Jobs) -> None:
         found, answer = study(request, job, number)
         if answer.drawn is None:
             raise RefusedError("There is no picture yet.", 404)
-        return FileResponse(picture_of(found.folder, number), media_type="image/png", filename="picture.png")
+        return FileResponse(whole_of(found.folder, number), media_type="image/png", filename="picture.png")
 
     @app.get("/jobs/{job}/studies/{number}/{kind}/{place}")
     def part(request: Request, job: str, number: int, kind: Literal["image", "heat"], place: int) -> Response:

@@ -240,12 +240,16 @@ class Jobs:
             made = predictor.score(items)
             answers += [Answer(one, about(item)) for one, item in zip(made, items, strict=True)]
             job.done += len(items)
+        if job.removed or self._closing:  # nothing is written any more
+            return
         answers.sort(key=lambda one: bool(one.prediction.problem))  # as in scores.csv
         predictions = [one.prediction for one in answers]
         predictor.write(predictions, job.scores)
         objects, job.without = dicom_objects(predictor, predictions, ("sr",))
         with zipfile.ZipFile(job.archive, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, made_of in objects:
+                if self._closing:
+                    return
                 file = job.folder / "report.dcm"
                 write_object(made_of, file)
                 archive.write(file, name)

@@ -30,7 +30,8 @@ UPSIDE_DOWN = (1.0, 0.0, 0.0, 0.0, -1.0, 0.0)
 
 
 def a_map(predictor: Predictor, one: Prediction) -> Dataset:
-    return parametric_map(one, predictor.algorithm, heat_map(*looks(predictor, one)))
+    found = looks(predictor, one)
+    return parametric_map(one, predictor.algorithm, heat_map(found.at, found.slices))
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,7 @@ def test_the_peak_lies_where_the_picture_has_it(
         folder.mkdir()
         enhanced(tmp_path / "in", folder / "image.dcm")
     (one,) = predictor(folder)
-    at, shown = looks(predictor, one)
+    _, at, shown = looks(predictor, one)
     hot = [(each.pixels[..., 0] == each.pixels.max()).astype(np.float32) for each in shown]
     assert [each.sum() for each in hot] == [1, 1]
     found = [each._replace(heat=heat) for each, heat in zip(shown, hot, strict=True)]
@@ -107,7 +108,7 @@ def place(position: Dataset, turn: Dataset, measures: Dataset, row: int, column:
 def test_it_is_the_heat_of_the_picture_and_says_what_it_is(
     predictor: Predictor, scored: Prediction, tmp_path: Path
 ) -> None:
-    (_, shown), made = looks(predictor, scored), a_map(predictor, scored)
+    shown, made = looks(predictor, scored).slices, a_map(predictor, scored)
     values = np.frombuffer(made.FloatPixelData, np.float32).reshape(6, *SHAPE)
     positions = [one.PlanePositionSequence[0].ImagePositionPatient[2] for one in made.PerFrameFunctionalGroupsSequence]
     for one in shown:  # an axial series: as it is displayed

@@ -53,7 +53,10 @@ class Browser:
     made: list[str] = field(default_factory=list)
 
     def ask(self, method: str, address: str, body: Any = None, **headers: str) -> Reply:
-        """A request as the page's script sends it; `headers` (with _ for -) are added, or replace its own."""
+        """A request as the page's script sends it; `headers` (with _ for -) are added, or replace its own.
+
+        The status is 0 if the server has hung up before all was sent.
+        """
         named = f"{self.host}:{self.port}"
         usual = {"Host": named, "Accept": "text/html"} | ({} if method == "GET" else {"Origin": f"http://{named}"})
         usual |= {"Cookie": self.cookie} if self.cookie else {}
@@ -63,6 +66,8 @@ class Browser:
             connection.request(method, address, body, {**usual, **given}, encode_chunked=not isinstance(body, bytes))
             got = connection.getresponse()
             reply = Reply(got.status, {name.lower(): value for name, value in got.getheaders()}, got.read())
+        except (BrokenPipeError, ConnectionResetError):
+            return Reply(0, {}, b"")
         finally:
             connection.close()
         if "set-cookie" in reply.headers:

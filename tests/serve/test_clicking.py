@@ -89,9 +89,9 @@ def drop(page: Page, *files: Path) -> None:
 
 
 def answered(page: Page) -> None:
-    page.wait_for_url("**/jobs/*", timeout=60_000)
-    page.wait_for_selector(".study", timeout=60_000)
-    page.wait_for_selector("[data-later]", state="detached", timeout=60_000)
+    page.wait_for_url("**/jobs/*", timeout=180_000)
+    page.wait_for_selector(".study", timeout=180_000)
+    page.wait_for_selector("[data-later]", state="detached", timeout=180_000)
 
 
 def test_from_a_dropped_folder_to_every_slice(page: Page, study: Path) -> None:
