@@ -74,14 +74,18 @@ class Answer:
 
 
 def about(item: Mapping[str, Any]) -> str:
-    """Return modality, number of files, body part and description of an item of `find_studies`, without names."""
+    """Return modality, number of files, body part and description of an item of `find_studies`, without names.
+
+    A study of several series has no description of its own.
+    """
     files = files_of_item(item)
     words = ["1 file" if len(files) == 1 else f"{len(files)} files"]
     if item["series"]:
         read = read_file(str(files[0]), pixels=False)
         if read is not None:
             header = describe(read, _NO_KEY)
-            words = [header.modality, *words, header.origin.body_part, header.description, item["volume"]]
+            alone = (header.description, item["volume"]) if "|" not in item["series"] else ()
+            words = [header.modality, *words, header.origin.body_part, *alone]
     return ", ".join(dict.fromkeys(word for word in words if word))
 
 
