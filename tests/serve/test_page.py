@@ -189,8 +189,8 @@ def test_volumes(bundle_of: Callable[..., Path], tmp_path: Path, monkeypatch: py
         job = page.send(files_in(tmp_path / "in"))
         text = page.get(f"{job}/studies/1").text
         assert "Bars: how warm each slice is." in text
-        assert text.count("<li data-value=") == 32
-        page.get(f"{job}/studies/1/heat/32")
+        assert text.count("<li data-value=") == 4 * 32  # windows along the body, each of 32 slices
+        page.get(f"{job}/studies/1/heat/128")
 
 
 def test_no_name_anywhere_but_in_reports(page: Browser, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
