@@ -222,7 +222,6 @@ class Jobs:
             job.message = str(error) if known else f"The program failed with {without_paths(error)}. Please report it."
             job.state = "failed"
             logger.warning("an upload could not be scored: %s", without_paths(error))
-            return
         for number, one in job.answers.items():
             if not one.prediction.problem:
                 self._add(_DRAW, job, number)

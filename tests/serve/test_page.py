@@ -127,6 +127,19 @@ def test_what_nobody_looks_at_is_removed(predictor: Predictor, tmp_path: Path) -
         assert list((tmp_path / "files").iterdir()) == []
 
 
+def test_an_error_by_the_policy_is_told(bundle_of: Callable[..., Path], tmp_path: Path) -> None:
+    strict = TrainedBundle("rd_ct", bundle_root=str(bundle_of()), device="cpu", policy={"default": "error"})
+    make_series(tmp_path / "in", shape=SHAPE, slices=8, skip=(3,))
+    with serving(Predictor(strict), tmp_path / "files") as page:
+        job = page.send(files_in(tmp_path / "in"))
+        text = page.get(job).text
+        page.get(f"{job}/scores.csv", status=409)
+        assert list((tmp_path / "files" / "000000").iterdir()) == []
+    assert "No answer" in text
+    assert "MISSING_SLICES" in text
+    assert str(tmp_path) not in text
+
+
 def test_images_other_than_dicom(page: Browser, tmp_path: Path) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 44), np.uint8)).save(tmp_path / "a.png")
     job = page.send({"Anna/b.webp": b"RIFF", "Anna/a.png": (tmp_path / "a.png").read_bytes()})
