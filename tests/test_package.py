@@ -134,8 +134,10 @@ def test_wheel_finds_its_own_bundles_and_teachers(installed: Path, tmp_path: Pat
 @pytest.mark.slow
 def test_wheel_trains_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:
     few = "{'training': 8, 'validation': 4, 'test': 4}"
-    code = f"import monai_rd.phantoms.cohort as c; c.SPLIT = {few}; from monai_rd.cli.app import main; main()"
-    elsewhere(installed, tmp_path, code, "train", "rd_ct", *QUICK[2:], "--max_epochs", "1")
+    elsewhere(installed, tmp_path, f"import monai_rd.phantoms.cohort as c; c.SPLIT = {few}; c.phantom_cohort('.')")
+    code = "from monai_rd.cli.app import main; main()"
+    words = ["--dataset_dir", "phantoms_ct_0", *QUICK[2:], "--max_epochs", "1"]
+    elsewhere(installed, tmp_path, code, "train", "rd_ct", *words)
     assert (tmp_path / "bundles/rd_ct/models/model.pt").is_file()
     assert not (installed / "monai_rd/bundles/rd_ct/models").exists()
 
