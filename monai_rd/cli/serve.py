@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import signal
+import socket
 import sys
 import tempfile
 from importlib.util import find_spec
@@ -53,7 +54,8 @@ def serve(
         server = web_server(web_page(Predictor(trained), folder, report, host, port, token))
         if hasattr(signal, "SIGHUP"):  # the terminal is closed
             signal.signal(signal.SIGHUP, server.handle_exit)
-        named = f"[{host}]" if ":" in host else host
+        every = host in ("0.0.0.0", "::")
+        named = socket.gethostname() if every else f"[{host}]" if ":" in host else host
         print(f"Open this address in a browser: http://{named}:{port}/" + (f"#{token}" if token else ""))
         if token:
             print("Whoever has it may send images. They travel unencrypted: use it in a network that you trust.")
