@@ -183,7 +183,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=2000)
-    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--kills", type=int, default=50, help="0 leaves step 1 out")
     parser.add_argument("--rounds", type=int, default=5, help="of step 3")
     parser.add_argument("--part", type=int, default=200, help="studies of a round")
     parser.add_argument("--slices", type=int, default=3)
@@ -201,14 +201,8 @@ def main() -> None:
             series = stored(options, folder, orthanc.web)
             words = ["predict", "rd_ct", "--from", orthanc.web, "--to", orthanc.web, "--modality", "CT"]
             own = ["--", "--bundle_root", str(folder / "bundle"), "--device", "cpu"]
-            state = folder / "killed"
-            seen = scored([*words, *own], state, 2, options.studies, options.kills)
-            again = scored([*words, *own], state, 1)
-            console.print(
-                f"{options.studies} studies, {seen.kills} kills, {seen.busy} while a study was claimed; "
-                f"answered {seen.answers[-1][1]}, by the next run {again.answers[-1][1]}"
-            )
-            console.print("\n".join(what_is_wrong(state, orthanc.web, series)) or "each study was answered once")
+            if options.kills:
+                killed(options, [*words, *own], folder / "killed", orthanc.web, series, console)
             whole = scored([*words, *own], folder / "whole", 2)
             console.print(f"unharmed, 2 workers: {whole.speed():.2f} studies per second; memory in MiB:")
             for number, memory in enumerate(whole.memory.values(), start=1):
@@ -216,6 +210,19 @@ def main() -> None:
                 told, peak = ", ".join(f"{one:.0f}" for one in shares), max(amount for _, amount in memory)
                 console.print(f"  worker {number}, after 10, 25, 50, 75, 95 %: {told}; peak {peak:.0f}")
             rounds(options, [*words, "--since", NEW, *own], folder, console)
+
+
+def killed(
+    options: argparse.Namespace, words: Sequence[str], state: Path, web: str, series: set[str], console: Console
+) -> None:
+    """Let two workers be killed at random, and one finish what they left; say what came of it."""
+    seen = scored(words, state, 2, options.studies, options.kills)
+    again = scored(words, state, 1)
+    console.print(
+        f"{options.studies} studies, {seen.kills} kills, {seen.busy} while a study was claimed; "
+        f"answered {seen.answers[-1][1]}, by the next run {again.answers[-1][1]}"
+    )
+    console.print("\n".join(what_is_wrong(state, web, series)) or "each study was answered once")
 
 
 def stored(options: argparse.Namespace, folder: Path, web: str) -> set[str]:
