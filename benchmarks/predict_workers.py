@@ -123,11 +123,13 @@ def answered_in(state: Path) -> int:
     return len(found)
 
 
-def scored(words: Sequence[str], state: Path, workers: int, total: int = 0, kills: int = 0) -> Watched:
+def scored(
+    words: Sequence[str], state: Path, workers: int, total: int = 0, kills: int = 0, threads: int | None = None
+) -> Watched:
     """Let workers score until all have ended; kill some meanwhile, a random one at random numbers of answers."""
     seen, chance = Watched(), random.Random(0)
     moments = sorted(chance.sample(range(1, total), kills)) if kills else []
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    threads = threads or max(1, (os.cpu_count() or 1) // workers)
     state.mkdir(exist_ok=True)
 
     def start() -> BaseProcess:
@@ -186,6 +188,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50, help="0 leaves step 1 out")
     parser.add_argument("--rounds", type=int, default=5, help="of step 3")
     parser.add_argument("--part", type=int, default=200, help="studies of a round")
+    parser.add_argument("--threads", type=int, help="of each worker in a round; by default its share of the cores")
     parser.add_argument("--slices", type=int, default=3)
     parser.add_argument("--size", type=int, default=64, help="rows and columns of an image")
     options = parser.parse_args()
@@ -252,7 +255,7 @@ def rounds(options: argparse.Namespace, words: Sequence[str], folder: Path, cons
     speeds: dict[int, list[float]] = {1: [], 2: []}
     for number in range(options.rounds + 1):
         for workers in (1, 2) if number % 2 else (2, 1):
-            seen = scored(words, folder / f"round_{number}_{workers}", workers)
+            seen = scored(words, folder / f"round_{number}_{workers}", workers, threads=options.threads)
             if seen.answers[-1][1] != options.part:
                 raise RuntimeError(f"{seen.answers[-1][1]} of {options.part} studies were answered")
             speeds[workers] += [seen.speed()] if number else []
