@@ -207,7 +207,7 @@ class State:
         return self.folder / "scores" / f"{key}.json"
 
     def list_scores(self, folder: Path) -> None:
-        """Write the scores that are in no table yet as a new one in `folder`; of several students, one for each.
+        """Write the scores that are in no table yet as a new one in `folder`, one for each student and its versions.
 
         A study's mark in `answered/`, which exists once, says which table it is in. So one that was being written when
         its worker was killed is written by the next, with the same studies, unless it is there.
