@@ -83,7 +83,7 @@ def test_a_training_on_a_list(kind: str, tmp_path: Path) -> None:
     """
     modality = "xray" if kind == "xray" else "mr"
     data, made = tmp_path / "data", []
-    count = 12 if kind == "volumes" else 24
+    count = 8 if kind == "volumes" else 24
 
     def written(number: int) -> dict[str, str]:
         names = WRITE[modality](data / "Secretname", number)
