@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from monai.bundle import run
-from monai.fl.utils.constants import ExtraItems, WeightType
+from monai.fl.utils.constants import ExtraItems
 from monai.fl.utils.exchange_object import ExchangeObject
 
 from monai_rd.bundle import bundle_root, parse_overrides
@@ -49,45 +49,52 @@ def settle(site: Path, bundle: str, rows: list[dict[str, str]], words: dict[str,
     return {**words, "bundle_root": str(site), "data_list": str(sheet)}
 
 
-def federate(folder: Path, bundle: str, dataset_dir: Path, rounds: int, epochs: int, words: dict[str, Any]) -> Weights:
-    """Let both sites train a student together; gives its weights, which then stand in each site's `models/model.pt`."""
-    with open(dataset_dir / "labels.csv", newline="") as file:
+def settle_all(given: argparse.Namespace, words: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Settle both sites; gives the words for the trainings of each."""
+    data = given.dataset_dir or Path(phantom_cohort(given.folder, given.bundle.removeprefix("rd_")))
+    with open(data / "labels.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     common = {
-        "dataset_dir": str(dataset_dir),
+        "dataset_dir": str(data),
         "class_names": sorted({row["label"] for row in rows}),  # the same in the same order everywhere
-        "total_epochs": rounds * epochs,
+        "total_epochs": given.rounds * given.local_epochs,
         **words,
     }
-    own = {name: settle(folder / name, bundle, own_patients(rows, k), common) for k, name in enumerate(SITES)}
-    clients = []
-    for name in SITES:
-        client = SiteClient(
-            str(folder / name), local_epochs=epochs, train_kwargs=dict(own[name]), eval_kwargs=dict(own[name])
-        )
-        client.initialize({ExtraItems.CLIENT_NAME: name})
-        clients.append(client)
+    return {
+        name: settle(given.folder / name, given.bundle, own_patients(rows, number), common)
+        for number, name in enumerate(SITES)
+    }
+
+
+def client_of(name: str, words: dict[str, Any], local_epochs: int) -> SiteClient:
+    """The client of a site, which sends whole weights and not differences."""
+    client = SiteClient(
+        words["bundle_root"],
+        local_epochs=local_epochs,
+        send_weight_diff=False,
+        train_kwargs=dict(words),
+        eval_kwargs=dict(words),
+    )
+    client.initialize({ExtraItems.CLIENT_NAME: name})
+    return client
+
+
+def federate(own: dict[str, dict[str, Any]], rounds: int, local_epochs: int) -> Weights:
+    """Let both sites train a student together; gives its weights."""
+    clients = {name: client_of(name, own[name], local_epochs) for name in SITES}
 
     # The server: one site's first student for all, then in each round the mean of what all have made of it.
-    shared: Weights = clients[0].get_weights().weights
+    shared: Weights = clients[SITES[0]].get_weights().weights
     for number in range(1, rounds + 1):
         answers: list[Weights] = []
-        for client in clients:
+        for client in clients.values():
             client.train(ExchangeObject(weights=shared))
-            sent = client.get_weights()
-            differs = sent.weight_type == WeightType.WEIGHT_DIFF
-            answers.append({key: value + shared[key] if differs else value for key, value in sent.weights.items()})
+            answers.append(client.get_weights().weights)
         shared = {key: mean_of([answer[key] for answer in answers]) for key in shared}
-        for name, client in zip(SITES, clients, strict=True):
+        for name, client in clients.items():
             metrics = client.evaluate(ExchangeObject(weights=shared)).metrics
             told = ", ".join(f"{key} {float(value):.3f}" for key, value in metrics.items())
             print(f"round {number} of {rounds}: the common student on {name}'s validation set: {told}")
-
-    for name in SITES:
-        torch.save(shared, folder / name / "models" / "model.pt")
-        configs = [str(folder / name / "configs" / file) for file in ("train.json", "evaluate.json")]
-        print(f"the common student on {name}'s test set:")
-        run(config_file=configs, **own[name])
     return shared
 
 
@@ -96,17 +103,33 @@ def mean_of(values: list[torch.Tensor]) -> torch.Tensor:
     return torch.stack([value.double() for value in values]).mean(dim=0).to(values[0].dtype)
 
 
-def main() -> None:
-    """Read the words and federate."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def measure(shared: Weights, own: dict[str, dict[str, Any]]) -> None:
+    """Give each site the common student as `models/model.pt`, and measure it on the site's test set."""
+    for name, words in own.items():
+        site = Path(words["bundle_root"])
+        torch.save(shared, site / "models" / "model.pt")
+        configs = [str(site / "configs" / file) for file in ("train.json", "evaluate.json")]
+        print(f"the common student on {name}'s test set:")
+        run(config_file=configs, **words)
+
+
+def read_words(description: str) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """Read the words of the command; gives also those for the bundle."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--bundle", default="rd_ct")
     parser.add_argument("--dataset_dir", type=Path)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--local_epochs", type=int, default=10)
     given, words = parser.parse_known_args()
-    data = given.dataset_dir or Path(phantom_cohort(given.folder, given.bundle.removeprefix("rd_")))
-    federate(given.folder, given.bundle, data, given.rounds, given.local_epochs, parse_overrides(words))
+    return given, parse_overrides(words)
+
+
+def main() -> None:
+    """Federate as the words say."""
+    given, words = read_words(__doc__)
+    own = settle_all(given, words)
+    measure(federate(own, given.rounds, given.local_epochs), own)
 
 
 if __name__ == "__main__":
