@@ -70,6 +70,11 @@ def rows_of(folder: Path) -> list[str]:
     return sorted(found)
 
 
+def reports_in(folder: Path) -> list[str]:
+    """Series of all reports."""
+    return sorted(path.name.removesuffix("_sr.dcm") for path in (folder / "dicom").glob("*_sr.dcm"))
+
+
 def left_in(state: Path) -> dict[str, int]:
     """What is left of work; not of files that were being written, which go later."""
     found = {part: [path for path in (state / part).rglob("*") if path.suffix != ".tmp"] for part in NOTHING}
@@ -103,7 +108,7 @@ def test_two_workers_are_counted_together(predictor: Predictor, ward: Path, tmp_
     assert f"{STUDIES} studies scored, 0 left out" in done.output
     assert rows_of(tmp_path / "out") == series_of(ward)
     assert len(list(tmp_path.glob("out/scores_*.csv"))) == 1
-    assert sorted(path.name.removesuffix("_sr.dcm") for path in (tmp_path / "out/dicom").iterdir()) == series_of(ward)
+    assert reports_in(tmp_path / "out") == series_of(ward)
     assert left_in(tmp_path / "state") == NOTHING
     again = say(words, 1)
     assert (again.exit_code, "0 studies scored, 0 left out" in again.output) == (0, True)
@@ -209,7 +214,7 @@ def test_killed_at_random_each_study_of_a_folder_is_scored_once(
     killed_at_random(words, state, 6, tmp_path / "output.txt")
     assert say(words, 1).exit_code == 0
     assert rows_of(tmp_path / "out") == series_of(ward), (tmp_path / "output.txt").read_text()
-    assert sorted(path.name.removesuffix("_sr.dcm") for path in (tmp_path / "out/dicom").iterdir()) == series_of(ward)
+    assert reports_in(tmp_path / "out") == series_of(ward)
     assert left_in(state) == NOTHING
 
 
