@@ -220,7 +220,7 @@ class FeatureExtractor:
                     self._compute_file(name, piece, bar.update, locked=False)
         if first:
             seconds = time.monotonic() - since
-            logger.info("teacher features: %d views in %.1f s, %.1f a second", views, seconds, views / seconds)
+            logger.info("teacher features: %d views in %.1f s, %.2g a second", views, seconds, views / seconds)
 
     @cached_property
     def _items(self) -> list[int]:
