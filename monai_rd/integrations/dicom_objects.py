@@ -14,7 +14,7 @@ from monai_rd.integrations.dicom_output import (
     structured_report,
     text_report,
 )
-from monai_rd.integrations.explanation import explanation_picture, heat_map, looks
+from monai_rd.integrations.explanation import heat_map, look, looks, picture_of
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -49,11 +49,12 @@ def dicom_objects(
                 found.append((f"{one.id}_sr.dcm", structured_report(one, predictor.algorithm)))
             if "text" in wanted:
                 found.append((f"{one.id}_text.dcm", text_report(one, predictor.algorithm)))
+            shown = looks(predictor, one) if "map" in wanted else None
             if "sc" in wanted:
-                pixels = explanation_picture(predictor, one)
+                best = look(predictor, one) if shown is None else shown.best
+                pixels = picture_of(best, one, predictor.algorithm)
                 found.append((f"{one.id}_sc.dcm", secondary_capture(one, predictor.algorithm, pixels)))
-            if "map" in wanted:
-                shown = looks(predictor, one)
+            if shown is not None:
                 heat = heat_map(shown.at, shown.slices)
                 found.append((f"{one.id}_map.dcm", parametric_map(one, predictor.algorithm, heat)))
         except NoObjectError as error:
