@@ -14,7 +14,7 @@ from monai_rd.integrations.dicom_output import (
     structured_report,
     text_report,
 )
-from monai_rd.integrations.explanation import heat_map, look, looks, picture_of
+from monai_rd.integrations.explanation import explanation_picture, heat_map, looks, picture_of
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -51,8 +51,10 @@ def dicom_objects(
                 found.append((f"{one.id}_text.dcm", text_report(one, predictor.algorithm)))
             shown = looks(predictor, one) if "map" in wanted else None
             if "sc" in wanted:
-                best = look(predictor, one) if shown is None else shown.best
-                pixels = picture_of(best, one, predictor.algorithm)
+                if shown is None:
+                    pixels = explanation_picture(predictor, one)
+                else:
+                    pixels = picture_of(shown.best, one, predictor.algorithm)
                 found.append((f"{one.id}_sc.dcm", secondary_capture(one, predictor.algorithm, pixels)))
             if shown is not None:
                 heat = heat_map(shown.at, shown.slices)
