@@ -8,14 +8,16 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from monai_rd.errors import OutOfScopeError
 from monai_rd.files import atomic_write
 from monai_rd.inference.decision import Decision
 from monai_rd.inference.facts import study_facts
 from monai_rd.inference.prediction import Prediction
+from monai_rd.transforms.scope import HeaderInScoped, IntensitiesInScoped
 
 if TYPE_CHECKING:
     from monai.data import Dataset
@@ -29,7 +31,7 @@ __all__ = [
     "UNSTATED",
     "Histogram",
     "Reference",
-    "reference_of_validation",
+    "reference_of_training",
     "statistics_of",
 ]
 
@@ -38,6 +40,7 @@ OTHER, UNSTATED = "other", "not stated"
 PROBLEM = "not scored"  # the statistic of the codes of problems
 _BINS = 20  # at most
 _QUANTILES = (0.1, 0.5, 0.9)
+_MOST = 1000  # studies: more of them find no smaller change in weeks of 50, and each is read from its file once more
 
 
 @dataclass(frozen=True)
@@ -215,33 +218,42 @@ def statistics_of(one: Prediction) -> dict[str, str | float]:
     return {**told, "flags": "|".join(one.flags) or "none", **one.facts}
 
 
-def reference_of_validation(
+def reference_of_training(
     items: Dataset,
     probabilities: np.ndarray,
     class_names: Sequence[str],
     multi_label: bool,
     decision: Decision,
     model: str,
+    scope: Mapping[str, Any] | None,
 ) -> Reference:
-    """Summarise the validation studies of a training, one of each patient.
+    """Summarise the validation and test studies of a training, one of each patient, at most 1,000, drawn at random.
 
-    Not the training studies: the student has fitted them, and is surer of them than of any new one. No validation study
-    has a flag but UNKNOWN_GROUP, as the range of what is usual is theirs.
+    Not the training studies: the student has fitted them, and is surer of them than of any new one. A test study that
+    is out of scope is left out, as in use it would not be scored without a flag.
 
     Args:
-        items: the validation set, as the network sees it.
+        items: the validation and the test set, as the network sees them.
         probabilities: calibrated `[N, classes]`.
         class_names: by class index.
         multi_label: whether an image may have several classes or none.
         decision: of the student.
         model: SHA-256 of its `model.pt`.
+        scope: of the training, see `scope_of`; None if it is not known.
     """
+    checks = [HeaderInScoped("image", scope), IntensitiesInScoped("image", scope)]
     found: dict[str, Prediction] = {}
     for place in np.random.default_rng(0).permutation(len(probabilities)).tolist():
+        if len(found) == _MOST:
+            break
         item = items[place]  # read once, as it may be loaded from a file
         patient = item.get("patient") or str(place)
         if patient not in found:
+            try:
+                item = checks[1](checks[0](item))
+            except OutOfScopeError:
+                continue
             bare = Prediction("", facts=study_facts(item))
             row, group = probabilities[place].tolist(), decision.group_of(item)
-            found[patient] = bare.answered(row, class_names, multi_label, "", [], decision, group)
-    return Reference.of(list(found.values()), model, "validation set")
+            found[patient] = bare.answered(row, class_names, multi_label, item["flags"], [], decision, group)
+    return Reference.of(list(found.values()), model, "validation and test set")

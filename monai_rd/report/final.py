@@ -14,10 +14,11 @@ import torch
 from monai.data import DataLoader, Dataset
 from rich.table import Table
 from scipy.special import expit, logit, softmax
+from torch.utils.data import ConcatDataset, Subset
 
 from monai_rd.bundle import require_model
 from monai_rd.console import terminal
-from monai_rd.drift import reference_of_validation
+from monai_rd.drift import reference_of_training
 from monai_rd.errors import count_codes
 from monai_rd.files import atomic_path, atomic_write, sha256
 from monai_rd.handlers.checkpoint import save_atomically
@@ -49,7 +50,8 @@ class FinalReport:
     It loads the best student (and phi of the same epoch), calibrates it on the validation set (`fit_temperature`) and
     stores the temperature in the student's file `model_path`, so that everything made from that file gives calibrated
     probabilities. It also chooses the limits of the conformal sets and the operating points on it (`Decision`)
-    and stores them in `settings.json` beside that file, and summarises it in `reference.json` there (`Reference`).
+    and stores them in `settings.json` beside that file, and summarises it and the test set in `reference.json` there
+    (`Reference`).
 
     Files written into `output_dir`:
 
@@ -146,6 +148,8 @@ class FinalReport:
             np.savez_compressed(file, **answered)
         measure = multi_label_metrics if self.multi_label else classification_metrics
         decision = self._stored()
+        if self.validation is not None:
+            self._summarise(self.validation, answered["validation_probabilities"], scores, decision)
         said = {"student": decision.chosen(scores.probabilities["student"], self.multi_label)}
         rows = {row: measure(found, scores.labels, chosen=said.get(row)) for row, found in scores.probabilities.items()}
         unread = count_codes(scores.unread)
@@ -175,9 +179,16 @@ class FinalReport:
         groups = () if kind is None else [item.get(kind, "") for item in validation]
         decision = Decision.fit(probabilities, labels, self.multi_label, self.operating_point, kind, groups)
         self._store(decision)
-        known = (probabilities, self.class_names, self.multi_label, decision, sha256(self.model_path))
-        reference_of_validation(validation, *known).write(self.model_path.with_name("reference.json"))
         return {"validation_probabilities": probabilities, "validation_labels": labels}
+
+    def _summarise(
+        self, validation: Dataset, probabilities: np.ndarray, scores: TestScores, decision: Decision
+    ) -> None:
+        """Write `reference.json` beside the model's file, of the validation set and what was read of the test set."""
+        items = ConcatDataset([validation, Subset(self.loader.dataset, scores.indices.tolist())])
+        answered = np.concatenate([probabilities, scores.probabilities["student"]])
+        known = (self.class_names, self.multi_label, decision, sha256(self.model_path), self.settings.get("scope"))
+        reference_of_training(items, answered, *known).write(self.model_path.with_name("reference.json"))
 
     def _store(self, decision: Decision) -> None:
         """Add the decision to the settings beside the model's file."""

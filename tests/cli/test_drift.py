@@ -14,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from monai_rd.cli.app import app
-from monai_rd.drift import Reference, reference_of_validation
+from monai_rd.drift import Reference, reference_of_training
 from monai_rd.inference import Predictor, TrainedBundle
 from tests.drift.streams import MODEL, studies, weeks, written
 
@@ -101,8 +101,8 @@ def test_what_predict_wrote_can_be_compared(bundle_of: Callable[..., Path], tmp_
     known = predictor.classifier
     items = [{**item, "patient": ""} for item in known.prepare.dataset(predictor.find(tmp_path / "in").items)]
     p = np.array([list(one.probabilities.values()) for one in predictor.score(predictor.find(tmp_path / "in").items)])
-    made = reference_of_validation(
-        Dataset(items), p, known.class_names, known.multi_label, known.decision, known.model_sha256
+    made = reference_of_training(
+        Dataset(items), p, known.class_names, known.multi_label, known.decision, known.model_sha256, None
     )
     made.write(root / "models" / "reference.json")
     page = tmp_path / "page.html"

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from monai_rd.drift import Reference, Week, compare
 from monai_rd.drift import comparison as comparing
 from monai_rd.drift.comparison import in_words
+from monai_rd.drift.reference import Histogram
 from tests.drift.streams import MODEL, MONDAY, studies, weeks
 
 
@@ -66,6 +68,15 @@ def test_a_change_is_found_within_three_weeks_and_named(change: dict[str, Any], 
     for name, words in told.items():
         assert words in next(one.words for one in found if one.statistic == name)
     assert len(in_words(found)) == len({one.statistic for one in found})
+
+
+def test_a_number_that_moves_and_one_that_spreads_are_both_found() -> None:
+    """Without Mann and Whitney's test the first is not, without Kolmogorov and Smirnov's the second is not."""
+    usual, many = (norm.ppf((np.arange(n) + 0.5) / n) for n in (120, 150))
+    known = Histogram.of(usual.tolist())
+    assert comparing._p_of_numbers(known, many.tolist()) > 0.9
+    assert comparing._p_of_numbers(known, (many + 0.6).tolist()) < 1e-5
+    assert comparing._p_of_numbers(known, (many * 6).tolist()) < 1e-5
 
 
 def test_few_studies_are_tested_with_the_weeks_before_them() -> None:

@@ -11,9 +11,10 @@ import pytest
 import torch
 from monai.data import Dataset
 
-from monai_rd.drift import Reference, reference_of_validation
+from monai_rd.drift import Reference, reference, reference_of_training
 from monai_rd.drift.reference import Histogram, statistics_of
 from monai_rd.inference import Decision, Prediction
+from monai_rd.transforms import scope_of
 from tests.drift.streams import MODEL, NAMES, studies
 
 
@@ -70,17 +71,32 @@ def test_several_labels_and_sets_are_statistics() -> None:
     }
 
 
-def test_a_patient_of_the_validation_set_counts_once() -> None:
+def test_a_patient_of_the_training_counts_once() -> None:
     items = [{"image": torch.full((1, 3, 8, 8), n / 40), "patient": f"p{n // 2}", "scanner": "GE M"} for n in range(40)]
     items += [{"image": torch.rand(1, 3, 8, 8), "patient": ""} for _ in range(3)]
     p = np.linspace(0, 1, 43)
-    made = reference_of_validation(Dataset(items), np.stack([1 - p, p], 1), NAMES, False, Decision(), MODEL)
+    made = reference_of_training(Dataset(items), np.stack([1 - p, p], 1), NAMES, False, Decision(), MODEL, None)
     assert made.studies == 23
+    assert made.source == "validation and test set"
     assert made.categories["scanner"] == {"GE M": 20, "other": 3}
     assert sum(made.numbers["probability of opacity"].counts) == 23
     low, _, high = made.numbers["median"].quantiles
     assert 0 < low < 0.2
     assert 0.7 < high < 1
+
+
+def test_studies_out_of_scope_are_left_out_and_flags_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In use a student refuses what is out of scope, and flags what the reader has flagged."""
+    usual = {"image": torch.linspace(0, 1, 64).reshape(1, 1, 8, 8).expand(1, 3, 8, 8), "modality": "CT"}
+    scope = scope_of([usual], [usual])
+    items = [{**usual, "flags": "THICK_SLICES"}] * 10 + [usual] * 20
+    items += [{**usual, "image": usual["image"] * 0 + 0.9}, {**usual, "modality": "MR"}] * 5
+    rows = np.tile([0.3, 0.7], (len(items), 1))
+    made = reference_of_training(Dataset(items), rows, NAMES, False, Decision(), MODEL, scope)
+    assert made.studies == 30
+    assert made.categories["flags"] == {"none": 20, "THICK_SLICES": 10, "other": 0}
+    monkeypatch.setattr(reference, "_MOST", 12)
+    assert reference_of_training(Dataset(items), rows, NAMES, False, Decision(), MODEL, scope).studies == 12
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"model": 3, "class_names": 4}'])

@@ -14,7 +14,7 @@ from scipy.special import softmax
 from scipy.stats import betabinom
 
 from monai_rd.conformal_groups import check_conformal_groups, group_key
-from monai_rd.drift import reference_of_validation
+from monai_rd.drift import reference_of_training
 from monai_rd.inference import ConformalSet, Decision, Prediction
 from monai_rd.inference.conformal import excluded
 from monai_rd.report import LabelledReport
@@ -149,7 +149,7 @@ def test_metrics_tell_the_coverage_of_each_scanner() -> None:
 
 def test_the_reference_of_drift_knows_scanners() -> None:
     items = [{"image": torch.rand(1, 3, 4, 4), "scanner": name} for name in [A, "new"] * 10]
-    made = reference_of_validation(items, np.tile([0.3, 0.7], (20, 1)), NAMES, False, of_one_scanner(), "ab")
+    made = reference_of_training(items, np.tile([0.3, 0.7], (20, 1)), NAMES, False, of_one_scanner(), "ab", None)
     assert made.categories["flags"] == {"none": 10, "UNKNOWN_GROUP": 10, "other": 0}
     assert made.categories["conformal set"] == {"one class": 10, "abstains": 10, "other": 0}
 

@@ -83,7 +83,7 @@ def test_what_is_printed_was_done(
     assert reference.is_file() is fitted
     if fitted:
         known = Reference.read(reference)
-        assert (known.model, known.studies) == (sha256(report.model_path), 12)
+        assert (known.model, known.studies) == (sha256(report.model_path), 24)  # validation and test set
         assert known.class_names == ("clear", "opacity")
         assert ("says opacity" in known.categories, "class" in known.categories) == (multi_label, not multi_label)
 
