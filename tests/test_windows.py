@@ -99,13 +99,13 @@ def content(name):
 one = State(place / "state")
 if not dead:
     print(one.name, flush=True)
-    next(one.each({"a": 1, "b": 2}))
+    next(one.each({"a": 1, "b": 2}.items()))
     one.keep("b", content("b"))
     (one.outbox / "1.dcm").touch()
     os._exit(0)
 os.utime(place / "state" / "workers" / dead, (0, 0))  # its lock is no lock of Windows
 two = State(place / "state")
-first, second = one.each({"b": 2, "c": 3}), two.each({"a": 1, "c": 3, "b": 2})
+first, second = one.each({"b": 2, "c": 3}.items()), two.each({"a": 1, "c": 3, "b": 2}.items())
 print(next(first), next(second), one.lives(two.name))
 for worker in (first, second):
     for key, _ in worker:

@@ -12,6 +12,7 @@ from pydicom.filereader import read_partial
 from pydicom.tag import Tag
 
 from monai_rd.integrations.archives.failures import ArchiveError, Failure
+from monai_rd.integrations.archives.searching import day_of
 
 __all__ = ["Archive", "Query", "count_of", "different_images", "require_uid"]
 
@@ -39,7 +40,7 @@ class Query:
     studies: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.since is not None and not re.fullmatch(r"\d{8}", self.since):
+        if self.since is not None and day_of(self.since) is None:
             raise ValueError(f"a day is written YYYYMMDD, got {self.since!r}")
         wrong = [uid for uid in self.studies if not re.fullmatch(r"[0-9.]{1,64}", uid)]
         if wrong:

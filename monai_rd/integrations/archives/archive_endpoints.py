@@ -61,9 +61,9 @@ class ArchiveSource:
         found = with_retries(lambda: self.archive.studies(self.query))
         logger.info("studies that the archive has of these: %d", len(found))
         retry_policy, told = RetryPolicy(), set[str]()
-        studies = {key_of(study, self.predictor.algorithm.identity): study for study in found}
+        studies = ((key_of(study, self.predictor.algorithm.identity), study) for study in found)
         hidden = None if multiprocessing.parent_process() is None else True  # None: shown on a terminal; of one alone
-        for key, study in tqdm(self.state.each(studies), total=len(studies), unit="study", disable=hidden):
+        for key, study in tqdm(self.state.each(studies), total=len(found), unit="study", disable=hidden):
             if retry_policy.gone:
                 self.left.add(key)
                 continue
@@ -79,7 +79,7 @@ class ArchiveSource:
                     logger.warning("a study is left for the next run: %s", error)
                 told.add(str(error))
         if retry_policy.gone:
-            logger.warning("the archive is gone: %d of %d studies are left", len(self.left), len(studies))
+            logger.warning("the archive is gone: %d of %d studies are left", len(self.left), len(found))
 
     def _study(self, study: str, retry_policy: RetryPolicy) -> Iterator[Study]:
         require_uid(study)

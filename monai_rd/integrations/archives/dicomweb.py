@@ -6,7 +6,6 @@ No answer is trusted: it may be a web page, a redirect to a login, truncated, en
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
@@ -24,6 +23,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from monai_rd.integrations.archives.archive import Query, count_of, different_images
+from monai_rd.integrations.archives.dicom_json import results_of, store_response, text_of, value_of
 from monai_rd.integrations.archives.failures import (
     ALREADY_THERE,
     ArchiveError,
@@ -34,6 +34,7 @@ from monai_rd.integrations.archives.failures import (
     seconds_to_wait,
 )
 from monai_rd.integrations.archives.multipart import save_parts
+from monai_rd.integrations.archives.searching import Days, Found, search_by_days
 
 __all__ = ["DicomWeb"]
 
@@ -41,6 +42,7 @@ _TIMEOUT = (10.0, 60.0)  # seconds for a connection, and without receiving a byt
 _LONGEST = 3600.0  # seconds for a whole answer
 _AT_ONCE = 64 << 20  # bytes in one request
 _LARGEST_JSON = 256 << 20  # bytes, enough for about 100,000 studies
+_LIMITS = (1000, 100, 0)  # results at a time; an archive that refuses a number is asked for less, or without one
 _LARGEST_SERIES = 32 << 30  # bytes
 _PAGES = 100_000
 _REDIRECTS = 5
@@ -50,7 +52,7 @@ _SOURCE = {"Accept": 'multipart/related; type="application/dicom"; transfer-synt
 # Usual paths of DICOMweb below an address: Orthanc, Google and others, dcm4chee.
 _LIKELY = ("dicom-web", "dicomweb", "dcm4chee-arc/aets/DCM4CHEE/rs", "rs")
 _STUDY, _SERIES, _INSTANCE, _IMAGES, _MODALITY = "0020000D", "0020000E", "00080018", "00201209", "00080060"
-_STORED, _FAILED, _NAME, _REASON = "00081199", "00081198", "00081155", "00081197"
+_DATE = "00080020"
 
 
 class DicomWeb:
@@ -72,6 +74,7 @@ class DicomWeb:
             raise ValueError(f"'{url}' is no address of a DICOMweb service: leave out what begins with ? or #")
         self._url = url.rstrip("/")
         self._is_dicom_json = False  # whether an answer had the type of DICOM JSON
+        self._limits: tuple[int, ...] = _LIMITS  # the first one is used
         self._session = _Session()
         self._session.headers["Accept-Encoding"] = "identity"
         token, user = os.environ.get("MONAI_RD_DICOMWEB_TOKEN"), os.environ.get("MONAI_RD_DICOMWEB_USER")
@@ -82,11 +85,18 @@ class DicomWeb:
 
     def studies(self, query: Query) -> list[str]:
         """See `Archive`; if the URL is not that of the DICOMweb service, the error names a likely one that answers."""
-        asked = {"ModalitiesInStudy": query.modality} | ({"StudyDate": f"{query.since}-"} if query.since else {})
+        asked = {"ModalitiesInStudy": query.modality}
         found: set[str] = set()
         try:
-            for one in query.studies or ("",):
-                found |= set(self._search("studies", asked | ({"StudyInstanceUID": one} if one else {}), _STUDY))
+            for one in query.studies:
+                since = {"StudyDate": f"{query.since}-"} if query.since else {}
+                found |= self._search("studies", asked | since | {"StudyInstanceUID": one}, _STUDY).keys()
+            if not query.studies:
+                found = search_by_days(
+                    lambda days: self._of_days(asked, days),
+                    lambda days: self._search("studies", asked | _matching(days), _STUDY),
+                    query.since,
+                )
         except ArchiveError as error:
             likely = None if error.kind.transient else self._elsewhere()
             raise (
@@ -104,8 +114,8 @@ class DicomWeb:
         """See `Archive`."""
         asked = {"Modality": modality, "includefield": "NumberOfSeriesRelatedInstances"}
         found = self._search(f"studies/{study}/series", asked, _SERIES)
-        counts = {uid: count_of(_value(one, _IMAGES)) for uid, one in sorted(found.items())}
-        return {uid: counts[uid] for uid in counts if _value(found[uid], _MODALITY) in (None, modality)}
+        counts = {uid: count_of(value_of(one, _IMAGES)) for uid, one in sorted(found.items())}
+        return {uid: counts[uid] for uid in counts if value_of(found[uid], _MODALITY) in (None, modality)}
 
     def fetch(self, study: str, series: str, folder: Path) -> int:
         """See `Archive`."""
@@ -140,7 +150,7 @@ class DicomWeb:
             kind = f'multipart/related; type="application/dicom"; boundary={boundary}'
             headers = _JSON | {"Content-Type": kind}
             with self._answer(what, "POST", "studies", also=(409,), data=body, headers=headers) as answer:
-                stored, failed = _stored(_body(what, answer, _LARGEST_JSON))
+                stored, failed = store_response(_body(what, answer, _LARGEST_JSON))
                 conflict = answer.status_code == 409
             sent = [dcmread(file, stop_before_pixels=True) for file in part]
             for one in sent:
@@ -161,32 +171,58 @@ class DicomWeb:
         place = f"studies/{one.StudyInstanceUID}/series/{one.SeriesInstanceUID}/instances"
         return str(one.SOPInstanceUID) in self._search(place, {"SOPInstanceUID": str(one.SOPInstanceUID)}, _INSTANCE)
 
-    def _search(self, path: str, asked: dict[str, str], key: str) -> dict[str, dict[str, Any]]:
-        """Return all pages of a search, by the UIDs in `key`; services without offsets repeat the first page."""
-        found: dict[str, dict[str, Any]] = {}
-        for _ in range(_PAGES):
-            more = {"offset": str(len(found))} if found else {}
-            page = self._page(path, asked | more, key)
-            if page.keys() <= found.keys():
-                return found
-            found = page | found
-        raise ArchiveError("DICOMweb: the archive could not be searched (its answers have no end)", Failure.REFUSED)
+    def _of_days(self, asked: dict[str, str], days: Days) -> Found:
+        page, cut = self._page("studies", asked | _matching(days), _STUDY)
+        return Found({uid: text_of(one, _DATE) for uid, one in page.items()}, cut)
 
-    def _page(self, path: str, asked: dict[str, str], key: str) -> dict[str, dict[str, Any]]:
+    def _search(self, path: str, asked: dict[str, str], key: str) -> dict[str, dict[str, Any]]:
+        """Return all results of a search, by the UIDs in `key`: page after page, or without a limit.
+
+        An archive may ignore the offset, or apply it to the results that it has cut: then a page brings nothing new.
+        """
+        found, cut = self._page(path, asked, key)
+        for _ in range(_PAGES):
+            if not cut:
+                return found
+            page, cut = self._page(path, asked, key, offset=len(found))
+            if page.keys() <= found.keys():
+                break
+            found = page | found
+        page, cut = self._page(path, asked, key, limited=False)
+        if cut:
+            what = "it gives a part of many results, and no way to the others: raise its limit, or give --since"
+            raise ArchiveError(f"DICOMweb: the archive could not be searched ({what})", Failure.REFUSED)
+        return page | found
+
+    def _page(
+        self, path: str, asked: dict[str, str], key: str, offset: int = 0, limited: bool = True
+    ) -> tuple[dict[str, dict[str, Any]], bool]:
+        """Return results of a search by the UIDs in `key`, and whether there are, or may be, more."""
         what = "the archive could not be searched"
-        with self._answer(what, "GET", path, params=asked, headers=_JSON) as answer:
-            if answer.status_code == 204:
-                return {}
-            body = _body(what, answer, _LARGEST_JSON)
+        limit = self._limits[0] if limited else 0
+        counts = {name: str(value) for name, value in (("limit", limit), ("offset", offset)) if value}
+        with self._answer(what, "GET", path, also=(400, 413), params=asked | counts, headers=_JSON) as answer:
+            status, warning = answer.status_code, answer.headers.get("Warning", "")
+            if status == 204:
+                return {}, False
+            if status == 413:  # the answer would be too long
+                return {}, True
+            body = b"" if status == 400 else _body(what, answer, _LARGEST_JSON)
             described = _described(answer, body)
             said = _content_type(answer).get_content_type() == "application/dicom+json"
+        if status == 400:
+            if not limit:
+                raise of_http(what, status)
+            self._limits = self._limits[1:]
+            return self._page(path, asked, key, offset, limited)
         try:
-            page = _by_uid(body, key)
+            results = results_of(body, key)
         except ValueError:
             hint = "is it the address of its DICOMweb, as in http://HOST/dicom-web?"
             raise ArchiveError(f"DICOMweb: {what} ({described} came: {hint})", Failure.REFUSED) from None
-        self._is_dicom_json |= said or bool(page)
-        return page
+        self._is_dicom_json |= said or bool(results)
+        told = status == 206 or ("299" in warning and "results" in warning)  # PS3.18 8.3.4.4, and of before 2017
+        return dict(results), told or 0 < limit <= len(results)
 
     def _elsewhere(self) -> str | None:
         """Return a usual address at which DICOMweb answers, None if there is none."""
@@ -199,8 +235,9 @@ class DicomWeb:
                     continue
                 tried.add(url)
                 other = DicomWeb(url)
+                other._limits = (1, 0)
                 try:
-                    other._page("studies", {"limit": "1"}, _STUDY)
+                    other._page("studies", {}, _STUDY)
                 except ArchiveError as error:
                     if error.kind is Failure.UNAVAILABLE:
                         return None
@@ -299,63 +336,8 @@ def _described(answer: requests.Response, body: bytes | None = None) -> str:
     return "JSON that is no DICOM JSON" if "json" in kind or start in (b"[", b"{") else "something else than DICOM JSON"
 
 
-def _json(body: bytes) -> Any:
-    """Parse JSON.
-
-    Raises:
-        ValueError: the text is not JSON, or nested too deeply.
-    """
-    try:
-        return json.loads(body)
-    except RecursionError:
-        raise ValueError("too deep") from None
-
-
-def _by_uid(body: bytes, key: str) -> dict[str, dict[str, Any]]:
-    """Return the results of a search, by the UIDs in an attribute.
-
-    Raises:
-        ValueError: the body is not DICOM JSON, or a result has no UID.
-    """
-    read = _json(body)
-    found = read if isinstance(read, list) else [read]  # some services send a single result without a list
-    uids = [_value(one, key) for one in found]
-    if not all(isinstance(uid, str) and uid for uid in uids):
-        raise ValueError("no DICOM JSON")
-    return dict(zip(uids, found, strict=True))
-
-
-def _values(found: Any, tag: str) -> list[Any]:
-    """Return the values of an attribute in DICOM JSON (PS3.18 annex F), [] if there are none.
-
-    Raises:
-        ValueError: not DICOM JSON.
-    """
-    element = found.get(tag, {}) if isinstance(found, dict) else None
-    values = element.get("Value") or [] if isinstance(element, dict) else None
-    if not isinstance(values, list):
-        raise ValueError("no DICOM JSON")
-    return values
-
-
-def _value(found: Any, tag: str) -> Any:
-    return next(iter(_values(found, tag)), None)
-
-
-def _stored(body: bytes) -> tuple[set[str], dict[str, int]]:
-    """Return the UIDs that a store response lists as stored, and the failure reasons of others, by UID."""
-    stored: set[str] = set()
-    failed: dict[str, int] = {}
-    try:
-        read = _json(body)
-        one = read[0] if isinstance(read, list) and read else read
-        stored = {str(_value(item, _NAME)) for item in _values(one, _STORED)}
-        for item in _values(one, _FAILED):
-            reason = _value(item, _REASON)
-            failed[str(_value(item, _NAME))] = reason if isinstance(reason, int) else 0x0110  # "processing failure"
-    except ValueError:
-        pass  # XML, a web page, nothing: the archive is queried instead
-    return stored, failed
+def _matching(days: Days) -> dict[str, str]:
+    return {"StudyDate": str(days)} if str(days) else {}
 
 
 def _parts(files: Sequence[Path]) -> Iterator[list[Path]]:

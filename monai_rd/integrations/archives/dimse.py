@@ -7,7 +7,7 @@ import socket
 import time
 import weakref
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -19,24 +19,9 @@ from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_dataset
 from pydicom.uid import (
     AllTransferSyntaxes,
-    BreastTomosynthesisImageStorage,
-    ComputedRadiographyImageStorage,
-    CTImageStorage,
     DeflatedExplicitVRLittleEndian,
-    DermoscopicPhotographyImageStorage,
-    DigitalMammographyXRayImageStorageForPresentation,
-    DigitalXRayImageStorageForPresentation,
-    EnhancedCTImageStorage,
-    EnhancedMRImageStorage,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
-    LegacyConvertedEnhancedCTImageStorage,
-    LegacyConvertedEnhancedMRImageStorage,
-    MRImageStorage,
-    SecondaryCaptureImageStorage,
-    UltrasoundImageStorage,
-    UltrasoundMultiFrameImageStorage,
-    VLPhotographicImageStorage,
 )
 
 from monai_rd.integrations.archives import pdu
@@ -44,29 +29,14 @@ from monai_rd.integrations.archives.archive import Query, count_of, different_im
 from monai_rd.integrations.archives.association import Association, Proposed, Rejected, request
 from monai_rd.integrations.archives.failures import ALREADY_THERE, ArchiveError, Failure, of_rejection, of_status
 from monai_rd.integrations.archives.pdu import Broken
-from monai_rd.integrations.archives.receiving import STORE, Box, Receiver, take
+from monai_rd.integrations.archives.receiving import IMAGES, STORE, Box, Receiver, take
+from monai_rd.integrations.archives.searching import Days, Found, day_of, search_by_days
 
 __all__ = ["Dimse"]
 
-# The SOP classes that the bundles read. An association has at most 128 contexts, so not all classes can be listed.
-_IMAGES = (
-    CTImageStorage,
-    EnhancedCTImageStorage,
-    LegacyConvertedEnhancedCTImageStorage,
-    MRImageStorage,
-    EnhancedMRImageStorage,
-    LegacyConvertedEnhancedMRImageStorage,
-    ComputedRadiographyImageStorage,
-    DigitalXRayImageStorageForPresentation,
-    DigitalMammographyXRayImageStorageForPresentation,
-    BreastTomosynthesisImageStorage,
-    UltrasoundImageStorage,
-    UltrasoundMultiFrameImageStorage,
-    SecondaryCaptureImageStorage,
-    VLPhotographicImageStorage,
-    DermoscopicPhotographyImageStorage,
-)
 _PENDING = (0xFF00, 0xFF01)
+_CUT = (0xFE00, 0xA700)  # how archives end a search that has more answers than they give, or refuse it
+_SEARCHED = "the archive could not be searched"
 _CONNECTING, _AGREEING, _TIMEOUT = 10.0, 20.0, 60.0  # seconds for a connection, an association, an answer
 _IDLE = 5.0  # seconds after which an idle association is not reused: the archive may be about to end it
 _MOST_ANSWERS = 1_000_000
@@ -107,22 +77,23 @@ class Dimse:
     def studies(self, query: Query) -> list[str]:
         """See `Archive`."""
         found: set[str] = set()
-        for uid in query.studies or ("",):
-            asked = _identifier("STUDY", StudyInstanceUID=uid, ModalitiesInStudy=query.modality)
-            asked.StudyDate = f"{query.since}-" if query.since else ""
-            # An archive without ModalitiesInStudy returns studies of all modalities; `series` filters them.
-            found |= {_text(one, "StudyInstanceUID") for one in self._find(asked)}
+        for uid in query.studies:
+            found |= self._of_days(query, Days(day_of(query.since or "")), uid).days.keys()
+        if not query.studies:
+            found = search_by_days(lambda days: self._of_days(query, days), _no_rest, query.since)
         return sorted(found & set(query.studies) if query.studies else found)
 
     def series(self, study: str, modality: str) -> dict[str, int | None]:
         """See `Archive`."""
         asked = _identifier("SERIES", StudyInstanceUID=study, SeriesInstanceUID="", Modality=modality)
         asked.NumberOfSeriesRelatedInstances = None
-        found = {
-            _text(one, "SeriesInstanceUID"): count_of(_text(one, "NumberOfSeriesRelatedInstances"))
-            for one in self._find(asked)
-            if _text(one, "Modality") in ("", modality)
-        }
+        found: dict[str, int | None] = {}
+
+        def keep(one: Dataset) -> None:
+            if _text(one, "Modality") in ("", modality):
+                found[_text(one, "SeriesInstanceUID")] = count_of(_text(one, "NumberOfSeriesRelatedInstances"))
+
+        self._finished(_FIND, _SEARCHED, asked, each=keep)
         return dict(sorted(found.items()))
 
     def fetch(self, study: str, series: str, folder: Path) -> int:
@@ -176,8 +147,16 @@ class Dimse:
         self._answered.add("C-STORE")
         return answer.number(pdu.STATUS)
 
-    def _find(self, asked: Dataset) -> list[Dataset]:
-        return self._finished(_FIND, "the archive could not be searched", asked)
+    def _of_days(self, query: Query, days: Days, study: str = "") -> Found:
+        # An archive without ModalitiesInStudy returns studies of all modalities; `series` filters them.
+        asked = _identifier("STUDY", StudyInstanceUID=study, ModalitiesInStudy=query.modality)
+        asked.StudyDate = str(days)
+        found: dict[str, str] = {}
+
+        def keep(one: Dataset) -> None:
+            found[_text(one, "StudyInstanceUID")] = _text(one, "StudyDate")
+
+        return Found(found, bool(self._finished(_FIND, _SEARCHED, asked, each=keep, also=_CUT)))
 
     def _finished(
         self,
@@ -186,15 +165,26 @@ class Dimse:
         asked: Dataset,
         values: Mapping[int, int | str] | None = None,
         box: Box | None = None,
-    ) -> list[Dataset]:
-        """Send a request and return the identifiers of all its answers; images that arrive go into `box`.
+        each: Callable[[Dataset], None] = lambda found: None,
+        also: Collection[int] = (),
+    ) -> int:
+        """Send a request, pass on the identifiers of its answers, and return its final status.
+
+        Args:
+            model: the service.
+            what: what failed if it does, for the message.
+            asked: the identifier of the request.
+            values: further elements of the command.
+            box: for images that arrive.
+            each: called with the identifier of each answer.
+            also: permitted final statuses, besides success.
 
         Raises:
-            ArchiveError: the final status is missing or not a success.
+            ArchiveError: the final status is missing or not permitted.
         """
         service = _SERVICES[model]
         what = f"DICOM: {what} ({service})"
-        found: list[Dataset] = []
+        count = 0
         with self._associated("ask", what, service) as made:
             context = made.context_of(model)
             if context is None:
@@ -213,13 +203,14 @@ class Dimse:
                 status = message.number(pdu.STATUS)
                 data = made.whole_data(message)
                 if status in _PENDING and data:
-                    found.append(_decoded(data, syntax, what))
-                if len(found) > _MOST_ANSWERS:
+                    each(_decoded(data, syntax, what))
+                    count += 1
+                if count > _MOST_ANSWERS:
                     raise ArchiveError(f"{what} (its answers have no end)", Failure.REFUSED)
             self._answered.add(service)
-        if status != 0:
+        if status != 0 and status not in also:
             raise of_status(what, status)
-        return found
+        return status
 
     @contextmanager
     def _associated(self, purpose: str, what: str, service: str) -> Iterator[Association]:
@@ -259,7 +250,7 @@ class Dimse:
             proposed = [Proposed(_FIND, simple), Proposed(_MOVE, simple)]
         else:
             proposed = [Proposed(_FIND, simple), Proposed(_GET, simple)]
-            proposed += [Proposed(kind, AllTransferSyntaxes, to_us=True) for kind in _IMAGES]
+            proposed += [Proposed(kind, AllTransferSyntaxes, to_us=True) for kind in IMAGES]
         what = f"DICOM: the archive '{self.title}' cannot be reached"
         waits = (_CONNECTING, _AGREEING, _TIMEOUT)
         try:
@@ -311,7 +302,7 @@ class _Open:
         """
         if self._receiver is None:
             try:
-                self._receiver = Receiver(port, _IMAGES, timeout)
+                self._receiver = Receiver(port, IMAGES, timeout)
             except OSError as error:
                 raise OSError(f"--listen {port}: cannot listen at this port ({error.strerror}); give another") from None
         return self._receiver
@@ -330,6 +321,16 @@ class _Open:
             made.abort()
         if self._receiver is not None:
             self._receiver.end()
+
+
+def _no_rest(days: Days) -> set[str]:
+    """Say that C-FIND has no other way.
+
+    Raises:
+        ArchiveError: always.
+    """
+    what = "it gives a part of the studies of one day, or of those without a day: raise its limit, or give --since"
+    raise ArchiveError(f"DICOM: {_SEARCHED} (C-FIND: {what})", Failure.REFUSED)
 
 
 def _coded(one: Dataset, syntax: str) -> bytes:

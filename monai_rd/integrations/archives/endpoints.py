@@ -96,7 +96,7 @@ class FolderSource:
         if self.state is None:
             yield Study("", found)
             return
-        for key, study in self.state.each(self._by_key(found)):
+        for key, study in self.state.each(self._by_key(found).items()):
             if not self.state.answered(key):
                 yield Study(key, study)
             self.done.add(key)

@@ -9,13 +9,49 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, AllTransferSyntaxes
+from pydicom.uid import (
+    PYDICOM_IMPLEMENTATION_UID,
+    AllTransferSyntaxes,
+    BreastTomosynthesisImageStorage,
+    ComputedRadiographyImageStorage,
+    CTImageStorage,
+    DermoscopicPhotographyImageStorage,
+    DigitalMammographyXRayImageStorageForPresentation,
+    DigitalXRayImageStorageForPresentation,
+    EnhancedCTImageStorage,
+    EnhancedMRImageStorage,
+    LegacyConvertedEnhancedCTImageStorage,
+    LegacyConvertedEnhancedMRImageStorage,
+    MRImageStorage,
+    SecondaryCaptureImageStorage,
+    UltrasoundImageStorage,
+    UltrasoundMultiFrameImageStorage,
+    VLPhotographicImageStorage,
+)
 
 from monai_rd.integrations.archives.association import Association, Message, accept
 from monai_rd.integrations.archives.pdu import FIELD, KIND, UID, Broken
 
-__all__ = ["STORE", "Box", "Receiver", "take"]
+__all__ = ["IMAGES", "STORE", "Box", "Receiver", "take"]
 
+# The SOP classes that the bundles read. An association has at most 128 contexts, so not all classes can be listed.
+IMAGES = (
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    LegacyConvertedEnhancedCTImageStorage,
+    MRImageStorage,
+    EnhancedMRImageStorage,
+    LegacyConvertedEnhancedMRImageStorage,
+    ComputedRadiographyImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    DigitalMammographyXRayImageStorageForPresentation,
+    BreastTomosynthesisImageStorage,
+    UltrasoundImageStorage,
+    UltrasoundMultiFrameImageStorage,
+    SecondaryCaptureImageStorage,
+    VLPhotographicImageStorage,
+    DermoscopicPhotographyImageStorage,
+)
 STORE = 0x0001  # FIELD of C-STORE
 _MOST_IMAGES, _LARGEST_SERIES = 100_000, 32 << 30  # images and bytes of one series
 _TAKEN, _NO_ROOM, _NO_IMAGE = 0x0000, 0xA700, 0xC000  # status

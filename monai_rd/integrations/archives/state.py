@@ -29,7 +29,7 @@ import shutil
 import socket
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -131,28 +131,28 @@ class State:
         except FileNotFoundError:
             return float("inf")
 
-    def each(self, studies: Mapping[str, T]) -> Iterator[tuple[str, T]]:
+    def each(self, studies: Iterable[tuple[str, T]]) -> Iterator[tuple[str, T]]:
         """Yield the studies that no other worker is scoring, each claimed until the next is asked for.
 
         Those that a worker died of come last, so that one study cannot keep all others from being scored.
 
         Args:
-            studies: by a key that is the same for all workers.
+            studies: each with a key that is the same for all workers.
         """
         others = []
-        for key, study in studies.items():
+        for key, study in studies:
             if not self._goes_on():
                 return
             try:
                 write_new(self.name, self._claim(key))
             except FileExistsError:
-                others.append(key)
+                others.append((key, study))
                 continue
             yield key, study
             self._let_go(key)  # not if the caller fails: then the claim is that of a dead worker
-        for key in others:
+        for key, study in others:
             if self._goes_on() and self._take_over(key):
-                yield key, studies[key]
+                yield key, study
                 self._let_go(key)
 
     def _claim(self, key: str) -> Path:

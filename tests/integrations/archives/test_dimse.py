@@ -97,7 +97,7 @@ ARCHIVES: dict[str, tuple[Handlers, dict[str, Any], str, Failure]] = {
     "nothing we know": ({}, {"kinds": (Verification,)}, "nor|does not offer it", Failure.REFUSED),
     "aborts": ({evt.EVT_C_FIND: aborts}, {}, "does it know our AE title 'MONAI_RD'", Failure.REFUSED),
     "aborts at once": ({evt.EVT_ACCEPTED: refused}, {}, "AE title", Failure.UNAVAILABLE),
-    "out of resources": ({evt.EVT_C_FIND: found(last=0xA700)}, {}, "status 0xa700", Failure.DAMAGED),
+    "refuses many": ({evt.EVT_C_FIND: found(last=0xA700)}, {}, "raise its limit", Failure.REFUSED),
     "cannot": ({evt.EVT_C_FIND: found(last=0xC001)}, {}, "status 0xc001", Failure.DAMAGED),
     "does not match": ({evt.EVT_C_FIND: found(last=0xA900)}, {}, "status 0xa900", Failure.IMPOSSIBLE),
     "may not": ({evt.EVT_C_FIND: found(last=0x0124)}, {}, "we may not", Failure.REFUSED),
@@ -376,7 +376,7 @@ print(archive.studies(Query("CT")))
 
 
 def test_contexts_fit_in_an_association() -> None:
-    assert len(dimse._IMAGES) + 2 <= 128
+    assert len(dimse.IMAGES) + 2 <= 128
 
 
 @pytest.mark.parametrize("title", [" ", "A" * 17, "MÜNCHEN", "A\\B", "A\n"])

@@ -66,7 +66,7 @@ def listed(folder: Path) -> list[str]:
 
 def test_two_workers_share_the_studies(start: Start) -> None:
     one, two = start(), start()
-    first, second = one.each(STUDIES), two.each(STUDIES)
+    first, second = one.each(STUDIES.items()), two.each(STUDIES.items())
     assert [next(first), next(second), next(first)] == [("a", "A"), ("b", "B"), ("c", "C")]
     assert next(second) == ("d", "D")
     assert next(first, None) is None  # what the other one is at is left to it
@@ -76,36 +76,36 @@ def test_two_workers_share_the_studies(start: Start) -> None:
 
 def test_a_dead_workers_study_comes_last(start: Start) -> None:
     one, two = start(), start()
-    assert next(one.each(STUDIES)) == ("a", "A")
+    assert next(one.each(STUDIES.items())) == ("a", "A")
     assert two.interrupted([one.name]) == ["a"]
     die(one)
-    assert [key for key, _ in two.each(STUDIES)] == [*"bcda"]
+    assert [key for key, _ in two.each(STUDIES.items())] == [*"bcda"]
     assert two.interrupted([one.name]) == []
 
 
 def test_a_worker_that_fails_leaves_its_study_to_others(start: Start) -> None:
     one, two = start(), start()
-    next(one.each(STUDIES))  # and no more: what failed asks for no other one
-    assert [key for key, _ in two.each(STUDIES)] == [*"bcd"]
+    next(one.each(STUDIES.items()))  # and no more: what failed asks for no other one
+    assert [key for key, _ in two.each(STUDIES.items())] == [*"bcd"]
     one.close()
-    assert [key for key, _ in two.each({"a": "A"})] == ["a"]
+    assert [key for key, _ in two.each([("a", "A")])] == ["a"]
 
 
 def test_a_worker_elsewhere_lives_as_long_as_its_file_is_touched(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = start(), start()
-    next(one.each(STUDIES))
+    next(one.each(STUDIES.items()))
     (one.outbox / "1.dcm").write_text("report")
     (one.incoming / "image").write_text("of a patient")
     elsewhere(one, monkeypatch)
     die(one)
     two.adopt()
-    assert [key for key, _ in two.each(STUDIES)] == [*"bcd"]
+    assert [key for key, _ in two.each(STUDIES.items())] == [*"bcd"]
     assert two.waiting() == []
     (file,) = [file for file in (two.folder / "workers").iterdir() if file.name.endswith("0" * 8)]
     touched = file.stat().st_mtime - module._EXPIRES
     os.utime(file, (touched, touched))
     two.adopt()
-    assert [key for key, _ in two.each({"a": "A"})] == ["a"]
+    assert [key for key, _ in two.each([("a", "A")])] == ["a"]
     assert [file.read_text() for file in two.waiting()] == ["report"]
     assert (
         sorted(path.name for part in ("incoming", "outbox") for path in (two.folder / part).iterdir()) == [two.name] * 2
@@ -122,10 +122,10 @@ def test_where_files_cannot_be_locked_workers_go_by_the_touches(start: Start, mo
 
     monkeypatch.setattr(module.FileLock, "acquire", refuse)
     one, two = start(), start()
-    next(one.each(STUDIES))
-    assert [key for key, _ in two.each(STUDIES)] == [*"bcd"]
+    next(one.each(STUDIES.items()))
+    assert [key for key, _ in two.each(STUDIES.items())] == [*"bcd"]
     os.utime(two.folder / "workers" / one.name, (0, 0))
-    assert [key for key, _ in two.each({"a": "A"})] == ["a"]
+    assert [key for key, _ in two.each([("a", "A")])] == ["a"]
 
 
 def test_a_living_worker_touches_its_file(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
