@@ -7,13 +7,14 @@ ENV PATH=/opt/monai_rd/bin:$PATH PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISAB
 
 RUN python3 -m venv /opt/monai_rd && pip install --index-url "${TORCH}" "torch>=2.10" "torchvision>=0.25"
 COPY . /tmp/source
-RUN pip install "/tmp/source[dicom,onnx]"
+RUN pip install "/tmp/source[onnx,serve]"
 
 # With --user "$(id -u):$(id -g)" the files in /work belong to you; a user without a name needs USER and a HOME.
 RUN useradd --create-home --uid 10001 monai_rd && install --directory --owner monai_rd /work
 ENV HOME=/tmp USER=monai_rd
 USER 10001
 WORKDIR /work
+EXPOSE 8000
 
 # The teacher that the package brings gives useful features on this machine: its file is whole, and PyTorch computes.
 HEALTHCHECK --interval=30m --timeout=3m --retries=2 CMD ["monai-rd", "teachers", "check", "phantom_ct"]
