@@ -58,11 +58,21 @@ def start_logging() -> None:
     logging.getLogger("urllib3").setLevel(logging.CRITICAL)  # its messages contain addresses
 
 
-def message_of(error: BaseException, words: Sequence[str]) -> str:
-    """Format an error of a command for its user, who typed these words.
+def message_of(error: BaseException, words: Sequence[str]) -> str | None:
+    """Format an error of a command for its user, who typed these words; None if it is not the user's but a fault.
 
+    The user's are ValueError, OSError, and whatever a full disk led to.
     The path of a file in a system error is cut to the part that the user typed; names below it may be of patients.
+
+    Example:
+        >>> from monai_rd.console import message_of
+        >>> message_of(ValueError("--workers 0: give at least one"), ["predict"])
+        '--workers 0: give at least one'
+        >>> print(message_of(KeyError("student"), ["predict"]))
+        None
     """
+    if not isinstance(error, (ValueError, OSError)) and not no_room(error):
+        return None
     if not isinstance(error, OSError) or error.errno is None or error.filename is None or no_room(error):
         return error_text(error)
     file = os.path.abspath(os.fsdecode(error.filename))

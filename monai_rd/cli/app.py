@@ -24,7 +24,6 @@ from monai_rd.cli import (
 )
 from monai_rd.cli import students as student_table
 from monai_rd.console import message_of, start_logging
-from monai_rd.files import no_room
 from monai_rd.text import printable
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -52,7 +51,8 @@ def main() -> None:
     try:
         app()
     except Exception as error:
-        if not isinstance(error, (ValueError, OSError)) and not no_room(error):
+        message = message_of(error, sys.argv[1:])
+        if message is None:
             raise
-        print(f"monai-rd: {printable(message_of(error, sys.argv[1:]))}", file=sys.stderr)
+        print(f"monai-rd: {printable(message)}", file=sys.stderr)
         sys.exit(2)

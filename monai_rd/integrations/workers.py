@@ -15,7 +15,6 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 
 from monai_rd.console import message_of, start_logging
-from monai_rd.files import no_room
 from monai_rd.integrations.archives.state import State
 from monai_rd.integrations.scoring import Tally, Task, listing, score
 
@@ -119,15 +118,15 @@ def _work(task: Task, threads: int | None, pipe: Connection) -> None:
     if threads is not None:
         torch.set_num_threads(threads)
     assert task.state is not None
-    done: Tally | str
+    done: Tally | str | None
     try:
         with closing(State(task.state, lambda: _wanted(pipe))) as state:
             pipe.send(state.name)
             done = score(task, state)
     except Exception as error:
-        if not isinstance(error, (ValueError, OSError)) and not no_room(error):
-            raise
         done = message_of(error, sys.argv[1:])
+        if done is None:
+            raise
     with suppress(OSError):  # nobody waits for it any more
         pipe.send(done)
 

@@ -262,3 +262,13 @@ def test_what_the_system_says_otherwise_stays(
 
     monkeypatch.setattr("monai_rd.datasets.datalist.make_datalist", refused)
     assert "the disk is too small: take another" in monai_rd("datalist", "data", "--out", "x", folder=tmp_path).stderr
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fails(*words: object, **named: object) -> None:
+        raise KeyError("student")
+
+    monkeypatch.setattr("monai_rd.datasets.datalist.make_datalist", fails)
+    monkeypatch.setattr(sys, "argv", ["monai-rd", "datalist", str(tmp_path), "--out", str(tmp_path / "x")])
+    with pytest.raises(KeyError, match="student"):
+        main()
