@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -140,13 +140,19 @@ def explanation_picture(predictor: Predictor, prediction: Prediction) -> np.ndar
 
 def look(predictor: Predictor, prediction: Prediction) -> Look:
     """Return what `explanation_picture` draws."""
-    given, found = _explained(predictor, prediction, every=False)
+    given, found = _explained(predictor, prediction, False, lambda: None)
     return _look(predictor, given, found, found.place, found.heat)
 
 
-def looks(predictor: Predictor, prediction: Prediction) -> Looks:
-    """Return every slice that the student was shown, each with its heat map; arguments as of `explanation_picture`."""
-    given, found = _explained(predictor, prediction, every=True)
+def looks(predictor: Predictor, prediction: Prediction, between: Callable[[], None] = lambda: None) -> Looks:
+    """Return every slice that the student was shown, each with its heat map.
+
+    Args:
+        predictor: see `explanation_picture`.
+        prediction: see `explanation_picture`.
+        between: called before each step of what may take minutes, see `explain`.
+    """
+    given, found = _explained(predictor, prediction, True, between)
     assert found.heats is not None
     slices = tuple(_look(predictor, given, found, at, heat) for at, heat in enumerate(found.heats))
     return Looks(_look(predictor, given, found, found.place, found.heat), found.place, slices)
@@ -174,7 +180,9 @@ def heat_map(at: int, shown: Sequence[Look]) -> HeatMap | None:
     return HeatMap(np.ascontiguousarray(heat.T), lps, taken.volume.meta["series_uid"], shown[at].name, shown[at].way)
 
 
-def _explained(predictor: Predictor, prediction: Prediction, every: bool) -> tuple[dict[str, Any], Explanation]:
+def _explained(
+    predictor: Predictor, prediction: Prediction, every: bool, between: Callable[[], None]
+) -> tuple[dict[str, Any], Explanation]:
     """Return the inputs of the preprocessing's steps by their names, and the explanation of their result ("made")."""
     known = predictor.classifier
     given: dict[str, Any] = {}  # each an image, or those of a study's roles
@@ -185,7 +193,7 @@ def _explained(predictor: Predictor, prediction: Prediction, every: bool) -> tup
         given[type(step).__name__], made = made, image
     network: Any = known.network
     batch = made.as_subclass(Tensor)[None].to(known.device)
-    found = explain(network, batch, grad_cam_level(network, batch), known.multi_label, every)
+    found = explain(network, batch, grad_cam_level(network, batch), known.multi_label, every, between)
     return {**given, "made": made}, found
 
 

@@ -89,7 +89,12 @@ def grad_cam_level(student: Student, image: Tensor) -> Level | None:
 
 
 def explain(
-    student: Student, image: Tensor, level: Level | None, multi_label: bool = False, every: bool = False
+    student: Student,
+    image: Tensor,
+    level: Level | None,
+    multi_label: bool = False,
+    every: bool = False,
+    between: Callable[[], None] = lambda: None,
 ) -> Explanation:
     """Run a student on one item and explain the most probable class.
 
@@ -99,6 +104,7 @@ def explain(
         level: the map for Grad-CAM, see `grad_cam_level`; None for occlusion.
         multi_label: whether an image may have any number of classes.
         every: whether the heat maps of all slices are wanted, and not only of one; occlusion takes as much longer.
+        between: called before each step of occlusion, which may take minutes of volumes; may raise to end it.
 
     Raises:
         ValueError: a batch of more than one item.
@@ -124,7 +130,7 @@ def explain(
             return _score(student.logits(student.slice_features(covered[:, None]).mean(dim=1)), chosen, multi_label)
 
         with torch.inference_mode():
-            maps = [occlusion(of_class, part, len(sides)) for part in parts[first:end]]
+            maps = [occlusion(of_class, part, len(sides), between) for part in parts[first:end]]
     else:
         activation, gradient = (as_map(one, level, sides) for one in (outputs[0].detach(), gradients[0]))
         weights = gradient.flatten(2).mean(dim=2).view(*gradient.shape[:2], *[1] * len(sides))
@@ -141,13 +147,16 @@ def explain(
     return Explanation(found.study[0], chosen, shown, own, method, grid, slices, by_slice, heats)
 
 
-def occlusion(score: Callable[[Tensor], Tensor], image: Tensor, dims: int) -> Tensor:
+def occlusion(
+    score: Callable[[Tensor], Tensor], image: Tensor, dims: int, between: Callable[[], None] = lambda: None
+) -> Tensor:
     """Return how much a score falls where a patch of an image is covered by the image's mean, at least 0.
 
     Args:
         score: of a batch of images `[N, *image.shape]`, gives `[N]`.
         image: a slice `[3, H, W]` or a volume `[D, H, W]`.
         dims: number of its spatial dimensions, the last ones.
+        between: see `explain`.
 
     Returns:
         A map of 9 x 9 positions of a slice, 5 x 5 x 5 of a volume, from border to border.
@@ -165,11 +174,10 @@ def occlusion(score: Callable[[Tensor], Tensor], image: Tensor, dims: int) -> Te
         made[(..., *patch)] = mean
         return made
 
-    positions, whole = list(product(range(count), repeat=dims)), score(image[None])
-    falls = [
-        whole - score(torch.stack([covered(one) for one in positions[first : first + _AT_ONCE[dims]]]))
-        for first in range(0, len(positions), _AT_ONCE[dims])
-    ]
+    positions, whole, falls = list(product(range(count), repeat=dims)), score(image[None]), []
+    for first in range(0, len(positions), _AT_ONCE[dims]):
+        between()
+        falls.append(whole - score(torch.stack([covered(one) for one in positions[first : first + _AT_ONCE[dims]]])))
     return torch.cat(falls).relu().view([count] * dims)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,9 +89,9 @@ def about(item: Mapping[str, Any]) -> str:
     return ", ".join(dict.fromkeys(word for word in words if word))
 
 
-def draw(predictor: Predictor, prediction: Prediction, folder: Path, number: int) -> Drawn:
-    """Write the pictures of a scored study into a folder, see `slice_of` and `whole_of`."""
-    found = looks(predictor, prediction)
+def draw(predictor: Predictor, prediction: Prediction, folder: Path, number: int, between: Callable[[], None]) -> Drawn:
+    """Write the pictures of a scored study into a folder, see `slice_of` and `whole_of`; `between` as of `looks`."""
+    found = looks(predictor, prediction, between)
     for place, one in enumerate(found.slices, start=1):
         _save(one.pixels, one.aspect, slice_of(folder, number, "image", place))
         _save(overlay(one.pixels, one.heat), one.aspect, slice_of(folder, number, "heat", place))

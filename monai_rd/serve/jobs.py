@@ -1,4 +1,7 @@
-"""The uploads of a server: scored and drawn one after the other by one thread, and removed after some time."""
+"""The uploads of a server: scored and drawn by one thread, and removed after some time.
+
+Scoring goes first: a drawing that takes long lets it pass between two of its steps.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,11 @@ import threading
 import time
 import zipfile
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+import torch
 
 from monai_rd.datasets.problems import DataListError
 from monai_rd.dicom.header_warnings import log_warnings_once
@@ -200,15 +206,32 @@ class Jobs:
             except queue.Empty:
                 self.remove_old()
                 continue
-            with self._lock:
-                job.at_work = not job.removed
-            if job.at_work:
-                with log_warnings_once():
-                    self._draw(job, number) if number else self._run(job)
-            with self._lock:
-                job.at_work, removed = False, job.removed
-            if removed:
-                shutil.rmtree(job.folder, ignore_errors=True)
+            self._do(job, number)
+
+    def _do(self, job: Job, number: int) -> None:
+        """Score an upload, or with the number of a study draw its pictures, unless it is removed."""
+        with self._lock:
+            job.at_work = not job.removed
+        if job.at_work:
+            with log_warnings_once():
+                self._draw(job, number) if number else self._run(job)
+        with self._lock:
+            job.at_work, removed = False, job.removed
+        if removed:
+            shutil.rmtree(job.folder, ignore_errors=True)
+
+    def _score_waiting(self, drawn: Job) -> None:
+        """Score the uploads that wait, between two steps of drawing for another one.
+
+        Raises:
+            RuntimeError: nobody waits for the drawing any more.
+        """
+        if drawn.removed or self._closing:
+            raise RuntimeError("the upload is removed")
+        with torch.inference_mode(False):
+            while self._tasks.queue and self._tasks.queue[0][0] == _SCORE:  # only this thread takes any
+                _, _, job, number = self._tasks.get()
+                self._do(job, number)
 
     def _run(self, job: Job) -> None:
         """Score an upload."""
@@ -265,10 +288,11 @@ class Jobs:
         if answer.drawn is not None or answer.failed:
             return
         try:
-            answer.drawn = draw(self.predictor, answer.prediction, job.folder, number)
+            between = partial(self._score_waiting, job)
+            answer.drawn = draw(self.predictor, answer.prediction, job.folder, number, between)
         except Exception as error:  # its answer is there all the same
             answer.failed = True
-            if not job.removed:
+            if not job.removed and not self._closing:
                 logger.warning("the pictures of a study could not be drawn: %s", without_paths(error))
         self._finish(job)
 

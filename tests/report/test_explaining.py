@@ -111,6 +111,19 @@ def test_a_map_too_coarse_to_point_gives_way_to_occlusion() -> None:
     assert (found.method, found.grid) == ("occlusion", (9, 9))
 
 
+def test_occlusion_lets_others_pass_between_its_steps_and_may_be_ended() -> None:
+    network, image, passed = student(), noise(1, 3, 64, 64), list[int]()
+    found = explain(network, image, None, between=lambda: passed.append(0))
+    torch.testing.assert_close(found.heat, explain(network, image, None).heat)
+    assert len(passed) > 1
+
+    def end() -> None:
+        raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough"):
+        explain(network, image, None, between=end)
+
+
 @pytest.mark.parametrize("shape", [(3, 40, 56), (24, 40, 32)])
 def test_occlusion_is_the_fall_of_the_score_patch_by_patch(shape: tuple[int, ...]) -> None:
     """Of one bright spot: warm where patches cover it, nowhere else; the image is left as it was."""

@@ -6,6 +6,7 @@ import csv
 import io
 import logging
 import re
+import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,11 +24,13 @@ from monai_rd.cli.app import app
 from monai_rd.inference import Predictor, TrainedBundle
 from monai_rd.integrations.explanation import explanation_picture, look, looks
 from monai_rd.report.explaining import POSITIONS
+from monai_rd.serve.answers import Drawn
 from monai_rd.transforms import scope_of
 from tests.dicom_files import NAME, PATIENT_ID, make_series
 from tests.planted import names_in, planted_series
 from tests.serve.serving import Browser, files_in, serving, zipped
 from tests.trained import VOLUMES, trained_bundle
+from tests.waiting import wait_for
 
 SHAPE = (40, 44)
 
@@ -118,6 +121,68 @@ def test_images_are_removed_after_drawing_and_all_with_the_upload(predictor: Pre
         assert page.ask("DELETE", job).status == 204
         assert list((tmp_path / "files").iterdir()) == []
         page.get(job, status=404)
+
+
+def test_an_upload_is_scored_while_a_picture_that_takes_long_is_drawn(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture is begun; another upload is started; between two steps of the picture it is answered."""
+    begun, started, seen = threading.Event(), threading.Event(), list[str]()
+
+    def slowly(*words: object) -> Drawn:
+        *_, between = words
+        if not begun.is_set():
+            begun.set()
+            assert started.wait(60)
+            seen.append(page.state(second)["state"])
+            between()  # type: ignore[operator]
+            seen.append(page.state(second)["state"])
+            assert page.state(first)["drawn"] == page.state(second)["drawn"] == {}  # its own picture waits
+        return Drawn("clear", "", 1, ("a slice",), (1.0,))
+
+    monkeypatch.setattr("monai_rd.serve.jobs.draw", slowly)
+    make_series(tmp_path / "in", shape=SHAPE)
+    (name, content), *_ = files_in(tmp_path / "in").items()
+    with serving(predictor, tmp_path / "files") as page:
+        first, second = page.new(), page.new()
+        for job in (first, second):
+            page.put(job, 1, name, content)
+        page.ask("POST", f"{first}/start")
+        assert begun.wait(60)
+        page.ask("POST", f"{second}/start")
+        started.set()
+        wait_for(lambda: all(page.state(job)["drawn"] for job in (first, second)), seconds=60)
+    assert seen == ["waiting", "done"]
+
+
+def test_a_picture_that_nobody_waits_for_is_not_finished(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun, removed, seen = threading.Event(), threading.Event(), list[str]()
+
+    def slowly(*words: object) -> Drawn:
+        *_, between = words
+        begun.set()
+        assert removed.wait(60)
+        try:
+            between()  # type: ignore[operator]
+        finally:
+            seen.append("ended")
+        raise AssertionError("it goes on")
+
+    monkeypatch.setattr("monai_rd.serve.jobs.draw", slowly)
+    make_series(tmp_path / "in", shape=SHAPE)
+    with serving(predictor, tmp_path / "files") as page:
+        job = page.new()
+        for number, (name, content) in enumerate(files_in(tmp_path / "in").items(), start=1):
+            page.put(job, number, name, content)
+        page.ask("POST", f"{job}/start")
+        assert begun.wait(60)
+        page.ask("DELETE", job)
+        removed.set()
+        wait_for(lambda: list((tmp_path / "files").iterdir()) == [])
+    assert seen == ["ended"]
+    assert "could not be drawn" not in caplog.text
 
 
 def test_what_nobody_looks_at_is_removed(predictor: Predictor, tmp_path: Path) -> None:
