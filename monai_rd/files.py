@@ -11,8 +11,9 @@ import secrets
 import shutil
 import sqlite3
 import stat
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "link_or_copy",
     "no_room",
     "open_file",
+    "remove_unfinished",
     "sha256",
     "size_in_words",
     "unread_kind",
@@ -56,6 +58,8 @@ _UNREAD_SUFFIXES = (
     *(".avi", ".mp4", ".m4v", ".mov", ".mkv", ".mpg", ".mpeg", ".wmv", ".webm"),
     *(".zip", ".tar", ".tgz", ".7z", ".rar"),
 )
+_UNFINISHED = re.compile(r"\.[0-9a-f]{8}\.tmp$")  # the end of a name that `atomic_path` makes unique
+_DAY = 86_400.0  # seconds
 _HEADER_BYTES = 1 << 16  # longest MetaImage or NRRD header
 _NAMED_DATA = re.compile(rb"^[ \t]*(?:ElementDataFile[ \t]*[=:]|data ?file:)[ \t]*(\S.*?)\s*$", re.MULTILINE)
 # Suffixes appended by compression, or by an unfinished copy or download.
@@ -141,6 +145,18 @@ def atomic_path(path: Path, others: bool = True) -> Iterator[Path]:
         raise
     finally:
         beside.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Delete what killed writers of `atomic_path` have left in a folder.
+
+    A file of an atomic write that has not changed for a day is theirs: a living one writes its file in seconds. Other
+    files are left alone, also such with the suffix .tmp.
+    """
+    for file in folder.glob("*.tmp"):
+        with suppress(OSError):  # another process was faster
+            if _UNFINISHED.search(file.name) and time.time() - file.stat().st_mtime > _DAY:
+                file.unlink()
 
 
 def no_room(error: BaseException | None) -> str:

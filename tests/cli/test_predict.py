@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 import os
+import time
 from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
@@ -179,6 +180,24 @@ def test_all_scored_is_exit_code_0_and_words_choose_the_objects(
     done = say("rd_ct", "--no-sr", *words)
     assert done.exit_code == 0, done.output
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["scores.csv", "scores.json"]
+
+
+def test_what_a_killed_run_left_unfinished_goes(
+    ward: tuple[Path, dict[str, str]], bundle_of: Bundle, tmp_path: Path
+) -> None:
+    """A day later; what is being written, or somebody else's, stays."""
+    out, long_ago = tmp_path / "out", time.time() - 2 * 86_400
+    (out / "dicom").mkdir(parents=True)
+    dead = [out / "scores.csv.0123abcd.tmp", out / "dicom" / "1.2.3_sr.dcm.0123abcd.tmp"]
+    alive, other = out / "dicom" / "1.2.4_sr.dcm.4567cdef.tmp", out / "notes.tmp"
+    for file in (*dead, alive, other):
+        file.write_text("half of a")
+        if file != alive:
+            os.utime(file, (long_ago, long_ago))
+    make_series(tmp_path / "in", shape=SHAPE)
+    done = say("rd_ct", "--no-sr", "--from", tmp_path / "in", "--to", out, "--", "--bundle_root", bundle_of())
+    assert done.exit_code == 0, done.output
+    assert set(out.rglob("*.tmp")) == {alive, other}
 
 
 def test_a_study_without_what_dicom_needs_is_scored_and_told(

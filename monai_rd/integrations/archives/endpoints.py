@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 
 from monai_rd.datasets.studies import Studies, files_of_item
 from monai_rd.dicom.header_warnings import log_warnings_once
-from monai_rd.files import atomic_path
+from monai_rd.files import atomic_path, remove_unfinished
 from monai_rd.integrations.archives.state import State, key_of
 
 if TYPE_CHECKING:
@@ -142,7 +142,9 @@ class FolderSink:
             self.predictor.write(predictions, self.path / "scores.csv")
 
     def finish(self) -> None:
-        """Nothing waits."""
+        """Delete what runs that were killed have left unfinished."""
+        for folder in (self.path, self.path / "dicom"):
+            remove_unfinished(folder)
 
 
 @log_warnings_once()
