@@ -64,14 +64,14 @@ def phantoms(folder: Path) -> None:
     labels = [ct.CLASS_NAMES[n % 2] for n in range(POOL)]
     ill = [one for one, label in zip(usual, labels, strict=True) if label == "opacity"]
     well = [one for one, label in zip(usual, labels, strict=True) if label == "clear"]
-    known: References = {f"validation set, {reference.studies}": lambda _: reference}
+    known: References = {f"{reference.source}, {reference.studies}": lambda _: reference}
     _false_alarms(usual, {**known, **_drawn_anew(usual, 40, 120, 400)})
     streams = {name: _mixed((found, 1.0)) for name, found in scored.items() if found is not usual}
     for name in ("scanner: another name and kernel, 5 mm", "values: 60 HU more"):
         streams[f"{name}, in half of the studies"] = _mixed((scored[name], 0.5), (usual, 0.5))
     for share in (0.1, 0.3, 0.7, 0.9):
         streams[f"case mix: opacity in {share:.0%} instead of 50 %"] = _mixed((ill, share), (well, 1 - share))
-    _found(streams, {**known, **_drawn_anew(usual, 40, 400)})
+    _found(streams, {**known, **_drawn_anew(usual, 40, 120, 400)})
 
 
 def _brighter(volume: np.ndarray, _: np.random.Generator) -> np.ndarray:

@@ -85,6 +85,8 @@ def describe(value: Any, _above: tuple[int, ...] = ()) -> Any:
         return {"enum": f"{_name(type(value))}.{value.name}"}
     if isinstance(value, (torch.dtype, torch.device, np.dtype, Path, slice, range, bytes)):
         return {type(value).__name__: str(value)}
+    if isinstance(value, np.ufunc):
+        return {"ufunc": value.__name__}
     if isinstance(value, type):
         return {"class": _name(value), "code": _code_of(value)}
     if isinstance(value, partial):

@@ -76,6 +76,7 @@ def test_functions_are_told_apart_by_code_constants_and_what_they_close_over() -
         partial(scaled, by=2.0),
         partial(scaled, by=3.0),
         np.sqrt,
+        np.exp,
         torch.sqrt,
     ]
     assert len({fingerprint(Lambdad("image", one)) for one in made}) == len(made)
