@@ -107,13 +107,36 @@ def test_first_pages_are_short() -> None:
         assert len(page.read_text(encoding="utf-8").splitlines()) <= 100, page.name
 
 
-def test_the_reference_says_what_the_code_says() -> None:
-    spec = importlib.util.spec_from_file_location("write_reference", ROOT / "tools" / "write_reference.py")
+def tool(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    for name, text in tool.pages().items():
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+def test_where_readme_stands_alone_its_links_are_absolute(tmp_path: Path) -> None:
+    """As on PyPI; nothing else of it is changed."""
+    text, address = (ROOT / "README.md").read_text(encoding="utf-8"), "https://example.org/o/n/"
+    made = tool("absolute_links").absolute(text, ROOT, address, "v1")
+    links = re.findall(r"\]\(([^)]*)\)", made)
+    assert len(links) == len(re.findall(r"\]\(", text))
+    assert all(link.startswith("https://") for link in links)
+    assert f"]({address}raw/v1/docs/method.svg)" in made
+    assert f"]({address}blob/v1/docs/guide/serve.md)" in made
+    assert re.sub(f"{address}(raw|blob)/v1/", "", made) == text
+    (tmp_path / "a.md").touch()
+    kept = "[a](#b) [b](https://example.org/c)"
+    assert tool("absolute_links").absolute(f"[one](a.md#b) {kept}", tmp_path, "https://x", "1") == (
+        f"[one](https://x/blob/1/a.md#b) {kept}"
+    )
+    with pytest.raises(FileNotFoundError, match=r"gone\.md"):
+        tool("absolute_links").absolute("[one](gone.md)", tmp_path, "https://x", "1")
+
+
+def test_the_reference_says_what_the_code_says() -> None:
+    for name, text in tool("write_reference").pages().items():
         assert (ROOT / "docs" / "reference" / name).read_text(encoding="utf-8") == text, "run tools/write_reference.py"
 
 
