@@ -21,7 +21,8 @@ def drift(
         list[Path], typer.Argument(help="Scores files of `monai-rd predict`, CSV or JSON, of one student; any number.")
     ],
     reference: Annotated[
-        Path | None, typer.Option(help="The student's models/reference.json, its validation and test set in histograms.")
+        Path | None,
+        typer.Option(help="The student's models/reference.json, its validation and test set in histograms."),
     ] = None,
     first_weeks: Annotated[
         int | None, typer.Option(min=1, help="Instead, compare with the first weeks of the scores; their number.")
