@@ -185,7 +185,7 @@ class FinalReport:
         self, validation: Dataset, probabilities: np.ndarray, scores: TestScores, decision: Decision
     ) -> None:
         """Write `reference.json` beside the model's file, of the validation set and what was read of the test set."""
-        items = ConcatDataset([validation, Subset(self.loader.dataset, scores.indices.tolist())])
+        items: ConcatDataset[Any] = ConcatDataset([validation, Subset(self.loader.dataset, scores.indices.tolist())])
         answered = np.concatenate([probabilities, scores.probabilities["student"]])
         known = (self.class_names, self.multi_label, decision, sha256(self.model_path), self.settings.get("scope"))
         reference_of_training(items, answered, *known).write(self.model_path.with_name("reference.json"))
