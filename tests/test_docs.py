@@ -104,7 +104,7 @@ def test_commands_can_be_typed(page: Path) -> None:
 def test_first_pages_are_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 110
     for page in (ROOT / "docs" / "start").glob("*.md"):
-        assert len(page.read_text(encoding="utf-8").splitlines()) <= 100, page.name
+        assert len(list(outside_code(page.read_text(encoding="utf-8")))) <= 80, page.name
 
 
 def tool(name: str) -> Any:
@@ -138,19 +138,3 @@ def test_where_readme_stands_alone_its_links_are_absolute(tmp_path: Path) -> Non
 def test_the_reference_says_what_the_code_says() -> None:
     for name, text in tool("write_reference").pages().items():
         assert (ROOT / "docs" / "reference" / name).read_text(encoding="utf-8") == text, "run tools/write_reference.py"
-
-
-@pytest.mark.slow
-def test_the_training_in_python_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    page = (ROOT / "docs" / "start" / "methods.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(code.splitlines()) <= 30
-    monkeypatch.chdir(tmp_path)
-    sizes = {"training": 16, "validation": 8, "test": 4}
-    monkeypatch.setattr("monai_rd.phantoms.cohort.SPLIT", sizes)
-    assert "max_epochs=20" in code
-    exec(compile(code.replace("max_epochs=20", "max_epochs=1"), "methods.md", "exec"), {})
-    told = re.findall(r"^(\w+): AUC ([01]\.\d{3}) on the validation studies$", capsys.readouterr().out, re.MULTILINE)
-    assert [name for name, _ in told] == ["ce", "rd"]
