@@ -40,7 +40,8 @@ class CollimationCropd(EachImaged):
     rotated frame remain and no part of the image is lost.
 
     Dark air next to the body ends in the body's curved outline and is kept; where that outline is straight, only air
-    is cropped. Round masks and borders wider than `most` are kept. The shutter attributes of DICOM are not used.
+    is cropped. Round masks, borders wider than `most`, and black borders whose edge lies in a dark lung for more than
+    half of its length are kept. The shutter attributes of DICOM are not used.
 
     Args:
         keys: keys of the item to transform; values 0 to 255.

@@ -69,7 +69,7 @@ def test_levels_of_timms_students(name: str) -> None:
         ("xcit_nano_12_p16_224", (1, 3, 96, 64)),  # a class token that comes later
         ("swin_tiny_patch4_window7_224", (1, 3, 224, 224)),  # channels last
         ("levit_128s", (1, 3, 224, 224)),  # tokens of several strides
-        ("efficientvit_m0", (1, 3, 128, 192)),
+        ("efficientvit_m0", (1, 3, 224, 224)),
         ("efficientformer_l1", (1, 3, 224, 224)),  # maps, then tokens
     ],
 )
