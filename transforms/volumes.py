@@ -66,7 +66,7 @@ class VolumeViewd(MapTransform):
         region: around which the field is placed, see `monai_rd.transforms.regions`.
         empty: value of empty space, such as -1024 HU; lower values of the volume are raised to it.
         policy: action for each error code, see `Policy`; under "warn" it is logged once, and appended to the item's
-            `flags`.
+            `flags` if it has them (a training's items do not).
 
     Raises:
         ValueError: an unknown region, `sizes` of 2D networks, or another shape.
@@ -117,7 +117,7 @@ class VolumeViewd(MapTransform):
             return windows
 
         item = {**data, **{key: each_image(data[key], view) for key in self.key_iterator(dict(data))}}
-        return {**item, "flags": "|".join(dict.fromkeys(flags))}
+        return {**item, "flags": "|".join(dict.fromkeys(flags))} if "flags" in item else item
 
     def _windows(self, image: MetaTensor) -> tuple[MetaTensor, list[StudyError]]:
         hounsfield = image.meta.get("intensity") in ("HU", "unstated") and self.empty < 0

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from monai_rd.conformal_groups import UNKNOWN_GROUP
 from monai_rd.errors import OutOfScopeError
 from monai_rd.files import atomic_write
 from monai_rd.inference.decision import Decision
@@ -37,6 +38,7 @@ __all__ = [
 
 LEAST = 5  # a bin or category of fewer studies could describe a patient
 OTHER, UNSTATED = "other", "not stated"
+_UNLIKE = {UNKNOWN_GROUP, *(kind.code for kind in OutOfScopeError.__subclasses__())}
 PROBLEM = "not scored"  # the statistic of the codes of problems
 _BINS = 20  # at most
 _QUANTILES = (0.1, 0.5, 0.9)
@@ -202,7 +204,8 @@ def statistics_of(one: Prediction) -> dict[str, str | float]:
     """Return what is compared of a scored study: numbers, and texts, which are categories.
 
     The probability of each class (of two exclusive classes that of the second alone), the class that is said (for
-    multi-label data each class as yes or no), whether the conformal set has one class, the flags, and its `facts`.
+    multi-label data each class as yes or no), whether the conformal set has one class, the flags of what is unlike the
+    training, and its `facts`. Other flags, such as that of thick slices, are left out: a training does not keep them.
     """
     names = list(one.probabilities)
     told: dict[str, str | float] = {
@@ -215,7 +218,7 @@ def statistics_of(one: Prediction) -> dict[str, str | float]:
         told["class"] = one.classes[0]
     if one.sets:
         told["conformal set"] = "one class" if all(len(found) == 1 for found in one.sets) else "abstains"
-    return {**told, "flags": "|".join(one.flags) or "none", **one.facts}
+    return {**told, "flags": "|".join(flag for flag in one.flags if flag in _UNLIKE) or "none", **one.facts}
 
 
 def reference_of_training(
@@ -250,10 +253,11 @@ def reference_of_training(
         patient = item.get("patient") or str(place)
         if patient not in found:
             try:
-                item = checks[1](checks[0](item))
+                for check in checks:
+                    check(item)
             except OutOfScopeError:
                 continue
             bare = Prediction("", facts=study_facts(item))
             row, group = probabilities[place].tolist(), decision.group_of(item)
-            found[patient] = bare.answered(row, class_names, multi_label, item["flags"], [], decision, group)
+            found[patient] = bare.answered(row, class_names, multi_label, "", [], decision, group)
     return Reference.of(list(found.values()), model, "validation and test set")

@@ -59,14 +59,16 @@ def test_values_beyond_a_shared_end_have_a_bin_of_their_own() -> None:
 
 def test_several_labels_and_sets_are_statistics() -> None:
     bare = Prediction("1", facts={"kernel": "B30f"})
-    one = replace(bare.answered([0.9, 0.2], NAMES, True, "A|B", [], Decision()), sets=(("present",), ()))
+    one = replace(
+        bare.answered([0.9, 0.2], NAMES, True, "THICK_SLICES|WRONG_BODY_PART", [], Decision()), sets=(("present",), ())
+    )
     assert statistics_of(one) == {
         "probability of clear": 0.9,
         "probability of opacity": 0.2,
         "says clear": "yes",
         "says opacity": "no",
         "conformal set": "abstains",
-        "flags": "A|B",
+        "flags": "WRONG_BODY_PART",
         "kernel": "B30f",
     }
 
@@ -85,16 +87,15 @@ def test_a_patient_of_the_training_counts_once() -> None:
     assert 0.7 < high < 1
 
 
-def test_studies_out_of_scope_are_left_out_and_flags_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In use a student refuses what is out of scope, and flags what the reader has flagged."""
+def test_studies_out_of_scope_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In use a student refuses them."""
     usual = {"image": torch.linspace(0, 1, 64).reshape(1, 1, 8, 8).expand(1, 3, 8, 8), "modality": "CT"}
     scope = scope_of([usual], [usual])
-    items = [{**usual, "flags": "THICK_SLICES"}] * 10 + [usual] * 20
-    items += [{**usual, "image": usual["image"] * 0 + 0.9}, {**usual, "modality": "MR"}] * 5
+    items = [usual] * 30 + [{**usual, "image": usual["image"] * 0 + 0.9}, {**usual, "modality": "MR"}] * 5
     rows = np.tile([0.3, 0.7], (len(items), 1))
     made = reference_of_training(Dataset(items), rows, NAMES, False, Decision(), MODEL, scope)
     assert made.studies == 30
-    assert made.categories["flags"] == {"none": 20, "THICK_SLICES": 10, "other": 0}
+    assert made.categories["flags"] == {"none": 30, "other": 0}
     monkeypatch.setattr(reference, "_MOST", 12)
     assert reference_of_training(Dataset(items), rows, NAMES, False, Decision(), MODEL, scope).studies == 12
 
