@@ -8,6 +8,7 @@ import os
 import runpy
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
@@ -97,6 +98,7 @@ def _module(name: str, words: tuple[str, ...], cwd: Path, output: Path, environm
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
+    tempfile.tempdir = None  # what the fork server has loaded may have asked for it
     with open(output, "wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
