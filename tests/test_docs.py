@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -16,6 +15,7 @@ from typer.main import get_command
 
 from monai_rd.cli.app import app
 from monai_rd.protocol.experiments import TABLES
+from tests.tools import tool
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md"))]
@@ -107,15 +107,6 @@ def test_first_pages_are_short() -> None:
         assert len(list(outside_code(page.read_text(encoding="utf-8")))) <= 80, page.name
 
 
-def tool(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    return found
-
-
 def test_where_readme_stands_alone_its_links_are_absolute(tmp_path: Path) -> None:
     """As on PyPI; nothing else of it is changed."""
     text, address = (ROOT / "README.md").read_text(encoding="utf-8"), "https://example.org/o/n/"
@@ -136,10 +127,6 @@ def test_where_readme_stands_alone_its_links_are_absolute(tmp_path: Path) -> Non
 
 
 def test_the_reference_says_what_the_code_says() -> None:
-    from typer.main import get_command
-
-    from monai_rd.cli.app import app
-
     folder = next(one for one in get_command(app).commands["audit"].params if one.param_type_name == "argument")
     if not folder.help:
         pytest.skip("this Typer does not tell the help of arguments with this Click")

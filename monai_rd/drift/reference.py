@@ -38,8 +38,8 @@ __all__ = [
 
 LEAST = 5  # a bin or category of fewer studies could describe a patient
 OTHER, UNSTATED = "other", "not stated"
-_UNLIKE = {UNKNOWN_GROUP, *(kind.code for kind in OutOfScopeError.__subclasses__())}
 PROBLEM = "not scored"  # the statistic of the codes of problems
+_UNLIKE = {UNKNOWN_GROUP, *(kind.code for kind in OutOfScopeError.__subclasses__())}  # flags: unlike the training
 _BINS = 20  # at most
 _QUANTILES = (0.1, 0.5, 0.9)
 _MOST = 1000  # studies: more of them find no smaller change in weeks of 50, and each is read from its file once more

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-_spec = importlib.util.spec_from_file_location("sync_bundles", ROOT / "tools" / "sync_bundles.py")
-assert _spec is not None
-assert _spec.loader is not None
-sync = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(sync)
+from tests.tools import tool
+
+sync = tool("sync_bundles")
 
 
 @pytest.mark.parametrize("file", sync.OWN)

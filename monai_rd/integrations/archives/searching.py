@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
+from functools import partial
 
 from monai_rd.integrations.archives.retries import with_retries
 
@@ -109,11 +110,11 @@ def search_by_days(ask: Callable[[Days], Found], rest: Callable[[Days], Iterable
             continue
         parts = _parts(ask, days, answer)
         if not parts:
-            found |= set(with_retries(lambda days=days: rest(days)) if answer.cut else ())  # type: ignore[misc]
+            found |= set(with_retries(partial(rest, days)) if answer.cut else ())
             continue
         if not answer.cut:
             new = {uid for _, part in parts for uid in part.days} - answer.days.keys()
-            if new <= ask(days).days.keys() if new else True:  # the new ones have arrived meanwhile
+            if not new or new <= ask(days).days.keys():  # the new ones have arrived meanwhile
                 found |= new
                 longest = len(answer.days)
                 continue
@@ -129,7 +130,7 @@ def _parts(ask: Callable[[Days], Found], days: Days, answer: Found) -> list[tupl
     halves = days.halves(answer.days.values())
     if halves is None or (answer.cut and not str(days) and not all(answer.days.values())):
         return []
-    parts = [(half, with_retries(lambda half=half: ask(half))) for half in halves]  # type: ignore[misc]
+    parts = [(half, with_retries(partial(ask, half))) for half in halves]
     divides = all(half.holds(text) for half, part in parts for text in part.days.values())
     return parts if divides else []  # it does not search by days
 
