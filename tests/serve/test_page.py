@@ -199,7 +199,7 @@ def test_an_error_by_the_policy_is_told(bundle_of: Callable[..., Path], tmp_path
         job = page.send(files_in(tmp_path / "in"))
         text = page.get(job).text
         page.get(f"{job}/scores.csv", status=409)
-        assert list((tmp_path / "files" / "000000").iterdir()) == []
+        wait_for(lambda: list((tmp_path / "files" / "000000").iterdir()) == [])  # removed after it is told
     assert "No answer" in text
     assert "MISSING_SLICES" in text
     assert str(tmp_path) not in text
