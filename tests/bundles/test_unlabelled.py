@@ -14,7 +14,7 @@ import torch
 from monai_rd.cache.feature_store import list_stores
 from monai_rd.no_label import NO_LABEL
 from monai_rd.phantoms import is_phantom
-from tests.bundles.commands import BUNDLES, MODALITIES, QUICK, ROOT, config, copied, monai, train
+from tests.bundles.commands import BUNDLES, MODALITIES, QUICK, ROOT, config, copied, torchrun, train
 from tests.processes import kill_module_at
 
 CONFIGS = BUNDLES / "rd_ct" / "configs"
@@ -87,11 +87,15 @@ def test_two_processes(cohort: str, pool: str, tmp_path: Path) -> None:
     root = copied("ct", tmp_path)
     files = str([str(CONFIGS / name) for name in ("train.json", "multi_gpu_train.json")])
     places = ["--bundle_root", str(root), "--output_dir", str(root / "eval"), "--dataset_dir", cohort]
-    printed = monai("run", "--config_file", files, *places, *words(pool), "--batch_size", "4", processes=2)
+    printed = torchrun("run", "--config_file", files, *places, *words(pool), "--batch_size", "4", processes=2)
     assert printed.count("epoch   2/2") == 1
+    assert printed.count(" % of the items with stored teacher features") == 1
+    assert [(info.items, info.views) for info in list_stores(root / "eval" / "features")] == [(44, 2)]
     path = json.loads((root / "eval" / "history.json").read_text())[1]["teacher_path"]
     assert {"validation_accuracy", "unlabelled_confidence"} < path.keys()
     assert json.loads((root / "eval" / "metrics.json").read_text())["test"]["student"]["n"] == 8
+    state = torch.load(root / "models" / "model.pt", weights_only=True)
+    assert not any(key.startswith("module.") for key in state)
 
 
 @pytest.mark.slow

@@ -75,7 +75,7 @@ def test_predict_scores_a_list_and_refuses_a_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["mr", "xray", "volumes"])
+@pytest.mark.parametrize("kind", ["xray", "volumes"])
 def test_a_training_on_a_list(kind: str, tmp_path: Path) -> None:
     """Also of volumes, with a teacher whose features are stored; a part has no labels.
 
