@@ -29,6 +29,14 @@ def test_what_is_looked_at() -> None:
     assert not_finite({}) == []
 
 
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16, torch.bfloat16])
+def test_large_values_are_finite_although_their_sum_is_not(kind: torch.dtype) -> None:
+    large = torch.full((1000,), torch.finfo(kind).max, dtype=kind)
+    assert not large.sum().isfinite()
+    both = torch.cat([large, torch.tensor([INF, -INF], dtype=kind)])
+    assert not_finite({"large": large, "opposite": -large, "both": both}) == ["both"]
+
+
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("kind", [Student, DeployedStudent])
