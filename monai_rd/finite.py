@@ -16,7 +16,7 @@ class NotFiniteError(ValueError):
 
 
 def not_finite(tensors: Mapping[str, Any]) -> list[str]:
-    """Return the names of the tensors with an infinite or NaN value; synchronises with the device once if there is none.
+    """Return the names of the tensors with an infinite or NaN value; synchronises once with the device of finite ones.
 
     Args:
         tensors: by name; entries that are not floating-point tensors are ignored.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -28,18 +29,23 @@ def layout_of(network: nn.Module, prefix: str = "") -> Layout:
     }
 
 
-def values(layout: Layout) -> dict[str, Tensor]:
+PERIOD = 100_003  # a prime, so that no two rows of a weight are equal
+
+
+def values(layout: Layout, outline: bool = False) -> dict[str, Tensor]:
     """A tensor for every key: weights that keep a signal's size, norms about 1, biases about 0.
 
     Tensors of one fan-in are windows of one random store, so that a file of a billion numbers takes megabytes.
+    With `outline`, each of several axes is one stored number, as is enough where only keys and shapes matter.
     """
     generator = torch.Generator().manual_seed(0)
     largest: dict[int, int] = {}
     for shape in layout.values():
-        if len(shape) > 1 and not isinstance(shape[0], str):
+        if len(shape) > 1 and not isinstance(shape[0], str) and not outline:
             fan = _product(shape[1:])
             largest[fan] = max(largest.get(fan, 0), _product(shape))
-    stores = {fan: torch.randn(n + 5000, generator=generator) / fan**0.5 for fan, n in largest.items()}
+    drawn = torch.randn(PERIOD, generator=generator)
+    stores = {fan: (drawn / fan**0.5).repeat((n + 5000) // PERIOD + 1) for fan, n in largest.items()}
     small = torch.randn(20_000, generator=generator) / 10
     made: dict[str, Tensor] = {}
     for number, (key, shape) in enumerate(layout.items()):
@@ -50,6 +56,8 @@ def values(layout: Layout) -> dict[str, Tensor]:
             made[key] = torch.zeros(shape[1])
         elif shape[0] == "periods":
             made[key] = (100 ** (torch.arange(shape[1]) / shape[1])).bfloat16()
+        elif len(shape) > 1 and outline:
+            made[key] = torch.ones(1).expand(shape)
         elif len(shape) > 1:
             made[key] = stores[_product(shape[1:])][start : start + _product(shape)].view(shape)
         elif key.endswith(("running_var", "weight", "gamma", "lambda1", "gamma_1", "gamma_2")):
@@ -57,6 +65,13 @@ def values(layout: Layout) -> dict[str, Tensor]:
         else:
             made[key] = small[start : start + _product(shape)]
     return made
+
+
+def shallow(layout: Layout, blocks: int) -> Layout:
+    """The layout of a vision transformer with its first blocks alone."""
+    return {
+        key: shape for key, shape in layout.items() if not (n := re.search(r"blocks\.(\d+)", key)) or int(n[1]) < blocks
+    }
 
 
 def _product(shape: list[Any]) -> int:
@@ -210,9 +225,9 @@ FILES: list[tuple[str, str, Callable[[], Layout], Callable[[dict[str, Tensor]], 
 ]
 
 
-def write(folder: Path, entry: str, file: str = "") -> tuple[Path, dict[str, Tensor]]:
+def write(folder: Path, entry: str, file: str = "", outline: bool = False) -> tuple[Path, dict[str, Tensor]]:
     """Write a published file (the first of its entry where `file` does not say) and give its tensors too."""
     name, layout, wrap = next((f, lay, wr) for e, f, lay, wr in FILES if e == entry and file in ("", f))
-    made = values(layout())
+    made = values(layout(), outline)
     torch.save(wrap(made), folder / name)
     return folder / name, made
