@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from tests.networks.teacher.zoo.vits import Layout, linears, norms
 
 
+@cache
 def inflated(prefix: str = "") -> Layout:
     """torchvision's resnet152 without its classifier; 3 x 3 and 7 x 7 kernels are 3 deep, the others 1."""
     from torchvision.models import resnet152

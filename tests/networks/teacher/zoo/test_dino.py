@@ -91,8 +91,14 @@ def _panderm(image: Tensor, w: literal.Weights) -> Tensor:
     ("entry", "layout", "sides", "patch", "expected"),
     [
         ("dinov2_vits14", lambda: vits.dinov2(2, 384), (518, 518), 14, _meta_dinov2),
-        ("dinov2_vitb14", lambda: vits.dinov2_of_transformers(2), (518, 518), 14, _of_transformers),
-        ("dinov2_vitl14", lambda: vits.dinov2(2, 1024), (518, 518), 14, _meta_dinov2),
+        ("dinov2_vitb14", lambda: vits.dinov2_of_transformers(2, 10), (140, 140), 14, _of_transformers),
+        (
+            "dinov2_vitl14",
+            lambda: {**vits.dinov2(2, 1024), "pos_embed": [1, 1 + 8 * 10, 1024]},
+            (112, 140),
+            14,
+            _meta_dinov2,
+        ),
         ("dinov3_vits16", lambda: vits.dinov3(2, 384), (256, 256), 16, _dinov3),
         ("dinov3_vitb16", lambda: vits.dinov3(2), (96, 160), 16, _dinov3),
         ("dinov3_vitb16", lambda: vits.dinov3_of_transformers(2), (96, 160), 16, _dinov3_of_transformers),
@@ -112,8 +118,8 @@ def _panderm(image: Tensor, w: literal.Weights) -> Tensor:
         ),
         (
             "curia",
-            lambda: vits.dinov2_of_transformers(2, 32, 16, 1, gated=True),
-            (512, 512),
+            lambda: vits.dinov2_of_transformers(2, 9, 16, 1, gated=True),
+            (144, 144),
             16,
             lambda image, w: _of_transformers(image, w, gated=True, mlp=("mlp.weights_in", "mlp.weights_out")),
         ),
@@ -130,27 +136,29 @@ def test_features_are_those_of_a_vit_written_anew(
     expected: Callable[[Tensor, literal.Weights], Tensor],
     tmp_path: Path,
 ) -> None:
-    """Two blocks of each; DINOv3, which takes any size, also on a small image that is no square."""
+    """Two blocks of each, at its own size or a smaller one; DINOv3, which takes any size, just so."""
     w = published.values(layout())
     torch.save(w, tmp_path / "model.bin")
     image = _image(*sides, channels=1 if entry == "curia" else 3)
     tokens = expected(image, {key: tensor.float() for key, tensor in w.items()})
-    _same(_network(entry, tmp_path / "model.bin", depth=2)(image), literal.grid(tokens, [n // patch for n in sides]))
+    own = {"img_size": sides} if entry in ("dinov2_vitb14", "dinov2_vitl14", "curia") else {}
+    got = _network(entry, tmp_path / "model.bin", depth=2, **own)(image)
+    _same(got, literal.grid(tokens, [n // patch for n in sides]))
 
 
 @pytest.mark.slow
 @torch.no_grad()
 def test_rad_dino_is_dinov2_by_either_file(tmp_path: Path) -> None:
-    """Two of twelve blocks at the full 518 pixels; the second file is in half precision."""
-    w = published.values(vits.dinov2_of_transformers(2))
-    image = _image(518, 518)
+    """Two of twelve blocks at 140 instead of 518 pixels; the second file is in half precision."""
+    w = published.values(vits.dinov2_of_transformers(2, 10))
+    image, small = _image(140, 140), {"depth": 2, "img_size": 140}
     torch.save(w, tmp_path / "model.bin")
-    network = _network("rad_dino", tmp_path / "model.bin", depth=2)
+    network = _network("rad_dino", tmp_path / "model.bin", **small)
     got = network(image)
-    _same(got, literal.grid(_of_transformers(image, w), (37, 37)))
+    _same(got, literal.grid(_of_transformers(image, w), (10, 10)))
     own = {key.removeprefix("network."): tensor.half() for key, tensor in network.state_dict().items()}
     save_file({**own, "mask_token": torch.zeros(1, 768)}, tmp_path / "backbone_compatible.safetensors")
-    again = _network("rad_dino", tmp_path / "backbone_compatible.safetensors", depth=2)
+    again = _network("rad_dino", tmp_path / "backbone_compatible.safetensors", **small)
     assert {tensor.dtype for tensor in again.state_dict().values()} == {torch.float32}
     torch.testing.assert_close(again(image), got, atol=0.03, rtol=0.03)
 
