@@ -16,7 +16,7 @@ from monai_rd.methods import METHODS, Method, build_method, method_class
 from monai_rd.networks import FrozenFoundationModel, Student
 from monai_rd.no_label import NO_LABEL
 from tests.methods.page import ADDED
-from tests.methods.steps import step, tiny_teacher
+from tests.methods.steps import small_student, step, tiny_teacher
 from tests.processes import in_two_processes
 from tests.small import SMALL
 
@@ -24,9 +24,6 @@ from tests.small import SMALL
 ORDERLESS = ("rd", "at", "hint", "kd", "rkd", "sp", "vid", *ADDED)
 OPTIONS = {"semckd": {"batch_size": 8}}  # without which a method is not built
 EVERY = [*METHODS, *ADDED]
-TWO_AND_SLOWLY_THE_OTHERS = [
-    one if one in ("rd", ADDED[0]) else pytest.param(one, marks=pytest.mark.slow) for one in EVERY
-]
 SINGLE = [0, 1, 2, 0, 1, 2, 0, 1]
 MULTI = [[0.0, 0.0, 1.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0], [0.0, 1.0, 0.0]] * 2
 
@@ -58,7 +55,7 @@ def images() -> Case:
 def volumes() -> Case:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return Case(Student("efficientnet_b0_3d", 3), fitted(tiny_teacher(3)), torch.rand(8, 1, 32, 32, 32))
+        return Case(small_student("small_3d", 3), fitted(tiny_teacher(3)), torch.rand(8, 1, 32, 32, 32))
 
 
 def built(name: str, student: Student, teacher: FrozenFoundationModel, labels: list[Any]) -> tuple[Method, Student]:
@@ -151,7 +148,7 @@ def test_what_needs_unlabelled_images_is_refused_without_and_what_cannot_use_the
     ]
 
 
-@pytest.mark.parametrize("name", TWO_AND_SLOWLY_THE_OTHERS)
+@pytest.mark.parametrize("name", EVERY)
 def test_every_parameter_learns_from_volumes(name: str, volumes: Case) -> None:
     step_learns(name, volumes, SINGLE)
 

@@ -1,4 +1,4 @@
-"""RD from a teacher of volumes to a student of volumes: CT-FM, at its full size, to each of MONAI's networks."""
+"""RD from CT-FM, at its full size, to a residual and a dense student of volumes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def ct_fm(tmp_path_factory: pytest.TempPathFactory) -> FrozenFoundationModel:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet10_3d", "resnet18_3d", "densenet121_3d"])
+@pytest.mark.parametrize("name", ["resnet10_3d", "densenet121_3d"])
 def test_every_parameter_learns_from_ct_fm(name: str, ct_fm: FrozenFoundationModel) -> None:
     torch.manual_seed(0)
     student = Student(name, num_classes=2)

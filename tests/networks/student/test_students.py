@@ -161,7 +161,7 @@ def test_scripting_runs_no_backbone_to_find_levels(kind: type[Student], monkeypa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["timm:repvgg_a0", "timm:deit_tiny_distilled_patch16_224", "resnet10_3d"])
+@pytest.mark.parametrize("name", ["timm:repvgg_a0", "timm:deit_tiny_distilled_patch16_224"])
 def test_onnx_gives_the_same(name: str) -> None:
     pytest.importorskip("onnxscript", reason="needs the extra 'onnx'")
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra 'onnx'")
@@ -315,9 +315,7 @@ def test_fold_and_unfold_are_inverse() -> None:
     assert fold(folded)[1] == 1
 
 
-@pytest.mark.parametrize(
-    "name", ["resnet18", "timm:repvit_m0_9", pytest.param("timm:mobileone_s0", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("name", ["resnet18", "timm:repvit_m0_9"])
 def test_a_trained_students_file_fills_the_deployed_form(name: str) -> None:
     trained, deployed = student(name), DeployedStudent(name, 3)
     deployed.load_state_dict(trained.state_dict())
