@@ -22,7 +22,7 @@ from tests.small import SMALL
 
 # The loss is a sum over samples or pairs of them: neither their order nor chance enters.
 ORDERLESS = ("rd", "at", "hint", "kd", "rkd", "sp", "vid", *ADDED)
-OPTIONS = {"semckd": {"batch_size": 8}}  # without which a method is not built
+OPTIONS = {"semckd": {"batch_size": 8}, "drd": {"width": 16}}  # which are needed, or spare time
 EVERY = [*METHODS, *ADDED]
 SINGLE = [0, 1, 2, 0, 1, 2, 0, 1]
 MULTI = [[0.0, 0.0, 1.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0], [0.0, 1.0, 0.0]] * 2

@@ -59,7 +59,7 @@ def a_report(
     network = Student(SMALL if dims == 2 else "resnet10_3d", classes)
     with torch.no_grad():
         network.classifier.weight.mul_(20)  # so that it does not say the same of all
-    shape, each = ((slices, 3, 64, 64), 6) if dims == 2 else ((1, 32, 32, 32), 3)
+    shape, each = ((slices, 3, 64, 64), 6) if dims == 2 else ((1, 32, 32, 32), 2)
     random = torch.Generator().manual_seed(5)
     items = []
     for index in range(each * classes):
