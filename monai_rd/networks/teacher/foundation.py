@@ -87,6 +87,8 @@ class FrozenFoundationModel(nn.Module):
             raise ValueError(f"channels must be at least 1, got {channels}")
         if isinstance(backbone, nn.Module):
             backbone.requires_grad_(False)
+            if preprocessing.spatial_dims == 2:  # faster by half in convolutions; of volumes it is not
+                backbone.to(memory_format=torch.channels_last)
         object.__setattr__(self, "backbone", backbone)
         object.__setattr__(self, "head", head if head is None else head.requires_grad_(False))
         self.channels = channels
