@@ -214,7 +214,9 @@ def test_no_file_names_this_machine(form: str, exported: Path, bundle: Path, coh
 def test_volumes_with_several_labels(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript", reason="needs the extra 'onnx'")
     trained = TrainedBundle(bundle_of(tmp_path, **VOLUMES, multi_label=True))
-    files = export_formats(trained, ["torchscript", "onnx"], tmp_path)
+    files = export_formats(trained, ["torchscript", "triton"], tmp_path)  # Triton's holds the ONNX file
+    (config,) = files["triton"].rglob("config.pbtxt")
+    assert "dims: [ -1, 32, 32, 32 ]" in config.read_text()
     volume = torch.rand(3, 2, 32, 32, 32)  # in two windows
     with torch.inference_mode():
         expected = trained.network(volume).sigmoid()

@@ -23,7 +23,7 @@ from tests.bundles.commands import score
 from tests.dicom_files import make_series
 from tests.export.following import follow
 from tests.servers import free_ports, running, triton_python
-from tests.trained import VOLUMES, trained_bundle
+from tests.trained import trained_bundle
 
 pytest.importorskip("onnxscript", reason="needs the extra 'onnx'")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra 'onnx'")
@@ -107,13 +107,6 @@ def test_an_export_leaves_what_else_is_in_the_repository(tmp_path: Path) -> None
     _put(tmp_path / "new", tmp_path / "old")
     files = {str(path.relative_to(tmp_path / "old" / MODEL)): path.read_text() for path in tmp_path.rglob("*.*")}
     assert files == {"1/model.onnx": "new", "2/model.onnx": "mine", "labels.txt": "a"}
-
-
-@pytest.mark.slow
-def test_volumes(tmp_path: Path) -> None:
-    trained = TrainedBundle(trained_bundle(tmp_path, class_names=["a", "b"], phantom=True, **VOLUMES))
-    (repository,) = export_formats(trained, ["triton"], tmp_path / "out").values()
-    assert stated(repository / MODEL)["input"]["dims"] == "[ -1, 32, 32, 32 ]"
 
 
 PYTHON_MODEL = """
