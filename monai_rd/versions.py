@@ -7,6 +7,7 @@ import os
 import platform
 from functools import cache
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 __all__ = ["versions"]
@@ -31,11 +32,11 @@ def versions() -> dict[str, str]:
 @cache
 def _code_hash() -> str:
     """Return 12 hex digits of the SHA-256 of the package's source code."""
-    import monai_rd
-    from monai_rd import transforms
-
     digest = hashlib.sha256()
-    for package in (monai_rd, transforms):
-        for path in sorted(Path(package.__path__[0]).rglob("*.py")):
+    for package in ("monai_rd", "monai_rd.transforms"):
+        found = find_spec(package)  # without importing it
+        if found is None or not found.submodule_search_locations:
+            raise ModuleNotFoundError(f"no package {package}: install monai_rd again", name=package)
+        for path in sorted(Path(found.submodule_search_locations[0]).rglob("*.py")):
             digest.update(path.read_bytes())
     return digest.hexdigest()[:12]

@@ -112,7 +112,7 @@ def test_the_real_astra_summed_on_a_real_ct() -> None:
     weights = torch.load(REAL, weights_only=True)["state_dict"]
     with torch.device("meta"):
         other = resnet152(weights=None).eval()
-    flat = {key: tensor.float().sum(dim=2) if tensor.dim() == 5 else tensor for key, tensor in weights.items()}
+    flat = {key: tensor.float().sum(dim=2) if tensor.dim() == 5 else tensor.float() for key, tensor in weights.items()}
     other.load_state_dict(flat, strict=False, assign=True)
     image = real_ct(*HEART)[:, 0, 2:3].expand(-1, 3, -1, -1)
     expected = nn.Sequential(*list(other.children())[:8])(teacher.preprocessing(image))
