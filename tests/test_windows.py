@@ -86,6 +86,7 @@ def test_a_locked_run_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     again.release()
 
 
+@pytest.mark.slow
 def test_workers_share_a_state_folder(tmp_path: Path) -> None:
     """Two of one process, and a third whose process has ended without a word."""
     code = """

@@ -115,6 +115,7 @@ def test_two_workers_are_counted_together(predictor: Predictor, ward: Path, tmp_
     assert rows_of(tmp_path / "out") == series_of(ward)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quickly_started")
 def test_a_killed_worker_stops_no_other(
     predictor: Predictor, ward: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture

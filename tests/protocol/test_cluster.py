@@ -82,6 +82,7 @@ def process_of_job(run: Run, out: Path) -> int:
     return int(Path(f"/proc/{training}/stat").read_text().rpartition(")")[2].split()[1])
 
 
+@pytest.mark.slow
 def test_a_preempted_job_goes_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: Jobs) -> None:
     """SLURM says so by SIGUSR2, to the training too; the job is queued again with the same work."""
     monkeypatch.setenv("FAKE_SECONDS", "3")
