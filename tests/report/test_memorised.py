@@ -39,4 +39,4 @@ def test_it_says_since_when_and_what_helps() -> None:
     assert "KL now repeats the labels: give --unlabelled images" in found
     found = memorised(rows(*[{**HEART, "unlabelled_confidence": 0.9}] * 3))
     assert found is not None
-    assert "a larger --unlabelled_share" in found
+    assert "a larger --unlabelled_share, and compare with --method pseudo" in found
