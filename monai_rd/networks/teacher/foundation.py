@@ -87,7 +87,7 @@ class FrozenFoundationModel(nn.Module):
             raise ValueError(f"channels must be at least 1, got {channels}")
         if isinstance(backbone, nn.Module):
             backbone.requires_grad_(False)
-            if preprocessing.spatial_dims == 2:  # faster by half in convolutions; of volumes it is not
+            if preprocessing.spatial_dims == 2:  # 1.0 to 1.3 times as fast on a CPU; of volumes it is not faster
                 backbone.to(memory_format=torch.channels_last)
         object.__setattr__(self, "backbone", backbone)
         object.__setattr__(self, "head", head if head is None else head.requires_grad_(False))
