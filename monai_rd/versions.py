@@ -32,11 +32,10 @@ def versions() -> dict[str, str]:
 @cache
 def _code_hash() -> str:
     """Return 12 hex digits of the SHA-256 of the package's source code."""
+    transforms = find_spec("monai_rd.transforms")  # importing it would import MONAI
+    assert transforms is not None
     digest = hashlib.sha256()
-    for package in ("monai_rd", "monai_rd.transforms"):
-        found = find_spec(package)  # without importing it
-        if found is None or not found.submodule_search_locations:
-            raise ModuleNotFoundError(f"no package {package}: install monai_rd again", name=package)
-        for path in sorted(Path(found.submodule_search_locations[0]).rglob("*.py")):
+    for folder in (Path(__file__).parent, *map(Path, transforms.submodule_search_locations or ())):
+        for path in sorted(folder.rglob("*.py")):
             digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
