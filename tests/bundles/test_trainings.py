@@ -1,4 +1,4 @@
-"""Other trainings of the bundle for CT: stopped, with a shared teacher, a real one."""
+"""Other trainings of the bundle for CT: stopped, in two processes, with a shared teacher, a real one."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from monai_rd.cache.feature_store import list_stores
 from tests.bundles.commands import BUNDLES, PLANTED, QUICK, ROOT, copied, monai, train
 from tests.processes import kill_module_at
 from tests.small import SMALL
@@ -49,6 +50,21 @@ def test_students_share_a_tuned_teacher(cohort: str, tmp_path: Path) -> None:
     assert ["was tuned before" in one for one in printed] == [False, True]
     for line in (line for one in printed for line in one.splitlines() if line.startswith("epoch   1/1")):
         assert re.search(r"= 1\.00\*[\d.]+ ce \+ 1\.00\*[\d.]+ kd  \|", line)
+
+
+@pytest.mark.slow
+def test_two_processes(cohort: str, tmp_path: Path) -> None:
+    root = copied("ct", tmp_path)
+    files = str([str(CONFIGS / name) for name in ("train.json", "multi_gpu_train.json")])
+    places = ["--bundle_root", str(root), "--output_dir", str(root / "eval"), "--dataset_dir", cohort]
+    words = [*QUICK, "--batch_size", "8", "--feature_views", "2"]
+    printed = monai("run", "--config_file", files, *places, *words, processes=2)
+    assert printed.count("epoch   2/2") == 1
+    assert printed.count("50 % of the items with stored teacher features") == 1
+    assert [info.views for info in list_stores(root / "eval" / "features")] == [2]
+    assert json.loads((root / "eval" / "metrics.json").read_text())["test"]["student"]["n"] == 8
+    state = torch.load(root / "models" / "model.pt", weights_only=True)
+    assert not any(key.startswith("module.") for key in state)
 
 
 def test_mlflow_keeps_the_numbers_and_no_names(cohort: str, tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_two_processes(cohort: str, pool: str, tmp_path: Path) -> None:
     places = ["--bundle_root", str(root), "--output_dir", str(root / "eval"), "--dataset_dir", cohort]
     printed = torchrun("run", "--config_file", files, *places, *words(pool), "--batch_size", "4", processes=2)
     assert printed.count("epoch   2/2") == 1
-    assert printed.count(" % of the items with stored teacher features") == 1
+    assert printed.count("100 % of the items with stored teacher features") == 1
     assert [(info.items, info.views) for info in list_stores(root / "eval" / "features")] == [(44, 2)]
     path = json.loads((root / "eval" / "history.json").read_text())[1]["teacher_path"]
     assert {"validation_accuracy", "unlabelled_confidence"} < path.keys()
