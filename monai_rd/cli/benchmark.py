@@ -224,13 +224,13 @@ _add_table(
     "unlabelled",
     "RD and other methods with a quarter of the labels, the other training images unlabelled: ce, rd_labelled (RD as "
     "published), kd, pseudo, hint, at, vid, sp, rkd, semckd, mgd, norm, drd, rd_unlabelled (RD as published, with "
-    "unlabelled images), rd (with the settings that the search chose).",
+    "unlabelled images), rd_calibrated and rd (with settings chosen for them).",
 )
 _add_table(
     "unlabelled_settings",
     "RD with unlabelled images, one setting changed at a time: ce, rd_labelled, share_25, share_50, detached, "
-    "detached_unlabelled, constant_beta, constant, temperature_4, unbiased_cka, whole_maps, no_kd, no_cka, "
-    "stored_views, cutmix_ce, cutmix, cutmix_detached_constant, rd.",
+    "detached_unlabelled, constant_beta, constant, detached_constant, calibrated, temperature_4, unbiased_cka, "
+    "whole_maps, no_kd, no_cka, stored_views, cutmix_ce, cutmix, cutmix_detached_constant, rd.",
 )
 _add_table(
     "settings",

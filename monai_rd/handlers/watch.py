@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.networks.utils import eval_mode
@@ -12,6 +13,7 @@ from monai.utils.enums import CommonKeys
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from monai_rd.calibration import fit_temperature
 from monai_rd.losses import class_probabilities
 from monai_rd.losses.cka import SMALLEST_BATCH, hsics
 from monai_rd.methods.base import Method, PathOutput, unwrapped
@@ -40,6 +42,8 @@ class TeacherPathWatch:
       method saw them in its steps. CKA is the unbiased minibatch estimate (Nguyen et al., arXiv 2010.15327) between
       f_t and f_s, over all items; it needs batches of at least 4.
     - `validation_accuracy`: after an epoch with validation, on the validation set or on 512 items of it, drawn once.
+    - `temperature`: with it, of the path's logits on the same items, see `fit_temperature`; above 1 for a path that is
+      surer than it may be. A method that wants to know it gets it, see `Method.set_path_temperature`.
 
     Accuracy is the balanced accuracy, the mean over classes of the recall; for multi-label data the mean over classes
     of sensitivity and specificity at a probability of 0.5. Classes without such items are excluded. Confidence is the
@@ -123,20 +127,35 @@ class TeacherPathWatch:
             "cka": found["cka"],
         }
         if self._known is not None and self.evaluator.state.epoch == engine.state.epoch:
-            numbers["validation_accuracy"] = self._of_validation(torch.device(engine.state.device))
+            numbers |= self._of_validation(torch.device(engine.state.device))
+            if (temperature := numbers["temperature"]) is not None:
+                self._method.set_path_temperature(temperature)
         told = {name: value for name, value in numbers.items() if value is not None}
         engine.state.teacher_path = told
         engine.state.metrics.update({f"teacher_path_{name}": value for name, value in told.items()})
         self._named = tuple(f"teacher_path_{name}" for name in told)
 
-    def _of_validation(self, device: torch.device) -> float | None:
+    def _of_validation(self, device: torch.device) -> dict[str, float | None]:
         assert self._path is not None
         assert self._known is not None
-        tally = self._tally(device)
+        tally, said = self._tally(device), []
         with eval_mode(self._path):
             for tap, label in self._known.items(device):
-                tally.add(self._path(tap), label)
-        return tally.read()["accuracy"]
+                logits = self._path(tap).float()
+                tally.add(logits, label)
+                said.append((logits.cpu().numpy(), label.cpu().numpy()))
+        return {"validation_accuracy": tally.read()["accuracy"], "temperature": self._temperature(said)}
+
+    def _temperature(self, said: list[tuple[np.ndarray, np.ndarray]]) -> float | None:
+        """Fit the temperature to the logits and labels of all processes."""
+        if world_size() > 1:
+            parts: list[Any] = [None] * world_size()
+            dist.all_gather_object(parts, said)
+            said = [one for part in parts for one in part]
+        if not said:
+            return None
+        logits, labels = (np.concatenate(arrays) for arrays in zip(*said, strict=True))
+        return fit_temperature(logits, labels, self._method.multi_label)
 
 
 class _Known:

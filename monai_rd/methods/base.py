@@ -173,6 +173,12 @@ class Method(nn.Module, ABC):
         """Return the module from the teacher's tap to the task's logits; None if the method has no such path."""
         return None
 
+    def set_path_temperature(self, temperature: float) -> None:
+        """Learn the temperature that fits the teacher path's logits to the validation labels; by default unused.
+
+        It is called after each epoch with validation, with the same value in all processes.
+        """
+
     def keep_path(self, step: Step, f_t: Tensor, z_t: Tensor) -> None:
         """Store the teacher path's output of this step; a method with a teacher path calls this in `forward`."""
         made = (one.detach().as_subclass(Tensor) for one in (f_t, z_t, step.student.pooled))

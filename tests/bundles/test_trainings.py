@@ -77,7 +77,8 @@ def test_mlflow_keeps_the_numbers_and_no_names(cohort: str, tmp_path: Path) -> N
         settings = dict(database.execute("select key, value from params"))
         assert database.execute("select name, status from runs").fetchall() == [(f"rd {SMALL} seed 3", "FINISHED")]
     named = ["loss", "student_ce", "teacher_ce", "kl", "cka", "val_accuracy", "val_auc"]
-    named += [f"teacher_path_{name}" for name in ("train_accuracy", "train_confidence", "cka", "validation_accuracy")]
+    path = ("train_accuracy", "train_confidence", "cka", "validation_accuracy", "temperature")
+    named += [f"teacher_path_{name}" for name in path]
     assert kept == {(name, epoch) for name in named for epoch in (1, 2)}
     assert settings["image_size"] == "32"
     for path in (one for one in (root / "eval").rglob("*") if one.is_file()):

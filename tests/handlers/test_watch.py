@@ -6,19 +6,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine, Events
 from torch import Tensor
 
+from monai_rd.calibration import fit_temperature
 from monai_rd.handlers import HistoryHandler, ProgressHandler, TeacherPathWatch, read_history, watch
 from monai_rd.handlers.watch import _Tally
 from monai_rd.losses.cka import hsics
 from monai_rd.methods.base import PathOutput
+from monai_rd.methods.ce import CrossEntropyAlone
 from monai_rd.no_label import NO_LABEL
 from monai_rd.teacher_features import UNSEEN
 from tests.processes import in_two_processes
-from tests.tiny_run import TinyRun
+from tests.tiny_run import TinyRun, TinyStudent
 
 Run = Callable[..., TinyRun]
 
@@ -60,9 +63,11 @@ def test_numbers_are_those_of_the_steps_and_of_the_validation_set(tiny_run: Run)
     images = list(run.evaluator.state.dataloader)
     path = method.teacher_path(run.network).eval()
     with torch.no_grad():
-        said = torch.cat([path(run.teacher(batch["image"].as_subclass(Tensor))).argmax(1) for batch in images])
+        said = torch.cat([path(run.teacher(batch["image"].as_subclass(Tensor))) for batch in images])
     target = torch.cat([batch["label"] for batch in images])
-    assert found["validation_accuracy"] == pytest.approx((said == target).float().mean())  # as many of either class
+    right = (said.argmax(1) == target).float().mean()
+    assert found["validation_accuracy"] == pytest.approx(right)  # as many of either class
+    assert found["temperature"] == pytest.approx(fit_temperature(said, target), rel=0.01)  # features in half precision
     shown = {name: value for name, value in run.trainer.state.metrics.items() if name.startswith("teacher_path")}
     assert shown == {f"teacher_path_{name}": value for name, value in found.items()}
 
@@ -106,10 +111,30 @@ def test_an_epoch_without_teacher_has_only_the_validation(tiny_run: Run, tmp_pat
     run.trainer.add_event_handler(Events.GET_BATCH_COMPLETED, unseen)
     run.trainer.run()
     assert [sorted(row["teacher_path"]) for row in read_history(tmp_path / "history.json")] == [
-        ["cka", "train_accuracy", "train_confidence", "validation_accuracy"],
-        ["validation_accuracy"],
+        ["cka", "temperature", "train_accuracy", "train_confidence", "validation_accuracy"],
+        ["temperature", "validation_accuracy"],
     ]
-    assert [key for key in run.trainer.state.metrics if "path" in key] == ["teacher_path_validation_accuracy"]
+    named = [f"teacher_path_{name}" for name in ("validation_accuracy", "temperature")]
+    assert [key for key in run.trainer.state.metrics if "path" in key] == named
+
+
+def test_a_calibrated_method_learns_the_temperature_and_a_resumed_one_goes_on_with_it(tiny_run: Run) -> None:
+    run = tiny_run("whole", max_epochs=3, calibrated=True)
+    used = []
+    run.method.register_forward_pre_hook(lambda method, _: used.append(float(method.path_temperature)))
+    found = []
+    run.trainer.add_event_handler(
+        Events.EPOCH_COMPLETED, lambda engine: found.append(engine.state.teacher_path["temperature"])
+    )
+    run.trainer.run()
+    assert used[::2] == pytest.approx([1.0, *found[:2]])  # two steps an epoch
+    assert len(set(found)) == 3
+    part = tiny_run("part", max_epochs=3, calibrated=True)
+    part.trainer.add_event_handler(Events.EPOCH_COMPLETED(once=2), lambda engine: engine.terminate())
+    part.trainer.run()
+    again = tiny_run("part", max_epochs=3, calibrated=True, resume=True)
+    again.trainer.run()
+    torch.testing.assert_close(again.method.state_dict(), run.method.state_dict(), rtol=0, atol=0)
 
 
 def test_a_method_without_such_a_path_has_no_numbers(
@@ -164,7 +189,17 @@ def test_features_that_half_precision_does_not_hold_are_kept_all_the_same(tiny_r
 
 
 def _share(rank: int, folder: Path) -> None:
-    torch.save(_tallied(slice(3 * rank, 3 * rank + 3)), folder / f"{rank}.pt")
+    part = slice(3 * rank, 3 * rank + 3)
+    torch.save({**_tallied(part), "temperature": _temperature_of(part)}, folder / f"{rank}.pt")
+
+
+def _temperature_of(which: slice) -> float | None:
+    random = np.random.default_rng(0)
+    labels = random.integers(2, size=(6, 4))
+    logits = 4 * np.stack([-labels, labels], axis=2) + random.normal(scale=6, size=(6, 4, 2))
+    student, engine = TinyStudent(), Engine(lambda engine, batch: None)
+    watching = TeacherPathWatch(student, CrossEntropyAlone(student, None, torch.arange(2)), None, engine)
+    return watching._temperature(list(zip(logits[which], labels[which], strict=True)))
 
 
 def _tallied(which: slice) -> dict[str, float | None]:
@@ -179,7 +214,8 @@ def _tallied(which: slice) -> dict[str, float | None]:
 @pytest.mark.slow
 def test_two_processes_are_one(tmp_path: Path) -> None:
     in_two_processes(_share, tmp_path)
-    whole = _tallied(slice(0, 6))
+    whole = {**_tallied(slice(0, 6)), "temperature": _temperature_of(slice(0, 6))}
     assert None not in whole.values()
+    assert whole["temperature"] != pytest.approx(_temperature_of(slice(0, 3)))
     for rank in range(2):
         assert torch.load(tmp_path / f"{rank}.pt") == pytest.approx(whole)

@@ -95,6 +95,24 @@ def test_detached_of_unlabelled_items_alone(unlabelled: int) -> None:
         ReprogrammingDistillation(*ends(5, 7), detach_teacher="all")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_kl_sees_calibrated_logits_of_the_path_if_asked(calibrated: bool) -> None:
+    torch.manual_seed(0)
+    method = ReprogrammingDistillation(*ends(5, 7), calibrated=calibrated, width=8).eval()
+    g, f_s, teacher, target = nn.Linear(7, 2), torch.randn(8, 7), torch.randn(8, 5, 4, 4), torch.arange(8) % 2
+    seen = Step(learnt(f_s, g), taught(teacher), Head(g), target)
+    first = method(seen)
+    method.set_path_temperature(3.0)
+    second = method(seen)
+    z_t, z_s = g(method.phi(teacher)), g(f_s)
+    for t, terms in ((1, first), (3 if calibrated else 1, second)):
+        p_t = (z_t / t).softmax(1)
+        torch.testing.assert_close(terms["kl"], (p_t * (p_t.log() - z_s.log_softmax(1))).sum(1).mean())
+        torch.testing.assert_close(terms["teacher_ce"], F.cross_entropy(z_t, target))
+        torch.testing.assert_close(terms["cka"], first["cka"])
+    assert ("path_temperature" in method.state_dict()) is calibrated  # a resumed training goes on with it
+
+
 def test_registry() -> None:
     student = Student("shufflenet_v2_x1_0", 3)
     plain = Preprocessing(None, (0.0,) * 3, (1.0,) * 3)
