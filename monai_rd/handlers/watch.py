@@ -13,9 +13,9 @@ from monai.utils.enums import CommonKeys
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from monai_rd.calibration import fit_temperature
 from monai_rd.losses import class_probabilities
 from monai_rd.losses.cka import SMALLEST_BATCH, hsics
+from monai_rd.losses.temperature import fit_temperature
 from monai_rd.methods.base import Method, PathOutput, unwrapped
 from monai_rd.networks.features import Reads
 from monai_rd.no_label import NO_LABEL, unlabelled_items
@@ -43,7 +43,7 @@ class TeacherPathWatch:
       f_t and f_s, over all items; it needs batches of at least 4.
     - `validation_accuracy`: after an epoch with validation, on the validation set or on 512 items of it, drawn once.
     - `temperature`: with it, of the path's logits on the same items, see `fit_temperature`; above 1 for a path that is
-      surer than it may be. A method that wants to know it gets it, see `Method.set_path_temperature`.
+      surer than it may be. The method gets it, see `Method.calibrate`.
 
     Accuracy is the balanced accuracy, the mean over classes of the recall; for multi-label data the mean over classes
     of sensitivity and specificity at a probability of 0.5. Classes without such items are excluded. Confidence is the
@@ -129,7 +129,7 @@ class TeacherPathWatch:
         if self._known is not None and self.evaluator.state.epoch == engine.state.epoch:
             numbers |= self._of_validation(torch.device(engine.state.device))
             if (temperature := numbers["temperature"]) is not None:
-                self._method.set_path_temperature(temperature)
+                self._method.calibrate(temperature)
         told = {name: value for name, value in numbers.items() if value is not None}
         engine.state.teacher_path = told
         engine.state.metrics.update({f"teacher_path_{name}": value for name, value in told.items()})

@@ -1,4 +1,4 @@
-"""Parameter-free losses, one equation per file, and the choice of the supervised one."""
+"""Parameter-free losses, one equation per file, the choice of the supervised one, and temperature scaling."""
 
 from monai_rd.losses.attention import attention_loss
 from monai_rd.losses.auc_margin import AUCMarginLoss

@@ -21,6 +21,11 @@ class KLDistillationLoss(nn.Module):
     Args:
         temperature: T > 0; 1 in the paper's preset, 4 is common in the field.
         multi_label: an image may have any number of the classes.
+        calibrated: the teacher's logits are first divided by `teacher_temperature`, which calibrates them.
+
+    Attributes:
+        teacher_temperature: 1 until `Method.calibrate` sets it after a validation (Guo et al., arXiv 1706.04599); None
+            if not calibrated.
 
     Raises:
         ValueError: the temperature is not above 0, or (when called) the logits differ in shape.
@@ -36,16 +41,21 @@ class KLDistillationLoss(nn.Module):
         0.304
     """
 
-    def __init__(self, temperature: float = 1.0, multi_label: bool = False) -> None:
+    teacher_temperature: Tensor | None
+
+    def __init__(self, temperature: float = 1.0, multi_label: bool = False, calibrated: bool = False) -> None:
         super().__init__()
         if not temperature > 0:
             raise ValueError(f"temperature must be above 0, got {temperature}")
         self.temperature, self.multi_label = temperature, multi_label
+        self.register_buffer("teacher_temperature", torch.ones(()) if calibrated else None)
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
         """Return the scalar loss (at least 0, in float32) of two `[B, classes]` logits; gradient flows to both."""
         if student_logits.shape != teacher_logits.shape:
             raise ValueError(f"logits differ in shape: {list(student_logits.shape)} and {list(teacher_logits.shape)}")
+        if self.teacher_temperature is not None:
+            teacher_logits = teacher_logits / self.teacher_temperature
         with torch.autocast(device_type=student_logits.device.type, enabled=False):
             student, teacher = (
                 (z if z.dtype == torch.float64 else z.float()) / self.temperature

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from monai_rd.losses import ClassificationLoss
+from monai_rd.losses import ClassificationLoss, KLDistillationLoss
 from monai_rd.networks import FrozenFoundationModel, Level, Reads, Student, StudentFeatures, TeacherFeatures
 from monai_rd.no_label import unlabelled_items
 from monai_rd.processes import world_size
@@ -173,11 +173,14 @@ class Method(nn.Module, ABC):
         """Return the module from the teacher's tap to the task's logits; None if the method has no such path."""
         return None
 
-    def set_path_temperature(self, temperature: float) -> None:
-        """Learn the temperature that fits the teacher path's logits to the validation labels; by default unused.
+    def calibrate(self, temperature: float) -> None:
+        """Set the temperature that calibrates the teacher path's logits, for the KL terms that use it.
 
         It is called after each epoch with validation, with the same value in all processes.
         """
+        for part in self.modules():
+            if isinstance(part, KLDistillationLoss) and part.teacher_temperature is not None:
+                part.teacher_temperature.fill_(temperature)
 
     def keep_path(self, step: Step, f_t: Tensor, z_t: Tensor) -> None:
         """Store the teacher path's output of this step; a method with a teacher path calls this in `forward`."""

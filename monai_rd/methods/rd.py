@@ -27,12 +27,9 @@ class ReprogrammingDistillation(Method):
         temperature: temperature of KL; 1 in the paper.
         estimator: CKA's estimator, "biased" (the paper's) or "unbiased".
         detach_teacher: no gradient of KL and CKA into phi and, through z_t, into g: True for all items, "unlabelled"
-            for the unlabelled ones. The default stops none, as the paper says only that the foundation model is fixed.
-        calibrated: KL sees z_t / T, with the temperature T that fits z_t best to the validation labels (Guo et al.,
-            arXiv 1706.04599), fitted after each epoch with validation and 1 before. A path that knows the labelled
-            images by heart is otherwise far too sure of its mistakes on the unlabelled ones.
-        width: number of channels inside phi.
-        blocks: number of residual blocks of phi.
+            for those. Not the default, as the paper says only that the foundation model is fixed.
+        calibrated: KL uses calibrated logits of the teacher path, see `KLDistillationLoss`.
+        width, blocks: number of channels inside phi, and of its residual blocks.
         grid: the teacher's maps are average-pooled to at most this many positions per side; None for no limit.
         co_training: False omits CE(y, z_t) (direct reprogramming: phi is only aligned with the student).
         kd: False omits KL.
@@ -75,9 +72,7 @@ class ReprogrammingDistillation(Method):
         self.reads, self.alpha, self.beta, self.detach_teacher = Reads(tap=True, grid=grid), alpha, beta, detach_teacher
         ends = teacher.channels, student.feature_dim, teacher.kind
         self.phi = Reprogrammer(*ends, width, blocks, self.spatial_dims, grid)
-        self.cka, self.kl = CKALoss(estimator), KLDistillationLoss(temperature, self.multi_label)
-        self.path_temperature: Tensor | None
-        self.register_buffer("path_temperature", torch.ones(()) if calibrated else None)
+        self.cka, self.kl = CKALoss(estimator), KLDistillationLoss(temperature, self.multi_label, calibrated)
         self.terms = [name for name, on in (("teacher_ce", co_training), ("kl", kd), ("cka", cka)) if on]
 
     def weights(self, progress: float) -> dict[str, float]:
@@ -87,11 +82,6 @@ class ReprogrammingDistillation(Method):
     def teacher_path(self, student: Student) -> nn.Module:
         """Return phi followed by g."""
         return nn.Sequential(self.phi, student.classifier)
-
-    def set_path_temperature(self, temperature: float) -> None:
-        """Use this temperature of z_t in KL, if `calibrated`."""
-        if self.path_temperature is not None:
-            self.path_temperature.fill_(temperature)
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """Return Eq. 3's terms without CE(y, z_s): `teacher_ce` CE(y, z_t), `kl` KL(z_t || z_s), `cka` L_CKA."""
@@ -104,8 +94,7 @@ class ReprogrammingDistillation(Method):
         elif self.detach_teacher:
             f_t, z_t = f_t.detach(), z_t.detach()
         if "kl" in self.terms:
-            scaled = z_t if self.path_temperature is None else z_t / self.path_temperature
-            terms["kl"] = self.kl(step.student.logits, scaled)
+            terms["kl"] = self.kl(step.student.logits, z_t)
         if "cka" in self.terms:
             terms["cka"] = self.cka(gather_batch(step.student.pooled), gather_batch(f_t))
         return terms

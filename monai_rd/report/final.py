@@ -17,7 +17,6 @@ from scipy.special import expit, logit, softmax
 from torch.utils.data import ConcatDataset, Subset
 
 from monai_rd.bundle import require_model
-from monai_rd.calibration import fit_temperature
 from monai_rd.console import terminal
 from monai_rd.drift import reference_of_training
 from monai_rd.errors import count_codes
@@ -25,6 +24,7 @@ from monai_rd.files import atomic_path, atomic_write, sha256
 from monai_rd.handlers.checkpoint import save_atomically
 from monai_rd.inference import Decision
 from monai_rd.losses import class_probabilities
+from monai_rd.losses.temperature import fit_temperature
 from monai_rd.report.curves import calibrated_events, reliability
 from monai_rd.report.metrics import METRIC_NAMES, OF_CLASSES, classification_metrics, multi_label_metrics
 from monai_rd.report.scoring import TestScores, answers, score_test_set

@@ -12,10 +12,10 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor
 
-from monai_rd.calibration import fit_temperature
 from monai_rd.handlers import HistoryHandler, ProgressHandler, TeacherPathWatch, read_history, watch
 from monai_rd.handlers.watch import _Tally
 from monai_rd.losses.cka import hsics
+from monai_rd.losses.temperature import fit_temperature
 from monai_rd.methods.base import PathOutput
 from monai_rd.methods.ce import CrossEntropyAlone
 from monai_rd.no_label import NO_LABEL
@@ -121,7 +121,7 @@ def test_an_epoch_without_teacher_has_only_the_validation(tiny_run: Run, tmp_pat
 def test_a_calibrated_method_learns_the_temperature_and_a_resumed_one_goes_on_with_it(tiny_run: Run) -> None:
     run = tiny_run("whole", max_epochs=3, calibrated=True)
     used = []
-    run.method.register_forward_pre_hook(lambda method, _: used.append(float(method.path_temperature)))
+    run.method.register_forward_pre_hook(lambda method, _: used.append(float(method.kl.teacher_temperature)))
     found = []
     run.trainer.add_event_handler(
         Events.EPOCH_COMPLETED, lambda engine: found.append(engine.state.teacher_path["temperature"])

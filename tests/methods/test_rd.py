@@ -102,7 +102,7 @@ def test_kl_sees_calibrated_logits_of_the_path_if_asked(calibrated: bool) -> Non
     g, f_s, teacher, target = nn.Linear(7, 2), torch.randn(8, 7), torch.randn(8, 5, 4, 4), torch.arange(8) % 2
     seen = Step(learnt(f_s, g), taught(teacher), Head(g), target)
     first = method(seen)
-    method.set_path_temperature(3.0)
+    method.calibrate(3.0)
     second = method(seen)
     z_t, z_s = g(method.phi(teacher)), g(f_s)
     for t, terms in ((1, first), (3 if calibrated else 1, second)):
@@ -110,7 +110,7 @@ def test_kl_sees_calibrated_logits_of_the_path_if_asked(calibrated: bool) -> Non
         torch.testing.assert_close(terms["kl"], (p_t * (p_t.log() - z_s.log_softmax(1))).sum(1).mean())
         torch.testing.assert_close(terms["teacher_ce"], F.cross_entropy(z_t, target))
         torch.testing.assert_close(terms["cka"], first["cka"])
-    assert ("path_temperature" in method.state_dict()) is calibrated  # a resumed training goes on with it
+    assert ("kl.teacher_temperature" in method.state_dict()) is calibrated  # a resumed training goes on with it
 
 
 def test_registry() -> None:

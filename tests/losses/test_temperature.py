@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, softmax
 
-from monai_rd.calibration import fit_temperature
+from monai_rd.losses.temperature import fit_temperature
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
