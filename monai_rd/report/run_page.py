@@ -268,6 +268,8 @@ class RunPage:
             return []
         told = "What the reprogrammed teacher says of training and validation images, and how like it the student is."
         found = memorised(history)
+        temperatures = [t for row in history if (t := row.get("teacher_path", {}).get("temperature")) is not None]
+        fitted = "Temperature that calibrates it on validation, at the end: {:.2f} (above 1: too sure)."
         return [
             self._figure(figures.path_curves(history), "teacher_path", told, wide=True),
             *([page.alert(found)] if found else []),
@@ -277,6 +279,7 @@ class RunPage:
                 "validation that of its end.",
                 "Far more accurate on training images than on validation, and sure of itself: it knows those images by "
                 "heart, and of them the student learns nothing from it that the labels do not say already.",
+                *(fitted.format(last) for last in temperatures[-1:]),
             ),
         ]
 
