@@ -138,24 +138,25 @@ class TeacherPathWatch:
     def _of_validation(self, device: torch.device) -> dict[str, float | None]:
         assert self._path is not None
         assert self._known is not None
-        tally, said = self._tally(device), []
+        tally, logits, labels = self._tally(device), [], []
         with eval_mode(self._path):
             for tap, label in self._known.items(device):
-                logits = self._path(tap).float()
-                tally.add(logits, label)
-                said.append((logits.cpu().numpy(), label.cpu().numpy()))
-        return {"validation_accuracy": tally.read()["accuracy"], "temperature": self._temperature(said)}
+                logits.append(self._path(tap).float())
+                labels.append(label)
+                tally.add(logits[-1], label)
+        return {"validation_accuracy": tally.read()["accuracy"], "temperature": self._temperature(logits, labels)}
 
-    def _temperature(self, said: list[tuple[np.ndarray, np.ndarray]]) -> float | None:
-        """Fit the temperature to the logits and labels of all processes."""
+    def _temperature(self, logits: list[Tensor], labels: list[Tensor]) -> float | None:
+        """Fit the temperature to the logits and labels of all processes; each copied from the device once."""
+        said = [(torch.cat(logits).cpu().numpy(), torch.cat(labels).cpu().numpy())] if logits else []
         if world_size() > 1:
             parts: list[Any] = [None] * world_size()
             dist.all_gather_object(parts, said)
             said = [one for part in parts for one in part]
         if not said:
             return None
-        logits, labels = (np.concatenate(arrays) for arrays in zip(*said, strict=True))
-        return fit_temperature(logits, labels, self._method.multi_label)
+        z, y = (np.concatenate(arrays) for arrays in zip(*said, strict=True))
+        return fit_temperature(z, y, self._method.multi_label)
 
 
 class _Known:

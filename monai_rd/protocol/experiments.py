@@ -75,14 +75,14 @@ _LABELLED = Row("rd_labelled", "rd", words=("--unlabelled_share", "0"))  # RD as
 _CUTMIX = ("--cutmix", "true")
 # Explicit, not left to the bundle's default: a changed default must not change the meaning of finished runs.
 _SHARE = ("--unlabelled_share", "0.75")
-_DETACHED = {"detach_teacher": True, "beta": [1.0, 1.0]}
-_CALIBRATED = {**_DETACHED, "calibrated": True}
+_DETACHED_CONSTANT = {"detach_teacher": True, "beta": [1.0, 1.0]}
+_CALIBRATED = {**_DETACHED_CONSTANT, "calibrated": True}
 _UNLABELLED_OPTIONS: dict[str, dict[str, Any]] = {
     "detached": {"detach_teacher": True},
     "detached_unlabelled": {"detach_teacher": "unlabelled"},
     "constant_beta": {"beta": [1.0, 1.0]},
     "constant": {"alpha": [1.0, 1.0], "beta": [1.0, 1.0]},
-    "detached_constant": _DETACHED,
+    "detached_constant": _DETACHED_CONSTANT,
     "calibrated": _CALIBRATED,
     "temperature_4": {"temperature": 4.0},
     "unbiased_cka": {"estimator": "unbiased"},
@@ -92,7 +92,7 @@ _UNLABELLED_OPTIONS: dict[str, dict[str, Any]] = {
 }
 _MIXED_OPTIONS: dict[str, dict[str, Any]] = {
     "cutmix": {},
-    "cutmix_detached_constant": _DETACHED,
+    "cutmix_detached_constant": _DETACHED_CONSTANT,
 }
 _SKEWED = {
     "rd": ("cross_entropy", "None"),
@@ -143,7 +143,7 @@ TABLES = {
             *(Row(name, name, words=_SHARE) for name in ("kd", "pseudo", *_WITHOUT_LABELS)),
             Row("rd_unlabelled", "rd", words=_SHARE),
             Row("rd_calibrated", "rd", _CALIBRATED, words=_SHARE),
-            Row("rd", "rd", _MIXED_OPTIONS["cutmix_detached_constant"], words=(*_SHARE, *_CUTMIX)),
+            Row("rd", "rd", _DETACHED_CONSTANT, words=(*_SHARE, *_CUTMIX)),
         ),
         (0.25,),
         labels=True,

@@ -199,7 +199,7 @@ def _temperature_of(which: slice) -> float | None:
     logits = 4 * np.stack([-labels, labels], axis=2) + random.normal(scale=6, size=(6, 4, 2))
     student, engine = TinyStudent(), Engine(lambda engine, batch: None)
     watching = TeacherPathWatch(student, CrossEntropyAlone(student, None, torch.arange(2)), None, engine)
-    return watching._temperature(list(zip(logits[which], labels[which], strict=True)))
+    return watching._temperature(*(list(torch.from_numpy(one)[which]) for one in (logits, labels)))
 
 
 def _tallied(which: slice) -> dict[str, float | None]:
