@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from monai_rd.keyword_options import check_options
 from monai_rd.losses import ClassificationLoss
 from monai_rd.networks.bag import fold, unfold
 
@@ -157,7 +158,7 @@ class AdaptedTeacher(nn.Module):
         options: options of the adapter.
 
     Raises:
-        ValueError: an unknown option, or a teacher that the adapter does not support.
+        ValueError: an unknown option, one with a value of a wrong type, or a teacher that the adapter does not support.
 
     Example:
         >>> import torch
@@ -177,9 +178,7 @@ class AdaptedTeacher(nn.Module):
     ) -> None:
         super().__init__()
         known = list(inspect.signature(adapter.fit).parameters)[1:]
-        unknown = [name for name in options if name not in known]
-        if unknown:
-            raise ValueError(f"the adapter '{adapter.name}' has no option {', '.join(unknown)}; it has: {known}")
+        check_options(f"the adapter '{adapter.name}'", adapter.fit, known, options)
         self.adapter, self.options, self.num_classes = adapter, dict(options), num_classes
         self.name, self.preprocessing = f"{teacher.name}+{adapter.name}", teacher.preprocessing
         self.backbone, self.channels, self.kind = adapter.fit(teacher, **options)

@@ -148,7 +148,7 @@ def test_names_and_options() -> None:
     base = teacher("plain")
     with pytest.raises(ValueError, match="unknown adapter 'lola'; known: linear_probe, full, adaptformer, lora, vpt"):
         build_adapter("lola", base, 2)
-    with pytest.raises(ValueError, match=r"'lora' has no option width; it has: \['rank', 'alpha'\]"):
+    with pytest.raises(ValueError, match="'lora' has no option width; it takes rank, alpha"):
         build_adapter("lora", base, 2, width=4)
     with pytest.raises(ValueError, match="chosen must be from 1 to 3, the number of groups, not 4"):
         build_adapter("lpt", base, 2, groups=3, chosen=4)
