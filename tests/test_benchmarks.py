@@ -162,17 +162,36 @@ def test_what_lies_there_of_covid_ct_is_compared_as_the_docs_say(
     assert "no two runs differ by this alone" in capsys.readouterr().err
 
 
+PUBLISHED = 'unlabelled_share=0.75 method_options={"detach_teacher":false,"beta":[1.0,0.0],"calibrated":false}'
+DEFAULT = 'unlabelled_share=0.75 method_options={"detach_teacher":true,"beta":[1.0,1.0],"calibrated":true}'
+
+
+@pytest.mark.parametrize(
+    ("folder", "which", "options", "seeds", "page", "cell"),
+    [
+        ("cxr", "student=resnet18", PUBLISHED, 5, "README.md", "`rd_unlabelled` | {} ["),
+        ("cxr", "student=resnet18", DEFAULT, 5, "README.md", "`rd_calibrated` | {} ["),
+        ("phantoms_default", "max_epochs=40", DEFAULT, 10, "phantoms.md", "| ROC AUC | 0.917 ± 0.018 | {} |"),
+    ],
+)
 def test_seeds_with_labels_of_their_own_are_compared_together(
-    script: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: str,
+    which: str,
+    options: str,
+    seeds: int,
+    page: str,
+    cell: str,
+    script: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    results = str(BENCHMARKS / "results" / "unlabelled" / "cxr")
-    settings = ("student=resnet18 method=rd unlabelled_share=0.75", "student=resnet18 method=ce")
-    monkeypatch.setattr("sys.argv", ["compare.py", results, *settings])
+    results = str(BENCHMARKS / "results" / "unlabelled" / folder)
+    monkeypatch.setattr("sys.argv", ["compare.py", results, f"{which} method=rd {options}", f"{which} method=ce"])
     script("compare").main()
     (line,) = (line.split("│") for line in capsys.readouterr().out.splitlines() if "roc_auc" in line)
-    assert line[1].strip() == "5"
-    told = (BENCHMARKS.parent / "docs" / "results" / "README.md").read_text()
-    assert f"`rd_unlabelled` | {line[3].strip()} [" in told
+    assert line[1].strip() == str(seeds)
+    told = (BENCHMARKS.parent / "docs" / "results" / page).read_text()
+    assert cell.format(line[3].strip()) in told
     assert line[5].strip() in told
 
 

@@ -54,12 +54,11 @@ class KLDistillationLoss(nn.Module):
         """Return the scalar loss (at least 0, in float32) of two `[B, classes]` logits; gradient flows to both."""
         if student_logits.shape != teacher_logits.shape:
             raise ValueError(f"logits differ in shape: {list(student_logits.shape)} and {list(teacher_logits.shape)}")
-        if self.teacher_temperature is not None:
-            teacher_logits = teacher_logits / self.teacher_temperature
+        calibration = 1.0 if self.teacher_temperature is None else self.teacher_temperature
         with torch.autocast(device_type=student_logits.device.type, enabled=False):
             student, teacher = (
-                (z if z.dtype == torch.float64 else z.float()) / self.temperature
-                for z in (student_logits, teacher_logits)
+                (z if z.dtype == torch.float64 else z.float()) / (self.temperature * by)
+                for z, by in ((student_logits, 1.0), (teacher_logits, calibration))
             )
             if self.multi_label:  # [B, classes] of two log-probabilities each, absent and present
                 student, teacher = (

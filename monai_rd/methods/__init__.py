@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from monai_rd.keyword_options import check_options
 from monai_rd.methods.at import AttentionTransfer
 from monai_rd.methods.base import Method, Step, distributed, gather_batch, parameter_groups, trainable_parameters
 from monai_rd.methods.ce import CrossEntropyAlone
@@ -104,14 +105,15 @@ def build_method(
         student: the network to train.
         teacher: the frozen teacher; None only for a method that needs none.
         labels: the labels of the training list: class indices, or for multi-label data rows of 0.0 and 1.0.
-        options: the method's own keyword arguments.
+        options: the method's own keyword arguments; those that are missing have the method's defaults, with unlabelled
+            images its `unlabelled_options`.
         batch_size: number of items per training batch (in one process); passed on if the method has such an option.
-        unlabelled: number of unlabelled images, used to warn in the log if the method ignores them; None if nothing is
-            trained.
+        unlabelled: number of unlabelled images to train with; None if nothing is trained.
 
     Raises:
-        ValueError: the name or an option is unknown; the method needs a teacher, a teacher with logits or unlabelled
-            images and there are none; or only one of teacher and student takes volumes.
+        ValueError: the name or an option is unknown; an option's value is of a wrong type; the method needs a teacher,
+            a teacher with logits or unlabelled images and there are none; or only one of teacher and student takes
+            volumes.
     """
     found = method_class(name)
     if found.needs_teacher and teacher is None:
@@ -133,9 +135,9 @@ def build_method(
     if unlabelled and not found.takes_unlabelled:
         logger.info("the method '%s' needs every item's label: %d unlabelled images are not used", name, unlabelled)
     known = [key for key, one in signature(found).parameters.items() if one.kind == one.KEYWORD_ONLY]
-    if wrong := [key for key in options or {} if key not in known]:
-        takes = f"it takes {', '.join(known)}" if known else "it takes none"
-        raise ValueError(f"the method '{name}' has no option {', '.join(wrong)}; {takes}")
+    check_options(f"the method '{name}'", found.__init__, known, options or {})
     chosen = {"batch_size": batch_size} if "batch_size" in known and batch_size is not None else {}
+    if unlabelled:
+        chosen |= found.unlabelled_options
     chosen |= options or {}
     return found(student, teacher, torch.as_tensor(labels), **chosen)

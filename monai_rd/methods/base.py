@@ -105,6 +105,7 @@ class Method(nn.Module, ABC):
         takes_unlabelled: items without a label are used.
         needs_unlabelled: unlabelled items are required.
         takes_mixed: an item of a batch may be a mixture of two, see `CutMixHandler`.
+        unlabelled_options: options whose default is another one if there are unlabelled images.
         reads: the teacher's features that `forward` uses; set in the constructor, default none.
         student_levels: the student's maps that `forward` uses, in this order; set in the constructor, default none.
         constant_weights: the weights that `weights` returns in all epochs; set in the constructor, default none.
@@ -134,6 +135,7 @@ class Method(nn.Module, ABC):
     takes_unlabelled: bool = True
     needs_unlabelled: bool = False
     takes_mixed: bool = True
+    unlabelled_options: Mapping[str, Any] = MappingProxyType({})
 
     reads: Reads = Reads()
     student_levels: tuple[Level, ...] = ()

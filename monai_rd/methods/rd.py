@@ -8,7 +8,8 @@ $$L = \mathrm{CE}(y, z_s) + \alpha\,\mathrm{CE}(y, z_t) + \beta\,(\mathrm{KL}(z_
 
 from __future__ import annotations
 
-import torch
+from types import MappingProxyType
+
 from torch import Tensor, nn
 
 from monai_rd.losses import CKALoss, Estimator, KLDistillationLoss
@@ -26,9 +27,9 @@ class ReprogrammingDistillation(Method):
         beta: weight of KL and CKA in the first and in the last epoch, linear in between.
         temperature: temperature of KL; 1 in the paper.
         estimator: CKA's estimator, "biased" (the paper's) or "unbiased".
-        detach_teacher: no gradient of KL and CKA into phi and, through z_t, into g: True for all items, "unlabelled"
-            for those. Not the default, as the paper says only that the foundation model is fixed.
-        calibrated: KL uses calibrated logits of the teacher path, see `KLDistillationLoss`.
+        detach_teacher: no gradient of KL and CKA into phi and, through z_t, into g. The paper says only that the
+            foundation model is fixed.
+        calibrated: KL uses calibrated logits of the teacher path, see `KLDistillationLoss`. Not in the paper.
         width, blocks: number of channels inside phi, and of its residual blocks.
         grid: the teacher's maps are average-pooled to at most this many positions per side; None for no limit.
         co_training: False omits CE(y, z_t) (direct reprogramming: phi is only aligned with the student).
@@ -36,7 +37,7 @@ class ReprogrammingDistillation(Method):
         cka: False omits CKA.
 
     Raises:
-        ValueError: all terms are omitted, `detach_teacher` is unknown, or a value is invalid for phi or a loss.
+        ValueError: all terms are omitted, or a value is invalid for phi or a loss.
 
     Example:
         >>> from monai_rd import methods, networks
@@ -44,6 +45,8 @@ class ReprogrammingDistillation(Method):
         >>> rd.weights(progress=0.25)
         {'teacher_ce': 0.75, 'kl': 0.75, 'cka': 0.75}
     """
+
+    unlabelled_options = MappingProxyType({"detach_teacher": True, "beta": (1.0, 1.0), "calibrated": True})
 
     def __init__(
         self,
@@ -55,7 +58,7 @@ class ReprogrammingDistillation(Method):
         beta: tuple[float, float] = (1.0, 0.0),
         temperature: float = 1.0,
         estimator: Estimator = "biased",
-        detach_teacher: bool | str = False,
+        detach_teacher: bool = False,
         calibrated: bool = False,
         width: int = 512,
         blocks: int = 2,
@@ -67,8 +70,6 @@ class ReprogrammingDistillation(Method):
         super().__init__(student, teacher, labels)
         if not (co_training or kd or cka):
             raise ValueError("RD without co-training, KD and CKA teaches nothing: use --method ce")
-        if detach_teacher not in (False, True, "unlabelled"):
-            raise ValueError(f"detach_teacher is true, false or 'unlabelled', got {detach_teacher!r}")
         self.reads, self.alpha, self.beta, self.detach_teacher = Reads(tap=True, grid=grid), alpha, beta, detach_teacher
         ends = teacher.channels, student.feature_dim, teacher.kind
         self.phi = Reprogrammer(*ends, width, blocks, self.spatial_dims, grid)
@@ -89,9 +90,7 @@ class ReprogrammingDistillation(Method):
         z_t = step.network.classifier(f_t)
         self.keep_path(step, f_t, z_t)
         terms = {"teacher_ce": step.criterion(z_t, step.target)} if "teacher_ce" in self.terms else {}
-        if self.detach_teacher == "unlabelled":
-            f_t, z_t = (torch.where(step.unlabelled[:, None], one.detach(), one) for one in (f_t, z_t))
-        elif self.detach_teacher:
+        if self.detach_teacher:
             f_t, z_t = f_t.detach(), z_t.detach()
         if "kl" in self.terms:
             terms["kl"] = self.kl(step.student.logits, z_t)

@@ -73,13 +73,13 @@ class Table:
 _CE, _RD = Row("ce", "ce"), Row("rd", "rd")
 _LABELLED = Row("rd_labelled", "rd", words=("--unlabelled_share", "0"))  # RD as published
 _CUTMIX = ("--cutmix", "true")
-# Explicit, not left to the bundle's default: a changed default must not change the meaning of finished runs.
+# Explicit, not left to defaults: a changed default must not change the meaning of finished runs.
 _SHARE = ("--unlabelled_share", "0.75")
-_DETACHED_CONSTANT = {"detach_teacher": True, "beta": [1.0, 1.0]}
+_PUBLISHED = {"detach_teacher": False, "beta": [1.0, 0.0], "calibrated": False}
+_DETACHED_CONSTANT = {**_PUBLISHED, "detach_teacher": True, "beta": [1.0, 1.0]}
 _CALIBRATED = {**_DETACHED_CONSTANT, "calibrated": True}
 _UNLABELLED_OPTIONS: dict[str, dict[str, Any]] = {
     "detached": {"detach_teacher": True},
-    "detached_unlabelled": {"detach_teacher": "unlabelled"},
     "constant_beta": {"beta": [1.0, 1.0]},
     "constant": {"alpha": [1.0, 1.0], "beta": [1.0, 1.0]},
     "detached_constant": _DETACHED_CONSTANT,
@@ -91,7 +91,7 @@ _UNLABELLED_OPTIONS: dict[str, dict[str, Any]] = {
     "no_cka": {"cka": False},
 }
 _MIXED_OPTIONS: dict[str, dict[str, Any]] = {
-    "cutmix": {},
+    "cutmix": _PUBLISHED,
     "cutmix_detached_constant": _DETACHED_CONSTANT,
 }
 _SKEWED = {
@@ -141,7 +141,7 @@ TABLES = {
             _CE,
             _LABELLED,
             *(Row(name, name, words=_SHARE) for name in ("kd", "pseudo", *_WITHOUT_LABELS)),
-            Row("rd_unlabelled", "rd", words=_SHARE),
+            Row("rd_unlabelled", "rd", _PUBLISHED, words=_SHARE),
             Row("rd_calibrated", "rd", _CALIBRATED, words=_SHARE),
             Row("rd", "rd", _DETACHED_CONSTANT, words=(*_SHARE, *_CUTMIX)),
         ),
@@ -153,13 +153,13 @@ TABLES = {
         (
             _CE,
             _LABELLED,
-            Row("share_25", "rd", words=("--unlabelled_share", "0.25")),
-            Row("share_50", "rd", words=("--unlabelled_share", "0.5")),
-            *(Row(name, "rd", options, words=_SHARE) for name, options in _UNLABELLED_OPTIONS.items()),
-            Row("stored_views", "rd", words=(*_SHARE, "--feature_views", "8")),
+            Row("share_25", "rd", _PUBLISHED, words=("--unlabelled_share", "0.25")),
+            Row("share_50", "rd", _PUBLISHED, words=("--unlabelled_share", "0.5")),
+            *(Row(name, "rd", {**_PUBLISHED, **one}, words=_SHARE) for name, one in _UNLABELLED_OPTIONS.items()),
+            Row("stored_views", "rd", _PUBLISHED, words=(*_SHARE, "--feature_views", "8")),
             Row("cutmix_ce", "ce", words=_CUTMIX),
-            *(Row(name, "rd", options, words=(*_SHARE, *_CUTMIX)) for name, options in _MIXED_OPTIONS.items()),
-            Row("rd", "rd", words=_SHARE),
+            *(Row(name, "rd", one, words=(*_SHARE, *_CUTMIX)) for name, one in _MIXED_OPTIONS.items()),
+            Row("rd", "rd", _PUBLISHED, words=_SHARE),
         ),
         (0.25,),
         labels=True,

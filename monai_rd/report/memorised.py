@@ -39,8 +39,7 @@ def memorised(history: Sequence[Mapping[str, Any]]) -> str | None:
     _, train, validation = both[-1]
     remedy = (
         "what it still teaches comes from the unlabelled ones: give more of them, or a larger --unlabelled_share, and "
-        "compare with --method pseudo, whose teacher is a linear probe and memorises less, and with RD's option "
-        "'calibrated' (docs/guide/unlabelled.md)"
+        "compare with --method pseudo, whose teacher is a linear probe and memorises less"
         if any("unlabelled_confidence" in row.get("teacher_path", {}) for row in history)
         else "give --unlabelled images, whose labels it cannot know, or more labelled ones"
     )

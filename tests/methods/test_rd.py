@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,6 @@ from monai_rd.methods.base import Step, gather_batch
 from monai_rd.methods.ce import CrossEntropyAlone
 from monai_rd.methods.rd import ReprogrammingDistillation
 from monai_rd.networks import FrozenFoundationModel, Preprocessing, Student
-from monai_rd.no_label import NO_LABEL
 from tests.methods.steps import SEVERAL, Head, ends, learnt, step, taught, tiny_teacher
 from tests.processes import in_two_processes
 
@@ -77,24 +77,6 @@ def test_detach_teacher_keeps_kl_and_cka_out_of_phi() -> None:
         assert any(parameter.grad is not None for parameter in method.parameters()) is not detach
 
 
-@pytest.mark.parametrize("unlabelled", [0, 4, 8])
-def test_detached_of_unlabelled_items_alone(unlabelled: int) -> None:
-    torch.manual_seed(0)
-    g, f_s, teacher, target = nn.Linear(7, 2), torch.randn(8, 7), torch.randn(8, 5, 4, 4), torch.arange(8) % 2
-    target[8 - unlabelled :] = NO_LABEL
-    pulled = []
-    for detach in (False, "unlabelled"):
-        torch.manual_seed(1)
-        method = ReprogrammingDistillation(*ends(5, 7), detach_teacher=detach, width=8)  # type: ignore[arg-type]
-        terms = method(Step(learnt(f_s, g), taught(teacher), Head(g), target))
-        (terms["kl"] + terms["cka"]).backward()
-        pulled.append(sum(float(p.grad.abs().sum()) for p in method.parameters() if p.grad is not None))
-    assert pulled[0] > 0
-    assert (pulled[1] == pulled[0], pulled[1] == 0) == (unlabelled == 0, unlabelled == 8)
-    with pytest.raises(ValueError, match="detach_teacher is true, false or 'unlabelled'"):
-        ReprogrammingDistillation(*ends(5, 7), detach_teacher="all")  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize("calibrated", [False, True])
 def test_kl_sees_calibrated_logits_of_the_path_if_asked(calibrated: bool) -> None:
     torch.manual_seed(0)
@@ -129,6 +111,20 @@ def test_registry() -> None:
         build_method("ce", student, None, [0, 1], {"temperature": 4.0})
     with pytest.raises(ValueError, match="'rd' has no option tau; it takes alpha, beta, temperature"):
         build_method("rd", student, teacher, [0, 1], {"tau": 4.0})
+
+
+def test_with_unlabelled_images_rd_keeps_its_path_to_itself_unless_told_otherwise() -> None:
+    student, teacher = Student("shufflenet_v2_x1_0", 2), tiny_teacher()
+
+    def settings(options: dict[str, Any], unlabelled: int | None) -> tuple[bool, float, bool]:
+        rd = build_method("rd", student, teacher, [0, 1], options, unlabelled=unlabelled)
+        assert isinstance(rd, ReprogrammingDistillation)
+        return rd.detach_teacher, rd.weights(1.0)["kl"], rd.kl.teacher_temperature is not None
+
+    assert settings({}, None) == settings({}, 0) == (False, 0.0, False)  # as published
+    assert settings({}, 4) == (True, 1.0, True)
+    assert settings({"beta": [1, 0]}, 4) == (True, 0.0, True)
+    assert settings({"detach_teacher": False, "beta": [1, 0], "calibrated": False}, 4) == (False, 0.0, False)
 
 
 def test_ablations_leave_their_term_out() -> None:
