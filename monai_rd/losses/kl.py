@@ -24,8 +24,8 @@ class KLDistillationLoss(nn.Module):
         calibrated: the teacher's logits are first divided by `teacher_temperature`, which calibrates them.
 
     Attributes:
-        teacher_temperature: 1 until `Method.calibrate` sets it after a validation (Guo et al., arXiv 1706.04599); None
-            if not calibrated.
+        teacher_temperature: 1 until `Method.calibrate` sets it after a validation (Guo et al., arXiv 1706.04599), which
+            it does if calibrated.
 
     Raises:
         ValueError: the temperature is not above 0, or (when called) the logits differ in shape.
@@ -41,24 +41,23 @@ class KLDistillationLoss(nn.Module):
         0.304
     """
 
-    teacher_temperature: Tensor | None
+    teacher_temperature: Tensor
 
     def __init__(self, temperature: float = 1.0, multi_label: bool = False, calibrated: bool = False) -> None:
         super().__init__()
         if not temperature > 0:
             raise ValueError(f"temperature must be above 0, got {temperature}")
-        self.temperature, self.multi_label = temperature, multi_label
-        self.register_buffer("teacher_temperature", torch.ones(()) if calibrated else None)
+        self.temperature, self.multi_label, self.calibrated = temperature, multi_label, calibrated
+        self.register_buffer("teacher_temperature", torch.ones(()))
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
         """Return the scalar loss (at least 0, in float32) of two `[B, classes]` logits; gradient flows to both."""
         if student_logits.shape != teacher_logits.shape:
             raise ValueError(f"logits differ in shape: {list(student_logits.shape)} and {list(teacher_logits.shape)}")
-        calibration = 1.0 if self.teacher_temperature is None else self.teacher_temperature
         with torch.autocast(device_type=student_logits.device.type, enabled=False):
             student, teacher = (
                 (z if z.dtype == torch.float64 else z.float()) / (self.temperature * by)
-                for z, by in ((student_logits, 1.0), (teacher_logits, calibration))
+                for z, by in ((student_logits, 1.0), (teacher_logits, self.teacher_temperature))
             )
             if self.multi_label:  # [B, classes] of two log-probabilities each, absent and present
                 student, teacher = (

@@ -136,8 +136,6 @@ def build_method(
         logger.info("the method '%s' needs every item's label: %d unlabelled images are not used", name, unlabelled)
     known = [key for key, one in signature(found).parameters.items() if one.kind == one.KEYWORD_ONLY]
     check_options(f"the method '{name}'", found.__init__, known, options or {})
-    chosen = {"batch_size": batch_size} if "batch_size" in known and batch_size is not None else {}
-    if unlabelled:
-        chosen |= found.unlabelled_options
-    chosen |= options or {}
-    return found(student, teacher, torch.as_tensor(labels), **chosen)
+    chosen = {**(found.unlabelled_options if unlabelled else {}), **(options or {})}
+    passed_on = {"batch_size": batch_size} if "batch_size" in known and batch_size is not None else {}
+    return found(student, teacher, torch.as_tensor(labels), **passed_on | chosen)

@@ -181,7 +181,7 @@ class Method(nn.Module, ABC):
         It is called after each epoch with validation, with the same value in all processes.
         """
         for part in self.modules():
-            if isinstance(part, KLDistillationLoss) and part.teacher_temperature is not None:
+            if isinstance(part, KLDistillationLoss) and part.calibrated:
                 part.teacher_temperature.fill_(temperature)
 
     def keep_path(self, step: Step, f_t: Tensor, z_t: Tensor) -> None:

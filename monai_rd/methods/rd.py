@@ -46,7 +46,7 @@ class ReprogrammingDistillation(Method):
         {'teacher_ce': 0.75, 'kl': 0.75, 'cka': 0.75}
     """
 
-    unlabelled_options = MappingProxyType({"detach_teacher": True, "beta": (1.0, 1.0), "calibrated": True})
+    unlabelled_options = MappingProxyType({"detach_teacher": True, "beta": [1.0, 1.0], "calibrated": True})
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ import torch
 from monai_rd.cache.feature_store import list_stores
 from monai_rd.no_label import NO_LABEL
 from monai_rd.phantoms import is_phantom
-from tests.bundles.commands import BUNDLES, MODALITIES, QUICK, ROOT, config, copied, torchrun, train
+from tests.bundles.commands import BUNDLES, MODALITIES, QUICK, ROOT, config, copied, monai, torchrun, train
 from tests.processes import kill_module_at
 
 CONFIGS = BUNDLES / "rd_ct" / "configs"
@@ -71,7 +71,7 @@ def test_rd_is_as_published_without_them(
     if not preset:
         settings = {"unlabelled": pool} | settings
     method = config("ct", "train.json", **settings).get_parsed_content("method_def")
-    is_as = (method.detach_teacher, method.beta[1], method.kl.teacher_temperature is not None)
+    is_as = (method.detach_teacher, method.beta[1], method.kl.calibrated)
     assert is_as == ((True, 1.0, True) if with_them else (False, 0.0, False))
 
 
@@ -98,6 +98,10 @@ def test_resume_after_a_kill_ends_at_the_same_numbers(cohort: str, pool: str, tm
     first, second = (torch.load(root / "models" / "model.pt", weights_only=True) for root in roots)
     for key, value in first.items():
         assert torch.equal(value, second[key]), key
+    both = str([str(CONFIGS / name) for name in ("train.json", "evaluate.json")])
+    places[1], places[3] = str(roots[0]), str(roots[0] / "eval")
+    monai("run", "--config_file", both, *places, *mixed)  # unlabelled images have no part in it
+    assert json.loads((roots[0] / "eval" / "metrics.json").read_text()) == found[0]
 
 
 @pytest.mark.slow

@@ -76,7 +76,7 @@ def test_the_student_is_not_run_twice_and_its_own_features_are_used(tiny_run: Ru
 
 
 def test_teacher_is_frozen_and_everything_else_moves(tiny_run: Run) -> None:
-    run = tiny_run()
+    run = tiny_run(calibrated=True)
     backbone = run.teacher.backbone
     before, start = copy.deepcopy(backbone.state_dict()), state_of(run)
     modes = []
