@@ -224,7 +224,7 @@ _add_table(
     "unlabelled",
     "RD and other methods with a quarter of the labels, the other training images unlabelled: ce, rd_labelled (RD as "
     "published), kd, pseudo, hint, at, vid, sp, rkd, semckd, mgd, norm, drd, rd_unlabelled (RD as published, with "
-    "unlabelled images), rd_calibrated and rd (with settings chosen for them).",
+    "unlabelled images), rd_calibrated (RD's default with them) and rd (CutMix in place of calibration).",
 )
 _add_table(
     "unlabelled_settings",
