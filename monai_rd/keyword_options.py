@@ -22,7 +22,8 @@ _WORDS: dict[Any, str] = {
 def check_options(whose: str, function: Callable[..., Any], known: Sequence[str], given: Mapping[str, Any]) -> None:
     """Refuse options that the function does not take, or whose value is of another type than its annotation.
 
-    Annotations other than bool, int, float, str, None, `Literal`, and tuples and unions of those are not checked.
+    Annotations other than bool, int, float, str, None, `Literal`, and tuples and unions of those are not checked, nor
+    those whose names exist for type checkers alone.
 
     Args:
         whose: what has the options, such as "the method 'rd'".
@@ -47,7 +48,10 @@ def _hint(function: Callable[..., Any], name: str) -> Any:
     annotated = {key: one for key, one in getattr(function, "__annotations__", {}).items() if key == name}
     alone = FunctionType((lambda: None).__code__, getattr(function, "__globals__", {}))
     alone.__annotations__ = annotated
-    return get_type_hints(alone).get(name, Any)
+    try:
+        return get_type_hints(alone).get(name, Any)
+    except NameError:
+        return Any
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -71,6 +71,13 @@ def test_others_are_refused_by_name(given: dict[str, Any], told: str) -> None:
         check_options("it", takes, KNOWN, given)
 
 
+def test_an_annotation_for_type_checkers_alone_is_not_checked() -> None:
+    def strangers(*, form: Unknown = None) -> None:  # type: ignore[name-defined]  # noqa: F821
+        """Have an option of a type that is not imported."""
+
+    check_options("it", strangers, ["form"], {"form": 3})
+
+
 def test_defaults_of_all_methods_and_adapters_pass_and_a_wrong_type_does_not() -> None:
     checked = 0
     functions = [found.__init__ for found in METHODS.values()] + [adapter.fit for adapter in ADAPTERS.values()]

@@ -58,18 +58,19 @@ def test_what_cannot_use_them_is_not_shown_them(method: str, cohort: str, pool: 
 
 
 @pytest.mark.parametrize(
-    ("preset", "given", "with_them"),
-    [((), {}, True), ((), {"unlabelled": None}, False), ((), {"unlabelled_share": 0}, False), (("paper",), {}, False)],
+    ("given", "with_them"),
+    [
+        ({}, True),
+        ({"unlabelled": None}, False),
+        ({"unlabelled_share": 0}, False),
+        (json.loads((CONFIGS / "paper.json").read_text()), False),
+    ],
     ids=["given", "none", "share 0", "paper"],
 )
 def test_rd_is_as_published_without_them(
-    preset: tuple[str, ...], given: dict[str, Any], with_them: bool, cohort: str, pool: str, tmp_path: Path
+    given: dict[str, Any], with_them: bool, cohort: str, pool: str, tmp_path: Path
 ) -> None:
-    settings = {"dataset_dir": cohort, "output_dir": str(tmp_path), "phantom": True} | given
-    for name in preset:
-        settings |= json.loads((CONFIGS / f"{name}.json").read_text())
-    if not preset:
-        settings = {"unlabelled": pool} | settings
+    settings = {"dataset_dir": cohort, "output_dir": str(tmp_path), "phantom": True, "unlabelled": pool} | given
     method = config("ct", "train.json", **settings).get_parsed_content("method_def")
     is_as = (method.detach_teacher, method.beta[1], method.kl.calibrated)
     assert is_as == ((True, 1.0, True) if with_them else (False, 0.0, False))
