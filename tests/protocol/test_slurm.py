@@ -125,7 +125,7 @@ def ends(run: Run, out: Path) -> int:
 
 @pytest.mark.usefixtures("slurm")
 def test_a_grid_that_is_requeued_and_killed(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FAKE_SECONDS", "8")
+    monkeypatch.setenv("FAKE_SECONDS", "5")
     runs: list[Run] = [a_run(data, FakeRun, seed=seed) for seed in range(5)]
     command = Command(runs, tmp_path)
     requeued, preempted, killed = runs[:3]
