@@ -217,7 +217,14 @@ class AdaptedTeacher(nn.Module):
         Raises:
             ValueError: a batch of one in training mode, with an adapter that normalises over the batch.
         """
-        features = self.features(image)
+        return self.logits(self.features(image))
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Return logits `[B, classes]` of features that `features` returned.
+
+        Raises:
+            ValueError: see `forward`.
+        """
         if self.norm is not None:
             if self.training and len(features) == 1:
                 raise ValueError(
@@ -235,6 +242,11 @@ class AdaptedTeacher(nn.Module):
             head.weight.mul_((self.norm.running_var + self.norm.eps).rsqrt())
             head.bias.sub_(head.weight @ self.norm.running_mean)
         return head
+
+    @property
+    def trains_head_alone(self) -> bool:
+        """Whether no tensor of the backbone is trained, so that an image's features stay as they are."""
+        return not self._trained
 
     def adapter_state(self) -> dict[str, Tensor]:
         """Return the backbone's tensors that are trained; for full fine-tuning its whole state dict."""

@@ -27,6 +27,7 @@ from monai_rd.adapters.cross_fit import CrossFittedTeacher, fold_of_items, loade
 from monai_rd.adapters.registry import build_adapter
 from monai_rd.adapters.standardised import standardise
 from monai_rd.adapters.stored import load_adapted, read_description, save_adapted
+from monai_rd.adapters.validation import its_own, validation_of
 from monai_rd.adapters.whole import LINEAR_PROBE
 from monai_rd.cache.fingerprints import transforms_fingerprint
 from monai_rd.cache.orders import labels_of
@@ -205,12 +206,10 @@ def _train(
     precision: dict[str, Any] = {"amp": amp and device.type == "cuda", "amp_kwargs": amp_settings(device)}
     evaluator = SupervisedEvaluator(
         device=device,
-        val_data_loader=val_loader,
-        network=module,
+        **validation_of(network, module, val_loader, device, precision),
         key_val_metric=key_metric,
         metric_cmp_fn=lambda current, former: current >= former,
         decollate=False,
-        prepare_batch=_its_own,
         **precision,
     )
     trainer = SupervisedTrainer(
@@ -221,7 +220,7 @@ def _train(
         optimizer=optimizer,
         loss_function=phase.loss,
         decollate=False,
-        prepare_batch=_its_own,
+        prepare_batch=its_own,
         **precision,
         train_handlers=[
             LrScheduleHandler(schedule, print_lr=False),
@@ -265,14 +264,6 @@ def _train(
     best.restore()
     for parameter in everything:
         parameter.requires_grad_(True)
-
-
-def _its_own(
-    batch: Mapping[str, Any], device: torch.device, non_blocking: bool = False, **_: Any
-) -> tuple[Tensor, Tensor]:
-    """Return the images for the teacher and their labels on the device (MONAI's `prepare_batch`)."""
-    label = torch.as_tensor(batch["label"]).as_subclass(Tensor)
-    return teacher_image(batch).to(device, non_blocking=non_blocking), label.to(device, non_blocking=non_blocking)
 
 
 def _refuse(name: str, loss: float) -> NoReturn:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.utils.data import DistributedSampler, RandomSampler
 
-from monai_rd.adapters import ADAPTERS, build_adapter, load_adapted, save_adapted, tuned_teacher
+from monai_rd.adapters import ADAPTERS, AdaptedTeacher, build_adapter, load_adapted, save_adapted, tuned_teacher
 from monai_rd.adapters.tuning import _share
 from monai_rd.cache.orders import BalancedSampler, labels_of
 from monai_rd.handlers import key_metric
@@ -121,6 +121,33 @@ def test_tune_save_and_use_again(kind: str, adapter: str, tmp_path: Path, caplog
     assert "epoch" not in caplog.text
     assert again.fingerprint() == tuned.fingerprint() == load_adapted(path, base).fingerprint()
     assert torch.equal(again.read(inputs(), Reads(logits=True)).logits, tuned.read(inputs(), Reads(logits=True)).logits)
+
+
+@pytest.mark.parametrize(("adapter", "passes"), [("linear_probe", 1), ("lora", 3), ("full", 3)])
+def test_a_backbone_that_is_not_trained_sees_the_validation_images_once(
+    adapter: str, passes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the answers on which the best epoch is chosen are those of the whole network."""
+    seen, answers = [], []
+    run, compute, data = AdaptedTeacher.features, Accuracy.update, items()
+
+    def features(network: AdaptedTeacher, image: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            seen.append(len(image))
+        return run(network, image)
+
+    def update(metric: Accuracy, output: tuple[Tensor, Tensor]) -> None:
+        answers.append(output[0].clone())
+        compute(metric, output)
+
+    monkeypatch.setattr(AdaptedTeacher, "features", features)
+    monkeypatch.setattr(Accuracy, "update", update)
+    transform = {"output_transform": lambda outputs: (outputs["pred"], outputs["label"])}
+    tuned = tune(teacher("plain"), adapter, tmp_path, max_epochs=3, key_metric={"last": Last(**transform)})
+    assert sum(seen) == passes * len(data)
+    logits = tuned.read(as_arrays(data)["image"], Reads(logits=True)).logits
+    assert logits is not None
+    torch.testing.assert_close(torch.cat(answers[-2:]), logits, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("adapter", "rate"), [("linear_probe", 0.02), ("vpt_deep", 0.3), ("vqt", 0.05), ("lpt", 0.2)])
