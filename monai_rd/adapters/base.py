@@ -186,6 +186,7 @@ class AdaptedTeacher(nn.Module):
         self.head = adapter.head(self.channels, num_classes)
         named = self.backbone.named_parameters() if isinstance(self.backbone, nn.Module) else ()
         self._trained = [name for name, parameter in named if parameter.requires_grad]
+        self._probes = teacher.name if self.backbone is teacher.backbone and not self._trained else ""
         self.train()
 
     def train(self, mode: bool = True) -> AdaptedTeacher:
@@ -271,6 +272,7 @@ class AdaptedTeacher(nn.Module):
             preprocessing=self.preprocessing,
             name=self.name,
             head=self.folded_head() if head is None else head,
+            probes=self._probes,
         )
 
 

@@ -18,6 +18,7 @@ from monai_rd.cache.orders import BalancedSampler, labels_of
 from monai_rd.networks.features import Reads, TeacherFeatures
 from monai_rd.networks.levels import Level, Levels
 from monai_rd.networks.teacher.foundation import FrozenFoundationModel
+from monai_rd.networks.teacher.probes import ProbeLogits, without_place
 from monai_rd.processes import world_size
 
 __all__ = ["CrossFittedTeacher", "fold_of_items", "loader_without"]
@@ -65,6 +66,7 @@ class CrossFittedTeacher(FrozenFoundationModel):
             preprocessing=first.preprocessing,
             name=f"{first.name} in {len(teachers)} folds",
             head=first.head,
+            probes=first.probes,
         )
         # A ModuleList, so that they move to another device with this module.
         self.teachers: Sequence[FrozenFoundationModel] = nn.ModuleList(teachers)  # type: ignore[assignment]
@@ -98,10 +100,7 @@ class CrossFittedTeacher(FrozenFoundationModel):
         if not reads.logits:
             return super().read(image, reads)
         if indices is None:
-            raise ValueError(
-                f"'{self.name}' answers by the items' places in the training list: give batches their `index`, as "
-                "`DataList.numbered` does"
-            )
+            raise without_place(self.name)
         others, parts = replace(reads, logits=False), dict[str, Tensor]()
         if self.one_backbone or others:
             parts |= super().read(image, replace(others, pooled=True)).parts
@@ -123,6 +122,10 @@ class CrossFittedTeacher(FrozenFoundationModel):
             parts.pop("pooled", None)
         logits /= unseen.sum(dim=1, keepdim=True).to(image.device)
         return TeacherFeatures({**parts, "logits": logits})
+
+    def _probe_logits(self, keep_pooled: bool) -> ProbeLogits:
+        heads = [teacher.head for teacher in self.teachers if teacher.head is not None]
+        return ProbeLogits(self.name, heads, self.folds.tolist(), keep_pooled)
 
     def _unseen(self, indices: Tensor) -> Tensor:
         """Mask of the teachers whose logits are used for each item, on the CPU: bool `[B, K]`."""

@@ -56,6 +56,9 @@ class Teacher(Protocol):
             indices: position of each item in the training list, if the items have it as `index`; else None.
         """
 
+    def for_store(self, reads: Any) -> Any:
+        """Return what is stored for what a method reads: teacher, reads and finish, see `ForStore`."""
+
     def offload(self, folder: Path) -> None:
         """Free memory until the teacher is used again; `folder` may be used for files."""
 
@@ -115,7 +118,7 @@ class FeatureExtractor:
     Args:
         dataset: see `ReplayedViews`.
         teacher: the teacher.
-        reads: the features to store, see `Reads`.
+        reads: the features that are needed, see `Reads`; `ForStore` says what is stored.
         views: K, the number of views per item.
         directory: parent folder of all stores.
         seed: of the views.
@@ -167,20 +170,21 @@ class FeatureExtractor:
         amp: bool = False,
         amp_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
-        self.teacher, self.reads, self.device = teacher, reads, torch.device(device)
+        self.teacher, self.reads, finish = teacher.for_store(reads)
+        self.device = torch.device(device)
         self._autocast = torch.autocast(self.device.type, enabled=amp, **(amp_kwargs or {}))
         self._batch_size, self._workers = batch_size, num_workers
         decided_by = {
             "format": _FORMAT,
-            "teacher": teacher.fingerprint(),
-            "reads": describe(reads),
+            "teacher": self.teacher.fingerprint(),
+            "reads": describe(self.reads),
             "transforms": transforms_fingerprint(dataset),
             "views": views,
             "seed": seed,
             "amp": str(self._autocast.fast_dtype) if amp else None,
         }
-        self.store = FeatureStore(directory, decided_by, {"teacher": teacher.name})
-        self.views = ReplayedViews(dataset, views, seed, new_views)
+        self.store = FeatureStore(directory, decided_by, {"teacher": self.teacher.name})
+        self.views = ReplayedViews(dataset, views, seed, new_views, finish)
 
     # ------------------------------------------------------------------------------------------------------------ fill
 

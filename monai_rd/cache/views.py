@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
@@ -48,6 +48,8 @@ class ReplayedViews(Dataset):
         views: K, the number of views per item.
         seed: of the views.
         new: whether every second time a new view is shown.
+        finish: from the stored features of a view and its item to the features that are shown; None shows them as they
+            are.
 
     Attributes:
         keys: hash of the content of each item, see `item_key`.
@@ -71,11 +73,18 @@ class ReplayedViews(Dataset):
         (False, True)
     """
 
-    def __init__(self, dataset: Dataset, views: int, seed: int, new: bool = True) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        views: int,
+        seed: int,
+        new: bool = True,
+        finish: Callable[[dict[str, Tensor], dict[str, Any]], dict[str, Tensor]] | None = None,
+    ) -> None:
         if views < 1:
             raise ValueError(f"there must be at least 1 view, got {views}")
         super().__init__(dataset.data, dataset.transform)
-        self.dataset, self.views, self.seed, self.new = dataset, views, seed, new
+        self.dataset, self.views, self.seed, self.new, self.finish = dataset, views, seed, new, finish
         known: list[str] | None = getattr(dataset, "item_keys", None)
         self.keys = item_keys([item["image"] for item in dataset.data]) if known is None else known
         if "" in self.keys:
@@ -117,7 +126,7 @@ class ReplayedViews(Dataset):
             return {**item, TEACHER_FEATURES: UNSEEN}
         features = self.store.read(self.keys[place], number)
         refuse_another_view(item["image"], features.pop(PROBE), self.keys[place])
-        return {**item, TEACHER_FEATURES: features}
+        return {**item, TEACHER_FEATURES: features if self.finish is None else self.finish(features, item)}
 
 
 def _random_parts(transform: Any) -> tuple[list[Randomizable], list[Randomizable]]:

@@ -29,6 +29,9 @@ class Counting:
     def fingerprint(self) -> str:
         return self.teacher.fingerprint()
 
+    def for_store(self, reads: Reads) -> tuple[Counting, Reads, None]:
+        return self, reads, None
+
     def offload(self, folder: Path) -> None:
         self.teacher.offload(folder)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from monai.data import Dataset
 from monai.transforms import MapTransform
 from PIL import Image
 
-from monai_rd.adapters import CrossFittedTeacher
+from monai_rd.adapters import CrossFittedTeacher, build_adapter
 from monai_rd.cache import feature_dataset
 from monai_rd.cache.batches import ItemView
 from monai_rd.cache.feature_store import list_stores
+from monai_rd.cache.views import PROBE
 from monai_rd.networks import FrozenFoundationModel, Reads
 from monai_rd.teacher_features import UNSEEN
 from monai_rd.teacher_image import TEACHER_IMAGE
@@ -71,14 +73,17 @@ def test_every_part_comes_back_as_it_was_read(images: list[Path], tmp_path: Path
         torch.testing.assert_close(found.parts[name].float(), part, atol=5e-3, rtol=5e-3, msg=name)
 
 
-def test_a_teacher_in_folds_answers_in_the_store_as_in_the_loop(images: list[Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("probes", ["", "tiny"])
+def test_a_teacher_in_folds_answers_in_the_store_as_in_the_loop(
+    probes: str, images: list[Path], tmp_path: Path
+) -> None:
     """The first three items are of a training list, of which one fold each is; the others have no label."""
     base, reads, fitted = tiny_teacher(), Reads(logits=True), []
     known: dict[str, Any] = {"channels": base.channels, "kind": base.kind, "preprocessing": base.preprocessing}
     for seed in range(3):
         torch.manual_seed(seed)
         head = torch.nn.Linear(base.channels, 2)
-        fitted.append(FrozenFoundationModel(base.backbone, **known, name="fitted", head=head))
+        fitted.append(FrozenFoundationModel(base.backbone, **known, name="fitted", head=head, probes=probes))
     made = CrossFittedTeacher(fitted, torch.tensor([2, 0, 1]))
     folder = tmp_path / "store"
     taught: Any = feature_dataset(dataset(images), made, reads, VIEWS, directory=folder, batch_size=2)
@@ -92,7 +97,55 @@ def test_a_teacher_in_folds_answers_in_the_store_as_in_the_loop(images: list[Pat
         torch.testing.assert_close(in_the_loop, wanted)
     other = CrossFittedTeacher(fitted, torch.tensor([2, 1, 0]))
     feature_dataset(dataset(images), other, reads, VIEWS, directory=folder)
-    assert len(list_stores(folder)) == 2
+    assert len(list_stores(folder)) == (1 if probes else 2)  # probes share the features of their teacher
+    if probes:
+        unnumbered = Dataset([{"image": str(images[0])}], transforms())
+        with pytest.raises(ValueError, match="give batches their `index`"):
+            _ = feature_dataset(unnumbered, made, reads, VIEWS, directory=folder)[0]
+
+
+@pytest.mark.parametrize(("reads", "asked"), [(Reads(logits=True), {"logits"}), (TAP, {"tap"})])
+@pytest.mark.parametrize("pooled", [False, True])
+def test_probes_of_a_teacher_share_its_store(
+    pooled: bool, reads: Reads, asked: set[str], images: list[Path], tmp_path: Path
+) -> None:
+    """The second head costs no look of the teacher, nor does the teacher without a head."""
+    base, reads, folder = tiny_teacher(), replace(reads, pooled=pooled), tmp_path / "store"
+    assert isinstance(base.backbone, torch.nn.Module)
+    looks: list[int] = []
+    base.backbone.register_forward_hook(lambda _, inputs, __: looks.append(len(inputs[0])))
+    for number in range(2):
+        torch.manual_seed(number)
+        probe = build_adapter("linear_probe", base, num_classes=2).frozen(torch.nn.Linear(base.channels, 2))
+        looks.clear()
+        taught: Any = feature_dataset(dataset(images), probe, reads, VIEWS, directory=folder)
+        assert sum(looks) == (0 if number else ITEMS * VIEWS + 1)  # the first look tells the size
+        for place in range(ITEMS):
+            item = taught[place]
+            wanted = probe.rows(item["image"].as_tensor()[None], reads)
+            assert item["teacher_features"].keys() == wanted.keys() == asked | ({"pooled"} if pooled else set())
+            for name, part in wanted.items():
+                torch.testing.assert_close(item["teacher_features"][name].float(), part[0], atol=2e-3, rtol=2e-3)
+    alone = replace(reads, logits=False, pooled=pooled or reads.logits)
+    looks.clear()
+    feature_dataset(dataset(images), base, alone, VIEWS, directory=folder)
+    assert not looks
+    (info,) = list_stores(folder)
+    assert (info.items, info.notes) == (ITEMS, {"teacher": "tiny"})
+
+
+def test_features_of_another_backbone_are_stored_apart(images: list[Path], tmp_path: Path) -> None:
+    """A teacher of which more than the head was fitted keeps its logits in the store."""
+    base, folder = tiny_teacher(), tmp_path / "store"
+    taught: Any = feature_dataset(
+        dataset(images),
+        build_adapter("full", base, num_classes=2).frozen(),
+        Reads(logits=True),
+        VIEWS,
+        directory=folder,
+    )
+    assert taught.store.read(taught.keys[0], 0).keys() == {"logits", PROBE}
+    assert [info.notes for info in list_stores(folder)] == [{"teacher": "tiny+full"}]
 
 
 def test_the_teacher_is_shown_its_own_image(images: list[Path], tmp_path: Path) -> None:

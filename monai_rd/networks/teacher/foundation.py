@@ -6,11 +6,11 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +23,28 @@ from monai_rd.networks.bag import fold, unfold
 from monai_rd.networks.features import Reads, TeacherFeatures, pool_features, pool_to_grid, to_rows
 from monai_rd.networks.levels import Level, LevelReader, Levels, find_levels
 from monai_rd.networks.preprocessing import AXES, Preprocessing, VolumePreprocessing
+from monai_rd.networks.teacher.probes import ProbeLogits
 
-__all__ = ["FrozenFoundationModel", "add_weights"]
+__all__ = ["ForStore", "FrozenFoundationModel", "add_weights"]
 
 # Voxels that a teacher of volumes is shown at a time: Merlin's 224 x 224 x 160, of which it needs 2.9 GiB. More would
 # cost memory and save no time.
 _VOXELS = 1 << 23
+
+
+class ForStore(NamedTuple):
+    """The features to store, and what makes of them the features that a method reads.
+
+    Attributes:
+        teacher: the teacher that computes them.
+        reads: which features of it.
+        finish: from the stored features of one view, by name, and its item to those that the method reads; None if they
+            are the same.
+    """
+
+    teacher: FrozenFoundationModel
+    reads: Reads
+    finish: Callable[[Mapping[str, Tensor], Mapping[str, Any]], dict[str, Tensor]] | None = None
 
 
 class FrozenFoundationModel(nn.Module):
@@ -48,6 +64,7 @@ class FrozenFoundationModel(nn.Module):
         head: linear layer from pooled features to logits, if the teacher was fitted to the task. It is frozen in place
             and not registered, like the backbone.
         origins: where its weights come from, one for each teacher joined in it.
+        probes: the name of the teacher whose backbone this is, if only the head was fitted (a linear probe); else "".
 
     Attributes:
         spatial_dims: 2 for a teacher of images, 3 for a teacher of volumes.
@@ -79,6 +96,7 @@ class FrozenFoundationModel(nn.Module):
         name: str,
         head: nn.Linear | None = None,
         origins: Sequence[Origin] = (),
+        probes: str = "",
     ) -> None:
         super().__init__()
         if kind not in ("map", "vector"):
@@ -96,7 +114,7 @@ class FrozenFoundationModel(nn.Module):
         self.preprocessing = preprocessing
         self.spatial_dims: Literal[2, 3] = preprocessing.spatial_dims
         self.name = name
-        self.origins = tuple(origins)
+        self.origins, self.probes = tuple(origins), probes
         self._levels: Levels | None = None
         self._seen = False
         self.eval()
@@ -168,6 +186,23 @@ class FrozenFoundationModel(nn.Module):
     def rows(self, image: Tensor, reads: Reads, indices: Tensor | None = None) -> dict[str, Tensor]:
         """Compute features as `read` does, and return them by name as a feature store needs them: see `to_rows`."""
         return to_rows(self.read(image, reads, indices), image, self.spatial_dims)
+
+    def for_store(self, reads: Reads) -> ForStore:
+        """Return what a feature store keeps for what a method reads.
+
+        All linear probes of a teacher share a store of its own features: pooled ones in place of logits.
+        """
+        if not self.probes:
+            return ForStore(self, reads)
+        own: dict[str, Any] = {"channels": self.channels, "kind": self.kind, "preprocessing": self.preprocessing}
+        base = FrozenFoundationModel(self.backbone, **own, name=self.probes, origins=self.origins)
+        if not reads.logits:
+            return ForStore(base, reads)
+        return ForStore(base, replace(reads, logits=False, pooled=True), self._probe_logits(reads.pooled))
+
+    def _probe_logits(self, keep_pooled: bool) -> ProbeLogits:
+        assert self.head is not None
+        return ProbeLogits(self.name, [self.head], None, keep_pooled)
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> Tensor:
