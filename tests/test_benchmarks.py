@@ -171,6 +171,7 @@ DEFAULT = 'unlabelled_share=0.75 method_options={"detach_teacher":true,"beta":[1
     [
         ("cxr", "student=resnet18", PUBLISHED, 5, "README.md", "`rd_unlabelled` | {} ["),
         ("cxr", "student=resnet18", DEFAULT, 5, "README.md", "`rd_calibrated` | {} ["),
+        ("btc", "student=resnet18", DEFAULT, 5, "README.md", "`rd_calibrated` | {} ["),
         ("phantoms_default", "max_epochs=40", DEFAULT, 10, "phantoms.md", "| ROC AUC | 0.917 ± 0.018 | {} |"),
     ],
 )
