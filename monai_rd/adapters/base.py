@@ -186,7 +186,7 @@ class AdaptedTeacher(nn.Module):
         self.head = adapter.head(self.channels, num_classes)
         named = self.backbone.named_parameters() if isinstance(self.backbone, nn.Module) else ()
         self._trained = [name for name, parameter in named if parameter.requires_grad]
-        self._probes = teacher.name if self.backbone is teacher.backbone and not self._trained else ""
+        self._probes = teacher.name if self.trains_head_alone and self.backbone is teacher.backbone else ""
         self.train()
 
     def train(self, mode: bool = True) -> AdaptedTeacher:

@@ -18,7 +18,7 @@ from monai_rd.cache.orders import BalancedSampler, labels_of
 from monai_rd.networks.features import Reads, TeacherFeatures
 from monai_rd.networks.levels import Level, Levels
 from monai_rd.networks.teacher.foundation import FrozenFoundationModel
-from monai_rd.networks.teacher.probes import ProbeLogits, without_place
+from monai_rd.networks.teacher.probes import ProbeLogits, unseen, without_place
 from monai_rd.processes import world_size
 
 __all__ = ["CrossFittedTeacher", "fold_of_items", "loader_without"]
@@ -107,8 +107,8 @@ class CrossFittedTeacher(FrozenFoundationModel):
         pooled = parts.get("pooled")
         # Summed in float32, also under mixed precision.
         logits = torch.zeros(len(image), self.classes, device=image.device)
-        unseen = self._unseen(indices)
-        for teacher, column in zip(self.teachers, unseen.T, strict=True):
+        answering = unseen(self.folds, len(self.teachers), indices.as_subclass(Tensor).cpu())
+        for teacher, column in zip(self.teachers, answering.T, strict=True):
             items = column.nonzero()[:, 0].to(image.device)
             if len(items) == 0:
                 continue
@@ -120,19 +120,12 @@ class CrossFittedTeacher(FrozenFoundationModel):
             logits.index_add_(0, items, answer.float())
         if not reads.pooled:
             parts.pop("pooled", None)
-        logits /= unseen.sum(dim=1, keepdim=True).to(image.device)
+        logits /= answering.sum(dim=1, keepdim=True).to(image.device)
         return TeacherFeatures({**parts, "logits": logits})
 
     def _probe_logits(self, keep_pooled: bool) -> ProbeLogits:
         heads = [teacher.head for teacher in self.teachers if teacher.head is not None]
-        return ProbeLogits(self.name, heads, self.folds.tolist(), keep_pooled)
-
-    def _unseen(self, indices: Tensor) -> Tensor:
-        """Mask of the teachers whose logits are used for each item, on the CPU: bool `[B, K]`."""
-        indices = indices.as_subclass(Tensor).cpu()
-        among = (indices >= 0) & (indices < len(self.folds))
-        fold = self.folds[indices.clamp(0, len(self.folds) - 1)]
-        return (fold[:, None] == torch.arange(len(self.teachers))) | ~among[:, None]
+        return ProbeLogits(self.name, heads, self.folds, keep_pooled)
 
     def offload(self, folder: str | Path) -> None:
         """Free the memory of all backbones, see `FrozenFoundationModel.offload`."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["ProbeLogits", "without_place"]
+__all__ = ["ProbeLogits", "unseen", "without_place"]
 
 
 class ProbeLogits:
@@ -18,12 +18,12 @@ class ProbeLogits:
     Args:
         name: of the fitted teacher, for errors.
         heads: the heads; several if the teacher was fitted in folds.
-        folds: for each item of the training list the head that was fitted without it; other items get the mean of all
-            logits. None for one head.
+        folds: for each item of the training list the head that was fitted without it, see `unseen`; an item gets the
+            mean of the logits of its heads. None for one head.
         keep_pooled: leave the pooled features among the others.
     """
 
-    def __init__(self, name: str, heads: Sequence[nn.Linear], folds: Sequence[int] | None, keep_pooled: bool) -> None:
+    def __init__(self, name: str, heads: Sequence[nn.Linear], folds: Tensor | None, keep_pooled: bool) -> None:
         self.name, self.folds, self.keep_pooled = name, folds, keep_pooled
         self.heads = [deepcopy(head).cpu().float() for head in heads]
 
@@ -38,11 +38,24 @@ class ProbeLogits:
         if self.folds is not None:
             if "index" not in item:
                 raise without_place(self.name)
-            if 0 <= (place := int(item["index"])) < len(self.folds):
-                heads = [heads[self.folds[place]]]
+            answers = unseen(self.folds, len(heads), torch.tensor([int(item["index"])]))[0]
+            heads = [head for head, one in zip(heads, answers, strict=True) if one]
         logits = torch.stack([head(pooled) for head in heads]).mean(dim=0)
         kept = {name: part for name, part in features.items() if self.keep_pooled or name != "pooled"}
         return {**kept, "logits": logits}
+
+
+def unseen(folds: Tensor, count: int, indices: Tensor) -> Tensor:
+    """Return which of `count` teachers in folds have not seen each item, as a mask `[B, count]`.
+
+    Args:
+        folds: for each item of the training list the teacher that was fitted without it, `[N]`.
+        count: number of teachers.
+        indices: indices of the items in the training list `[B]`; no teacher has seen items outside 0 to N - 1.
+    """
+    among = (indices >= 0) & (indices < len(folds))
+    fold = folds[indices.clamp(0, len(folds) - 1)]
+    return (fold[:, None] == torch.arange(count)) | ~among[:, None]
 
 
 def without_place(name: str) -> ValueError:
