@@ -39,6 +39,7 @@ __all__ = [
     "distributed",
     "gather_batch",
     "method_class",
+    "options_in_effect",
     "parameter_groups",
     "shrink_to_common",
     "trainable_parameters",
@@ -89,6 +90,17 @@ def method_class(name: str) -> type[Method]:
     return found
 
 
+def options_in_effect(name: str, options: Mapping[str, Any] | None, unlabelled: int | None = 0) -> dict[str, Any]:
+    """Return the options that the method `name` is made with: those given, and its `unlabelled_options`.
+
+    Args:
+        name: as of `build_method`.
+        options: those given.
+        unlabelled: number of unlabelled images to train with.
+    """
+    return {**(method_class(name).unlabelled_options if unlabelled else {}), **(options or {})}
+
+
 def build_method(
     name: str,
     student: Student,
@@ -136,6 +148,6 @@ def build_method(
         logger.info("the method '%s' needs every item's label: %d unlabelled images are not used", name, unlabelled)
     known = [key for key, one in signature(found).parameters.items() if one.kind == one.KEYWORD_ONLY]
     check_options(f"the method '{name}'", found.__init__, known, options or {})
-    chosen = {**(found.unlabelled_options if unlabelled else {}), **(options or {})}
+    chosen = options_in_effect(name, options, unlabelled)
     passed_on = {"batch_size": batch_size} if "batch_size" in known and batch_size is not None else {}
     return found(student, teacher, torch.as_tensor(labels), **passed_on | chosen)

@@ -71,9 +71,11 @@ def test_rd_is_as_published_without_them(
     given: dict[str, Any], with_them: bool, cohort: str, pool: str, tmp_path: Path
 ) -> None:
     settings = {"dataset_dir": cohort, "output_dir": str(tmp_path), "phantom": True, "unlabelled": pool} | given
-    method = config("ct", "train.json", **settings).get_parsed_content("method_def")
+    parser = config("ct", "train.json", **settings)
+    method, told = parser.get_parsed_content("method_def"), parser.get_parsed_content("settings#method_options")
     is_as = (method.detach_teacher, method.beta[1], method.kl.calibrated)
     assert is_as == ((True, 1.0, True) if with_them else (False, 0.0, False))
+    assert told == ({"detach_teacher": True, "beta": [1.0, 1.0], "calibrated": True} if with_them else {})
 
 
 def words(pool: str) -> list[str]:
