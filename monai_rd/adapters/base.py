@@ -212,13 +212,17 @@ class AdaptedTeacher(nn.Module):
             features = features.flatten(2).mean(dim=2)
         return unfold(features, slices).mean(dim=1).to(self.head.weight.dtype)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Return logits `[B, classes]` of images as `features` takes them.
+    def forward(self, shown: Tensor) -> Tensor:
+        """Return logits `[B, classes]`.
+
+        Args:
+            shown: images as `features` takes them, or what it returned of them.
 
         Raises:
             ValueError: a batch of one in training mode, with an adapter that normalises over the batch.
         """
-        return self.logits(self.features(image))
+        features = shown.to(self.head.weight.dtype) if shown.dim() == 2 else self.features(shown)
+        return self.logits(features)
 
     def logits(self, features: Tensor) -> Tensor:
         """Return logits `[B, classes]` of features that `features` returned.

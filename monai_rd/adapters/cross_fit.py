@@ -21,7 +21,7 @@ from monai_rd.networks.teacher.foundation import FrozenFoundationModel
 from monai_rd.networks.teacher.probes import ProbeLogits, unseen, without_place
 from monai_rd.processes import world_size
 
-__all__ = ["CrossFittedTeacher", "fold_of_items", "loader_without"]
+__all__ = ["CrossFittedTeacher", "fold_of_items", "loader_of", "loader_without"]
 
 
 class CrossFittedTeacher(FrozenFoundationModel):
@@ -156,26 +156,30 @@ def fold_of_items(items: Sequence[Mapping[str, Any]], folds: Sequence[int]) -> T
 
 
 def loader_without(loader: DataLoader, left_out: Tensor) -> DataLoader:
-    """Return a training loader with the same settings, shuffled (or balanced) and with `drop_last`, without some items.
+    """Return `loader_of` the items of a loader but for some of them.
 
     Args:
         loader: a loader of a MONAI data set.
         left_out: mask of the items to leave out, bool `[items]`.
     """
-    part = _Part(loader.dataset, (~left_out).nonzero()[:, 0].tolist())
-    sampler: Sampler = RandomSampler(part)
-    if isinstance(loader.sampler, BalancedSampler):
-        sampler = BalancedSampler(labels_of(part.data), loader.sampler.seed)
+    return loader_of(_Part(loader.dataset, (~left_out).nonzero()[:, 0].tolist()), loader)
+
+
+def loader_of(dataset: Dataset, like: DataLoader, **others: Any) -> DataLoader:
+    """Return a training loader of a data set with the settings of another, shuffled (or balanced) and with `drop_last`.
+
+    Args:
+        dataset: the items; a part of the other's, or the same items in another form.
+        like: a loader of a MONAI data set.
+        others: settings that are not those of the other loader.
+    """
+    sampler: Sampler = RandomSampler(dataset)
+    if isinstance(like.sampler, BalancedSampler):
+        sampler = BalancedSampler(labels_of(dataset.data), like.sampler.seed)
     elif world_size() > 1:
-        sampler = DistributedSampler(part, shuffle=True)
-    return DataLoader(
-        part,
-        batch_size=loader.batch_size,
-        sampler=sampler,
-        drop_last=True,
-        num_workers=loader.num_workers,
-        collate_fn=loader.collate_fn,
-    )
+        sampler = DistributedSampler(dataset, shuffle=True)
+    settings = {"batch_size": like.batch_size, "num_workers": like.num_workers, "collate_fn": like.collate_fn}
+    return DataLoader(dataset, sampler=sampler, drop_last=True, **{**settings, **others})
 
 
 class _Part(Dataset):

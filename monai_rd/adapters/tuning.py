@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from ignite.metrics import Metric
-from monai.data import DataLoader
+from monai.data import DataLoader, Dataset
 from monai.data.utils import set_rnd
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.engines.utils import IterationEvents
@@ -25,9 +25,9 @@ from torch import distributed as dist
 from monai_rd.adapters.base import AdaptedTeacher, Phase, Recipe
 from monai_rd.adapters.cross_fit import CrossFittedTeacher, fold_of_items, loader_without
 from monai_rd.adapters.registry import build_adapter
+from monai_rd.adapters.shown import its_own, training_of, validation_of
 from monai_rd.adapters.standardised import standardise
 from monai_rd.adapters.stored import load_adapted, read_description, save_adapted
-from monai_rd.adapters.validation import its_own, validation_of
 from monai_rd.adapters.whole import LINEAR_PROBE
 from monai_rd.cache.fingerprints import transforms_fingerprint
 from monai_rd.cache.orders import labels_of
@@ -37,6 +37,7 @@ from monai_rd.handlers.cotraining import explain_small_batch
 from monai_rd.handlers.failing import on_failure
 from monai_rd.handlers.precision import CPUAutocast, amp_settings
 from monai_rd.losses import ClassificationLoss
+from monai_rd.networks.features import Reads
 from monai_rd.processes import decided_by_rank_zero, derived_seed, rank, world_size
 from monai_rd.teacher_image import teacher_image
 
@@ -67,6 +68,7 @@ def tuned_teacher(
     shared_dir: str | Path | None = None,
     folds: Sequence[int] | None = None,
     reads_features: bool = False,
+    store: Callable[[Dataset, Any, Reads], Dataset] | None = None,
 ) -> FrozenFoundationModel | None:
     """Fit a teacher to the task and freeze it again; several teachers used as one are standardised first.
 
@@ -97,6 +99,9 @@ def tuned_teacher(
         shared_dir: folder where trainings share their tuned teachers, found by a hash of everything they depend on.
         folds: the fold, from 0, of each item by its `index` in the training list; None fits one teacher to all items.
         reads_features: the method reads other features of the teacher than its logits.
+        store: with stored features of the training set a linear probe is fitted to those, and the teacher is run on the
+            views that are not there yet only; see `cache.feature_dataset`, whose data set, teacher and features to read
+            it takes. None: the teacher is run on new views in every epoch, as it is for all other adapters.
 
     Returns:
         The teacher on `device`; a fitted teacher has its `head` set.
@@ -145,6 +150,8 @@ def tuned_teacher(
         return load_adapted(path, teacher)
 
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        if adapter == LINEAR_PROBE.name:
+            train_loader = training_of(teacher, train_loader, store)
         if folds is None:
             return fitted(train_loader, stem.with_suffix(".safetensors"))
         if reads_features and adapter != LINEAR_PROBE.name:
@@ -206,7 +213,9 @@ def _train(
     precision: dict[str, Any] = {"amp": amp and device.type == "cuda", "amp_kwargs": amp_settings(device)}
     evaluator = SupervisedEvaluator(
         device=device,
-        **validation_of(network, module, val_loader, device, precision),
+        val_data_loader=validation_of(network, val_loader, device, precision),
+        network=module,
+        prepare_batch=its_own,
         key_val_metric=key_metric,
         metric_cmp_fn=lambda current, former: current >= former,
         decollate=False,

@@ -149,6 +149,8 @@ def test_a_teacher_in_folds_answers_for_both(cohort: str, pool: str, tmp_path: P
     common = [*words(pool), "--method", "kd"]
     printed = train(root, cohort, *common, "--cross_fit", "2", quick=False)
     assert re.search(r"teacher 2 of 2 is fitted to 1\d of 32 images", printed)
+    assert printed.count(" views in ") == 2  # of the labelled images for the fits, then of the others
+    assert [(info.items, info.views) for info in list_stores(root / "eval" / "features")] == [(44, 2)]
     metrics = json.loads((root / "eval" / "metrics.json").read_text())
     assert set(metrics["test"]) == {"student", "tuned teacher"}
     assert metrics["settings"]["cross_fit"] == 2
