@@ -26,7 +26,7 @@ from monai_rd.versions import versions
 __all__ = ["Training", "facts"]
 
 # Settings of a training that the card tells elsewhere.
-_TOLD_ELSEWHERE = {"class_names", "multi_label", "teacher", "phantom", "scope", "student", "decision"}
+_TOLD_ELSEWHERE = {"class_names", "multi_label", "teacher", "phantom", "scope", "student", "decision", "amp"}
 
 
 @dataclass(frozen=True)
