@@ -30,7 +30,7 @@ from tests.processes import CONTEXT, start_module
 from tests.servers import Orthanc
 from tests.waiting import wait_for
 
-STUDIES = 48
+STUDIES = 32
 
 
 @pytest.fixture(scope="module")
