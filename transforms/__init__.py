@@ -7,8 +7,9 @@ from monai_rd.transforms.display import DisplayIntensityd
 from monai_rd.transforms.load import LoadDicomSeriesd, LoadImageOrSeriesd
 from monai_rd.transforms.mr import MRAugmentation, MRIntensityd
 from monai_rd.transforms.resampling import ResizeVolumed
+from monai_rd.transforms.resizing import ResizeImaged
 from monai_rd.transforms.scope import HeaderInScoped, IntensitiesInScoped, scope_of
-from monai_rd.transforms.sizes import ResizeForBothd, ResizeImaged, Sizes, chain, resize
+from monai_rd.transforms.sizes import ResizeForBothd, Sizes, chain, resize
 from monai_rd.transforms.us import RandGaind, SpeckleNoised, UltrasoundRegiond, USAugmentation
 from monai_rd.transforms.volumes import VolumeViewd
 from monai_rd.transforms.xray import CollimationCropd, XrayAugmentation

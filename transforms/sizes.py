@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from monai.config import KeysCollection
-from monai.transforms import Compose, MapTransform, Resized, Transform
+from monai.transforms import Compose, MapTransform, Transform
 
 from monai_rd.teacher_image import TEACHER_IMAGE
-from monai_rd.transforms.bag import joined
 from monai_rd.transforms.resampling import ResizeVolumed
+from monai_rd.transforms.resizing import ResizeImaged
 
-__all__ = ["ResizeForBothd", "ResizeImaged", "Sizes", "chain", "resize"]
+__all__ = ["ResizeForBothd", "Sizes", "chain", "resize"]
 
 
 @dataclass(frozen=True)
@@ -132,30 +132,7 @@ def resize(keys: KeysCollection, size: Sequence[int]) -> Transform:
     """
     if len(size) == 3:
         return ResizeVolumed(keys, list(size))
-    return ResizeImaged(keys, spatial_size=list(size), mode="bilinear", anti_aliasing=True)
-
-
-class ResizeImaged(Resized):
-    """Resize images `[S * C, H, W]` by MONAI's `Resized`; the images of a study's roles become one stack (`joined`).
-
-    Args:
-        keys: key of the item to transform (one). The other arguments are those of `Resized`.
-
-    Example:
-        >>> import torch
-        >>> from monai_rd.transforms import ResizeImaged
-        >>> views = {"pa": torch.rand(1, 100, 90), "lateral": torch.rand(1, 80, 60)}
-        >>> ResizeImaged("image", spatial_size=[64, 64])({"image": views})["image"].shape
-        torch.Size([2, 64, 64])
-    """
-
-    def __call__(self, data: Mapping[Hashable, Any], *args: Any, **kwargs: Any) -> dict[Hashable, Any]:
-        """Resize the image of the item; further arguments are passed on to `Resized`."""
-        (key,) = self.keys
-        if not isinstance(data[key], Mapping):
-            return dict(super().__call__(data, *args, **kwargs))
-        parts = {role: super(ResizeImaged, self).__call__({key: one})[key] for role, one in data[key].items()}
-        return {**data, key: joined(parts)}
+    return ResizeImaged(keys, size)
 
 
 class ResizeForBothd(MapTransform):

@@ -184,18 +184,12 @@ def _windows(transform: Any) -> dict[str, Any]:
 
 
 def _resize(transform: Any) -> dict[str, Any]:
-    size, mode = list(transform.resizer.spatial_size), transform.mode[0]
-    if transform.align_corners[0] or not transform.anti_aliasing[0] or transform.anti_aliasing_sigma[0] is not None:
-        raise ValueError("resize: only anti_aliasing of the default sigma without align_corners is described")
     return {
         "does": "nothing to an image of that size; else a Gaussian of sigma = max(old / new - 1, 0) / 2 pixels along "
         "each axis: weights at k = -r ... r, r = floor(max(4 sigma, 0.5) + 0.5), are the normal distribution's mass "
         "between k - 0.5 and k + 0.5, outside the image is 0; then linear interpolation at "
         "(i + 0.5) * old / new - 0.5, within 0 and old - 1",
-        "size": size,
-        "mode": str(mode),
-        "align_corners": False,
-        "anti_aliasing": True,
+        "size": transform.size,
     }
 
 

@@ -50,9 +50,12 @@ def test_batches_bring_unlabelled_items_and_the_teacher_its_own_size(cohort: str
     assert "teacher_image" not in plain.get_parsed_content("train#dataset")[0]
 
 
-@pytest.mark.parametrize("method", ["ce", "crd"])
-def test_what_cannot_use_them_is_not_shown_them(method: str, cohort: str, pool: str, tmp_path: Path) -> None:
-    parser = config("ct", "train.json", dataset_dir=cohort, output_dir=str(tmp_path), unlabelled=pool, method=method)
+@pytest.mark.parametrize(("method", "share"), [("ce", 0.75), ("crd", 0.75), ("rd", 0)])
+def test_what_cannot_use_them_is_not_shown_them(
+    method: str, share: float, cohort: str, pool: str, tmp_path: Path
+) -> None:
+    settings = {"dataset_dir": cohort, "output_dir": str(tmp_path), "unlabelled": pool, "unlabelled_share": share}
+    parser = config("ct", "train.json", **settings, method=method)
     assert parser.get_parsed_content("train#dataset").sizes == (32, 0)
     assert parser.get_parsed_content("method_def") is not None
 

@@ -1,0 +1,76 @@
+"""Resizing of images as MONAI's antialiased `Resize` does it, in a fraction of the time.
+
+Along each axis MONAI's result is a Gaussian of the image, followed by linear interpolation. Both are linear and the
+axes are independent, so that the whole is one matrix product for each axis, and only what is kept is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.networks.layers import gaussian_1d
+from torch import Tensor
+
+from monai_rd.transforms.bag import joined
+from monai_rd.transforms.each import EachImaged
+
+__all__ = ["ResizeImaged"]
+
+
+class ResizeImaged(EachImaged):
+    """Resize images `[S * C, H, W]`, antialiased; the images of a study's roles become one stack (`joined`).
+
+    The values are those of MONAI's `Resized(..., mode="bilinear", anti_aliasing=True)` but for rounding, in float32;
+    the metadata stay as they are.
+
+    Args:
+        keys: keys of the item to transform.
+        size: `[H, W]` of the result.
+
+    Example:
+        >>> import torch
+        >>> from monai_rd.transforms import ResizeImaged
+        >>> views = {"pa": torch.rand(1, 100, 90), "lateral": torch.rand(1, 80, 60)}
+        >>> ResizeImaged("image", [64, 64])({"image": views})["image"].shape
+        torch.Size([2, 64, 64])
+    """
+
+    def __init__(self, keys: KeysCollection, size: Sequence[int]) -> None:
+        super().__init__(keys)
+        self.size = list(size)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Resize every key of the item."""
+        made = super().__call__(data)
+        several = {key: joined(value) for key, value in made.items() if key in self.keys and isinstance(value, Mapping)}
+        return made | several
+
+    def _transform(self, image: Any) -> Any:
+        made = image.as_subclass(Tensor).float()
+        (height, width), (rows, columns) = made.shape[1:], self.size
+        down, across = _weights(height, rows, made.device), _weights(width, columns, made.device).T
+        # The order that takes fewer multiplications.
+        across_first = columns * (height * width + rows * height) < rows * (height * width + columns * width)
+        made = down @ (made @ across) if across_first else (down @ made) @ across
+        return MetaTensor(made, meta=dict(image.meta)) if isinstance(image, MetaTensor) else made
+
+
+@lru_cache(maxsize=32)  # a training has few sizes, an archive of radiographs many, and theirs take megabytes
+def _weights(old: int, new: int, device: torch.device) -> Tensor:
+    """Return the weights `[new, old]` of the pixels of one axis; those outside of the image are 0 and missing."""
+    if old == new:
+        return torch.eye(old, device=device)
+    kernel = gaussian_1d(torch.tensor(max(old / new - 1, 0) / 2)).double()
+    places = ((torch.arange(new, dtype=torch.float64) + 0.5) * old / new - 0.5).clamp(0, old - 1)
+    low = places.long()
+    part, reach = (places - low)[:, None], torch.arange(len(kernel))
+    weights = torch.zeros(new, old + len(kernel) - 1, dtype=torch.float64)
+    weights.scatter_add_(1, low[:, None] + reach, (1 - part) * kernel)
+    weights.scatter_add_(1, (low + 1).clamp(max=old - 1)[:, None] + reach, part * kernel)
+    border = len(kernel) // 2
+    return weights[:, border : border + old].float().to(device)
