@@ -95,7 +95,8 @@ def test_it_is_the_default_where_the_cpu_computes_in_bfloat16(monkeypatch: pytes
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     assert default_amp("cpu") is computes
     assert default_amp("cpu", "resnet18") is computes
-    for slower in ("shufflenet_v2_x1_0", "timm:efficientnet_b0", "efficientnet_b0_3d"):
+    assert default_amp("cpu", "timm:vit_small_patch16_224") is computes
+    for slower in ("shufflenet_v2_x1_0", "mobilenet_v2", "timm:tf_efficientnet_lite0", "efficientnet_b0_3d"):
         assert default_amp("cpu", slower) is False
     for volumes in ("resnet10_3d", "densenet121_3d"):
         assert default_amp("cpu", volumes) is False
