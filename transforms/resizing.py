@@ -52,19 +52,17 @@ class ResizeImaged(EachImaged):
 
     def _transform(self, image: Any) -> Any:
         made = image.as_subclass(Tensor).float()
-        (height, width), (rows, columns) = made.shape[1:], self.size
-        down, across = _weights(height, rows, made.device), _weights(width, columns, made.device).T
-        # The order that takes fewer multiplications.
-        across_first = columns * (height * width + rows * height) < rows * (height * width + columns * width)
-        made = down @ (made @ across) if across_first else (down @ made) @ across
+        sizes = zip((1, 2), made.shape[1:], self.size, strict=True)
+        for axis, old, new in sorted(sizes, key=lambda one: one[2] / one[1]):  # the larger reduction first
+            if old != new:
+                weights = _weights(old, new, made.device)
+                made = weights @ made if axis == 1 else made @ weights.T
         return MetaTensor(made, meta=dict(image.meta)) if isinstance(image, MetaTensor) else made
 
 
 @lru_cache(maxsize=32)  # a training has few sizes, an archive of radiographs many, and theirs take megabytes
 def _weights(old: int, new: int, device: torch.device) -> Tensor:
     """Return the weights `[new, old]` of the pixels of one axis; those outside of the image are 0 and missing."""
-    if old == new:
-        return torch.eye(old, device=device)
     kernel = gaussian_1d(torch.tensor(max(old / new - 1, 0) / 2)).double()
     places = ((torch.arange(new, dtype=torch.float64) + 0.5) * old / new - 0.5).clamp(0, old - 1)
     low = places.long()
