@@ -49,6 +49,18 @@ def test_data_and_files_count_by_content(data: Path, tmp_path: Path) -> None:
     assert str(tmp_path) not in json.dumps(before.description)
 
 
+def test_a_list_of_the_same_patients_is_the_same_whatever_their_pseudonyms(data: Path, tmp_path: Path) -> None:
+    """They depend on a key of the folder, and trainings are to be found again in another."""
+    keys = []
+    for number, patients in enumerate((["a1", "b2", "a1"], ["c3", "d4", "c3"], ["a1", "a1", "b2"], ["", "", ""])):
+        items = [{"image": f"{place}.png", "label": 0, "patient": one} for place, one in enumerate(patients)]
+        listed = tmp_path / f"{number}.json"
+        listed.write_text(json.dumps({"class_names": ["x"], "training": items}, indent=1))
+        keys.append(a_run(data, words=("--data_list", str(listed))).key)
+    assert keys[0] == keys[1]
+    assert len(set(keys)) == 3
+
+
 @pytest.mark.parametrize("word", ["{0}", "['{0}','{1}']", "{1},,{0}", "[{0}, {1}]"])
 def test_folders_and_lists_of_paths_count_by_content(word: str, data: Path, tmp_path: Path) -> None:
     keys = []
