@@ -2,6 +2,7 @@
 
     python benchmarks/compare.py benchmarks/results/covid_ct "feature_views=8" ""
     python benchmarks/compare.py benchmarks/results/covid_ct "method=rd" "method=ce"
+    python benchmarks/compare.py FOLDER,ANOTHER "amp=true" ""
 
 A setting is any of those that `run.json` tells of a training, words for the bundle among them; what the first names
 and the second does not is one that the second's trainings do not have. All else must be equal: each line is one such
@@ -13,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +39,14 @@ def settings(run: Mapping[str, Any]) -> dict[str, str]:
     return {name: text for name, text in texts.items() if text not in ("null", "{}")}
 
 
-def found(folder: Path, wanted: Mapping[str, str], names: set[str]) -> dict[Settings, Values]:
+def found(folders: Sequence[Path], wanted: Mapping[str, str], names: set[str]) -> dict[Settings, Values]:
     """What the runs with these settings and no others of these names left, by the rest of their settings.
 
     Raises:
         ValueError: two runs differ by their teacher alone, which is not among the rest: cross entropy has none.
     """
     runs: dict[Settings, Values] = defaultdict(dict)
-    for path in sorted(folder.glob("runs/*/run.json")):
+    for path in sorted(path for folder in folders for path in folder.glob("runs/*/run.json")):
         known = settings(json.loads(path.read_text())["cell"])
         if any(known.get(name) != wanted.get(name) for name in names):
             continue
@@ -82,16 +83,17 @@ def together(*sides: Mapping[Settings, Values]) -> list[dict[Settings, Values]]:
 def main() -> None:
     """Compare and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="an --out of monai-rd benchmark, or what is kept of one")
+    parser.add_argument("folders", help="--out of monai-rd benchmark, or what is kept of it; several with commas")
     parser.add_argument("first", help='such as "method=rd feature_views=8"')
     parser.add_argument("second", help='such as "method=rd"')
     options = parser.parse_args()
     first, second = (dict(pair.split("=", 1) for pair in text.split()) for text in (options.first, options.second))
-    ours, theirs = together(*(found(options.folder, one, {*first, *second}) for one in (first, second)))
+    folders = [Path(one) for one in options.folders.split(",")]
+    ours, theirs = together(*(found(folders, one, {*first, *second}) for one in (first, second)))
     pairs = {key: sorted(ours[key].keys() & theirs[key].keys()) for key in ours.keys() & theirs.keys()}
     pairs = {key: seeds for key, seeds in sorted(pairs.items()) if seeds}
     if not pairs:
-        parser.error(f"{options.folder}: no two runs differ by this alone")
+        parser.error(f"{options.folders}: no two runs differ by this alone")
     names = dict.fromkeys(name for key in pairs for name, _ in key)
     told = [name for name in names if len({dict(key).get(name) for key in pairs}) > 1]
     table = Table(*told, "seeds", "measure", options.first, options.second or "without", "difference", "p")
