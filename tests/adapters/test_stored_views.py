@@ -23,6 +23,7 @@ from monai_rd.networks import FrozenFoundationModel, Reads
 from monai_rd.transforms import bag_collate
 from tests.adapters.tiny import teacher
 from tests.cache.filled_stores import dataset, transforms
+from tests.processes import in_two_processes
 
 ITEMS, VIEWS = 12, 3
 
@@ -129,3 +130,20 @@ def test_an_adapter_that_changes_features_is_shown_images(images: list[Path], tm
         raise AssertionError
 
     fitted(teacher("plain"), images, tmp_path, adapter="vpt_deep", store=never)
+
+
+def _rank(rank: int, folder: Path, images: list[Path]) -> None:
+    torch.set_num_threads(1)
+    base = teacher("plain")
+    looks = counted(base)
+    made = fitted(base, images, folder)
+    (folder / f"{rank}.txt").write_text(f"{sum(looks)} {made.fingerprint()}")
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_views(images: list[Path], tmp_path: Path) -> None:
+    in_two_processes(_rank, tmp_path, images)
+    looks, prints = zip(*((tmp_path / f"{rank}.txt").read_text().split() for rank in range(2)), strict=True)
+    assert len(set(prints)) == 1
+    both = 2 * (1 + ITEMS)  # each has a look that tells the size, and at the validation images
+    assert both + ITEMS * VIEWS <= sum(map(int, looks)) < both + 2 * ITEMS * VIEWS
