@@ -196,6 +196,20 @@ def test_seeds_with_labels_of_their_own_are_compared_together(
     assert line[5].strip() in told
 
 
+def test_trainings_of_two_folders_are_compared(
+    script: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [str(BENCHMARKS / "results" / "unlabelled" / f"phantoms_{name}") for name in ("bfloat16", "default")]
+    monkeypatch.setattr("sys.argv", ["compare.py", ",".join(folders), "amp=true", ""])
+    script("compare").main()
+    lines = [line.split("│") for line in capsys.readouterr().out.splitlines() if "roc_auc" in line]
+    told = (BENCHMARKS.parent / "docs" / "results" / "README.md").read_text()
+    assert [line[-7].strip() for line in lines] == ["10", "10"]
+    for line in lines:
+        ours, theirs, difference, p = (cell.strip() for cell in line[-5:-1])
+        assert f"| ROC AUC | {ours} | {theirs} | {difference}, p = {float(p):.2f} |" in told
+
+
 def test_raps_sums_probabilities_and_covers_what_it_promises(
     script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
