@@ -26,7 +26,7 @@ from monai_rd.teacher_features import TEACHER_FEATURES
 from monai_rd.teacher_image import TEACHER_IMAGE
 from monai_rd.transforms.each import EachImaged
 
-__all__ = ["ChannelsToBagd", "SliceStackd", "bag_collate", "joined", "kept_meta", "luminance"]
+__all__ = ["ChannelsToBagd", "ResizeEachd", "SliceStackd", "bag_collate", "joined", "kept_meta", "luminance"]
 
 
 class SliceStackd(EachImaged):
@@ -91,6 +91,25 @@ def luminance(image: torch.Tensor) -> torch.Tensor:
 def _rgb(image: torch.Tensor) -> torch.Tensor:
     """Return a grey, grey-alpha, RGB or RGBA image `[C, ...]` as RGB `[3, ...]`."""
     return image[:1].expand(3, *image.shape[1:]) if image.shape[0] in (1, 2) else image[:3]
+
+
+class ResizeEachd(EachImaged):
+    """Base class of transforms that give each image of an item one size and then make one of those of a study's roles.
+
+    Args:
+        keys: keys of the item to transform.
+        size: spatial size of the result.
+    """
+
+    def __init__(self, keys: KeysCollection, size: Sequence[int]) -> None:
+        super().__init__(keys)
+        self.size = list(size)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Resize every key of the item."""
+        made = super().__call__(data)
+        several = {key: joined(value) for key, value in made.items() if key in self.keys and isinstance(value, Mapping)}
+        return made | several
 
 
 def joined(images: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -8,16 +8,14 @@ independent, each is one matrix product, and a large volume is never copied at i
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from monai.config import KeysCollection
 from monai.data import MetaTensor
 from torch import Tensor
 
-from monai_rd.transforms.bag import joined
-from monai_rd.transforms.each import EachImaged
+from monai_rd.transforms.bag import ResizeEachd
 
 __all__ = ["ResizeVolumed", "resampled"]
 
@@ -70,7 +68,7 @@ def _weights(count: int, mm: float, start: float, step: float, number: int) -> T
     return weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-12) * inside[:, None]
 
 
-class ResizeVolumed(EachImaged):
+class ResizeVolumed(ResizeEachd):
     """Resample windows `[W, D, H, W']` to another number of voxels in the same field, antialiased.
 
     The windows of a study's roles become those of one item (`joined`).
@@ -86,16 +84,6 @@ class ResizeVolumed(EachImaged):
         >>> ResizeVolumed("image", [32, 48, 48])({"image": MetaTensor(torch.rand(2, 64, 96, 96))})["image"].shape
         torch.Size([2, 32, 48, 48])
     """
-
-    def __init__(self, keys: KeysCollection, size: list[int]) -> None:
-        super().__init__(keys)
-        self.size = list(size)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Resample every key of the item."""
-        made = super().__call__(data)
-        several = {key: joined(value) for key, value in made.items() if key in self.keys and isinstance(value, Mapping)}
-        return made | several
 
     def _transform(self, windows: Any) -> Any:
         if list(windows.shape[1:]) == self.size:

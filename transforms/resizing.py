@@ -6,23 +6,20 @@ axes are independent, so that the whole is one matrix product for each axis, and
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import torch
-from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.networks.layers import gaussian_1d
 from torch import Tensor
 
-from monai_rd.transforms.bag import joined
-from monai_rd.transforms.each import EachImaged
+from monai_rd.transforms.bag import ResizeEachd
 
 __all__ = ["ResizeImaged"]
 
 
-class ResizeImaged(EachImaged):
+class ResizeImaged(ResizeEachd):
     """Resize images `[S * C, H, W]`, antialiased; the images of a study's roles become one stack (`joined`).
 
     The values are those of MONAI's `Resized(..., mode="bilinear", anti_aliasing=True)` but for rounding, in float32;
@@ -39,16 +36,6 @@ class ResizeImaged(EachImaged):
         >>> ResizeImaged("image", [64, 64])({"image": views})["image"].shape
         torch.Size([2, 64, 64])
     """
-
-    def __init__(self, keys: KeysCollection, size: Sequence[int]) -> None:
-        super().__init__(keys)
-        self.size = list(size)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Resize every key of the item."""
-        made = super().__call__(data)
-        several = {key: joined(value) for key, value in made.items() if key in self.keys and isinstance(value, Mapping)}
-        return made | several
 
     def _transform(self, image: Any) -> Any:
         made = image.as_subclass(Tensor).float()
