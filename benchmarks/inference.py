@@ -34,7 +34,7 @@ from monai_rd.bundle import bundle_root
 from monai_rd.export import FORMATS, export_formats
 from monai_rd.export.program import Classify, Probabilities, predicted_labels
 from monai_rd.inference import TrainedBundle
-from monai_rd.networks import FrozenFoundationModel, Student, channels_last
+from monai_rd.networks import FrozenFoundationModel, Student, for_training
 
 PICTURES = 64  # half of them to calibrate on, half to compare on
 STEPS = 40
@@ -53,7 +53,7 @@ def learnt(name: str, size: int, place: Path) -> TrainedBundle:
     """A bundle, made in `place`, whose student has learnt a little to tell bright pictures from dark ones."""
     images = pictures(PICTURES, size)
     torch.manual_seed(0)
-    student = channels_last(Student(name))
+    student = for_training(Student(name))
     targets = (images.mean(dim=(1, 2, 3)) > images.mean()).long()
     adam = torch.optim.AdamW(student.parameters(), lr=1e-3, fused=True)
     for _ in range(STEPS):

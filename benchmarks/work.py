@@ -14,7 +14,7 @@ from torch import Tensor
 from monai_rd.bundle import default_workers
 from monai_rd.methods import build_method
 from monai_rd.methods.rd import ReprogrammingDistillation
-from monai_rd.networks import FrozenFoundationModel, Student, channels_last
+from monai_rd.networks import FrozenFoundationModel, Student, for_training
 from monai_rd.transforms import bag_collate
 
 __all__ = ["Turn", "Work", "optimizer"]
@@ -40,7 +40,7 @@ class Work:
     def network(self) -> Student:
         """The student, with the same random weights for everybody."""
         torch.manual_seed(0)
-        return channels_last(Student(self.student)).to(self.device)
+        return for_training(Student(self.student)).to(self.device)
 
     def method(self, network: Student) -> ReprogrammingDistillation:
         """RD with phi, with the same random weights for everybody."""

@@ -4,7 +4,7 @@ from monai_rd.networks.features import Reads, StudentFeatures, TeacherFeatures
 from monai_rd.networks.levels import Level, pair_levels
 from monai_rd.networks.preprocessing import Preprocessing, VolumePreprocessing
 from monai_rd.networks.reprogramming import Reprogrammer
-from monai_rd.networks.student.students import STUDENTS, DeployedStudent, Student, channels_last, student_dims
+from monai_rd.networks.student.students import STUDENTS, DeployedStudent, Student, for_training, student_dims
 from monai_rd.networks.teacher.foundation import FrozenFoundationModel
 from monai_rd.networks.teacher.zoo import TEACHERS, StatedVolume, check_field, load_teacher, stated_volume
 
@@ -22,8 +22,8 @@ __all__ = [
     "StudentFeatures",
     "TeacherFeatures",
     "VolumePreprocessing",
-    "channels_last",
     "check_field",
+    "for_training",
     "load_teacher",
     "pair_levels",
     "stated_volume",

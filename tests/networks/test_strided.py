@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import nn
 
-from monai_rd.networks import Student, channels_last
+from monai_rd.networks import Student, for_training
 from monai_rd.networks.strided import avoid_strided_pointwise
 from monai_rd.networks.teacher.zoo.networks import build
 from tests.processes import CONTEXT
@@ -60,7 +60,7 @@ def test_none_is_left_in_students_and_teachers() -> None:
 
 def _train() -> None:
     """What crashed at the latest after two steps."""
-    student = channels_last(Student(f"timm:{WITH_ONE[0]}"))
+    student = for_training(Student(f"timm:{WITH_ONE[0]}"))
     for _ in range(3):
         student(torch.rand(2, 3, 224, 224)).sum().backward()
 

@@ -11,7 +11,7 @@ import timm
 import torch
 from torch import nn
 
-from monai_rd.networks import DeployedStudent, Student, channels_last
+from monai_rd.networks import DeployedStudent, Student, for_training
 from monai_rd.networks.bag import fold, unfold
 from monai_rd.networks.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from monai_rd.networks.student.students import STUDENTS, student_dims
@@ -334,7 +334,7 @@ def test_a_trained_students_file_fills_the_deployed_form(name: str) -> None:
 @pytest.mark.parametrize(("name", "shape"), [("resnet18", (2, 3, 64, 64)), ("resnet10_3d", (1, 1, 32, 32, 32))])
 def test_channels_last_changes_the_layout_and_nothing_else(name: str, shape: tuple[int, ...]) -> None:
     plain = Student(name, 2).eval()
-    other = channels_last(deepcopy(plain))
+    other = for_training(deepcopy(plain))
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     weights = [p for p in other.parameters() if p.dim() > 2 and min(p.shape[1], p.shape[-1]) > 1]
     assert len(weights) > 5
@@ -347,5 +347,5 @@ def test_channels_last_changes_the_layout_and_nothing_else(name: str, shape: tup
 
 
 def test_networks_of_depthwise_convolutions_of_volumes_stay_as_they_are() -> None:
-    network = channels_last(Student("efficientnet_b0_3d", 2))
+    network = for_training(Student("efficientnet_b0_3d", 2))
     assert all(parameter.is_contiguous() for parameter in network.parameters())
