@@ -51,9 +51,9 @@ def multiply_small_maps(network: nn.Module) -> None:
 
 def leave_small_maps_to_torch(network: nn.Module) -> None:
     """Take back what `multiply_small_maps` changed, in place."""
-    for module in network.modules():
-        if type(module) is _SmallMaps:
-            module.__class__ = nn.Conv2d
+    changed: list[nn.Module] = [module for module in network.modules() if isinstance(module, _SmallMaps)]
+    for module in changed:
+        module.__class__ = nn.Conv2d
 
 
 def _is_plain(module: nn.Conv2d) -> bool:

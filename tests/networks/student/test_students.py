@@ -332,7 +332,7 @@ def test_a_trained_students_file_fills_the_deployed_form(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "shape"), [("resnet18", (2, 3, 64, 64)), ("resnet10_3d", (1, 1, 32, 32, 32))])
-def test_channels_last_changes_the_layout_and_nothing_else(name: str, shape: tuple[int, ...]) -> None:
+def test_a_training_has_another_layout_and_the_same_values(name: str, shape: tuple[int, ...]) -> None:
     plain = Student(name, 2).eval()
     other = for_training(deepcopy(plain))
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
