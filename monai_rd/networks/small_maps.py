@@ -17,12 +17,12 @@ class _SmallMaps(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         batch, _, height, width = input.shape
-        rows, columns = (height - 1) // self.stride[0] + 1, (width - 1) // self.stride[1] + 1
+        down, right = self.stride
+        rows, columns = (height - 1) // down + 1, (width - 1) // right + 1
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else input.dtype
         if input.device.type != "cpu" or not batch or rows * columns > _POSITIONS.get(dtype, 0):
             return super().forward(input)
         padded = nn.functional.pad(input.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
-        down, right = self.stride
         neighbours = [
             padded[:, row : row + down * (rows - 1) + 1 : down, column : column + right * (columns - 1) + 1 : right]
             for row in range(3)
@@ -36,7 +36,7 @@ def multiply_small_maps(network: nn.Module) -> None:
     """Change how 3 x 3 convolutions of many channels are computed on small maps, in place; parameters and values stay.
 
     On a CPU the gradient of such a convolution takes 2 to 7 times as long as that of a matrix product, where the map
-    has been reduced to 2 x 2 or 3 x 3 positions (in bfloat16 4 x 4): the last stage of a ResNet18 for images of 64 to
+    has been reduced to 2 x 2 or 3 x 3 positions (in bfloat16 4 x 4), as at the end of a ResNet18 for images of 64 to
     128 pixels.
     Larger maps, other convolutions and other devices are left to PyTorch.
 
