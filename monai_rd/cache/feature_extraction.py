@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 _FILE = 64 << 20  # bytes: the most that a killed process or a damaged file loses
 _LEAST_FILES = 16  # approximately, so that several processes can share the work on a small data set
-_FORMAT = 1
+_FORMAT = 2
 
 
 class Teacher(Protocol):
@@ -57,7 +57,7 @@ class Teacher(Protocol):
         """
 
     def for_store(self, reads: Any) -> Any:
-        """Return what is stored for what a method reads: teacher, reads and finish, see `ForStore`."""
+        """Return what is stored for what a method reads: teacher, reads, writes and finish, see `ForStore`."""
 
     def offload(self, folder: Path) -> None:
         """Free memory until the teacher is used again; `folder` may be used for files."""
@@ -170,20 +170,22 @@ class FeatureExtractor:
         amp: bool = False,
         amp_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
-        self.teacher, self.reads, finish = teacher.for_store(reads)
+        self.teacher, self.reads, self.writes, finish = teacher.for_store(reads)
         self.device = torch.device(device)
         self._autocast = torch.autocast(self.device.type, enabled=amp, **(amp_kwargs or {}))
         self._batch_size, self._workers = batch_size, num_workers
         decided_by = {
             "format": _FORMAT,
             "teacher": self.teacher.fingerprint(),
-            "reads": describe(self.reads),
+            "reads": describe(type(self.reads)),
             "transforms": transforms_fingerprint(dataset),
             "views": views,
             "seed": seed,
             "amp": str(self._autocast.fast_dtype) if amp else None,
         }
-        self.store = FeatureStore(directory, decided_by, {"teacher": self.teacher.name})
+        self._written = {PROBE: PROBE, **self.writes.names()}
+        parts = {PROBE: PROBE, **self.reads.names()}
+        self.store = FeatureStore(directory, decided_by, {"teacher": self.teacher.name}, parts)
         self.views = ReplayedViews(dataset, views, seed, new_views, finish)
 
     # ------------------------------------------------------------------------------------------------------------ fill
@@ -242,7 +244,8 @@ class FeatureExtractor:
         many = max(min(_FILE // self._bytes_of_an_item, share), 1)
         pieces = [self._items[start : start + many] for start in range(0, len(self._items), many)]
         mine = pieces[number - 1 :: count]
-        named = [(fingerprint([self.views.keys[index] for index in piece])[:16], piece) for piece in mine]
+        parts = sorted(self._written.values())
+        named = [(fingerprint([parts, [self.views.keys[index] for index in piece]])[:16], piece) for piece in mine]
         first = len(mine) * rank() // world_size()  # each rank starts at another file
         return named[first:] + named[:first]
 
@@ -273,13 +276,13 @@ class FeatureExtractor:
             self.store.refresh()
 
     def _features_of(self, indices: Sequence[int], tick: Callable[[int], Any]) -> dict[str, dict[str, Tensor]]:
-        """Compute the features of all views of some items: by item and name `[views, ...]`."""
+        """Compute the features of all views of some items: by item and name in the store `[views, ...]`."""
         rows = self._rows([(index, number) for index in indices for number in range(self.views.views)])
         found: dict[str, dict[str, Tensor]] = {}
         for index in indices:
             key = self.views.keys[index]
             views = [next(rows) for _ in range(self.views.views)]
-            found[key] = {part: torch.stack([view[part] for view in views]) for part in views[0]}
+            found[key] = {self._written[part]: torch.stack([view[part] for view in views]) for part in views[0]}
             if not all(bool(part.isfinite().all()) for part in found[key].values()):
                 raise ValueError(
                     f"the features that '{self.teacher.name}' gives of image sha256 {key[:12]} do not fit into half "
@@ -298,7 +301,7 @@ class FeatureExtractor:
                 image = torch.stack([view["image"] for view in seen]).to(self.device, non_blocking=True)
                 indices = torch.tensor([view["index"] for view in seen]) if "index" in seen[0] else None
                 with torch.inference_mode(), self._autocast:
-                    parts = self.teacher.rows(image, self.reads, indices)
+                    parts = self.teacher.rows(image, self.writes, indices)
                 parts = {name: part.half().cpu() for name, part in parts.items()}
                 for number, view in enumerate(seen):
                     yield {**{name: part[number] for name, part in parts.items()}, PROBE: view[PROBE]}

@@ -1,10 +1,11 @@
 """Teacher features on disk, computed once for a fixed number of views of every training item.
 
-A store is a folder, named by a hash of everything that its content depends on except the items: the teacher's
-fingerprint, which features are read, transforms, seed, number of views. It has safetensors files of about 64 MB with
-one tensor `[views, ...]` in half precision per item and feature, found by the hash of the item's content. So after a
-change of weights, tap, transforms, seed or an image's bytes, features are computed again, never reused; and adding,
-moving or removing items does not affect other items. A file's name ends in its CRC-32, and it is written atomically.
+A store is a folder, named by a hash of everything that its content depends on except the items and which features
+are read: the teacher's fingerprint, transforms, seed, number of views. It has safetensors files of about 64 MB with one
+tensor `[views, ...]` in half precision per item and feature, found by the hash of the item's content and the feature's
+name. So after a change of weights, transforms, seed or an image's bytes, features are computed again, never reused;
+adding, moving or removing items does not affect other items; and methods that read the same feature share it. A file's
+name ends in its CRC-32, and it is written atomically.
 """
 
 from __future__ import annotations
@@ -51,25 +52,32 @@ class FeatureStore:
         directory: parent folder of all stores.
         decided_by: everything that the content depends on except the items; must be JSON-serialisable.
         notes: further information for users, without effect on the content; must be JSON-serialisable.
+        parts: the features that are read: the name in the store of each, by the name that `read` returns it under. An
+            item is in the store if all of them are. None reads all there are, under their names in the store.
 
     Attributes:
         folder: folder of this store.
     """
 
     def __init__(
-        self, directory: str | Path, decided_by: Mapping[str, Any], notes: Mapping[str, Any] | None = None
+        self,
+        directory: str | Path,
+        decided_by: Mapping[str, Any],
+        notes: Mapping[str, Any] | None = None,
+        parts: Mapping[str, str] | None = None,
     ) -> None:
         text = json.dumps(decided_by, sort_keys=True)
         self.folder = Path(directory) / hashlib.sha256(text.encode()).hexdigest()[:16]
         self._about = json.dumps({"decided_by": decided_by, "notes": dict(notes or {})}, indent=1) + "\n"
+        self._parts = parts
         self._places: dict[str, dict[str, _Place]] = {}
         self._known: set[Path] = set()
 
     def __contains__(self, key: str) -> bool:
-        return key in self._places
+        return key in self._places and (self._parts is None or self._places[key].keys() >= set(self._parts.values()))
 
     def __len__(self) -> int:
-        return len(self._places)
+        return sum(key in self for key in self._places)
 
     def refresh(self, check: bool = False) -> list[Path]:
         """Read which items are in the files that were added since the last call.
@@ -97,7 +105,7 @@ class FeatureStore:
                 continue
             self._known.add(path)
             for key, parts in found.items():
-                self._places.setdefault(key, parts)
+                self._places[key] = parts | self._places.get(key, {})
         return damaged
 
     def read(self, key: str, view: int) -> dict[str, Tensor]:
@@ -112,14 +120,16 @@ class FeatureStore:
             OSError: the file was removed or truncated.
             NotFiniteError: features are infinite or not a number.
         """
-        return {part: _read(place, view) for part, place in self._places[key].items()}
+        places = self._places[key]
+        wanted = {name: name for name in places} if self._parts is None else self._parts
+        return {part: _read(places[name], view) for part, name in wanted.items()}
 
     def write(self, name: str, items: Mapping[str, Mapping[str, Tensor]], locked: bool) -> None:
         """Write a file.
 
         Args:
-            name: of the file; the same for the same items.
-            items: features `[views, ...]` by item and name.
+            name: of the file; the same for the same features of the same items.
+            items: features `[views, ...]` by item and name in the store.
             locked: whether this process holds the lock of that name. A killed run then leaves at most one unfinished
                 file for each name, otherwise another one each time.
 

@@ -69,6 +69,17 @@ class Reads:
         """Whether any feature is needed."""
         return self.tap or self.pooled or self.logits or bool(self.levels)
 
+    def names(self) -> dict[str, str]:
+        """Return a name for each feature that is read, by its name in `TeacherFeatures.parts`.
+
+        The same name means the same feature of a teacher, whatever else is read; a feature store is searched by it.
+        """
+        grid = "" if self.grid is None else f" {self.grid}"
+        named = {"tap": f"tap{grid}"} if self.tap else {}
+        named |= {"pooled": "pooled"} if self.pooled else {}
+        named |= {"logits": "logits"} if self.logits else {}
+        return named | {f"maps.{n}": f"{one.module} {one.layout} {one.prefix}" for n, one in enumerate(self.levels)}
+
 
 @dataclass(frozen=True)
 class TeacherFeatures:

@@ -104,6 +104,7 @@ _SKEWED = {
 }
 _FEATURES = ("hint", "at", "vid", "sp", "rkd", "semckd", "crd", "mgd", "norm", "drd")
 _WITHOUT_LABELS = tuple(name for name in _FEATURES if name != "crd")  # CRD needs every item's label
+_OF_THE_MEAN = ("kd", "pseudo", "rkd", "crd")  # methods that read only the mean of the teacher's map
 _ADAPTERS = ("adaptformer", "lora", "vpt_shallow", "vpt_deep", "vqt", "lpt")
 
 TABLES = {
@@ -206,8 +207,9 @@ class Experiment:
         rows: the rows in order.
         columns: the columns in order.
         seeds: number of seeds.
-        runs: the runs by row, column and seed. A method without a teacher has the same run in the columns of all
-            teachers.
+        runs: the runs by row, column and seed, in the order in which they are run: within a seed, methods that read a
+            teacher's map come before those that read only its mean, which a feature store then has. A method without a
+            teacher has the same run in the columns of all teachers.
         data: description of the data list, one sentence.
     """
 
@@ -303,7 +305,7 @@ def experiment(
     for column in columns:
         for seed in range(seeds):
             listed = _write_list(part_of(made, column.share, seed, table.labels), dataset, out, key)
-            for row in rows:
+            for row in sorted(rows, key=lambda row: row.method in _OF_THE_MEAN):
                 runs[row, column, seed] = Run(
                     **common,
                     model_selection=model_selection,

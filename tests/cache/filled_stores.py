@@ -29,8 +29,8 @@ class Counting:
     def fingerprint(self) -> str:
         return self.teacher.fingerprint()
 
-    def for_store(self, reads: Reads) -> tuple[Counting, Reads, None]:
-        return self, reads, None
+    def for_store(self, reads: Reads) -> tuple[Counting, Reads, Reads, None]:
+        return self, reads, self.teacher.for_store(reads).writes, None
 
     def offload(self, folder: Path) -> None:
         self.teacher.offload(folder)

@@ -227,12 +227,9 @@ def _other_weights() -> Counting:
         {"transform": lambda: transforms(flip=0.4)},
         {"seed": lambda: 1},
         {"views": lambda: VIEWS + 1},
-        {"reads": lambda: Reads(pooled=True)},
-        {"reads": lambda: Reads(tap=True, grid=2)},
-        {"reads": lambda: Reads(tap=True, levels=tiny_teacher().levels[:1])},
         {"amp": lambda: True},
     ],
-    ids=["weights", "transform", "seed", "views", "tap", "grid", "levels", "precision"],
+    ids=["weights", "transform", "seed", "views", "precision"],
 )
 def test_whatever_decides_the_features_is_a_miss(
     images: list[Path], tmp_path: Path, changed: dict[str, Callable[[], Any]]
@@ -241,6 +238,41 @@ def test_whatever_decides_the_features_is_a_miss(
     settings = {name: make() for name, make in changed.items()}
     assert filled(images, tmp_path / "store", **settings) == ITEMS * settings.get("views", VIEWS)
     assert len(list_stores(tmp_path / "store")) == 2
+
+
+@pytest.mark.parametrize(
+    "reads",
+    [Reads(tap=True, grid=2), Reads(tap=True, levels=tiny_teacher().levels[:1]), Reads(levels=tiny_teacher().levels)],
+    ids=["grid", "level beside it", "levels"],
+)
+def test_another_feature_is_a_miss_in_the_same_store(reads: Reads, images: list[Path], tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    filled(images, folder)
+    assert filled(images, folder, reads=reads) == ITEMS * VIEWS
+    assert [(info.items, info.views) for info in list_stores(folder)] == [(ITEMS, VIEWS)]
+    for wanted in (TAP, reads):
+        assert filled(images, folder, reads=wanted) == 0
+        taught: Any = feature_dataset(dataset(images), tiny_teacher(), wanted, VIEWS, directory=folder)
+        item = taught[0]
+        parts = tiny_teacher().rows(item["image"].as_tensor()[None], wanted)
+        assert item["teacher_features"].keys() == parts.keys()
+        for name, part in parts.items():
+            torch.testing.assert_close(item["teacher_features"][name].float(), part[0], atol=5e-3, rtol=5e-3)
+
+
+@pytest.mark.parametrize("reads", [TAP, Reads(tap=True, grid=2), Reads(tap=True, levels=tiny_teacher().levels)])
+def test_with_a_map_its_mean_is_stored(reads: Reads, images: list[Path], tmp_path: Path) -> None:
+    """A linear probe after RD needs no pass of the teacher; RD after a linear probe does."""
+    folder, pooled = tmp_path / "store", Reads(pooled=True)
+    assert filled(images, folder, reads=reads) == ITEMS * VIEWS
+    assert filled(images, folder, reads=pooled) == 0
+    taught: Any = feature_dataset(dataset(images), tiny_teacher(), pooled, VIEWS, directory=folder)
+    for item in (taught[index] for index in range(ITEMS)):
+        wanted = tiny_teacher().rows(item["image"].as_tensor()[None], pooled)["pooled"][0]
+        assert item["teacher_features"].keys() == {"pooled"}
+        torch.testing.assert_close(item["teacher_features"]["pooled"].float(), wanted, atol=2e-3, rtol=2e-3)
+    other = tmp_path / "other"
+    assert [filled(images, other, reads=one) for one in (pooled, reads, pooled)] == [ITEMS * VIEWS] * 2 + [0]
 
 
 def test_an_images_bytes_are_a_miss_of_that_image(images: list[Path], tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_a_store_that_does_not_fit_is_refused_before_it_is_begun(
     images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("monai_rd.cache.feature_extraction.free_space", lambda folder: 1000)
-    with pytest.raises(OSError, match=r"11\.5 kB for 5 items in 3 views.*fewer --feature_views"):
+    with pytest.raises(OSError, match=r"11\.8 kB for 5 items in 3 views.*fewer --feature_views"):
         filled(images, tmp_path / "store")
     assert not (tmp_path / "store").exists()
 

@@ -13,12 +13,13 @@ import pytest
 from PIL import Image
 from typer.main import get_command
 
+from monai_rd.adapters import build_adapter
 from monai_rd.bundle import parse_overrides
 from monai_rd.cli.app import app
 from monai_rd.datasets import make_datalist
 from monai_rd.methods import METHODS, build_method
 from monai_rd.networks import Student, load_teacher
-from monai_rd.protocol.experiments import TABLES, Experiment, Row, Table, experiment
+from monai_rd.protocol.experiments import _OF_THE_MEAN, TABLES, Experiment, Row, Table, experiment
 from monai_rd.protocol.runs import Run
 from tests.small import SMALL
 
@@ -70,6 +71,21 @@ def test_a_method_without_teacher_is_trained_once(images: Path, tmp_path: Path) 
     ce, rd = ({run.key for (row, _, _), run in made.runs.items() if row.name == name} for name in ("ce", "rd"))
     assert (len(ce), len(rd)) == (2, 4)
     assert {run.teacher for (row, _, _), run in made.runs.items() if row.name == "ce"} == {None}
+
+
+def test_methods_of_the_mean_run_after_those_that_store_a_map(images: Path, tmp_path: Path) -> None:
+    """So a feature store needs one pass of the teacher for both; the rows stay in their order."""
+    names = ["kd", "pseudo", "sp", "rkd", "rd"]
+    made = experiment(TABLES["unlabelled"], tmp_path / "out", str(images), seeds=2, shares=[0.5], methods=names)
+    assert [row.name for row in made.rows] == names
+    assert [(seed, row.name) for row, _, seed in made.runs] == [
+        (seed, name) for seed in range(2) for name in ("sp", "rd", "kd", "pseudo", "rkd")
+    ]
+    teacher = build_adapter("linear_probe", load_teacher("phantom_ct"), num_classes=2).frozen()
+    for name in METHODS:
+        reads = build_method(name, Student(SMALL), teacher, [0, 1] * 4, batch_size=8, unlabelled=1).reads
+        mean_alone = (reads.pooled or reads.logits) and not reads.tap and not reads.levels
+        assert mean_alone == (name in _OF_THE_MEAN), name
 
 
 def test_shares_of_the_training_list(images: Path, tmp_path: Path) -> None:

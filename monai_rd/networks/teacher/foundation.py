@@ -37,13 +37,16 @@ class ForStore(NamedTuple):
 
     Attributes:
         teacher: the teacher that computes them.
-        reads: which features of it.
+        reads: which features of it are read.
+        writes: which are stored if one that is read is missing: with a map also its mean, which costs a few percent of
+            the space, and with which methods that read only the mean need no pass of the teacher.
         finish: from the stored features of one view, by name, and its item to those that the method reads; None if they
             are the same.
     """
 
     teacher: FrozenFoundationModel
     reads: Reads
+    writes: Reads
     finish: Callable[[Mapping[str, Tensor], Mapping[str, Any]], dict[str, Tensor]] | None = None
 
 
@@ -192,13 +195,13 @@ class FrozenFoundationModel(nn.Module):
 
         All linear probes of a teacher share a store of its own features: pooled ones in place of logits.
         """
-        if not self.probes:
-            return ForStore(self, reads)
-        own: dict[str, Any] = {"channels": self.channels, "kind": self.kind, "preprocessing": self.preprocessing}
-        base = FrozenFoundationModel(self.backbone, **own, name=self.probes, origins=self.origins)
-        if not reads.logits:
-            return ForStore(base, reads)
-        return ForStore(base, replace(reads, logits=False, pooled=True), self._probe_logits(reads.pooled))
+        base, finish = self, None
+        if self.probes:
+            own: dict[str, Any] = {"channels": self.channels, "kind": self.kind, "preprocessing": self.preprocessing}
+            base = FrozenFoundationModel(self.backbone, **own, name=self.probes, origins=self.origins)
+            if reads.logits:
+                finish, reads = self._probe_logits(reads.pooled), replace(reads, logits=False, pooled=True)
+        return ForStore(base, reads, replace(reads, pooled=reads.pooled or reads.tap), finish)
 
     def _probe_logits(self, keep_pooled: bool) -> ProbeLogits:
         assert self.head is not None

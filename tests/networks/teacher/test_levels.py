@@ -94,7 +94,10 @@ def test_a_teachers_levels(name: str, arguments: dict[str, Any], kind: Any, sign
     assert teacher.levels is teacher.levels
     assert [level.signed for level in teacher.levels] == signed
     bag = noise(2, 3, 3, 48, 64)
-    seen = teacher.read(bag, Reads(tap=True, pooled=True, levels=teacher.levels))
+    reads = Reads(tap=True, pooled=True, levels=teacher.levels)
+    seen = teacher.read(bag, reads)
+    assert reads.names().keys() == seen.parts.keys()
+    assert len(set(reads.names().values())) == len(seen.parts)  # a feature store tells them apart
     assert torch.equal(seen.tap, teacher(bag))
     if not hasattr(network, "forward_intermediates"):
         pytest.skip("this timm does not tell the maps of this network")
