@@ -10,7 +10,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-__all__ = ["versions"]
+__all__ = ["code_hash", "versions"]
 
 
 def versions() -> dict[str, str]:
@@ -22,7 +22,7 @@ def versions() -> dict[str, str]:
     device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores"
     return {
         "monai_rd": __version__,
-        "code": _code_hash(),
+        "code": code_hash(),
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "monai", "timm", "numpy")},
         "machine": f"{platform.machine()}, {device}",
@@ -30,7 +30,7 @@ def versions() -> dict[str, str]:
 
 
 @cache
-def _code_hash() -> str:
+def code_hash() -> str:
     """Return 12 hex digits of the SHA-256 of the package's source code."""
     transforms = find_spec("monai_rd.transforms")  # importing it would import MONAI
     assert transforms is not None

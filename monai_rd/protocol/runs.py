@@ -17,11 +17,12 @@ import numpy as np
 
 from monai_rd.bundle import bundle_root
 from monai_rd.files import atomic_write, sha256
-from monai_rd.versions import versions
+from monai_rd.versions import code_hash, versions
 from monai_rd.walk import walk
 
-__all__ = ["Result", "Run", "data_fingerprint", "read_result"]
+__all__ = ["BEGUN", "Result", "Run", "data_fingerprint", "read_result"]
 
+BEGUN = "begun.json"  # in an unfinished run's folder: which code trains
 _RESULTS = ("metrics.json", "predictions.npz")
 _LISTS = (".csv", ".xlsx", ".json", ".txt")
 
@@ -122,6 +123,17 @@ class Run:
         named = [text for name, value in words.items() for text in (f"--{name}", str(value))]
         return [sys.executable, "-m", "monai.bundle", "run", "--config_file", config, *named, *self.words]
 
+    def begin(self, out: Path) -> None:
+        """Note which code trains; a training that other code left unfinished is begun anew, not gone on with."""
+        folder = self.folder(out)
+        noted = json.dumps({"code": code_hash(), "config": self._config_hash()})
+        if not (folder / BEGUN).is_file() or (folder / BEGUN).read_text(encoding="utf-8") != noted:
+            (folder / "last.pt").unlink(missing_ok=True)
+            atomic_write(noted, folder / BEGUN)
+
+    def _config_hash(self) -> str:
+        return sha256(Path(bundle_root(self.bundle)) / "configs" / "train.json")
+
     def finish(self, out: Path, seconds: float) -> None:
         """Check the run's result and write `run.json`, which marks the run as finished.
 
@@ -138,7 +150,7 @@ class Run:
             "files": {name: sha256(folder / name) for name in _RESULTS},
             "seconds": round(seconds, 1),
             "versions": versions(),
-            "config": sha256(Path(bundle_root(self.bundle)) / "configs" / "train.json"),
+            "config": self._config_hash(),
         }
         atomic_write(json.dumps(content, indent=1) + "\n", folder / "run.json")
 

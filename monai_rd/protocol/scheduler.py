@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
 from monai_rd.protocol import children
-from monai_rd.protocol.runs import Run
+from monai_rd.protocol.runs import BEGUN, Run
 
 __all__ = ["Failure", "RunProgress", "default_jobs", "finish", "gpus", "run_all", "start", "unfinished_of"]
 
@@ -160,6 +160,7 @@ def start(run: Run, out: Path, environment: Mapping[str, str], held: children.Lo
     """Start the training of a run, whose lock is `held`, or go on with it; its log is `log.txt` in its folder."""
     folder = run.folder(out)
     (folder / "run.json").unlink(missing_ok=True)
+    run.begin(out)
     words = run.command(out)
     with open(folder / "log.txt", "ab" if "--resume" in words else "wb") as log:
         return children.start(words, log, environment, held)
@@ -174,7 +175,7 @@ def finish(run: Run, out: Path, code: int, seconds: float) -> Failure | None:
         run.finish(out, seconds)
     except ValueError as error:
         return Failure(run, str(error), log)
-    for name in ("last.pt", "best_method.pt"):  # checkpoints: hundreds of megabytes for each run
+    for name in ("last.pt", "best_method.pt", BEGUN):  # checkpoints: hundreds of megabytes for each run
         (run.folder(out) / name).unlink(missing_ok=True)
     return None
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from fire.parser import DefaultParseValue
 
-from monai_rd.protocol.runs import _hash_of_folder, data_fingerprint
+from monai_rd.protocol.runs import BEGUN, _hash_of_folder, data_fingerprint
 from tests.protocol.conftest import a_run
 
 
@@ -90,6 +90,34 @@ def test_words_arrive_as_they_were_meant(data: Path, tmp_path: Path) -> None:
     (run.folder(tmp_path) / "last.pt").touch()
     words = run.command(tmp_path)
     assert words[words.index("--resume") + 1] == "True"
+
+
+@pytest.mark.parametrize("other", ["code", "config", "note"])
+def test_other_code_goes_on_with_no_unfinished_training(
+    other: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first epochs would be of one code and its last of another, and a teacher fitted anew another one."""
+    run = a_run(data)
+    checkpoint = run.folder(tmp_path) / "last.pt"
+    run.folder(tmp_path).mkdir(parents=True)
+    run.begin(tmp_path)
+    checkpoint.touch()
+    run.begin(tmp_path)
+    assert checkpoint.exists()
+    if other == "code":
+        monkeypatch.setattr("monai_rd.protocol.runs.code_hash", lambda: "other")
+    elif other == "config":
+        config = tmp_path / "bundle" / "configs" / "train.json"
+        config.parent.mkdir(parents=True)
+        config.write_text("{}")
+        monkeypatch.setattr("monai_rd.protocol.runs.bundle_root", lambda _: str(tmp_path / "bundle"))
+    else:  # begun by a version that noted nothing
+        (run.folder(tmp_path) / BEGUN).unlink()
+    run.begin(tmp_path)
+    assert not checkpoint.exists()
+    checkpoint.touch()
+    run.begin(tmp_path)
+    assert checkpoint.exists()
 
 
 def test_finished_is_only_what_is_whole(data: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from monai_rd.protocol import scheduler
-from monai_rd.protocol.runs import Run
+from monai_rd.protocol.runs import BEGUN, Run
 from tests.protocol.conftest import a_run
 from tests.waiting import wait_for
 
@@ -69,7 +69,7 @@ def test_a_finished_run_never_runs_again(data: Path, tmp_path: Path) -> None:
     assert not failures
     assert "3 runs, 2 finished before, 1 to run" in shown
     assert [starts(a_run(data, seed=seed), tmp_path) for seed in range(3)] == [1, 1, 1]
-    assert not list(tmp_path.rglob("last.pt"))
+    assert not list(tmp_path.rglob("last.pt")) + list(tmp_path.rglob(BEGUN))
 
 
 @pytest.mark.usefixtures("fake_bundle")
