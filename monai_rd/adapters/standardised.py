@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from monai.data import DataLoader
-from monai.data.utils import set_rnd
+from monai.data import Dataset
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from monai_rd.cache.fingerprints import fingerprint, item_key, transforms_fingerprint
+from monai_rd.cache.fingerprints import fingerprint, transforms_fingerprint
+from monai_rd.cache.views import ReplayedViews
 from monai_rd.files import atomic_path, link_or_copy
 from monai_rd.networks.bag import fold
 from monai_rd.networks.teacher.several import SeveralTeachers
@@ -33,20 +33,21 @@ _FILE = "teacher_statistics.safetensors"
 @torch.no_grad()
 def standardise(
     teacher: FrozenFoundationModel,
-    loader: DataLoader,
+    images: Dataset,
     output_dir: str | Path,
     device: torch.device | str,
     shared_dir: str | Path | None = None,
 ) -> None:
     """Set the mean and standard deviation of each channel of several teachers used as one; a single one is unchanged.
 
-    The statistics are those of at most 256 items, evenly spaced in the training list, with one view of each. They are
-    saved as `teacher_statistics.safetensors` in `output_dir`, and reused if they were computed for the same teachers,
-    images and transforms, there or in `shared_dir`, so that a resumed training continues with the same features.
+    The statistics are those of at most 256 items, drawn by the hash of their content, with one view of each: trainings
+    on the same images have the same ones, whichever of them have a label, and share a feature store. They are saved as
+    `teacher_statistics.safetensors` in `output_dir`, and reused if they were computed for the same teachers, images and
+    transforms, there or in `shared_dir`, so that a resumed training continues with the same features.
 
     Args:
         teacher: the teachers; moved to `device`.
-        loader: loader of the training items, each with an `image`; it is not iterated.
+        images: the training items, unlabelled ones among them, each with an `image`.
         output_dir: folder for the file.
         device: device to run on.
         shared_dir: see `tuned_teacher`.
@@ -58,23 +59,20 @@ def standardise(
     several = teacher.backbone
     if not isinstance(several, SeveralTeachers):
         return
-    dataset, path = loader.dataset, Path(output_dir) / _FILE
-    total = len(dataset)
-    if total == 0:
+    if len(images) == 0:
         raise ValueError("no training item to bring several teachers to one scale by")
-    chosen = [number * total // min(total, _ITEMS) for number in range(min(total, _ITEMS))]
-    keys = [item_key(dataset.data[place]["image"]) for place in chosen]
-    run = fingerprint([teacher.fingerprint(), transforms_fingerprint(dataset), keys])
+    path = Path(output_dir) / _FILE
+    views = ReplayedViews(images, views=1, seed=0)
+    chosen = sorted(range(len(images)), key=views.keys.__getitem__)[:_ITEMS]
+    run = fingerprint([teacher.fingerprint(), transforms_fingerprint(images), [views.keys[place] for place in chosen]])
     shared = None if shared_dir is None else Path(shared_dir) / f"{path.stem}_{run[:16]}{path.suffix}"
     teacher.to(device)
     if decided_by_rank_zero(lambda: _taken_before(path, shared, run)):
         several.scales.load_state_dict(load_file(path))
         return
     with torch.random.fork_rng(devices=[torch.device(device)] if torch.device(device).type == "cuda" else []):
-        torch.manual_seed(0)
-        set_rnd(dataset, 0)
         for place in chosen:
-            image = teacher_image(dataset[place])[None].to(device)
+            image = teacher_image(views.view(place, 0))[None].to(device)
             several.update(fold(image, teacher.spatial_dims)[0])
     if rank() == 0:
         tensors = {name: one.cpu().contiguous() for name, one in several.scales.state_dict().items()}

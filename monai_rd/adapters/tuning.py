@@ -69,6 +69,7 @@ def tuned_teacher(
     folds: Sequence[int] | None = None,
     reads_features: bool = False,
     store: Callable[[Dataset, Any, Reads], Dataset] | None = None,
+    images: Dataset | None = None,
 ) -> FrozenFoundationModel | None:
     """Fit a teacher to the task and freeze it again; several teachers used as one are standardised first.
 
@@ -102,6 +103,8 @@ def tuned_teacher(
         store: with stored features of the training set a linear probe is fitted to those, and the teacher is run on the
             views that are not there yet only; see `cache.feature_dataset`, whose data set, teacher and features to read
             it takes. None: the teacher is run on new views in every epoch, as it is for all other adapters.
+        images: the training items that several teachers are standardised by, unlabelled ones among them; None for those
+            of `train_loader`.
 
     Returns:
         The teacher on `device`; a fitted teacher has its `head` set.
@@ -113,7 +116,7 @@ def tuned_teacher(
         OSError: the file cannot be written.
     """
     if teacher is not None:
-        standardise(teacher, train_loader, output_dir, device, shared_dir)
+        standardise(teacher, train_loader.dataset if images is None else images, output_dir, device, shared_dir)
     if teacher is None:
         return None
     device, stem = torch.device(device), Path(output_dir) / f"teacher_{adapter}"

@@ -9,19 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from monai.data import DataLoader, Dataset
+from monai.data import Dataset
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_rd.adapters import build_adapter, load_adapted, save_adapted, standardise
-from monai_rd.cache import feature_dataset
+from monai_rd.cache import TrainingItems, feature_dataset
 from monai_rd.cache.batches import ItemView
+from monai_rd.cache.feature_store import list_stores
 from monai_rd.methods import METHODS, build_method
 from monai_rd.networks import FrozenFoundationModel, Preprocessing, Reads, VolumePreprocessing, load_teacher
 from monai_rd.networks.teacher.several import SeveralTeachers, join_teachers
 from monai_rd.networks.teacher.zoo.loading import in_order, teacher_names
-from tests.cache.filled_stores import dataset
+from tests.cache.filled_stores import dataset, transforms
 from tests.methods.steps import small_student, step, tiny_teacher
 from tests.networks.teacher.test_blackbox import classifier, export, tiny_tflite
 
@@ -149,9 +150,8 @@ def test_the_scale_is_taken_once_and_found_again(
 ) -> None:
     def fitted(out: str, teachers: Sequence[FrozenFoundationModel] | None = None, some: Any = None) -> str:
         joined = join_teachers(teachers or [tiny_teacher(), teacher(4)])
-        loader = DataLoader(some or dataset(images), batch_size=2)
         state = torch.get_rng_state()
-        standardise(joined, loader, tmp_path / out, "cpu", tmp_path / "shared")
+        standardise(joined, some or dataset(images), tmp_path / out, "cpu", tmp_path / "shared")
         assert torch.equal(torch.get_rng_state(), state)
         assert joined(torch.zeros(1, 3, 32, 32)).isfinite().all()
         return joined.fingerprint()
@@ -172,19 +172,34 @@ def test_the_scale_is_taken_once_and_found_again(
     assert len(counts) == 14
 
 
+def test_the_scale_is_that_of_the_images_whichever_have_a_label(images: list[Path], tmp_path: Path) -> None:
+    """So the trainings of a benchmark, each with other labels, share a feature store."""
+    lists = ((images[:2], images[2:]), (images[:1:-1], images[1::-1]), (images, None))
+    folder, prints = tmp_path / "store", []
+    for number, (labelled, others) in enumerate(lists):
+        joined = join_teachers([tiny_teacher(), teacher(4)])
+        chain = transforms()
+        items = TrainingItems(dataset(labelled, chain), others and dataset(others, chain))
+        standardise(joined, items, tmp_path / str(number), "cpu")
+        feature_dataset(items, joined, Reads(pooled=True), 2, directory=folder)
+        prints.append(joined.fingerprint())
+    assert len(set(prints)) == 1
+    assert [info.items for info in list_stores(folder)] == [len(images)]
+
+
 def test_one_teacher_is_left_alone_and_several_are_not_used_without(images: list[Path], tmp_path: Path) -> None:
-    standardise(tiny_teacher(), DataLoader(dataset(images)), tmp_path / "out", "cpu")
+    standardise(tiny_teacher(), dataset(images), tmp_path / "out", "cpu")
     assert not (tmp_path / "out").exists()
     with pytest.raises(RuntimeError, match=r"brought to one scale .* monai_rd\.adapters\.standardise"):
         join_teachers([teacher(4), teacher(5)])(torch.rand(1, 3, 24, 24))
     with pytest.raises(ValueError, match="no training item"):
-        standardise(join_teachers([teacher(4), teacher(5)]), DataLoader(Dataset([])), tmp_path, "cpu")
+        standardise(join_teachers([teacher(4), teacher(5)]), Dataset([]), tmp_path, "cpu")
 
 
 def test_the_store_holds_what_they_give(images: list[Path], tmp_path: Path) -> None:
     joined = join_teachers([tiny_teacher(), teacher(4), teacher(6, "vector")])
     data, reads = dataset(images), Reads(tap=True, grid=4, pooled=True)
-    standardise(joined, DataLoader(data), tmp_path / "out", "cpu")
+    standardise(joined, data, tmp_path / "out", "cpu")
     taught = feature_dataset(data, joined, reads, 2, directory=tmp_path / "store")
     for index in range(5):
         item: Any = taught[ItemView(index, 0)]  # type: ignore[call-overload]
