@@ -37,8 +37,8 @@ NAMES = {
     "rd_calibrated": "RD, the bundles' default",
     "rd": "RD with CutMix",
 }
-SUBJECT = "rd_calibrated"
-Values = dict[str, np.ndarray]  # by seed and image, of the student and of the teacher path or fitted teacher
+Values = dict[str, np.ndarray]  # of every image, of the student and of the teacher path or fitted teacher
+Runs = Mapping[tuple[str, str], Mapping[int, Values]]  # by row and student, then by seed
 
 
 class Line(NamedTuple):
@@ -47,7 +47,7 @@ class Line(NamedTuple):
     Attributes:
         auc: of the student.
         gain: the student's AUC minus that of `ce`.
-        subject: AUC of `SUBJECT` minus this row's; None of itself and where there are none.
+        subject: AUC of the subject minus this row's; None of itself and where there are none.
         path: AUC of the teacher path or fitted teacher; NaN without a teacher.
         share: of the path's lead over `ce`, what the student gains; None if there is no such lead.
         students: how many are averaged.
@@ -100,8 +100,11 @@ def read(folder: Path, wanted: Mapping[str, str]) -> dict[tuple[str, str], dict[
     return found
 
 
-def lines(runs: Mapping[tuple[str, str], Mapping[int, Values]], seeds: int) -> dict[str, Line]:
-    """Average over students and compare; of a row only students that have it, and `ce`, with all seeds count."""
+def lines(runs: Runs, seeds: int, subject: str = "rd_calibrated") -> dict[str, Line]:
+    """Average over students and compare, also with the row `subject`.
+
+    Of a row only students that have it, and `ce`, with all seeds count.
+    """
 
     def mean(row: str, students: list[str], part: str = "student") -> np.ndarray:
         return np.mean([[runs[row, one][seed][part] for seed in range(seeds)] for one in students], axis=0)
@@ -115,11 +118,11 @@ def lines(runs: Mapping[tuple[str, str], Mapping[int, Values]], seeds: int) -> d
     for row in ("ce", *NAMES):
         if students := whole(row):
             ours, path = mean(row, students), mean(row, students, "path")
-            both = [one for one in students if one in whole(SUBJECT)]
+            both = [one for one in students if one in whole(subject)]
             made[row] = Line(
                 estimate(ours),
                 None if row == "ce" else compare(ours, mean("ce", students)),
-                compare(mean(SUBJECT, both), mean(row, both)) if both and row != SUBJECT else None,
+                compare(mean(subject, both), mean(row, both)) if both and row != subject else None,
                 float(path.mean()),
                 handed_over(ours, mean("ce", students), path) if path.shape == ours.shape and row != "ce" else None,
                 len(students),
@@ -127,14 +130,14 @@ def lines(runs: Mapping[tuple[str, str], Mapping[int, Values]], seeds: int) -> d
     return made
 
 
-def table(made: Mapping[str, Line]) -> str:
-    """A Markdown table."""
+def table(made: Mapping[str, Line], subject: str = "rd_calibrated") -> str:
+    """A Markdown table of a data set."""
 
     def text(one: Difference | None) -> str:
         return "" if one is None else estimate_text("roc_auc", one.estimate, "+")
 
     rows = [
-        "| row | ROC AUC | minus `ce` | `rd_calibrated` minus it | teacher path or fitted teacher | handed over |",
+        f"| row | ROC AUC | minus `ce` | `{subject}` minus it | teacher path or fitted teacher | handed over |",
         "|---|---|---|---|---|---|",
     ]
     for name, one in made.items():
@@ -144,6 +147,17 @@ def table(made: Mapping[str, Line]) -> str:
             f"| `{name}` | {estimate_text('roc_auc', one.auc)} | {text(one.gain)} | {text(one.subject)} | {path} "
             f"| {share} |"
         )
+    return "\n".join(rows)
+
+
+def by_student(runs: Runs, seeds: int) -> str:
+    """A Markdown table of mean and standard deviation, a column for each student."""
+    students = sorted({student for _, student in runs})
+    each = [lines({place: one for place, one in runs.items() if place[1] == student}, seeds) for student in students]
+    rows = [f"| row | {' | '.join(students)} |", f"|---{'|---' * len(students)}|"]
+    for name in ("ce", *NAMES):
+        found = [f"{made[name].auc.mean:.3f} ± {made[name].auc.sd:.3f}" if name in made else "" for made in each]
+        rows.append(f"| `{name}` | {' | '.join(found)} |")
     return "\n".join(rows)
 
 
@@ -174,17 +188,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sets", nargs="+", metavar="NAME=FOLDER [SETTING=VALUE ...]")
     parser.add_argument("--seeds", type=int, default=5, help="how many seeds, from 0 on")
+    parser.add_argument("--subject", default="rd_calibrated", choices=NAMES, help="the row that all are compared with")
     parser.add_argument("--draw", type=Path, help="write the figure to this file")
     options = parser.parse_args()
     made = {}
     for text in options.sets:
         first, *wanted = text.split()
         name, folder = first.split("=", 1)
-        made[name] = lines(read(Path(folder), dict(pair.split("=", 1) for pair in wanted)), options.seeds)
+        runs = read(Path(folder), dict(pair.split("=", 1) for pair in wanted))
+        made[name] = lines(runs, options.seeds, options.subject)
         if "ce" not in made[name]:
             parser.error(f"{text}: no runs of `ce` there")
         students = {name: one.students for name, one in made[name].items()}
-        print(f"\n{name}, {made[name]['ce'].auc.n} images; students averaged: {students}\n\n{table(made[name])}")
+        print(f"\n{name}, {made[name]['ce'].auc.n} images; students averaged: {students}\n")
+        print(f"{table(made[name], options.subject)}\n\n{by_student(runs, options.seeds)}")
     if options.draw:
         with atomic_path(options.draw) as beside:
             draw(made).savefig(beside, format=options.draw.suffix[1:], metadata={"Date": None})

@@ -229,8 +229,8 @@ _add_table(
 _add_table(
     "unlabelled_settings",
     "RD with unlabelled images, one setting changed at a time: ce, rd_labelled, share_25, share_50, detached, "
-    "constant_beta, constant, detached_constant, calibrated, temperature_4, unbiased_cka, "
-    "whole_maps, no_kd, no_cka, stored_views, cutmix_ce, cutmix, cutmix_detached_constant, rd.",
+    "constant_beta, constant, detached_constant, calibrated, calibrated_no_kd, calibrated_no_cka, temperature_4, "
+    "unbiased_cka, whole_maps, no_kd, no_cka, stored_views, cutmix_ce, cutmix, cutmix_detached_constant, rd.",
 )
 _add_table(
     "settings",

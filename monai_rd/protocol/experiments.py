@@ -84,6 +84,8 @@ _UNLABELLED_OPTIONS: dict[str, dict[str, Any]] = {
     "constant": {"alpha": [1.0, 1.0], "beta": [1.0, 1.0]},
     "detached_constant": _DETACHED_CONSTANT,
     "calibrated": _CALIBRATED,
+    "calibrated_no_kd": {**_CALIBRATED, "kd": False},
+    "calibrated_no_cka": {**_CALIBRATED, "cka": False},
     "temperature_4": {"temperature": 4.0},
     "unbiased_cka": {"estimator": "unbiased"},
     "whole_maps": {"grid": None},
