@@ -203,7 +203,7 @@ def main() -> None:
         print(f"\n{name}, {made[name]['ce'].auc.n} images; students averaged: {students}\n")
         print(f"{table(made[name], options.subject)}\n\n{by_student(runs, options.seeds)}")
     if options.draw:
-        with atomic_path(options.draw) as beside:
+        with rc_context(STYLE), atomic_path(options.draw) as beside:
             draw(made).savefig(beside, format=options.draw.suffix[1:], metadata={"Date": None})
 
 

@@ -170,21 +170,21 @@ class FeatureExtractor:
         amp: bool = False,
         amp_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
-        self.teacher, self.reads, self.writes, finish = teacher.for_store(reads)
+        self.teacher, reads, self._writes, finish = teacher.for_store(reads)
         self.device = torch.device(device)
         self._autocast = torch.autocast(self.device.type, enabled=amp, **(amp_kwargs or {}))
         self._batch_size, self._workers = batch_size, num_workers
         decided_by = {
             "format": _FORMAT,
             "teacher": self.teacher.fingerprint(),
-            "reads": describe(type(self.reads)),
+            "reads": describe(type(reads)),
             "transforms": transforms_fingerprint(dataset),
             "views": views,
             "seed": seed,
             "amp": str(self._autocast.fast_dtype) if amp else None,
         }
-        self._written = {PROBE: PROBE, **self.writes.names()}
-        parts = {PROBE: PROBE, **self.reads.names()}
+        self._names = {PROBE: PROBE, **self._writes.names()}
+        parts = {PROBE: PROBE, **reads.names()}
         self.store = FeatureStore(directory, decided_by, {"teacher": self.teacher.name}, parts)
         self.views = ReplayedViews(dataset, views, seed, new_views, finish)
 
@@ -244,7 +244,7 @@ class FeatureExtractor:
         many = max(min(_FILE // self._bytes_of_an_item, share), 1)
         pieces = [self._items[start : start + many] for start in range(0, len(self._items), many)]
         mine = pieces[number - 1 :: count]
-        parts = sorted(self._written.values())
+        parts = sorted(self._names.values())
         named = [(fingerprint([parts, [self.views.keys[index] for index in piece]])[:16], piece) for piece in mine]
         first = len(mine) * rank() // world_size()  # each rank starts at another file
         return named[first:] + named[:first]
@@ -282,7 +282,7 @@ class FeatureExtractor:
         for index in indices:
             key = self.views.keys[index]
             views = [next(rows) for _ in range(self.views.views)]
-            found[key] = {self._written[part]: torch.stack([view[part] for view in views]) for part in views[0]}
+            found[key] = {self._names[part]: torch.stack([view[part] for view in views]) for part in views[0]}
             if not all(bool(part.isfinite().all()) for part in found[key].values()):
                 raise ValueError(
                     f"the features that '{self.teacher.name}' gives of image sha256 {key[:12]} do not fit into half "
@@ -301,7 +301,7 @@ class FeatureExtractor:
                 image = torch.stack([view["image"] for view in seen]).to(self.device, non_blocking=True)
                 indices = torch.tensor([view["index"] for view in seen]) if "index" in seen[0] else None
                 with torch.inference_mode(), self._autocast:
-                    parts = self.teacher.rows(image, self.writes, indices)
+                    parts = self.teacher.rows(image, self._writes, indices)
                 parts = {name: part.half().cpu() for name, part in parts.items()}
                 for number, view in enumerate(seen):
                     yield {**{name: part[number] for name, part in parts.items()}, PROBE: view[PROBE]}

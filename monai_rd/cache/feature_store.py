@@ -69,12 +69,12 @@ class FeatureStore:
         text = json.dumps(decided_by, sort_keys=True)
         self.folder = Path(directory) / hashlib.sha256(text.encode()).hexdigest()[:16]
         self._about = json.dumps({"decided_by": decided_by, "notes": dict(notes or {})}, indent=1) + "\n"
-        self._parts = parts
+        self._parts, self._wanted = parts, frozenset((parts or {}).values())
         self._places: dict[str, dict[str, _Place]] = {}
         self._known: set[Path] = set()
 
     def __contains__(self, key: str) -> bool:
-        return key in self._places and (self._parts is None or self._places[key].keys() >= set(self._parts.values()))
+        return key in self._places and self._places[key].keys() >= self._wanted
 
     def __len__(self) -> int:
         return sum(key in self for key in self._places)
