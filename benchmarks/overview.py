@@ -100,25 +100,23 @@ def read(folder: Path, wanted: Mapping[str, str]) -> dict[tuple[str, str], dict[
     return found
 
 
-def lines(runs: Runs, seeds: int, subject: str = "rd_calibrated") -> dict[str, Line]:
-    """Average over students and compare, also with the row `subject`.
+def whole(runs: Runs, row: str, seeds: int) -> list[str]:
+    """The students that have a row, and `ce`, with all seeds."""
+    students = dict.fromkeys(student for _, student in runs)
+    return [one for one in students if all({*range(seeds)} <= {*runs.get((name, one), ())} for name in ("ce", row))]
 
-    Of a row only students that have it, and `ce`, with all seeds count.
-    """
+
+def lines(runs: Runs, seeds: int, subject: str = "rd_calibrated") -> dict[str, Line]:
+    """Average each row over the students that are `whole`, and compare it with `ce` and with the row `subject`."""
 
     def mean(row: str, students: list[str], part: str = "student") -> np.ndarray:
         return np.mean([[runs[row, one][seed][part] for seed in range(seeds)] for one in students], axis=0)
 
-    def whole(row: str) -> list[str]:
-        each = {student: by_seed for (name, student), by_seed in runs.items() if name == row}
-        found = [student for student, by_seed in each.items() if set(range(seeds)) <= set(by_seed)]
-        return found if row == "ce" else [one for one in found if one in whole("ce")]
-
     made = {}
     for row in ("ce", *NAMES):
-        if students := whole(row):
+        if students := whole(runs, row, seeds):
             ours, path = mean(row, students), mean(row, students, "path")
-            both = [one for one in students if one in whole(subject)]
+            both = [one for one in students if one in whole(runs, subject, seeds)]
             made[row] = Line(
                 estimate(ours),
                 None if row == "ce" else compare(ours, mean("ce", students)),
@@ -152,12 +150,16 @@ def table(made: Mapping[str, Line], subject: str = "rd_calibrated") -> str:
 
 def by_student(runs: Runs, seeds: int) -> str:
     """A Markdown table of mean and standard deviation, a column for each student."""
+
+    def text(row: str, student: str) -> str:
+        if student not in whole(runs, row, seeds):
+            return ""
+        areas = [runs[row, student][seed]["student"].mean() for seed in range(seeds)]
+        return f"{np.mean(areas):.3f} ± {np.std(areas, ddof=1):.3f}"
+
     students = sorted({student for _, student in runs})
-    each = [lines({place: one for place, one in runs.items() if place[1] == student}, seeds) for student in students]
     rows = [f"| row | {' | '.join(students)} |", f"|---{'|---' * len(students)}|"]
-    for name in ("ce", *NAMES):
-        found = [f"{made[name].auc.mean:.3f} ± {made[name].auc.sd:.3f}" if name in made else "" for made in each]
-        rows.append(f"| `{name}` | {' | '.join(found)} |")
+    rows += [f"| `{row}` | {' | '.join(text(row, one) for one in students)} |" for row in ("ce", *NAMES)]
     return "\n".join(rows)
 
 
