@@ -65,6 +65,10 @@ class Step(NamedTuple):
         assert self.teacher is not None
         return self.teacher
 
+    def mean_criterion(self, logits: Tensor) -> Tensor:
+        """Return the mean of the criterion over several networks' logits `[networks, B, classes]` of the batch."""
+        return torch.stack([self.criterion(one, self.target) for one in logits]).mean()
+
     @property
     def unlabelled(self) -> Tensor:
         """Mask of the items without a label, bool `[B]`."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from monai_rd.losses import CKALoss, Estimator, KLDistillationLoss
 from monai_rd.methods.base import Method, Step, gather_batch, linear
-from monai_rd.networks import FrozenFoundationModel, Reads, Reprogrammer, Student
+from monai_rd.networks import FrozenFoundationModel, Reads, Reprogrammers, Student
 
 __all__ = ["ReprogrammingDistillation"]
 
@@ -71,8 +71,8 @@ class ReprogrammingDistillation(Method):
         if not (co_training or kd or cka):
             raise ValueError("RD without co-training, KD and CKA teaches nothing: use --method ce")
         self.reads, self.alpha, self.beta, self.detach_teacher = Reads(tap=True, grid=grid), alpha, beta, detach_teacher
-        ends = teacher.channels, student.feature_dim, teacher.kind
-        self.phi = Reprogrammer(*ends, width, blocks, self.spatial_dims, grid)
+        ends = teacher.parts, student.feature_dim, teacher.kind
+        self.phi = Reprogrammers(*ends, width, blocks, self.spatial_dims, grid)
         self.cka, self.kl = CKALoss(estimator), KLDistillationLoss(temperature, self.multi_label, calibrated)
         self.terms = [name for name, on in (("teacher_ce", co_training), ("kl", kd), ("cka", cka)) if on]
 
@@ -85,11 +85,12 @@ class ReprogrammingDistillation(Method):
         return nn.Sequential(self.phi, student.classifier)
 
     def forward(self, step: Step) -> dict[str, Tensor]:
-        """Return Eq. 3's terms without CE(y, z_s): `teacher_ce` CE(y, z_t), `kl` KL(z_t || z_s), `cka` L_CKA."""
-        f_t = self.phi(step.teacher_features.tap)
-        z_t = step.network.classifier(f_t)
+        """Return Eq. 3's terms but CE(y, z_s): `teacher_ce` CE(y, z_t), a mean over teachers, `kl` and `cka`."""
+        f = self.phi.each(step.teacher_features.tap)
+        z = step.network.classifier(f)
+        f_t, z_t = f.mean(dim=0), z.mean(dim=0)
         self.keep_path(step, f_t, z_t)
-        terms = {"teacher_ce": step.criterion(z_t, step.target)} if "teacher_ce" in self.terms else {}
+        terms = {"teacher_ce": step.mean_criterion(z)} if "teacher_ce" in self.terms else {}
         if self.detach_teacher:
             f_t, z_t = f_t.detach(), z_t.detach()
         if "kl" in self.terms:

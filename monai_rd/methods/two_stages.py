@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from monai_rd.losses import CKALoss, Estimator, KLDistillationLoss
 from monai_rd.methods.base import Method, Step, gather_batch, linear
-from monai_rd.networks import FrozenFoundationModel, Reads, Reprogrammer, Student
+from monai_rd.networks import FrozenFoundationModel, Reads, Reprogrammers, Student
 
 __all__ = ["TwoStages"]
 
@@ -63,8 +63,8 @@ class TwoStages(Method):
     ) -> None:
         super().__init__(student, teacher, labels)
         self.reads = Reads(tap=True, grid=grid)
-        ends = teacher.channels, student.feature_dim, teacher.kind
-        self.phi = Reprogrammer(*ends, width, blocks, self.spatial_dims, grid)
+        ends = teacher.parts, student.feature_dim, teacher.kind
+        self.phi = Reprogrammers(*ends, width, blocks, self.spatial_dims, grid)
         self.classifier = copy.deepcopy(student.classifier)
         self.kl = KLDistillationLoss(temperature, self.multi_label)
         self.cka, self.beta = CKALoss(estimator), beta
@@ -98,9 +98,10 @@ class TwoStages(Method):
         learning = torch.is_grad_enabled()
         self.phi.train(self.training and not self.second)
         with torch.set_grad_enabled(learning and not self.second):
-            f_t = self.phi(step.teacher_features.tap)
-            z_t = self.classifier(f_t)
-            terms = {"teacher_ce": step.criterion(z_t, step.target)}
+            f = self.phi.each(step.teacher_features.tap)
+            z = self.classifier(f)
+            f_t, z_t = f.mean(dim=0), z.mean(dim=0)
+            terms = {"teacher_ce": step.mean_criterion(z)}
         self.keep_path(step, f_t, z_t)
         with torch.set_grad_enabled(learning and self.second):
             terms["kl"] = self.kl(step.student.logits, z_t)

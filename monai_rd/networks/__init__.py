@@ -3,7 +3,7 @@
 from monai_rd.networks.features import Reads, StudentFeatures, TeacherFeatures
 from monai_rd.networks.levels import Level, pair_levels
 from monai_rd.networks.preprocessing import Preprocessing, VolumePreprocessing
-from monai_rd.networks.reprogramming import Reprogrammer
+from monai_rd.networks.reprogramming import Reprogrammer, Reprogrammers
 from monai_rd.networks.student.students import STUDENTS, DeployedStudent, Student, for_training, student_dims
 from monai_rd.networks.teacher.foundation import FrozenFoundationModel
 from monai_rd.networks.teacher.zoo import TEACHERS, StatedVolume, check_field, load_teacher, stated_volume
@@ -17,6 +17,7 @@ __all__ = [
     "Preprocessing",
     "Reads",
     "Reprogrammer",
+    "Reprogrammers",
     "StatedVolume",
     "Student",
     "StudentFeatures",

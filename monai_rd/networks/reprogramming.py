@@ -5,13 +5,15 @@ arXiv 2407.06504, Sec. 3.2: standard residual blocks. It is trained together wit
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from monai_rd.networks.features import pool_to_grid
 
-__all__ = ["Reprogrammer", "conv_norm"]
+__all__ = ["Reprogrammer", "Reprogrammers", "conv_norm"]
 
 
 class _Residual(nn.Module):
@@ -125,3 +127,52 @@ class Reprogrammer(nn.Module):
         hidden = self.blocks(singles)
         pooled = hidden.flatten(2).mean(dim=2) if self.kind == "map" else hidden
         return self.output(pooled.unflatten(0, (-1, bags.shape[1])).mean(dim=1))
+
+
+class Reprogrammers(nn.Module):
+    """phi of one teacher or of several joined ones: each has its own `Reprogrammer`, and f_t is the mean of theirs.
+
+    Each teacher's features are taken from the channels of the joined ones. With one phi for all channels a good teacher
+    is drowned by worse ones: on few labelled images phi fits whichever channels fit by chance. Not in the paper, which
+    has one teacher.
+
+    Args:
+        parts: number of channels of each teacher, see `FrozenFoundationModel.parts`.
+        feature_dim: D of the student's features.
+        kind: see `Reprogrammer`.
+        width, blocks, spatial_dims, grid: of each, see `Reprogrammer`.
+
+    Raises:
+        ValueError: see `Reprogrammer`.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[int],
+        feature_dim: int,
+        kind: Literal["map", "vector"] = "map",
+        width: int = 512,
+        blocks: int = 2,
+        spatial_dims: int = 2,
+        grid: int | None = None,
+    ) -> None:
+        super().__init__()
+        settings: tuple[Any, ...] = (feature_dim, kind, width, blocks, spatial_dims, grid)
+        self.own = nn.ModuleList(Reprogrammer(channels, *settings) for channels in parts)
+        self.parts, self.channel_axis = list(parts), -1 - (spatial_dims if kind == "map" else 0)
+
+    def each(self, features: Tensor) -> Tensor:
+        """Map teacher features to `[teachers, B, D]`, those of each teacher by its own phi.
+
+        Args:
+            features: see `Reprogrammer.forward`; C is the sum of `parts`.
+
+        Raises:
+            ValueError: a wrong number of dimensions.
+        """
+        separate = features.split(self.parts, dim=self.channel_axis)
+        return torch.stack([phi(one) for phi, one in zip(self.own, separate, strict=True)])
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map teacher features to f_t `[B, D]`, the mean over the teachers; see `each`."""
+        return self.each(features).mean(dim=0)

@@ -41,7 +41,7 @@ def test_numbers_are_those_of_the_steps_and_of_the_validation_set(tiny_run: Run)
             seen.append((f_t.detach(), run.network.classifier(f_t).detach()))
 
     students: list[Tensor] = []
-    method.phi.register_forward_hook(look)
+    method.phi.own[0].register_forward_hook(look)
     method.register_forward_pre_hook(lambda module, args: students.append(args[0].student.pooled.detach()))
     targets: list[Tensor] = []
     run.trainer.add_event_handler(

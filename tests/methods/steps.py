@@ -39,13 +39,17 @@ def ends(
     kind: str = "map",
     dims: int = 2,
     labels: Tensor = ONE,
+    parts: Sequence[int] = (),
 ) -> tuple[Any, Any, Tensor]:
     """What a method is built from, as far as it asks: widths and maps of a student and a teacher; and labels."""
     ours, theirs = zip(*pairs, strict=True) if pairs else ((), ())
     student = SimpleNamespace(
         feature_dim=feature_dim, classifier=classifier, spatial_dims=dims, levels=ours, last_map=last_map
     )
-    return student, SimpleNamespace(channels=channels, kind=kind, spatial_dims=dims, levels=theirs), labels
+    teacher = SimpleNamespace(
+        channels=channels, parts=parts or (channels,), kind=kind, spatial_dims=dims, levels=theirs
+    )
+    return student, teacher, labels
 
 
 class Head(nn.Module):

@@ -33,6 +33,22 @@ def test_terms_are_those_of_equation_3() -> None:
     torch.testing.assert_close(terms["cka"], -cka(f_s, f_t, "unbiased"))
 
 
+def test_each_of_several_teachers_learns_the_labels_and_their_mean_teaches() -> None:
+    torch.manual_seed(0)
+    method = ReprogrammingDistillation(*ends(8, 7, parts=(5, 3)), width=8).eval()
+    g, target = nn.Linear(7, 3), torch.tensor([0, 1, 2, 1, 0, 2])
+    f_s, teacher = torch.randn(6, 7), torch.randn(6, 8, 4, 4)
+    terms = method(Step(learnt(f_s, g), taught(teacher), Head(g), target))
+    first, second = method.phi.own[0](teacher[:, :5]), method.phi.own[1](teacher[:, 5:])
+    f_t = (first + second) / 2
+    z_t, z_s = g(f_t), g(f_s)
+    each = (F.cross_entropy(g(first), target) + F.cross_entropy(g(second), target)) / 2
+    torch.testing.assert_close(terms["teacher_ce"], each)
+    torch.testing.assert_close(terms["kl"], F.kl_div(z_s.log_softmax(1), z_t.softmax(1), reduction="batchmean"))
+    torch.testing.assert_close(terms["cka"], -cka(f_s, f_t))
+    torch.testing.assert_close(method.teacher_path(Head(g))(teacher), z_t)
+
+
 def test_multi_label_terms_are_by_class() -> None:
     torch.manual_seed(0)
     method = ReprogrammingDistillation(*ends(5, 7, labels=SEVERAL), width=8).eval()

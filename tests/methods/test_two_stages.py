@@ -53,6 +53,17 @@ def test_the_loss_of_each_stage() -> None:
     assert [name for name, term in terms.items() if term.requires_grad] == ["kl", "cka"]
 
 
+def test_of_several_teachers_each_learns_the_labels() -> None:
+    torch.manual_seed(0)
+    g, f_s, teacher, target = nn.Linear(7, 3), torch.randn(6, 7), torch.randn(6, 8, 4, 4), torch.arange(6) % 3
+    method = TwoStages(*ends(8, 7, classifier=g, parts=(5, 3)), width=8).eval()
+    terms = method(Step(learnt(f_s, g), taught(teacher), Head(g), target))
+    each = [method.phi.own[0](teacher[:, :5]), method.phi.own[1](teacher[:, 5:])]
+    alone = [F.cross_entropy(method.classifier(f), target) for f in each]
+    torch.testing.assert_close(terms["teacher_ce"], torch.stack(alone).mean())
+    torch.testing.assert_close(terms["cka"], -cka(f_s, torch.stack(each).mean(dim=0)))
+
+
 def test_what_a_stage_does_not_teach_stands_still_whatever_the_optimizer_remembers(tiny_run: Run) -> None:
     run = tiny_run(**OPTIONS)
     begun, seen = _state(run.network), []

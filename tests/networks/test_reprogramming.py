@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from monai_rd.networks import Reprogrammer
+from monai_rd.networks import Reprogrammer, Reprogrammers
 from monai_rd.networks.features import pool_to_grid
 
 SHAPES = {"map": (6, 12, 5, 5), "vector": (6, 12), "volume": (6, 12, 3, 5, 5)}
@@ -65,6 +65,31 @@ def test_blocks_are_residual() -> None:
     nn.init.zeros_(last.bias)
     features = torch.rand(2, 4)
     torch.testing.assert_close(phi(features), phi.output(phi.blocks[0](features)))
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_each_of_several_teachers_has_its_own_phi(kind: str) -> None:
+    """On its own channels of the joined features, of bags too; f_t is the mean of theirs."""
+    dims = 2 + (kind == "volume")
+    phi = Reprogrammers((3, 7, 2), 5, "map" if kind == "volume" else kind, 16, 1, dims, 4).eval()
+    bag = torch.rand(2, 3, *SHAPES[kind][1:])
+    for features in (bag, bag[:, 0]):
+        axis = features.dim() - (1 if kind == "vector" else 1 + dims)
+        taken = [features.narrow(axis, *place) for place in ((0, 3), (3, 7), (10, 2))]
+        with torch.no_grad():
+            alone = torch.stack([one(its) for one, its in zip(phi.own, taken, strict=True)])
+            torch.testing.assert_close(phi.each(features), alone)
+            torch.testing.assert_close(phi(features), alone.mean(dim=0))
+    with pytest.raises(RuntimeError, match="split_with_sizes"):
+        phi(bag[..., :1] if kind == "vector" else bag[:, :, :7])
+
+
+def test_phi_of_one_teacher_is_one_reprogrammer() -> None:
+    torch.manual_seed(0)
+    one = Reprogrammers((12,), 5, width=16, grid=4)
+    torch.manual_seed(0)
+    plain, maps = Reprogrammer(12, 5, width=16, grid=4), torch.rand(6, 12, 7, 7)
+    assert torch.equal(one(maps), plain(maps))
 
 
 def test_wrong_input_is_refused() -> None:

@@ -71,6 +71,7 @@ class FrozenFoundationModel(nn.Module):
 
     Attributes:
         spatial_dims: 2 for a teacher of images, 3 for a teacher of volumes.
+        parts: number of channels of each teacher joined in it; of a single one its `channels`.
 
     Raises:
         ValueError: an unknown kind, or fewer than 1 channel.
@@ -113,6 +114,7 @@ class FrozenFoundationModel(nn.Module):
         object.__setattr__(self, "backbone", backbone)
         object.__setattr__(self, "head", head if head is None else head.requires_grad_(False))
         self.channels = channels
+        self.parts: tuple[int, ...] = getattr(backbone, "teacher_channels", (channels,))
         self.kind: Literal["map", "vector"] = kind
         self.preprocessing = preprocessing
         self.spatial_dims: Literal[2, 3] = preprocessing.spatial_dims

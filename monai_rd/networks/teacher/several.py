@@ -32,6 +32,7 @@ class SeveralTeachers(nn.Module):
 
     Attributes:
         kind: "vector" if all teachers give vectors, else "map".
+        teacher_channels: number of channels of each teacher.
         channels: total number of channels.
 
     Raises:
@@ -53,7 +54,8 @@ class SeveralTeachers(nn.Module):
         self.teachers = nn.ModuleList(teachers)
         self.scales = nn.ModuleList(RunningStandardisation(teacher.channels) for teacher in teachers)
         self.kind: Literal["map", "vector"] = "map" if any(one.kind == "map" for one in teachers) else "vector"
-        self.channels = sum(teacher.channels for teacher in teachers)
+        self.teacher_channels = tuple(teacher.channels for teacher in teachers)
+        self.channels = sum(self.teacher_channels)
         self._dims = teachers[0].spatial_dims
         self._known = False
         self.eval()

@@ -80,6 +80,7 @@ def test_each_channel_is_standardised_and_all_lie_on_the_finest_grid(dims: int) 
     joined = counted([coarse, fine, vector], image)
     found = alone(joined(image), dims)
     assert (joined.kind, joined.channels, joined.name) == ("map", 15, "map4,map5,vector6")
+    assert (joined.parts, vector.parts) == ((4, 5, 6), (6,))
     assert found.shape == (8, 15, *(6,) * dims)
     expected, over = [], [0, *range(2, 2 + dims)]
     for one in (coarse, fine, vector):
