@@ -212,18 +212,24 @@ def test_trainings_of_two_folders_are_compared(
         assert f"| ROC AUC | {ours} | {theirs} | {difference}, p = {float(p):.2f} |" in told
 
 
+@pytest.mark.parametrize(("name", "first_cell", "rows"), [("overview", "`", 15), ("curve", "COVID-CT", 2)])
 def test_the_tables_of_the_comparison_are_what_lies_there(
-    script: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str,
+    first_cell: str,
+    rows: int,
+    script: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Those that the page's own command makes, rows of at least two cells each."""
+    """Those that the page's own commands make, rows of at least two cells each."""
     told = (BENCHMARKS.parent / "docs" / "results" / "README.md").read_text()
-    command = re.search(r"python benchmarks/overview.py (.*?)\\\n *--draw", told, re.DOTALL)
+    command = re.search(rf"python benchmarks/{name}.py (.*?)(?:\\\n *--draw|\n\n)", told, re.DOTALL)
     assert command is not None
     monkeypatch.chdir(BENCHMARKS.parent)
-    monkeypatch.setattr("sys.argv", ["overview.py", *shlex.split(command[1].replace("\\\n", " "))])
-    script("overview").main()
-    made = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| `")]
-    assert len(made) >= 3 * 5
+    monkeypatch.setattr("sys.argv", [name, *shlex.split(command[1].replace("\\\n", " "))])
+    script(name).main()
+    made = [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"| {first_cell}")]
+    assert len(made) >= rows
     for line in made:
         wanted = re.sub(" +", " ", line).rstrip("| ")
         assert wanted in told or wanted.count("|") < 3, line  # tables of one student repeat those above
@@ -320,3 +326,8 @@ def test_overview_tells_rows_apart_and_averages_what_is_whole(script: Any, tmp_p
     other = {"method": "rd", "unlabelled_share": "0.5"}
     assert overview.row_of(other) is None
     assert len(overview.draw({"a": made, "b": made}).axes) == 2
+    curve = script("curve")
+    (axis,) = curve.draw({"a": {9: made, 99: {"ce": made["ce"]}}}).axes
+    drawn = {bars.get_label(): len(bars.lines[0].get_xdata()) for bars in axis.containers}
+    assert drawn == {"the student alone": 2, "RD, with unlabelled images": 1}
+    assert [line.split(" | ")[1] for line in curve.table({"a": {99: made, 9: made}}).splitlines()[2:]] == ["9", "99"]
