@@ -144,6 +144,15 @@ class Reprogrammers(nn.Module):
 
     Raises:
         ValueError: see `Reprogrammer`.
+
+    Example:
+        Two teachers with 256 and 64 channels.
+
+        >>> import torch
+        >>> from monai_rd.networks import Reprogrammers
+        >>> phi, joined = Reprogrammers([256, 64], feature_dim=512, width=64), torch.rand(4, 320, 7, 7)
+        >>> phi.each(joined).shape, phi(joined).shape
+        (torch.Size([2, 4, 512]), torch.Size([4, 512]))
     """
 
     def __init__(
