@@ -17,9 +17,8 @@ from pathlib import Path
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from overview import Line, lines, read
+from overview import Line, lines, named, save
 
-from monai_rd.files import atomic_path
 from monai_rd.protocol.tables import estimate_text
 from monai_rd.report.style import COLOURS, STYLE
 
@@ -77,14 +76,12 @@ def main() -> None:
     options = parser.parse_args()
     sets: dict[str, dict[int, Mapping[str, Line]]] = defaultdict(dict)
     for text in options.points:
-        place, folder = text.split("=", 1)
+        place, runs = named(text)
         name, labels = place.rsplit(" ", 1)
-        path, *wanted = folder.split()
-        sets[name][int(labels)] = lines(read(Path(path), dict(pair.split("=", 1) for pair in wanted)), options.seeds)
+        sets[name][int(labels)] = lines(runs, options.seeds)
     print(table(sets))
     if options.draw:
-        with rc_context(STYLE), atomic_path(options.draw) as beside:
-            draw(sets).savefig(beside, format=options.draw.suffix[1:], metadata={"Date": None})
+        save(draw(sets), options.draw)
 
 
 if __name__ == "__main__":

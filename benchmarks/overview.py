@@ -185,6 +185,19 @@ def draw(sets: Mapping[str, Mapping[str, Line]]) -> Figure:
     return figure
 
 
+def named(text: str) -> tuple[str, Runs]:
+    """The name and the runs of `NAME=FOLDER [SETTING=VALUE ...]`."""
+    name, rest = text.split("=", 1)
+    folder, *wanted = rest.split()
+    return name, read(Path(folder), dict(pair.split("=", 1) for pair in wanted))
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure in the format of the file's name; the same figure gives the same bytes."""
+    with rc_context(STYLE), atomic_path(path) as beside:
+        figure.savefig(beside, format=path.suffix[1:], metadata={"Date": None})
+
+
 def main() -> None:
     """Print the tables; draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -195,9 +208,7 @@ def main() -> None:
     options = parser.parse_args()
     made = {}
     for text in options.sets:
-        first, *wanted = text.split()
-        name, folder = first.split("=", 1)
-        runs = read(Path(folder), dict(pair.split("=", 1) for pair in wanted))
+        name, runs = named(text)
         made[name] = lines(runs, options.seeds, options.subject)
         if "ce" not in made[name]:
             parser.error(f"{text}: no runs of `ce` there")
@@ -205,8 +216,7 @@ def main() -> None:
         print(f"\n{name}, {made[name]['ce'].auc.n} images; students averaged: {students}\n")
         print(f"{table(made[name], options.subject)}\n\n{by_student(runs, options.seeds)}")
     if options.draw:
-        with rc_context(STYLE), atomic_path(options.draw) as beside:
-            draw(made).savefig(beside, format=options.draw.suffix[1:], metadata={"Date": None})
+        save(draw(made), options.draw)
 
 
 if __name__ == "__main__":
