@@ -52,6 +52,18 @@ def _vector_block(width: int) -> nn.Module:
     return _Residual(body, nn.Identity())
 
 
+def _are_bags(features: Tensor, kind: str, spatial_dims: int) -> bool:
+    """Return whether these are features of bags.
+
+    Raises:
+        ValueError: neither bags nor single images or volumes of this kind.
+    """
+    single = 2 + spatial_dims if kind == "map" else 2
+    if features.ndim not in (single, single + 1):
+        raise ValueError(f"phi was built for a teacher's {kind}, got features of shape {list(features.shape)}")
+    return features.ndim == single + 1
+
+
 class Reprogrammer(nn.Module):
     """The reprogramming module phi: f_t = phi(F_t(x)) (arXiv 2407.06504, Sec. 3.2).
 
@@ -117,10 +129,7 @@ class Reprogrammer(nn.Module):
         Raises:
             ValueError: a wrong number of dimensions.
         """
-        single = 2 + self.spatial_dims if self.kind == "map" else 2
-        if features.ndim not in (single, single + 1):
-            raise ValueError(f"phi was built for a teacher's {self.kind}, got features of shape {list(features.shape)}")
-        bags = features if features.ndim == single + 1 else features.unsqueeze(1)
+        bags = features if _are_bags(features, self.kind, self.spatial_dims) else features.unsqueeze(1)
         singles = bags.flatten(0, 1)
         if self.kind == "map":
             singles = pool_to_grid(singles, self.grid, self.spatial_dims)
@@ -168,7 +177,7 @@ class Reprogrammers(nn.Module):
         super().__init__()
         settings: tuple[Any, ...] = (feature_dim, kind, width, blocks, spatial_dims, grid)
         self.own = nn.ModuleList(Reprogrammer(channels, *settings) for channels in parts)
-        self.parts, self.channel_axis = list(parts), -1 - (spatial_dims if kind == "map" else 0)
+        self.parts, self.kind, self.spatial_dims = list(parts), kind, spatial_dims
 
     def each(self, features: Tensor) -> Tensor:
         """Map teacher features to `[teachers, B, D]`, those of each teacher by its own phi.
@@ -179,7 +188,8 @@ class Reprogrammers(nn.Module):
         Raises:
             ValueError: a wrong number of dimensions.
         """
-        separate = features.split(self.parts, dim=self.channel_axis)
+        axis = 2 if _are_bags(features, self.kind, self.spatial_dims) else 1
+        separate = features.split(self.parts, dim=axis)
         return torch.stack([phi(one) for phi, one in zip(self.own, separate, strict=True)])
 
     def forward(self, features: Tensor) -> Tensor:

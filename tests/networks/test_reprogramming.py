@@ -103,6 +103,8 @@ def test_wrong_input_is_refused() -> None:
         Reprogrammer(4, 3, blocks=0)
     with pytest.raises(ValueError, match=r"built for a teacher's map, got features of shape \[2, 4\]"):
         Reprogrammer(4, 3)(torch.rand(2, 4))
+    with pytest.raises(ValueError, match=r"built for a teacher's map, got features of shape \[2, 4\]"):
+        Reprogrammers([3, 1], 3)(torch.rand(2, 4))
 
 
 @pytest.mark.parametrize("kind", ["map", "volume"])
