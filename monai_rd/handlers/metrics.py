@@ -12,7 +12,7 @@ from torch import Tensor
 
 from monai_rd.losses import class_probabilities
 
-__all__ = ["additional_metrics", "key_metric"]
+__all__ = ["additional_metrics", "key_metric", "mean_auc"]
 
 
 def key_metric(multi_label: bool, device: torch.device, plain: bool = True) -> dict[str, Metric]:
@@ -28,7 +28,7 @@ def key_metric(multi_label: bool, device: torch.device, plain: bool = True) -> d
         One Ignite metric by its name, "val_accuracy", "val_balanced_accuracy" or "val_auc"; higher is better.
     """
     if multi_label:
-        return {"val_auc": EpochMetric(_mean_auc, _scores_and_labels, check_compute_fn=False, device=device)}
+        return {"val_auc": EpochMetric(_known_auc, _scores_and_labels, check_compute_fn=False, device=device)}
     if not plain:
         return {
             "val_balanced_accuracy": EpochMetric(
@@ -44,8 +44,18 @@ def key_metric(multi_label: bool, device: torch.device, plain: bool = True) -> d
 def additional_metrics(multi_label: bool, device: torch.device) -> dict[str, Any]:
     """Return the additional metric: ROC AUC, or for multi-label data the mean average precision over classes."""
     if multi_label:
-        return {"val_ap": EpochMetric(_mean_precision, _scores_and_labels, check_compute_fn=False, device=device)}
+        return {"val_ap": EpochMetric(_known_precision, _scores_and_labels, check_compute_fn=False, device=device)}
     return {"val_auc": ROCAUC(output_transform=_probabilities_and_one_hot)}
+
+
+def mean_auc(scores: Tensor, labels: Tensor) -> float | None:
+    """Return the mean ROC AUC over the classes that have positive and negative images, None if there is no such class.
+
+    Args:
+        scores: probabilities `[N, classes]`.
+        labels: 0 or 1 `[N, classes]`.
+    """
+    return _mean_over_classes(roc_auc_score, scores, labels)
 
 
 def _scores_and_labels(output: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -65,27 +75,23 @@ def _balanced_accuracy(chosen: Tensor, labels: Tensor) -> float:
     return float((right / place.cpu().bincount()).mean())
 
 
-def _mean_auc(scores: Tensor, labels: Tensor) -> float:
-    return _mean_over_classes(roc_auc_score, scores, labels)
+def _known_auc(scores: Tensor, labels: Tensor) -> float:
+    return _known(mean_auc(scores, labels))
 
 
-def _mean_precision(scores: Tensor, labels: Tensor) -> float:
-    return _mean_over_classes(average_precision_score, scores, labels)
+def _known_precision(scores: Tensor, labels: Tensor) -> float:
+    return _known(_mean_over_classes(average_precision_score, scores, labels))
 
 
-def _mean_over_classes(metric: Any, scores: Tensor, labels: Tensor) -> float:
-    """Average a metric over the classes that have positive and negative images.
+def _known(value: float | None) -> float:
+    if value is None:
+        raise ValueError("no class has both positive and negative images in the validation set: it can choose nothing")
+    return value
 
-    Args:
-        metric: a function of scikit-learn, called with labels and scores of one class.
-        scores: probabilities `[N, classes]`.
-        labels: 0 or 1 `[N, classes]`.
 
-    Raises:
-        ValueError: there is no such class.
-    """
+def _mean_over_classes(metric: Any, scores: Tensor, labels: Tensor) -> float | None:
+    """Average a metric of scikit-learn, a function of the labels and scores of one class; see `mean_auc`."""
     scores, labels = scores.cpu(), labels.cpu()
     both = [index for index in range(labels.shape[1]) if 0 < labels[:, index].sum() < len(labels)]
-    if not both:
-        raise ValueError("no class has both positive and negative images in the validation set: it can choose nothing")
-    return float(sum(metric(labels[:, index].numpy(), scores[:, index].numpy()) for index in both) / len(both))
+    values = [metric(labels[:, index].numpy(), scores[:, index].numpy()) for index in both]
+    return float(sum(values) / len(values)) if values else None

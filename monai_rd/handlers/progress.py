@@ -19,7 +19,8 @@ class ProgressHandler:
     """Shows the progress of a `SupervisedTrainer` with a `CoTrainingHandler`: a bar, and one line per epoch.
 
     List it after all handlers that measure something in an epoch. With a `TeacherPathWatch` the line also has the
-    accuracy of the teacher path on training and validation data; its other metrics are in the history.
+    accuracy of the teacher path on training and validation data, and its ROC AUC on validation data; its other metrics
+    are in the history.
 
     Args:
         evaluator: the evaluator whose metrics are shown in the epoch's line.
@@ -93,6 +94,6 @@ class ProgressHandler:
 
 def _teacher_path(engine: Engine) -> str:
     path = getattr(engine.state, "teacher_path", {})
-    sides = [(short, path.get(f"{side}_accuracy")) for short, side in (("train", "train"), ("val", "validation"))]
-    told = [f"{short} {value:.3f}" for short, value in sides if value is not None]
+    names = {"train": "train_accuracy", "val": "validation_accuracy", "val_auc": "validation_auc"}
+    told = [f"{short} {path[name]:.3f}" for short, name in names.items() if name in path]
     return f"  |  teacher {' '.join(told)}" if told else ""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from monai_rd.datasets.lists import DataList
+from monai_rd.files import sha256
 from monai_rd.transforms import scope_of
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ def run_settings(
     data: DataList,
     teacher: FrozenFoundationModel | None,
     validation: Sequence[Mapping[str, Any]],
+    student_weights: str | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """Return the settings of a run, with those that follow from its data and its teacher.
@@ -29,10 +32,12 @@ def run_settings(
         data: the data list.
         teacher: the frozen teacher; None for a method without one.
         validation: the items of the validation set, after preprocessing.
+        student_weights: initial weights of the student: None, "imagenet" or a file.
         settings: all other settings: numbers, strings, None, and lists or dicts of them.
 
     Returns:
-        The settings, with `class_names`, `multi_label`, `teacher` (its name) and `scope` (see `scope_of`).
+        The settings, with `class_names`, `multi_label`, `teacher` (its name), `student_weights`
+        ("random", "imagenet" or the hash of the file) and `scope` (see `scope_of`).
     """
     if teacher is not None and "phantom_" in teacher.name and not settings.get("phantom"):
         logger.warning(
@@ -44,6 +49,13 @@ def run_settings(
         "class_names": list(data.class_names),
         "multi_label": data.multi_label,
         "teacher": None if teacher is None else teacher.name,
+        "student_weights": _named(student_weights),
         **settings,
         "scope": scope_of(data.training + data.validation, validation),
     }
+
+
+def _named(weights: str | None) -> str:
+    if weights is None:
+        return "random"
+    return weights if weights == "imagenet" else f"sha256 {sha256(Path(weights))}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.networks.utils import eval_mode
@@ -13,6 +12,7 @@ from monai.utils.enums import CommonKeys
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from monai_rd.handlers.metrics import mean_auc
 from monai_rd.losses import class_probabilities
 from monai_rd.losses.cka import SMALLEST_BATCH, hsics
 from monai_rd.losses.temperature import fit_temperature
@@ -42,6 +42,7 @@ class TeacherPathWatch:
       method saw them in its steps. CKA is the unbiased minibatch estimate (Nguyen et al., arXiv 2010.15327) between
       f_t and f_s, over all items; it needs batches of at least 4.
     - `validation_accuracy`: after an epoch with validation, on the validation set or on 512 items of it, drawn once.
+    - `validation_auc`: with it, the ROC AUC on the same items, the mean over classes, as `val_auc` of the student.
     - `temperature`: with it, of the path's logits on the same items, see `fit_temperature`; above 1 for a path that is
       surer than it may be. The method gets it, see `Method.calibrate`.
 
@@ -144,19 +145,24 @@ class TeacherPathWatch:
                 logits.append(self._path(tap).float())
                 labels.append(label)
                 tally.add(logits[-1], label)
-        return {"validation_accuracy": tally.read()["accuracy"], "temperature": self._temperature(logits, labels)}
+        return {"validation_accuracy": tally.read()["accuracy"], **self._of_answers(logits, labels)}
 
-    def _temperature(self, logits: list[Tensor], labels: list[Tensor]) -> float | None:
-        """Fit the temperature to the logits and labels of all processes; each copied from the device once."""
-        said = [(torch.cat(logits).cpu().numpy(), torch.cat(labels).cpu().numpy())] if logits else []
+    def _of_answers(self, logits: list[Tensor], labels: list[Tensor]) -> dict[str, float | None]:
+        """Measure on the logits and labels of all processes, each copied from the device once."""
+        said = [(torch.cat(logits).cpu(), torch.cat(labels).cpu())] if logits else []
         if world_size() > 1:
             parts: list[Any] = [None] * world_size()
             dist.all_gather_object(parts, said)
             said = [one for part in parts for one in part]
         if not said:
-            return None
-        z, y = (np.concatenate(arrays) for arrays in zip(*said, strict=True))
-        return fit_temperature(z, y, self._method.multi_label)
+            return {"validation_auc": None, "temperature": None}
+        z, y = (torch.cat(tensors) for tensors in zip(*said, strict=True))
+        multi_label = self._method.multi_label
+        members = y if multi_label else nn.functional.one_hot(y, self._classes)
+        return {
+            "validation_auc": mean_auc(class_probabilities(z, multi_label), members),
+            "temperature": fit_temperature(z, y, multi_label),
+        }
 
 
 class _Known:

@@ -42,6 +42,7 @@ PATH: tuple[tuple[str, dict[str, str]], ...] = (
         "Reprogrammed teacher: accuracy",
         {"train_accuracy": "labelled training images", "validation_accuracy": "validation"},
     ),
+    ("ROC AUC on validation", {"validation_auc": "reprogrammed teacher", "val_auc": "student"}),
     (
         "Reprogrammed teacher: confidence, CKA",
         {
@@ -50,6 +51,7 @@ PATH: tuple[tuple[str, dict[str, str]], ...] = (
             "cka": "CKA with the student (1: features agree)",
         },
     ),
+    ("Temperature that calibrates it", {"temperature": "validation (above 1: too sure)"}),
 )
 METRICS: dict[str, str] = {
     "val_accuracy": "accuracy",
@@ -124,14 +126,18 @@ def path_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     """
     epochs = [row["epoch"] for row in history]
     measured = [row.get("teacher_path", {}) for row in history]
+    known = {name for one in measured for name in one}
+    panels = [(title, lines) for title, lines in PATH if known & lines.keys()]
+    both = [{**row.get("validation", {}), **one} for row, one in zip(history, measured, strict=True)]
     with rc_context(STYLE):
-        figure = Figure(figsize=(8.6, 3.0))
-        for place, (title, lines) in enumerate(PATH):
-            axes = figure.add_subplot(1, 2, place + 1)
-            there = [name for name in lines if any(name in one for one in measured)]
+        figure = Figure(figsize=(8.6, 2.8 * -(-len(panels) // 2)))
+        for place, (title, lines) in enumerate(panels):
+            axes = figure.add_subplot(-(-len(panels) // 2), 2, place + 1)
+            there = [name for name in lines if any(name in one for one in both)]
             for colour, name in zip(COLOURS, there, strict=False):
-                _line(axes, epochs, [one.get(name) for one in measured], lines[name], colour)
-            axes.set_ylim(None, 1.02)
+                _line(axes, epochs, [one.get(name) for one in both], lines[name], colour)
+            if "temperature" not in lines:
+                axes.set_ylim(None, 1.02)
             finish(axes, title, "epoch")
     return figure
 

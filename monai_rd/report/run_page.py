@@ -19,10 +19,10 @@ from monai_rd.report import figures, page
 from monai_rd.report.curves import calibrated_events, reliability
 from monai_rd.report.explaining import METHODS
 from monai_rd.report.gallery import gallery
-from monai_rd.report.memorised import memorised
 from monai_rd.report.metrics import METRIC_NAMES, OF_CLASSES
 from monai_rd.report.sets import answered_curve
 from monai_rd.report.style import save_figure
+from monai_rd.report.transfer import behind, memorised
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -267,12 +267,11 @@ class RunPage:
         if not any(row.get("teacher_path") for row in history):
             return []
         told = "What the reprogrammed teacher says of training and validation images, and how like it the student is."
-        found = memorised(history)
         temperatures = [t for row in history if (t := row.get("teacher_path", {}).get("temperature")) is not None]
         fitted = "Temperature that calibrates it on validation, at the end: {:.2f} (above 1: too sure)."
         return [
             self._figure(figures.path_curves(history), "teacher_path", told, wide=True),
-            *([page.alert(found)] if found else []),
+            *(page.alert(found) for found in (memorised(history), behind(history)) if found),
             page.note(
                 f"Accuracy: mean over classes{' of sensitivity and specificity' if self.multi_label else ''}, so that "
                 "a rare class counts like a frequent one. On training images it is that of the epoch's own batches, on "

@@ -78,7 +78,7 @@ def test_mlflow_keeps_the_numbers_and_no_names(cohort: str, tmp_path: Path) -> N
         settings = dict(database.execute("select key, value from params"))
         assert database.execute("select name, status from runs").fetchall() == [(f"rd {SMALL} seed 3", "FINISHED")]
     named = ["loss", "student_ce", "teacher_ce", "kl", "cka", "val_accuracy", "val_auc"]
-    path = ("train_accuracy", "train_confidence", "cka", "validation_accuracy", "temperature")
+    path = ("train_accuracy", "train_confidence", "cka", "validation_accuracy", "validation_auc", "temperature")
     named += [f"teacher_path_{name}" for name in path]
     assert kept == {(name, epoch) for name in named for epoch in (1, 2)}
     assert settings["image_size"] == "32"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,3 +63,13 @@ def test_settings_say_what_follows_from_data_and_teacher(tiny_run: Run, taught: 
     assert found["teacher"] == (teacher.name if teacher is not None else None)
     assert (found["seed"], found["windows"]) == (3, ["lung"])
     assert found["scope"]["modality"] == ["CT"]
+
+
+@pytest.mark.parametrize("weights", [None, "imagenet", "MUELLER_HANS.pt"])
+def test_settings_name_initial_weights_and_of_a_file_only_its_content(weights: str | None, tmp_path: Path) -> None:
+    data, items = DataList(("well", "ill"), training=[], validation=[], test=[]), [{"image": torch.rand(1, 3, 8, 8)}]
+    told = weights or "random"
+    if weights not in (None, "imagenet"):
+        (tmp_path / weights).write_bytes(b"weights")
+        weights, told = str(tmp_path / weights), f"sha256 {hashlib.sha256(b'weights').hexdigest()}"
+    assert run_settings(data, None, items, student_weights=weights)["student_weights"] == told

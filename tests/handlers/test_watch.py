@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine, Events
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from monai_rd.handlers import HistoryHandler, ProgressHandler, TeacherPathWatch, read_history, watch
@@ -68,6 +69,7 @@ def test_numbers_are_those_of_the_steps_and_of_the_validation_set(tiny_run: Run)
     right = (said.argmax(1) == target).float().mean()
     assert found["validation_accuracy"] == pytest.approx(right)  # as many of either class
     assert found["temperature"] == pytest.approx(fit_temperature(said, target), rel=0.01)  # features in half precision
+    assert found["validation_auc"] == pytest.approx(roc_auc_score(target, said[:, 1] - said[:, 0]))
     shown = {name: value for name, value in run.trainer.state.metrics.items() if name.startswith("teacher_path")}
     assert shown == {f"teacher_path_{name}": value for name, value in found.items()}
 
@@ -111,10 +113,10 @@ def test_an_epoch_without_teacher_has_only_the_validation(tiny_run: Run, tmp_pat
     run.trainer.add_event_handler(Events.GET_BATCH_COMPLETED, unseen)
     run.trainer.run()
     assert [sorted(row["teacher_path"]) for row in read_history(tmp_path / "history.json")] == [
-        ["cka", "temperature", "train_accuracy", "train_confidence", "validation_accuracy"],
-        ["temperature", "validation_accuracy"],
+        ["cka", "temperature", "train_accuracy", "train_confidence", "validation_accuracy", "validation_auc"],
+        ["temperature", "validation_accuracy", "validation_auc"],
     ]
-    named = [f"teacher_path_{name}" for name in ("validation_accuracy", "temperature")]
+    named = [f"teacher_path_{name}" for name in ("validation_accuracy", "validation_auc", "temperature")]
     assert [key for key in run.trainer.state.metrics if "path" in key] == named
 
 
@@ -190,16 +192,16 @@ def test_features_that_half_precision_does_not_hold_are_kept_all_the_same(tiny_r
 
 def _share(rank: int, folder: Path) -> None:
     part = slice(3 * rank, 3 * rank + 3)
-    torch.save({**_tallied(part), "temperature": _temperature_of(part)}, folder / f"{rank}.pt")
+    torch.save({**_tallied(part), **_of_answers(part)}, folder / f"{rank}.pt")
 
 
-def _temperature_of(which: slice) -> float | None:
+def _of_answers(which: slice) -> dict[str, float | None]:
     random = np.random.default_rng(0)
     labels = random.integers(2, size=(6, 4))
     logits = 4 * np.stack([-labels, labels], axis=2) + random.normal(scale=6, size=(6, 4, 2))
     student, engine = TinyStudent(), Engine(lambda engine, batch: None)
     watching = TeacherPathWatch(student, CrossEntropyAlone(student, None, torch.arange(2)), None, engine)
-    return watching._temperature(*(list(torch.from_numpy(one)[which]) for one in (logits, labels)))
+    return watching._of_answers(*(list(torch.from_numpy(one)[which]) for one in (logits, labels)))
 
 
 def _tallied(which: slice) -> dict[str, float | None]:
@@ -214,8 +216,9 @@ def _tallied(which: slice) -> dict[str, float | None]:
 @pytest.mark.slow
 def test_two_processes_are_one(tmp_path: Path) -> None:
     in_two_processes(_share, tmp_path)
-    whole = {**_tallied(slice(0, 6)), "temperature": _temperature_of(slice(0, 6))}
+    whole = {**_tallied(slice(0, 6)), **_of_answers(slice(0, 6))}
     assert None not in whole.values()
-    assert whole["temperature"] != pytest.approx(_temperature_of(slice(0, 3)))
+    part = _of_answers(slice(0, 3))
+    assert all(whole[name] != pytest.approx(part[name]) for name in ("temperature", "validation_auc"))
     for rank in range(2):
         assert torch.load(tmp_path / f"{rank}.pt") == pytest.approx(whole)

@@ -109,11 +109,16 @@ def test_path_curves_draw_what_was_measured() -> None:
         row(1),  # of a version that did not watch, or an epoch in which nothing was measured
         row(2, teacher_path={"train_accuracy": 0.5, "validation_accuracy": 0.4, "cka": 0.1}),
         row(3, teacher_path={"validation_accuracy": 0.6, "train_confidence": 0.9}),
-    ]
+    ]  # no ROC AUC and no temperature: no such panels
     accuracy, others = figures.path_curves(history).axes
     drawn = [{line.get_label(): line.get_xydata().tolist() for line in axes.lines} for axes in (accuracy, others)]
     assert drawn[0] == {"labelled training images": [[2, 0.5]], "validation": [[2, 0.4], [3, 0.6]]}
     assert [list(points) for points in drawn[1].values()] == [[[3, 0.9]], [[2, 0.1]]]
+    whole = [{**one, "teacher_path": {"validation_auc": 0.8, "temperature": 1.5}} for one in history]
+    areas, temperature = figures.path_curves(whole).axes
+    assert [line.get_label() for line in areas.lines] == ["reprogrammed teacher", "student"]
+    assert areas.lines[1].get_ydata().tolist() == [one["validation"]["val_auc"] for one in history]
+    assert temperature.lines[0].get_ydata().tolist() == [1.5] * 3
 
 
 def test_slices_stand_in_the_order_of_their_studies() -> None:

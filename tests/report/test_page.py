@@ -147,14 +147,15 @@ def test_everything_is_in_one_file_and_as_figures(run: Path) -> None:
 
 
 def test_what_the_teacher_path_knew_is_shown_and_said(tmp_path: Path) -> None:
-    path = {"train_accuracy": 0.99, "validation_accuracy": 0.7}
-    watched = [{**row, "teacher_path": {**path, "temperature": 1 + number}} for number, row in enumerate(history(3))]
+    path = {"train_accuracy": 0.99, "validation_accuracy": 0.7, "validation_auc": 0.99}
+    watched = [{**row, "teacher_path": {**path, "temperature": 1 + number}} for number, row in enumerate(history(4))]
     report = a_report(tmp_path)
     atomic_write(json.dumps(watched), tmp_path / "eval" / "history.json")
     report.run()
     text = Reader((tmp_path / "eval" / "report.html").read_text(encoding="utf-8")).text
     assert "On them KL now repeats the labels: give --unlabelled images" in text
-    assert "on validation, at the end: 3.00 (above 1: too sure)" in text
+    assert "The student ranks validation images worse than the reprogrammed teacher" in text
+    assert "on validation, at the end: 4.00 (above 1: too sure)" in text
     assert (tmp_path / "eval" / "figures" / "teacher_path.png").is_file()
 
 
