@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from monai_rd.datasets.lists import DataList
 from monai_rd.files import sha256
+from monai_rd.networks import student_dims
 from monai_rd.transforms import scope_of
 
 if TYPE_CHECKING:
@@ -18,11 +19,14 @@ __all__ = ["run_settings"]
 
 logger = logging.getLogger(__name__)
 
+FEW = 1000  # labelled training items; with 106 the initial weights mattered more than the method
+
 
 def run_settings(
     data: DataList,
     teacher: FrozenFoundationModel | None,
     validation: Sequence[Mapping[str, Any]],
+    student: str,
     student_weights: str | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
@@ -32,7 +36,8 @@ def run_settings(
         data: the data list.
         teacher: the frozen teacher; None for a method without one.
         validation: the items of the validation set, after preprocessing.
-        student_weights: initial weights of the student: None, "imagenet" or a file.
+        student: name of the student.
+        student_weights: its initial weights: None, "imagenet" or a file.
         settings: all other settings: numbers, strings, None, and lists or dicts of them.
 
     Returns:
@@ -45,10 +50,18 @@ def run_settings(
             "teachers --for MODALITY` recommends some",
             teacher.name,
         )
+    few = len(data.training) < FEW and not settings.get("phantom")
+    if few and student_weights is None and student_dims(student) == 2:
+        logger.info(
+            "the student starts from random weights: with few labelled images (here %d) compare "
+            "--student_weights imagenet",
+            len(data.training),
+        )
     return {
         "class_names": list(data.class_names),
         "multi_label": data.multi_label,
         "teacher": None if teacher is None else teacher.name,
+        "student": student,
         "student_weights": _named(student_weights),
         **settings,
         "scope": scope_of(data.training + data.validation, validation),

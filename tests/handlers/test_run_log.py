@@ -57,7 +57,9 @@ def test_settings_say_what_follows_from_data_and_teacher(tiny_run: Run, taught: 
     items = [{"image": "a.png", "label": 0, "modality": "CT"}, {"image": "b.png", "label": 1, "modality": "CT"}]
     data = DataList(("well", "ill"), training=items[:1], validation=items[1:], test=[])
     teacher = tiny_run().teacher if taught else None
-    found = run_settings(data, teacher, [{"image": torch.rand(1, 3, 8, 8)}], seed=3, windows=["lung"])
+    found = run_settings(
+        data, teacher, [{"image": torch.rand(1, 3, 8, 8)}], student="resnet18", seed=3, windows=["lung"]
+    )
     assert found["class_names"] == ["well", "ill"]
     assert found["multi_label"] is False
     assert found["teacher"] == (teacher.name if teacher is not None else None)
@@ -72,4 +74,24 @@ def test_settings_name_initial_weights_and_of_a_file_only_its_content(weights: s
     if weights not in (None, "imagenet"):
         (tmp_path / weights).write_bytes(b"weights")
         weights, told = str(tmp_path / weights), f"sha256 {hashlib.sha256(b'weights').hexdigest()}"
-    assert run_settings(data, None, items, student_weights=weights)["student_weights"] == told
+    assert run_settings(data, None, items, "resnet18", weights)["student_weights"] == told
+
+
+@pytest.mark.parametrize(
+    ("images", "student", "settings", "told"),
+    [
+        (30, "resnet18", {}, True),
+        (30, "timm:mobilenetv3_small_100", {"phantom": False}, True),
+        (1000, "resnet18", {}, False),
+        (30, "resnet18", {"student_weights": "imagenet"}, False),
+        (30, "resnet18", {"phantom": True}, False),
+        (30, "resnet10_3d", {}, False),  # of which no such weights are published
+    ],
+)
+def test_who_has_few_images_is_told_of_initial_weights(
+    images: int, student: str, settings: dict[str, Any], told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = DataList(("well", "ill"), training=[{"image": "a.png", "label": 0}] * images, validation=[], test=[])
+    with caplog.at_level("INFO"):
+        run_settings(data, None, [{"image": torch.rand(1, 3, 8, 8)}], student, **settings)
+    assert ("(here 30) compare --student_weights imagenet" in caplog.text) is told
