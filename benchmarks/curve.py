@@ -63,7 +63,7 @@ def draw(sets: Mapping[str, Points]) -> Figure:
             axis.set_title(name)
             axis.set_xlabel("labelled images")
         axes[0].set_ylabel("ROC AUC")
-        axes[0].legend()
+        axes[0].legend(loc="lower right")
     return figure
 
 
