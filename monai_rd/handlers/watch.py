@@ -159,9 +159,10 @@ class TeacherPathWatch:
         z, y = (torch.cat(tensors) for tensors in zip(*said, strict=True))
         multi_label = self._method.multi_label
         members = y if multi_label else nn.functional.one_hot(y, self._classes)
+        temperature = fit_temperature(z, y, multi_label)  # first: it says in words when z is not finite
         return {
             "validation_auc": mean_auc(class_probabilities(z, multi_label), members),
-            "temperature": fit_temperature(z, y, multi_label),
+            "temperature": temperature,
         }
 
 

@@ -213,6 +213,20 @@ def _tallied(which: slice) -> dict[str, float | None]:
     return tally.read()
 
 
+@pytest.mark.parametrize("labels", [[0, 1, 1], [1, 1, 1]])
+def test_of_one_class_there_is_no_area_and_a_diverged_path_is_named(labels: list[int]) -> None:
+    student = TinyStudent()
+    watching = TeacherPathWatch(
+        student, CrossEntropyAlone(student, None, torch.arange(2)), None, Engine(lambda *_: None)
+    )
+    logits, target = torch.tensor([[1.0, 0], [0, 1], [0, 2]]), torch.tensor(labels)
+    found = watching._of_answers([logits], [target])
+    assert found["validation_auc"] == (1.0 if 0 in labels else None)
+    assert found["temperature"] is not None
+    with pytest.raises(ValueError, match="not all finite: its training has diverged"):
+        watching._of_answers([logits / 0], [target])
+
+
 @pytest.mark.slow
 def test_two_processes_are_one(tmp_path: Path) -> None:
     in_two_processes(_share, tmp_path)
