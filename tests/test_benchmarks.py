@@ -212,9 +212,10 @@ def test_trainings_of_two_folders_are_compared(
         assert f"| ROC AUC | {ours} | {theirs} | {difference}, p = {float(p):.2f} |" in told
 
 
-@pytest.mark.parametrize(("name", "first_cell", "rows"), [("overview", "`", 17), ("curve", "C", 6)])
+@pytest.mark.parametrize(("name", "times", "first_cell", "rows"), [("overview", 2, "`", 17), ("curve", 1, "C", 6)])
 def test_the_tables_of_the_comparison_are_what_lies_there(
     name: str,
+    times: int,
     first_cell: str,
     rows: int,
     script: Any,
@@ -224,6 +225,7 @@ def test_the_tables_of_the_comparison_are_what_lies_there(
     """Those that the page's own commands make, rows of at least two cells each."""
     told = (BENCHMARKS.parent / "docs" / "results" / "README.md").read_text()
     commands = re.findall(rf"python benchmarks/{name}.py (.*?)(?:\\\n *--draw|\n\n)", told, re.DOTALL)
+    assert len(commands) == times
     monkeypatch.chdir(BENCHMARKS.parent)
     for command in commands:
         monkeypatch.setattr("sys.argv", [name, *shlex.split(command.replace("\\\n", " "))])

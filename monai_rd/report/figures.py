@@ -129,10 +129,11 @@ def path_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     known = {name for one in measured for name in one}
     panels = [(title, lines) for title, lines in PATH if known & lines.keys()]
     both = [{**row.get("validation", {}), **one} for row, one in zip(history, measured, strict=True)]
+    rows = -(-len(panels) // 2)
     with rc_context(STYLE):
-        figure = Figure(figsize=(8.6, 2.8 * -(-len(panels) // 2)))
+        figure = Figure(figsize=(8.6, 2.8 * rows))
         for place, (title, lines) in enumerate(panels):
-            axes = figure.add_subplot(-(-len(panels) // 2), 2, place + 1)
+            axes = figure.add_subplot(rows, 2, place + 1)
             there = [name for name in lines if any(name in one for one in both)]
             for colour, name in zip(COLOURS, there, strict=False):
                 _line(axes, epochs, [one.get(name) for one in both], lines[name], colour)
